@@ -1,0 +1,409 @@
+"""The canonical dataset: patients, their lesions, their images, and typed metadata per level.
+
+On disk a cohort is a folder that pandas or DuckDB can read without this package:
+`cohort.json`, `images.parquet`, `lesions.parquet`, `patients.parquet` and `images.bin`
+(encoded images end to end; image i occupies `byte_offset` to `byte_offset + byte_length`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pandas as pd
+
+from slimp.errors import CohortError
+from slimp.schema import LevelName, Schema
+from slimp.storage import Images, PackedImages, new_folder, read_json, write_json
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+FORMAT = 1
+"""Version of the folder's layout, in `cohort.json`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortInfo:
+    """What a cohort is and where it comes from."""
+
+    name: str
+    source: str = "tables"
+    licence: str = "unknown"
+    citation: str = ""
+    import_report: Mapping[str, Any] = field(default_factory=dict)
+    """What the import met and did: rows, absent and corrupt images, disagreements resolved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """One typed table per level, rows in a fixed order.
+
+    `images`: `image_id lesion_id patient_id label [split]` and image-level columns, a row per
+    image, `label` missing where unknown. `lesions`: `lesion_id patient_id` and lesion-level
+    columns. `patients`: `patient_id` and patient-level columns. Feature columns are typed:
+    float64 (continuous), str (categorical), boolean (checkbox), missing as such. Published
+    columns that the schema does not use are kept in `images` as text and never become inputs.
+    Ids are unique in the whole cohort.
+    """
+
+    images: pd.DataFrame
+    lesions: pd.DataFrame
+    patients: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        for name, table in (("lesion", self.lesions), ("patient", self.patients)):
+            key = f"{name}_id"
+            if table[key].duplicated().any():
+                twice = table.loc[table[key].duplicated(), key].iloc[0]
+                raise CohortError(f"{name}s.parquet: {key} '{twice}' occurs twice.")
+        if self.images["image_id"].duplicated().any():
+            twice = self.images.loc[self.images["image_id"].duplicated(), "image_id"].iloc[0]
+            raise CohortError(f"images.parquet: image_id '{twice}' occurs twice.")
+        _check_parents(self.images, self.lesions, "lesion_id", "images.parquet")
+        _check_parents(self.lesions, self.patients, "patient_id", "lesions.parquet")
+
+    def of_level(self, level: LevelName) -> pd.DataFrame:
+        """The table of one level."""
+        tables = {"image": self.images, "lesion": self.lesions, "patient": self.patients}
+        return tables[level]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """Tables, the schema that explains them, and the images. Immutable; `select` makes parts."""
+
+    info: CohortInfo
+    schema: Schema
+    tables: Tables
+    store: Images
+    positions: np.ndarray[Any, np.dtype[np.int64]]
+    """(images,) position in `store` of each row of `tables.images`."""
+
+    def __len__(self) -> int:
+        return len(self.tables.images)
+
+    def __repr__(self) -> str:
+        return (
+            f"Cohort({self.info.name!r}: {len(self.tables.patients)} patients, "
+            f"{len(self.tables.lesions)} lesions, {len(self)} images)"
+        )
+
+    @property
+    def images(self) -> pd.DataFrame:
+        """A row per image; see `Tables`."""
+        return self.tables.images
+
+    @property
+    def lesions(self) -> pd.DataFrame:
+        """A row per lesion; see `Tables`."""
+        return self.tables.lesions
+
+    @property
+    def patients(self) -> pd.DataFrame:
+        """A row per patient; see `Tables`."""
+        return self.tables.patients
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels that occur, sorted."""
+        return tuple(sorted(self.images["label"].dropna().unique().tolist()))
+
+    @property
+    def lesion_of_image(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """(images,) row of each image's lesion in `lesions`."""
+        return _rows_of(self.images["lesion_id"], self.lesions["lesion_id"])
+
+    @property
+    def patient_of_lesion(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """(lesions,) row of each lesion's patient in `patients`."""
+        return _rows_of(self.lesions["patient_id"], self.patients["patient_id"])
+
+    def read_image(self, row: int) -> bytes:
+        """The encoded image of row `row` of `images`."""
+        return self.store.read(int(self.positions[row]))
+
+    def select(self, mask: np.ndarray[Any, np.dtype[np.bool_]] | pd.Series) -> Cohort:
+        """The images where `mask` is true, with just their lesions and patients.
+
+        Raises:
+            CohortError: nothing is left.
+        """
+        mask = np.asarray(mask, dtype=bool)
+        images = self.images[mask].reset_index(drop=True)
+        if images.empty:
+            raise CohortError(f"cohort '{self.info.name}': no image is left after the selection.")
+        lesions = self.lesions[self.lesions["lesion_id"].isin(images["lesion_id"])]
+        patients = self.patients[self.patients["patient_id"].isin(images["patient_id"])]
+        tables = Tables(
+            images=images,
+            lesions=lesions.reset_index(drop=True),
+            patients=patients.reset_index(drop=True),
+        )
+        return replace(self, tables=tables, positions=self.positions[mask])
+
+    def select_patients(self, patient_ids: Iterable[str]) -> Cohort:
+        """The images of these patients.
+
+        Raises:
+            CohortError: a patient is not in the cohort, or nothing is left.
+        """
+        wanted = set(patient_ids)
+        if unknown := wanted - set(self.patients["patient_id"]):
+            raise CohortError(f"cohort '{self.info.name}' has no patient '{min(unknown)}'.")
+        return self.select(self.images["patient_id"].isin(wanted))
+
+    def split(self, parts: Mapping[str, float], *, seed: int = 0) -> dict[str, Cohort]:
+        """Patient-disjoint parts, stratified by label, as in `{"train": 0.8, "test": 0.2}`.
+
+        Raises:
+            CohortError: too few patients, or fractions that do not add up to 1.
+        """
+        labels = self.images["label"].astype("object").where(self.images["label"].notna(), "")
+        part = assign_groups(
+            labels.to_numpy(), self.images["patient_id"].to_numpy(), parts, seed=seed
+        )
+        return {name: self.select(part == name) for name in parts}
+
+    def flatten(self) -> Cohort:
+        """The same images with all metadata at the lesion level (the 'flat' ablation)."""
+        patient_columns = ["patient_id", *self.schema.level("patient").columns]
+        lesions = self.lesions.merge(
+            self.patients[patient_columns], on="patient_id", how="left", validate="many_to_one"
+        )
+        image_columns = list(self.schema.level("image").columns)
+        if image_columns:
+            first = self.images.groupby("lesion_id", sort=False)[image_columns].first()
+            lesions = lesions.merge(first, left_on="lesion_id", right_index=True, how="left")
+        tables = replace(self.tables, lesions=lesions)
+        return replace(self, schema=self.schema.flatten(), tables=tables)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Cohort:
+        """Opens a cohort folder; images stay on disk.
+
+        Raises:
+            CohortError: the folder is missing, of another format, or damaged.
+        """
+        folder = Path(folder)
+        if not (folder / "cohort.json").is_file():
+            raise CohortError(
+                f"{folder}: not a cohort (no cohort.json). Make one with: slimp data import."
+            )
+        content = read_json(folder / "cohort.json")
+        if content.get("format") != FORMAT:
+            raise CohortError(
+                f"{folder}: cohort format {content.get('format')!r}, this version reads {FORMAT}. "
+                "Import the data again."
+            )
+        frames = {}
+        for name in ("images", "lesions", "patients"):
+            try:
+                frames[name] = pd.read_parquet(folder / f"{name}.parquet")
+            except (OSError, ValueError) as error:
+                raise CohortError(
+                    f"{folder / f'{name}.parquet'}: missing or damaged ({error}). "
+                    "Import the data again."
+                ) from None
+        images = frames.pop("images")
+        lengths = images.pop("byte_length").to_numpy(dtype=np.int64)
+        offsets = images.pop("byte_offset").to_numpy(dtype=np.int64)
+        bounds = np.append(offsets, offsets[-1] + lengths[-1])
+        if not (folder / "images.bin").is_file():
+            raise CohortError(f"{folder / 'images.bin'}: missing. Import the data again.")
+        return cls(
+            info=CohortInfo(**content["info"]),
+            schema=Schema.from_dict(content["schema"]),
+            tables=Tables(images=images, **frames),
+            store=PackedImages(folder / "images.bin", bounds),
+            positions=np.arange(len(images), dtype=np.int64),
+        )
+
+    @classmethod
+    def from_tables(
+        cls,
+        images: pd.DataFrame,
+        lesions: pd.DataFrame,
+        patients: pd.DataFrame,
+        *,
+        schema: Schema,
+        store: Images,
+        info: CohortInfo | None = None,
+    ) -> Cohort:
+        """A cohort in memory from typed tables; row i of `images` is image i of `store`."""
+        if len(images) != len(store):
+            raise CohortError(f"{len(images)} image rows, but {len(store)} images.")
+        return cls(
+            info=info or CohortInfo(name="tables"),
+            schema=schema,
+            tables=Tables(images=images, lesions=lesions, patients=patients),
+            store=store,
+            positions=np.arange(len(images), dtype=np.int64),
+        )
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Writes the cohort as a folder, atomically.
+
+        Raises:
+            UserError: the folder is not empty and `overwrite` is off.
+        """
+        with CohortWriter(Path(folder), overwrite=overwrite) as writer:
+            for row in range(len(self)):
+                writer.add_image(self.read_image(row))
+            writer.finish(self.tables, self.schema, self.info)
+
+
+class CohortWriter:
+    """Writes a cohort folder: images one by one as they come, the tables last, then a rename.
+
+    Used as a context manager. If the block fails or `finish` is not called, nothing is left.
+    """
+
+    def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
+        self._folder: AbstractContextManager[Path] = new_folder(folder, overwrite=overwrite)
+        self._lengths: list[int] = []
+        self._finished = False
+
+    def __enter__(self) -> Self:
+        self._partial = self._folder.__enter__()
+        self._file: IO[bytes] = (self._partial / "images.bin").open("wb")
+        return self
+
+    def add_image(self, encoded: bytes) -> None:
+        """Appends the image of the next row of the images table."""
+        self._file.write(encoded)
+        self._lengths.append(len(encoded))
+
+    def finish(self, tables: Tables, schema: Schema, info: CohortInfo) -> None:
+        """Writes the tables; row i of `tables.images` is the i-th image added.
+
+        Raises:
+            CohortError: the number of rows is not the number of images added, or is 0.
+        """
+        if len(tables.images) != len(self._lengths):
+            raise CohortError(f"{len(tables.images)} image rows, {len(self._lengths)} images.")
+        if not self._lengths:
+            raise CohortError(f"cohort '{info.name}': no images, so there is nothing to write.")
+        lengths = np.array(self._lengths, dtype=np.int64)
+        images = tables.images.assign(
+            byte_offset=np.cumsum(lengths) - lengths, byte_length=lengths
+        )
+        images.to_parquet(self._partial / "images.parquet", index=False)
+        tables.lesions.to_parquet(self._partial / "lesions.parquet", index=False)
+        tables.patients.to_parquet(self._partial / "patients.parquet", index=False)
+        classes = sorted(images["label"].dropna().unique().tolist())
+        content = {
+            "format": FORMAT,
+            "info": asdict(info),
+            "classes": classes,
+            "schema": schema.to_dict(),
+        }
+        write_json(self._partial / "cohort.json", content)
+        self._finished = True
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        if kind is None and not self._finished:
+            error = CohortError("the cohort was not finished.")
+            kind = type(error)
+            self._folder.__exit__(kind, error, None)
+            raise error
+        self._folder.__exit__(kind, error, trace)
+
+
+def assign_groups(
+    labels: Sequence[Any] | np.ndarray[Any, Any],
+    groups: Sequence[Any] | np.ndarray[Any, Any],
+    parts: Mapping[str, float],
+    *,
+    seed: int,
+) -> np.ndarray[Any, Any]:
+    """Part name per row: no group in two parts, sizes and label shares as near as groups allow.
+
+    Groups are dealt in random order, those with the rarest labels first, each to the part that
+    lacks its labels most (as scikit-learn's StratifiedGroupKFold, for parts of any size).
+
+    Args:
+        labels: (rows,) class of each row.
+        groups: (rows,) group of each row, such as the patient id.
+        parts: name -> fraction of the rows; the fractions add up to 1.
+        seed: of the random order.
+
+    Returns:
+        (rows,) the part's name, as an array of strings.
+
+    Raises:
+        CohortError: a fraction is not in (0, 1], they do not add up to 1, or there are fewer
+            groups than parts.
+    """
+    names, fractions = list(parts), np.array(list(parts.values()), dtype=float)
+    if (fractions <= 0).any() or not np.isclose(fractions.sum(), 1):
+        raise CohortError(f"the fractions must be positive and add up to 1, got {dict(parts)}.")
+    classes, label_codes = np.unique(np.asarray(labels).astype(str), return_inverse=True)
+    group_names, group_codes = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+    if len(group_names) < len(names):
+        raise CohortError(
+            f"cannot make {len(names)} parts from {len(group_names)} patient(s): "
+            "a patient never spans two parts. Add patients or ask for fewer parts."
+        )
+    counts = np.zeros((len(group_names), len(classes)))  # (groups, classes)
+    np.add.at(counts, (group_codes, label_codes), 1)
+    share = counts.sum(axis=0)
+    wanted = fractions[:, None] * share  # (parts, classes)
+    order = np.random.default_rng(seed).permutation(len(group_names))
+    # Rare labels first, while every part still has room; large groups before small ones.
+    rarity = (counts / share).max(axis=1)[order]
+    order = order[np.argsort(-rarity, kind="stable")]
+    have = np.zeros_like(wanted)
+    part_of_group = np.empty(len(group_names), dtype=np.int64)
+    for position, group in enumerate(order):
+        lack = ((wanted - have) / share * counts[group]).sum(axis=1)
+        empty = [k for k in range(len(names)) if have[k].sum() == 0]
+        if len(empty) == len(order) - position:  # every part gets at least one group
+            part = empty[0]
+        else:
+            part = int(np.argmax(lack / fractions))
+        part_of_group[group] = part
+        have[part] += counts[group]
+    return np.array(names)[part_of_group[group_codes]]
+
+
+def require_disjoint(**parts: Iterable[str]) -> None:
+    """Raises if two parts share a patient; call it wherever parts meet.
+
+    Raises:
+        CohortError: names the two parts, how many patients they share, and one of them.
+    """
+    names = list(parts)
+    sets = {name: set(ids) for name, ids in parts.items()}
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            if shared := sets[first] & sets[second]:
+                raise CohortError(
+                    f"{len(shared)} patient(s) are in both '{first}' and '{second}', such as "
+                    f"'{min(shared)}'. Parts must be patient-disjoint."
+                )
+
+
+def _rows_of(ids: pd.Series, table_ids: pd.Series) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return pd.Index(table_ids).get_indexer(pd.Index(ids)).astype(np.int64)
+
+
+def _check_parents(child: pd.DataFrame, parent: pd.DataFrame, key: str, where: str) -> None:
+    orphans = ~child[key].isin(parent[key])
+    if orphans.any():
+        orphan = child.loc[orphans, key].iloc[0]
+        raise CohortError(f"{where}: {key} '{orphan}' is not in the table of its level.")
+    barren = ~parent[key].isin(child[key])
+    if barren.any():
+        lonely = parent.loc[barren, key].iloc[0]
+        raise CohortError(f"{where}: nothing belongs to {key} '{lonely}'. Drop that row.")

@@ -1,0 +1,163 @@
+"""Typed metadata -> numbers: statistics and vocabularies fitted on training patients only.
+
+Axis names: n = rows, c = continuous features, k = categorical features, s = checkbox columns,
+t = tokens (one per feature: continuous first, then the others in schema order).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from slimp.schema import Feature, Kind, Level, LevelName
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded metadata of one level; missing is a mask, never a number."""
+
+    continuous: Float[Tensor, "n c"]
+    """Standardised on the training patients; 0 where missing."""
+    categorical: Int[Tensor, "n k"]
+    """1..K; 0 where missing or unseen in training."""
+    checkbox: Float[Tensor, "n s"]
+    """1 ticked, 0 not; 0 where missing."""
+    present: Bool[Tensor, "n t"]
+    """Per token; a checkbox group is present if any of its columns is known."""
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    def __getitem__(self, index: Int[Tensor, " m"]) -> Rows:
+        return Rows(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+    def to(self, device: torch.device | str) -> Rows:
+        """The same rows on another device."""
+        return Rows(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedFeature:
+    """A feature with what was learned about it from the training patients."""
+
+    name: str
+    kind: Kind
+    columns: tuple[str, ...]
+    mean: float = 0.0
+    """Of a continuous feature, in its unit."""
+    std: float = 1.0
+    """Population standard deviation of a continuous feature; 1 where it is constant or unknown."""
+    categories: tuple[str, ...] = ()
+    """Of a categorical feature; code k+1 stands for category k."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How one level's typed table becomes `Rows`."""
+
+    level: LevelName
+    features: tuple[FittedFeature, ...]
+    """In token order: continuous first."""
+
+    @classmethod
+    def fit(cls, level: Level, table: pd.DataFrame) -> Encoding:
+        """Statistics and vocabularies of `table`, which must hold training rows only."""
+        ordered = sorted(level.features, key=lambda feature: feature.kind != "continuous")
+        return cls(level=level.name, features=tuple(_fit(f, table) for f in ordered))
+
+    def of_kind(self, kind: Kind) -> tuple[FittedFeature, ...]:
+        """The features of one kind, in token order."""
+        return tuple(feature for feature in self.features if feature.kind == kind)
+
+    def encode(self, table: pd.DataFrame) -> Rows:
+        """Codes of `table`, row by row; categories unseen in training count as missing."""
+        n = len(table)
+        continuous, categorical, checkbox, present = [], [], [], []
+        for feature in self.features:
+            values, known = _encode(feature, table)
+            present.append(known)
+            if feature.kind == "continuous":
+                continuous.append(values)
+            elif feature.kind == "categorical":
+                categorical.append(values)
+            else:
+                checkbox.append(values)
+        return Rows(
+            continuous=torch.from_numpy(_stack(continuous, n, np.float32)),
+            categorical=torch.from_numpy(_stack(categorical, n, np.int64)),
+            checkbox=torch.from_numpy(_stack(checkbox, n, np.float32)),
+            present=torch.from_numpy(_stack(present, n, np.bool_)),
+        )
+
+    def unseen(self, table: pd.DataFrame) -> dict[str, dict[str, int]]:
+        """Categories of `table` that training did not have: feature -> category -> rows."""
+        found: dict[str, dict[str, int]] = {}
+        for feature in self.of_kind("categorical"):
+            counts = table[feature.columns[0]].value_counts()
+            strange = {str(k): int(v) for k, v in counts.items() if k not in feature.categories}
+            if strange:
+                found[feature.name] = strange
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `model.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Encoding:
+        """The inverse of `to_dict`, also after a trip through JSON."""
+        features = tuple(
+            FittedFeature(
+                **{
+                    key: tuple(value) if isinstance(value, list) else value
+                    for key, value in entry.items()
+                }
+            )
+            for entry in content["features"]
+        )
+        return cls(level=content["level"], features=features)
+
+
+def _fit(feature: Feature, table: pd.DataFrame) -> FittedFeature:
+    kwargs: dict[str, Any] = {
+        "name": feature.name,
+        "kind": feature.kind,
+        "columns": feature.columns,
+    }
+    column = table[feature.columns[0]]
+    if feature.kind == "continuous" and column.notna().any():
+        values = column.dropna().to_numpy(dtype=np.float64)
+        kwargs["mean"] = float(values.mean())
+        kwargs["std"] = float(values.std()) or 1.0
+    elif feature.kind == "categorical":
+        seen = sorted(column.dropna().unique().tolist())
+        kwargs["categories"] = feature.categories if feature.categories is not None else tuple(seen)
+    return FittedFeature(**kwargs)
+
+
+def _encode(
+    feature: FittedFeature, table: pd.DataFrame
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    if feature.kind == "continuous":
+        values = table[feature.columns[0]].to_numpy(dtype=np.float64, na_value=np.nan)
+        known = np.isfinite(values)
+        return np.where(known, (values - feature.mean) / feature.std, 0.0), known
+    if feature.kind == "categorical":
+        codes = pd.Categorical(table[feature.columns[0]], categories=list(feature.categories)).codes
+        return codes.astype(np.int64) + 1, codes >= 0
+    ticks = table[list(feature.columns)].astype("boolean")
+    values = ticks.fillna(False).to_numpy(dtype=np.float32)  # (n, columns of the group)
+    return values, ticks.notna().to_numpy().any(axis=1)
+
+
+def _stack(columns: list[np.ndarray[Any, Any]], n: int, dtype: type) -> np.ndarray[Any, Any]:
+    if not columns:
+        return np.zeros((n, 0), dtype=dtype)
+    return np.column_stack(columns).astype(dtype)  # (n, columns)

@@ -1,0 +1,143 @@
+"""Files on disk: atomic writes, and encoded images packed for memory-mapped random access."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from slimp.errors import UserError
+
+
+class Images(Protocol):
+    """Random access to encoded images (JPEG or PNG bytes) by position."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, position: int) -> bytes:
+        """The encoded bytes of one image."""
+        ...
+
+
+class ImagesInMemory:
+    """Encoded images held in a list; for tests and small cohorts."""
+
+    def __init__(self, encoded: Sequence[bytes]) -> None:
+        self._encoded = list(encoded)
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    def read(self, position: int) -> bytes:
+        return self._encoded[position]
+
+
+class PackedImages:
+    """Encoded images laid end to end in one file, read through a memory map.
+
+    Memory does not grow with the number of images, a read costs microseconds, and the object
+    travels to worker processes as a path, never as the bytes.
+
+    Args:
+        path: the packed file.
+        offsets: (n + 1,) byte positions; image i is `file[offsets[i]:offsets[i + 1]]`.
+    """
+
+    def __init__(self, path: Path, offsets: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        self.path = path
+        self.offsets = offsets
+        self._map: mmap.mmap | None = None
+        size = path.stat().st_size
+        if len(offsets) and offsets[-1] > size:
+            raise UserError(
+                f"{path}: the file has {size} bytes, but its table expects {offsets[-1]}: "
+                "it was cut short. Import the cohort again."
+            )
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_map": None}
+
+    def read(self, position: int) -> bytes:
+        if self._map is None:
+            with self.path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._map[self.offsets[position] : self.offsets[position + 1]]
+
+
+def check_output(folder: Path, *, overwrite: bool = False) -> None:
+    """Refuses to write into a folder that holds something.
+
+    Raises:
+        UserError: `folder` is a file, or is not empty and `overwrite` is off.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: exists and is not a folder. Choose another place.")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise UserError(f"{folder}: is not empty. Choose another folder or pass --overwrite.")
+
+
+@contextmanager
+def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary folder that becomes `target` when the block ends, and vanishes if it fails.
+
+    Raises:
+        UserError: as `check_output`.
+    """
+    check_output(target, overwrite=overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    partial.chmod(0o755)  # mkdtemp makes folders private
+    try:
+        yield partial
+        if target.is_dir():
+            shutil.rmtree(target)
+        partial.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def new_file(target: Path) -> Iterator[Path]:
+    """A temporary path that is renamed to `target` when the block ends, and removed if it fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.partial-", dir=target.parent)
+    os.close(handle)
+    partial = Path(name)
+    partial.chmod(0o644)
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(target: Path, content: object) -> None:
+    """Writes `content` as indented JSON, atomically; NaN is refused, use None."""
+    with new_file(target) as partial:
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The parsed file.
+
+    Raises:
+        UserError: it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: damaged, not valid JSON ({error}).") from None

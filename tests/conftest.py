@@ -1,0 +1,18 @@
+"""Fixtures that more than one test file uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images with real metadata, where this machine has one."""
+    root = Path(__file__).resolve().parents[1]
+    folder = Path(os.environ.get("SLIMP_TEST_DATA", root.parent / "shared" / "data"))
+    if not (folder / "README.md").is_file():
+        pytest.skip(f"no real data at {folder}; set SLIMP_TEST_DATA to a folder that holds it")
+    return folder

@@ -42,6 +42,11 @@ class Rows:
         """The same rows on another device."""
         return Rows(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
+    def equal_groups(self) -> Int[Tensor, " n"]:
+        """A number per row; rows of equal metadata share it, and can serve as shared positives."""
+        numbers = [getattr(self, name).double() for name in self.__dataclass_fields__]
+        return torch.unique(torch.cat(numbers, dim=1), dim=0, return_inverse=True)[1]
+
 
 @dataclass(frozen=True, kw_only=True)
 class FittedFeature:
@@ -94,6 +99,36 @@ class Encoding:
             categorical=torch.from_numpy(_stack(categorical, n, np.int64)),
             checkbox=torch.from_numpy(_stack(checkbox, n, np.float32)),
             present=torch.from_numpy(_stack(present, n, np.bool_)),
+        )
+
+    def disturb(
+        self, rows: Rows, rng: np.random.Generator, *, dropout: float, corruption: float
+    ) -> Rows:
+        """Rows with some known cells hidden and some swapped, against memorising (ours).
+
+        Args:
+            rows: rows of this encoding.
+            rng: of the draws.
+            dropout: probability with which a token counts as missing.
+            corruption: probability with which a token takes another row's value (SCARF,
+                arXiv 2106.15147).
+        """
+        n, tokens = rows.present.shape
+        donor = rng.integers(max(n, 1), size=(n, tokens))
+        keep = rng.random((n, tokens)) >= corruption
+        source = torch.from_numpy(np.where(keep, np.arange(n)[:, None], donor))  # (n, t)
+        hidden = torch.from_numpy(rng.random((n, tokens)) < dropout)
+        values: dict[Kind, list[Tensor]] = {"continuous": [], "categorical": [], "checkbox": []}
+        taken = dict.fromkeys(values, 0)
+        for token, feature in enumerate(self.features):
+            table = getattr(rows, feature.kind)
+            stop = taken[feature.kind] + len(feature.columns)
+            values[feature.kind].append(table[source[:, token], taken[feature.kind] : stop])
+            taken[feature.kind] = stop
+        present = rows.present.gather(0, source) & ~hidden
+        return Rows(
+            *(torch.cat(v, dim=1) if v else getattr(rows, kind) for kind, v in values.items()),
+            present=present,
         )
 
     def unseen(self, table: pd.DataFrame) -> dict[str, dict[str, int]]:

@@ -1,0 +1,340 @@
+"""Cohort -> batches: patients with their lesions, images decoded and augmented off the main thread.
+
+Axis names: v = views (1 or 2), n = images. All randomness is drawn from (seed, epoch, batch or
+image), so a batch is the same whatever the number of workers and wherever a run resumes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as F
+
+from slimp.cohort import Cohort
+from slimp.config import BatchConfig
+from slimp.encoding import Encoding, Rows
+from slimp.errors import CohortError
+from slimp.schema import LevelName
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelBatch:
+    """The rows of one level in a batch, and how the level below belongs to them."""
+
+    name: LevelName
+    rows: Rows | None
+    """None for a level without metadata: it only groups."""
+    groups: Int[Tensor, " n_level"] | None
+    """Rows with the same number have equal metadata (before any dropout)."""
+    parent: Int[Tensor, " n_below"]
+    """Row of this level for each row of the level below (for the first level: each image)."""
+    count: int
+    """Rows of this level."""
+
+    def to(self, device: torch.device) -> LevelBatch:
+        """The same on another device."""
+        rows = None if self.rows is None else self.rows.to(device)
+        groups = None if self.groups is None else self.groups.to(device)
+        return replace(self, rows=rows, groups=groups, parent=self.parent.to(device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Images of some patients, and the levels above them from fine to coarse."""
+
+    pixels: UInt8[Tensor, "v n 3 height width"]
+    levels: tuple[LevelBatch, ...]
+    image_rows: Int[Tensor, " n"]
+    """Row of each image in `cohort.images`."""
+
+    @property
+    def lesions(self) -> int:
+        """Lesions in the batch."""
+        return next(level.count for level in self.levels if level.name == "lesion")
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        levels = tuple(level.to(device) for level in self.levels)
+        return replace(self, pixels=self.pixels.to(device, non_blocking=True), levels=levels)
+
+
+class PatientBatches(Dataset[Batch]):
+    """Item (epoch, k) is batch k of that epoch; an epoch visits each patient once.
+
+    Patients are shuffled and dealt into batches of nearly equal size, at most `config.patients`
+    each, so that no epoch ends in a batch of one. Of each patient up to `config.lesions`
+    lesions are drawn, and of each lesion up to `config.images_per_lesion` images, anew every
+    epoch.
+
+    Args:
+        cohort: whose patients.
+        encodings: per level, fitted on training patients; its levels make up the batch.
+        config: what a batch holds, and how images and metadata are disturbed.
+        image_size: side of the square images, px.
+        augment: off for validation; then images are resized and centre-cropped, and metadata
+            left whole.
+        views: 2 gives two independently augmented views of each image.
+    """
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        encodings: Mapping[LevelName, Encoding],
+        config: BatchConfig,
+        *,
+        image_size: int,
+        augment: bool = True,
+        views: int = 1,
+    ) -> None:
+        self.cohort = cohort
+        self.config = config
+        self.image_size = image_size
+        self.augment = augment
+        self.views = views
+        self.encodings = dict(encodings)
+        self.rows = {
+            name: encoding.encode(cohort.tables.of_level(name))
+            for name, encoding in encodings.items()
+        }
+        self.groups = {name: rows.equal_groups() for name, rows in self.rows.items()}
+        self._lesion_of_image = cohort.lesion_of_image
+        self._patient_of_lesion = cohort.patient_of_lesion
+        self._lesions_of = _children(self._patient_of_lesion, len(cohort.patients))
+        self._images_of = _children(self._lesion_of_image, len(cohort.lesions))
+        self._always = self._lesions_to_include()
+        self._order = lru_cache(maxsize=2)(self._shuffle)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_order"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._order = lru_cache(maxsize=2)(self._shuffle)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches that visit each patient once."""
+        return -(-len(self.cohort.patients) // self.config.patients)
+
+    def __getitem__(self, index: tuple[int, int]) -> Batch:
+        epoch, k = index
+        images = self.draw(epoch, k)
+        pixels = torch.stack([self._view(epoch, view, images) for view in range(self.views)])
+        return Batch(
+            pixels=pixels,
+            levels=self._levels(images, np.random.default_rng((self.config.seed, epoch, k, 1))),
+            image_rows=torch.from_numpy(images),
+        )
+
+    def draw(self, epoch: int, k: int) -> IntArray:
+        """(images,) rows of `cohort.images` in batch k, patient by patient, lesion by lesion."""
+        patients = np.array_split(self._order(epoch), self.batches_per_epoch)[k]
+        rng = np.random.default_rng((self.config.seed, epoch, k))
+        drawn = []
+        for patient in patients:
+            for lesion in self._draw_lesions(patient, rng):
+                images = self._images_of[lesion]
+                size = min(self.config.images_per_lesion, len(images))
+                drawn.append(np.sort(rng.choice(images, size=size, replace=False)))
+        return np.concatenate(drawn)
+
+    def _shuffle(self, epoch: int) -> IntArray:
+        rng = np.random.default_rng((self.config.seed, epoch))
+        return rng.permutation(len(self.cohort.patients))
+
+    def _draw_lesions(self, patient: int, rng: np.random.Generator) -> IntArray:
+        lesions = self._lesions_of[patient]
+        if len(lesions) <= self.config.lesions:
+            return lesions
+        # Shuffled lesions with the obligatory ones moved to the front, cut after N.
+        shuffled = rng.permutation(lesions)
+        front = np.argsort(~self._always[shuffled], kind="stable")
+        return np.sort(shuffled[front][: self.config.lesions])
+
+    def _lesions_to_include(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        label, always = self.config.always_include, np.zeros(len(self.cohort.lesions), dtype=bool)
+        if label is not None:
+            if label not in self.cohort.classes:
+                raise CohortError(
+                    f"always_include: no image of cohort '{self.cohort.info.name}' has the label "
+                    f"'{label}'; there are: {', '.join(self.cohort.classes) or 'none'}."
+                )
+            hit = (self.cohort.images["label"] == label).to_numpy(dtype=bool)
+            always[self._lesion_of_image[hit]] = True
+        return always
+
+    def _levels(self, images: IntArray, rng: np.random.Generator) -> tuple[LevelBatch, ...]:
+        """The batch's levels: those with metadata, and those needed to group rows below them."""
+        lesions, lesion_of = _unique(self._lesion_of_image[images])
+        patients, patient_of = _unique(self._patient_of_lesion[lesions])
+        levels = (
+            self._level("image", images, np.arange(len(images)), rng),
+            self._level("lesion", lesions, lesion_of, rng),
+            self._level("patient", patients, patient_of, rng),
+        )
+        return levels if "image" in self.rows else levels[1:]
+
+    def _level(
+        self, name: LevelName, index: IntArray, parent: IntArray, rng: np.random.Generator
+    ) -> LevelBatch:
+        rows, groups = None, None
+        if name in self.rows:
+            at = torch.from_numpy(index)
+            rows, groups = self.rows[name][at], self.groups[name][at]
+            if self.augment:
+                rows = self.encodings[name].disturb(
+                    rows,
+                    rng,
+                    dropout=self.config.feature_dropout,
+                    corruption=self.config.feature_corruption,
+                )
+        return LevelBatch(
+            name=name,
+            rows=rows,
+            groups=groups,
+            parent=torch.from_numpy(parent),
+            count=len(index),
+        )
+
+    def _view(self, epoch: int, view: int, images: IntArray) -> UInt8[Tensor, "n 3 height width"]:
+        pixels = []
+        for row in images:
+            image = decode(self.cohort.read_image(row), self._decode_side())
+            if self.augment or view > 0:  # a second view without augmentation would be the first
+                rng = np.random.default_rng((self.config.seed, epoch, int(row), view))
+                pixels.append(augment(image, self.image_size, self.config, rng))
+            else:
+                pixels.append(centre(image, self.image_size))
+        return torch.stack(pixels)
+
+    def _decode_side(self) -> int:
+        """Side that a crop of the smallest allowed area needs, so that nothing is upsampled."""
+        return round(self.image_size / (self.config.crop_scale**0.5 if self.augment else 1.0))
+
+
+def epoch_loader(
+    dataset: PatientBatches, epochs: range, *, first_batch: int = 0, pin_memory: bool = False
+) -> DataLoader[Batch]:
+    """All batches of `epochs` in order, decoded ahead by `config.workers` processes.
+
+    Args:
+        dataset: the batches.
+        epochs: which epochs.
+        first_batch: batches of the first epoch to leave out, when a run resumes inside it.
+        pin_memory: for copies to a GPU that overlap with its work.
+    """
+    order = [(epoch, k) for epoch in epochs for k in range(dataset.batches_per_epoch)]
+    return _loader(dataset, order[first_batch:], dataset.config.workers, pin_memory=pin_memory)
+
+
+def image_batches(
+    cohort: Cohort, image_size: int, *, batch_size: int = 256, workers: int = 0
+) -> Iterator[tuple[UInt8[Tensor, "n 3 height width"], IntArray]]:
+    """All images in the cohort's order, without augmentation, with their rows."""
+    dataset = _PlainImages(cohort, image_size)
+    rows = np.arange(len(cohort))
+    chunks = np.array_split(rows, max(1, -(-len(rows) // batch_size)))
+    for chunk, pixels in zip(chunks, _loader(dataset, chunks, workers), strict=True):
+        yield pixels, chunk
+
+
+class _PlainImages(Dataset[Tensor]):
+    def __init__(self, cohort: Cohort, image_size: int) -> None:
+        self.cohort, self.image_size = cohort, image_size
+
+    def __getitem__(self, rows: IntArray) -> UInt8[Tensor, "n 3 height width"]:
+        size = self.image_size
+        return torch.stack([centre(decode(self.cohort.read_image(r), size), size) for r in rows])
+
+
+def _loader(
+    dataset: Dataset[Any], order: Sequence[Any], workers: int, *, pin_memory: bool = False
+) -> DataLoader[Any]:
+    # batch_size=None: an item is a whole batch already. Workers decode in one thread each.
+    workers = min(workers, len(order))
+    return DataLoader(
+        dataset,
+        sampler=order,  # type: ignore[arg-type]  # any sequence of indices serves
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # so that making an iterator leaves the global state alone
+    )
+
+
+def decode(encoded: bytes, side: int) -> UInt8[Tensor, "3 height width"]:
+    """The image in RGB; a JPEG is decoded at the smallest scale whose sides are >= `side` px.
+
+    Raises:
+        CohortError: the bytes are no readable image.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            image.draft("RGB", (side, side))
+            array = np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise CohortError(
+            f"an image of the cohort cannot be decoded ({error}). "
+            "Find it with: slimp data check."
+        ) from None
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def centre(image: UInt8[Tensor, "3 h w"], size: int) -> UInt8[Tensor, "3 size size"]:
+    """The central square, resized to `size` px."""
+    side = min(image.shape[-2:])
+    square = F.center_crop(image, [side, side])
+    return F.resize(square, [size, size], antialias=True)
+
+
+def augment(
+    image: UInt8[Tensor, "3 h w"], size: int, config: BatchConfig, rng: np.random.Generator
+) -> UInt8[Tensor, "3 size size"]:
+    """A random square crop at `size` px, mirrored, turned and recoloured as `config` allows.
+
+    Every parameter is drawn before it is used and in a fixed order, so a view is replayable.
+    """
+    height, width = image.shape[-2:]
+    scale, where, turns = rng.uniform(config.crop_scale, 1.0), rng.random(2), rng.integers(4)
+    mirrored = rng.random() < 0.5
+    colours = rng.uniform(1 - config.colour, 1 + config.colour, size=3)
+    side = max(1, round(min(height, width) * scale**0.5))
+    top, left = (int(w * (full - side + 1)) for w, full in zip(where, (height, width), strict=True))
+    out = F.resized_crop(image, top, left, side, side, [size, size], antialias=True)
+    if config.flip and mirrored:
+        out = F.horizontal_flip(out)
+    if config.rotate:
+        out = torch.rot90(out, int(turns), (1, 2))
+    if config.colour:
+        out = F.adjust_brightness(out, float(colours[0]))
+        out = F.adjust_contrast(out, float(colours[1]))
+        out = F.adjust_saturation(out, float(colours[2]))
+    return out.contiguous()
+
+
+def _children(parent: IntArray, count: int) -> list[IntArray]:
+    """Per parent, the rows of its children in order."""
+    order = np.argsort(parent, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(parent, minlength=count))[:-1])
+
+
+def _unique(values: IntArray) -> tuple[IntArray, IntArray]:
+    """Distinct values in order of first occurrence, and each value's position among them."""
+    distinct, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return distinct[order], rank[inverse]

@@ -1,0 +1,259 @@
+"""Settings of pre-training, in parts that each room takes as it needs.
+
+`PretrainConfig` inherits all parts, so that its fields are flat: a flag of the command line is a
+field, and a room that asks for a `BatchConfig` can be handed the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Self, TypeVar
+
+from slimp.errors import UserError
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What the model is and what its levels are asked to agree on."""
+
+    encoder: str = "vit_small_patch16_224"
+    """Image encoder: any timm model name."""
+    encoder_options: Mapping[str, Any] = field(default_factory=dict)
+    """Passed to timm's create_model, as in {depth: 6}."""
+    image_size: int = 224
+    """Side of the square input, px."""
+    tabular_width: int = 128
+    """Width h of the TRACE tabular encoders."""
+    tabular_depth: int = 1
+    """Transformer layers of each tabular encoder."""
+    tabular_heads: int = 2
+    """Attention heads of each tabular encoder."""
+    tabular_dropout: float = 0.0
+    """Dropout inside the tabular encoders."""
+    missing: Literal["zero", "mask", "learned"] = "mask"
+    """How a missing cell enters TRACE: zero vector (the original), masked out, learned vector."""
+    projection_width: int = 128
+    """Width of the space in which similarities are taken."""
+    projection_layers: Literal[1, 2] = 2
+    """Layers of the projection heads: 1 linear (CLIP), 2 with a GELU between (SimCLR)."""
+    pooling: Literal["mean", "attention"] = "mean"
+    """How children become a parent: mean (the paper) or gated attention (ABMIL)."""
+    temperature: float = 0.07
+    """Initial temperature of each level; learned, never below 0.01 (logit scale 100)."""
+    hierarchy: Literal["nested", "flat"] = "nested"
+    """nested: a loss per level; flat: one, on all metadata joined at the lesion level."""
+    view_weight: float = 0.0
+    """Weight of the view level (two augmented views of an image agree); 0 is the paper."""
+    image_weight: float = 0.9
+    """Weight of the image level, where a dataset has image-level metadata."""
+    lesion_weight: float = 0.9
+    """Weight of the inner loss, the paper's lambda."""
+    patient_weight: float = 0.1
+    """Weight of the outer loss, the paper's 1 - lambda."""
+    duplicates: Literal["negative", "positive"] = "negative"
+    """Rows of equal metadata: each other's negatives (the paper) or shared positives."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "image_size", "tabular_width", "tabular_depth", "tabular_heads")
+        _require_positive(self, "projection_width", "temperature")
+        if any(weight < 0 for weight in self.weights.values()):
+            raise UserError(f"weights must not be negative, got {self.weights}.")
+        if not any(self.weights.values()):
+            raise UserError("all weights are 0: there is nothing to learn.")
+        if self.tabular_width % self.tabular_heads:
+            raise UserError(
+                f"tabular_width {self.tabular_width} must be a multiple of "
+                f"tabular_heads {self.tabular_heads}."
+            )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight per level, the view level first."""
+        return {
+            "view": self.view_weight,
+            "image": self.image_weight,
+            "lesion": self.lesion_weight,
+            "patient": self.patient_weight,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """What a batch holds and how its images are augmented."""
+
+    patients: int = 64
+    """B, patients per batch."""
+    lesions: int = 100
+    """N, lesions drawn per patient and epoch, at most."""
+    images_per_lesion: int = 1
+    """Images drawn per lesion and epoch, at most."""
+    always_include: str | None = None
+    """Label (such as malignant) whose lesions are always among the N drawn."""
+    seed: int = 0
+    """Of everything random: parts, weights, draws, augmentation, dropout."""
+    crop_scale: float = 0.6
+    """Smallest share of the image's area that a random crop keeps; 1 switches crops off."""
+    flip: bool = True
+    """Mirror images at random, both ways."""
+    rotate: bool = True
+    """Turn images by a random multiple of 90 degrees."""
+    colour: float = 0.2
+    """Largest relative change of brightness, contrast and saturation; 0 switches it off."""
+    feature_dropout: float = 0.3
+    """Probability with which a known metadata cell counts as missing in a training step."""
+    feature_corruption: float = 0.0
+    """Probability with which a metadata cell is swapped for another row's (SCARF)."""
+    workers: int = 1
+    """Processes that decode and augment; the result does not depend on their number."""
+
+    def __post_init__(self) -> None:
+        super_post_init(BatchConfig, self)
+        _require_positive(self, "patients", "lesions", "images_per_lesion")
+        if not 0 < self.crop_scale <= 1:
+            raise UserError(f"crop_scale must be in (0, 1], got {self.crop_scale}.")
+        if not 0 <= self.colour < 1:
+            raise UserError(f"colour must be in [0, 1), got {self.colour}.")
+        for name in ("feature_dropout", "feature_corruption"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+        if self.workers < 0 or self.seed < 0:
+            raise UserError("workers and seed must not be negative.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How the weights are learned."""
+
+    epochs: int = 150
+    """Visits of every training patient (paper: 150 for pre-training, 100 for continual)."""
+    learning_rate: float = 5e-4
+    """Peak value, after warm-up and before the cosine to 0."""
+    warmup: float = 0.1
+    """Share of all steps over which the learning rate rises linearly."""
+    weight_decay: float = 0.05
+    """AdamW's, on matrices only (no biases, norms, embeddings, temperatures)."""
+    clip_norm: float = 1.0
+    """Largest norm of the whole gradient."""
+
+    def __post_init__(self) -> None:
+        super_post_init(OptimConfig, self)
+        _require_positive(self, "epochs", "learning_rate", "clip_norm")
+        if not 0 <= self.warmup < 1:
+            raise UserError(f"warmup must be in [0, 1), got {self.warmup}.")
+        if self.weight_decay < 0:
+            raise UserError(f"weight_decay must not be negative, got {self.weight_decay}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(ModelConfig, BatchConfig, OptimConfig):
+    """Everything that changes the result of `slimp pretrain`. The defaults are the paper's."""
+
+    preset: Literal["tiny", "small", "vit-s"] = "vit-s"
+    """Defaults for a laptop (tiny, small) or the paper's model (vit-s)."""
+    pretrained: bool = False
+    """Start the image encoder from timm's published weights (needs the network once)."""
+    encoder_weights: str | None = None
+    """File of image-encoder weights to start from (.safetensors, or a .pth of tensors only)."""
+    validation_fraction: float = 0.1
+    """Share of the images whose patients validate."""
+    held_out_fraction: float = 0.2
+    """Share of the images whose patients pre-training never sees, for honest probes; may be 0."""
+    validate_every: int = 5
+    """Epochs between validations."""
+    patience: int = 0
+    """Validations without improvement after which training stops; 0 never stops early."""
+    monitor: Literal["validation_loss", "recall_at_5", "knn_balanced_accuracy", "last"] = "last"
+    """What chooses the weights that are kept; last: those after the final step."""
+    checkpoint_every_steps: int = 200
+    """Steps between checkpoints for --resume; one more is written after the last step."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """Of the encoders; the loss and the optimizer stay in 32 bit. auto: bf16 where it is fast."""
+    gradient_checkpointing: bool = False
+    """Recompute the image encoder's activations in the backward pass: slower, less memory."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    devices: int = 1
+    """Devices per node. More than one is not supported yet."""
+
+    def __post_init__(self) -> None:
+        super_post_init(PretrainConfig, self)
+        _require_positive(self, "validate_every", "checkpoint_every_steps", "keep_checkpoints")
+        for name in ("validation_fraction", "held_out_fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+        if self.validation_fraction + self.held_out_fraction >= 1:
+            raise UserError("validation_fraction and held_out_fraction leave nothing to train on.")
+        if self.monitor != "last" and self.validation_fraction == 0:
+            raise UserError(f"monitor={self.monitor} needs validation patients; none are set aside.")
+        if self.patience and self.monitor == "last":
+            raise UserError("patience needs a monitor other than 'last'.")
+        if self.devices != 1:
+            raise UserError(f"devices={self.devices}: only 1 is supported by this version.")
+
+    @classmethod
+    def preset_values(cls, name: str) -> dict[str, Any]:
+        """The fields that a preset changes.
+
+        Raises:
+            UserError: there is no such preset.
+        """
+        if name not in PRESETS:
+            raise UserError(f"no preset '{name}'; there are: {', '.join(PRESETS)}.")
+        return {"preset": name, **PRESETS[name]}
+
+    @classmethod
+    def from_preset(cls, name: str, **changes: Any) -> Self:
+        """A preset with some fields changed."""
+        return cls(**{**cls.preset_values(name), **changes})
+
+
+_SMALL_VIT = {"patch_size": 8, "global_pool": "avg", "class_token": False}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Seconds per epoch on two cores: for the demo and for tests.
+    "tiny": {
+        "encoder": "vit_tiny_patch16_224",
+        "encoder_options": {**_SMALL_VIT, "embed_dim": 96, "depth": 4, "num_heads": 3},
+        "image_size": 64,
+        "tabular_width": 64,
+        "projection_width": 64,
+        "patients": 32,
+        "lesions": 8,
+        "epochs": 40,
+        "learning_rate": 1e-3,
+    },
+    # Minutes on two cores; the small ViT of the benchmarks.
+    "small": {
+        "encoder": "vit_tiny_patch16_224",
+        "encoder_options": {**_SMALL_VIT, "embed_dim": 192, "depth": 6, "num_heads": 3},
+        "image_size": 64,
+        "epochs": 100,
+        "lesions": 20,
+        "learning_rate": 1e-3,
+    },
+    # The paper: ViT-Small/16 at 224 px, 64 patients, 100 lesions, 150 epochs.
+    "vit-s": {},
+}
+
+
+def part_of(config: object, part: type[Part]) -> Part:
+    """The `part` of a configuration that inherits from it."""
+    return part(**{f.name: getattr(config, f.name) for f in fields(part)})  # type: ignore[arg-type]
+
+
+def super_post_init(cls: type, config: object) -> None:
+    """Runs the next `__post_init__` in the order of inheritance, if there is one."""
+    check = getattr(super(cls, config), "__post_init__", None)
+    if check is not None:
+        check()
+
+
+def _require_positive(config: object, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) <= 0:
+            raise UserError(f"{name} must be positive, got {getattr(config, name)}.")

@@ -1,0 +1,123 @@
+"""Validation during training, on patients that training never sees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from slimp.batches import PatientBatches, epoch_loader, image_batches
+from slimp.cohort import Cohort
+from slimp.config import PretrainConfig
+from slimp.evaluate.knn import knn_balanced_accuracy
+from slimp.evaluate.similarity import recall_at_k
+from slimp.losses import nested_loss
+from slimp.models.nested import Slimp
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+KNN_IMAGES = 2000
+"""Training images, at most, among which the kNN probe looks for neighbours."""
+
+
+class Validator:
+    """Contrastive loss, image -> metadata recall and a kNN probe on validation patients.
+
+    Args:
+        train: whose labelled images are the kNN probe's neighbours (at most 2,000 of them).
+        validation: patients to validate on; None makes every call return nothing.
+        model: its encodings.
+        config: batches are made as in training, but without augmentation and feature dropout,
+            and the same ones every time.
+    """
+
+    def __init__(
+        self, train: Cohort, validation: Cohort | None, model: Slimp, config: PretrainConfig
+    ) -> None:
+        self.config = config
+        self.validation = validation
+        if validation is None:
+            return
+        self.batches = PatientBatches(
+            validation,
+            model.encodings,
+            config,
+            image_size=config.image_size,
+            augment=False,
+            views=2 if config.view_weight > 0 else 1,
+        )
+        self.neighbours = _labelled_sample(train, config.seed)
+        self.queries = _labelled_sample(validation, config.seed)
+
+    @torch.no_grad()
+    def __call__(self, model: Slimp, fabric: Fabric) -> dict[str, float]:
+        """`validation_loss[_LEVEL]`, `recall_at_1/5/10` and `knn_balanced_accuracy`.
+
+        Recall is of each lesion's own metadata among those of all validation lesions, from
+        image to metadata.
+        """
+        if self.validation is None:
+            return {}
+        model.eval()
+        metrics = self._contrast(model, fabric)
+        if self.neighbours is not None and self.queries is not None:
+            metrics["knn_balanced_accuracy"] = self._knn(model, fabric)
+        return metrics
+
+    def _contrast(self, model: Slimp, fabric: Fabric) -> dict[str, float]:
+        sums: dict[str, float] = {}
+        rows, anchors, targets = 0, [], []
+        for batch in epoch_loader(self.batches, range(1)):
+            with fabric.autocast():
+                embeddings = model(batch.to(fabric.device))
+            loss = nested_loss(embeddings, self.config.weights)
+            for name, value in {"": loss.total, **loss.parts}.items():
+                sums[name] = sums.get(name, 0.0) + value.item() * batch.lesions
+            rows += batch.lesions
+            for pair in embeddings.pairs:
+                if pair.name == "lesion":
+                    anchors.append(pair.anchor.float())
+                    targets.append(pair.target.float())
+        metrics = {
+            "validation_loss" + (f"_{name}" if name else ""): value / rows
+            for name, value in sums.items()
+        }
+        if anchors and rows > 1:
+            recall = recall_at_k(torch.cat(anchors), torch.cat(targets), ks=(1, 5, 10))
+            metrics |= {f"recall_at_{k}": value for k, value in recall.items()}
+        return metrics
+
+    def _knn(self, model: Slimp, fabric: Fabric) -> float:
+        assert self.neighbours is not None
+        assert self.queries is not None
+        return knn_balanced_accuracy(
+            self._image_features(model, self.neighbours, fabric),
+            self.neighbours.images["label"].to_numpy(dtype=object),
+            self._image_features(model, self.queries, fabric),
+            self.queries.images["label"].to_numpy(dtype=object),
+        )
+
+    def _image_features(self, model: Slimp, cohort: Cohort, fabric: Fabric) -> Float[Tensor, "n d"]:
+        chunks = []
+        batches = image_batches(cohort, self.config.image_size, workers=self.config.workers)
+        for pixels, _ in batches:
+            with fabric.autocast():
+                chunks.append(model.encode_images(pixels.to(fabric.device)).float())
+        return torch.cat(chunks)
+
+
+def _labelled_sample(cohort: Cohort, seed: int) -> Cohort | None:
+    """Up to `KNN_IMAGES` labelled images; None without two classes."""
+    labelled = cohort.images["label"].notna().to_numpy(dtype=bool)
+    if cohort.images["label"].nunique() < 2:
+        return None
+    rows = np.flatnonzero(labelled)
+    if len(rows) > KNN_IMAGES:
+        rows = np.random.default_rng(seed).choice(rows, size=KNN_IMAGES, replace=False)
+    mask = np.zeros(len(cohort), dtype=bool)
+    mask[rows] = True
+    return cohort.select(mask)

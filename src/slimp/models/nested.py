@@ -1,0 +1,304 @@
+"""Slimp: nested contrastive learning as one recursion over levels (SLIMP, arXiv 2505.23709).
+
+    h = image features
+    for each level, from fine to coarse:
+        h = pool(h) by parent
+        m = tabular(level)
+        loss += weight * InfoNCE(project(h), project(m))
+        h = concat(h, m)
+
+The paper is the case lesion + patient; "flat", "lesion only", "three levels" and "view level
+only" are configurations of the same recursion.
+
+Axis names: v = views, n = rows of a level (images, lesions or patients), c = children of a
+level's rows, d = width of the embeddings there, h = width of the tabular encoders.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from slimp.batches import Batch
+from slimp.config import ModelConfig
+from slimp.encoding import Encoding, Rows
+from slimp.errors import CheckpointError
+from slimp.models.embeddings import Embeddings, Pair
+from slimp.models.image import ImageEncoder, ImageSpec, read_tensors
+from slimp.models.trace import Trace, TraceConfig
+from slimp.schema import LevelName
+from slimp.storage import new_file, read_json, write_json
+
+FORMAT = 1
+"""Version of `model.json`."""
+
+LARGEST_LOGIT_SCALE = 100.0
+"""1 / temperature is capped there, as in CLIP."""
+
+
+class Slimp(nn.Module):
+    """Image encoder, a tabular encoder per level with metadata, and what relates them.
+
+    Args:
+        config: architecture and weights of the levels.
+        encodings: per level with metadata, fitted on training patients.
+        pretrained: start the image encoder from timm's published weights.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        encodings: Mapping[LevelName, Encoding],
+        *,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.encodings = dict(encodings)
+        self.image_encoder = ImageEncoder(config, pretrained=pretrained)
+        width = self.image_encoder.embed_dim
+        self.view = ViewLevel(width, config) if config.view_weight > 0 else None
+        levels: dict[str, MetadataLevel] = {}
+        for name in ("image", "lesion", "patient"):
+            if name in self.encodings:
+                levels[name] = MetadataLevel(width, self.encodings[name], config)
+                width += config.tabular_width
+        self.levels = nn.ModuleDict(levels)
+        for name, level in levels.items():
+            # A level that is not asked for is never trained, but still embeds its metadata.
+            level.requires_grad_(config.weights[name] > 0)
+
+    @property
+    def image_spec(self) -> ImageSpec:
+        """Preprocessing that the image encoder expects."""
+        return self.image_encoder.spec
+
+    def encode_images(self, pixels: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n d"]:
+        """Image embeddings, before any projection."""
+        return cast("Tensor", self.image_encoder(pixels))
+
+    def encode_rows(self, level: LevelName, rows: Rows) -> Float[Tensor, "n h"]:
+        """Metadata embeddings of one level, before any projection."""
+        return self.level(level).tabular(rows)
+
+    def level(self, name: LevelName) -> MetadataLevel:
+        """The part of the model that belongs to one level with metadata."""
+        return cast("MetadataLevel", self.levels[name])
+
+    def forward(self, batch: Batch) -> Embeddings:
+        """All pairs that the objective compares."""
+        views, images = batch.pixels.shape[:2]
+        h = self.encode_images(batch.pixels.flatten(0, 1))  # (v * n, d)
+        return self.relate(h.unflatten(0, (views, images)), batch)
+
+    def relate(self, views: Float[Tensor, "v n d"], batch: Batch) -> Embeddings:
+        """The recursion, from image embeddings upwards; separate so that images can be chunked."""
+        if views.dtype == torch.bfloat16:  # sums over many children need the digits
+            views = views.float()
+        pairs = []
+        if self.view is not None and len(views) > 1:
+            pairs.append(self.view(views[0], views[1]))
+        h = views[0]
+        for rows in batch.levels:
+            if not any(self.config.weights[name] for name in _from(rows.name)):
+                break
+            if rows.rows is None or rows.name not in self.levels:
+                h = mean_pool(h, rows.parent, rows.count)  # (c, d) -> (n, d)
+                continue
+            level = self.level(rows.name)
+            h = level.pool(h, rows.parent, rows.count)  # (c, d) -> (n, d)
+            m = level.tabular(rows.rows)  # (n, h)
+            pairs.append(level(h, m, rows.groups))
+            h = torch.cat([h, m], dim=-1)  # (n, d + h)
+        return Embeddings(pairs=tuple(pairs))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes `model.json` and `model.safetensors`: enough to rebuild the model anywhere."""
+        folder = Path(folder)
+        tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
+        with new_file(folder / "model.safetensors") as partial:
+            save_file(tensors, partial)
+        content = {
+            "format": FORMAT,
+            "config": asdict(self.config),
+            "encodings": {name: encoding.to_dict() for name, encoding in self.encodings.items()},
+            "image": asdict(self.image_spec),
+        }
+        write_json(folder / "model.json", content)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Slimp:
+        """The model of a run folder, in evaluation mode.
+
+        Raises:
+            CheckpointError: the folder holds no model, or a damaged one.
+        """
+        folder = Path(folder)
+        if not (folder / "model.json").is_file():
+            raise CheckpointError(
+                f"{folder}: no model here (no model.json). Make one with: slimp pretrain."
+            )
+        content = read_json(folder / "model.json")
+        if content.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{folder}: model format {content.get('format')!r}, this version reads {FORMAT}."
+            )
+        encodings = {
+            name: Encoding.from_dict(entry) for name, entry in content["encodings"].items()
+        }
+        model = cls(ModelConfig(**content["config"]), encodings)
+        path = folder / "model.safetensors"
+        try:
+            model.load_state_dict(read_tensors(path))
+        except RuntimeError as error:
+            raise CheckpointError(f"{path}: does not fit model.json: {error}") from None
+        spec = {key: list(v) if isinstance(v, tuple) else v for key, v in _spec(model).items()}
+        if content["image"] != spec:
+            raise CheckpointError(
+                f"{folder}: the weights expect preprocessing {content['image']}, this version of "
+                f"timm would use {spec}. Install the timm version named in config.json."
+            )
+        return model.eval()
+
+
+class ViewLevel(nn.Module):
+    """Two augmented views of an image are each other's positive pair (SimCLR, as SLIP adds it)."""
+
+    def __init__(self, width: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.project = projection(width, config)
+        self.temperature = Temperature(config.temperature)
+
+    def forward(self, first: Float[Tensor, "n d"], second: Float[Tensor, "n d"]) -> Pair:
+        """The pair of projections."""
+        return Pair(
+            name="view",
+            anchor=self.project(first),
+            target=self.project(second),
+            temperature=self.temperature(),
+        )
+
+
+class MetadataLevel(nn.Module):
+    """One level of the recursion: pooling of the level below, metadata, and their projections."""
+
+    def __init__(self, width: int, encoding: Encoding, config: ModelConfig) -> None:
+        super().__init__()
+        self.name = encoding.level
+        self.duplicates = config.duplicates
+        self.tabular = Trace(
+            encoding,
+            TraceConfig(
+                width=config.tabular_width,
+                depth=config.tabular_depth,
+                heads=config.tabular_heads,
+                dropout=config.tabular_dropout,
+                missing=config.missing,
+            ),
+        )
+        self.pool = AttentionPool(width) if config.pooling == "attention" else MeanPool()
+        self.project_below = projection(width, config)
+        self.project_metadata = projection(config.tabular_width, config)
+        self.temperature = Temperature(config.temperature)
+
+    def forward(
+        self, h: Float[Tensor, "n d"], m: Float[Tensor, "n h"], groups: Int[Tensor, " n"] | None
+    ) -> Pair:
+        """Projections of what lies below (images and finer metadata) and of the metadata."""
+        return Pair(
+            name=self.name,
+            anchor=self.project_below(h),
+            target=self.project_metadata(m),
+            temperature=self.temperature(),
+            groups=groups if self.duplicates == "positive" else None,
+        )
+
+
+class Temperature(nn.Module):
+    """A learned temperature, kept as the logarithm of its inverse (the logit scale)."""
+
+    def __init__(self, initial: float) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(initial)))
+
+    def forward(self) -> Float[Tensor, ""]:
+        """The temperature, at least 1 / 100."""
+        return (-self.log_scale.clamp(max=math.log(LARGEST_LOGIT_SCALE))).exp()
+
+
+class MeanPool(nn.Module):
+    """Mean over children (the paper)."""
+
+    def forward(
+        self, x: Float[Tensor, "c d"], parent: Int[Tensor, " c"], count: int
+    ) -> Float[Tensor, "n d"]:
+        """One row per parent."""
+        return mean_pool(x, parent, count)
+
+
+class AttentionPool(nn.Module):
+    """Gated attention over children (Ilse et al. 2018, eq. 9), so that one lesion can stand out.
+
+    Starts as the mean: the last layer begins at zero.
+    """
+
+    def __init__(self, width: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.value = nn.Linear(width, hidden)
+        self.gate = nn.Linear(width, hidden)
+        self.score = nn.Linear(hidden, 1)
+        nn.init.zeros_(self.score.weight)
+
+    def weights(
+        self, x: Float[Tensor, "c d"], parent: Int[Tensor, " c"], count: int
+    ) -> Float[Tensor, " c"]:
+        """Attention of each child; the children of a parent sum to 1."""
+        hidden = torch.tanh(self.value(x)) * torch.sigmoid(self.gate(x))
+        score = self.score(hidden).squeeze(-1).float()  # (c,)
+        # Softmax is unchanged by a constant per parent; its maximum keeps exp in range.
+        top = score.new_full((count,), -torch.inf).scatter_reduce(0, parent, score.detach(), "amax")
+        exp = (score - top[parent]).exp()
+        return exp / exp.new_zeros(count).index_add(0, parent, exp)[parent]
+
+    def forward(
+        self, x: Float[Tensor, "c d"], parent: Int[Tensor, " c"], count: int
+    ) -> Float[Tensor, "n d"]:
+        """One row per parent."""
+        weighted = x * self.weights(x, parent, count).unsqueeze(-1).to(x.dtype)
+        return x.new_zeros(count, x.shape[-1]).index_add(0, parent, weighted)
+
+
+def mean_pool(
+    x: Float[Tensor, "c d"], parent: Int[Tensor, " c"], count: int
+) -> Float[Tensor, "n d"]:
+    """Mean of each parent's children; ragged, so no row is padding."""
+    sums = x.new_zeros(count, x.shape[-1]).index_add(0, parent, x)
+    sizes = torch.bincount(parent, minlength=count).unsqueeze(-1)
+    return sums / sizes
+
+
+def projection(width: int, config: ModelConfig) -> nn.Module:
+    """A head into the space in which similarities are taken; not normalised."""
+    if config.projection_layers == 1:
+        return nn.Linear(width, config.projection_width, bias=False)
+    return nn.Sequential(
+        nn.Linear(width, width), nn.GELU(), nn.Linear(width, config.projection_width, bias=False)
+    )
+
+
+def _from(level: LevelName) -> tuple[str, ...]:
+    """This level and the coarser ones."""
+    order = ("image", "lesion", "patient")
+    return order[order.index(level) :]
+
+
+def _spec(model: Slimp) -> dict[str, object]:
+    return asdict(model.image_spec)

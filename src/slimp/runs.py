@@ -1,0 +1,188 @@
+"""A run folder while it is being written: settings, log, progress bar, signals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from tensorboardX import SummaryWriter
+from torch import Tensor
+
+from slimp.checkpoint import Progress
+from slimp.config import PretrainConfig
+from slimp.errors import CheckpointError
+from slimp.storage import check_output, read_json, write_json
+
+UNHARMFUL = {"workers", "checkpoint_every_steps", "keep_checkpoints", "accelerator"}
+"""Settings that may change on resume, since they leave the result alone."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"python": python_version()}
+    for name in ("slimp", "torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a source tree that is not installed
+            found[name] = "unknown"
+    return found
+
+
+def open_run(
+    out: Path, config: PretrainConfig, *, resume: bool, overwrite: bool
+) -> PretrainConfig:
+    """The settings of the run in `out`, which is made if need be.
+
+    On resume the saved settings count, and those of `config` must agree with them.
+
+    Raises:
+        UserError: the folder is in use; or on resume, it holds no run or one of other settings.
+    """
+    path = out / "config.json"
+    if resume and path.is_file():
+        saved = read_json(path)["pretrain"]
+        given = json.loads(json.dumps(asdict(config)))
+        resolved = {**given, "precision": saved.get("precision")}  # auto was resolved then
+        for name in (f.name for f in fields(config) if f.name not in UNHARMFUL):
+            if resolved[name] != saved.get(name):
+                raise CheckpointError(
+                    f"{path}: the run was started with {name}={saved.get(name)!r}, not "
+                    f"{given[name]!r}. Resume with the same settings, or choose another --out."
+                )
+        return PretrainConfig(**{**resolved})
+    if not resume:
+        check_output(out, overwrite=overwrite)
+    if overwrite and out.is_dir():
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"pretrain": asdict(config), "versions": versions()})
+    return config
+
+
+class Log:
+    """`metrics.jsonl` and TensorBoard events of a run; continues where a checkpoint was.
+
+    Args:
+        out: run folder.
+        length: bytes of `metrics.jsonl` to keep; rows beyond are of steps that will be repeated.
+    """
+
+    def __init__(self, out: Path, length: int) -> None:
+        self._path = out / "metrics.jsonl"
+        self._path.touch()
+        self._file = self._path.open("r+b")
+        self._file.truncate(length)
+        self._file.seek(length)
+        self._board = SummaryWriter(str(out / "tensorboard"))
+
+    def write(self, kind: str, progress: Progress, **values: float | None) -> None:
+        """Appends one row; `kind` is 'step' or 'epoch'."""
+        row = {"kind": kind, "step": progress.step, "epoch": progress.epoch, **values}
+        self._file.write(json.dumps(row).encode() + b"\n")
+        for name, value in values.items():
+            if value is not None:
+                self._board.add_scalar(f"{kind}/{name}", value, progress.step)
+
+    def flush(self) -> int:
+        """The file's length, once everything is written."""
+        self._file.flush()
+        return self._file.tell()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """The rows of a run's `metrics.jsonl`."""
+    path = out / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@contextmanager
+def step_bar(total: int) -> Iterator[Callable[[int, Tensor, float], None]]:
+    """A function of (step, loss, lesions per second) that draws progress on stderr.
+
+    Nothing is drawn where stderr is not a terminal.
+    """
+    columns = (
+        TextColumn("pre-training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps  {task.description}"),
+        TimeElapsedColumn(),
+        TextColumn("elapsed,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    quiet = not sys.stderr.isatty()
+    with RichProgress(*columns, console=Console(stderr=True), disable=quiet) as bars:
+        task = bars.add_task("", total=total)
+
+        def advance(step: int, loss: Tensor, pace: float) -> None:
+            text = f"loss {loss.item():.3f}  {pace:,.0f} lesions/s " if not quiet else ""
+            bars.update(task, completed=step, description=text)
+
+        yield advance
+
+
+@dataclass
+class Stop:
+    """Whether a signal asked the loop to stop after the current step."""
+
+    wanted: bool = False
+
+
+@contextmanager
+def deferred_signals() -> Iterator[Stop]:
+    """Turns SIGINT and SIGTERM into a wish, so that a step is finished and its state saved.
+
+    A second signal interrupts at once. Outside the main thread nothing is changed.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.wanted:
+            raise KeyboardInterrupt
+        stop.wanted = True
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handle) for number in signals]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -26,7 +27,7 @@ from slimp.encoding import Encoding, Rows
 from slimp.errors import CohortError
 from slimp.schema import LevelName
 
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
+IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,11 +144,12 @@ class PatientBatches(Dataset[Batch]):
         patients = np.array_split(self._order(epoch), self.batches_per_epoch)[k]
         rng = np.random.default_rng((self.config.seed, epoch, k))
         drawn = []
-        for patient in patients:
-            for lesion in self._draw_lesions(patient, rng):
-                images = self._images_of[lesion]
-                size = min(self.config.images_per_lesion, len(images))
-                drawn.append(np.sort(rng.choice(images, size=size, replace=False)))
+        for patient in patients.tolist():
+            for lesion in self._draw_lesions(patient, rng).tolist():
+                images, most = self._images_of[lesion], self.config.images_per_lesion
+                if len(images) > most:
+                    images = np.sort(rng.choice(images, size=most, replace=False))
+                drawn.append(images)
         return np.concatenate(drawn)
 
     def _shuffle(self, epoch: int) -> IntArray:
@@ -163,7 +165,7 @@ class PatientBatches(Dataset[Batch]):
         front = np.argsort(~self._always[shuffled], kind="stable")
         return np.sort(shuffled[front][: self.config.lesions])
 
-    def _lesions_to_include(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def _lesions_to_include(self) -> NDArray[np.bool_]:
         label, always = self.config.always_include, np.zeros(len(self.cohort.lesions), dtype=bool)
         if label is not None:
             if label not in self.cohort.classes:
@@ -210,10 +212,10 @@ class PatientBatches(Dataset[Batch]):
 
     def _view(self, epoch: int, view: int, images: IntArray) -> UInt8[Tensor, "n 3 height width"]:
         pixels = []
-        for row in images:
+        for row in images.tolist():
             image = decode(self.cohort.read_image(row), self._decode_side())
             if self.augment or view > 0:  # a second view without augmentation would be the first
-                rng = np.random.default_rng((self.config.seed, epoch, int(row), view))
+                rng = np.random.default_rng((self.config.seed, epoch, row, view))
                 pixels.append(augment(image, self.image_size, self.config, rng))
             else:
                 pixels.append(centre(image, self.image_size))
@@ -256,7 +258,9 @@ class _PlainImages(Dataset[Tensor]):
 
     def __getitem__(self, rows: IntArray) -> UInt8[Tensor, "n 3 height width"]:
         size = self.image_size
-        return torch.stack([centre(decode(self.cohort.read_image(r), size), size) for r in rows])
+        return torch.stack(
+            [centre(decode(self.cohort.read_image(row), size), size) for row in rows.tolist()]
+        )
 
 
 def _loader(
@@ -287,8 +291,7 @@ def decode(encoded: bytes, side: int) -> UInt8[Tensor, "3 height width"]:
             array = np.array(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise CohortError(
-            f"an image of the cohort cannot be decoded ({error}). "
-            "Find it with: slimp data check."
+            f"an image of the cohort cannot be decoded ({error}). Find it with: slimp data check."
         ) from None
     return torch.from_numpy(array).permute(2, 0, 1)
 

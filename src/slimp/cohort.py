@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from slimp.errors import CohortError
 from slimp.schema import LevelName, Schema
@@ -81,7 +82,7 @@ class Cohort:
     schema: Schema
     tables: Tables
     store: Images
-    positions: np.ndarray[Any, np.dtype[np.int64]]
+    positions: NDArray[np.int64]
     """(images,) position in `store` of each row of `tables.images`."""
 
     def __len__(self) -> int:
@@ -114,12 +115,12 @@ class Cohort:
         return tuple(sorted(self.images["label"].dropna().unique().tolist()))
 
     @property
-    def lesion_of_image(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def lesion_of_image(self) -> NDArray[np.int64]:
         """(images,) row of each image's lesion in `lesions`."""
         return _rows_of(self.images["lesion_id"], self.lesions["lesion_id"])
 
     @property
-    def patient_of_lesion(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def patient_of_lesion(self) -> NDArray[np.int64]:
         """(lesions,) row of each lesion's patient in `patients`."""
         return _rows_of(self.lesions["patient_id"], self.patients["patient_id"])
 
@@ -127,7 +128,7 @@ class Cohort:
         """The encoded image of row `row` of `images`."""
         return self.store.read(int(self.positions[row]))
 
-    def select(self, mask: np.ndarray[Any, np.dtype[np.bool_]] | pd.Series) -> Cohort:
+    def select(self, mask: NDArray[np.bool_] | pd.Series) -> Cohort:
         """The images where `mask` is true, with just their lesions and patients.
 
         Raises:
@@ -268,7 +269,7 @@ class CohortWriter:
         self._lengths: list[int] = []
         self._finished = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> CohortWriter:
         self._partial = self._folder.__enter__()
         self._file: IO[bytes] = (self._partial / "images.bin").open("wb")
         return self
@@ -289,9 +290,7 @@ class CohortWriter:
         if not self._lengths:
             raise CohortError(f"cohort '{info.name}': no images, so there is nothing to write.")
         lengths = np.array(self._lengths, dtype=np.int64)
-        images = tables.images.assign(
-            byte_offset=np.cumsum(lengths) - lengths, byte_length=lengths
-        )
+        images = tables.images.assign(byte_offset=np.cumsum(lengths) - lengths, byte_length=lengths)
         images.to_parquet(self._partial / "images.parquet", index=False)
         tables.lesions.to_parquet(self._partial / "lesions.parquet", index=False)
         tables.patients.to_parquet(self._partial / "patients.parquet", index=False)
@@ -321,12 +320,12 @@ class CohortWriter:
 
 
 def assign_groups(
-    labels: Sequence[Any] | np.ndarray[Any, Any],
-    groups: Sequence[Any] | np.ndarray[Any, Any],
+    labels: Sequence[Any] | NDArray[Any],
+    groups: Sequence[Any] | NDArray[Any],
     parts: Mapping[str, float],
     *,
     seed: int,
-) -> np.ndarray[Any, Any]:
+) -> NDArray[Any]:
     """Part name per row: no group in two parts, sizes and label shares as near as groups allow.
 
     Groups are dealt in random order, those with the rarest labels first, each to the part that
@@ -394,7 +393,7 @@ def require_disjoint(**parts: Iterable[str]) -> None:
                 )
 
 
-def _rows_of(ids: pd.Series, table_ids: pd.Series) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _rows_of(ids: pd.Series, table_ids: pd.Series) -> NDArray[np.int64]:
     return pd.Index(table_ids).get_indexer(pd.Index(ids)).astype(np.int64)
 
 

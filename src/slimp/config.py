@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 from slimp.errors import UserError
 
@@ -189,7 +189,9 @@ class PretrainConfig(ModelConfig, BatchConfig, OptimConfig):
         if self.validation_fraction + self.held_out_fraction >= 1:
             raise UserError("validation_fraction and held_out_fraction leave nothing to train on.")
         if self.monitor != "last" and self.validation_fraction == 0:
-            raise UserError(f"monitor={self.monitor} needs validation patients; none are set aside.")
+            raise UserError(
+                f"monitor={self.monitor} needs validation patients; none are set aside."
+            )
         if self.patience and self.monitor == "last":
             raise UserError("patience needs a monitor other than 'last'.")
         if self.devices != 1:
@@ -207,7 +209,7 @@ class PretrainConfig(ModelConfig, BatchConfig, OptimConfig):
         return {"preset": name, **PRESETS[name]}
 
     @classmethod
-    def from_preset(cls, name: str, **changes: Any) -> Self:
+    def from_preset(cls, name: str, **changes: Any) -> PretrainConfig:
         """A preset with some fields changed."""
         return cls(**{**cls.preset_values(name), **changes})
 

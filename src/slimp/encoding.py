@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from slimp.schema import Feature, Kind, Level, LevelName
@@ -177,9 +178,7 @@ def _fit(feature: Feature, table: pd.DataFrame) -> FittedFeature:
     return FittedFeature(**kwargs)
 
 
-def _encode(
-    feature: FittedFeature, table: pd.DataFrame
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _encode(feature: FittedFeature, table: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any]]:
     if feature.kind == "continuous":
         values = table[feature.columns[0]].to_numpy(dtype=np.float64, na_value=np.nan)
         known = np.isfinite(values)
@@ -192,7 +191,7 @@ def _encode(
     return values, ticks.notna().to_numpy().any(axis=1)
 
 
-def _stack(columns: list[np.ndarray[Any, Any]], n: int, dtype: type) -> np.ndarray[Any, Any]:
+def _stack(columns: list[NDArray[Any]], n: int, dtype: type) -> NDArray[Any]:
     if not columns:
         return np.zeros((n, 0), dtype=dtype)
     return np.column_stack(columns).astype(dtype)  # (n, columns)

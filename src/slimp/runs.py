@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -48,9 +48,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def open_run(
-    out: Path, config: PretrainConfig, *, resume: bool, overwrite: bool
-) -> PretrainConfig:
+def open_run(out: Path, config: PretrainConfig, *, resume: bool, overwrite: bool) -> PretrainConfig:
     """The settings of the run in `out`, which is made if need be.
 
     On resume the saved settings count, and those of `config` must agree with them.
@@ -108,7 +106,7 @@ class Log:
         self._file.flush()
         return self._file.tell()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Log:
         return self
 
     def __exit__(

@@ -10,13 +10,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from slimp.errors import UserError
 
 
+@runtime_checkable
 class Images(Protocol):
     """Random access to encoded images (JPEG or PNG bytes) by position."""
 
@@ -51,7 +53,7 @@ class PackedImages:
         offsets: (n + 1,) byte positions; image i is `file[offsets[i]:offsets[i + 1]]`.
     """
 
-    def __init__(self, path: Path, offsets: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+    def __init__(self, path: Path, offsets: NDArray[np.int64]) -> None:
         self.path = path
         self.offsets = offsets
         self._map: mmap.mmap | None = None

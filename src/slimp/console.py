@@ -1,0 +1,64 @@
+"""What the command line writes: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PIPED_WIDTH = 160
+"""Characters per line where standard output is a file or a pipe."""
+
+
+def say(text: str) -> None:
+    """Writes a line of results."""
+    sys.stdout.write(f"{text}\n")
+
+
+def note(text: str) -> None:
+    """Writes a line of progress or advice to standard error."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Writes a table: ruled on a terminal, plain aligned text where the output is piped.
+
+    Columns whose every cell is a number or an interval are aligned to the right.
+    """
+    from rich.console import Console
+
+    terminal = sys.stdout.isatty()
+    console = Console(
+        file=sys.stdout,
+        width=None if terminal else PIPED_WIDTH,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    console.print(_table(title, columns, [list(map(str, row)) for row in rows], ruled=terminal))
+
+
+def _table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, ruled: bool
+) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD if ruled else None,
+        pad_edge=False,
+    )
+    for i, column in enumerate(columns):
+        numeric = bool(rows) and all(row[i][:1].isdigit() or row[i] in ("", "-") for row in rows)
+        table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table

@@ -56,7 +56,7 @@ $(BIN)/python:
 	    "Install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "slimp needs Python 3.11 or newer; $(PYTHON) is older or does not run." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # Written last, so that an interrupted installation is taken up again.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python

@@ -1,0 +1,96 @@
+"""What README and docs tell people to type does work."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from slimp.cli import VERBS, find_verb
+from slimp.flags import parse
+from slimp.schema import Schema
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [code for name, code in FENCE.findall(page.read_text("utf-8")) if name == language]
+
+
+def commands() -> list[str]:
+    lines = [
+        line for page in PAGES for block in blocks(page, "bash") for line in block.splitlines()
+    ]
+    return [line for line in lines if line.startswith("slimp ")]
+
+
+def parsed(line: str) -> object:
+    words = shlex.split(line.partition(" > ")[0], comments=True)[1:]
+    verb = find_verb(words)
+    assert verb, f"no such verb: {line}"
+    module = import_module(f"slimp.commands.{verb.replace(' ', '_')}")
+    argv = words[len(verb.split()) :]
+    if "--print-config" in argv:
+        with pytest.raises(SystemExit):
+            parse(argv, module.Arguments, command=verb, description="")
+        return None
+    return parse(argv, module.Arguments, command=verb, description="")
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_exist(line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("seed: 3\n")
+    parsed(line)
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    named = {
+        target
+        for page in PAGES
+        for target in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text("utf-8"), re.MULTILINE)
+    }
+    assert {"demo", "test", "check"} <= named <= targets
+
+
+def test_schema_files_are_valid():
+    for page in PAGES:
+        for block in blocks(page, "toml"):
+            if re.search(r"^image = ", block, re.MULTILINE):
+                Schema.from_dict(tomllib.loads(block))
+
+
+def test_every_verb_is_documented():
+    text = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    assert not [verb for verb in VERBS if f"| `slimp {verb}" not in text]
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_python_of_the_readme_runs(tmp_path, monkeypatch):
+    """On a synthetic cohort and a run of two steps, in the places that the README names."""
+    from slimp.cohort import Cohort
+    from slimp.config import PretrainConfig
+    from slimp.sources.synthetic import SyntheticConfig, write_synthetic
+    from slimp.train import pretrain
+
+    monkeypatch.chdir(tmp_path)
+    write_synthetic(Path("cohorts/mine"), SyntheticConfig(patients=60, lesions=3, image_size=32))
+    settings = PretrainConfig.from_preset("tiny", image_size=32, epochs=1, workers=0)
+    pretrain(Cohort.load("cohorts/mine"), settings, "runs/mine")
+    names: dict[str, object] = {}
+    for code in blocks(ROOT / "README.md", "python"):
+        exec(compile(code, "README.md", "exec"), names)  # the README is ours
+    assert {"cohort", "table", "result"} <= set(names)

@@ -57,6 +57,7 @@ class ModelConfig:
     """Rows of equal metadata: each other's negatives (the paper) or shared positives."""
 
     def __post_init__(self) -> None:
+        super_post_init(ModelConfig, self)
         _require_positive(self, "image_size", "tabular_width", "tabular_depth", "tabular_heads")
         _require_positive(self, "projection_width", "temperature")
         if any(weight < 0 for weight in self.weights.values()):

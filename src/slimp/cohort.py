@@ -367,10 +367,8 @@ def assign_groups(
     for position, group in enumerate(order):
         lack = ((wanted - have) / share * counts[group]).sum(axis=1)
         empty = [k for k in range(len(names)) if have[k].sum() == 0]
-        if len(empty) == len(order) - position:  # every part gets at least one group
-            part = empty[0]
-        else:
-            part = int(np.argmax(lack / fractions))
+        last_chance = len(empty) == len(order) - position  # every part gets at least one group
+        part = empty[0] if last_chance else int(np.argmax(lack / fractions))
         part_of_group[group] = part
         have[part] += counts[group]
     return np.array(names)[part_of_group[group_codes]]

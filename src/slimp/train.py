@@ -31,7 +31,6 @@ from slimp.runs import Log, deferred_signals, open_run, step_bar
 from slimp.schema import LEVELS
 from slimp.storage import new_file
 
-
 PARTS = ("train", "validation", "held_out")
 OFFICIAL_PARTS = {"train": "train", "validation": "validation", "held_out": "test"}
 """Our name of a part -> its name in a cohort's `split` column."""
@@ -97,7 +96,9 @@ def pretrain(
     )
     fabric.seed_everything(config.seed, verbose=False)
     model = build_model(parts.train, config)
-    model.image_encoder.set_fused_attention(prefers_fused_attention(fabric.device, config.precision))
+    model.image_encoder.set_fused_attention(
+        prefers_fused_attention(fabric.device, config.precision)
+    )
     data = PatientBatches(
         parts.train,
         model.encodings,
@@ -217,9 +218,7 @@ def build_model(train: Cohort, config: PretrainConfig) -> Slimp:
 
 def make_optimizer(model: nn.Module, config: PretrainConfig) -> AdamW:
     """AdamW that decays matrices and convolutions, but no bias, norm, embedding or temperature."""
-    embedded = {
-        id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
-    }
+    embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     decayed, plain = [], []
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -241,9 +240,7 @@ def learning_rate(step: int, total: int, config: PretrainConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def measured(
-    loss: NestedLoss, model: Slimp, rate: float, pace: float
-) -> dict[str, float | None]:
+def measured(loss: NestedLoss, model: Slimp, rate: float, pace: float) -> dict[str, float | None]:
     """What a step row of `metrics.jsonl` holds besides step and epoch."""
     temperatures = {name: level.temperature().item() for name, level in model.levels.items()}  # type: ignore[operator, union-attr]
     return {

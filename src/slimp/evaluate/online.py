@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from jaxtyping import Float
+from slimp.evaluate.knn import knn_balanced_accuracy
+from slimp.losses import nested_loss
 from torch import Tensor
 
 from slimp.batches import PatientBatches, epoch_loader, image_batches
 from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
-from slimp.evaluate.knn import knn_balanced_accuracy
 from slimp.evaluate.similarity import recall_at_k
-from slimp.losses import nested_loss
 from slimp.models.nested import Slimp
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Image encoders, tabular encoders, and the recursion that relates them."""

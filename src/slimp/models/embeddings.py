@@ -1,0 +1,30 @@
+"""What leaves the model and enters the loss. Axis names: n = rows of a level, d = width."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two sets of projections whose equal rows belong together."""
+
+    name: str
+    """The level: view, image, lesion or patient."""
+    anchor: Float[Tensor, "n d"]
+    """What lies below: images, with finer metadata from the second level on."""
+    target: Float[Tensor, "n d"]
+    """The level's metadata (for the view level: the second view)."""
+    temperature: Float[Tensor, ""]
+    groups: Int[Tensor, " n"] | None = None
+    """Rows of equal number are positives of one another; None: only equal rows are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embeddings:
+    """The pairs that the objective compares, from fine to coarse; projections, not normalised."""
+
+    pairs: tuple[Pair, ...]

@@ -1,0 +1,336 @@
+"""The generative cohort: reproducible in every part, with the dependences that it is made for."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from slimp.cohort import Cohort, CohortInfo
+from slimp.errors import TableError, UserError
+from slimp.schema import Schema
+from slimp.sources import synthetic, synthetic_images, synthetic_people
+from slimp.sources.synthetic import (
+    SyntheticConfig,
+    synthesize,
+    synthetic_mask,
+    synthetic_schema,
+    write_synthetic,
+)
+
+SMALL = SyntheticConfig(patients=5, lesions=3, images_per_lesion=2, image_size=32, seed=4)
+
+
+@pytest.fixture(scope="module")
+def cohort() -> Cohort:
+    """Large enough for statistics, with small photographs."""
+    return synthesize(SyntheticConfig(patients=160, lesions=5, image_size=32, seed=1))
+
+
+def pixels_of(cohort: Cohort, row: int) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(cohort.read_image(row))), dtype=float)
+
+
+def assert_same(first: Cohort, second: Cohort) -> None:
+    for level in ("images", "lesions", "patients"):
+        pd.testing.assert_frame_equal(getattr(first, level), getattr(second, level))
+    assert first.schema == second.schema
+    assert [first.read_image(i) for i in range(len(first))] == [
+        second.read_image(i) for i in range(len(second))
+    ]
+
+
+def test_a_seed_fixes_every_byte():
+    assert_same(synthesize(SMALL), synthesize(SMALL))
+    other = synthesize(replace(SMALL, seed=5))
+    assert other.read_image(0) != synthesize(SMALL).read_image(0)
+
+
+def test_more_patients_start_with_the_same_ones():
+    small, large = synthesize(SMALL), synthesize(replace(SMALL, patients=8))
+    assert len(large) > len(small)
+    assert_same(small, large.select_patients(small.patients["patient_id"]))
+
+
+def test_streaming_to_disk_equals_the_cohort_in_memory(tmp_path):
+    calls = []
+    write_synthetic(tmp_path / "cohort", SMALL, lambda done, total: calls.append((done, total)))
+    assert calls == [(k, SMALL.patients) for k in range(1, SMALL.patients + 1)]
+    loaded, made = Cohort.load(tmp_path / "cohort"), synthesize(SMALL)
+    assert_same(loaded, made)
+    assert SyntheticConfig.of(loaded.info) == SMALL
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path):
+    def stop(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_synthetic(tmp_path / "cohort", SMALL, stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_folder_is_only_overwritten_on_request(tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        write_synthetic(tmp_path, SMALL)
+    write_synthetic(tmp_path, SMALL, overwrite=True)
+    assert Cohort.load(tmp_path).info.source == "synthetic"
+
+
+def test_ids_say_whose_they_are(cohort):
+    images = cohort.images
+    assert images["image_id"].iloc[0] == "P000001-L01-1"
+    assert images["image_id"].is_unique
+    assert (images["image_id"].str.rsplit("-", n=1).str[0] == images["lesion_id"]).all()
+    assert (images["lesion_id"].str.split("-").str[0] == images["patient_id"]).all()
+
+
+def test_lesions_per_patient_are_ragged_around_the_mean(cohort):
+    counts = cohort.lesions.groupby("patient_id").size()
+    assert counts.min() == 1
+    assert counts.max() > 9
+    assert abs(counts.mean() - 5) < 0.8
+    alone = synthesize(SyntheticConfig(patients=4, lesions=1, image_size=32))
+    assert len(alone.lesions) == 4
+
+
+def test_photographs_per_lesion_never_exceed_the_limit():
+    made = synthesize(replace(SMALL, patients=12, images_per_lesion=3))
+    assert set(made.images.groupby("lesion_id").size()) == {1, 2, 3}
+
+
+def test_photographs_of_a_lesion_differ_but_show_the_same_lesion():
+    made = synthesize(replace(SMALL, label_noise=0.5))
+    encoded = [made.read_image(i) for i in range(len(made))]
+    assert len(set(encoded)) == len(encoded)
+    assert (made.images.groupby("lesion_id")["label"].nunique() == 1).all()
+
+
+def test_the_mask_is_where_the_lesion_is(cohort):
+    config = SyntheticConfig.of(cohort.info)
+    contrast, drift = [], []
+    for row in range(0, 200, 2):
+        mask = synthetic_mask(config, cohort.images["image_id"].iloc[row])
+        pixels = pixels_of(cohort, row)
+        assert 0.02 < mask.mean() < 0.7
+        ring, halves = ~mask, np.arange(32) < 16
+        contrast.append(np.abs(pixels[mask].mean(0) - pixels[ring].mean(0)).max())
+        sides = [pixels[ring & side].mean(0) for side in (halves, ~halves)]
+        drift.append(np.abs(sides[0] - sides[1]).max())
+    assert np.median(contrast) > 2.5 * np.median(drift)
+    assert np.mean(np.array(contrast) > 10) > 0.9
+
+
+def test_render_returns_the_mask_that_is_made_alone():
+    patient = synthetic_people.draw_patient(np.random.default_rng(0), 0.2)
+    rng = np.random.default_rng(1)
+    lesion = synthetic_people.draw_lesion(rng, patient, context=1.0, ambiguity=0.3, spread=0.1)
+    photo = synthetic_people.draw_photo(
+        rng, patient, lesion.look, cast=(0.0, 0.0, 0.0), lighting=0.1, session_share=0.5
+    )
+    _, mask = synthetic_images.render(patient.skin, lesion.look, photo, 48, rng)
+    np.testing.assert_array_equal(mask, synthetic_images.lesion_mask(lesion.look, photo, 48))
+
+
+def test_image_size_changes_the_resolution_and_not_the_scene():
+    small, large = (synthesize(replace(SMALL, patients=2, image_size=s)) for s in (32, 128))
+    pd.testing.assert_frame_equal(small.images, large.images)
+    for row, image_id in enumerate(small.images["image_id"]):
+        masks = [synthetic_mask(replace(SMALL, image_size=s), image_id) for s in (32, 128)]
+        shrunk = masks[1].reshape(32, 4, 32, 4).mean(axis=(1, 3)) > 0.5
+        assert (shrunk & masks[0]).sum() / (shrunk | masks[0]).sum() > 0.9
+        shrunk = pixels_of(large, row).reshape(32, 4, 32, 4, 3).mean(axis=(1, 3))
+        assert np.abs(shrunk - pixels_of(small, row)).mean() < 8
+
+
+@pytest.mark.parametrize(
+    "image_id",
+    [
+        "P000006-L01-1",
+        "P000000-L01-1",
+        "P000001-L99-1",
+        "P000001-L01-9",
+        "P1",
+        "P000001-L00-1",
+        "P000001-L01-01",
+    ],
+)
+def test_a_mask_of_an_unknown_image_is_refused(image_id):
+    with pytest.raises(UserError, match=f"no image '{image_id}'"):
+        synthetic_mask(SMALL, image_id)
+
+
+def test_random_fields_are_standard_normal_at_every_grain():
+    rng = np.random.default_rng(0)
+    for knots in (5, 10, 22):
+        sample = np.stack([synthetic_images._field(rng, 40, knots) for _ in range(800)])
+        assert np.abs(sample.mean(axis=0)).max() < 0.2
+        assert np.abs(sample.std(axis=0) - 1).max() < 0.15
+
+
+def test_phenotype_shifts_the_diagnoses_and_context_switches_it_off():
+    average = synthetic_people.Phenotype(0, 0, 0, 0, 0)
+    tanned = average._replace(sun_damage=2, fairness=1)
+    base = synthetic_people.diagnosis_probabilities(average, 1.0)
+    shifted = synthetic_people.diagnosis_probabilities(tanned, 1.0)
+    assert base.sum() == pytest.approx(1)
+    actinic = synthetic_people.DIAGNOSES.index("actinic")
+    assert shifted[actinic] > 2 * base[actinic]
+    np.testing.assert_allclose(synthetic_people.diagnosis_probabilities(tanned, 0.0), base)
+
+
+def test_metadata_carry_the_diagnosis_and_the_phenotype(cohort):
+    table = cohort.images.merge(cohort.lesions, on=["lesion_id", "patient_id"])
+    table = table.merge(cohort.patients, on="patient_id")
+    of = dict(iter(table.groupby("label")))
+    assert set(of) == set(synthetic_people.DIAGNOSES)
+    assert of["actinic"]["age"].mean() > of["nevus"]["age"].mean() + 5
+    assert of["melanoma"]["changed"].mean() > of["nevus"]["changed"].mean() + 0.1
+    assert of["nevus"]["duration_months"].median() > of["melanoma"]["duration_months"].median()
+    dark = table["colour"].isin(["dark", "mixed"])
+    assert dark[table["label"] == "melanoma"].mean() > dark[table["label"] == "nevus"].mean() + 0.2
+
+
+def test_a_melanoma_stands_out_from_its_own_patients_nevi_and_less_so_from_all_nevi():
+    config = SyntheticConfig(patients=400, lesions=4, ambiguity=0.0, spread=0.05)
+    pigment, signature, melanoma = [], [], []
+    for number in range(1, config.patients + 1):
+        drawn = synthetic._draw_patient(config, number)
+        for k in range(1, drawn.lesions + 1):
+            lesion = synthetic._draw_lesion(config, number, k, drawn.patient).lesion
+            name = synthetic_people.DIAGNOSES[lesion.diagnosis]
+            if name in ("nevus", "melanoma"):
+                pigment.append(lesion.look.melanin)
+                signature.append(drawn.patient.skin.mole_melanin)
+                melanoma.append(name == "melanoma")
+    relative = np.array(pigment) - np.array(signature)
+    assert roc_auc_score(melanoma, relative) > 0.95
+    assert roc_auc_score(melanoma, pigment) < 0.85
+
+
+def test_photographs_of_a_patient_share_their_skin(cohort):
+    corners = np.array([pixels_of(cohort, i)[:4, :4].mean(axis=(0, 1)) for i in range(len(cohort))])
+    table = pd.DataFrame(corners).groupby(cohort.images["patient_id"].to_numpy())
+    within = table.var().mean().mean()
+    assert within < 0.35 * corners.var(axis=0).mean()
+
+
+def test_the_questionnaire_is_missing_as_a_whole(cohort):
+    always = ["patient_id", "age", "sex", "clinic"]
+    asked = cohort.patients.drop(columns=always).isna()
+    whole = asked.all(axis=1)
+    assert abs(whole.mean() - 0.35) < 0.1
+    assert asked[~whole].to_numpy().mean() < 0.06
+    assert 0 < cohort.patients[always].isna().to_numpy().mean() < 0.06
+    assert 0 < cohort.lesions.isna().to_numpy().mean() < 0.06
+    full = synthesize(replace(SMALL, missing_block=0.0, missing_cells=0.0))
+    assert not full.patients.isna().to_numpy().any()
+    assert not full.lesions.isna().to_numpy().any()
+
+
+def test_label_noise_changes_labels_and_nothing_else():
+    clean, noisy = (
+        synthesize(SyntheticConfig(patients=40, image_size=16, label_noise=share))
+        for share in (0.0, 0.5)
+    )
+    pd.testing.assert_frame_equal(clean.lesions, noisy.lesions)
+    changed = (clean.images["label"] != noisy.images["label"]).mean()
+    assert 0.3 < changed < 0.5  # one redrawn label in five is the true one
+
+
+def test_columns_are_typed_as_a_cohort_wants_them(cohort):
+    kinds = {"continuous": "float64", "categorical": "str", "checkbox": "boolean"}
+    for level in cohort.schema.levels:
+        table = cohort.tables.of_level(level.name)
+        for feature in level.features:
+            for column in feature.columns:
+                assert table[column].dtype == kinds[feature.kind], column
+            if feature.categories is not None:
+                assert set(table[feature.columns[0]].dropna()) <= set(feature.categories)
+
+
+def test_the_leaking_column_is_published_and_refused(cohort):
+    assert "biopsied" not in [c for level in cohort.schema.levels for c in level.columns]
+    cancer = cohort.images["label"].isin(synthetic_people.CANCERS)
+    assert set(cohort.images.loc[cancer, "biopsied"]) == {"True"}
+    assert set(cohort.images.loc[~cancer, "biopsied"]) == {"True", "False"}
+    content = cohort.schema.to_dict()
+    content["lesion_metadata"]["biopsied"] = {"kind": "checkbox"}
+    with pytest.raises(TableError, match="column 'biopsied' is refused"):
+        Schema.from_dict(content)
+
+
+def test_nuisance_columns_are_as_many_as_asked_for():
+    def columns(n: int) -> set[str]:
+        return set(synthetic_schema(SyntheticConfig(nuisance_columns=n)).level("patient").columns)
+
+    assert len(columns(10)) == len(columns(0)) + 10
+    assert columns(1) - columns(0) == {"clinic"}
+    made = synthesize(replace(SMALL, nuisance_columns=0))
+    assert set(made.patients.columns) == columns(0) | {"patient_id"}
+
+
+def test_image_metadata_make_a_third_level():
+    made = synthesize(replace(SMALL, image_metadata=True))
+    assert made.schema.level("image").columns == ("field_mm", "exposure")
+    assert made.images["field_mm"].between(5, 60).all()
+    assert not synthetic_schema(SMALL).level("image").features
+    assert "field_mm" not in synthesize(SMALL).images
+
+
+def test_a_table_keeps_its_types_across_chunks():
+    level = synthetic_schema(SMALL).level("lesion")
+    builder = synthetic._TableBuilder(level)
+    row = dict.fromkeys(level.columns) | {"patient_id": "P1"}
+    for k in range(10_001):  # all features missing in the first chunk
+        builder.add({**row, "lesion_id": str(k), "itch": True if k == 10_000 else None})
+    table = builder.finish()
+    assert len(table) == 10_001
+    assert table["itch"].dtype == "boolean"
+    assert table["itch"].notna().sum() == 1
+    assert table["diameter_mm"].dtype == "float64"
+
+
+def test_the_cohort_says_what_it_is(cohort):
+    assert cohort.info.licence == "CC0-1.0"
+    assert "no real patient" in cohort.info.citation
+    assert "no real patient" in cohort.info.import_report["statement"]
+    report = json.loads(json.dumps(dict(cohort.info.import_report)))
+    assert report["config"] == asdict(SyntheticConfig.of(cohort.info))
+
+
+def test_a_configuration_is_only_read_from_a_synthetic_cohort(cohort):
+    with pytest.raises(UserError, match="cohort 'ham' is not synthetic"):
+        SyntheticConfig.of(CohortInfo(name="ham", source="ham10000"))
+    old = replace(cohort.info, import_report={"config": {"patients": 3}})
+    with pytest.raises(UserError, match="made by another version"):
+        SyntheticConfig.of(old)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patients": 0}, "patients must be at least 1, got 0"),
+        ({"lesions": 0}, "lesions must be at least 1, got 0"),
+        ({"images_per_lesion": -1}, "images_per_lesion must be at least 1, got -1"),
+        ({"image_size": 8}, "image_size must be 16 to 2048 px, got 8"),
+        ({"seed": -1}, "seed must be 0 to 4294967295, got -1"),
+        ({"label_noise": 1.5}, "label_noise is a share, 0 to 1, got 1.5"),
+        ({"missing_block": -0.1}, "missing_block is a share"),
+        ({"missing_cells": float("nan")}, "missing_cells is a share, 0 to 1, got nan"),
+        ({"spread": -1.0}, "spread must be 0 or more, got -1.0"),
+        ({"lighting": float("inf")}, "lighting must be 0 or more, got inf"),
+        ({"nuisance_columns": 11}, "nuisance_columns must be 0 to 10, got 11"),
+    ],
+)
+def test_nonsense_is_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        SyntheticConfig(**change)

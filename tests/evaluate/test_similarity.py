@@ -10,8 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slimp.batches import PatientBatches
+from slimp.config import BatchConfig, ModelConfig
+from slimp.encoding import Encoding
 from slimp.evaluate import similarity as module
-from slimp.evaluate.similarity import recall_at_k, similarity
+from slimp.evaluate.similarity import recall_at_k, similarity, similarity_by_level
+from slimp.models.nested import Slimp
+from slimp.sources.synthetic import SyntheticConfig, synthesize
 
 
 def slow_recall(a, b, k, groups):
@@ -132,6 +137,52 @@ def test_the_dictionary_holds_figures_only():
     assert found["n"] == 3
     assert found["image_to_metadata_recall_at_1"] == 1.0
     assert all(isinstance(value, int | float) for value in found.values())
+
+
+def tiny_model(cohort, **changes):
+    torch.manual_seed(0)
+    vit = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    config = ModelConfig(
+        encoder="vit_tiny_patch16_224",
+        encoder_options=vit,
+        image_size=16,
+        tabular_width=8,
+        projection_width=8,
+        **changes,
+    )
+    flat = cohort.flatten() if config.hierarchy == "flat" else cohort
+    encodings = {
+        level.name: Encoding.fit(level, flat.tables.of_level(level.name))
+        for level in flat.schema.levels
+        if level.features
+    }
+    return Slimp(config, encodings)
+
+
+def test_levels_equal_one_forward_pass_over_everything():
+    cohort = synthesize(SyntheticConfig(patients=40, lesions=2, image_size=16))
+    model = tiny_model(cohort).train()
+    found = similarity_by_level(model, cohort)
+    assert model.training
+    everyone = BatchConfig(patients=40, lesions=100)
+    batches = PatientBatches(cohort, model.encodings, everyone, image_size=16, augment=False)
+    pairs = model.eval()(batches[0, 0]).pairs
+    assert list(found) == [pair.name for pair in pairs] == ["lesion", "patient"]
+    for pair in pairs:
+        cosines = torch.cosine_similarity(pair.anchor, pair.target).detach().numpy()
+        np.testing.assert_allclose(
+            np.sort(found[pair.name].matching), np.sort(cosines), rtol=1e-4, atol=1e-5
+        )
+    assert len(found["patient"].matching) == 40
+    assert len(found["lesion"].matching) == len(cohort.lesions)
+
+
+def test_levels_that_are_not_trained_or_say_nothing_are_left_out():
+    cohort = synthesize(SyntheticConfig(patients=5, lesions=3, image_size=16))
+    assert list(similarity_by_level(tiny_model(cohort, patient_weight=0.0), cohort)) == ["lesion"]
+    assert list(similarity_by_level(tiny_model(cohort, hierarchy="flat"), cohort)) == ["lesion"]
+    alone = cohort.select_patients(cohort.patients["patient_id"][:1])
+    assert "patient" not in similarity_by_level(tiny_model(cohort), alone)
 
 
 def test_refusals():

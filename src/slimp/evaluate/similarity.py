@@ -1,6 +1,7 @@
 """Do images and metadata of the same lesion or patient meet? Cosine similarities and recall.
 
-Axis names: n = rows of a level, d = width of the space in which similarities are taken.
+Axis names: n = rows of a level, m = non-matching pairs, d = width of the space in which
+similarities are taken.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ from jaxtyping import Float, Int
 from sklearn.metrics import auc, roc_curve
 from torch import Tensor
 from torch.nn import functional as F
+
+from slimp.batches import PatientBatches, epoch_loader
+from slimp.cohort import Cohort
+from slimp.config import BatchConfig
+from slimp.models.nested import Slimp
 
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -59,6 +65,54 @@ class Similarity:
             **{f"image_to_metadata_recall_at_{k}": v for k, v in self.image_to_metadata.items()},
             **{f"metadata_to_image_recall_at_{k}": v for k, v in self.metadata_to_image.items()},
         }
+
+
+@torch.no_grad()
+def similarity_by_level(
+    model: Slimp,
+    cohort: Cohort,
+    *,
+    seed: int = 0,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> dict[str, Similarity]:
+    """Per trained metadata level, the similarity of both sides on `cohort`, from fine to coarse.
+
+    Each patient counts with up to 100 lesions and one image per lesion, without augmentation.
+    Rows of equal metadata count as matching, since metadata cannot tell them apart. From the
+    second level on the image side holds the finer metadata as well, as in the objective. A
+    level whose metadata are the same for everyone is left out.
+
+    Args:
+        model: left as it was found.
+        cohort: rows that training never saw, if the figures are to mean anything.
+        seed: of the lesions, images and pairs drawn.
+        workers: processes that decode images; 0 decodes in this one.
+        device: where to compute.
+    """
+    if model.config.hierarchy == "flat":
+        cohort = cohort.flatten()
+    config = BatchConfig(patients=32, lesions=100, seed=seed, workers=workers)
+    batches = PatientBatches(
+        cohort, model.encodings, config, image_size=model.image_spec.size, augment=False
+    )
+    sides: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
+    training, before = model.training, next(model.parameters()).device
+    model.eval().to(device)
+    for batch in epoch_loader(batches, range(1)):
+        groups = {level.name: level.groups for level in batch.levels}
+        for pair in model(batch.to(torch.device(device))).pairs:
+            group = groups[pair.name]
+            if group is not None and model.config.weights[pair.name] > 0:
+                rows = (pair.anchor.float().cpu(), pair.target.float().cpu(), group)
+                sides.setdefault(pair.name, []).append(rows)
+    model.train(training).to(before)
+    joined = {name: [torch.cat(x) for x in zip(*rows, strict=True)] for name, rows in sides.items()}
+    return {
+        name: similarity(image, metadata, group, seed=seed)
+        for name, (image, metadata, group) in joined.items()
+        if (group != group[0]).any()
+    }
 
 
 def similarity(

@@ -1,0 +1,1 @@
+"""What `check_cohort` looks for, one subject per file."""

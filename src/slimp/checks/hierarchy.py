@@ -1,0 +1,131 @@
+"""Patients, lesions, classes and parts: is there enough, and does it hang together?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from slimp.checks.finding import Finding, count_of, name_list
+from slimp.cohort import Cohort
+
+FEW_PATIENTS = 10
+"""A class with fewer patients cannot be probed with folds and intervals that mean anything."""
+
+
+def hierarchy_findings(cohort: Cohort) -> Iterator[Finding]:
+    """Too few patients or classes, labels that disagree, patients in several parts."""
+    if len(cohort.patients) < 2:
+        yield Finding(
+            severity="error",
+            code="one-patient",
+            message=f"all {len(cohort)} images belong to one patient.",
+            example=str(cohort.patients["patient_id"].iloc[0]),
+            remedy="Check the patient column: nothing can be held out or contrasted.",
+        )
+    yield from _label_findings(cohort)
+    yield from _split_findings(cohort)
+
+
+def _label_findings(cohort: Cohort) -> Iterator[Finding]:
+    images = cohort.images
+    labelled = images[images["label"].notna()]
+    unlabelled = len(images) - len(labelled)
+    if unlabelled:
+        yield Finding(
+            severity="note",
+            code="unlabelled",
+            message=f"{count_of(unlabelled, 'image')} of {len(images)} without a label.",
+            example=str(images.loc[images["label"].isna(), "image_id"].iloc[0]),
+            remedy="They serve pre-training; probing leaves them out.",
+            count=unlabelled,
+        )
+    if labelled.empty:
+        return
+    if len(cohort.classes) < 2:
+        yield Finding(
+            severity="warning",
+            code="one-class",
+            message=f"every label is '{cohort.classes[0]}'.",
+            remedy="Pre-training is possible; probing needs at least two classes.",
+        )
+    patients = labelled.groupby("label")["patient_id"].nunique()
+    small = patients[patients < FEW_PATIENTS].sort_index()
+    if len(small):
+        yield Finding(
+            severity="warning",
+            code="small-class",
+            message=(
+                f"{count_of(len(small), 'class', 'classes')} of fewer than {FEW_PATIENTS} patients."
+            ),
+            example=name_list(
+                f"{name} ({count_of(count, 'patient')})" for name, count in small.items()
+            ),
+            remedy="Scores of these classes will mean little: join classes or leave them out.",
+            count=len(small),
+        )
+    by_lesion = labelled.groupby("lesion_id")["label"].nunique()
+    torn = sorted(by_lesion.index[by_lesion > 1])
+    if torn:
+        rows = labelled[labelled["lesion_id"] == torn[0]].head(4)
+        yield Finding(
+            severity="warning",
+            code="lesion-labels",
+            message=f"{count_of(len(torn), 'lesion')} whose images carry different labels.",
+            example=f"lesion {torn[0]}: "
+            + name_list(f"{row.image_id} {row.label}" for row in rows.itertuples()),
+            remedy="Check whether lesion ids are reused, or correct the labels.",
+            count=len(torn),
+        )
+
+
+def _split_findings(cohort: Cohort) -> Iterator[Finding]:
+    if "split" not in cohort.images:
+        return
+    parts = cohort.images.dropna(subset=["split"]).groupby("patient_id")["split"]
+    count = parts.nunique()
+    torn = sorted(count.index[count > 1])
+    if torn:
+        inside = name_list(sorted(set(parts.get_group(torn[0]))))
+        yield Finding(
+            severity="error",
+            code="patient-across-parts",
+            message=(
+                f"{count_of(len(torn), 'patient')} with images in more than one part of the split."
+            ),
+            example=f"patient {torn[0]}: in {inside}",
+            remedy="Move each patient to one part, or drop the split column and split anew.",
+            count=len(torn),
+        )
+
+
+def table_counts(cohort: Cohort) -> dict[str, object]:
+    """Patients, lesions and images, in all, per part, per class and per parent."""
+    images = cohort.images
+    counts: dict[str, object] = {
+        "patients": len(cohort.patients),
+        "lesions": len(cohort.lesions),
+        "images": len(images),
+        "lesions_per_patient": _spread(cohort.lesions.groupby("patient_id").size()),
+        "images_per_lesion": _spread(images.groupby("lesion_id").size()),
+        "unlabelled_images": int(images["label"].isna().sum()),
+        "classes": _units(images, "label"),
+    }
+    if "split" in images:
+        counts["parts"] = _units(images, "split")
+    return counts
+
+
+def _units(images: pd.DataFrame, by: str) -> dict[str, dict[str, int]]:
+    return {
+        str(name): {
+            "images": len(group),
+            "lesions": int(group["lesion_id"].nunique()),
+            "patients": int(group["patient_id"].nunique()),
+        }
+        for name, group in images.dropna(subset=[by]).groupby(by)
+    }
+
+
+def _spread(sizes: pd.Series) -> dict[str, int | float]:
+    return {"min": int(sizes.min()), "median": float(sizes.median()), "max": int(sizes.max())}

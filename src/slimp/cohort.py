@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -182,6 +183,11 @@ class Cohort:
             lesions = lesions.merge(first, left_on="lesion_id", right_index=True, how="left")
         tables = replace(self.tables, lesions=lesions)
         return replace(self, schema=self.schema.flatten(), tables=tables)
+
+    def check(self) -> Any:
+        """Everything that could spoil a result, as a `slimp.check.CheckReport`."""
+        # By name: the checks stand on this module, not this module on them.
+        return import_module("slimp.check").check_cohort(self)
 
     @classmethod
     def load(cls, folder: str | Path) -> Cohort:

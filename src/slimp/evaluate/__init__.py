@@ -1,0 +1,1 @@
+"""Probes on frozen features, their splits, metrics and intervals."""

@@ -1,0 +1,135 @@
+"""Confidence intervals by a bootstrap over patients.
+
+Rows of one patient resemble each other, so rows are not independent and an interval that
+resamples rows is too narrow. Here a replicate draws patients with replacement and keeps all
+rows of each.
+
+Axis names: p = patients tested in any split, n = test rows of one split, r = replicates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from slimp.errors import UserError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Statistic = Callable[[int, Array], dict[str, Array]]
+"""(split, weights (r, n)) -> values (r,) by name; NaN where undefined."""
+CHUNK = 64
+"""Replicates computed at once, so that the weights stay in cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A figure with its interval."""
+
+    mean: float
+    """Over the seeds."""
+    ci95: tuple[float, float]
+    """From the 2.5th and 97.5th percentile over the replicates."""
+    per_seed: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `metrics.json`."""
+        return {"mean": self.mean, "ci95": list(self.ci95), "per_seed": list(self.per_seed)}
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.ci95[0]:.3f}, {self.ci95[1]:.3f}]"
+
+
+def bootstrap(
+    groups: Sequence[Array],
+    statistic: Statistic,
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+    reflect: Collection[str] = (),
+    chunk: int = CHUNK,
+) -> dict[str, Estimate]:
+    """Mean over splits of each statistic, with its 95 % percentile interval over patients.
+
+    A replicate draws as many patients as there are, with replacement, from the union of the
+    test patients of all splits; a patient tested in several splits counts equally often in
+    each. Its value is the mean over splits of the statistic, as the estimate itself is. So the
+    interval covers which patients were tested; it does not cover which ones trained.
+
+    Args:
+        groups: per split, the patient of each test row.
+        statistic: called as `statistic(split, weights)`.
+        replicates: number of replicates.
+        seed: of the draws.
+        reflect: statistics, not negative, whose replicates are biased, such as a calibration
+            error, which resampling only adds noise to. Their interval is the percentile one
+            mirrored at the estimate (the "basic" bootstrap), cut at 0, and never below it.
+        chunk: replicates at a time; changes memory and speed, never the result.
+
+    Raises:
+        UserError: fewer than 1 replicate.
+    """
+    if replicates < 1:
+        raise UserError(f"replicates must be at least 1, got {replicates}.")
+    patients, rows = _index(groups)
+    per_split = [statistic(s, np.ones((1, len(r)))) for s, r in enumerate(rows)]
+    rng = np.random.default_rng(seed)
+    draws: list[dict[str, Array]] = []
+    for first in range(0, replicates, chunk):
+        times = draw_patients(len(patients), min(chunk, replicates - first), rng)
+        draws.append(_one_chunk(statistic, times, rows))
+    estimates = {}
+    for name in per_split[0]:
+        values = np.concatenate([draw[name] for draw in draws])
+        seeds = np.array([split[name][0] for split in per_split])
+        estimates[name] = _estimate(seeds, values, reflect=name in reflect)
+    return estimates
+
+
+def draw_patients(patients: int, replicates: int, rng: np.random.Generator) -> Float[Array, "r p"]:
+    """How often each patient occurs in each replicate; a row adds up to the number of patients."""
+    drawn = rng.integers(patients, size=(replicates, patients))
+    drawn += patients * np.arange(replicates)[:, None]  # so that one bincount serves all
+    counts = np.bincount(drawn.ravel(), minlength=replicates * patients)
+    return counts.reshape(replicates, patients).astype(np.float64)
+
+
+def _index(groups: Sequence[Array]) -> tuple[Array, list[Array]]:
+    """All patients, and per split the position of each test row's patient among them."""
+    patients, codes = np.unique(
+        np.concatenate([np.asarray(g).astype(str) for g in groups]), return_inverse=True
+    )
+    ends = np.cumsum([len(g) for g in groups])
+    return patients, np.split(codes, ends[:-1])
+
+
+def _one_chunk(statistic: Statistic, times: Array, rows: list[Array]) -> dict[str, Array]:
+    """Mean over splits per replicate; a split in which a replicate tests no one is left out."""
+    sums: dict[str, Array] = {}
+    counts: dict[str, Array] = {}
+    for s, index in enumerate(rows):
+        weights = times[:, index]  # (r, n)
+        empty = weights.sum(axis=1) == 0
+        weights[empty] = 1.0  # any weights: the values are dropped below
+        for name, values in statistic(s, weights).items():
+            known = ~(np.isnan(values) | empty)
+            sums[name] = sums.get(name, 0.0) + np.where(known, values, 0.0)
+            counts[name] = counts.get(name, 0) + known
+    return {
+        name: np.divide(
+            total, counts[name], out=np.full(len(total), np.nan), where=counts[name] > 0
+        )
+        for name, total in sums.items()
+    }
+
+
+def _estimate(seeds: Array, values: Array, *, reflect: bool) -> Estimate:
+    mean = float(seeds.mean())
+    values = values[~np.isnan(values)]
+    low, high = np.quantile(values, [0.025, 0.975]).tolist() if len(values) else (mean, mean)
+    if reflect:
+        low, high = max(0.0, 2 * mean - high), max(mean, 2 * mean - low)
+    return Estimate(mean=mean, ci95=(low, high), per_seed=tuple(seeds.tolist()))

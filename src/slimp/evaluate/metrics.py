@@ -1,0 +1,180 @@
+"""Classification metrics under many row weightings at once, so that a bootstrap stays cheap.
+
+A replicate of the bootstrap is a weight per test row. All metrics take `weights` of shape
+(r, n) and return r values; with one row of ones they are the plain metrics. A class whose rows
+all have weight 0 is absent from that replicate: averages run over the classes present.
+
+Axis names: n = test rows, k = classes, r = replicates (weightings), g = distinct scores.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+Array = np.ndarray[Any, np.dtype[Any]]
+ECE_BINS = 15
+"""Equal-width bins of confidence over (0, 1]."""
+MIN_TPR = 0.8
+"""Of ISIC 2024's partial AUC."""
+
+
+def metrics(
+    y: Int[Array, " n"],
+    probabilities: Float[Array, "n k"],
+    predicted: Int[Array, " n"],
+    weights: Float[Array, "r n"],
+) -> dict[str, Float[Array, " r"]]:
+    """Every metric of this file by name; `pauc_above_80tpr` for two classes only.
+
+    Args:
+        y: true class per row, 0..k-1.
+        probabilities: per row and class; rows add up to 1.
+        predicted: class decided on per row, usually the most probable one.
+        weights: not negative; a row of it must not be 0 throughout.
+    """
+    recall = recall_per_class(y, predicted, weights, probabilities.shape[1])
+    ranking = ranking_metrics(y, probabilities, weights)
+    return {
+        "balanced_accuracy": _mean_over_present(recall),
+        "accuracy": _weighted_mean((predicted == y).astype(np.float64), weights),
+        "f1_macro": f1_macro(y, predicted, weights, probabilities.shape[1]),
+        **ranking,
+        "ece": ece(y, probabilities, weights),
+        "brier": brier(y, probabilities, weights),
+    }
+
+
+def recall_per_class(
+    y: Int[Array, " n"], predicted: Int[Array, " n"], weights: Float[Array, "r n"], k: int
+) -> Float[Array, "r k"]:
+    """Share of each class's rows that are found; NaN where a class is absent."""
+    truth = np.eye(k)[y]  # (n, k)
+    return _ratio(weights @ (truth * (predicted == y)[:, None]), weights @ truth)
+
+
+def f1_macro(
+    y: Int[Array, " n"], predicted: Int[Array, " n"], weights: Float[Array, "r n"], k: int
+) -> Float[Array, " r"]:
+    """Mean over the classes present of 2 TP / (rows of the class + rows decided to be it)."""
+    truth, decided = np.eye(k)[y], np.eye(k)[predicted]  # (n, k) each
+    positive = weights @ truth
+    f1 = _ratio(2 * (weights @ (truth * decided)), positive + weights @ decided)
+    return _mean_over_present(np.where(positive > 0, f1, np.nan))
+
+
+def ranking_metrics(
+    y: Int[Array, " n"], probabilities: Float[Array, "n k"], weights: Float[Array, "r n"]
+) -> dict[str, Float[Array, " r"]]:
+    """`auroc_macro_ovr`, `average_precision_macro`, and for two classes `pauc_above_80tpr`.
+
+    Each class against the rest, then the mean over classes present; 0.5 for an AUROC where one
+    class is all there is. Tied scores share one threshold, as in scikit-learn. The partial AUC
+    takes the last class as the positive one.
+    """
+    k = probabilities.shape[1]
+    auroc, precision = np.empty((len(weights), k)), np.empty((len(weights), k))
+    for c in range(k):
+        found, false = _cumulative(y == c, probabilities[:, c], weights)
+        auroc[:, c] = auroc_from_counts(found, false)
+        precision[:, c] = average_precision_from_counts(found, false)
+    one_class = np.isnan(auroc).all(axis=1)
+    out = {
+        "auroc_macro_ovr": np.where(one_class, 0.5, _mean_over_present(auroc)),
+        "average_precision_macro": _mean_over_present(precision),
+    }
+    if k == 2:  # found and false are those of the last class
+        out["pauc_above_80tpr"] = pauc_from_counts(found, false)
+    return out
+
+
+def _cumulative(
+    positive: Array, scores: Array, weights: Array
+) -> tuple[Float[Array, "r g"], Float[Array, "r g"]]:
+    """Weight of positives and of negatives above each threshold, thresholds falling from +inf."""
+    order = np.argsort(-scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))  # (g - 1,) first row of a tie
+    ordered = weights[:, order]  # (r, n)
+    everyone = np.add.reduceat(ordered, starts, axis=1)
+    hits = np.add.reduceat(ordered * positive[order], starts, axis=1)
+    start = np.zeros((len(weights), 1))  # nothing is above +inf
+    found = np.cumsum(np.hstack([start, hits]), axis=1)
+    false = np.cumsum(np.hstack([start, everyone - hits]), axis=1)
+    return found, false
+
+
+def auroc_from_counts(found: Float[Array, "r g"], false: Float[Array, "r g"]) -> Float[Array, " r"]:
+    """Area under the ROC curve by trapezoids, so that a tie counts half; NaN for one class."""
+    area = (np.diff(false) * (found[:, 1:] + found[:, :-1])).sum(axis=1) / 2
+    return _ratio(area, found[:, -1] * false[:, -1])
+
+
+def average_precision_from_counts(
+    found: Float[Array, "r g"], false: Float[Array, "r g"]
+) -> Float[Array, " r"]:
+    """Sum over thresholds of precision x gain in recall (no interpolation); NaN without positives.
+
+    As scikit-learn's `average_precision_score`.
+    """
+    everyone = found[:, 1:] + false[:, 1:]
+    precision = np.divide(found[:, 1:], everyone, out=np.zeros_like(everyone), where=everyone > 0)
+    return _ratio((precision * np.diff(found)).sum(axis=1), found[:, -1])
+
+
+def pauc_from_counts(found: Float[Array, "r g"], false: Float[Array, "r g"]) -> Float[Array, " r"]:
+    """Area between the ROC curve and TPR = 0.8, from 0 to 0.2 (ISIC 2024's official metric).
+
+    It is the integral of 1 - FPR over TPR from 0.8 to 1, the ROC curve being linear between
+    thresholds. 0.02 for chance; where one class is absent there is no ranking, and chance is
+    returned.
+    """
+    tpr, fpr = _ratio(found, found[:, -1:]), _ratio(false, false[:, -1:])
+    low, high = tpr[:, :-1], tpr[:, 1:]  # (r, g - 1) ends of each segment
+    from_ = np.maximum(low, MIN_TPR)
+    rise = np.maximum(high - from_, 0)  # the part of the segment above MIN_TPR
+    share = np.divide(from_ - low, high - low, out=np.zeros_like(low), where=high > low)
+    fpr_from = fpr[:, :-1] + share * np.diff(fpr)
+    area = (rise * (1 - (fpr_from + fpr[:, 1:]) / 2)).sum(axis=1)
+    return np.where(np.isnan(area), (1 - MIN_TPR) ** 2 / 2, area)
+
+
+def ece(
+    y: Int[Array, " n"], probabilities: Float[Array, "n k"], weights: Float[Array, "r n"]
+) -> Float[Array, " r"]:
+    """Expected calibration error: mean gap of confidence and accuracy over bins of confidence.
+
+    Confidence is the largest probability; accuracy is whether its class is the true one
+    (Guo et al. 2017). 15 bins of equal width, weighted by their rows. Range 0 to 1.
+    """
+    confidence = probabilities.max(axis=1)
+    gap = (probabilities.argmax(axis=1) == y) - confidence  # (n,)
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    per_bin = weights @ (np.eye(ECE_BINS)[bins] * gap[:, None])  # (r, bins)
+    return _ratio(np.abs(per_bin).sum(axis=1), weights.sum(axis=1))
+
+
+def brier(
+    y: Int[Array, " n"], probabilities: Float[Array, "n k"], weights: Float[Array, "r n"]
+) -> Float[Array, " r"]:
+    """Mean squared distance of the probabilities to the truth, summed over classes: 0 to 2."""
+    truth = np.eye(probabilities.shape[1])[y]
+    return _weighted_mean(((probabilities - truth) ** 2).sum(axis=1), weights)
+
+
+def _weighted_mean(values: Array, weights: Array) -> Array:
+    return _ratio(weights @ values, weights.sum(axis=1))
+
+
+def _mean_over_present(values: Array) -> Array:
+    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
+    present = ~np.isnan(values)
+    return _ratio(np.where(present, values, 0).sum(axis=-1), present.sum(axis=-1))
+
+
+def _ratio(top: Array, bottom: Array) -> Array:
+    """The quotient, NaN where `bottom` is 0."""
+    shape = np.broadcast_shapes(top.shape, bottom.shape)
+    out: Array = np.full(shape, np.nan)
+    return np.divide(top, bottom, out=out, where=bottom > 0)

@@ -1,0 +1,66 @@
+"""Settings of a probe; imports nothing heavy, because the command line makes its flags of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from slimp.errors import UserError
+
+FeatureSet = Literal["image", "image+lesion", "full"]
+"""Image features alone, with lesion metadata, and with patient metadata too."""
+SplitMode = Literal["patient", "lesion", "image"]
+"""What must not be in both parts of a split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """Everything that changes the result of a probe, given the features."""
+
+    features: FeatureSet = "full"
+    """image (SLIMP-Image), image+lesion, or full: with patient metadata (SLIMP)."""
+    split: SplitMode = "patient"
+    """No patient in both parts; lesion and image leak, and exist to measure the leak."""
+    method: Literal["linear", "knn"] = "linear"
+    """Logistic regression, or a vote of nearest neighbours."""
+    seeds: int = 5
+    """Splits to average over. A held-out split is a single one, whatever stands here."""
+    seed: int = 0
+    """Of the first split (the next ones count up), the folds and the bootstrap."""
+    test_fraction: float = 0.2
+    """Share of the labelled images to test on."""
+    folds: int = 5
+    """Patient-disjoint folds of the training rows, on which the strength is chosen."""
+    strengths: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    """Candidates for scikit-learn's C, the inverse of the regularisation."""
+    neighbours: int = 20
+    """Of the kNN probe."""
+    temperature: float = 0.07
+    """Of the kNN probe: a neighbour of cosine similarity s has the vote exp(s / temperature)."""
+    replicates: int = 1000
+    """Of the bootstrap over patients."""
+    positive: str | None = None
+    """The class of two that is looked for; None: the last one in alphabetical order."""
+
+    def __post_init__(self) -> None:
+        choices = (("features", FeatureSet), ("split", SplitMode))
+        for name, allowed in (*choices, ("method", Literal["linear", "knn"])):
+            if getattr(self, name) not in get_args(allowed):
+                options = ", ".join(get_args(allowed))
+                raise UserError(f"{name} '{getattr(self, name)}' is not one of: {options}.")
+        for name in ("seeds", "neighbours", "temperature", "replicates"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.seed < 0:
+            raise UserError(f"seed must not be negative, got {self.seed}.")
+        if not 0 < self.test_fraction < 1:
+            raise UserError(f"test_fraction must be in (0, 1), got {self.test_fraction}.")
+        if self.folds < 2:
+            raise UserError(f"folds must be at least 2, got {self.folds}.")
+        if not self.strengths or min(self.strengths) <= 0:
+            raise UserError(f"strengths must be positive numbers, got {self.strengths}.")
+
+    @property
+    def split_seeds(self) -> range:
+        """The seed of each split."""
+        return range(self.seed, self.seed + self.seeds)

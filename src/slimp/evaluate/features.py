@@ -1,0 +1,262 @@
+"""Frozen features per image: what an encoder makes of each image and of its metadata.
+
+Axis names: n = images, d = width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Bool, Float32
+from torch import Tensor
+
+from slimp.batches import image_batches
+from slimp.cohort import Cohort
+from slimp.encoding import Rows
+from slimp.errors import UserError
+from slimp.evaluate.probe_config import FeatureSet
+from slimp.models.nested import Slimp
+from slimp.schema import LEVELS, LevelName
+from slimp.storage import new_file
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+ID_COLUMNS = ("image_id", "lesion_id", "patient_id", "label")
+METADATA_KEYS: dict[LevelName, str] = {
+    "image": "image_metadata",
+    "lesion": "lesion",
+    "patient": "patient",
+}
+"""Level -> key of its metadata's features; those of the image itself are `image`."""
+FEATURE_SETS: dict[FeatureSet, tuple[str, ...]] = {
+    "image": ("image",),
+    "image+lesion": ("image", "image_metadata", "lesion"),
+    "full": ("image", "image_metadata", "lesion", "patient"),
+}
+ROWS_AT_ONCE = 4096
+"""Metadata rows encoded at once."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureTable:
+    """Features per image, ids beside them."""
+
+    ids: pd.DataFrame
+    """`image_id lesion_id patient_id label [split]`, a row per image."""
+    features: Mapping[str, Float32[Array, "n _"]]
+    """`image`, and where there are metadata `lesion`, `patient`, `image_metadata`."""
+
+    def __post_init__(self) -> None:
+        if missing := [name for name in ID_COLUMNS if name not in self.ids]:
+            raise UserError(f"feature table: the column '{missing[0]}' is missing.")
+        for name, values in self.features.items():
+            if len(values) != len(self.ids):
+                raise UserError(
+                    f"feature table: '{name}' has {len(values)} rows, the ids {len(self.ids)}."
+                )
+            bad = ~np.isfinite(values).all(axis=1)
+            if bad.any():
+                image = self.ids["image_id"].iloc[int(np.argmax(bad))]
+                raise UserError(
+                    f"feature table: '{name}' of image '{image}' is not finite "
+                    f"({bad.sum()} image(s) in all). Was training stable?"
+                )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        widths = ", ".join(f"{name} {values.shape[1]}" for name, values in self.features.items())
+        return f"FeatureTable({len(self)} images: {widths})"
+
+    def matrix(self, features: FeatureSet) -> Float32[Array, "n d"]:
+        """The features of a set side by side, in the order image, lesion, patient.
+
+        `full` is all there are. `image+lesion` needs metadata features below the patient.
+
+        Raises:
+            UserError: there is no such set, or the table lacks what it needs.
+        """
+        if features not in FEATURE_SETS:
+            raise UserError(f"features '{features}' is not one of {', '.join(FEATURE_SETS)}.")
+        found = [name for name in FEATURE_SETS[features] if name in self.features]
+        lacks_image = "image" not in found
+        if lacks_image or (features == "image+lesion" and len(found) < 2):
+            lacking = "image" if lacks_image else "lesion"
+            raise UserError(
+                f"features '{features}' need '{lacking}' features, but this table has only: "
+                f"{', '.join(self.features) or 'none'}. The model or the cohort has no metadata "
+                "at that level; choose another feature set."
+            )
+        return np.hstack([self.features[name] for name in found])
+
+    def select(self, mask: Bool[Array, " n"] | pd.Series) -> FeatureTable:
+        """The images where `mask` is true."""
+        keep = np.asarray(mask, dtype=bool)
+        return FeatureTable(
+            ids=self.ids[keep].reset_index(drop=True),
+            features={name: values[keep] for name, values in self.features.items()},
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes a parquet file, atomically: the ids, and a fixed-size list per feature set."""
+        table = pa.Table.from_pandas(self.ids, preserve_index=False)
+        for name, values in self.features.items():
+            flat = pa.array(np.ascontiguousarray(values).ravel())
+            lists = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+            table = table.append_column(name, lists)
+        with new_file(Path(path)) as partial:
+            pq.write_table(table, partial)
+
+    @classmethod
+    def load(cls, path: str | Path) -> FeatureTable:
+        """The inverse of `save`.
+
+        Raises:
+            UserError: the file is missing, damaged, or not a table of features.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"{path}: no such file. Make one with: slimp embed.")
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path}: damaged or not a parquet file ({error}).") from None
+        features = {}
+        for name in ("image", *METADATA_KEYS.values()):
+            if name in table.column_names:
+                features[name] = _read_lists(table[name].combine_chunks(), path, name)
+        if not features:
+            raise UserError(
+                f"{path}: holds no features; expected columns such as 'image'. "
+                "Make one with: slimp embed."
+            )
+        try:
+            return cls(ids=table.drop_columns(list(features)).to_pandas(), features=features)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+
+def embed(
+    model: Slimp,
+    cohort: Cohort,
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    precision: Literal["32", "bf16"] = "32",
+    progress: Progress | None = None,
+) -> FeatureTable:
+    """Features of every image of a cohort, in the cohort's order.
+
+    `image` is the image encoder's embedding; `lesion` and `patient` are those of the tabular
+    encoders for the image's own lesion and patient, before any projection. A level that the
+    model or the cohort lacks is left out.
+
+    Args:
+        model: the encoders; left as it was found.
+        cohort: whose images and metadata. For a model of the hierarchy `flat` its metadata are
+            joined at the lesion level first.
+        batch_size: images at once.
+        workers: processes that decode images; 0 decodes in this one.
+        device: where to compute.
+        precision: of the encoders; features are always float32.
+        progress: called after each batch.
+
+    Raises:
+        UserError: the cohort lacks some of the columns of a level that the model reads.
+    """
+    if model.config.hierarchy == "flat":
+        cohort = cohort.flatten()
+    encoded = _encoded_levels(model, cohort)  # refuses before any image is read
+    gather: dict[LevelName, Array] = {
+        "image": np.arange(len(cohort)),
+        "lesion": cohort.lesion_of_image,
+        "patient": cohort.patient_of_lesion[cohort.lesion_of_image],
+    }
+    with _evaluating(model, device, precision):
+        chunks, done = [], 0
+        size = model.image_spec.size
+        for pixels, rows in image_batches(cohort, size, batch_size=batch_size, workers=workers):
+            chunks.append(_to_numpy(model.encode_images(pixels.to(device))))
+            done += len(rows)
+            if progress is not None:
+                progress(done, len(cohort))
+        features = {"image": np.concatenate(chunks)}
+        for level, level_rows in encoded.items():
+            per_row = _encode_rows(model, level, level_rows, device)
+            features[METADATA_KEYS[level]] = per_row[gather[level]]
+    columns = [name for name in (*ID_COLUMNS, "split") if name in cohort.images]
+    return FeatureTable(ids=cohort.images[columns].reset_index(drop=True), features=features)
+
+
+def _encoded_levels(model: Slimp, cohort: Cohort) -> dict[LevelName, Rows]:
+    encoded = {}
+    for level in LEVELS:
+        if level not in model.encodings:
+            continue
+        encoding, table = model.encodings[level], cohort.tables.of_level(level)
+        needed = [column for feature in encoding.features for column in feature.columns]
+        missing = [column for column in needed if column not in table]
+        if len(missing) == len(needed):
+            continue
+        if missing:
+            raise UserError(
+                f"cohort '{cohort.info.name}' has no {level}-level column '{missing[0]}' "
+                f"({len(missing)} of the {len(needed)} that the model reads are missing). "
+                "Adapt the model to this cohort first, or add the columns, empty if unknown."
+            )
+        encoded[level] = encoding.encode(table)
+    return encoded
+
+
+def _encode_rows(
+    model: Slimp, level: LevelName, rows: Rows, device: torch.device | str
+) -> Float32[Array, "n d"]:
+    return np.concatenate(
+        [
+            _to_numpy(model.encode_rows(level, rows[index].to(device)))
+            for index in torch.arange(len(rows)).tensor_split(-(-len(rows) // ROWS_AT_ONCE))
+        ]
+    )
+
+
+@contextmanager
+def _evaluating(model: Slimp, device: torch.device | str, precision: str) -> Iterator[None]:
+    """Evaluation mode on `device` without gradients; afterwards all is as before."""
+    training, before = model.training, next(model.parameters()).device
+    device = torch.device(device)
+    model.eval().to(device)
+    try:
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
+        ):
+            yield
+    finally:
+        model.train(training).to(before)
+
+
+def _to_numpy(x: Tensor) -> Float32[Array, "n d"]:
+    return x.float().cpu().numpy()
+
+
+def _read_lists(column: Any, path: Path, name: str) -> Float32[Array, "n d"]:
+    wanted = pa.types.is_fixed_size_list(column.type) and column.type.value_type == pa.float32()
+    if not wanted or column.null_count:
+        raise UserError(
+            f"{path}: column '{name}' is {column.type}, expected a float32 list of fixed size in "
+            "every row. Make the file anew with: slimp embed."
+        )
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(values.reshape(len(column), column.type.list_size))

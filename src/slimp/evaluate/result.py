@@ -1,0 +1,222 @@
+"""What a probe (or a baseline on the same splits) found, and its files.
+
+Axis names: n = test rows of one split, k = classes, r = replicates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from slimp.errors import UserError
+from slimp.evaluate.intervals import Estimate, bootstrap
+from slimp.evaluate.logistic import LinearProbe
+from slimp.evaluate.metrics import metrics, recall_per_class
+from slimp.evaluate.probe_config import ProbeConfig
+from slimp.evaluate.splits import Split, held_out_split, labelled_rows, make_splits
+from slimp.storage import check_output, new_file, write_json
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """Labelled rows, their classes, and the splits on which everything is compared."""
+
+    ids: pd.DataFrame
+    """`image_id lesion_id patient_id label`, a row per image, unlabelled ones included."""
+    classes: tuple[str, ...]
+    y: Int[Array, " rows"]
+    """Class per row of `ids`; -1 where unlabelled."""
+    splits: tuple[Split, ...]
+    held_out: bool
+    """The split was given, not dealt."""
+
+    @property
+    def groups(self) -> Array:
+        """Patient per row."""
+        return self.ids["patient_id"].to_numpy(dtype=str)
+
+
+def make_task(
+    ids: pd.DataFrame, config: ProbeConfig, parts: Sequence[object] | Array | None = None
+) -> Task:
+    """The task that `config` describes; the same ids give the same splits.
+
+    Args:
+        ids: as in `FeatureTable.ids` or `cohort.images`.
+        config: its split, seeds and positive class.
+        parts: per row, the part of a given split; None deals splits at random.
+
+    Raises:
+        UserError: the classes or parts do not allow it; the message says why.
+    """
+    rows = labelled_rows(ids)
+    names = sorted(ids["label"].iloc[rows].unique().tolist())
+    if config.positive is not None:
+        if len(names) != 2 or config.positive not in names:
+            raise UserError(
+                f"positive='{config.positive}' must be one of exactly two classes; "
+                f"the classes are: {', '.join(names)}."
+            )
+        names.sort(key=lambda name: name == config.positive)
+    if parts is None:
+        splits = make_splits(
+            ids, config.split, config.split_seeds, test_fraction=config.test_fraction
+        )
+    else:
+        splits = (held_out_split(ids, parts, seed=config.seed),)
+    return Task(
+        ids=ids,
+        classes=tuple(names),
+        y=pd.Categorical(ids["label"], categories=names).codes.astype(np.int64),
+        splits=splits,
+        held_out=parts is not None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answer:
+    """What a classifier said about the test rows of one split."""
+
+    probabilities: Float[Array, "n k"]
+    predicted: Int[Array, " n"]
+    """Class decided on."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProbeResult:
+    """Metrics with intervals, what they were made from, and the probe itself."""
+
+    name: str
+    """What was probed, as in 'linear' or 'majority'."""
+    config: ProbeConfig
+    classes: tuple[str, ...]
+    metrics: dict[str, Estimate]
+    recall: dict[str, Estimate]
+    """Per class."""
+    confusion: Int[Array, "k k"]
+    """Rows: truth, columns: decision; summed over seeds, so an image may count several times."""
+    n_train: int
+    """Images, mean over seeds."""
+    n_test: int
+    n_test_patients: int
+    """In any seed; they are what the intervals draw from."""
+    n_unlabelled: int
+    """Images left out because they have no label."""
+    held_out: bool
+    predictions: pd.DataFrame
+    """`image_id patient_id seed label predicted p_<class>...`, a row per test image and seed."""
+    strengths: tuple[float, ...] = ()
+    """The C chosen in each seed, if any."""
+    converged: bool = True
+    probe: LinearProbe | None = None
+    """Of the first seed, fitted on all its training rows."""
+
+    @property
+    def balanced_accuracy(self) -> Estimate:
+        """The headline figure."""
+        return self.metrics["balanced_accuracy"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `metrics.json`."""
+        return {
+            **{name: estimate.to_dict() for name, estimate in self.metrics.items()},
+            "recall": {name: estimate.to_dict() for name, estimate in self.recall.items()},
+            "confusion": self.confusion.tolist(),
+            "classes": list(self.classes),
+            "n_train": self.n_train,
+            "n_test": self.n_test,
+            "n_test_patients": self.n_test_patients,
+            "n_unlabelled": self.n_unlabelled,
+            "split": "held_out" if self.held_out else self.config.split,
+            "features": self.config.features,
+            "name": self.name,
+            "strengths": list(self.strengths),
+            "converged": self.converged,
+            "probe_config": asdict(self.config),
+        }
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Writes `metrics.json`, `predictions.parquet` and, of a linear probe, the probe.
+
+        Raises:
+            UserError: the folder is not empty and `overwrite` is off.
+        """
+        folder = Path(folder)
+        check_output(folder, overwrite=overwrite)
+        with new_file(folder / "predictions.parquet") as partial:
+            self.predictions.to_parquet(partial, index=False)
+        if self.probe is not None:
+            self.probe.save(folder)
+        write_json(folder / "metrics.json", self.to_dict())
+
+
+def summarise(
+    task: Task,
+    answers: Sequence[Answer],
+    config: ProbeConfig,
+    *,
+    name: str,
+    strengths: tuple[float, ...] = (),
+    converged: bool = True,
+    probe: LinearProbe | None = None,
+) -> ProbeResult:
+    """The result of one answer per split: metrics, and their intervals over patients."""
+    tested = [task.y[split.test] for split in task.splits]
+    groups = [task.groups[split.test] for split in task.splits]
+    k = len(task.classes)
+
+    def statistic(split: int, weights: Array) -> dict[str, Array]:
+        y, answer = tested[split], answers[split]
+        recall = recall_per_class(y, answer.predicted, weights, k)  # (r, k)
+        return {
+            **metrics(y, answer.probabilities, answer.predicted, weights),
+            **{f"recall {c}": recall[:, i] for i, c in enumerate(task.classes)},
+        }
+
+    estimates = bootstrap(
+        groups, statistic, replicates=config.replicates, seed=config.seed, reflect=("ece",)
+    )
+    recall = {c: estimates.pop(f"recall {c}") for c in task.classes}
+    confusion = np.zeros((k, k), dtype=np.int64)
+    for y, answer in zip(tested, answers, strict=True):
+        np.add.at(confusion, (y, answer.predicted), 1)
+    return ProbeResult(
+        name=name,
+        config=config,
+        classes=task.classes,
+        metrics=estimates,
+        recall=recall,
+        confusion=confusion,
+        n_train=round(np.mean([len(split.train) for split in task.splits])),
+        n_test=round(np.mean([len(split.test) for split in task.splits])),
+        n_test_patients=len(np.unique(np.concatenate(groups))),
+        n_unlabelled=int((task.y < 0).sum()),
+        held_out=task.held_out,
+        predictions=_predictions(task, answers),
+        strengths=strengths,
+        converged=converged,
+        probe=probe,
+    )
+
+
+def _predictions(task: Task, answers: Sequence[Answer]) -> pd.DataFrame:
+    names = np.array(task.classes)
+    frames = []
+    for split, answer in zip(task.splits, answers, strict=True):
+        ids = task.ids.iloc[split.test][["image_id", "patient_id"]].reset_index(drop=True)
+        frame = ids.assign(
+            seed=split.seed,
+            label=names[task.y[split.test]],
+            predicted=names[answer.predicted],
+        )
+        shares = {f"p_{c}": answer.probabilities[:, i] for i, c in enumerate(task.classes)}
+        frames.append(frame.assign(**shares))
+    return pd.concat(frames, ignore_index=True)

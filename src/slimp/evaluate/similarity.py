@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from sklearn.metrics import auc, roc_curve
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,8 +22,6 @@ from slimp.batches import PatientBatches, epoch_loader
 from slimp.cohort import Cohort
 from slimp.config import BatchConfig
 from slimp.models.nested import Slimp
-
-FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
 CELLS_AT_ONCE = 1 << 24
 """Cells of the similarity matrix that are held at once (64 MiB in 32 bit)."""
@@ -35,9 +34,9 @@ class Similarity:
     Reference (SLIMP, arXiv 2505.23709, Table 4 and Fig. 3): medians 0.836 and -0.006.
     """
 
-    matching: FloatArray
+    matching: NDArray[np.float32]
     """(n,) cosine of each row with its own metadata, in [-1, 1]."""
-    nonmatching: FloatArray
+    nonmatching: NDArray[np.float32]
     """(m,) cosines of rows with the metadata of others: all such pairs, or a sample of them."""
     median_matching: float
     median_nonmatching: float

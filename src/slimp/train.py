@@ -107,7 +107,9 @@ def pretrain(
         views=2 if config.view_weight > 0 else 1,
     )
     validate = Validator(parts.train, parts.validation, model, config)
-    engine, optimizer = fabric.setup(model, make_optimizer(model, config))
+    # Not fabric.setup: its wrapper refuses frozen dataclasses as inputs and outputs.
+    model = fabric.to_device(model)
+    optimizer = make_optimizer(model, config)
 
     checkpoints = Checkpoints(out / "checkpoints", keep=config.keep_checkpoints)
     progress = (checkpoints.load_last(model, optimizer) if resume else None) or Progress()
@@ -125,11 +127,13 @@ def pretrain(
             rate = learning_rate(progress.step, total, config)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            engine.train()
-            loss = nested_loss(engine(batch.to(fabric.device)), config.weights)
+            model.train()
+            with fabric.autocast():
+                embeddings = model(batch.to(fabric.device))
+            loss = nested_loss(embeddings, config.weights)
             require_finite(loss, progress.step)
-            fabric.backward(loss.total)
-            fabric.clip_gradients(engine, optimizer, max_norm=config.clip_norm)
+            loss.total.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
 

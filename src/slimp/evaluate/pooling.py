@@ -1,0 +1,70 @@
+"""One result from several, each with its own model and its own held-out patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from slimp.errors import UserError
+from slimp.evaluate.result import Answer, ProbeResult, Task, summarise
+from slimp.evaluate.splits import Split
+
+
+def pool_results(results: Sequence[ProbeResult]) -> ProbeResult:
+    """The mean over runs, with intervals that draw each patient into all runs at once.
+
+    A probe varies the split but keeps the features; where pre-training is repeated too, there is
+    a result per run, and this joins them. A patient held out in several runs counts once in
+    the bootstrap, so that runs do not pass for independent patients.
+
+    Args:
+        results: of the same classes; one run each, of different `config.seed`.
+
+    Raises:
+        UserError: there are none, or their classes differ.
+    """
+    if not results:
+        raise UserError("there is no result to pool.")
+    first = results[0]
+    if any(result.classes != first.classes for result in results):
+        raise UserError("results of different classes cannot be pooled.")
+    frames = [result.predictions for result in results]
+    rows = pd.concat(frames, ignore_index=True)
+    ends = np.cumsum([len(frame) for frame in frames])
+    splits = tuple(
+        Split(
+            seed=result.config.seed,
+            train=np.zeros(result.n_train, dtype=np.int64),  # only counted
+            test=np.arange(end - len(frame), end),
+        )
+        for result, frame, end in zip(results, frames, ends, strict=True)
+    )
+    task = Task(
+        ids=rows,
+        classes=first.classes,
+        y=_codes(rows["label"], first.classes),
+        splits=splits,
+        held_out=first.held_out,
+    )
+    answers = [
+        Answer(
+            probabilities=frame[[f"p_{name}" for name in first.classes]].to_numpy(dtype=float),
+            predicted=_codes(frame["predicted"], first.classes),
+        )
+        for frame in frames
+    ]
+    return summarise(
+        task,
+        answers,
+        first.config,
+        name=first.name,
+        strengths=tuple(strength for result in results for strength in result.strengths),
+        converged=all(result.converged for result in results),
+        probe=first.probe,
+    )
+
+
+def _codes(labels: pd.Series, classes: Sequence[str]) -> np.ndarray:
+    return pd.Categorical(labels, categories=list(classes)).codes.astype(np.int64)

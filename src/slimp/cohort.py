@@ -7,7 +7,7 @@ On disk a cohort is a folder that pandas or DuckDB can read without this package
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -18,12 +18,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from slimp.errors import CohortError
+from slimp.errors import CohortError, UserError
+from slimp.parts import assign_groups, require_disjoint
 from slimp.schema import LevelName, Schema
 from slimp.storage import Images, PackedImages, new_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+
+__all__ = ["Cohort", "CohortInfo", "CohortWriter", "Tables", "assign_groups", "require_disjoint"]
 
 FORMAT = 1
 """Version of the folder's layout, in `cohort.json`."""
@@ -68,6 +71,16 @@ class Tables:
             raise CohortError(f"images.parquet: image_id '{twice}' occurs twice.")
         _check_parents(self.images, self.lesions, "lesion_id", "images.parquet")
         _check_parents(self.lesions, self.patients, "patient_id", "lesions.parquet")
+        owner = _rows_of(self.images["lesion_id"], self.lesions["lesion_id"])
+        strays = (
+            self.images["patient_id"].to_numpy() != self.lesions["patient_id"].to_numpy()[owner]
+        )
+        if strays.any():
+            stray = self.images[strays].iloc[0]
+            raise CohortError(
+                f"images.parquet: image '{stray['image_id']}' is of patient "
+                f"'{stray['patient_id']}', its lesion '{stray['lesion_id']}' of another."
+            )
 
     def of_level(self, level: LevelName) -> pd.DataFrame:
         """The table of one level."""
@@ -85,6 +98,14 @@ class Cohort:
     store: Images
     positions: NDArray[np.int64]
     """(images,) position in `store` of each row of `tables.images`."""
+
+    def __post_init__(self) -> None:
+        for level in self.schema.levels:
+            if lacking := set(level.columns) - set(self.tables.of_level(level.name).columns):
+                raise CohortError(
+                    f"cohort '{self.info.name}': the schema has a column '{min(lacking)}' at the "
+                    f"{level.name} level, but its table has not."
+                )
 
     def __len__(self) -> int:
         return len(self.tables.images)
@@ -201,34 +222,22 @@ class Cohort:
             raise CohortError(
                 f"{folder}: not a cohort (no cohort.json). Make one with: slimp data import."
             )
-        content = read_json(folder / "cohort.json")
-        if content.get("format") != FORMAT:
-            raise CohortError(
-                f"{folder}: cohort format {content.get('format')!r}, this version reads {FORMAT}. "
-                "Import the data again."
+        content = _read_content(folder / "cohort.json")
+        frames = {name: _read_parquet(folder, name) for name in ("images", "lesions", "patients")}
+        try:
+            images = frames.pop("images")
+            store = _open_images(folder / "images.bin", images)
+            return cls(
+                info=CohortInfo(**content["info"]),
+                schema=Schema.from_dict(content["schema"]),
+                tables=Tables(images=images, **frames),
+                store=store,
+                positions=np.arange(len(images), dtype=np.int64),
             )
-        frames = {}
-        for name in ("images", "lesions", "patients"):
-            try:
-                frames[name] = pd.read_parquet(folder / f"{name}.parquet")
-            except (OSError, ValueError) as error:
-                raise CohortError(
-                    f"{folder / f'{name}.parquet'}: missing or damaged ({error}). "
-                    "Import the data again."
-                ) from None
-        images = frames.pop("images")
-        lengths = images.pop("byte_length").to_numpy(dtype=np.int64)
-        offsets = images.pop("byte_offset").to_numpy(dtype=np.int64)
-        bounds = np.append(offsets, offsets[-1] + lengths[-1])
-        if not (folder / "images.bin").is_file():
-            raise CohortError(f"{folder / 'images.bin'}: missing. Import the data again.")
-        return cls(
-            info=CohortInfo(**content["info"]),
-            schema=Schema.from_dict(content["schema"]),
-            tables=Tables(images=images, **frames),
-            store=PackedImages(folder / "images.bin", bounds),
-            positions=np.arange(len(images), dtype=np.int64),
-        )
+        except CohortError:
+            raise
+        except (UserError, KeyError, TypeError, AttributeError) as error:
+            raise CohortError(f"{folder}: damaged ({error}). Import the data again.") from None
 
     @classmethod
     def from_tables(
@@ -325,80 +334,43 @@ class CohortWriter:
         self._folder.__exit__(kind, error, trace)
 
 
-def assign_groups(
-    labels: Sequence[Any] | NDArray[Any],
-    groups: Sequence[Any] | NDArray[Any],
-    parts: Mapping[str, float],
-    *,
-    seed: int,
-) -> NDArray[Any]:
-    """Part name per row: no group in two parts, sizes and label shares as near as groups allow.
-
-    Groups are dealt in random order, those with the rarest labels first, each to the part that
-    lacks its labels most (as scikit-learn's StratifiedGroupKFold, for parts of any size).
-
-    Args:
-        labels: (rows,) class of each row.
-        groups: (rows,) group of each row, such as the patient id.
-        parts: name -> fraction of the rows; the fractions add up to 1.
-        seed: of the random order.
-
-    Returns:
-        (rows,) the part's name, as an array of strings.
-
-    Raises:
-        CohortError: a fraction is not in (0, 1], they do not add up to 1, or there are fewer
-            groups than parts.
-    """
-    names, fractions = list(parts), np.array(list(parts.values()), dtype=float)
-    if (fractions <= 0).any() or not np.isclose(fractions.sum(), 1):
-        raise CohortError(f"the fractions must be positive and add up to 1, got {dict(parts)}.")
-    classes, label_codes = np.unique(np.asarray(labels).astype(str), return_inverse=True)
-    group_names, group_codes = np.unique(np.asarray(groups).astype(str), return_inverse=True)
-    if len(group_names) < len(names):
-        raise CohortError(
-            f"cannot make {len(names)} parts from {len(group_names)} patient(s): "
-            "a patient never spans two parts. Add patients or ask for fewer parts."
-        )
-    counts = np.zeros((len(group_names), len(classes)))  # (groups, classes)
-    np.add.at(counts, (group_codes, label_codes), 1)
-    share = counts.sum(axis=0)
-    wanted = fractions[:, None] * share  # (parts, classes)
-    order = np.random.default_rng(seed).permutation(len(group_names))
-    # Rare labels first, while every part still has room; large groups before small ones.
-    rarity = (counts / share).max(axis=1)[order]
-    order = order[np.argsort(-rarity, kind="stable")]
-    have = np.zeros_like(wanted)
-    part_of_group = np.empty(len(group_names), dtype=np.int64)
-    for position, group in enumerate(order):
-        lack = ((wanted - have) / share * counts[group]).sum(axis=1)
-        empty = [k for k in range(len(names)) if have[k].sum() == 0]
-        last_chance = len(empty) == len(order) - position  # every part gets at least one group
-        part = empty[0] if last_chance else int(np.argmax(lack / fractions))
-        part_of_group[group] = part
-        have[part] += counts[group]
-    return np.array(names)[part_of_group[group_codes]]
-
-
-def require_disjoint(**parts: Iterable[str]) -> None:
-    """Raises if two parts share a patient; call it wherever parts meet.
-
-    Raises:
-        CohortError: names the two parts, how many patients they share, and one of them.
-    """
-    names = list(parts)
-    sets = {name: set(ids) for name, ids in parts.items()}
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            if shared := sets[first] & sets[second]:
-                raise CohortError(
-                    f"{len(shared)} patient(s) are in both '{first}' and '{second}', such as "
-                    f"'{min(shared)}'. Parts must be patient-disjoint."
-                )
-
-
 def _rows_of(ids: pd.Series, table_ids: pd.Series) -> NDArray[np.int64]:
-    return pd.Index(table_ids).get_indexer(pd.Index(ids)).astype(np.int64)
+    return np.asarray(pd.Index(table_ids).get_indexer(pd.Index(ids)), dtype=np.int64)
+
+
+def _read_content(path: Path) -> dict[str, Any]:
+    """What `cohort.json` says."""
+    try:
+        content = read_json(path)
+    except UserError as error:
+        raise CohortError(f"{error} Import the data again.") from None
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise CohortError(
+            f"{path.parent}: cohort format {found!r}, this version reads {FORMAT}. "
+            "Import the data again."
+        )
+    return dict(content)
+
+
+def _read_parquet(folder: Path, name: str) -> pd.DataFrame:
+    path = folder / f"{name}.parquet"
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise CohortError(f"{path}: missing or damaged ({error}). Import the data again.") from None
+
+
+def _open_images(path: Path, images: pd.DataFrame) -> PackedImages:
+    """The images of a folder; takes their place in the file out of the table."""
+    lengths = images.pop("byte_length").to_numpy(dtype=np.int64)
+    offsets = images.pop("byte_offset").to_numpy(dtype=np.int64)
+    bounds = np.append(0, np.cumsum(lengths))
+    if not path.is_file():
+        raise CohortError(f"{path}: missing. Import the data again.")
+    if not len(images) or (bounds[:-1] != offsets).any():
+        raise CohortError(f"{path}: does not fit images.parquet. Import the data again.")
+    return PackedImages(path, bounds)
 
 
 def _check_parents(child: pd.DataFrame, parent: pd.DataFrame, key: str, where: str) -> None:

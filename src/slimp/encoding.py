@@ -46,7 +46,8 @@ class Rows:
     def equal_groups(self) -> Int[Tensor, " n"]:
         """A number per row; rows of equal metadata share it, and can serve as shared positives."""
         numbers = [getattr(self, name).double() for name in self.__dataclass_fields__]
-        return torch.unique(torch.cat(numbers, dim=1), dim=0, return_inverse=True)[1]
+        group: Tensor = torch.unique(torch.cat(numbers, dim=1), dim=0, return_inverse=True)[1]
+        return group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,10 +128,8 @@ class Encoding:
             values[feature.kind].append(table[source[:, token], taken[feature.kind] : stop])
             taken[feature.kind] = stop
         present = rows.present.gather(0, source) & ~hidden
-        return Rows(
-            *(torch.cat(v, dim=1) if v else getattr(rows, kind) for kind, v in values.items()),
-            present=present,
-        )
+        mixed = {k: torch.cat(v, dim=1) if v else getattr(rows, k) for k, v in values.items()}
+        return Rows(**mixed, present=present)
 
     def unseen(self, table: pd.DataFrame) -> dict[str, dict[str, int]]:
         """Categories of `table` that training did not have: feature -> category -> rows."""
@@ -149,16 +148,14 @@ class Encoding:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Encoding:
         """The inverse of `to_dict`, also after a trip through JSON."""
-        features = tuple(
-            FittedFeature(
-                **{
-                    key: tuple(value) if isinstance(value, list) else value
-                    for key, value in entry.items()
-                }
-            )
-            for entry in content["features"]
-        )
-        return cls(level=content["level"], features=features)
+        features = []
+        for entry in content["features"]:
+            fields: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in entry.items()
+            }
+            features.append(FittedFeature(**fields))
+        return cls(level=content["level"], features=tuple(features))
 
 
 def _fit(feature: Feature, table: pd.DataFrame) -> FittedFeature:
@@ -171,7 +168,8 @@ def _fit(feature: Feature, table: pd.DataFrame) -> FittedFeature:
     if feature.kind == "continuous" and column.notna().any():
         values = column.dropna().to_numpy(dtype=np.float64)
         kwargs["mean"] = float(values.mean())
-        kwargs["std"] = float(values.std()) or 1.0
+        rounding = 1e-9 * float(np.abs(values).max())  # the spread of a constant column
+        kwargs["std"] = float(values.std()) if values.std() > rounding else 1.0
     elif feature.kind == "categorical":
         seen = sorted(column.dropna().unique().tolist())
         kwargs["categories"] = feature.categories if feature.categories is not None else tuple(seen)
@@ -184,11 +182,14 @@ def _encode(feature: FittedFeature, table: pd.DataFrame) -> tuple[NDArray[Any], 
         known = np.isfinite(values)
         return np.where(known, (values - feature.mean) / feature.std, 0.0), known
     if feature.kind == "categorical":
-        codes = pd.Categorical(table[feature.columns[0]], categories=list(feature.categories)).codes
+        vocabulary = pd.Index(feature.categories, dtype="object")
+        codes = vocabulary.get_indexer(
+            pd.Index(table[feature.columns[0]], dtype="object")
+        )  # -1: none
         return codes.astype(np.int64) + 1, codes >= 0
     ticks = table[list(feature.columns)].astype("boolean")
-    values = ticks.fillna(False).to_numpy(dtype=np.float32)  # (n, columns of the group)
-    return values, ticks.notna().to_numpy().any(axis=1)
+    ticked = ticks.fillna(False).to_numpy(dtype=np.float32)  # (n, columns of the group)
+    return ticked, np.asarray(ticks.notna().any(axis=1))
 
 
 def _stack(columns: list[NDArray[Any]], n: int, dtype: type) -> NDArray[Any]:

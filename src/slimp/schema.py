@@ -18,6 +18,10 @@ Kind = Literal["continuous", "categorical", "checkbox"]
 LevelName = Literal["image", "lesion", "patient"]
 LEVELS: tuple[LevelName, ...] = get_args(LevelName)
 """The storeys of the hierarchy, from the finest to the coarsest."""
+RESERVED_COLUMNS = frozenset(
+    {"image_id", "lesion_id", "patient_id", "label", "split", "byte_offset", "byte_length"}
+)
+"""Columns of a cohort's own; a feature cannot bear their names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +116,11 @@ class Schema:
                     )
                 if column in ids:
                     raise TableError(f"{claim}: column '{column}' is the {ids[column]} id.")
+                if column in RESERVED_COLUMNS:
+                    raise TableError(
+                        f"{claim}: a cohort has a column '{column}' of its own. Rename the "
+                        "column in the table."
+                    )
                 if column in owner:
                     raise TableError(
                         f"{claim}: column '{column}' already belongs to {owner[column]}."

@@ -1,0 +1,158 @@
+"""Known datasets, and the one call that makes a cohort of any of them.
+
+A source is a reviewed TOML file, which says what each column is and where the data come from,
+and a small reader, which finds table and images in the published layout. To add one, write the
+two and name it in `READERS`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from slimp.cohort import Cohort, CohortInfo
+from slimp.errors import UserError
+from slimp.schema import Schema
+from slimp.sources import csv_folder, ham10000, pad_ufes_20, slice3d
+from slimp.sources.importing import ImportOptions, Progress, import_cohort
+from slimp.sources.raw import Reader
+
+READERS: dict[str, Reader | None] = {
+    "slice3d": slice3d.read,
+    "pad-ufes-20": pad_ufes_20.read,
+    "ham10000": ham10000.read,
+    "csv": csv_folder.read,
+    "synthetic": None,
+}
+"""Source -> its reader; None for what is generated (`sources/synthetic.py`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A dataset that can be imported, and what one must know before using it."""
+
+    name: str
+    """What the command line calls it."""
+    title: str
+    licence: str
+    citation: str
+    homepage: str = ""
+    how_to_get: str = ""
+    images: int | None = None
+    """As published; None if that depends."""
+    lesions: int | None = None
+    patients: int | None = None
+    """As published; None if unknown."""
+    schema_file: Path | None = None
+    """None for `csv`, whose schema the user writes."""
+    read: Reader | None = None
+    """None for `synthetic`, which is generated."""
+
+    def schema(self) -> Schema:
+        """What its columns are.
+
+        Raises:
+            UserError: the source is `csv`.
+        """
+        if self.schema_file is None:
+            raise UserError(
+                f"source '{self.name}' needs a schema file that says what each column is: pass "
+                "--schema FILE. The format is in docs/schema.md."
+            )
+        return Schema.from_toml(self.schema_file)
+
+
+@lru_cache(maxsize=1)
+def sources() -> dict[str, Source]:
+    """All known sources by name."""
+    return {name: _source(name) for name in READERS}
+
+
+def get_source(name: str) -> Source:
+    """The source of that name.
+
+    Raises:
+        UserError: there is none; lists those there are.
+    """
+    if name not in READERS:
+        raise UserError(f"no source '{name}'. Known sources: {', '.join(READERS)}.")
+    return sources()[name]
+
+
+def import_source(
+    name: str,
+    raw: str | Path,
+    target: str | Path,
+    *,
+    schema: Schema | None = None,
+    table: str | None = None,
+    images: str | None = None,
+    options: ImportOptions | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Cohort:
+    """The cohort made of the dataset in `raw`, written to `target`.
+
+    Args:
+        name: of the source.
+        raw: folder that holds the data as published.
+        target: cohort folder to write; complete or not there at all.
+        schema: of the source `csv`; the others have their own.
+        table: the table, from `raw` on, if it is not where the source has it.
+        images: the image folder, from `raw` on, if it is not where the source has it.
+        options: image size and limits.
+        overwrite: replace what is in `target`.
+        progress: called with the number of rows done and the number in all.
+
+    Raises:
+        UserError: the data, the schema or the target is at fault.
+    """
+    source = get_source(name)
+    if source.read is None:
+        raise UserError(
+            f"source '{name}' is generated, not read: slimp data import {name} - COHORT."
+        )
+    if schema is not None and source.schema_file is not None:
+        raise UserError(
+            f"source '{name}' has a reviewed schema of its own. To use another one, import the "
+            "table as source 'csv' with --schema FILE."
+        )
+    schema = source.schema() if schema is None else schema
+    raw = Path(raw)
+    published = source.read(raw, table=table, images=images)
+    info = CohortInfo(
+        name=raw.resolve().name if name == "csv" else name,
+        source=name,
+        licence=source.licence,
+        citation=source.citation,
+    )
+    try:
+        return import_cohort(
+            published,
+            schema,
+            Path(target),
+            info=info,
+            options=options,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    finally:
+        published.close()
+
+
+def _source(name: str) -> Source:
+    if name == "csv":
+        return Source(
+            name=name,
+            title="your own table and image folder",
+            licence="unknown",
+            citation="",
+            how_to_get="a table with a row per image, a folder of images, and a schema file",
+            read=READERS[name],
+        )
+    file = Path(__file__).with_name(f"{name.replace('-', '_')}.toml")
+    facts = tomllib.loads(file.read_text(encoding="utf-8"))["dataset"]
+    facts.setdefault("title", facts.pop("name", name))
+    return Source(name=name, schema_file=file, read=READERS[name], **facts)

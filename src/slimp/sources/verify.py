@@ -1,0 +1,115 @@
+"""An encoded image is decoded in full once, at import, so that training never meets a damaged one.
+
+What comes out is an upright RGB image as JPEG or PNG, downsized if it is large.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 128_000_000
+"""Images with more pixels are refused before they are decoded: 384 MB each, or a bomb."""
+FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "BMP", "WEBP", "GIF")
+JPEG_QUALITY = 95
+
+
+class CorruptImageError(Exception):
+    """The image cannot be used; the message is the reason, in a few words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedImage:
+    """An image fit for a cohort, and whether its bytes are still the published ones."""
+
+    encoded: bytes
+    resized: bool = False
+    converted: bool = False
+    """Re-encoded because of its file format, colour mode, orientation tag or transparency."""
+
+
+@contextmanager
+def own_limits() -> Iterator[None]:
+    """While images are verified: our limit on pixels instead of Pillow's, and no warnings of its.
+
+    Both are global to Pillow, so one thread enters this around the work of all.
+    """
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def verify_image(encoded: bytes, *, shorter_side: int) -> VerifiedImage:
+    """The image as a cohort keeps it: published bytes where possible.
+
+    Args:
+        encoded: a JPEG, PNG, TIFF, BMP, WebP or GIF file; of several frames the first counts.
+        shorter_side: larger images are downsized to this, px; 0 keeps them.
+
+    Raises:
+        CorruptImageError: it is none of these, is damaged, or has more than `MAX_PIXELS`.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            return _verify(image, encoded, shorter_side)
+    except CorruptImageError:
+        raise
+    except UnidentifiedImageError:
+        raise CorruptImageError("not an image" if encoded else "an empty file") from None
+    except Exception as error:  # Pillow's decoders raise many types on damaged files
+        raise CorruptImageError(f"damaged: {' '.join(str(error).split())[:200]}") from None
+
+
+def _verify(image: Image.Image, encoded: bytes, shorter_side: int) -> VerifiedImage:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise CorruptImageError(
+            f"too large: {width} x {height} pixels, allowed are {MAX_PIXELS:,} in all"
+        )
+    format_ = image.format
+    upright = image.getexif().get(0x0112, 1) in (0, 1)  # the orientation tag
+    plain = upright and format_ in ("JPEG", "PNG") and image.mode == "RGB"
+    plain = plain and getattr(image, "n_frames", 1) == 1 and "transparency" not in image.info
+    resized = 0 < shorter_side < min(width, height)
+    size = (width, height)
+    if resized:
+        scale = shorter_side / min(width, height)
+        size = (max(round(width * scale), shorter_side), max(round(height * scale), shorter_side))
+        # JPEG can decode at 1/2, 1/4, 1/8 of its size: fast, and still twice as fine as needed.
+        image.draft(None, (2 * size[0], 2 * size[1]))
+    image.load()
+    if plain and not resized:
+        return VerifiedImage(encoded=encoded)
+    picture = _to_rgb(image)
+    if resized:
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    if not upright:
+        picture.getexif().update(image.getexif())
+        picture = ImageOps.exif_transpose(picture)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return VerifiedImage(encoded=buffer.getvalue(), resized=resized, converted=not plain)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits per pixel; Pillow's own conversion would clip them
+        values = np.asarray(image).astype(np.int64)
+        values = values >> 8 if values.max(initial=0) > 255 else values
+        return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise CorruptImageError("pixels of unknown range (floating point)")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(ground, image).convert("RGB")
+    return image.convert("RGB")

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat, SupportsInt
 
 import numpy as np
 import pandas as pd
@@ -287,17 +287,18 @@ def _score(score: Score | None, interval: str = "short") -> str:
     return f"{_number(score.mean)} ({low}{DASH}{high})"
 
 
-def _count(value: float) -> str:
+def _count(value: SupportsInt) -> str:
     return f"{int(value):,}"
 
 
-def _share(value: float) -> str:
+def _share(value: SupportsFloat) -> str:
     """A CSS length for a value of 0 to 1, cut there; tables of figures use it as a position."""
-    return f"{100 * min(max(value, 0.0), 1.0):.2f}%"
+    return f"{100 * min(max(float(value), 0.0), 1.0):.2f}%"
 
 
-def _percent(value: float) -> str:
+def _percent(value: SupportsFloat) -> str:
     """A share of 0 to 1 in whole percent; shares that only round to 0 or 100 say so."""
+    value = float(value)
     if 0 < value < 0.005:
         return "< 1 %"
     if 0.995 < value < 1:

@@ -17,11 +17,23 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "slimp"
 
 ORDER = (
-    *("errors", "schema", "config", "storage", "encoding", "cells", "cohort", "tables", "sources"),
+    *(
+        "errors",
+        "schema",
+        "config",
+        "storage",
+        "encoding",
+        "cells",
+        "parts",
+        "cohort",
+        "settle",
+        "tables",
+        "sources",
+    ),
     *("checks", "check"),
     *("batches", "models", "losses", "evaluate"),
     *("precision", "checkpoint", "gradient_cache", "distributed", "runs", "train"),
-    *("retrieve", "explain", "baselines", "experiments", "report", "app", "demo"),
+    *("retrieve", "explain", "baselines", "assess", "experiments", "report", "app", "demo"),
     *("console", "usage", "flags", "commands", "cli"),
 )
 """Modules and packages in the order of the data's way; a room imports from rooms before it."""

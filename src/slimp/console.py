@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,13 +34,15 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
 
     terminal = sys.stdout.isatty()
     console = Console(
-        file=sys.stdout,
+        force_terminal=terminal,
         width=None if terminal else PIPED_WIDTH,
         highlight=False,
         markup=False,
         emoji=False,
     )
-    console.print(_table(title, columns, [list(map(str, row)) for row in rows], ruled=terminal))
+    with console.capture() as text:
+        console.print(_table(title, columns, [list(map(str, row)) for row in rows], ruled=terminal))
+    say("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
 def _table(
@@ -62,3 +65,29 @@ def _table(
     for row in rows:
         table.add_row(*map(Text, row))
     return table
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A function of (done, all) that draws progress with time left on standard error.
+
+    Nothing is drawn where standard error is not a terminal.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bars:
+        task = bars.add_task("")
+
+        def advance(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+
+        yield advance

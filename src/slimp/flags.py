@@ -96,13 +96,13 @@ def flags_of(cls: type) -> list[Flag]:
     return list(flags.values())
 
 
-def to_yaml(config: Any, *, comments: bool = True) -> str:
+def to_yaml(config: Any) -> str:
     """A configuration as a file for `--config`, each setting below a line that explains it."""
     lines = []
     for flag in flags_of(type(config)):
         value = json.loads(json.dumps(getattr(config, flag.name), default=str))
         text = yaml.safe_dump({flag.name: value}, sort_keys=False)
-        lines.append(f"# {flag.help}\n{text}" if flag.help and comments else text)
+        lines.append(f"# {flag.help}\n{text}" if flag.help else text)
     return "".join(lines)
 
 

@@ -6,12 +6,13 @@ folder holds the weights, all settings, the losses of every step, and checkpoint
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import textwrap
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from slimp.config import PretrainConfig
 from slimp.console import note, say, show_table
-from slimp.flags import REQUIRED_FLAG, to_yaml
+from slimp.flags import REQUIRED_FLAG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,8 @@ def run(arguments: Arguments) -> None:
     from slimp.train import pretrain
 
     cohort = Cohort.load(arguments.cohort)
-    note(f"{cohort!r}\n{to_yaml(arguments.config, comments=False)}".rstrip())
+    settings = ", ".join(f"{name}={value}" for name, value in asdict(arguments.config).items())
+    note(f"{cohort!r}\n{textwrap.fill(settings, 100)}")
     pretrain(
         cohort,
         arguments.config,

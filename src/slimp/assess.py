@@ -1,0 +1,223 @@
+"""What a run's features are worth on a cohort: a probe per feature set, beside the floors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+
+from slimp.baselines.floor import majority, metadata_floor
+from slimp.cohort import Cohort
+from slimp.errors import CheckpointError, UserError
+from slimp.evaluate.features import FEATURE_SETS, FeatureTable, embed
+from slimp.evaluate.linear_probe import probe
+from slimp.evaluate.probe_config import FeatureSet, ProbeConfig
+from slimp.evaluate.result import ProbeResult
+from slimp.models.nested import Slimp
+from slimp.storage import write_json
+
+LEARNED_FROM = ("train", "validation")
+"""Parts of a run whose patients shaped its weights or chose among them."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Assessment:
+    """Probes and floors on the same splits."""
+
+    probes: Mapping[str, ProbeResult]
+    """Feature set -> result, from the smallest set to the one asked for."""
+    floors: Mapping[str, ProbeResult]
+    """What needs no pre-training: the majority class, and the raw metadata if there are any."""
+    tested_on: str
+    """Whose images test, in words."""
+    saw_test_patients: bool | None
+    """Whether pre-training learned from patients that test here; None if the run does not say."""
+
+    @property
+    def main(self) -> ProbeResult:
+        """The result for the feature set asked for."""
+        return list(self.probes.values())[-1]
+
+    @property
+    def verdict(self) -> str:
+        """Whether pre-training bought anything, in a sentence."""
+        floor = max(self.floors.values(), key=lambda result: result.balanced_accuracy.mean)
+        ours, theirs = self.main.balanced_accuracy, floor.balanced_accuracy
+        gain = ours.mean - theirs.mean
+        side = "above" if gain > 0 else "below"
+        text = f"'{list(self.probes)[-1]}' is {abs(gain):.3f} {side} the best floor, {floor.name}"
+        if ours.ci95[0] <= theirs.ci95[1] and theirs.ci95[0] <= ours.ci95[1]:
+            text += "; the intervals overlap, so it takes more patients to be sure"
+        return f"{text}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `metrics.json`: the main result, then what to compare it with."""
+        return {
+            **self.main.to_dict(),
+            "pretraining_saw_test_patients": self.saw_test_patients,
+            "tested_on": self.tested_on,
+            "feature_sets": {name: result.to_dict() for name, result in self.probes.items()},
+            "floors": {name: result.to_dict() for name, result in self.floors.items()},
+        }
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Writes `metrics.json`, `predictions.parquet` and the probe.
+
+        Raises:
+            UserError: the folder is not empty and `overwrite` is off.
+        """
+        self.main.save(folder, overwrite=overwrite)
+        write_json(Path(folder) / "metrics.json", self.to_dict())
+
+
+def assess(
+    table: FeatureTable,
+    cohort: Cohort,
+    config: ProbeConfig,
+    *,
+    run_parts: Mapping[str, str] | None = None,
+    held_out: bool = True,
+) -> Assessment:
+    """Probes of the feature set asked for and of the smaller ones, and the floors.
+
+    Args:
+        table: features of `cohort`, in its order.
+        cohort: for the floor of the raw metadata.
+        config: of the probes.
+        run_parts: patient -> part that pre-training gave it, see `parts_of_run`.
+        held_out: test on the patients that pre-training, or else an official split, set aside,
+            if there are any and patients are what must not leak; otherwise deal them anew.
+
+    Raises:
+        UserError: the labels, patients or features do not allow it.
+    """
+    parts, tested_on = _given_split(table, config, run_parts) if held_out else (None, "")
+    try:
+        probes: dict[str, ProbeResult] = {
+            name: probe(table, replace(config, features=name), parts=parts)
+            for name in _feature_sets(table, config)
+        }
+    except UserError as error:
+        if parts is None:
+            raise
+        raise UserError(f"{error} Or pass --no-held-out to deal the patients anew.") from None
+    floors = {"majority": majority(table.ids, config, parts=parts)}
+    if any(level.features for level in cohort.schema.levels):
+        everything = replace(config, features="full")
+        floors["metadata"] = metadata_floor(cohort, everything, parts=parts).best
+    main = list(probes.values())[-1]
+    tested = set(main.predictions["patient_id"])
+    return Assessment(
+        probes=probes,
+        floors=floors,
+        tested_on=tested_on or f"in {config.seeds} random {config.split}-disjoint splits",
+        saw_test_patients=None
+        if run_parts is None
+        else any(run_parts.get(patient) in LEARNED_FROM for patient in tested),
+    )
+
+
+def parts_of_run(run: Path, cohort: Cohort) -> dict[str, str] | None:
+    """Patient -> part of the run's pre-training; empty if that was on another cohort.
+
+    The cohort counts as the same one if either has all patients of the other. None: the run
+    does not say whom it learned from.
+    """
+    path = run / "patients.parquet"
+    if not path.is_file():
+        return None
+    try:
+        table = pd.read_parquet(path)
+        parts = dict(zip(table["patient_id"], table["part"], strict=True))
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}). Pre-train again.") from None
+    here = set(cohort.patients["patient_id"])
+    shared = here & set(parts)
+    return parts if len(shared) == min(len(here), len(parts)) else {}
+
+
+def device_of(accelerator: Literal["auto", "cpu", "cuda", "mps"]) -> str:
+    """The device that an `--accelerator` stands for; auto is the fastest one at hand."""
+    if accelerator != "auto":
+        return accelerator
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def cached_features(
+    run: Path,
+    cohort_folder: Path,
+    *,
+    device: str = "cpu",
+    precision: Literal["32", "bf16"] = "32",
+    batch_size: int = 256,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> FeatureTable:
+    """The run's features of a cohort, kept in the run folder under a hash of both.
+
+    Raises:
+        UserError: the run or the cohort is damaged, or they do not fit each other.
+    """
+    key = hashlib.sha256(precision.encode())
+    for path in (
+        *(run / "model.safetensors", run / "model.json"),
+        *(cohort_folder / f"{name}.parquet" for name in ("images", "lesions", "patients")),
+        *(cohort_folder / "cohort.json", cohort_folder / "images.bin"),
+    ):
+        if path.is_file():
+            with path.open("rb") as file:
+                key.update(hashlib.file_digest(file, "sha256").digest())
+    kept = run / "features" / f"{key.hexdigest()[:16]}.parquet"
+    if kept.is_file():
+        return FeatureTable.load(kept)
+    table = embed(
+        Slimp.from_pretrained(run),
+        Cohort.load(cohort_folder),
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        precision=precision,
+        progress=progress,
+    )
+    with suppress(PermissionError):  # a run that may only be read is embedded each time
+        table.save(kept)
+    return table
+
+
+def _feature_sets(table: FeatureTable, config: ProbeConfig) -> list[FeatureSet]:
+    """The set asked for, after the smaller ones that differ from it."""
+    names = list(FEATURE_SETS)
+    asked = names[: names.index(config.features) + 1]
+    parts = {
+        name: [part for part in FEATURE_SETS[name] if part in table.features] for name in asked
+    }
+    following = [*asked[1:], None]
+    return [
+        n
+        for n, after in zip(asked, following, strict=True)
+        if not after or parts[n] != parts[after]
+    ]
+
+
+def _given_split(
+    table: FeatureTable, config: ProbeConfig, run_parts: Mapping[str, str] | None
+) -> tuple[list[object] | None, str]:
+    """The part of each image in a split that exists already, and what it is in words."""
+    if config.split != "patient":
+        return None, ""
+    patients = table.ids["patient_id"]
+    parts = patients.map(run_parts or {}).astype("object")
+    if (parts == "held_out").any():
+        return parts.where(parts.notna(), None).tolist(), ("those that pre-training set aside")
+    if "split" in table.ids and (table.ids["split"] == "test").any():
+        official = table.ids["split"].astype("object")
+        return official.where(official.notna(), None).tolist(), "those of the official test part"
+    return None, ""

@@ -1,0 +1,78 @@
+"""Features of every image of a cohort, and of the metadata of its lesion and its patient.
+
+Writes one Parquet file with a row per image: `image_id lesion_id patient_id label`, and the columns
+`image`, `lesion` and `patient`, each a list of numbers of fixed length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from slimp.console import progress_bar, say
+from slimp.errors import UserError
+from slimp.flags import REQUIRED_FLAG
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Where things are, and how to embed."""
+
+    run: Path
+    """Run folder of pre-training."""
+    cohort: Path
+    """Cohort folder."""
+    out: Path = field(metadata=REQUIRED_FLAG)
+    """Parquet file to write; FILE.config.json is written beside it."""
+    overwrite: bool = False
+    """Replace --out."""
+    batch_size: int = 256
+    """Images at once; changes speed and memory, not the features."""
+    precision: Literal["32", "bf16"] = "32"
+    """Of the encoders."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    workers: int = 1
+    """Processes that decode images."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.workers < 0:
+            raise UserError("batch_size must be positive, and workers must not be negative.")
+
+
+def run(arguments: Arguments) -> None:
+    """Embeds and writes the file."""
+    from slimp.assess import device_of
+    from slimp.cohort import Cohort
+    from slimp.evaluate.features import embed
+    from slimp.models.nested import Slimp
+    from slimp.runs import versions
+    from slimp.storage import write_json
+
+    out = arguments.out
+    if out.exists() and not (arguments.overwrite and out.is_file()):
+        raise UserError(f"{out}: exists already. Choose another name or pass --overwrite.")
+    model = Slimp.from_pretrained(arguments.run)
+    cohort = Cohort.load(arguments.cohort)
+    with progress_bar("embedding images") as progress:
+        table = embed(
+            model,
+            cohort,
+            batch_size=arguments.batch_size,
+            workers=arguments.workers,
+            device=device_of(arguments.accelerator),
+            precision=arguments.precision,
+            progress=progress,
+        )
+    table.save(out)
+    record = {
+        "run": str(arguments.run),
+        "cohort": str(arguments.cohort),
+        "precision": arguments.precision,
+        "versions": versions(),
+    }
+    write_json(out.with_name(f"{out.stem}.config.json"), record)
+    widths = ", ".join(f"{name} {values.shape[1]}" for name, values in table.features.items())
+    say(f"{len(table)} images; features: {widths}")
+    say(f"written: {out}")

@@ -1,0 +1,155 @@
+"""Probes of a run beside their floors: whose patients test, and what is said about it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from slimp.assess import assess, cached_features, parts_of_run
+from slimp.cohort import Cohort
+from slimp.errors import CheckpointError, UserError
+from slimp.evaluate.features import FeatureTable
+from slimp.evaluate.probe_config import ProbeConfig
+from slimp.sources.synthetic import SyntheticConfig, synthesize
+
+QUICK = ProbeConfig(seeds=2, folds=2, strengths=(0.01, 1.0), replicates=20)
+
+
+@pytest.fixture(scope="module")
+def cohort() -> Cohort:
+    return synthesize(SyntheticConfig(patients=60, lesions=3, image_size=16))
+
+
+@pytest.fixture(scope="module")
+def table(cohort: Cohort) -> FeatureTable:
+    """Image features that give the label away, and lesion features that say nothing."""
+    rng = np.random.default_rng(0)
+    labels = pd.Categorical(cohort.images["label"]).codes
+    image = np.eye(labels.max() + 1)[labels] + 0.1 * rng.normal(
+        size=(len(labels), labels.max() + 1)
+    )
+    noise = rng.normal(size=(len(labels), 3))
+    return FeatureTable(
+        ids=cohort.images[["image_id", "lesion_id", "patient_id", "label"]],
+        features={"image": image.astype(np.float32), "lesion": noise.astype(np.float32)},
+    )
+
+
+@pytest.fixture(scope="module")
+def run_parts(cohort: Cohort) -> dict[str, str]:
+    parts = cohort.split({"train": 0.6, "validation": 0.1, "held_out": 0.3})
+    return {
+        patient: name for name, part in parts.items() for patient in part.patients["patient_id"]
+    }
+
+
+def test_held_out_patients_test(cohort, table, run_parts):
+    result = assess(table, cohort, QUICK, run_parts=run_parts)
+    tested = set(result.main.predictions["patient_id"])
+    assert tested == {patient for patient, part in run_parts.items() if part == "held_out"}
+    assert result.saw_test_patients is False
+    assert "set aside" in result.tested_on
+    for other in (*result.probes.values(), *result.floors.values()):
+        assert set(other.predictions["image_id"]) == set(result.main.predictions["image_id"])
+
+
+def test_patients_dealt_anew_were_seen_and_that_is_said(cohort, table, run_parts):
+    result = assess(table, cohort, QUICK, run_parts=run_parts, held_out=False)
+    assert result.saw_test_patients is True
+    assert result.tested_on == "in 2 random patient-disjoint splits"
+    assert result.to_dict()["pretraining_saw_test_patients"] is True
+
+
+@pytest.mark.parametrize(("parts", "seen"), [(None, None), ({}, False)])
+def test_a_run_on_another_cohort_saw_nobody_and_a_silent_one_is_unknown(cohort, table, parts, seen):
+    assert assess(table, cohort, QUICK, run_parts=parts).saw_test_patients is seen
+
+
+def test_an_official_split_counts_where_the_run_has_none(cohort, table):
+    split = np.where(np.arange(len(table)) % 1 == 0, "train", "")
+    patients = sorted(cohort.patients["patient_id"])[:20]
+    split = np.where(table.ids["patient_id"].isin(patients), "test", split)
+    official = replace(table, ids=table.ids.assign(split=split))
+    result = assess(official, cohort, QUICK, run_parts={})
+    assert set(result.main.predictions["patient_id"]) == set(patients)
+    assert "official" in result.tested_on
+
+
+def test_every_feature_set_up_to_the_one_asked_for_is_probed_once(cohort, table):
+    """There are no patient features here, so 'full' is 'image+lesion'."""
+    assert list(assess(table, cohort, QUICK).probes) == ["image", "full"]
+    smaller = assess(table, cohort, replace(QUICK, features="image"))
+    assert list(smaller.probes) == ["image"]
+    assert list(smaller.floors) == ["majority", "metadata"]
+
+
+def test_the_verdict_says_whether_the_floor_is_beaten(cohort, table):
+    assert " above the best floor, metadata" in assess(table, cohort, QUICK).verdict
+    blind = replace(table, features={"image": np.zeros((len(table), 2), dtype=np.float32)})
+    assert " below the best floor, metadata" in assess(blind, cohort, QUICK).verdict
+
+
+def test_a_class_that_no_held_out_patient_has_is_explained(cohort, table):
+    rare = table.ids["label"].iloc[0]
+    parts = {
+        patient: "train" if (rows["label"] == rare).any() else "held_out"
+        for patient, rows in table.ids.groupby("patient_id")
+    }
+    with pytest.raises(UserError, match=f"class '{rare}'.* Or pass --no-held-out"):
+        assess(table, cohort, QUICK, run_parts=parts)
+
+
+def test_metrics_hold_every_comparison(cohort, table, tmp_path):
+    result = assess(table, cohort, QUICK)
+    result.save(tmp_path / "probe")
+    content = pd.read_json(tmp_path / "probe" / "metrics.json", typ="series")
+    assert set(content["feature_sets"]) == {"image", "full"}
+    assert set(content["floors"]) == {"majority", "metadata"}
+    assert content["balanced_accuracy"] == content["feature_sets"]["full"]["balanced_accuracy"]
+    with pytest.raises(UserError, match="--overwrite"):
+        result.save(tmp_path / "probe")
+
+
+def test_parts_belong_to_their_cohort(cohort, run_parts, tmp_path):
+    assert parts_of_run(tmp_path, cohort) is None
+    path = tmp_path / "patients.parquet"
+    pd.DataFrame({"patient_id": run_parts.keys(), "part": run_parts.values()}).to_parquet(path)
+    assert parts_of_run(tmp_path, cohort) == run_parts
+    some = cohort.select_patients(sorted(run_parts)[:9])
+    assert parts_of_run(tmp_path, some) == run_parts
+    pd.DataFrame({"patient_id": ["x", *run_parts][:30], "part": "train"}).to_parquet(path)
+    assert parts_of_run(tmp_path, cohort) == {}
+    path.write_bytes(b"PAR1")
+    with pytest.raises(CheckpointError, match=r"patients\.parquet: damaged"):
+        parts_of_run(tmp_path, cohort)
+
+
+def test_features_are_kept_until_the_run_or_the_cohort_changes(cohort, tmp_path, monkeypatch):
+    made = []
+
+    def count(model, cohort, **options):
+        made.append(model)
+        features = {"image": np.zeros((len(cohort), 2), dtype=np.float32)}
+        return FeatureTable(ids=cohort.images.iloc[:, :4], features=features)
+
+    monkeypatch.setattr("slimp.assess.embed", count)
+    monkeypatch.setattr("slimp.assess.Slimp.from_pretrained", lambda run: run)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model.safetensors").write_bytes(b"1")
+    cohort.save(tmp_path / "cohort")
+    first = cached_features(run, tmp_path / "cohort")
+    again = cached_features(run, tmp_path / "cohort")
+    assert len(made) == 1
+    pd.testing.assert_frame_equal(first.ids, again.ids)
+    (run / "model.safetensors").write_bytes(b"2")
+    cached_features(run, tmp_path / "cohort")
+    assert len(made) == 2
+    cohort.select_patients(cohort.patients["patient_id"][:30]).save(
+        tmp_path / "cohort", overwrite=True
+    )
+    cached_features(run, tmp_path / "cohort")
+    assert len(made) == 3

@@ -175,14 +175,20 @@ def _boosting(
 def _typed_for_trees(
     features: Sequence[Feature], table: pd.DataFrame, split: Split
 ) -> pd.DataFrame:
-    """Numbers and categories, missing as such; categories are those of the training rows."""
+    """Numbers and categories, missing as such; categories are those of the training rows.
+
+    Columns without any value in the training rows are left out: the trees refuse them.
+    """
     columns = {}
     for feature in features:
         for name in feature.columns:
             column = table[name]
+            if column.iloc[split.train].isna().all():
+                continue
             if feature.kind == "categorical":
                 seen = column.iloc[split.train].value_counts().index[:MOST_CATEGORIES]
-                columns[name] = pd.Series(pd.Categorical(column, categories=sorted(seen)))
+                known = column.where(column.isin(seen))  # the others count as missing
+                columns[name] = pd.Series(pd.Categorical(known, categories=sorted(seen)))
             else:
                 columns[name] = pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan))
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns or {"nothing known": np.zeros(len(table))})

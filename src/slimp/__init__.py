@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from slimp.losses import info_nce as info_nce
     from slimp.models.nested import Slimp as Slimp
     from slimp.models.trace import Trace as Trace
-    from slimp.models.trace import official_rows as official_rows
+    from slimp.models.trace_coding import official_rows as official_rows
     from slimp.schema import Schema as Schema
     from slimp.train import pretrain as pretrain
 
@@ -36,7 +36,7 @@ _HOMES = {
     "embed": "slimp.evaluate.features",
     "info_nce": "slimp.losses",
     "linear_probe": "slimp.evaluate.linear_probe",
-    "official_rows": "slimp.models.trace",
+    "official_rows": "slimp.models.trace_coding",
     "pretrain": "slimp.train",
 }
 

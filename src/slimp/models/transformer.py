@@ -1,0 +1,114 @@
+"""The Transformer over metadata tokens: a CLS token in front, post-norm layers.
+
+Parameter names are those of the published TRACE implementation, so that its checkpoints load.
+
+Axis names: n = rows, t = tokens, s = 1 + t (CLS in front), h = width, e = width of a head.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+class TokenEncoder(nn.Module):
+    """A learned CLS token in front, then Transformer layers.
+
+    `absent` tokens are not looked at by any token (None: all are looked at). CLS always is, so
+    that the softmax is defined where everything is absent.
+    """
+
+    def __init__(
+        self, *, width: int, depth: int, heads: int, mlp_ratio: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        layers = [
+            TransformerLayer(width=width, heads=heads, mlp_ratio=mlp_ratio, dropout=dropout)
+            for _ in range(depth)
+        ]
+        self.transformer_encoder = nn.ModuleDict({"layers": nn.ModuleList(layers)})
+
+    def forward(
+        self, tokens: Float[Tensor, "n t h"], absent: Bool[Tensor, "n t"] | None
+    ) -> Float[Tensor, "n s h"]:
+        """Encoded tokens, CLS first."""
+        x, mask = self._with_cls(tokens, absent)
+        for layer in self._layers():
+            x = layer(x, mask)
+        return x
+
+    def attention(
+        self, tokens: Float[Tensor, "n t h"], absent: Bool[Tensor, "n t"] | None
+    ) -> list[Float[Tensor, "n heads s s"]]:
+        """Attention weights of each layer."""
+        x, mask = self._with_cls(tokens, absent)
+        maps = []
+        for layer in self._layers():
+            maps.append(layer.attention(x, mask))
+            x = layer(x, mask)
+        return maps
+
+    def _layers(self) -> list[TransformerLayer]:
+        layers = cast("nn.ModuleList", self.transformer_encoder["layers"])
+        return cast("list[TransformerLayer]", list(layers))
+
+    def _with_cls(
+        self, tokens: Float[Tensor, "n t h"], absent: Bool[Tensor, "n t"] | None
+    ) -> tuple[Float[Tensor, "n s h"], Bool[Tensor, "n 1 1 s"] | None]:
+        cls = self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1)
+        x = torch.cat([cls, tokens], dim=1)  # (n, s, h)
+        if absent is None:
+            return x, None
+        return x, F.pad(~absent, (1, 0), value=True)[:, None, None, :]
+
+
+class TransformerLayer(nn.Module):
+    """Post-norm Transformer layer with the parameter names of `nn.TransformerEncoderLayer`.
+
+    Not that class itself, because it cannot hand out attention weights, and its inference path
+    rounds differently from its training path.
+    """
+
+    def __init__(self, *, width: int, heads: int, mlp_ratio: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        # Holds the projections under their published names; the arithmetic is below.
+        self.self_attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.linear1 = nn.Linear(width, mlp_ratio * width)
+        self.linear2 = nn.Linear(mlp_ratio * width, width)
+        self.norm1 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Float[Tensor, "n s h"], mask: Bool[Tensor, "n 1 1 s"] | None
+    ) -> Float[Tensor, "n s h"]:
+        """Self-attention, then the MLP, each added and normalised."""
+        q, k, v = self._heads(x)
+        share = self.dropout.p if self.training else 0.0
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=share)
+        attended = self.self_attn.out_proj(attended.transpose(1, 2).flatten(2))  # (n, s, h)
+        x = self.norm1(x + self.dropout(attended))
+        hidden = self.dropout(F.gelu(self.linear1(x)))
+        return cast("Tensor", self.norm2(x + self.dropout(self.linear2(hidden))))
+
+    def attention(
+        self, x: Float[Tensor, "n s h"], mask: Bool[Tensor, "n 1 1 s"] | None
+    ) -> Float[Tensor, "n heads s s"]:
+        """The weights with which each token (row) looks at each other (column)."""
+        q, k, _ = self._heads(x)
+        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return torch.softmax(scores, dim=-1)
+
+    def _heads(self, x: Float[Tensor, "n s h"]) -> list[Float[Tensor, "n heads s e"]]:
+        weight, bias = self.self_attn.in_proj_weight, self.self_attn.in_proj_bias
+        qkv = F.linear(x, weight, bias)  # (n, s, 3 h)
+        qkv = qkv.reshape(*x.shape[:2], 3, self.heads, x.shape[-1] // self.heads)
+        return list(qkv.permute(2, 0, 3, 1, 4))  # each (n, heads, s, e)

@@ -1,0 +1,523 @@
+"""TRACE against an independent reference of the published implementation, and its own promises."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from slimp.encoding import Encoding, Rows
+from slimp.errors import UserError
+from slimp.models.trace import Trace, TraceConfig
+from slimp.models.trace_coding import TraceFeatures, official_rows
+from slimp.schema import Feature, Level
+
+MISSING = ("zero", "mask", "learned")
+CONTINUOUS = ("mlp", "embed", "norm")
+
+
+def product(*options: Any) -> list[tuple[Any, ...]]:
+    return list(itertools.product(*options))
+
+
+FEATURES = TraceFeatures(continuous=2, categorical=(3, (1, 1, 1), 1))
+"""Two values, a category of three, a group of three boxes, a category of one."""
+
+
+def rows_of(n: int = 6, features: TraceFeatures = FEATURES, seed: int = 0) -> Rows:
+    """Random rows; missing cells hold values, which must not matter."""
+    generator = torch.Generator().manual_seed(seed)
+    kinds = [size for size in features.categorical if isinstance(size, int)]
+    boxes = sum(len(size) for size in features.categorical if not isinstance(size, int))
+    codes = [torch.randint(1, size + 1, (n,), generator=generator) for size in kinds]
+    return Rows(
+        continuous=torch.randn(n, features.continuous, generator=generator),
+        categorical=torch.stack(codes, dim=1) if codes else torch.zeros(n, 0, dtype=torch.long),
+        checkbox=torch.randint(2, (n, boxes), generator=generator).float(),
+        present=torch.rand(n, features.tokens, generator=generator) < 0.6,
+    )
+
+
+def trace_of(features: TraceFeatures = FEATURES, **config: Any) -> Trace:
+    torch.manual_seed(0)
+    return Trace(features, TraceConfig(**{"width": 8, **config}))
+
+
+def double(rows: Rows) -> Rows:
+    return replace(rows, continuous=rows.continuous.double())
+
+
+# ---------------------------------------------------------------- the published implementation
+
+
+def published_output(
+    state: dict[str, Tensor],
+    metadata: dict[str, Any],
+    x: Tensor,
+    *,
+    heads: int,
+    pool: str,
+    checkbox: str,
+    continuous: str,
+) -> Tensor:
+    """What the published implementation computes before its head, one row at a time."""
+    count = len(metadata["continuous"])
+    outputs = []
+    for row in x:
+        values = row[:count]
+        tokens = continuous_tokens(state, values, continuous)
+        column = count
+        for i, size in enumerate(metadata["categorical"].values()):
+            if isinstance(size, int):
+                tokens.append(state[f"embeddings.{i}.weight"][int(row[column])])
+                column += 1
+                continue
+            boxes = []
+            for j in range(len(size)):
+                boxes.append(state[f"embeddings.{i}.{j}.weight"][int(row[column])] * row[column])
+                column += 1
+            tokens.append(aggregate(torch.stack(boxes), checkbox))
+        encoded = published_encoder(
+            state, torch.stack([state["encoder.cls_token"][0, 0], *tokens]), heads
+        )
+        pooled = encoded[0] if pool == "cls" else encoded[1:].mean(dim=0)
+        if continuous == "norm" and count:
+            weight, bias = state["norm.weight"], state["norm.bias"]
+            pooled = torch.cat([F.layer_norm(values, (count,), weight, bias, eps=1e-6), pooled])
+        outputs.append(pooled)
+    return torch.stack(outputs)
+
+
+def continuous_tokens(state: dict[str, Tensor], values: Tensor, mode: str) -> list[Tensor]:
+    if not len(values) or mode == "norm":
+        return []
+    if mode == "embed":
+        return [v * e for v, e in zip(values, state["num_embeddings"][0], strict=True)]
+    hidden = F.selu(state["num_mlp.mlp.0.weight"] @ values + state["num_mlp.mlp.0.bias"])
+    flat = state["num_mlp.mlp.2.weight"] @ hidden + state["num_mlp.mlp.2.bias"]
+    return [
+        token * float(value != 0)
+        for token, value in zip(flat.reshape(len(values), -1), values, strict=True)
+    ]
+
+
+def aggregate(boxes: Tensor, mode: str) -> Tensor:
+    out = boxes[0]
+    for box in boxes[1:]:
+        out = {"sum": out + box, "prod": out * box, "max": torch.maximum(out, box)}[mode]
+    return out
+
+
+def published_encoder(state: dict[str, Tensor], x: Tensor, heads: int) -> Tensor:
+    prefix = "encoder.transformer_encoder."
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    depth = len({name.split(".")[1] for name in own})
+    layer = nn.TransformerEncoderLayer(
+        x.shape[-1], heads, own["layers.0.linear1.weight"].shape[0], 0.0, "gelu", batch_first=True
+    )
+    stack = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+    stack.load_state_dict(own)
+    return stack(x[None])[0]
+
+
+def published_state(
+    metadata: dict[str, Any], generator: torch.Generator, *, width: int, depth: int, continuous: str
+) -> dict[str, Tensor]:
+    """Random weights under the published names; rows for missing categories are not 0."""
+    count = len(metadata["continuous"])
+    shapes: dict[str, tuple[int, ...]] = {"encoder.cls_token": (1, 1, width)}
+    for i, size in enumerate(metadata["categorical"].values()):
+        if isinstance(size, int):
+            shapes[f"embeddings.{i}.weight"] = ((2 if size == 1 else size) + 1, width)
+        else:
+            shapes |= {f"embeddings.{i}.{j}.weight": (2, width) for j in range(len(size))}
+    head = width
+    if count and continuous == "mlp":
+        shapes |= {"num_mlp.mlp.0.weight": (width, count), "num_mlp.mlp.0.bias": (width,)}
+        shapes |= {"num_mlp.mlp.2.weight": (width * count, width)}
+        shapes |= {"num_mlp.mlp.2.bias": (width * count,)}
+    elif count and continuous == "embed":
+        shapes["num_embeddings"] = (1, count, width)
+    elif count:
+        shapes |= {"norm.weight": (count,), "norm.bias": (count,)}
+        head += count
+    for k in range(depth):
+        layer = nn.TransformerEncoderLayer(width, 1, 4 * width)
+        shapes |= {
+            f"encoder.transformer_encoder.layers.{k}.{name}": tuple(value.shape)
+            for name, value in layer.state_dict().items()
+        }
+    shapes |= {"head.linear.weight": (3, head), "head.linear.bias": (3,)}
+    return {name: torch.randn(s, generator=generator) * 0.5 for name, s in shapes.items()}
+
+
+@st.composite
+def published_cases(draw: st.DrawFn) -> tuple[dict[str, Any], Tensor, str]:
+    """A description, rows in the published coding with holes, and how values become tokens."""
+    count = draw(st.integers(0, 5))
+    continuous = draw(st.sampled_from(CONTINUOUS))
+    size = st.one_of(st.integers(1, 6), st.lists(st.just(1), min_size=1, max_size=4))
+    # The published code cannot take a mean over no tokens.
+    least = 1 if count == 0 or continuous == "norm" else 0
+    sizes = draw(st.lists(size, min_size=least, max_size=4))
+    metadata = {
+        "continuous": [f"value {i}" for i in range(count)],
+        "categorical": {f"feature {i}": size for i, size in enumerate(sizes)},
+    }
+    n = draw(st.integers(1, 4))
+    value = st.one_of(st.just(0.0), st.floats(-3, 3, width=32))
+    columns = [st.lists(value, min_size=n, max_size=n) for _ in range(count)]
+    for size in sizes:
+        code = st.integers(0, 1 if isinstance(size, list) else max(size, 2))
+        repeats = len(size) if isinstance(size, list) else 1
+        columns += [st.lists(code.map(float), min_size=n, max_size=n)] * repeats
+    return metadata, torch.tensor(draw(st.tuples(*columns))).T.contiguous(), continuous
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    case=published_cases(),
+    depth=st.integers(1, 2),
+    heads=st.sampled_from([1, 2, 4]),
+    pool=st.sampled_from(["mean", "cls"]),
+    checkbox=st.sampled_from(["sum", "prod", "max"]),
+    seed=st.integers(0, 99),
+)
+def test_equals_the_published_implementation(case, depth, heads, pool, checkbox, seed):
+    metadata, x, continuous = case
+    state = published_state(
+        metadata, torch.Generator().manual_seed(seed), width=8, depth=depth, continuous=continuous
+    )
+    trace = Trace.from_official(state, metadata, heads=heads, pool=pool, checkbox=checkbox)
+    got = trace(official_rows(x, metadata))
+    want = published_output(
+        state, metadata, x, heads=heads, pool=pool, checkbox=checkbox, continuous=continuous
+    )
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    want = F.linear(want, state["head.linear.weight"], state["head.linear.bias"])
+    torch.testing.assert_close(trace.head(got), want, atol=1e-4, rtol=1e-5)
+
+
+def test_published_tables_in_64_bits_are_read_in_the_weights_precision():
+    metadata = {"continuous": ["age"], "categorical": {"sex": 2}}
+    x = torch.tensor([[50.0, 1.0], [0.0, 2.0]])
+    state = published_state(
+        metadata, torch.Generator().manual_seed(0), width=8, depth=1, continuous="mlp"
+    )
+    trace = Trace.from_official(state, metadata)
+    assert torch.equal(
+        trace(official_rows(x.double(), metadata)), trace(official_rows(x, metadata))
+    )
+
+
+# ------------------------------------------------------------------------- missing is a mask
+
+
+@pytest.mark.parametrize(
+    ("missing", "continuous", "checkbox"), product(MISSING, CONTINUOUS, ("sum", "prod", "max"))
+)
+def test_what_a_missing_cell_holds_does_not_matter(missing, continuous, checkbox):
+    trace = trace_of(missing=missing, continuous=continuous, checkbox=checkbox, depth=2)
+    rows, other = rows_of(seed=0), rows_of(seed=1)
+    known = rows.present
+    boxes = known[:, 3:4]
+    hidden = Rows(
+        continuous=torch.where(known[:, :2], rows.continuous, other.continuous),
+        categorical=torch.where(known[:, [2, 4]], rows.categorical, other.categorical),
+        checkbox=torch.where(boxes, rows.checkbox, 1 - rows.checkbox),
+        present=known,
+    )
+    assert not torch.equal(hidden.categorical, rows.categorical)
+    assert torch.equal(trace(hidden), trace(rows))
+    nan = torch.where(known[:, :2], rows.continuous, torch.nan)
+    assert torch.equal(trace(replace(rows, continuous=nan)), trace(rows))
+
+
+@pytest.mark.parametrize(("missing", "pool"), product(MISSING, ("mean", "cls")))
+def test_rows_without_any_known_cell_are_finite_forward_and_backward(missing, pool):
+    trace = trace_of(missing=missing, pool=pool)
+    rows = rows_of()
+    rows = replace(rows, present=torch.zeros_like(rows.present))
+    output = trace(rows)
+    output.square().sum().backward()
+    assert output.isfinite().all()
+    assert torch.equal(output, output[:1].expand_as(output)), "they know nothing to differ by"
+    gradients = [p.grad for p in trace.parameters() if p.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_the_number_zero_is_a_value(missing):
+    trace = trace_of(missing=missing)
+    rows = rows_of()
+    zero = replace(rows, continuous=torch.zeros_like(rows.continuous))
+    known = replace(zero, present=torch.ones_like(rows.present))
+    absent = known.present.clone()
+    absent[:, 0] = False
+    difference = (trace(known) - trace(replace(known, present=absent))).abs().amax(dim=1)
+    assert (difference > 1e-4).all()
+
+
+@pytest.mark.parametrize("checkbox", ["sum", "max"])
+def test_masked_tokens_are_as_if_the_feature_did_not_exist(checkbox):
+    """With `embed`, where no token sees another feature's value before attention."""
+    config = {"missing": "mask", "continuous": "embed", "checkbox": checkbox, "depth": 2}
+    trace = trace_of(**config)
+    rows = replace(rows_of(), present=torch.tensor([True, False, True, True, False]).expand(6, 5))
+    fewer = trace_of(TraceFeatures(continuous=1, categorical=(3, (1, 1, 1))), **config)
+    state = {k: v for k, v in trace.state_dict().items() if not k.startswith("embeddings.2")}
+    state["num_embeddings"] = state["num_embeddings"][:, :1]
+    fewer.load_state_dict(state)
+    kept = Rows(
+        continuous=rows.continuous[:, :1],
+        categorical=rows.categorical[:, :1],
+        checkbox=rows.checkbox,
+        present=torch.ones(6, 3, dtype=torch.bool),
+    )
+    torch.testing.assert_close(trace(rows), fewer(kept))
+
+
+def test_zero_counts_missing_tokens_and_mask_does_not():
+    state = trace_of().state_dict()
+    outputs = {}
+    for missing in ("zero", "mask"):
+        trace = trace_of(missing=missing)
+        trace.load_state_dict(state)
+        outputs[missing] = trace(rows_of())
+    complete = replace(rows_of(), present=torch.ones(6, 5, dtype=torch.bool))
+    assert not torch.allclose(outputs["zero"], outputs["mask"], atol=1e-2)
+    torch.testing.assert_close(trace_of(missing="mask")(complete), trace_of()(complete))
+
+
+def test_learned_vectors_stand_where_cells_are_missing():
+    trace, rows = trace_of(missing="learned"), rows_of()
+    tokens, absent = trace.embed(rows)
+    vectors = trace.missing_vectors.expand_as(tokens)
+    assert absent is None
+    assert torch.equal(tokens[~rows.present], vectors[~rows.present])
+    assert not torch.isclose(tokens[rows.present], vectors[rows.present]).all(dim=-1).any()
+
+
+@pytest.mark.parametrize("missing", ["zero", "mask"])
+def test_missing_tokens_are_zero_and_stay_so(missing):
+    trace, rows = trace_of(missing=missing), rows_of()
+    optimizer = torch.optim.AdamW(trace.parameters(), lr=0.1, weight_decay=0.1)
+    for _ in range(3):
+        trace(rows).square().sum().backward()
+        optimizer.step()
+    tokens, _ = trace.embed(rows)
+    assert (tokens[~rows.present] == 0).all()
+    assert (tokens[rows.present].abs().sum(dim=-1) > 0).sum() > len(rows)
+
+
+# ------------------------------------------------------------------------- shapes and symmetry
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        TraceFeatures(continuous=1, categorical=()),
+        TraceFeatures(continuous=4, categorical=()),
+        TraceFeatures(continuous=0, categorical=(5,)),
+        TraceFeatures(continuous=0, categorical=((1,),)),
+        TraceFeatures(continuous=0, categorical=((1, 1), 2, (1, 1, 1))),
+        TraceFeatures(continuous=2, categorical=(0,)),
+    ],
+)
+@pytest.mark.parametrize(("missing", "continuous"), product(MISSING, CONTINUOUS))
+def test_any_number_of_features_and_of_rows(features, missing, continuous):
+    trace = trace_of(features, missing=missing, continuous=continuous)
+    rows = rows_of(3, replace(features, categorical=tuple(s or 1 for s in features.categorical)))
+    assert trace.embed_dim == 8 + (features.continuous if continuous == "norm" else 0)
+    assert trace(rows).shape == (3, trace.embed_dim)
+    assert trace(rows).isfinite().all()
+    nobody = rows[torch.zeros(0, dtype=torch.long)]
+    assert trace(nobody).shape == (0, trace.embed_dim)
+    trace(nobody).sum().backward()
+
+
+def test_a_level_without_features_has_no_encoder():
+    with pytest.raises(UserError, match="at least one feature"):
+        Trace(TraceFeatures(continuous=0, categorical=()))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"heads": 3}, "heads must divide the width 8, got 3"),
+        ({"depth": 0}, "at least 1"),
+        ({"dropout": 1.0}, "dropout must be in"),
+    ],
+)
+def test_nonsense_is_refused(config, message):
+    with pytest.raises(UserError, match=message):
+        trace_of(**config)
+
+
+@pytest.mark.parametrize(("missing", "training"), product(MISSING, (True, False)))
+def test_rows_do_not_influence_each_other(missing, training):
+    trace, rows = trace_of(missing=missing).train(training), rows_of(20)
+    together = trace(rows)
+    order = torch.randperm(20)
+    torch.testing.assert_close(trace(rows[order]), together[order])
+    alone = torch.cat([trace(rows[torch.tensor([i])]) for i in range(20)])
+    torch.testing.assert_close(alone, together)
+
+
+def test_training_and_inference_agree_without_dropout():
+    trace, rows = trace_of(missing="mask", depth=2), rows_of()
+    trained = trace(rows)
+    with torch.inference_mode():
+        torch.testing.assert_close(trace.eval()(rows), trained)
+
+
+@pytest.mark.parametrize(("missing", "continuous"), product(MISSING, CONTINUOUS))
+def test_weights_survive_a_round_trip(missing, continuous):
+    config = {"missing": missing, "continuous": continuous}
+    trace, rows = trace_of(**config), rows_of()
+    torch.manual_seed(1)
+    other = Trace(FEATURES, TraceConfig(width=8, **config))
+    assert not torch.equal(other(rows), trace(rows))
+    other.load_state_dict(trace.state_dict())
+    assert torch.equal(other(rows), trace(rows))
+
+
+# ----------------------------------------------------------------------------------- attention
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_attention_sums_to_one_and_skips_what_is_masked(missing):
+    trace, rows = trace_of(missing=missing, depth=2), rows_of()
+    maps = trace.attention(rows)
+    assert [tuple(layer.shape) for layer in maps] == [(6, 2, 6, 6)] * 2  # CLS + 5 features
+    for layer in maps:
+        torch.testing.assert_close(layer.sum(dim=-1), torch.ones(6, 2, 6))
+        on_missing = layer[..., 1:].transpose(1, 3)[~rows.present]
+        assert (on_missing == 0).all() == (missing == "mask")
+
+
+def test_attention_of_norm_leaves_out_the_values_that_make_no_token():
+    trace = trace_of(continuous="norm", missing="mask")
+    assert trace.attention(rows_of())[0].shape == (6, 2, 4, 4)
+
+
+# ----------------------------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize(
+    ("missing", "continuous", "checkbox"),
+    [*product(MISSING, ("mlp",), ("sum",)), ("mask", "embed", "prod"), ("learned", "norm", "max")],
+)
+def test_gradients(missing, continuous, checkbox):
+    """Of every weight and of the values, against finite differences in 64 bits."""
+    features = TraceFeatures(continuous=2, categorical=(2, (1, 1)))
+    config = {"missing": missing, "continuous": continuous, "checkbox": checkbox}
+    trace = trace_of(features, width=4, mlp_ratio=1, **config).double()
+    rows = double(rows_of(3, features))
+    rows.checkbox[0] = 1.0
+    rows.present[0] = True
+    rows.present[1] = False
+    names = [name for name, _ in trace.named_parameters()]
+
+    def output(values: Tensor, *weights: Tensor) -> Tensor:
+        state = dict(zip(names, weights, strict=True))
+        return functional_call(trace, state, (replace(rows, continuous=values),))
+
+    inputs = [rows.continuous, *(p.detach() for p in trace.parameters())]
+    # Rows of missing categories are constants by design, which finite differences cannot know.
+    frozen = {"embeddings.0.weight"}
+    for name, tensor in zip(["values", *names], inputs, strict=True):
+        tensor.requires_grad_(name not in frozen)
+    assert torch.autograd.gradcheck(output, inputs)
+
+
+def test_the_row_of_a_missing_category_gets_no_gradient_and_the_others_do():
+    trace, rows = trace_of(), rows_of(40)
+    trace(rows).square().sum().backward()
+    gradient = trace.embeddings[0].weight.grad
+    assert (gradient[0] == 0).all()
+    assert (gradient[1:].abs().sum(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_bf16_stays_near(missing):
+    trace, rows = trace_of(missing=missing, width=32), rows_of(50)
+    want = trace(rows)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = trace(rows)
+        maps = trace.attention(rows)
+    torch.testing.assert_close(got.float(), want, atol=0.08, rtol=0.0)
+    assert all(layer.isfinite().all() for layer in maps)
+    got.float().square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in trace.parameters())
+
+
+# ------------------------------------------------------------------------- from a typed table
+
+
+def fitted() -> tuple[Encoding, Rows]:
+    features = (
+        Feature(name="site", kind="categorical", columns=("site",)),
+        Feature(name="age", kind="continuous", columns=("age",)),
+        Feature(name="symptoms", kind="checkbox", columns=("itch", "hurt")),
+    )
+    table = pd.DataFrame(
+        {
+            "site": pd.array(["arm", "leg", None, "arm"], dtype="str"),
+            "age": [30.0, np.nan, 50.0, 40.0],
+            "itch": pd.array([True, False, None, None], dtype="boolean"),
+            "hurt": pd.array([None, True, None, False], dtype="boolean"),
+        }
+    )
+    encoding = Encoding.fit(Level(name="lesion", features=features), table)
+    return encoding, encoding.encode(table)
+
+
+def test_encoded_tables_flow_through():
+    encoding, rows = fitted()
+    trace = Trace(encoding, TraceConfig(width=8, missing="mask"))
+    assert trace(rows).shape == (4, 8)
+    assert trace.attention(rows)[0].shape == (4, 2, 4, 4)
+    names = [feature.name for feature in encoding.features]
+    assert names == ["age", "site", "symptoms"], "attention's columns, after CLS"
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_a_hidden_cell_equals_an_empty_one(missing):
+    """Feature dropout in the batches hides cells; to the encoder they are as if never filled."""
+    encoding, rows = fitted()
+    trace = Trace(encoding, TraceConfig(width=8, missing=missing))
+    hidden = encoding.disturb(rows, np.random.default_rng(0), dropout=1.0, corruption=0.0)
+    empty = Rows(*(torch.zeros_like(getattr(rows, name)) for name in rows.__dataclass_fields__))
+    assert torch.equal(trace(hidden), trace(empty))
+
+
+def test_learns_a_rule_of_value_category_and_boxes():
+    """Overfits: one row per combination, the target needs all three kinds at once."""
+    features = TraceFeatures(continuous=1, categorical=(2, (1, 1)))
+    grid = torch.tensor(list(product([-1.0, 1.0], [1, 2], [0.0, 1.0], [0.0, 1.0])))
+    rows = Rows(
+        continuous=grid[:, :1],
+        categorical=grid[:, 1:2].long(),
+        checkbox=grid[:, 2:],
+        present=torch.ones(len(grid), 3, dtype=torch.bool),
+    )
+    parity = ((grid[:, 0] > 0) ^ (grid[:, 1] > 1) ^ (grid[:, 2] > 0) ^ (grid[:, 3] > 0)).long()
+    torch.manual_seed(0)
+    trace = Trace(features, TraceConfig(width=16, missing="mask"), num_classes=2)
+    optimizer = torch.optim.AdamW(trace.parameters(), lr=5e-3)
+    for _ in range(200):
+        optimizer.zero_grad()
+        F.cross_entropy(trace.head(trace(rows)), parity).backward()
+        optimizer.step()
+    assert (trace.head(trace(rows)).argmax(dim=1) == parity).all()

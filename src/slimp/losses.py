@@ -1,4 +1,4 @@
-"""Contrastive losses. Axis names: n = rows, d = width of the space of similarities."""
+"""Contrastive losses. Axis names: n = rows here, m = rows in all, d = width of the projections."""
 
 from __future__ import annotations
 
@@ -37,34 +37,47 @@ def info_nce(
         symmetric: mean of both directions; else only from `a` to `b`.
 
     Raises:
-        UserError: the temperature is not positive, or there is only one row.
+        UserError: the sides differ in shape, there is only one row, or the temperature is not
+            positive.
 
     Example:
         >>> rows = torch.eye(4)
         >>> print(f"{info_nce(rows, rows, temperature=1.0):.3f}")
         0.744
     """
-    if isinstance(temperature, float | int) and temperature <= 0:
-        raise UserError(f"temperature must be positive, got {temperature}.")
+    if a.shape != b.shape:
+        raise UserError(f"the two sides must have one shape, got {[*a.shape]} and {[*b.shape]}.")
     if len(a) < 2:
-        raise UserError("info_nce needs at least 2 rows: with 1 there is no negative.")
+        raise UserError(f"info_nce needs at least 2 rows, got {len(a)}: 1 has no negative.")
+    if not temperature > 0:
+        value = torch.as_tensor(temperature).item()
+        raise UserError(f"temperature must be positive, got {value:g}.")
     with torch.autocast(device_type=a.device.type, enabled=False):
-        wide = torch.promote_types(a.dtype, torch.float32)
+        wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
         a, b = F.normalize(a.to(wide), dim=-1), F.normalize(b.to(wide), dim=-1)
-        logits = a @ b.T / temperature  # (n, n)
-        loss = _pick_positives(logits, groups)
-        return (loss + _pick_positives(logits.T, groups)) / 2 if symmetric else loss
+        loss = _pick_positives(a / temperature, b, groups, groups)
+        if symmetric:
+            loss = (loss + _pick_positives(b / temperature, a, groups, groups)) / 2
+        return loss
 
 
 def _pick_positives(
-    logits: Float[Tensor, "n n"], groups: Int[Tensor, " n"] | None
+    anchor: Float[Tensor, "n d"],
+    everyone: Float[Tensor, "m d"],
+    groups: Int[Tensor, " n"] | None,
+    all_groups: Int[Tensor, " m"] | None,
+    first: int = 0,
 ) -> Float[Tensor, ""]:
-    if groups is None:
-        return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
-    positive = groups[:, None] == groups[None, :]  # (n, n)
-    log_share = F.log_softmax(logits, dim=-1)
-    mean_of_positives = log_share.masked_fill(~positive, 0.0).sum(-1) / positive.sum(-1)  # (n,)
-    return -mean_of_positives.mean()
+    """One direction; row i of `anchor` and row `first + i` of `everyone` are a positive pair.
+
+    The temperature is in `anchor` already: dividing the logits would keep a second (n, m).
+    """
+    logits = anchor @ everyone.T  # (n, m)
+    if groups is None or all_groups is None:
+        return F.cross_entropy(logits, first + torch.arange(len(logits), device=logits.device))
+    positive = groups[:, None] == all_groups[None, :]  # (n, m)
+    share = positive.to(logits.dtype) / positive.sum(dim=1, keepdim=True)  # (n, m)
+    return F.cross_entropy(logits, share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,28 +86,32 @@ class NestedLoss:
 
     total: Float[Tensor, ""]
     parts: dict[str, Float[Tensor, ""]]
+    too_few: tuple[str, ...] = ()
+    """Levels with a weight that had fewer than 2 rows to compare and so added nothing."""
 
 
 def nested_loss(embeddings: Embeddings, weights: Mapping[str, float]) -> NestedLoss:
     """The sum over levels of weight times InfoNCE (SLIMP, arXiv 2505.23709: 0.9 and 0.1).
 
-    A level with a single row has no negative and contributes 0; levels without a weight are
-    not computed.
+    Levels without a weight are not computed; a level with fewer than 2 rows adds 0.
 
     Raises:
-        UserError: no level has both a weight and two rows.
+        UserError: no level has both a weight and 2 rows.
     """
+    asked = [pair for pair in embeddings.pairs if weights.get(pair.name, 0.0) > 0]
     parts = {
         pair.name: info_nce(
             pair.anchor, pair.target, temperature=pair.temperature, groups=pair.groups
         )
-        for pair in embeddings.pairs
-        if weights.get(pair.name, 0.0) > 0 and len(pair.anchor) > 1
+        for pair in asked
+        if len(pair.anchor) > 1
     }
     if not parts:
+        rows = ", ".join(f"{pair.name}: {len(pair.anchor)} row(s)" for pair in asked) or "none"
         raise UserError(
             "a batch has no level with a weight and at least 2 rows, so there is nothing to "
-            "contrast. Use more patients or lesions per batch."
+            f"contrast (levels with a weight: {rows}). Use more patients or lesions per batch."
         )
     total = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
-    return NestedLoss(total=total, parts=parts)
+    few = tuple(pair.name for pair in asked if pair.name not in parts)
+    return NestedLoss(total=total, parts=parts, too_few=few)

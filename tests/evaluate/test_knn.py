@@ -84,5 +84,5 @@ def test_refusals():
     train_x, train_y, test_x = draw(3)
     with pytest.raises(UserError, match="at least one training row"):
         knn_predict(train_x[:0], train_y[:0], test_x, classes=3)
-    with pytest.raises(UserError, match="must be positive, got 0 and 0.07"):
+    with pytest.raises(UserError, match=r"must be positive, got 0 and 0\.07"):
         knn_predict(train_x, train_y, test_x, classes=3, neighbours=0)

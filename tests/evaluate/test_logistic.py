@@ -152,7 +152,7 @@ def test_refusals(tmp_path):
     probe.save(tmp_path)
     whole = (tmp_path / "probe.safetensors").read_bytes()
     (tmp_path / "probe.safetensors").write_bytes(whole[:40])
-    with pytest.raises(CheckpointError, match="probe.safetensors: missing or damaged"):
+    with pytest.raises(CheckpointError, match=r"probe\.safetensors: missing or damaged"):
         LinearProbe.load(tmp_path)
     (tmp_path / "probe.json").write_text('{"format": 99}')
     with pytest.raises(CheckpointError, match="written by another version"):

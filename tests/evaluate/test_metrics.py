@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -95,7 +97,7 @@ def test_ece_and_brier_equal_slow_loops():
     edges = np.linspace(0, 1, 16)
     for r, w in enumerate(weights):
         gaps = 0.0
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in pairwise(edges):
             inside = [i for i in range(N) if low < p[i].max() <= high]
             size = sum(w[i] for i in inside)
             if size:

@@ -6,7 +6,7 @@ Axis names: n = rows, d = columns of the one-hot table, k = classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -106,8 +106,9 @@ def metadata_floor(
     table = metadata_table(cohort, levels)
     task = make_task(cohort.images, config, parts)
     designs = [one_hot(features, table, split) for split in task.splits]
+    logistic = probe_designs(designs, task, config, name="metadata, logistic regression")
     return MetadataFloor(
-        logistic=probe_designs(designs, task, config, name="metadata, logistic regression"),
+        logistic=replace(logistic, probe=None),  # it reads this table, not a model's features
         boosting=_boosting(features, table, task, config),
     )
 
@@ -179,7 +180,7 @@ def _typed_for_trees(
 
     Columns without any value in the training rows are left out: the trees refuse them.
     """
-    columns = {}
+    columns: dict[str, pd.Series] = {}
     for feature in features:
         for name in feature.columns:
             column = table[name]
@@ -191,4 +192,4 @@ def _typed_for_trees(
                 columns[name] = pd.Series(pd.Categorical(known, categories=sorted(seen)))
             else:
                 columns[name] = pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan))
-    return pd.DataFrame(columns or {"nothing known": np.zeros(len(table))})
+    return pd.DataFrame(columns or {"nothing known": pd.Series(0.0, index=range(len(table)))})

@@ -86,8 +86,8 @@ def pretrain(
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
     out = Path(out)
+    parts = set_aside(cohort, config)  # refuses an unfit cohort before anything is written
     config = open_run(out, fast_precision(config), resume=resume, overwrite=overwrite)
-    parts = set_aside(cohort, config)
     parts.save(out / "patients.parquet")
     fabric = Fabric(
         accelerator=config.accelerator,

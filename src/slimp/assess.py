@@ -19,6 +19,7 @@ from slimp.evaluate.features import FEATURE_SETS, FeatureTable, embed
 from slimp.evaluate.linear_probe import probe
 from slimp.evaluate.probe_config import FeatureSet, ProbeConfig
 from slimp.evaluate.result import ProbeResult
+from slimp.evaluate.splits import held_out_split, labelled_rows
 from slimp.models.nested import Slimp
 from slimp.storage import write_json
 
@@ -97,16 +98,17 @@ def assess(
     Raises:
         UserError: the labels, patients or features do not allow it.
     """
+    labelled_rows(table.ids)  # refuses what no split can mend
     parts, tested_on = _given_split(table, config, run_parts) if held_out else (None, "")
-    try:
-        probes: dict[str, ProbeResult] = {
-            name: probe(table, replace(config, features=name), parts=parts)
-            for name in _feature_sets(table, config)
-        }
-    except UserError as error:
-        if parts is None:
-            raise
-        raise UserError(f"{error} Or pass --no-held-out to deal the patients anew.") from None
+    if parts is not None:
+        try:
+            held_out_split(table.ids, parts)
+        except UserError as error:
+            raise UserError(f"{error} Or pass --no-held-out to deal the patients anew.") from None
+    probes: dict[str, ProbeResult] = {
+        name: probe(table, replace(config, features=name), parts=parts)
+        for name in _feature_sets(table, config)
+    }
     floors = {"majority": majority(table.ids, config, parts=parts)}
     if any(level.features for level in cohort.schema.levels):
         everything = replace(config, features="full")
@@ -216,7 +218,7 @@ def _given_split(
     patients = table.ids["patient_id"]
     parts = patients.map(run_parts or {}).astype("object")
     if (parts == "held_out").any():
-        return parts.where(parts.notna(), None).tolist(), ("those that pre-training set aside")
+        return parts.where(parts.notna(), None).tolist(), "those that pre-training set aside"
     if "split" in table.ids and (table.ids["split"] == "test").any():
         official = table.ids["split"].astype("object")
         return official.where(official.notna(), None).tolist(), "those of the official test part"

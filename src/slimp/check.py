@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from slimp.checks.columns import column_findings
-from slimp.checks.finding import SEVERITIES, Finding, by_weight
+from slimp.checks.finding import SEVERITIES, Finding, by_weight, count_of
 from slimp.checks.hierarchy import hierarchy_findings, table_counts
 from slimp.checks.images import Progress, image_findings, scan_images
 from slimp.checks.imports import import_findings
@@ -103,8 +103,8 @@ def _missing(columns: Sequence[Published]) -> dict[str, float]:
 
 def _render_counts(name: str, counts: Mapping[str, Any]) -> list[str]:
     lines = [
-        f"Cohort {name}: {counts['patients']:,} patients, {counts['lesions']:,} lesions, "
-        f"{counts['images']:,} images"
+        f"Cohort {name}: "
+        + ", ".join(count_of(counts[f"{unit}s"], unit) for unit in ("patient", "lesion", "image"))
     ]
     for key, what in (
         ("lesions_per_patient", "lesions per patient"),
@@ -134,8 +134,7 @@ def _render_findings(findings: Sequence[Finding]) -> list[str]:
         return ["Nothing to report: no errors, no warnings, no notes."]
     totals = [sum(f.severity == severity for f in findings) for severity in SEVERITIES]
     told = ", ".join(
-        f"{total} {severity}{'' if total == 1 else 's'}"
-        for total, severity in zip(totals, SEVERITIES, strict=True)
+        count_of(total, severity) for total, severity in zip(totals, SEVERITIES, strict=True)
     )
     lines = [f"Findings: {told}"]
     for finding in findings:

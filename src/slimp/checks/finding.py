@@ -39,7 +39,7 @@ def name_list(names: Iterable[str], *, most: int = 8) -> str:
 
 def count_of(count: int, noun: str, plural: str = "") -> str:
     """How many, in words that agree: '1 set', '3 sets'."""
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def by_weight(findings: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -19,7 +19,7 @@ def hierarchy_findings(cohort: Cohort) -> Iterator[Finding]:
         yield Finding(
             severity="error",
             code="one-patient",
-            message=f"all {len(cohort)} images belong to one patient.",
+            message="every image belongs to one patient.",
             example=str(cohort.patients["patient_id"].iloc[0]),
             remedy="Check the patient column: nothing can be held out or contrasted.",
         )

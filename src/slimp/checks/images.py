@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from slimp.checks.finding import Finding, Severity, count_of
 from slimp.cohort import Cohort
+from slimp.sources.verify import MAX_PIXELS, own_limits
 
 TINY_SIDE = 32
 """Images with a side below this many pixels are reported: two patches of a ViT/16."""
@@ -34,7 +35,7 @@ def scan_images(cohort: Cohort, progress: Progress | None = None) -> pd.DataFram
     facts: list[dict[str, object]] = []
     total = len(cohort)
     # Pillow and hashlib release the interpreter lock, so threads are enough.
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with own_limits(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for fact in pool.map(lambda row: image_facts(cohort.read_image(row)), range(total)):
             facts.append(fact)
             if progress is not None:
@@ -46,16 +47,17 @@ def scan_images(cohort: Cohort, progress: Progress | None = None) -> pd.DataFram
 
 def image_facts(encoded: bytes) -> dict[str, object]:
     """The facts of one encoded image that `scan_images` lists."""
+    facts: dict[str, object] = {"width": 0, "height": 0, "pixels": "", "spread": 0.0}
     try:
         with Image.open(io.BytesIO(encoded)) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:  # refused before it is decoded
+                return facts | {"problem": f"too large: {width} x {height} px"}
             pixels = np.asarray(image.convert("RGB"))  # (height, width, 3)
     except UnidentifiedImageError:
-        problem = f"no known image format; it starts with {encoded[:8]!r}"
-        return {"width": 0, "height": 0, "pixels": "", "spread": 0.0, "problem": problem}
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        problem = str(error) or type(error).__name__
-        return {"width": 0, "height": 0, "pixels": "", "spread": 0.0, "problem": problem}
-    height, width = pixels.shape[:2]
+        return facts | {"problem": f"no known image format; it starts with {encoded[:8]!r}"}
+    except Exception as error:  # Pillow's decoders raise many types on damaged files
+        return facts | {"problem": str(error) or type(error).__name__}
     digest = hashlib.blake2b(f"{width}x{height}".encode(), digest_size=16)
     digest.update(pixels.tobytes())
     # A grid of about 64 x 64 pixels tells a picture from a blank.
@@ -77,7 +79,7 @@ def image_findings(facts: pd.DataFrame) -> Iterator[Finding]:
         yield Finding(
             severity="error",
             code="corrupt-image",
-            message=f"cannot decode {len(corrupt)} of {len(facts)} images.",
+            message=(f"{count_of(len(corrupt), 'image')} of {len(facts)} that cannot be decoded."),
             example=f"{worst['image_id']}: {worst['problem']}",
             remedy="Replace the files or remove their rows, then import again.",
             count=len(corrupt),

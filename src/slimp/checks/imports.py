@@ -9,7 +9,25 @@ from slimp.checks.finding import Finding, count_of, name_list
 
 
 def import_findings(report: Mapping[str, Any]) -> Iterator[Finding]:
-    """Rows lost on the way, values that disagreed within a group, spellings of missing."""
+    """Rows lost on the way, rows without ids, values that disagreed, spellings of missing."""
+    yield from _lost_images(report)
+    for level in ("lesion", "patient"):
+        if count := int(report.get(f"empty_{level}_ids", 0)):
+            yield Finding(
+                severity="warning",
+                code="empty-id",
+                message=f"{count_of(count, 'row')} without a {level} id.",
+                remedy=f"Each became a {level} of its own; fill the cells if that is wrong.",
+                count=count,
+            )
+    if count := int(report.get("duplicate_rows", 0)):
+        yield Finding(
+            severity="note",
+            code="duplicate-row",
+            message=f"{count_of(count, 'row')} repeated another to the letter.",
+            remedy="Nothing to do: the import kept one of each.",
+            count=count,
+        )
     for entry in report.get("disagreements", ()):
         yield Finding(
             severity="note",
@@ -27,6 +45,28 @@ def import_findings(report: Mapping[str, Any]) -> Iterator[Finding]:
             count=int(entry["count"]),
         )
     yield from _missing_spellings(report.get("missing_spellings", {}))
+
+
+def _lost_images(report: Mapping[str, Any]) -> Iterator[Finding]:
+    rows = report.get("rows", "?")
+    if count := int(report.get("corrupt", 0)):
+        yield Finding(
+            severity="warning",
+            code="dropped-image",
+            message=f"{count_of(count, 'image')} of {rows} rows corrupt; the import dropped them.",
+            example=name_list(report.get("corrupt_examples", ())[:3]),
+            remedy="Replace the files and import again, or do without them.",
+            count=count,
+        )
+    if count := int(report.get("absent", 0)):
+        yield Finding(
+            severity="note",
+            code="absent-image",
+            message=f"{count_of(count, 'row')} of {rows} without an image file; they were dropped.",
+            example=name_list(report.get("absent_examples", ())[:3]),
+            remedy="Fetch the files and import again, or do without them.",
+            count=count,
+        )
 
 
 def _missing_spellings(spellings: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
@@ -48,8 +88,8 @@ def _missing_spellings(spellings: Mapping[str, Mapping[str, int]]) -> Iterator[F
     yield Finding(
         severity="note",
         code="missing-spellings",
-        message=f"missing is written in {len(cells)} ways: {name_list(told)}.",
-        example=f"both in {name_list(mixed)}" if mixed else "",
+        message=f"the published table writes missing in {len(cells)} ways: {name_list(told)}.",
+        example=f"several ways in one column: {name_list(mixed)}" if mixed else "",
         remedy="Nothing to do if all of them mean the same: they all became missing.",
         count=len(cells),
     )

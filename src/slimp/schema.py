@@ -46,9 +46,7 @@ class Feature:
     """Published spelling -> canonical spelling, as in BRAZIL -> BRASIL."""
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            allowed = ", ".join(get_args(Kind))
-            raise TableError(f"feature '{self.name}': kind '{self.kind}' is not one of {allowed}.")
+        _check_kind(self.name, self.kind)
         if not self.columns or (self.kind != "checkbox" and len(self.columns) != 1):
             raise TableError(
                 f"feature '{self.name}': a {self.kind} feature has exactly one column, "
@@ -216,15 +214,23 @@ def _feature(name: str, content: object, missing: tuple[str, ...]) -> Feature:
     categories = entry.get("categories")
     own_missing = _strings(entry.get("missing", []), f"{name}.missing")
     aliases = _table(entry.get("aliases", {}), f"{name}.aliases")
+    kind = entry.get("kind", "")
+    _check_kind(name, kind)
     return Feature(
         name=name,
-        kind=entry.get("kind", ""),
+        kind=kind,
         columns=_strings(columns, f"{name}.columns"),
         unit=_optional_string(entry, "unit"),
         categories=None if categories is None else _strings(categories, f"{name}.categories"),
         missing=tuple(dict.fromkeys((*missing, *own_missing))),
         aliases={str(key): str(value) for key, value in aliases.items()},
     )
+
+
+def _check_kind(name: str, kind: object) -> None:
+    if kind not in get_args(Kind):
+        allowed = ", ".join(get_args(Kind))
+        raise TableError(f"feature '{name}': kind '{kind}' is not one of {allowed}.")
 
 
 def _feature_dict(feature: Feature) -> dict[str, Any]:

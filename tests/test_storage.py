@@ -1,0 +1,136 @@
+"""Files on disk: whole or not at all, and images by position."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slimp.errors import UserError
+from slimp.storage import (
+    ImagesInMemory,
+    PackedImages,
+    check_output,
+    new_file,
+    new_folder,
+    read_json,
+    write_json,
+)
+
+
+def contents(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def write_then_raise(path: Path, stop: type[BaseException]) -> None:
+    path.write_text("2")
+    raise stop
+
+
+def pack(path: Path, encoded: list[bytes]) -> PackedImages:
+    path.write_bytes(b"".join(encoded))
+    return PackedImages(path, np.append(0, np.cumsum([len(e) for e in encoded])).astype(np.int64))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.binary(min_size=1, max_size=50), min_size=1, max_size=20))
+def test_packed_images_equal_a_list(tmp_path_factory, encoded):
+    packed = pack(tmp_path_factory.mktemp("pack") / "images.bin", encoded)
+    listed = ImagesInMemory(encoded)
+    assert len(packed) == len(listed) == len(encoded)
+    for position in reversed(range(len(encoded))):
+        assert packed.read(position) == listed.read(position) == encoded[position]
+
+
+def test_packed_images_travel_as_a_path(tmp_path):
+    packed = pack(tmp_path / "images.bin", [b"x" * 100_000, b"yz"])
+    assert packed.read(1) == b"yz"
+    travelled = pickle.dumps(packed)
+    assert len(travelled) < 1000, "the bytes went along"
+    assert pickle.loads(travelled).read(0) == b"x" * 100_000  # noqa: S301
+
+
+def test_a_short_file_is_refused(tmp_path):
+    packed = pack(tmp_path / "images.bin", [b"abc", b"def"])
+    packed.path.write_bytes(b"abcd")
+    with pytest.raises(UserError, match=r"has 4 bytes, but its table expects 6: it was cut short"):
+        PackedImages(packed.path, packed.offsets)
+
+
+def test_a_folder_appears_when_it_is_finished(tmp_path):
+    target = tmp_path / "deep" / "run"
+    with new_folder(target) as partial:
+        (partial / "a").write_text("1")
+        assert not target.exists()
+        assert partial.parent == target.parent, "or the rename would copy"
+    assert contents(target) == {"a"}
+    assert contents(target.parent) == {"run"}
+    assert target.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt])
+def test_a_failure_leaves_no_folder(tmp_path, stop):
+    with pytest.raises(stop), new_folder(tmp_path / "run") as partial:
+        write_then_raise(partial / "a", stop)
+    assert contents(tmp_path) == set()
+
+
+def test_a_failure_keeps_what_was_to_be_replaced(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "old").write_text("1")
+    with pytest.raises(ValueError), new_folder(tmp_path / "run", overwrite=True):  # noqa: PT011
+        raise ValueError
+    assert contents(tmp_path / "run") == {"old"}
+    with new_folder(tmp_path / "run", overwrite=True) as partial:
+        (partial / "new").write_text("1")
+    assert contents(tmp_path / "run") == {"new"}
+
+
+def test_refuses_what_is_not_empty(tmp_path):
+    (tmp_path / "a").write_text("1")
+    with pytest.raises(
+        UserError, match=r"is not empty\. Choose another folder or pass --overwrite"
+    ):
+        check_output(tmp_path)
+    check_output(tmp_path, overwrite=True)
+    check_output(tmp_path / "new")
+    with pytest.raises(UserError, match="exists and is not a folder"):
+        check_output(tmp_path / "a", overwrite=True)
+    with pytest.raises(UserError, match="is not empty"), new_folder(tmp_path):
+        pytest.fail("the block must not run")
+    assert contents(tmp_path) == {"a"}
+
+
+def test_a_file_appears_when_it_is_finished(tmp_path):
+    target = tmp_path / "a.json"
+    with new_file(target) as partial:
+        partial.write_text("1")
+        assert not target.exists()
+    assert contents(tmp_path) == {"a.json"}
+    with pytest.raises(KeyboardInterrupt), new_file(target) as partial:
+        write_then_raise(partial, KeyboardInterrupt)
+    assert (contents(tmp_path), target.read_text()) == ({"a.json"}, "1")
+
+
+def test_json_goes_round_and_refuses_nan(tmp_path):
+    content = {"a": [1, 2.5, None, "é"]}
+    write_json(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json") == content
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "b.json", {"a": float("nan")})
+    assert contents(tmp_path) == {"a.json"}
+
+
+def test_bad_json_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"a\.json: no such file"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_bytes(b'{"a": ')
+    with pytest.raises(UserError, match=r"a\.json: damaged, not valid JSON"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"a\.json: damaged"):
+        read_json(tmp_path / "a.json")

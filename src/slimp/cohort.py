@@ -69,14 +69,12 @@ class Tables:
         if self.images["image_id"].duplicated().any():
             twice = self.images.loc[self.images["image_id"].duplicated(), "image_id"].iloc[0]
             raise CohortError(f"images.parquet: image_id '{twice}' occurs twice.")
-        _check_parents(self.images, self.lesions, "lesion_id", "images.parquet")
-        _check_parents(self.lesions, self.patients, "patient_id", "lesions.parquet")
-        owner = _rows_of(self.images["lesion_id"], self.lesions["lesion_id"])
-        strays = (
-            self.images["patient_id"].to_numpy() != self.lesions["patient_id"].to_numpy()[owner]
-        )
-        if strays.any():
-            stray = self.images[strays].iloc[0]
+        lesions = _rows_of_parents(self.images, self.lesions, "lesion_id", "images.parquet")
+        _rows_of_parents(self.lesions, self.patients, "patient_id", "lesions.parquet")
+        owner = self.lesions["patient_id"].to_numpy()[lesions]
+        strays = np.flatnonzero(self.images["patient_id"].to_numpy() != owner)
+        if len(strays):
+            stray = self.images.iloc[strays[0]]
             raise CohortError(
                 f"images.parquet: image '{stray['image_id']}' is of patient "
                 f"'{stray['patient_id']}', its lesion '{stray['lesion_id']}' of another."
@@ -373,12 +371,16 @@ def _open_images(path: Path, images: pd.DataFrame) -> PackedImages:
     return PackedImages(path, bounds)
 
 
-def _check_parents(child: pd.DataFrame, parent: pd.DataFrame, key: str, where: str) -> None:
-    orphans = ~child[key].isin(parent[key])
-    if orphans.any():
-        orphan = child.loc[orphans, key].iloc[0]
+def _rows_of_parents(
+    child: pd.DataFrame, parent: pd.DataFrame, key: str, where: str
+) -> NDArray[np.int64]:
+    """(rows of child,) row of each one's parent; refuses orphans and parents without a child."""
+    rows = _rows_of(child[key], parent[key])
+    if (rows < 0).any():
+        orphan = child[key].iloc[np.flatnonzero(rows < 0)[0]]
         raise CohortError(f"{where}: {key} '{orphan}' is not in the table of its level.")
-    barren = ~parent[key].isin(child[key])
-    if barren.any():
-        lonely = parent.loc[barren, key].iloc[0]
+    barren = np.flatnonzero(np.bincount(rows, minlength=len(parent)) == 0)
+    if len(barren):
+        lonely = parent[key].iloc[barren[0]]
         raise CohortError(f"{where}: nothing belongs to {key} '{lonely}'. Drop that row.")
+    return rows

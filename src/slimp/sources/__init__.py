@@ -155,4 +155,5 @@ def _source(name: str) -> Source:
     file = Path(__file__).with_name(f"{name.replace('-', '_')}.toml")
     facts = tomllib.loads(file.read_text(encoding="utf-8"))["dataset"]
     facts.setdefault("title", facts.pop("name", name))
+    facts.setdefault("how_to_get", f"generated: slimp data import {name} - COHORT")
     return Source(name=name, schema_file=file, read=READERS[name], **facts)

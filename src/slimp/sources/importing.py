@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -114,8 +115,12 @@ def import_cohort(
         except OSError as error:
             return CorruptImageError(f"unreadable: {error}")
 
-    with CohortWriter(target, overwrite=overwrite) as writer, own_limits():
-        for row, outcome in enumerate(_in_order(fetch, cells)):
+    with (
+        CohortWriter(target, overwrite=overwrite) as writer,
+        own_limits(),
+        closing(_in_order(fetch, cells)) as outcomes,
+    ):
+        for row, outcome in enumerate(outcomes):
             counts.add(cells[row], outcome)
             if isinstance(outcome, VerifiedImage):
                 writer.add_image(outcome.encoded)
@@ -163,7 +168,9 @@ def _check_counts(
         )
 
 
-def _in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def _in_order(
+    work: Callable[[Item], Result], items: Iterable[Item]
+) -> Generator[Result, None, None]:
     """Results in the order of `items`, worked out by several threads, a few ahead."""
     pending = iter(items)
     with ThreadPoolExecutor(THREADS) as pool:

@@ -72,9 +72,9 @@ class SyntheticConfig:
     """Standard deviation, over patients, of the pigment of their nevi (absorbance). A melanoma is
     0.25 darker than its own patient's nevi, so a wide spread hides it from whoever does not look
     at the patient: the ugly duckling."""
-    ambiguity: float = 0.4
+    ambiguity: float = 0.3
     """Largest share that another diagnosis has in a lesion's look."""
-    spread: float = 0.11
+    spread: float = 0.10
     """Standard deviation of each visible trait within a diagnosis, on a scale of 0 to 1."""
     label_noise: float = 0.02
     """Share of lesions whose label is drawn anew, whatever they are."""

@@ -35,11 +35,11 @@ class Phenotype(NamedTuple):
 _PRIOR = np.log((0.34, 0.20, 0.18, 0.14, 0.14))
 _PRONENESS = np.array(
     [  # age   sun   fair  famil moles
-        [-0.7, -0.2, 0.0, 0.0, 0.6],  # nevus
-        [0.5, -0.1, -0.2, -0.2, 0.0],  # keratosis
-        [0.3, 0.3, 0.4, 0.1, -0.3],  # bcc
-        [0.3, 0.6, 0.6, -0.2, -0.4],  # actinic
-        [0.0, 0.1, 0.2, 0.7, 0.3],  # melanoma
+        [-1.1, -0.3, 0.0, 0.0, 0.9],  # nevus
+        [0.8, -0.1, -0.4, -0.3, 0.0],  # keratosis
+        [0.4, 0.5, 0.7, 0.1, -0.5],  # bcc
+        [0.4, 1.0, 0.9, -0.3, -0.6],  # actinic
+        [0.0, 0.2, 0.3, 1.1, 0.5],  # melanoma
     ]
 )
 
@@ -252,8 +252,8 @@ def _note_lesion(rng: np.random.Generator, diagnosis: int, look: Look) -> dict[s
     odds[-1] += 4.0 * look.ulcer
     odds[0] += 1.2 * look.scale
     weights = _SITE[diagnosis] / _SITE[diagnosis].sum()
-    crusted = look.ulcer + 0.5 * look.scale + 0.25 * noise[0]
-    rough = look.grain + 0.7 * look.scale + 0.25 * noise[1]
+    crusted = look.ulcer + 0.5 * look.scale + 0.4 * noise[0]
+    rough = look.grain + 0.7 * look.scale + 0.4 * noise[1]
     surface = "crusted" if crusted > 0.5 else "rough" if rough > 0.5 else "smooth"
     duration = _DURATION_MONTHS[diagnosis] * np.exp(0.9 * noise[2])
     return {
@@ -261,8 +261,8 @@ def _note_lesion(rng: np.random.Generator, diagnosis: int, look: Look) -> dict[s
         "duration_months": round(float(max(1.0, duration))),
         "site": SITES[int(np.searchsorted(np.cumsum(weights)[:-1], rng.random()))],
         "surface": surface,
-        "colour": _colour(look, 0.18 * noise[4]),
-        "elevated": bool(look.elevation + 0.2 * noise[5] > 0.5),
+        "colour": _colour(look, 0.3 * noise[4]),
+        "elevated": bool(look.elevation + 0.3 * noise[5] > 0.5),
         **{name: bool(c < _squash(o)) for name, c, o in zip(SYMPTOMS, chance, odds, strict=True)},
     }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from slimp.console import say
+from slimp.console import progress_bar, say
 from slimp.errors import CohortError
 
 
@@ -31,7 +31,9 @@ def run(arguments: Arguments) -> None:
     from slimp.check import check_cohort
     from slimp.cohort import Cohort
 
-    report = check_cohort(Cohort.load(arguments.cohort))
+    cohort = Cohort.load(arguments.cohort)
+    with progress_bar("opening images") as progress:
+        report = check_cohort(cohort, progress=progress)
     say(report.render())
     if not report.usable:
         raise CohortError(f"{arguments.cohort}: not usable as it is; see the errors above.")

@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import json
 import os
+import platform
 import sys
 import tempfile
 import time
@@ -31,6 +32,7 @@ from slimp.evaluate.pooling import pool_results
 from slimp.evaluate.probe_config import ProbeConfig
 from slimp.evaluate.result import ProbeResult
 from slimp.runs import versions
+from slimp.sources import import_source
 from slimp.sources.synthetic import SyntheticConfig, synthesize
 from slimp.train import Parts, pretrain, set_aside
 
@@ -70,7 +72,7 @@ def main() -> None:
     show_table(pooled)
     summary = summarise(args, pooled)
     if args.out:
-        write(args, config, summary)
+        record(args.out, summary, "nested_vs_flat.py", config=dataclasses.asdict(config))
     print(json.dumps(summary))
 
 
@@ -111,8 +113,6 @@ def load_cohort(name: str) -> Cohort:
         return Cohort.load(name)
     if (data := real_data()) is None:
         sys.exit(f"no real data for {name}: set SLIMP_TEST_DATA, or pass a cohort folder")
-    from slimp.sources import import_source
-
     folder = Path(tempfile.mkdtemp()) / name
     return import_source(name, data / REAL[name], folder)
 
@@ -120,13 +120,20 @@ def load_cohort(name: str) -> Cohort:
 def prepare(cohort: Cohort, args: argparse.Namespace, seed: int) -> tuple[PretrainConfig, Parts]:
     """Settings and parts of one seed; epochs are chosen so that the steps add up."""
     changes = {"validation_fraction": 0.0, "held_out_fraction": 0.25, "seed": seed}
-    for item in args.set:
-        field, _, value = item.partition("=")
-        changes[field] = json.loads(value) if value[:1] in '-0123456789"[{tf' else value
+    changes |= dict(setting(item) for item in args.set)
     config = PretrainConfig.from_preset(args.preset, **changes)
     parts = set_aside(cohort, config)
     per_epoch = -(-len(parts.train.patients) // config.patients)
     return dataclasses.replace(config, epochs=max(1, round(args.steps / per_epoch))), parts
+
+
+def setting(item: str) -> tuple[str, Any]:
+    """Field and value of FIELD=VALUE; a value that is no JSON is a string."""
+    field, _, value = item.partition("=")
+    try:
+        return field, json.loads(value)
+    except json.JSONDecodeError:
+        return field, value
 
 
 def run_arm(
@@ -188,17 +195,25 @@ def summarise(
     return {"cohort": args.cohort, "seeds": args.seeds, **arms}
 
 
-def write(args: argparse.Namespace, config: PretrainConfig, summary: dict[str, Any]) -> None:
+def record(path: Path, result: dict[str, Any], script: str, **more: Any) -> None:
+    """Writes a result with what it takes to repeat it."""
     content = {
-        "command": "python benchmarks/nested_vs_flat.py " + " ".join(sys.argv[1:]),
+        "command": f"python benchmarks/{script} " + " ".join(sys.argv[1:]),
         "date": time.strftime("%Y-%m-%d"),
-        "hardware": f"{os.cpu_count()} CPU cores",
+        "hardware": f"{os.cpu_count()} CPU cores, {cpu_name()}",
         "versions": versions(),
-        "config": dataclasses.asdict(config),
-        "result": summary,
+        **more,
+        "result": result,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def cpu_name() -> str:
+    flags = Path("/proc/cpuinfo")
+    text = flags.read_text() if flags.is_file() else ""
+    fast = [name for name in ("amx_bf16", "avx512_bf16", "avx2") if name in text]
+    return f"{platform.machine()} {' '.join(fast)}"
 
 
 if __name__ == "__main__":

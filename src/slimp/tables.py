@@ -142,8 +142,8 @@ def _require_columns(table: pd.DataFrame, schema: Schema) -> None:
     file = table.index[0][0] if len(table) else "the table"
     ids = {"image": schema.image, "lesion": schema.lesion, "patient": schema.patient}
     ids |= {"label": schema.label, "split": schema.split}
-    wanted = [(column, f"the {role} column") for role, column in ids.items() if column]
-    wanted += [(c, f"of feature '{f.name}'") for f in schema.features for c in f.columns]
+    wanted = [(column, role) for role, column in ids.items() if column]
+    wanted += [(c, f"feature '{f.name}'") for f in schema.features for c in f.columns]
     names = [str(name) for name in table.columns]
     for column, role in wanted:
         if column not in names:
@@ -151,7 +151,7 @@ def _require_columns(table: pd.DataFrame, schema: Schema) -> None:
             more = f" and {len(names) - 20} more" * (len(names) > 20)
             has = f"The table has: {', '.join(names[:20])}{more}."
             raise TableError(
-                f"{file}: there is no column '{column}', which the schema names as {role}. "
+                f"{file}: there is no column '{column}' (in the schema: {role}). "
                 + (f"Did you mean '{near[0]}'?" if near else has)
             )
     if table.empty:
@@ -222,7 +222,14 @@ def _lesions_and_patients(
     if shared:
         patients = patients.where(~no_patient, own)
         lesions = patients + "/" + lesions
-        lesion_rule = f"patient/lesion, because {shared} lesion ids occur in several patients"
+        pairs = pd.DataFrame({"lesion": lesions, "patient": patients}).drop_duplicates()
+        if (unclear := pairs["lesion"].duplicated(keep=False)).any():
+            lesion, one, other = pairs["lesion"][unclear].iloc[0], *pairs["patient"][unclear][:2]
+            raise TableError(
+                f"{table.index[0][0]}: the lesion '{lesion}' could be of patient '{one}' or "
+                f"'{other}'. Give lesions ids that are unique in the table, or ids without '/'."
+            )
+        lesion_rule = f"patient/lesion, because {shared} lesion id(s) occur in several patients"
     elif schema.patient is None:
         patients = lesions
     else:  # a lesion whose patient is known from another row brings it along

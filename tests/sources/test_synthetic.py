@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -334,3 +335,8 @@ def test_a_configuration_is_only_read_from_a_synthetic_cohort(cohort):
 def test_nonsense_is_refused(change, message):
     with pytest.raises(UserError, match=message):
         SyntheticConfig(**change)
+
+
+def test_the_page_names_every_setting():
+    page = Path(__file__).parents[2].joinpath("docs", "synthetic.md").read_text(encoding="utf-8")
+    assert [f.name for f in fields(SyntheticConfig) if f"`{f.name}`" not in page] == []

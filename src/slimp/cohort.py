@@ -30,6 +30,11 @@ __all__ = ["Cohort", "CohortInfo", "CohortWriter", "Tables", "assign_groups", "r
 
 FORMAT = 1
 """Version of the folder's layout, in `cohort.json`."""
+_OWN_COLUMNS: dict[LevelName, set[str]] = {
+    "image": {"image_id", "lesion_id", "patient_id", "label"},
+    "lesion": {"lesion_id", "patient_id"},
+    "patient": {"patient_id"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,9 @@ class Tables:
     patients: pd.DataFrame
 
     def __post_init__(self) -> None:
+        for level, columns in _OWN_COLUMNS.items():
+            if lacking := columns - set(self.of_level(level).columns):
+                raise CohortError(f"{level}s.parquet: has no column '{min(lacking)}'.")
         for name, table in (("lesion", self.lesions), ("patient", self.patients)):
             key = f"{name}_id"
             if table[key].duplicated().any():

@@ -223,8 +223,9 @@ def _lesions_and_patients(
         patients = patients.where(~no_patient, own)
         lesions = patients + "/" + lesions
         pairs = pd.DataFrame({"lesion": lesions, "patient": patients}).drop_duplicates()
-        if (unclear := pairs["lesion"].duplicated(keep=False)).any():
-            lesion, one, other = pairs["lesion"][unclear].iloc[0], *pairs["patient"][unclear][:2]
+        if (unclear := pairs["lesion"][pairs["lesion"].duplicated()]).any():
+            lesion = unclear.iloc[0]
+            one, other = pairs.loc[pairs["lesion"] == lesion, "patient"].iloc[:2]
             raise TableError(
                 f"{table.index[0][0]}: the lesion '{lesion}' could be of patient '{one}' or "
                 f"'{other}'. Give lesions ids that are unique in the table, or ids without '/'."

@@ -6,9 +6,10 @@ field, and a room that asks for a `BatchConfig` can be handed the whole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from slimp.errors import UserError
 
@@ -58,10 +59,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         super_post_init(ModelConfig, self)
+        _require_choices(ModelConfig, self)
         _require_positive(self, "image_size", "tabular_width", "tabular_depth", "tabular_heads")
         _require_positive(self, "projection_width", "temperature")
-        if any(weight < 0 for weight in self.weights.values()):
-            raise UserError(f"weights must not be negative, got {self.weights}.")
+        if not all(0 <= weight < math.inf for weight in self.weights.values()):
+            raise UserError(f"weights must be numbers from 0 up, got {self.weights}.")
         if not any(self.weights.values()):
             raise UserError("all weights are 0: there is nothing to learn.")
         if self.tabular_width % self.tabular_heads:
@@ -120,8 +122,10 @@ class BatchConfig:
         for name in ("feature_dropout", "feature_corruption"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
-        if self.workers < 0 or self.seed < 0:
-            raise UserError("workers and seed must not be negative.")
+        if self.workers < 0:
+            raise UserError(f"workers must not be negative, got {self.workers}.")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed must be 0 to {2**32 - 1}, got {self.seed}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +148,7 @@ class OptimConfig:
         _require_positive(self, "epochs", "learning_rate", "clip_norm")
         if not 0 <= self.warmup < 1:
             raise UserError(f"warmup must be in [0, 1), got {self.warmup}.")
-        if self.weight_decay < 0:
+        if not self.weight_decay >= 0:
             raise UserError(f"weight_decay must not be negative, got {self.weight_decay}.")
 
 
@@ -183,6 +187,7 @@ class PretrainConfig(ModelConfig, BatchConfig, OptimConfig):
 
     def __post_init__(self) -> None:
         super_post_init(PretrainConfig, self)
+        _require_choices(PretrainConfig, self)
         _require_positive(self, "validate_every", "checkpoint_every_steps", "keep_checkpoints")
         for name in ("validation_fraction", "held_out_fraction"):
             if not 0 <= getattr(self, name) < 1:
@@ -256,7 +261,14 @@ def super_post_init(cls: type, config: object) -> None:
         check()
 
 
+def _require_choices(cls: type, config: object) -> None:
+    for name, hint in get_type_hints(cls).items():
+        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
+            choices = ", ".join(map(str, get_args(hint)))
+            raise UserError(f"{name} must be one of {choices}, got {getattr(config, name)!r}.")
+
+
 def _require_positive(config: object, *names: str) -> None:
     for name in names:
-        if getattr(config, name) <= 0:
+        if not getattr(config, name) > 0:  # so that NaN is refused too
             raise UserError(f"{name} must be positive, got {getattr(config, name)}.")

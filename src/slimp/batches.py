@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -270,7 +270,7 @@ def _loader(
     workers = min(workers, len(order))
     return DataLoader(
         dataset,
-        sampler=order,  # type: ignore[arg-type]  # any sequence of indices serves
+        sampler=order,
         batch_size=None,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
@@ -300,7 +300,7 @@ def centre(image: UInt8[Tensor, "3 h w"], size: int) -> UInt8[Tensor, "3 size si
     """The central square, resized to `size` px."""
     side = min(image.shape[-2:])
     square = F.center_crop(image, [side, side])
-    return F.resize(square, [size, size], antialias=True)
+    return cast("Tensor", F.resize(square, [size, size], antialias=True))
 
 
 def augment(
@@ -325,7 +325,7 @@ def augment(
         out = F.adjust_brightness(out, float(colours[0]))
         out = F.adjust_contrast(out, float(colours[1]))
         out = F.adjust_saturation(out, float(colours[2]))
-    return out.contiguous()
+    return cast("Tensor", out.contiguous())
 
 
 def _children(parent: IntArray, count: int) -> list[IntArray]:

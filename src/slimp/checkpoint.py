@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from slimp.errors import CheckpointError
-from slimp.models.image import read_tensors
+from slimp.errors import CheckpointError, UserError
+from slimp.models.image import load_tensors, read_tensors
 from slimp.storage import new_folder, read_json, write_json
 
 
@@ -73,26 +73,23 @@ class Checkpoints:
         """
         if not (found := self._all()):
             return None
-        tensors = read_tensors(found[-1] / "tensors.safetensors")
-        content = read_json(found[-1] / "state.json")
+        newest = found[-1]
+        tensors = read_tensors(newest / "tensors.safetensors")
+        load_tensors(model, _below(tensors, "model."), newest)
         try:
-            model.load_state_dict(_below(tensors, "model."))
-            optimizer.load_state_dict(
-                {
-                    "state": _optimizer_state(_below(tensors, "optimizer.")),
-                    "param_groups": content["param_groups"],
-                }
-            )
-        except (RuntimeError, ValueError) as error:
+            content = read_json(newest / "state.json")
+            state = _optimizer_state(_below(tensors, "optimizer."))
+            optimizer.load_state_dict({"state": state, "param_groups": content["param_groups"]})
+            torch.set_rng_state(tensors["rng.cpu"])
+            for device in range(torch.cuda.device_count()):
+                if f"rng.cuda.{device}" in tensors:
+                    torch.cuda.set_rng_state(tensors[f"rng.cuda.{device}"], device)
+            return Progress(**content["progress"])
+        except (UserError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{found[-1]}: does not fit this configuration ({error}). "
-                "Resume with the settings that the run began with."
+                f"{newest}: damaged, or not of this configuration ({error}). Remove that folder to "
+                "resume from the checkpoint before it."
             ) from None
-        torch.set_rng_state(tensors["rng.cpu"])
-        for device in range(torch.cuda.device_count()):
-            if f"rng.cuda.{device}" in tensors:
-                torch.cuda.set_rng_state(tensors[f"rng.cuda.{device}"], device)
-        return Progress(**content["progress"])
 
     def _all(self) -> list[Path]:
         """From the oldest to the newest; unfinished ones begin with a dot and are not matched."""

@@ -5,9 +5,10 @@ Axis names: n = images, d = embedding width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import timm
 import torch
@@ -45,28 +46,11 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig, *, pretrained: bool = False) -> None:
         super().__init__()
-        options = dict(config.encoder_options)
-        try:
-            model = timm.create_model(
-                config.encoder, num_classes=0, pretrained=False, **_sized(config), **options
-            )
-            if pretrained:
-                model = timm.create_model(
-                    config.encoder, num_classes=0, pretrained=True, **_sized(config), **options
-                )
-        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-            raise UserError(
-                f"encoder '{config.encoder}' with options {options} at {config.image_size} px "
-                f"cannot be made: {error}"
-            ) from None
-        except OSError as error:  # the hub could not be reached
-            raise UserError(
-                f"the weights of '{config.encoder}' cannot be fetched ({error}). Without a "
-                "network, fetch them elsewhere and pass the file with --encoder-weights."
-            ) from None
-        self.model = model
-        self.embed_dim = cast("int", model.num_features)
-        expected = timm.data.resolve_data_config({}, model=model)
+        self.model = _create(config, pretrained=pretrained)
+        self.embed_dim = _width(self.model, config)
+        expected = timm.data.resolve_data_config(  # type: ignore[attr-defined, no-untyped-call]
+            {}, model=self.model
+        )
         self.spec = ImageSpec(
             size=config.image_size, mean=tuple(expected["mean"]), std=tuple(expected["std"])
         )
@@ -79,33 +63,35 @@ class ImageEncoder(nn.Module):
         return cast("Tensor", self.model((pixels.float() - self.mean) / self.std))
 
     def load_weights(self, path: str | Path) -> list[str]:
-        """Loads a timm state dict from a local file; the names it lacked or had too many.
+        """Loads a timm state dict from a local file; the names of its classifier, left aside.
 
-        Only the classifier of the file may be left over. Position embeddings of another image
-        size are resampled by timm.
+        Position embeddings of another image size are resampled by timm.
 
         Raises:
             CheckpointError: the file is missing, no tensor file, or of another architecture.
         """
         path = Path(path)
         state = read_tensors(path)
-        adapt = getattr(timm.models.vision_transformer, "checkpoint_filter_fn", None)
-        if isinstance(self.model, timm.models.vision_transformer.VisionTransformer) and adapt:
-            state = adapt(state, self.model)
-        try:
-            missing, unexpected = self.model.load_state_dict(state, strict=False)
-        except RuntimeError as error:
-            raise CheckpointError(f"{path}: does not fit this encoder: {error}") from None
-        if missing or [name for name in unexpected if not name.startswith(("head", "fc."))]:
-            raise CheckpointError(
-                f"{path}: does not fit this encoder: it lacks {missing[:3]} and has "
-                f"{unexpected[:3]} too many. Is it the same timm model?"
-            )
-        return unexpected
+        if isinstance(self.model, timm.models.vision_transformer.VisionTransformer):
+            state = timm.models.vision_transformer.checkpoint_filter_fn(state, self.model)
+        heads = self.model.pretrained_cfg.get("classifier") or ()
+        heads = (heads,) if isinstance(heads, str) else tuple(heads)
+        classifier = [name for name in state if name.startswith(tuple(f"{h}." for h in heads))]
+        encoder = {name: value for name, value in state.items() if name not in classifier}
+        load_tensors(self.model, encoder, path)
+        return classifier
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
-        """Recompute activations in the backward pass instead of keeping them."""
-        self.model.set_grad_checkpointing(enable)
+        """Recompute activations in the backward pass instead of keeping them.
+
+        Raises:
+            UserError: this encoder cannot.
+        """
+        try:
+            self.model.set_grad_checkpointing(enable)
+        except (AssertionError, AttributeError):
+            name = self.model.pretrained_cfg.get("architecture")
+            raise UserError(f"encoder '{name}' cannot do gradient checkpointing.") from None
 
     def set_fused_attention(self, enable: bool) -> None:
         """Fused attention everywhere, or matrix products that can run in bf16 on a CPU."""
@@ -127,13 +113,68 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors and torch raise many kinds for damaged files
-        raise CheckpointError(f"{path}: damaged or not a file of tensors ({error}).") from None
-    return cast("dict[str, Tensor]", content.get("state_dict", content))
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: damaged or not a file of tensors ({reason}).") from None
+    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{path}: holds other things than named tensors.")
+    return state
 
 
-def _sized(config: ModelConfig) -> dict[str, int]:
-    """`img_size` for those timm models that are built for one size (transformers)."""
-    if "img_size" in config.encoder_options:
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Loads tensors that have exactly the names and shapes of the module's own.
+
+    Raises:
+        CheckpointError: names the first that does not fit, and the file that it came from.
+    """
+    have = {name: list(value.shape) for name, value in tensors.items()}
+    want = {name: list(value.shape) for name, value in module.state_dict().items()}
+    for name in [*want, *have]:
+        if have.get(name) != want.get(name):
+            raise CheckpointError(
+                f"{path}: does not fit this model: '{name}' has shape "
+                f"{have.get(name, 'none (it is not there)')}, expected "
+                f"{want.get(name, 'no such entry')}."
+            )
+    module.load_state_dict(tensors)
+
+
+def _create(config: ModelConfig, *, pretrained: bool) -> Any:
+    """The timm model; untyped, since what it can do depends on its name."""
+    options = dict(config.encoder_options)
+    if "img_size" in options:
         raise UserError("set image_size, not encoder_options.img_size.")
-    fixed = ("vit", "deit", "eva", "swin", "beit", "mixer", "cait", "xcit", "flexivit", "maxvit")
-    return {"img_size": config.image_size} if config.encoder.startswith(fixed) else {}
+    try:
+        published = timm.models.get_pretrained_cfg(config.encoder)
+        if published is not None and published.fixed_input_size:
+            options["img_size"] = config.image_size
+        return timm.create_model(config.encoder, pretrained=pretrained, num_classes=0, **options)
+    except OSError as error:  # the hub could not be reached
+        raise UserError(
+            f"the weights of '{config.encoder}' cannot be fetched ({error}). Without a "
+            "network, fetch them elsewhere and pass the file with --encoder-weights."
+        ) from None
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"encoder '{config.encoder}' with options {options} at {config.image_size} px "
+            f"cannot be made: {error}"
+        ) from None
+
+
+@torch.no_grad()
+def _width(model: nn.Module, config: ModelConfig) -> int:
+    """Width of the model's output, by one image of zeros: a size that it refuses shows here."""
+    try:
+        out = model.eval()(torch.zeros(1, 3, config.image_size, config.image_size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"encoder '{config.encoder}' does not take images of {config.image_size} px: "
+            f"{' '.join(str(error).split())}"
+        ) from None
+    model.train()
+    if out.ndim != 2:
+        raise UserError(
+            f"encoder '{config.encoder}' gives {out.ndim} axes per batch of images, not one "
+            "vector per image. Set a global_pool in encoder_options."
+        )
+    return int(out.shape[1])

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from slimp.batches import Batch
 from slimp.config import ModelConfig
 from slimp.encoding import Encoding, Rows
-from slimp.errors import CheckpointError
+from slimp.errors import CheckpointError, UserError
 from slimp.models.embeddings import Embeddings, Pair
-from slimp.models.image import ImageEncoder, ImageSpec, read_tensors
+from slimp.models.image import ImageEncoder, ImageSpec, load_tensors, read_tensors
 from slimp.models.trace import Trace, TraceConfig
 from slimp.schema import LevelName
 from slimp.storage import new_file, read_json, write_json
@@ -87,7 +87,7 @@ class Slimp(nn.Module):
 
     def encode_rows(self, level: LevelName, rows: Rows) -> Float[Tensor, "n h"]:
         """Metadata embeddings of one level, before any projection."""
-        return self.level(level).tabular(rows)
+        return cast("Tensor", self.level(level).tabular(rows))
 
     def level(self, name: LevelName) -> MetadataLevel:
         """The part of the model that belongs to one level with metadata."""
@@ -97,7 +97,7 @@ class Slimp(nn.Module):
         """All pairs that the objective compares."""
         views, images = batch.pixels.shape[:2]
         h = self.encode_images(batch.pixels.flatten(0, 1))  # (v * n, d)
-        return self.relate(h.unflatten(0, (views, images)), batch)
+        return self.relate(h.reshape(views, images, -1), batch)
 
     def relate(self, views: Float[Tensor, "v n d"], batch: Batch) -> Embeddings:
         """The recursion, from image embeddings upwards; separate so that images can be chunked."""
@@ -119,6 +119,16 @@ class Slimp(nn.Module):
             pairs.append(level(h, m, rows.groups))
             h = torch.cat([h, m], dim=-1)  # (n, d + h)
         return Embeddings(pairs=tuple(pairs))
+
+    @torch.no_grad()
+    def cap_temperatures(self) -> None:
+        """Brings temperatures below 1 / 100 back there, as CLIP does after each step.
+
+        The cap in `Temperature.forward` alone would leave them without a gradient for good.
+        """
+        for module in self.modules():
+            if isinstance(module, Temperature):
+                module.log_scale.clamp_(max=math.log(LARGEST_LOGIT_SCALE))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `model.json` and `model.safetensors`: enough to rebuild the model anywhere."""
@@ -146,27 +156,36 @@ class Slimp(nn.Module):
             raise CheckpointError(
                 f"{folder}: no model here (no model.json). Make one with: slimp pretrain."
             )
-        content = read_json(folder / "model.json")
-        if content.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{folder}: model format {content.get('format')!r}, this version reads {FORMAT}."
-            )
-        encodings = {
-            name: Encoding.from_dict(entry) for name, entry in content["encodings"].items()
-        }
-        model = cls(ModelConfig(**content["config"]), encodings)
+        model, spec = cls._from_json(folder / "model.json")
         path = folder / "model.safetensors"
-        try:
-            model.load_state_dict(read_tensors(path))
-        except RuntimeError as error:
-            raise CheckpointError(f"{path}: does not fit model.json: {error}") from None
-        spec = {key: list(v) if isinstance(v, tuple) else v for key, v in _spec(model).items()}
-        if content["image"] != spec:
+        load_tensors(model, read_tensors(path), path)
+        if spec != model.image_spec:
             raise CheckpointError(
-                f"{folder}: the weights expect preprocessing {content['image']}, this version of "
-                f"timm would use {spec}. Install the timm version named in config.json."
+                f"{folder}: the weights expect preprocessing {asdict(spec)}, this version of timm "
+                f"would use {asdict(model.image_spec)}. Install the timm version named in "
+                "config.json."
             )
         return model.eval()
+
+    @classmethod
+    def _from_json(cls, path: Path) -> tuple[Slimp, ImageSpec]:
+        """A model of random weights, and the preprocessing that the saved weights expect."""
+        try:
+            content = read_json(path)
+            if content.get("format") != FORMAT:
+                raise CheckpointError(
+                    f"{path}: model format {content.get('format')!r}, this version reads {FORMAT}."
+                )
+            encodings = {
+                name: Encoding.from_dict(entry) for name, entry in content["encodings"].items()
+            }
+            image = content["image"]
+            spec = ImageSpec(size=image["size"], mean=tuple(image["mean"]), std=tuple(image["std"]))
+            return cls(ModelConfig(**content["config"]), encodings), spec
+        except CheckpointError:
+            raise
+        except (UserError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path}: describes no model of slimp ({error!r}).") from None
 
 
 class ViewLevel(nn.Module):
@@ -262,7 +281,8 @@ class AttentionPool(nn.Module):
     ) -> Float[Tensor, " c"]:
         """Attention of each child; the children of a parent sum to 1."""
         hidden = torch.tanh(self.value(x)) * torch.sigmoid(self.gate(x))
-        score = self.score(hidden).squeeze(-1).float()  # (c,)
+        score: Tensor = self.score(hidden).squeeze(-1)  # (c,)
+        score = score.to(torch.promote_types(score.dtype, torch.float32))
         # Softmax is unchanged by a constant per parent; its maximum keeps exp in range.
         top = score.new_full((count,), -torch.inf).scatter_reduce(0, parent, score.detach(), "amax")
         exp = (score - top[parent]).exp()
@@ -298,7 +318,3 @@ def _from(level: LevelName) -> tuple[str, ...]:
     """This level and the coarser ones."""
     order = ("image", "lesion", "patient")
     return order[order.index(level) :]
-
-
-def _spec(model: Slimp) -> dict[str, object]:
-    return asdict(model.image_spec)

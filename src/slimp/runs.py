@@ -31,6 +31,7 @@ from torch import Tensor
 from slimp.checkpoint import Progress
 from slimp.config import PretrainConfig
 from slimp.errors import CheckpointError
+from slimp.precision import fast_precision
 from slimp.storage import check_output, read_json, write_json
 
 UNHARMFUL = {"workers", "checkpoint_every_steps", "keep_checkpoints", "accelerator"}
@@ -48,33 +49,51 @@ def versions() -> dict[str, str]:
     return found
 
 
-def open_run(out: Path, config: PretrainConfig, *, resume: bool, overwrite: bool) -> PretrainConfig:
-    """The settings of the run in `out`, which is made if need be.
+def settle(out: Path, config: PretrainConfig, *, resume: bool, overwrite: bool) -> PretrainConfig:
+    """The settings of the run that may be written to `out`, with `precision` resolved.
 
-    On resume the saved settings count, and those of `config` must agree with them.
+    On resume the saved settings count, and those of `config` must agree with them. Where there
+    is nothing to resume a run is started, so that a job can always be given `resume`. Nothing
+    is written yet: what else the user got wrong shows while the model and the data are made.
 
     Raises:
         UserError: the folder is in use; or on resume, it holds no run or one of other settings.
     """
     path = out / "config.json"
     if resume and path.is_file():
-        saved = read_json(path)["pretrain"]
-        given = json.loads(json.dumps(asdict(config)))
-        resolved = {**given, "precision": saved.get("precision")}  # auto was resolved then
-        for name in (f.name for f in fields(config) if f.name not in UNHARMFUL):
-            if resolved[name] != saved.get(name):
-                raise CheckpointError(
-                    f"{path}: the run was started with {name}={saved.get(name)!r}, not "
-                    f"{given[name]!r}. Resume with the same settings, or choose another --out."
-                )
-        return PretrainConfig(**{**resolved})
-    if not resume:
-        check_output(out, overwrite=overwrite)
-    if overwrite and out.is_dir():
+        return _settings_to_resume(path, config)
+    if resume and out.is_dir() and any(out.iterdir()):
+        raise CheckpointError(f"{out}: is not empty, but holds no run to resume (no config.json).")
+    check_output(out, overwrite=overwrite)
+    return fast_precision(config)
+
+
+def open_run(out: Path, config: PretrainConfig, *, resume: bool) -> None:
+    """Makes the folder that `settle` allowed, with `config.json`; empties it unless resuming."""
+    path = out / "config.json"
+    if resume and path.is_file():
+        return
+    if out.is_dir() and any(out.iterdir()):
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, {"pretrain": asdict(config), "versions": versions()})
-    return config
+
+
+def _settings_to_resume(path: Path, config: PretrainConfig) -> PretrainConfig:
+    content = read_json(path)
+    saved = content.get("pretrain") if isinstance(content, dict) else None
+    if not isinstance(saved, dict):
+        raise CheckpointError(f"{path}: not the settings of a run. Choose another --out.")
+    given = json.loads(json.dumps(asdict(config)))
+    if config.precision == "auto":  # it was resolved when the run began
+        given["precision"] = saved.get("precision")
+    for name in (f.name for f in fields(config) if f.name not in UNHARMFUL):
+        if given[name] != saved.get(name):
+            raise CheckpointError(
+                f"{path}: the run was started with {name}={saved.get(name)!r}, not "
+                f"{given[name]!r}. Resume with the same settings, or choose another --out."
+            )
+    return PretrainConfig(**given)
 
 
 class Log:
@@ -86,9 +105,10 @@ class Log:
     """
 
     def __init__(self, out: Path, length: int) -> None:
-        self._path = out / "metrics.jsonl"
-        self._path.touch()
-        self._file = self._path.open("r+b")
+        path = out / "metrics.jsonl"
+        path.touch()
+        length = min(length, path.stat().st_size)  # if someone removed it meanwhile
+        self._file = path.open("r+b", buffering=0)  # each row shows at once, and whole
         self._file.truncate(length)
         self._file.seek(length)
         self._board = SummaryWriter(str(out / "tensorboard"))
@@ -101,9 +121,9 @@ class Log:
             if value is not None:
                 self._board.add_scalar(f"{kind}/{name}", value, progress.step)
 
-    def flush(self) -> int:
-        """The file's length, once everything is written."""
-        self._file.flush()
+    @property
+    def length(self) -> int:
+        """Bytes of `metrics.jsonl` so far."""
         return self._file.tell()
 
     def __enter__(self) -> Log:
@@ -120,11 +140,18 @@ class Log:
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
-    """The rows of a run's `metrics.jsonl`."""
+    """The rows of a run's `metrics.jsonl`.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
     path = out / "metrics.jsonl"
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise CheckpointError(f"{path}: damaged, not JSON lines ({error}).") from None
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from slimp.batches import PatientBatches, epoch_loader
@@ -22,12 +22,12 @@ from slimp.checkpoint import Checkpoints, Progress
 from slimp.cohort import Cohort, require_disjoint
 from slimp.config import ModelConfig, PretrainConfig, part_of
 from slimp.encoding import Encoding
-from slimp.errors import CohortError, UserError
+from slimp.errors import CheckpointError, CohortError, UserError
 from slimp.evaluate.online import Validator
 from slimp.losses import NestedLoss, nested_loss
 from slimp.models.nested import Slimp
-from slimp.precision import fast_precision, prefers_fused_attention
-from slimp.runs import Log, deferred_signals, open_run, step_bar
+from slimp.precision import prefers_fused_attention
+from slimp.runs import Log, deferred_signals, open_run, settle, step_bar
 from slimp.schema import LEVELS
 from slimp.storage import new_file
 
@@ -55,12 +55,22 @@ class Parts:
         return {name: part for name, part in parts.items() if part is not None}
 
     def save(self, path: Path) -> None:
-        """Writes `patient_id` and `part` of every patient, so that probes can test honestly."""
+        """Writes `patient_id` and `part` of every patient, so that probes can test honestly.
+
+        Raises:
+            CheckpointError: the file is there already, of other patients or parts.
+        """
         rows = [
             part.patients[["patient_id"]].assign(part=name) for name, part in self.named().items()
         ]
+        table = pd.concat(rows, ignore_index=True)
+        if path.is_file() and pd.read_parquet(path).to_dict("list") != table.to_dict("list"):
+            raise CheckpointError(
+                f"{path}: the run was started with other patients, or other parts of them. Resume "
+                "with the same cohort, or choose another --out."
+            )
         with new_file(path) as partial:
-            pd.concat(rows).to_parquet(partial, index=False)
+            table.to_parquet(partial, index=False)
 
 
 def pretrain(
@@ -74,8 +84,9 @@ def pretrain(
     """The pre-trained model, in evaluation mode; everything about the run is left in `out`.
 
     Args:
-        cohort: patients, lesions, images and metadata. Labels are not used, except by the kNN
-            probe during validation and by `config.always_include`.
+        cohort: patients, lesions, images and metadata. Labels are not used, except to spread
+            classes evenly over the parts, by the kNN probe during validation, and by
+            `config.always_include`.
         config: all settings.
         out: run folder; see the layout in `docs/files.md`.
         resume: continue the run in `out` from its last checkpoint.
@@ -86,9 +97,8 @@ def pretrain(
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
     out = Path(out)
-    parts = set_aside(cohort, config)  # refuses an unfit cohort before anything is written
-    config = open_run(out, fast_precision(config), resume=resume, overwrite=overwrite)
-    parts.save(out / "patients.parquet")
+    config = settle(out, config, resume=resume, overwrite=overwrite)
+    parts = set_aside(cohort, config)
     fabric = Fabric(
         accelerator=config.accelerator,
         devices=config.devices,
@@ -108,9 +118,11 @@ def pretrain(
     )
     validate = Validator(parts.train, parts.validation, model, config)
     # Not fabric.setup: its wrapper refuses frozen dataclasses as inputs and outputs.
-    model = fabric.to_device(model)
+    fabric.to_device(model)
     optimizer = make_optimizer(model, config)
 
+    open_run(out, config, resume=resume)  # whatever can be refused was refused before
+    parts.save(out / "patients.parquet")
     checkpoints = Checkpoints(out / "checkpoints", keep=config.keep_checkpoints)
     progress = (checkpoints.load_last(model, optimizer) if resume else None) or Progress()
     total = config.epochs * data.batches_per_epoch
@@ -131,11 +143,12 @@ def pretrain(
             with fabric.autocast():
                 embeddings = model(batch.to(fabric.device))
             loss = nested_loss(embeddings, config.weights)
-            require_finite(loss, progress.step)
-            loss.total.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+            require_finite(loss.total, norm, progress.step)
             optimizer.step()
             optimizer.zero_grad()
+            model.cap_temperatures()
 
             progress.step += 1
             lesions += batch.lesions
@@ -150,7 +163,7 @@ def pretrain(
                     keep_best(out, model, metrics, progress, config)
             finished = progress.step == total or progress.stopped
             if finished or stop.wanted or progress.step % config.checkpoint_every_steps == 0:
-                progress.log_bytes = log.flush()
+                progress.log_bytes = log.length
                 checkpoints.save(model, optimizer, progress)
             if finished:
                 break
@@ -181,6 +194,11 @@ def set_aside(cohort: Cohort, config: PretrainConfig) -> Parts:
         parts = cohort.split(fractions, seed=config.seed)
         return Parts(**{name: parts.get(name) for name in PARTS})  # type: ignore[arg-type]
     official = cohort.images["split"]
+    if unknown := set(official.dropna()) - set(OFFICIAL_PARTS.values()):
+        raise CohortError(
+            f"cohort '{cohort.info.name}': its split column has '{min(unknown)}'; it may only "
+            f"have {', '.join(OFFICIAL_PARTS.values())}, or be empty for images to leave out."
+        )
     parts = {
         name: cohort.select(official == spelling)
         for name, spelling in OFFICIAL_PARTS.items()
@@ -223,7 +241,8 @@ def build_model(train: Cohort, config: PretrainConfig) -> Slimp:
 def make_optimizer(model: nn.Module, config: PretrainConfig) -> AdamW:
     """AdamW that decays matrices and convolutions, but no bias, norm, embedding or temperature."""
     embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             matrix = parameter.ndim in (2, 4) and id(parameter) not in embedded
@@ -246,7 +265,7 @@ def learning_rate(step: int, total: int, config: PretrainConfig) -> float:
 
 def measured(loss: NestedLoss, model: Slimp, rate: float, pace: float) -> dict[str, float | None]:
     """What a step row of `metrics.jsonl` holds besides step and epoch."""
-    temperatures = {name: level.temperature().item() for name, level in model.levels.items()}  # type: ignore[operator, union-attr]
+    temperatures = {name: model.level(name).temperature().item() for name in model.encodings}
     return {
         "loss": loss.total.item(),
         **{f"loss_{name}": value.item() for name, value in loss.parts.items()},
@@ -263,8 +282,6 @@ def keep_best(
     """Saves the weights if the monitored metric is the best so far; may end the run."""
     if config.monitor == "last":
         return
-    if config.monitor not in metrics:
-        raise UserError(f"monitor={config.monitor}: this cohort does not allow it (no labels?).")
     value = metrics[config.monitor]
     gain = -1 if config.monitor == "validation_loss" else 1
     if progress.best is None or gain * value > gain * progress.best:
@@ -275,14 +292,15 @@ def keep_best(
     progress.stopped = config.patience > 0 and progress.stale >= config.patience
 
 
-def require_finite(loss: NestedLoss, step: int) -> None:
-    """Raises if the loss is not a number, before it reaches the weights.
+def require_finite(loss: Tensor, norm: Tensor, step: int) -> None:
+    """Raises if the loss or the gradient is not a number, before it reaches the weights.
 
     Raises:
         UserError: with the step and the remedy.
     """
-    if not math.isfinite(loss.total.item()):
-        raise UserError(
-            f"the loss became {loss.total.item()} at step {step}. Lower --learning-rate, or pass "
-            "--precision 32; --resume continues from the last checkpoint."
-        )
+    for name, value in (("loss", loss.item()), ("norm of the gradient", norm.item())):
+        if not math.isfinite(value):
+            raise UserError(
+                f"the {name} became {value} at step {step}. Lower --learning-rate, or pass "
+                "--precision 32; --resume continues from the last checkpoint."
+            )

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from slimp.evaluate.knn import knn_balanced_accuracy
-from slimp.losses import nested_loss
 from torch import Tensor
 
 from slimp.batches import PatientBatches, epoch_loader, image_batches
 from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
+from slimp.errors import CohortError
+from slimp.evaluate.knn import knn_balanced_accuracy
 from slimp.evaluate.similarity import recall_at_k
+from slimp.losses import nested_loss
 from slimp.models.nested import Slimp
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ class Validator:
         model: its encodings.
         config: batches are made as in training, but without augmentation and feature dropout,
             and the same ones every time.
+
+    Raises:
+        CohortError: the validation patients are too few, or do not allow `config.monitor`.
     """
 
     def __init__(
@@ -52,13 +56,23 @@ class Validator:
         )
         self.neighbours = _labelled_sample(train, config.seed)
         self.queries = _labelled_sample(validation, config.seed)
+        self.recalls = "lesion" in model.encodings and config.lesion_weight > 0
+        _require_pairs(validation, model, config)
+        if config.monitor == "recall_at_5" and not self.recalls:
+            raise CohortError("monitor=recall_at_5 needs lesion metadata and a lesion weight.")
+        unlabelled = self.neighbours is None or self.queries is None
+        if config.monitor == "knn_balanced_accuracy" and unlabelled:
+            raise CohortError(
+                "monitor=knn_balanced_accuracy needs labels of two classes at least, among the "
+                "training and among the validation patients."
+            )
 
     @torch.no_grad()
     def __call__(self, model: Slimp, fabric: Fabric) -> dict[str, float]:
         """`validation_loss[_LEVEL]`, `recall_at_1/5/10` and `knn_balanced_accuracy`.
 
         Recall is of each lesion's own metadata among those of all validation lesions, from
-        image to metadata.
+        image to metadata; equal metadata count as its own, since nothing tells them apart.
         """
         if self.validation is None:
             return {}
@@ -70,7 +84,7 @@ class Validator:
 
     def _contrast(self, model: Slimp, fabric: Fabric) -> dict[str, float]:
         sums: dict[str, float] = {}
-        rows, anchors, targets = 0, [], []
+        rows, pairs = 0, []
         for batch in epoch_loader(self.batches, range(1)):
             with fabric.autocast():
                 embeddings = model(batch.to(fabric.device))
@@ -78,16 +92,19 @@ class Validator:
             for name, value in {"": loss.total, **loss.parts}.items():
                 sums[name] = sums.get(name, 0.0) + value.item() * batch.lesions
             rows += batch.lesions
-            for pair in embeddings.pairs:
-                if pair.name == "lesion":
-                    anchors.append(pair.anchor.float())
-                    targets.append(pair.target.float())
+            groups = {level.name: level.groups for level in batch.levels}
+            pairs += [
+                (pair.anchor.float(), pair.target.float(), cast("Tensor", groups["lesion"]))
+                for pair in embeddings.pairs
+                if pair.name == "lesion" and self.recalls
+            ]
         metrics = {
             "validation_loss" + (f"_{name}" if name else ""): value / rows
             for name, value in sums.items()
         }
-        if anchors and rows > 1:
-            recall = recall_at_k(torch.cat(anchors), torch.cat(targets), ks=(1, 5, 10))
+        if pairs:
+            anchors, targets, equal = (torch.cat(side) for side in zip(*pairs, strict=True))
+            recall = recall_at_k(anchors, targets, (1, 5, 10), equal)
             metrics |= {f"recall_at_{k}": value for k, value in recall.items()}
         return metrics
 
@@ -108,6 +125,20 @@ class Validator:
             with fabric.autocast():
                 chunks.append(model.encode_images(pixels.to(fabric.device)).float())
         return torch.cat(chunks)
+
+
+def _require_pairs(validation: Cohort, model: Slimp, config: PretrainConfig) -> None:
+    """Raises unless some level with a weight has two rows, of which one is the other's negative."""
+    counts: dict[str, int] = {
+        name: len(validation.tables.of_level(name)) for name in model.encodings
+    }
+    counts["view"] = len(validation)
+    if not any(count > 1 and config.weights[name] > 0 for name, count in counts.items()):
+        raise CohortError(
+            f"the validation part has {len(validation.patients)} patient(s) with "
+            f"{len(validation)} image(s): too few to contrast. Raise --validation-fraction, or "
+            "set it to 0."
+        )
 
 
 def _labelled_sample(cohort: Cohort, seed: int) -> Cohort | None:

@@ -25,7 +25,8 @@ def train_supervised(train: Cohort, config: PretrainConfig) -> Slimp:
 
     Two linear heads are trained together: one on image features, one on image and metadata
     features; the loss is the sum of their class-balanced cross-entropies. Batches, steps,
-    augmentation, optimizer and schedule are those of pre-training.
+    augmentation, optimizer and schedule are those of pre-training. Images without a label are
+    left out.
 
     Raises:
         CohortError: fewer than two classes.
@@ -36,6 +37,7 @@ def train_supervised(train: Cohort, config: PretrainConfig) -> Slimp:
             f"cohort '{train.info.name}' has {len(classes)} class(es); supervised training "
             "needs at least 2."
         )
+    train = train.select(train.images["label"].notna())
     config = fast_precision(config)
     fabric = Fabric(
         accelerator=config.accelerator,
@@ -61,7 +63,7 @@ def train_supervised(train: Cohort, config: PretrainConfig) -> Slimp:
         nn.utils.clip_grad_norm_(classifier.parameters(), config.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
-    return model.eval()
+    return model.eval().cpu()
 
 
 class Classifier(nn.Module):
@@ -69,7 +71,7 @@ class Classifier(nn.Module):
 
     Args:
         model: whose encoders are trained.
-        labels: (images,) class of each row of the training cohort; -1 where unlabelled.
+        labels: (images,) class of each row of the training cohort.
         classes: number of classes.
     """
 
@@ -82,7 +84,7 @@ class Classifier(nn.Module):
         width = model.image_encoder.embed_dim
         self.image_head = nn.Linear(width, classes)
         self.full_head = nn.Linear(width + len(model.levels) * model.config.tabular_width, classes)
-        counts = torch.bincount(labels[labels >= 0], minlength=classes).clamp(min=1)
+        counts = torch.bincount(labels, minlength=classes).clamp(min=1)
         self.register_buffer("labels", labels, persistent=False)
         self.register_buffer("weight", counts.sum() / (classes * counts), persistent=False)
 
@@ -96,14 +98,8 @@ class Classifier(nn.Module):
                 features.append(self.model.encode_rows(level.name, level.rows)[row])
         labels = self.labels[batch.image_rows.to(image.device)]
         scores = (self.image_head(image), self.full_head(torch.cat(features, dim=-1)))
-        return torch.stack(
-            [F.cross_entropy(s.float(), labels, self.weight, ignore_index=-1) for s in scores]
-        ).sum()
+        return torch.stack([F.cross_entropy(s.float(), labels, self.weight) for s in scores]).sum()
 
 
 def _codes(cohort: Cohort, classes: tuple[str, ...]) -> Tensor:
-    labels = cohort.images["label"]
-    codes = np.full(len(labels), -1, dtype=np.int64)
-    for code, name in enumerate(classes):
-        codes[(labels == name).to_numpy(dtype=bool)] = code
-    return torch.from_numpy(codes)
+    return torch.from_numpy(np.searchsorted(classes, cohort.images["label"].to_numpy(dtype=str)))

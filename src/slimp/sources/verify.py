@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 128_000_000
 """Images with more pixels are refused before they are decoded: 384 MB each, or a bomb."""
-FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "BMP", "WEBP", "GIF")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 JPEG_QUALITY = 95
 
 
@@ -40,6 +40,7 @@ def own_limits() -> Iterator[None]:
 
     Both are global to Pillow, so one thread enters this around the work of all.
     """
+    Image.init()
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with warnings.catch_warnings():
@@ -59,6 +60,7 @@ def verify_image(encoded: bytes, *, shorter_side: int) -> VerifiedImage:
     Raises:
         CorruptImageError: it is none of these, is damaged, or has more than `MAX_PIXELS`.
     """
+    Image.init()  # or Pillow would not know all of FORMATS yet
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             return _verify(image, encoded, shorter_side)

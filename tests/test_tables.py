@@ -143,6 +143,12 @@ def test_a_lesion_brings_its_patient_along():
     assert tables.images["patient_id"].tolist() == ["P", "image:b", "P", "Q"], "whose lesion 1?"
 
 
+def test_a_patient_column_may_be_empty():
+    tables, report = build_tables(table(patient=["", "", " ", ""]), schema_with())
+    assert tables.patients["patient_id"].tolist() == ["lesion:1", "lesion:2", "lesion:3"]
+    assert report.empty_patient_ids == 4
+
+
 def test_identical_rows_collapse():
     frame = pd.concat([table(), table().iloc[[1, 1]]], ignore_index=True)
     tables, report = build_tables(frame, schema_with())

@@ -234,7 +234,7 @@ def _lesions_and_patients(
     elif schema.patient is None:
         patients = lesions
     else:  # a lesion whose patient is known from another row brings it along
-        known = lesions.map(owner).fillna("lesion:" + lesions)
+        known = owner.reindex(lesions).set_axis(lesions.index).fillna("lesion:" + lesions)
         patients = patients.where(~no_patient, known)
     report = replace(
         report,

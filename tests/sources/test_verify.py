@@ -150,7 +150,7 @@ def test_the_orientation_tag_is_obeyed(orientation, shorter_side):
 
 def test_of_several_frames_the_first_counts():
     frames = [picture(), Image.new("RGB", (40, 30), "white")]
-    for kind in ("GIF", "PNG", "TIFF", "WEBP"):
+    for kind in ("GIF", "PNG", "TIFF", "WEBP", "MPO"):
         encoded = encode(frames[0], kind, save_all=True, append_images=frames[1:])
         verified = verify_image(encoded, shorter_side=0)
         assert verified.converted, kind

@@ -1,0 +1,290 @@
+"""Anyone's own table: what the import makes of it, good or mangled."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from slimp.cohort import Cohort
+from slimp.errors import CohortError, TableError, UserError
+from slimp.schema import Schema
+from slimp.sources import import_source
+from slimp.sources.importing import ImportOptions
+
+SCHEMA = Schema.from_dict(
+    {
+        "image": "file",
+        "lesion": "lesion",
+        "patient": "patient",
+        "label": "dx",
+        "missing": ["UNK"],
+        "image_metadata": {"device": {"kind": "categorical"}},
+        "lesion_metadata": {
+            "diameter": {"kind": "continuous", "unit": "mm"},
+            "symptoms": {"kind": "checkbox", "columns": ["itch", "hurt"]},
+        },
+        "patient_metadata": {
+            "age": {"kind": "continuous"},
+            "skin": {"kind": "categorical", "categories": ["I", "II", "III"]},
+        },
+        "refused": {"biopsied": "follows from the diagnosis"},
+    }
+)
+HEADER = [
+    *("file", "lesion", "patient", "dx", "device", "diameter", "itch", "hurt", "age", "skin"),
+    "biopsied",
+]
+ROWS = [
+    ["a.jpg", "1", "P1", "MEL", "phone", "7", "True", "False", "60", "I", "yes"],
+    ["b.jpg", "1", "P1", "MEL", "camera", "7.0", "True", "UNK", "60", "I", "yes"],
+    ["sub/c.jpg", "2", "P1", "NEV", "phone", "", "no", "yes", "61", "I", "no"],
+    ["d.jpg", "1", "P2", "NEV", "", "3", "0", "1", "0", "III", "no"],
+    ["e", "9", "P3", "", "phone", "UNK", "", "", "", "", ""],
+]
+
+
+def jpeg(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 8), (shade, 90, 70)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def make_raw(folder: Path, rows: list[list[str]] | bytes = ROWS) -> Path:
+    (folder / "images" / "sub").mkdir(parents=True, exist_ok=True)
+    for shade, name in enumerate(["a", "b", "sub/c", "d", "e"]):
+        (folder / "images" / f"{name}.jpg").write_bytes(jpeg(shade))
+    table = folder / "metadata.csv"
+    if isinstance(rows, bytes):
+        table.write_bytes(rows)
+    else:
+        pd.DataFrame(rows, columns=HEADER).to_csv(table, index=False)
+    return folder
+
+
+@pytest.fixture
+def raw(tmp_path) -> Path:
+    return make_raw(tmp_path / "raw")
+
+
+def run(raw: Path, **more: object) -> Cohort:
+    return import_source("csv", raw, raw.parent / "cohort", schema=SCHEMA, **more)
+
+
+def test_a_cohort(raw):
+    cohort = run(raw)
+    assert repr(cohort) == "Cohort('raw': 3 patients, 4 lesions, 5 images)"
+    assert cohort.images["image_id"].tolist() == ["a", "b", "sub/c", "d", "e"]
+    assert cohort.lesions["lesion_id"].tolist() == ["P1/1", "P1/2", "P2/1", "P3/9"]
+    assert cohort.lesions["diameter"].fillna(-1).tolist() == [7, -1, 3, -1]
+    assert cohort.patients["age"].fillna(-1).tolist() == [60, 0, -1]
+    assert [cohort.read_image(i) for i in range(5)] == [jpeg(i) for i in range(5)]
+    assert cohort.images["biopsied"].tolist() == ["yes", "yes", "no", "no", ""]
+    assert cohort.info.source == "csv"
+
+
+def test_table_and_images_may_be_elsewhere(raw):
+    (raw / "metadata.csv").rename(raw / "table.txt")
+    (raw / "images").rename(raw / "photos")
+    with pytest.raises(TableError, match=r"there is no table metadata\.csv"):
+        run(raw)
+    with pytest.raises(TableError, match="no such image folder"):
+        run(raw, table="table.txt")
+    assert len(run(raw, table="table.txt", images="photos")) == 5
+
+
+def test_a_schema_is_needed(raw):
+    with pytest.raises(UserError, match=r"source 'csv' needs a schema file .* --schema FILE"):
+        import_source("csv", raw, raw.parent / "cohort")
+
+
+def edited(row: int, column: str, cell: str) -> list[list[str]]:
+    rows = [list(r) for r in ROWS]
+    rows[row][HEADER.index(column)] = cell
+    return rows
+
+
+@pytest.mark.parametrize("cell", ["../secret.jpg", "/etc/passwd", "C:\\x.jpg", "sub/../../x"])
+def test_names_that_leave_the_folder_are_refused(raw, cell):
+    (raw / "secret.jpg").write_bytes(jpeg(1))
+    make_raw(raw, edited(2, "file", cell))
+    with pytest.raises(
+        TableError, match=r"metadata\.csv, row 4 .* points outside the image folder"
+    ):
+        run(raw)
+    assert not (raw.parent / "cohort").exists()
+
+
+def test_a_cell_that_does_not_fit(raw):
+    make_raw(raw, edited(3, "age", "unk"))
+    with pytest.raises(TableError) as error:
+        run(raw)
+    assert str(error.value) == (
+        "metadata.csv, row 5 (file d.jpg), column 'age': 'unk' is not a number. Missing values are "
+        "written as an empty cell. If 'unk' means missing, add: age.missing = [\"unk\"]"
+    )
+
+
+def test_a_missing_column(raw):
+    table = pd.read_csv(raw / "metadata.csv", dtype=str).rename(columns={"age": "age_at_visit"})
+    table.to_csv(raw / "metadata.csv", index=False)
+    with pytest.raises(
+        TableError, match=r"metadata\.csv: there is no column 'age' .*feature 'age'"
+    ):
+        run(raw)
+
+
+def test_a_corrupt_image_fails_a_small_import(raw):
+    (raw / "images" / "b.jpg").write_bytes(jpeg(1)[:-60])
+    with pytest.raises(CohortError, match=r"1 of 2 images read are corrupt.*b\.jpg \(damaged: "):
+        run(raw)
+    assert sorted(p.name for p in raw.parent.iterdir()) == ["raw"]
+    assert len(run(raw, options=ImportOptions(max_corrupt=0.5))) == 4
+
+
+def test_one_patient_one_class_and_empty_columns_are_imported_and_told(raw):
+    rows = [[*r[:2], "P1", "MEL", "", "", "", "", "", "", ""] for r in ROWS]
+    make_raw(raw, rows)
+    cohort = run(raw)
+    warnings = " ".join(cohort.info.import_report["warnings"])
+    assert "every label is 'MEL'" in warnings
+    assert "there is one patient" in warnings
+    assert "column 'age' (patient level) is empty in every row" in warnings
+    with pytest.raises(CohortError, match=r"cannot make 2 parts from 1 patient"):
+        cohort.split({"train": 0.5, "test": 0.5})
+
+
+def test_empty_patients_are_patients_of_their_own(raw):
+    make_raw(raw, edited(4, "patient", " "))
+    cohort = run(raw)
+    assert cohort.info.import_report["empty_patient_ids"] == 1
+    assert cohort.images["patient_id"].iloc[4] == "image:e"
+
+
+def test_a_label_cannot_be_metadata():
+    content = SCHEMA.to_dict()
+    content["patient_metadata"]["dx"] = {"kind": "categorical"}
+    with pytest.raises(TableError, match="column 'dx' is the label; it must not be an input"):
+        Schema.from_dict(content)
+
+
+def test_what_is_in_the_way_is_kept(raw):
+    target = raw.parent / "cohort"
+    target.mkdir()
+    (target / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="is not empty"):
+        run(raw)
+    make_raw(raw, edited(3, "age", "unk"))
+    with pytest.raises(TableError):
+        run(raw, overwrite=True)
+    assert (target / "thesis.txt").read_text() == "years of work"
+
+
+STRANGE = st.sampled_from(
+    [
+        *("", " ", "UNK", "nan", "inf", "-1", "1e308", "1e-320", "1,5", "True", "yes", "0", "II"),
+        *("a.jpg", "b", "../a.jpg", "sub/c", "sub\\c.JPG", "/", "..", ".", "nope.png", "image:a"),
+        *(
+            "P1",
+            "P1/1",
+            "1",
+            '"',
+            "'",
+            "\n",
+            "\r",
+            ";",
+            "\t",
+            "é",
+            "🩺",
+            "\u202e",
+            "\0",
+            "=1+1",
+            "x" * 300,
+        ),
+    ]
+) | st.text(max_size=5)
+
+
+@st.composite
+def mangled(draw: st.DrawFn) -> bytes:
+    """A table after some accidents: cells, rows, columns, delimiters, encodings, bytes."""
+    rows = [HEADER, *(list(row) for row in ROWS)]
+    rows = [list(row) for row in rows]
+    for _ in range(draw(st.integers(0, 3))):
+        kind = draw(
+            st.sampled_from(["cell", "header", "drop row", "copy row", "drop column", "short"])
+        )
+        row = draw(st.integers(1, max(len(rows) - 1, 1)))
+        column = draw(st.integers(0, 10))
+        if row >= len(rows) or column >= len(rows[row]) or column >= len(rows[0]):
+            continue
+        if kind == "cell":
+            rows[row][column] = draw(STRANGE)
+        elif kind == "header":
+            rows[0][column] = draw(STRANGE | st.sampled_from(HEADER))
+        elif kind == "drop row":
+            del rows[row]
+        elif kind == "copy row":
+            rows.insert(draw(st.integers(1, len(rows))), list(rows[row]))
+        elif kind == "drop column":
+            rows = [r[:column] + r[column + 1 :] for r in rows]
+        else:
+            rows[row] = rows[row][:column]
+    mark = draw(st.sampled_from([",", ",", ";", "\t"]))
+    if draw(st.booleans()):  # quoted as it should be
+        cells = [['"' + cell.replace('"', '""') + '"' for cell in row] for row in rows]
+    else:
+        cells = rows
+    content = "\n".join(mark.join(row) for row in cells)
+    encoded = content.encode(
+        draw(st.sampled_from(["utf-8"] * 8 + ["utf-8-sig", "utf-16", "latin-1"])), "replace"
+    )
+    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 3]))):
+        position = draw(st.integers(0, max(len(encoded) - 1, 0)))
+        encoded = encoded[:position] + draw(st.binary(max_size=2)) + encoded[position + 1 :]
+    return encoded[: draw(st.none() | st.integers(0, len(encoded)))]
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory) -> Path:
+    return make_raw(tmp_path_factory.mktemp("mangled") / "raw")
+
+
+@settings(
+    max_examples=250,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(content=mangled())
+@example(content=b"")
+@example(content=b"\0" * 100)
+@example(content=b"file\n")
+def test_a_mangled_table_gives_a_sound_cohort_or_one_clear_paragraph(workshop, content):
+    (workshop / "metadata.csv").write_bytes(content)
+    target = workshop.parent / "cohort"
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        run(workshop)
+    except UserError as error:
+        message = str(error)
+        complete = False
+    else:
+        message, complete = "", True
+    assert complete == target.exists()
+    assert {path.name for path in workshop.parent.iterdir()} <= {"raw", "cohort"}, "left over"
+    if not complete:
+        assert len(message) > 20
+        return
+    cohort = Cohort.load(target)
+    assert 1 <= len(cohort) <= 5
+    assert not cohort.tables.images[["image_id", "lesion_id", "patient_id"]].eq("").any().any()
+    for row in range(len(cohort)):
+        image_id = cohort.images["image_id"].iloc[row]
+        shade = ["a", "b", "c", "d", "e"].index(image_id.rpartition("/")[2])
+        assert cohort.read_image(row) == jpeg(shade)

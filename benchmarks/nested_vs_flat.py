@@ -84,7 +84,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=300, help="optimizer steps per arm")
-    parser.add_argument("--preset", default="small", choices=["tiny", "small", "vit-s"])
+    parser.add_argument("--preset", default="tiny", choices=["tiny", "small", "vit-s"])
     parser.add_argument("--arms", nargs="*", choices=list(ARMS))
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="FIELD=VALUE", help="other settings"
@@ -149,7 +149,7 @@ def run_arm(
     return {
         features: probe(
             table,
-            ProbeConfig(features=features, seed=config.seed),  # type: ignore[arg-type]
+            ProbeConfig(features=features, seed=config.seed, replicates=1),  # type: ignore[arg-type]
             parts=held_out(cohort, parts),
         )
         for features in ("image", "full")
@@ -157,7 +157,7 @@ def run_arm(
 
 
 def run_floors(cohort: Cohort, config: PretrainConfig, parts: Parts) -> dict[str, ProbeResult]:
-    settings, column = ProbeConfig(seed=config.seed), held_out(cohort, parts)
+    settings, column = ProbeConfig(seed=config.seed, replicates=1), held_out(cohort, parts)
     return {
         "metadata_only": metadata_floor(cohort, settings, parts=column).best,
         "majority": majority(cohort.images, settings, parts=column),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from slimp.evaluate.result import Answer, ProbeResult, Task, summarise
 from slimp.evaluate.splits import Split
 
 
-def pool_results(results: Sequence[ProbeResult]) -> ProbeResult:
+def pool_results(results: Sequence[ProbeResult], *, replicates: int = 1000) -> ProbeResult:
     """The mean over runs, with intervals that draw each patient into all runs at once.
 
     A probe varies the split but keeps the features; where pre-training is repeated too, there is
@@ -21,6 +22,7 @@ def pool_results(results: Sequence[ProbeResult]) -> ProbeResult:
 
     Args:
         results: of the same classes; one run each, of different `config.seed`.
+        replicates: of the bootstrap over patients.
 
     Raises:
         UserError: there are none, or their classes differ.
@@ -58,7 +60,7 @@ def pool_results(results: Sequence[ProbeResult]) -> ProbeResult:
     return summarise(
         task,
         answers,
-        first.config,
+        replace(first.config, replicates=replicates),
         name=first.name,
         strengths=tuple(strength for result in results for strength in result.strengths),
         converged=all(result.converged for result in results),

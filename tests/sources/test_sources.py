@@ -1,0 +1,113 @@
+"""The known datasets: their facts, their reviewed schemas, and the one call that imports them."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+
+from slimp.errors import TableError, UserError
+from slimp.schema import Schema
+from slimp.sources import READERS, get_source, import_source, sources
+from slimp.tables import type_rows
+
+PUBLIC = ["slice3d", "pad-ufes-20", "ham10000"]
+# From the published descriptions: images, lesions, patients.
+COUNTS = {
+    "slice3d": (401_059, 401_059, 1_042),
+    "pad-ufes-20": (2_298, 1_641, 1_373),
+    "ham10000": (10_015, 7_470, None),
+}
+NEVER_INPUTS = {
+    "slice3d": {
+        *("iddx_full", "iddx_1", "iddx_2", "iddx_3", "iddx_4", "iddx_5", "lesion_id"),
+        *("mel_mitotic_index", "mel_thick_mm", "tbp_lv_dnn_lesion_confidence"),
+        *("attribution", "copyright_license"),
+    },
+    "pad-ufes-20": {"biopsed"},
+    "ham10000": {"dx_type", "dataset"},
+}
+
+
+def test_every_source_is_listed():
+    assert set(sources()) == set(READERS) == {*PUBLIC, "csv", "synthetic"}
+    for name, source in sources().items():
+        assert source.name == name
+        assert source.title
+        assert source.licence
+        assert source.how_to_get
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_sources_say_where_they_come_from(name):
+    source = get_source(name)
+    assert (source.images, source.lesions, source.patients) == COUNTS[name]
+    assert re.search(r"CC", source.licence)
+    assert re.search(r"doi:10\.\d{4,}/\S+", source.citation)
+    assert source.homepage.startswith("https://")
+
+
+@pytest.mark.parametrize("name", [*PUBLIC, "synthetic"])
+def test_reviewed_schemas(name):
+    schema = get_source(name).schema()
+    assert schema.label is not None
+    assert set(NEVER_INPUTS.get(name, ())) <= set(schema.refused)
+    assert all(len(reason) > 10 for reason in schema.refused.values())
+    assert Schema.from_dict(schema.to_dict()) == schema
+    for level in ("lesion", "patient"):
+        assert schema.level(level).features, f"{level} level"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_refused_column_cannot_become_an_input_by_accident(name):
+    for column in NEVER_INPUTS[name]:
+        content = get_source(name).schema().to_dict()
+        content["lesion_metadata"]["mine"] = {"kind": "categorical", "columns": [column]}
+        with pytest.raises(TableError, match=f"column '{column}' is refused as an input"):
+            Schema.from_dict(content)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_refused_columns_stay_out_of_the_levels_and_in_sight(name):
+    schema = get_source(name).schema()
+    columns = {schema.image, schema.lesion, schema.patient, schema.label, schema.split}
+    columns |= {column for feature in schema.features for column in feature.columns}
+    columns = (columns | set(schema.refused)) - {None}
+    table = pd.DataFrame({column: ["1", "2"] for column in sorted(columns)}, dtype="str")
+    for feature in schema.features:
+        if feature.kind == "checkbox":
+            table[list(feature.columns)] = "True"
+    rows = type_rows(table, schema)
+    kept = {name.removesuffix("_published") for name in rows.unused}
+    assert kept == set(schema.refused) & columns - {schema.lesion, schema.patient}
+
+
+def test_unknown_sources_are_answered_with_the_known():
+    with pytest.raises(UserError, match=r"no source 'isic'\. Known sources: slice3d, pad-ufes-20"):
+        get_source("isic")
+
+
+def test_csv_has_no_schema_of_its_own():
+    with pytest.raises(UserError, match="needs a schema file"):
+        get_source("csv").schema()
+
+
+def test_synthetic_is_not_read(tmp_path):
+    with pytest.raises(UserError, match=r"generated, not read: slimp data import synthetic - COH"):
+        import_source("synthetic", tmp_path, tmp_path / "c")
+
+
+def test_a_reviewed_schema_is_not_replaced(tmp_path):
+    schema = Schema.from_dict({"image": "img_id"})
+    with pytest.raises(UserError, match="has a reviewed schema of its own"):
+        import_source("pad-ufes-20", tmp_path, tmp_path / "c", schema=schema)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_an_empty_folder_is_answered_with_what_should_be_there(name, tmp_path):
+    with pytest.raises(TableError, match=r"there is no table .*metadata"):
+        import_source(name, tmp_path, tmp_path / "c")
+    with pytest.raises(TableError, match=r"no such folder\. It should hold"):
+        import_source(name, tmp_path / "nowhere", tmp_path / "c")
+    assert list(tmp_path.iterdir()) == []

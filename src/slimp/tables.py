@@ -147,7 +147,8 @@ def _require_columns(table: pd.DataFrame, schema: Schema) -> None:
     names = [str(name) for name in table.columns]
     for column, role in wanted:
         if column not in names:
-            near = difflib.get_close_matches(column, names, n=1)
+            near = difflib.get_close_matches(column, names, n=1, cutoff=0.7)
+            near += [name for name in names if column.lower() in name.lower()]
             more = f" and {len(names) - 20} more" * (len(names) > 20)
             has = f"The table has: {', '.join(names[:20])}{more}."
             raise TableError(

@@ -122,9 +122,9 @@ class Slimp(nn.Module):
 
     @torch.no_grad()
     def cap_temperatures(self) -> None:
-        """Brings temperatures below 1 / 100 back there, as CLIP does after each step.
+        """Brings temperatures below 1 / 100 back there, after each step (as CLIP does).
 
-        The cap in `Temperature.forward` alone would leave them without a gradient for good.
+        A cap in the forward pass would have no gradient beyond it, and so no way back.
         """
         for module in self.modules():
             if isinstance(module, Temperature):
@@ -246,11 +246,12 @@ class Temperature(nn.Module):
 
     def __init__(self, initial: float) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(initial)))
+        scale = min(1 / initial, LARGEST_LOGIT_SCALE)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
 
     def forward(self) -> Float[Tensor, ""]:
-        """The temperature, at least 1 / 100."""
-        return (-self.log_scale.clamp(max=math.log(LARGEST_LOGIT_SCALE))).exp()
+        """The temperature; `Slimp.cap_temperatures` keeps it at 1 / 100 or above."""
+        return (-self.log_scale).exp()
 
 
 class MeanPool(nn.Module):

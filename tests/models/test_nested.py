@@ -1,0 +1,606 @@
+"""The recursion over levels against loops over patients, lesions and images written out here."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from slimp.batches import Batch, PatientBatches
+from slimp.cohort import Cohort
+from slimp.config import BatchConfig, ModelConfig
+from slimp.encoding import Encoding
+from slimp.errors import CheckpointError
+from slimp.losses import nested_loss
+from slimp.models.image import read_tensors
+from slimp.models.nested import AttentionPool, MetadataLevel, Slimp, Temperature, mean_pool
+from slimp.schema import LEVELS, Level, LevelName
+from slimp.sources.synthetic import SyntheticConfig, synthesize
+from slimp.storage import read_json
+
+torch.set_num_threads(1)
+
+SIZE = 16
+Case = dict[str, Any]
+CASES: dict[str, Case] = {
+    "two levels, the paper": {},
+    "one level, lesions": {"features": {"lesion": None}},
+    "one level, patients": {"features": {"patient": None}},
+    "one level, all weight on lesions": {"lesion_weight": 1.0, "patient_weight": 0.0},
+    "three levels": {"features": {"image": None, "lesion": None, "patient": None}},
+    "images and patients": {"features": {"image": None, "patient": None}},
+    "flat": {"hierarchy": "flat"},
+    "with views": {"view_weight": 0.5},
+    "views alone": {"view_weight": 1.0, "lesion_weight": 0.0, "patient_weight": 0.0},
+    "three levels with views": {
+        "features": {"image": None, "lesion": None, "patient": None},
+        "view_weight": 0.25,
+    },
+    "equal rows positive": {
+        "features": {"lesion": ["elevated"], "patient": ["sex"]},
+        "duplicates": "positive",
+    },
+    "equal rows negative": {
+        "features": {"lesion": ["elevated"], "patient": ["sex"]},
+        "duplicates": "negative",
+    },
+    "linear heads": {"projection_layers": 1},
+}
+
+
+@lru_cache
+def synthetic(patients: int, lesions: int) -> Cohort:
+    return synthesize(
+        SyntheticConfig(
+            patients=patients,
+            lesions=lesions,
+            images_per_lesion=2,
+            image_size=SIZE,
+            image_metadata=True,
+            seed=5,
+        )
+    )
+
+
+def cohort_of(
+    features: Mapping[str, list[str] | None] | None = None, *, patients: int = 5, lesions: int = 2
+) -> Cohort:
+    """A synthetic cohort with some features per level; None: all of a level."""
+    wanted = {"lesion": None, "patient": None} if features is None else features
+    cohort = synthetic(patients, lesions)
+    levels = tuple(
+        Level(
+            name=level.name,
+            features=tuple(
+                feature
+                for feature in level.features
+                if level.name in wanted
+                and (wanted[level.name] is None or feature.name in (wanted[level.name] or ()))
+            ),
+        )
+        for level in cohort.schema.levels
+    )
+    return replace(cohort, schema=replace(cohort.schema, levels=levels))
+
+
+def fit(cohort: Cohort) -> dict[LevelName, Encoding]:
+    return {
+        name: Encoding.fit(cohort.schema.level(name), cohort.tables.of_level(name))
+        for name in LEVELS
+        if cohort.schema.level(name).features
+    }
+
+
+def model_config(**changes: Any) -> ModelConfig:
+    return ModelConfig(
+        **{
+            "encoder": "vit_tiny_patch16_224",
+            "encoder_options": {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2},
+            "image_size": SIZE,
+            "tabular_width": 8,
+            "projection_width": 6,
+            **changes,
+        }
+    )
+
+
+def model_of(cohort: Cohort, **changes: Any) -> Slimp:
+    torch.manual_seed(0)
+    return Slimp(model_config(**changes), fit(cohort))
+
+
+def batch_of(model: Slimp, cohort: Cohort, **changes: Any) -> Batch:
+    """All patients in one batch; undisturbed metadata, so that it can be found by id."""
+    options = {"patients": 99, "images_per_lesion": 2, "feature_dropout": 0.0, **changes}
+    views = 2 if model.config.view_weight else 1
+    batches = PatientBatches(
+        cohort,
+        model.encodings,
+        BatchConfig(**options),
+        image_size=SIZE,
+        augment=views == 2,
+        views=views,
+    )
+    return batches[0, 0]
+
+
+def made(case: Case, **changes: Any) -> tuple[Slimp, Cohort, Batch]:
+    """Model in 64 bits, cohort and batch of a case."""
+    case = {**case, **changes}
+    cohort = cohort_of(case.pop("features", None))
+    if case.get("hierarchy") == "flat":
+        cohort = cohort.flatten()
+    model = model_of(cohort, **case).double()
+    for module in model.modules():
+        if isinstance(module, AttentionPool):  # it starts as the mean, which would show nothing
+            nn.init.normal_(module.score.weight)
+    return model, cohort, batch_of(model, cohort)
+
+
+def loss_of(model: Slimp, batch: Batch) -> Tensor:
+    return nested_loss(model(batch), model.config.weights).total
+
+
+def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+# ------------------------------------------------------------------ the slow reference
+
+
+def slow_parts(model: Slimp, cohort: Cohort, batch: Batch) -> dict[str, Tensor]:
+    """Loss per level, by loops over ids; of the batch only the pixels are used."""
+    embedded = {
+        row: [slow_image(model, view[i]) for view in batch.pixels]
+        for i, row in enumerate(batch.image_rows.tolist())
+    }
+    parts = {}
+    if model.view is not None:
+        views = [[slow_head(model.view.project, x) for x in pair] for pair in embedded.values()]
+        parts["view"] = slow_info_nce(
+            [first for first, _ in views],
+            [second for _, second in views],
+            slow_temperature(model.view.temperature),
+        )
+    images = cohort.images
+    below: dict[str, list[tuple[str, Tensor]]] = {}  # id of the parent -> its children
+    for row, pair in embedded.items():
+        image = str(images["image_id"].iloc[row])
+        below.setdefault(image, []).append((image, pair[0]))
+    parent_of = {
+        "image": images.set_index("image_id")["lesion_id"],
+        "lesion": cohort.lesions.set_index("lesion_id")["patient_id"],
+    }
+    for name in LEVELS:
+        anchors, targets, keys, above = [], [], [], {}
+        for own_id, children in below.items():
+            level = model.level(name) if name in model.encodings else None
+            h = slow_pool(level, [vector for _, vector in children])
+            if level is not None:
+                table = cohort.tables.of_level(name)
+                row = table[table[f"{name}_id"] == own_id]
+                m = level.tabular(model.encodings[name].encode(row))[0]
+                anchors.append(slow_head(level.project_below, h))
+                targets.append(slow_head(level.project_metadata, m))
+                keys.append(equality_key(row, cohort.schema.level(name).columns))
+                h = torch.cat([h, m])
+            if name != "patient":
+                above.setdefault(str(parent_of[name][own_id]), []).append((own_id, h))
+        if anchors:
+            if model.config.duplicates == "negative":
+                keys = list(map(str, range(len(keys))))
+            temperature = slow_temperature(model.level(name).temperature)
+            parts[name] = slow_info_nce(anchors, targets, temperature, keys)
+        below = above
+    return parts
+
+
+def slow_image(model: Slimp, pixels: Tensor) -> Tensor:
+    spec = model.image_spec
+    mean, std = (torch.tensor(x).double().view(3, 1, 1) for x in (spec.mean, spec.std))
+    embedding: Tensor = model.image_encoder.model(((pixels.double() / 255 - mean) / std)[None])
+    return embedding[0]
+
+
+def slow_head(head: nn.Module, x: Tensor) -> Tensor:
+    weights = list(head.parameters())
+    if len(weights) == 1:
+        return weights[0] @ x
+    first, bias, last = weights
+    hidden = first @ x + bias
+    return last @ (0.5 * hidden * (1 + torch.erf(hidden / 2**0.5)))
+
+
+def slow_pool(level: MetadataLevel | None, children: list[Tensor]) -> Tensor:
+    if level is None or not isinstance(level.pool, AttentionPool):
+        return torch.stack(children).sum(dim=0) / len(children)
+    pool, scores = level.pool, []
+    for x in children:
+        value = torch.tanh(pool.value.weight @ x + pool.value.bias)
+        gate = torch.sigmoid(pool.gate.weight @ x + pool.gate.bias)
+        scores.append(((pool.score.weight @ (value * gate)) + pool.score.bias).exp())
+    total = torch.stack(scores).sum(dim=0)
+    return torch.stack([s / total * x for s, x in zip(scores, children, strict=True)]).sum(dim=0)
+
+
+def slow_temperature(temperature: Temperature) -> Tensor:
+    return 1 / temperature.log_scale.exp()
+
+
+def slow_info_nce(
+    a: list[Tensor], b: list[Tensor], temperature: Tensor, keys: list[str] | None = None
+) -> Tensor:
+    keys = keys or list(map(str, range(len(a))))
+    losses = []
+    for near, far in ((a, b), (b, a)):
+        for i, x in enumerate(near):
+            scores = [(x @ y / (x.norm() * y.norm()) / temperature).exp() for y in far]
+            shares = [score / sum(scores) for score in scores]
+            own = [-share.log() for share, key in zip(shares, keys, strict=True) if key == keys[i]]
+            losses.append(torch.stack(own).mean())
+    return torch.stack(losses).mean()
+
+
+def equality_key(row: pd.DataFrame, columns: tuple[str, ...]) -> str:
+    return "|".join("" if pd.isna(value) else str(value) for value in row[list(columns)].iloc[0])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+@pytest.mark.parametrize("case", CASES)
+def test_the_recursion_equals_loops_over_patients_lesions_and_images(
+    case: str, pooling: str
+) -> None:
+    model, cohort, batch = made(CASES[case], pooling=pooling)
+    embeddings = model(batch)
+    loss = nested_loss(embeddings, model.config.weights)
+    slow = slow_parts(model, cohort, batch)
+    wanted = {name: slow[name] for name in slow if model.config.weights[name] > 0}
+    assert loss.parts.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(loss.parts[name], value, rtol=1e-9, atol=1e-9, msg=name)
+    total = sum(model.config.weights[name] * value for name, value in wanted.items())
+    torch.testing.assert_close(loss.total, total, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", ["two levels, the paper", "three levels with views"])
+def test_the_gradient_is_that_of_the_loops(case: str) -> None:
+    model, cohort, batch = made(CASES[case], pooling="attention")
+    ours = gradients(model, loss_of(model, batch))
+    slow = slow_parts(model, cohort, batch)
+    wanted = gradients(
+        model, cast("Tensor", sum(model.config.weights[n] * v for n, v in slow.items()))
+    )
+    assert ours.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_the_paper_weighs_nine_tenths_inner_and_one_tenth_outer() -> None:
+    model, _, batch = made({})
+    loss = nested_loss(model(batch), model.config.weights)
+    assert set(loss.parts) == {"lesion", "patient"}
+    torch.testing.assert_close(loss.total, 0.9 * loss.parts["lesion"] + 0.1 * loss.parts["patient"])
+
+
+# ------------------------------------------------------------------ invariances
+
+
+@pytest.mark.parametrize("case", ["two levels, the paper", "three levels", "flat"])
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_order_of_patients_lesions_and_images_does_not_matter(
+    case: str, pooling: str, seed: int
+) -> None:
+    model, cohort, batch = made(CASES[case], pooling=pooling)
+    rng = np.random.default_rng(seed)
+    order = {name: rng.permutation(len(cohort.tables.of_level(name))) for name in LEVELS}
+    tables = {
+        f"{name}s": cohort.tables.of_level(name).iloc[order[name]].reset_index(drop=True)
+        for name in LEVELS
+    }
+    shuffled = replace(
+        cohort,
+        tables=replace(cohort.tables, **tables),
+        positions=cohort.positions[order["image"]],
+    )
+    other = batch_of(model, shuffled)
+    assert not torch.equal(other.pixels, batch.pixels)
+    torch.testing.assert_close(loss_of(model, other), loss_of(model, batch))
+
+
+def test_the_batch_size_of_the_encoder_does_not_matter() -> None:
+    """What large batches will rest on: `relate` takes embeddings made in chunks."""
+    model, _, batch = made(CASES["with views"])
+    flat = batch.pixels.flatten(0, 1)
+    chunks = [model.encode_images(chunk) for chunk in flat.split(5)]
+    views = torch.cat(chunks).reshape(*batch.pixels.shape[:2], -1)
+    for ours, theirs in zip(model.relate(views, batch).pairs, model(batch).pairs, strict=True):
+        torch.testing.assert_close(ours.anchor, theirs.anchor)
+        torch.testing.assert_close(ours.target, theirs.target)
+
+
+ragged = st.lists(st.integers(1, 4), min_size=1, max_size=6).flatmap(
+    lambda sizes: st.permutations([p for p, size in enumerate(sizes) for _ in range(size)])
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(ragged, st.integers(0, 99))
+def test_ragged_means_equal_the_mean_of_each_parent(parents: list[int], seed: int) -> None:
+    torch.manual_seed(seed)
+    x, parent, count = (
+        torch.randn(len(parents), 3).double(),
+        torch.tensor(parents),
+        max(parents) + 1,
+    )
+    wanted = torch.stack([x[parent == p].mean(dim=0) for p in range(count)])
+    torch.testing.assert_close(mean_pool(x, parent, count), wanted)
+    pool = AttentionPool(3).double()
+    torch.testing.assert_close(pool(x, parent, count), wanted)  # it starts as the mean
+
+
+@settings(max_examples=50, deadline=None)
+@given(ragged, st.sampled_from([1.0, 30.0, 1e4]), st.integers(0, 99))
+def test_attention_is_a_softmax_over_the_children_of_each_parent(
+    parents: list[int], scale: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    x, parent, count = (
+        torch.randn(len(parents), 3).double(),
+        torch.tensor(parents),
+        max(parents) + 1,
+    )
+    pool = AttentionPool(3).double()
+    nn.init.normal_(pool.score.weight, std=scale)
+    weights = pool.weights(x, parent, count)
+    for p in range(count):
+        own = x[parent == p]
+        hidden = torch.tanh(pool.value(own)) * torch.sigmoid(pool.gate(own))
+        score = pool.score(hidden).squeeze(-1)
+        torch.testing.assert_close(weights[parent == p], torch.softmax(score, dim=0))
+        torch.testing.assert_close(weights[parent == p].sum(), torch.tensor(1.0).double())
+    weights.sum().backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is None or p.grad.isfinite().all() for p in pool.parameters())
+
+
+# ------------------------------------------------------------------ gradients
+
+
+def test_gradients_pass_the_check_against_finite_differences() -> None:
+    cohort = cohort_of({"image": None, "lesion": None, "patient": None}, patients=3, lesions=2)
+    model = model_of(cohort, pooling="attention", view_weight=0.5, duplicates="positive")
+    model = model.double().eval()
+    batch = batch_of(model, cohort)
+    for module in model.modules():
+        if isinstance(module, AttentionPool):
+            nn.init.normal_(module.score.weight)
+    names, values = zip(*model.named_parameters(), strict=True)
+
+    def loss(*parameters: Tensor) -> Tensor:
+        embeddings = functional_call(model, dict(zip(names, parameters, strict=True)), (batch,))
+        return nested_loss(embeddings, model.config.weights).total
+
+    leaves = [value.detach().clone().requires_grad_() for value in values]
+    assert torch.autograd.gradcheck(loss, leaves, fast_mode=True)
+
+
+def test_a_level_of_weight_0_gets_no_gradient_but_passes_its_metadata_on() -> None:
+    model, _, batch = made({"lesion_weight": 0.0, "patient_weight": 0.1})
+    found = gradients(model, loss_of(model, batch))
+    assert not [name for name in found if name.startswith("levels.lesion.")]
+    learned = {name.split(".")[0] for name in found}
+    assert {"image_encoder", "levels"} <= learned
+    width = model.image_encoder.embed_dim + model.config.tabular_width
+    assert model.level("patient").project_below[0].in_features == width  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("weights", "pairs"),
+    [
+        ({}, ["lesion", "patient"]),
+        ({"patient_weight": 0.0}, ["lesion"]),
+        ({"view_weight": 1.0, "lesion_weight": 0.0, "patient_weight": 0.0}, ["view"]),
+        ({"view_weight": 1.0, "patient_weight": 0.0}, ["view", "lesion"]),
+    ],
+)
+def test_levels_above_the_last_weight_are_not_computed(
+    weights: dict[str, float], pairs: list[str]
+) -> None:
+    model, _, batch = made(weights)
+    assert [pair.name for pair in model(batch).pairs] == pairs
+    found = gradients(model, loss_of(model, batch))
+    trained = {name.split(".")[1] for name in found if name.startswith("levels.")}
+    assert trained == set(pairs) - {"view"}
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    model, _, batch = made(CASES["with views"])
+    plain = gradients(model, loss_of(model, batch))
+    model.image_encoder.set_gradient_checkpointing(True)
+    recomputed = gradients(model, loss_of(model, batch))
+    assert plain.keys() == recomputed.keys()
+    assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return ((a.double() - b.double()).norm() / b.double().norm()).item()
+
+
+def flat_gradient(model: Slimp, batch: Batch, *, bf16: bool) -> Tensor:
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        embeddings = model(batch)
+    loss = nested_loss(embeddings, model.config.weights).total
+    loss.backward()  # type: ignore[no-untyped-call]
+    return torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_bf16_stays_near_the_exact_embedding_and_gradient(fused: bool) -> None:
+    """bf16 keeps 8 bits: embeddings within 1 %, the gradient within 5 % of 64 bits, by norm."""
+    cohort = cohort_of(patients=12)
+    options = {"patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 3}
+    model = model_of(cohort, encoder_options=options, tabular_width=32, projection_width=32)
+    batch = batch_of(model, cohort)
+    exact = flat_gradient(model.double(), batch, bf16=False)
+    embedding = model.encode_images(batch.pixels[0])
+    model.float().image_encoder.set_fused_attention(fused)
+    assert relative(flat_gradient(model, batch, bf16=False), exact) < 1e-5
+    assert relative(flat_gradient(model, batch, bf16=True), exact) < 0.05
+    with torch.autocast("cpu", torch.bfloat16):
+        assert relative(model.encode_images(batch.pixels[0]), embedding) < 0.01
+
+
+# ------------------------------------------------------------------ temperature
+
+
+def test_the_temperature_starts_as_asked_but_not_below_a_hundredth() -> None:
+    assert Temperature(0.07)().item() == pytest.approx(0.07)
+    assert Temperature(0.001)().item() == pytest.approx(0.01)
+
+
+def test_a_temperature_at_the_cap_can_rise_again() -> None:
+    model, _, batch = made({})
+    temperature = model.level("lesion").temperature
+    with torch.no_grad():
+        temperature.log_scale.fill_(9.0)
+    model.cap_temperatures()
+    assert temperature().item() == pytest.approx(0.01)
+    assert model.level("patient").temperature().item() == pytest.approx(0.07)
+    assert gradients(model, loss_of(model, batch))["levels.lesion.temperature.log_scale"] != 0
+
+
+# ------------------------------------------------------------------ on disk
+
+
+@pytest.mark.parametrize("case", ["two levels, the paper", "three levels with views", "flat"])
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_a_saved_model_comes_back_bit_for_bit(tmp_path: Path, case: str, pooling: str) -> None:
+    cohort = cohort_of(CASES[case].get("features"))
+    changes = {k: v for k, v in CASES[case].items() if k != "features"}
+    cohort = cohort.flatten() if case == "flat" else cohort
+    model = model_of(cohort, pooling=pooling, missing="learned", **changes)
+    model.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+    torch.manual_seed(99)
+    back = Slimp.from_pretrained(tmp_path)
+    assert not back.training
+    assert (back.config, back.encodings) == (model.config, model.encodings)
+    assert back.image_spec == model.image_spec
+    state = model.state_dict()
+    assert state.keys() == back.state_dict().keys()
+    assert all(torch.equal(value, state[name]) for name, value in back.state_dict().items())
+    batch = batch_of(model, cohort)
+    for ours, theirs in zip(model.eval()(batch).pairs, back(batch).pairs, strict=True):
+        assert torch.equal(ours.anchor, theirs.anchor)
+        assert torch.equal(ours.target, theirs.target)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    model_of(cohort_of()).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def refused(folder: Path, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        Slimp.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_model_says_how_to_make_one(tmp_path: Path) -> None:
+    refused(tmp_path, "no model here .* slimp pretrain")
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.98])
+def test_truncated_files_are_refused(saved: Path, name: str, share: float) -> None:
+    content = (saved / name).read_bytes()
+    (saved / name).write_bytes(content[: int(share * len(content))])
+    refused(saved, name)
+
+
+Edit = Callable[[dict[str, Any]], Any]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda content: [], "describes no model of slimp"),
+        (lambda content: {}, "model format None"),
+        (lambda content: {"format": 1}, "describes no model of slimp .*encodings"),
+        (lambda content: {**content, "format": 2}, "model format 2, this version reads 1"),
+        (lambda content: {**content, "encodings": {}}, r"expected no such entry"),
+        (
+            lambda content: {**content, "config": {**content["config"], "colour": "green"}},
+            "describes no model of slimp .*colour",
+        ),
+        (
+            lambda content: {**content, "config": {**content["config"], "encoder": "nonsense"}},
+            "describes no model of slimp .*Unknown model",
+        ),
+        (
+            lambda content: {**content, "config": {**content["config"], "tabular_width": 16}},
+            r"does not fit this model: 'levels\.lesion\..* has shape .*, expected",
+        ),
+        (
+            lambda content: {**content, "image": {**content["image"], "mean": [0.1, 0.2, 0.3]}},
+            r"expect preprocessing .*0\.1.* would use .*0\.5",
+        ),
+    ],
+)
+def test_a_foreign_description_is_refused(saved: Path, edit: Edit, message: str) -> None:
+    path = saved / "model.json"
+    path.write_text(json.dumps(edit(read_json(path))), encoding="utf-8")
+    refused(saved, message)
+
+
+def test_foreign_weights_are_refused(saved: Path) -> None:
+    path = saved / "model.safetensors"
+    tensors = read_tensors(path)
+    name = "levels.patient.temperature.log_scale"
+    save_file({key: value for key, value in tensors.items() if key != name}, path)
+    refused(saved, rf"'{name}' has shape none \(it is not there\)")
+    save_file({**tensors, name: torch.zeros(2)}, path)
+    refused(saved, rf"'{name}' has shape \[2\], expected \[\]")
+    save_file({**tensors, "more": torch.zeros(2)}, path)
+    refused(saved, "'more' has shape .*, expected no such entry")
+
+
+class Malicious:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_no_pickle_is_ever_loaded(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a pickle was opened")
+
+    with monkeypatch.context() as patch:
+        for name in ("load", "loads", "Unpickler"):
+            patch.setattr(pickle, name, forbidden)
+        patch.setattr(torch, "load", forbidden)
+        Slimp.from_pretrained(saved)
+    trace = saved / "executed"
+    (saved / "model.safetensors").write_bytes(pickle.dumps(Malicious(trace)))
+    refused(saved, "model.safetensors: damaged")
+    assert not trace.exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -336,3 +338,15 @@ def test_a_large_table_takes_seconds():
     assert [d.count for d in report.disagreements] == [n // 2] * 30
     first = frame["x0"].astype(float).to_numpy().reshape(-1, 2).mean(axis=1)
     np.testing.assert_allclose(tables.lesions["x0"], first)
+
+
+def test_the_example_in_the_documentation():
+    text = (Path(__file__).parents[1] / "docs" / "schema.md").read_text(encoding="utf-8")
+    schema = Schema.from_dict(tomllib.loads(text.split("```toml")[1].split("```")[0]))
+    example = next(block for block in text.split("```") if block.strip().startswith("photo,"))
+    header, *rows = [line.split(",") for line in example.split()]
+    tables, report = build_tables(pd.DataFrame(rows, columns=header, dtype="str"), schema)
+    assert ids(tables.lesions) == [("P-17/1", "P-17"), ("P-17/2", "P-17"), ("P-23/1", "P-23")]
+    assert tables.images["label"].tolist() == ["benign", "benign", "malignant", "benign"]
+    assert tables.lesions["itches"].isna().tolist() == [False, True, False]
+    assert not report.warnings

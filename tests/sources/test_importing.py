@@ -149,6 +149,15 @@ def test_corrupt_images_beyond_the_limit_fail(tmp_path):
     ]
 
 
+def test_all_corrupt_is_too_many_for_any_limit(tmp_path):
+    files = {"i0.png": b"no image", "i1.png": b""}
+    with pytest.raises(
+        CohortError, match=r"all 2 images that were read are corrupt: i0\.png \(not"
+    ):
+        run(raw_table(files=files), tmp_path / "c", options=ImportOptions(max_corrupt=1.0))
+    assert left_in(tmp_path) == []
+
+
 def test_the_limit_is_a_share_of_the_images_found(tmp_path):
     """Of 12 rows, one in ten may be corrupt: but only five images are there, so none may."""
     files = {f"i{k}.png": jpeg(k) for k in range(4)} | {"i7.png": b"no image"}

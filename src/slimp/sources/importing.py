@@ -147,13 +147,15 @@ def _check_counts(
 ) -> None:
     """Raises if the images do not suffice."""
     found = kept + counts.corrupt
+    listed = "; ".join(counts.corrupt_examples)
     if counts.corrupt > options.max_corrupt * found:
-        listed = "; ".join(counts.corrupt_examples)
         raise CohortError(
             f"{counts.corrupt} of {found} images read are corrupt, more than the allowed share of "
             f"{options.max_corrupt:.1%}: {listed}. Replace them, remove their rows, or allow more "
             "with --max-corrupt (they are then dropped)."
         )
+    if found and not kept:
+        raise CohortError(f"all {found} images that were read are corrupt: {listed}.")
     if not found:
         example = counts.absent_examples[0]
         raise CohortError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -242,3 +244,24 @@ def test_a_jpeg_is_decoded_no_larger_than_needed() -> None:
 def test_damaged_bytes_are_named_as_such() -> None:
     with pytest.raises(CohortError, match="cannot be decoded"):
         decode(encoded(0, kind="JPEG")[:40], 16)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_is_named_in_one_line_whoever_decodes_it(workers: int) -> None:
+    whole = make_cohort([2, 2])
+    damaged = [whole.read_image(i) for i in range(3)] + [encoded(3)[:60]]
+    cohort = replace(whole, store=ImagesInMemory(damaged))
+    message = r"^image 'p1l1i0': cannot be decoded \(.*\)\. Find all .* slimp data check\.$"
+    with pytest.raises(CohortError, match=message):
+        list(epoch_loader(make_batches(cohort, workers=workers), range(1)))
+    with pytest.raises(CohortError, match=message):
+        list(image_batches(cohort, 16, workers=workers))
+
+
+def test_closing_the_loader_ends_its_processes() -> None:
+    before = set(multiprocessing.active_children())
+    loader = epoch_loader(make_batches(make_cohort([2] * 9), workers=2), range(9))
+    next(loader)
+    assert len(set(multiprocessing.active_children()) - before) == 2
+    loader.close()
+    assert not set(multiprocessing.active_children()) - before

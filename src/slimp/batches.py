@@ -7,7 +7,8 @@ image), so a batch is the same whatever the number of workers and wherever a run
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import signal
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, cast
@@ -28,6 +29,8 @@ from slimp.errors import CohortError
 from slimp.schema import LevelName
 
 IntArray = NDArray[np.int64]
+GRACE_SECONDS = 20
+"""For which a decoding process goes on after SIGTERM."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +216,7 @@ class PatientBatches(Dataset[Batch]):
     def _view(self, epoch: int, view: int, images: IntArray) -> UInt8[Tensor, "n 3 height width"]:
         pixels = []
         for row in images.tolist():
-            image = decode(self.cohort.read_image(row), self._decode_side())
+            image = _read(self.cohort, row, self._decode_side())
             if self.augment or view > 0:  # a second view without augmentation would be the first
                 rng = np.random.default_rng((self.config.seed, epoch, row, view))
                 pixels.append(augment(image, self.image_size, self.config, rng))
@@ -228,8 +231,10 @@ class PatientBatches(Dataset[Batch]):
 
 def epoch_loader(
     dataset: PatientBatches, epochs: range, *, first_batch: int = 0, pin_memory: bool = False
-) -> DataLoader[Batch]:
+) -> Generator[Batch, None, None]:
     """All batches of `epochs` in order, decoded ahead by `config.workers` processes.
+
+    Those end when the generator is closed or used up.
 
     Args:
         dataset: the batches.
@@ -238,7 +243,13 @@ def epoch_loader(
         pin_memory: for copies to a GPU that overlap with its work.
     """
     order = [(epoch, k) for epoch in epochs for k in range(dataset.batches_per_epoch)]
-    return _loader(dataset, order[first_batch:], dataset.config.workers, pin_memory=pin_memory)
+    yield from _load(
+        dataset,
+        order[first_batch:],
+        dataset.config.workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_outlive_signals,
+    )
 
 
 def image_batches(
@@ -248,7 +259,7 @@ def image_batches(
     dataset = _PlainImages(cohort, image_size)
     rows = np.arange(len(cohort))
     chunks = np.array_split(rows, max(1, -(-len(rows) // batch_size)))
-    for chunk, pixels in zip(chunks, _loader(dataset, chunks, workers), strict=True):
+    for chunk, pixels in zip(chunks, _load(dataset, chunks, workers), strict=True):
         yield pixels, chunk
 
 
@@ -258,25 +269,44 @@ class _PlainImages(Dataset[Tensor]):
 
     def __getitem__(self, rows: IntArray) -> UInt8[Tensor, "n 3 height width"]:
         size = self.image_size
-        return torch.stack(
-            [centre(decode(self.cohort.read_image(row), size), size) for row in rows.tolist()]
-        )
+        return torch.stack([centre(_read(self.cohort, row, size), size) for row in rows.tolist()])
 
 
-def _loader(
-    dataset: Dataset[Any], order: Sequence[Any], workers: int, *, pin_memory: bool = False
-) -> DataLoader[Any]:
+def _load(
+    dataset: Dataset[Any], order: Sequence[Any], workers: int, **options: Any
+) -> Generator[Any, None, None]:
     # batch_size=None: an item is a whole batch already. Workers decode in one thread each.
     workers = min(workers, len(order))
-    return DataLoader(
+    loader = DataLoader(
         dataset,
         sampler=order,
         batch_size=None,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
-        pin_memory=pin_memory,
         generator=torch.Generator(),  # so that making an iterator leaves the global state alone
+        **options,
     )
+    try:
+        yield from loader
+    except CohortError as error:  # a worker's comes with the worker's traceback before it
+        raise CohortError(str(error).rpartition("CohortError: ")[2]) from None
+
+
+def _outlive_signals(worker: int) -> None:
+    """Ctrl-C and schedulers signal these processes too, but the loop is to finish its step.
+
+    Not forever: a worker that nobody stops ends by itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):  # not on Windows
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))
+
+
+def _read(cohort: Cohort, row: int, side: int) -> UInt8[Tensor, "3 height width"]:
+    try:
+        return decode(cohort.read_image(row), side)
+    except CohortError as error:
+        raise CohortError(f"image '{cohort.images['image_id'].iloc[row]}': {error}") from None
 
 
 def decode(encoded: bytes, side: int) -> UInt8[Tensor, "3 height width"]:
@@ -291,7 +321,7 @@ def decode(encoded: bytes, side: int) -> UInt8[Tensor, "3 height width"]:
             array = np.array(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise CohortError(
-            f"an image of the cohort cannot be decoded ({error}). Find it with: slimp data check."
+            f"cannot be decoded ({error}). Find all such images with: slimp data check."
         ) from None
     return torch.from_numpy(array).permute(2, 0, 1)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,13 +130,18 @@ def pretrain(
     first_epoch, first_batch = divmod(progress.step, data.batches_per_epoch)
     loader = epoch_loader(
         data,
-        range(first_epoch, config.epochs),
+        range(first_epoch, config.epochs) if not progress.stopped else range(0),
         first_batch=first_batch,
         pin_memory=fabric.device.type == "cuda",
     )
     began, lesions = time.perf_counter(), 0
-    with Log(out, progress.log_bytes) as log, step_bar(total) as bar, deferred_signals() as stop:
-        for batch in loader if not progress.stopped else ():
+    with (
+        Log(out, progress.log_bytes) as log,
+        step_bar(total) as bar,
+        deferred_signals() as stop,
+        closing(loader),
+    ):
+        for batch in loader:
             rate = learning_rate(progress.step, total, config)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -190,7 +196,7 @@ def set_aside(cohort: Cohort, config: PretrainConfig) -> Parts:
     fractions = {"validation": config.validation_fraction, "held_out": config.held_out_fraction}
     if "split" not in cohort.images:
         fractions = {name: share for name, share in fractions.items() if share > 0}
-        fractions = {"train": 1 - sum(fractions.values()), **fractions}
+        fractions = {"train": 1.0 - sum(fractions.values()), **fractions}
         parts = cohort.split(fractions, seed=config.seed)
         return Parts(**{name: parts.get(name) for name in PARTS})  # type: ignore[arg-type]
     official = cohort.images["split"]

@@ -120,10 +120,13 @@ def test_a_cell_that_is_no_number_is_named_with_its_row(tmp_path, refused):
     assert all(part in message for part in ("row 5", "'age'", "'old'"))
 
 
-def test_an_empty_patient_is_counted_not_joined_with_others(tmp_path, capsys):
+def test_an_empty_patient_is_refused_with_its_row_unless_told_otherwise(tmp_path, capsys, refused):
     rows = good_rows()
     rows[3]["patient_id"] = rows[4]["patient_id"] = ""
-    assert cli.main([str(word) for word in import_csv(write_raw(tmp_path / "raw", rows))]) == 0
+    arguments = [str(word) for word in import_csv(write_raw(tmp_path / "raw", rows))]
+    message = refused(*arguments)
+    assert all(part in message for part in ("row 5", "'patient_id'", "2 row(s)"))
+    assert cli.main([*arguments, "--empty-patients", "own"]) == 0
     words = capsys.readouterr().out.split()
     assert "24 patients" in " ".join(words)
     assert "empty patient ids 2" in " ".join(words)

@@ -160,9 +160,11 @@ def test_one_patient_one_class_and_empty_columns_are_imported_and_told(raw):
         cohort.split({"train": 0.5, "test": 0.5})
 
 
-def test_empty_patients_are_patients_of_their_own(raw):
+def test_empty_patients_are_patients_of_their_own_if_asked_for(raw):
     make_raw(raw, edited(4, "patient", " "))
-    cohort = run(raw)
+    with pytest.raises(TableError, match=r"row 6: the patient column 'patient' is empty"):
+        run(raw)
+    cohort = run(raw, options=ImportOptions(empty_patients="own"))
     assert cohort.info.import_report["empty_patient_ids"] == 1
     assert cohort.images["patient_id"].iloc[4] == "image:e"
 

@@ -10,13 +10,13 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from slimp.cells import image_key
 from slimp.cohort import Cohort, CohortInfo, CohortWriter
-from slimp.errors import CohortError
+from slimp.errors import CohortError, TableError
 from slimp.schema import Schema
 from slimp.sources.raw import RawTable
 from slimp.sources.verify import CorruptImageError, VerifiedImage, own_limits, verify_image
@@ -43,6 +43,9 @@ class ImportOptions:
     """Share of the images found that may be corrupt (they are dropped); more fails the import."""
     max_absent: float = 1.0
     """Share of the rows that may lack their image (they are dropped); more fails the import."""
+    empty_patients: Literal["refuse", "own"] = "refuse"
+    """Rows with an empty patient cell: refused, because two of them may be of one patient and
+    land in two parts; own: each lesion without a patient is a patient of its own."""
 
     def __post_init__(self) -> None:
         if self.shorter_side < 0:
@@ -93,13 +96,15 @@ def import_cohort(
     settled among the rows that stay.
 
     Raises:
-        TableError: as `tables.type_rows`.
+        TableError: as `tables.type_rows`; or a patient cell is empty.
         CohortError: no image was found, or more are absent or corrupt than `options` allow.
         UserError: `target` holds something and `overwrite` is off.
     """
     options = options or ImportOptions()
     check_output(target, overwrite=overwrite)
     rows = type_rows(raw.table, schema)
+    if rows.report.empty_patient_ids and options.empty_patients == "refuse":
+        raise _empty_patient(raw, schema, rows.report.empty_patient_ids)
     cells = rows.image_cells.tolist()
     kept = np.zeros(len(rows), dtype=bool)
     counts = ImageCounts()
@@ -140,6 +145,16 @@ def import_cohort(
         }
         writer.finish(tables, schema, replace(info, import_report=content))
     return Cohort.load(target)
+
+
+def _empty_patient(raw: RawTable, schema: Schema, count: int) -> TableError:
+    column = str(schema.patient)
+    file, row = raw.table.index[(raw.table[column].str.strip() == "").to_numpy()][0]
+    return TableError(
+        f"{file}, row {row}: the patient column '{column}' is empty, as in {count} row(s) in all. "
+        "Fill it in; or if each lesion without a patient is a patient of its own, pass "
+        "--empty-patients own."
+    )
 
 
 def _check_counts(

@@ -43,7 +43,7 @@ def run_demo(
         seed: of the cohort and of training.
         overwrite: replace what is in `out`.
         cohort: size of the synthetic cohort; None: the demo's.
-        config: of pre-training; None: the preset `tiny`.
+        config: of pre-training; None: the preset `tiny`, 30 epochs.
 
     Raises:
         UserError: `out` is not empty and `overwrite` is off.
@@ -53,7 +53,7 @@ def run_demo(
     with new_folder(out, overwrite=overwrite):
         pass  # an empty folder, from which the parts below start
     cohort = cohort or SyntheticConfig(patients=300, lesions=5, seed=seed)
-    config = config or PretrainConfig.from_preset("tiny", seed=seed)
+    config = config or PretrainConfig.from_preset("tiny", seed=seed, epochs=30, validate_every=10)
 
     write_synthetic(out / "cohort", cohort)
     data = Cohort.load(out / "cohort")

@@ -1,0 +1,73 @@
+"""The results in `benchmarks/results/` as tables: writes `benchmarks/results/README.md`.
+
+python benchmarks/summary.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the same; it takes no time")
+    parser.parse_args()
+    parts = ["# Results\n\nWritten by `benchmarks/summary.py` from the JSON files beside it."]
+    for path in sorted(RESULTS.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        draw = curves if "curves" in content["result"] else arms
+        parts.append("\n".join([*heading(path, content), "", *draw(content["result"])]))
+    text = "\n\n".join(parts) + "\n"
+    (RESULTS / "README.md").write_text(text, encoding="utf-8")
+    print(text)
+    print(json.dumps({"files": len(parts) - 1}))
+
+
+def heading(path: Path, content: dict[str, Any]) -> list[str]:
+    versions = ", ".join(f"{name} {value}" for name, value in content["versions"].items())
+    return [
+        f"## {path.stem}",
+        "",
+        f"`{content['command']}`  ",
+        f"{content['date']}; {content['hardware']}; {versions}.",
+    ]
+
+
+def arms(result: dict[str, Any]) -> list[str]:
+    """A row per arm; balanced accuracy with its 95 % interval over patients."""
+    rows = ["| arm | image | full | per seed, image | per seed, full |", "| --- " * 5 + "|"]
+    for arm, found in result.items():
+        if isinstance(found, dict):
+            cells = [_interval(found.get(name)) for name in ("image", "full")]
+            cells += [_seeds(found.get(name)) for name in ("image", "full")]
+            rows.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def curves(result: dict[str, Any]) -> list[str]:
+    """A row per feature dropout and step."""
+    names = list(result["curves"][0])
+    rows = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
+    for row in result["curves"]:
+        rows.append("| " + " | ".join(f"{row[name]:.3g}" for name in names) + " |")
+    return rows
+
+
+def _interval(score: dict[str, Any] | None) -> str:
+    if score is None:
+        return "-"
+    low, high = score["ci95"]
+    return f"{score['mean']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _seeds(score: dict[str, Any] | None) -> str:
+    return "-" if score is None else ", ".join(f"{value:.3f}" for value in score["per_seed"])
+
+
+if __name__ == "__main__":
+    main()

@@ -53,9 +53,8 @@ def curves(result: dict[str, Any]) -> list[str]:
     """A row per feature dropout and step."""
     names = list(result["curves"][0])
     rows = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
-    for row in result["curves"]:
-        rows.append("| " + " | ".join(f"{row[name]:.3g}" for name in names) + " |")
-    return rows
+    cells = ([f"{row[name]:.3g}" for name in names] for row in result["curves"])
+    return rows + ["| " + " | ".join(row) + " |" for row in cells]
 
 
 def _interval(score: dict[str, Any] | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -140,6 +141,13 @@ def test_the_log_has_a_row_per_step_and_one_per_validation(whole: Path) -> None:
     measures = {"validation_loss", "validation_loss_lesion", "validation_loss_patient"}
     measures |= {"recall_at_1", "recall_at_5", "recall_at_10", "knn_balanced_accuracy"}
     assert measures <= set(epochs[0])
+
+
+def test_the_run_folder_is_as_documented(whole: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "files.md").read_text(encoding="utf-8")
+    assert not [path.name for path in whole.iterdir() if f"`{path.name}" not in page]
+    keys = {re.sub("(lesion|patient)$", "LEVEL", key) for row in read_log(whole) for key in row}
+    assert not [key for key in keys if f"`{key}`" not in page]
 
 
 def test_what_is_returned_is_what_is_saved(whole: Path, tmp_path: Path) -> None:

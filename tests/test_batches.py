@@ -265,3 +265,12 @@ def test_closing_the_loader_ends_its_processes() -> None:
     assert len(set(multiprocessing.active_children()) - before) == 2
     loader.close()
     assert not set(multiprocessing.active_children()) - before
+
+
+@pytest.mark.gpu
+def test_pixels_are_pinned_for_a_gpu() -> None:
+    """Else copies that should overlap with the GPU's work wait for it instead."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    batch = next(epoch_loader(make_batches(make_cohort([2, 2])), range(1), pin_memory=True))
+    assert batch.pixels.is_pinned()

@@ -9,7 +9,7 @@ import torch
 
 from slimp import precision
 from slimp.config import PretrainConfig
-from slimp.precision import fast_precision, prefers_fused_attention
+from slimp.precision import fast_precision, make_fabric, prefers_fused_attention
 
 torch.set_num_threads(1)
 
@@ -44,6 +44,18 @@ def test_the_measurement_is_a_ratio_of_times_and_leaves_the_random_state_alone()
     before = torch.get_rng_state()
     assert 0 < precision._bf16_speedup_on_cpu(side=32, repeats=2) < 1000
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("asked", "dtype"), [("32", torch.float32), ("bf16", torch.bfloat16)])
+def test_products_are_in_the_format_asked_for_and_weights_in_32_bits(
+    asked: str, dtype: torch.dtype
+) -> None:
+    fabric = make_fabric(config(precision=asked))
+    layer = fabric.to_device(torch.nn.Linear(2, 2))
+    with fabric.autocast():
+        assert layer(torch.ones(1, 2)).dtype == dtype
+    assert layer.weight.dtype == torch.float32
+    assert fabric.device.type == "cpu"
 
 
 @pytest.mark.parametrize(

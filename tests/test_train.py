@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -33,7 +33,7 @@ from slimp.models.image import read_tensors
 from slimp.models.nested import Slimp
 from slimp.runs import read_log
 from slimp.sources.synthetic import SyntheticConfig, synthesize
-from slimp.storage import ImagesInMemory
+from slimp.storage import ImagesInMemory, read_json
 from slimp.train import (
     Parts,
     build_model,
@@ -148,6 +148,13 @@ def test_the_run_folder_is_as_documented(whole: Path) -> None:
     assert not [path.name for path in whole.iterdir() if f"`{path.name}" not in page]
     keys = {re.sub("(lesion|patient)$", "LEVEL", key) for row in read_log(whole) for key in row}
     assert not [key for key in keys if f"`{key}`" not in page]
+
+
+def test_the_settings_that_are_saved_name_the_precision_that_was_chosen(tmp_path: Path) -> None:
+    pretrain(cohort(), config(precision="auto", epochs=1), tmp_path / "run")
+    saved = read_json(tmp_path / "run" / "config.json")["pretrain"]
+    assert saved["precision"] in ("32", "bf16")
+    assert saved == {**asdict(config(epochs=1)), "precision": saved["precision"]}
 
 
 def test_what_is_returned_is_what_is_saved(whole: Path, tmp_path: Path) -> None:

@@ -68,6 +68,10 @@ class Batch:
         """Lesions in the batch."""
         return next(level.count for level in self.levels if level.name == "lesion")
 
+    def pin_memory(self) -> Batch:
+        """For the DataLoader: pixels where a GPU can fetch them while it works."""
+        return replace(self, pixels=self.pixels.pin_memory())
+
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
         levels = tuple(level.to(device) for level in self.levels)

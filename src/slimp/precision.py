@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 import torch
+from lightning_fabric import Fabric
 
 from slimp.config import PretrainConfig
 
@@ -27,6 +28,15 @@ def fast_precision(config: PretrainConfig) -> PretrainConfig:
     else:
         bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return replace(config, precision="bf16" if bf16 else "32")
+
+
+def make_fabric(config: PretrainConfig) -> Fabric:
+    """Devices and number format of a configuration whose precision is resolved."""
+    return Fabric(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+    )
 
 
 def prefers_fused_attention(device: torch.device, precision: str) -> bool:

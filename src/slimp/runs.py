@@ -31,7 +31,6 @@ from torch import Tensor
 from slimp.checkpoint import Progress
 from slimp.config import PretrainConfig
 from slimp.errors import CheckpointError
-from slimp.precision import fast_precision
 from slimp.storage import check_output, read_json, write_json
 
 UNHARMFUL = {"workers", "checkpoint_every_steps", "keep_checkpoints", "accelerator"}
@@ -50,7 +49,7 @@ def versions() -> dict[str, str]:
 
 
 def settle(out: Path, config: PretrainConfig, *, resume: bool, overwrite: bool) -> PretrainConfig:
-    """The settings of the run that may be written to `out`, with `precision` resolved.
+    """The settings of the run that may be written to `out`.
 
     On resume the saved settings count, and those of `config` must agree with them. Where there
     is nothing to resume a run is started, so that a job can always be given `resume`. Nothing
@@ -65,7 +64,7 @@ def settle(out: Path, config: PretrainConfig, *, resume: bool, overwrite: bool) 
     if resume and out.is_dir() and any(out.iterdir()):
         raise CheckpointError(f"{out}: is not empty, but holds no run to resume (no config.json).")
     check_output(out, overwrite=overwrite)
-    return fast_precision(config)
+    return config
 
 
 def open_run(out: Path, config: PretrainConfig, *, resume: bool) -> None:

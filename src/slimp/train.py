@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -27,7 +26,7 @@ from slimp.errors import CheckpointError, CohortError, UserError
 from slimp.evaluate.online import Validator
 from slimp.losses import NestedLoss, nested_loss
 from slimp.models.nested import Slimp
-from slimp.precision import prefers_fused_attention
+from slimp.precision import fast_precision, make_fabric, prefers_fused_attention
 from slimp.runs import Log, deferred_signals, open_run, settle, step_bar
 from slimp.schema import LEVELS
 from slimp.storage import new_file
@@ -98,13 +97,9 @@ def pretrain(
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
     out = Path(out)
-    config = settle(out, config, resume=resume, overwrite=overwrite)
+    config = fast_precision(settle(out, config, resume=resume, overwrite=overwrite))
     parts = set_aside(cohort, config)
-    fabric = Fabric(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-    )
+    fabric = make_fabric(config)
     fabric.seed_everything(config.seed, verbose=False)
     model = build_model(parts.train, config)
     model.image_encoder.set_fused_attention(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from slimp.batches import Batch, PatientBatches, epoch_loader
@@ -16,7 +15,7 @@ from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
 from slimp.errors import CohortError
 from slimp.models.nested import Slimp
-from slimp.precision import fast_precision, prefers_fused_attention
+from slimp.precision import fast_precision, make_fabric, prefers_fused_attention
 from slimp.train import build_model, learning_rate, make_optimizer
 
 
@@ -39,11 +38,7 @@ def train_supervised(train: Cohort, config: PretrainConfig) -> Slimp:
         )
     train = train.select(train.images["label"].notna())
     config = fast_precision(config)
-    fabric = Fabric(
-        accelerator=config.accelerator,
-        devices=1,
-        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-    )
+    fabric = make_fabric(config)
     fabric.seed_everything(config.seed, verbose=False)
     model = build_model(train, config)
     model.requires_grad_(True)

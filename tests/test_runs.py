@@ -56,6 +56,9 @@ def test_a_folder_in_use_is_refused_or_emptied(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not empty, but holds no run to resume"):
         begin(tmp_path, config(), resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    with pytest.raises(UserError, match="none that slimp wrote"):
+        begin(tmp_path, config(), overwrite=True)
+    (tmp_path / "metrics.json").touch()
     begin(tmp_path, config(), overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from slimp.errors import UserError
 from slimp.storage import (
+    OURS,
     ImagesInMemory,
     PackedImages,
     check_output,
@@ -81,13 +82,20 @@ def test_a_failure_leaves_no_folder(tmp_path, stop):
 
 def test_a_failure_keeps_what_was_to_be_replaced(tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "old").write_text("1")
+    (tmp_path / "run" / "config.json").write_text("1")
     with pytest.raises(ValueError), new_folder(tmp_path / "run", overwrite=True):  # noqa: PT011
         raise ValueError
-    assert contents(tmp_path / "run") == {"old"}
+    assert contents(tmp_path / "run") == {"config.json"}
     with new_folder(tmp_path / "run", overwrite=True) as partial:
         (partial / "new").write_text("1")
     assert contents(tmp_path / "run") == {"new"}
+
+
+@pytest.mark.parametrize("mark", sorted(OURS))
+def test_what_this_package_wrote_may_be_overwritten(tmp_path, mark):
+    (tmp_path / mark).touch()
+    (tmp_path / "more").touch()
+    check_output(tmp_path, overwrite=True)
 
 
 def test_refuses_what_is_not_empty(tmp_path):
@@ -96,7 +104,8 @@ def test_refuses_what_is_not_empty(tmp_path):
         UserError, match=r"is not empty\. Choose another folder or pass --overwrite"
     ):
         check_output(tmp_path)
-    check_output(tmp_path, overwrite=True)
+    with pytest.raises(UserError, match="none that slimp wrote, so --overwrite would delete"):
+        check_output(tmp_path, overwrite=True)
     check_output(tmp_path / "new")
     with pytest.raises(UserError, match="exists and is not a folder"):
         check_output(tmp_path / "a", overwrite=True)

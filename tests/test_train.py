@@ -477,6 +477,9 @@ def test_a_folder_in_use_is_left_alone_unless_asked(whole: Path, tmp_path: Path)
     out = tmp_path / "run"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="none that slimp wrote"):
+        pretrain(cohort(), config(), out, overwrite=True)
+    (out / "metrics.json").touch()  # as a probe leaves it
     with pytest.raises(UserError, match="is not empty"):
         pretrain(cohort(), config(), out)
     with pytest.raises(CheckpointError, match="holds no run to resume"):

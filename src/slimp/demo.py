@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -13,8 +13,9 @@ from slimp.config import PretrainConfig
 from slimp.evaluate.probe_config import ProbeConfig
 from slimp.evaluate.similarity import similarity_by_level
 from slimp.report import write_report
+from slimp.runs import versions
 from slimp.sources.synthetic import SyntheticConfig, write_synthetic
-from slimp.storage import check_output, new_folder
+from slimp.storage import check_output, new_folder, write_json
 from slimp.train import pretrain, set_aside
 
 
@@ -50,11 +51,12 @@ def run_demo(
     """
     out = Path(out)
     check_output(out, overwrite=overwrite)
-    with new_folder(out, overwrite=overwrite):
-        pass  # an empty folder, from which the parts below start
     cohort = cohort or SyntheticConfig(patients=300, lesions=5, seed=seed)
     config = config or PretrainConfig.from_preset("tiny", seed=seed, epochs=30, validate_every=10)
 
+    with new_folder(out, overwrite=overwrite) as empty:  # the parts below fill it
+        record = {"cohort": asdict(cohort), "pretrain": asdict(config), "versions": versions()}
+        write_json(empty / "config.json", record)
     write_synthetic(out / "cohort", cohort)
     data = Cohort.load(out / "cohort")
     model = pretrain(data, config, out / "run")

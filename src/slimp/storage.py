@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from slimp.errors import UserError
 
+OURS = {"cohort.json", "config.json", "metrics.json", "predictions.parquet", "state.json"}
+"""Files by which a folder is known to be written by this package, and may be replaced."""
+
 
 @runtime_checkable
 class Images(Protocol):
@@ -81,12 +84,19 @@ def check_output(folder: Path, *, overwrite: bool = False) -> None:
     """Refuses to write into a folder that holds something.
 
     Raises:
-        UserError: `folder` is a file, or is not empty and `overwrite` is off.
+        UserError: `folder` is a file, or is not empty and `overwrite` is off; or it is on, but
+            the folder was not written by this package.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: exists and is not a folder. Choose another place.")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if held and not overwrite:
         raise UserError(f"{folder}: is not empty. Choose another folder or pass --overwrite.")
+    if held and not held & OURS:
+        raise UserError(
+            f"{folder}: holds files, but none that slimp wrote, so --overwrite would delete "
+            "somebody's work. Choose another folder, or empty this one yourself."
+        )
 
 
 @contextmanager

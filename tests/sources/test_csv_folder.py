@@ -182,6 +182,9 @@ def test_what_is_in_the_way_is_kept(raw):
     (target / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="is not empty"):
         run(raw)
+    with pytest.raises(UserError, match="would delete somebody's work"):
+        run(raw, overwrite=True)
+    (target / "cohort.json").touch()
     make_raw(raw, edited(3, "age", "unk"))
     with pytest.raises(TableError):
         run(raw, overwrite=True)

@@ -234,14 +234,14 @@ def test_an_opener_may_refuse(tmp_path):
 
 def test_the_target_is_checked_before_any_work(tmp_path):
     (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "old").write_text("1")
+    (tmp_path / "c" / "config.json").write_text("1")
 
     def opener(cell: str) -> bytes:
         pytest.fail("an image was opened")
 
     with pytest.raises(UserError, match="is not empty"):
         run(raw_table(files=opener), tmp_path / "c")
-    assert left_in(tmp_path / "c") == ["old"]
+    assert left_in(tmp_path / "c") == ["config.json"]
     assert len(run(raw_table(), tmp_path / "c", overwrite=True)) == 12
 
 

@@ -79,7 +79,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
 
 
 def test_a_full_folder_is_only_overwritten_on_request(tmp_path):
-    (tmp_path / "note.txt").write_text("mine")
+    (tmp_path / "cohort.json").write_text("mine")
     with pytest.raises(UserError, match="is not empty"):
         write_synthetic(tmp_path, SMALL)
     write_synthetic(tmp_path, SMALL, overwrite=True)

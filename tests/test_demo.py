@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult]:
 def test_everything_lies_where_it_says(made: tuple[Path, DemoResult]) -> None:
     out, result = made
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["cohort", "probe", "report.html", "run"]
+    assert names == ["cohort", "config.json", "probe", "report.html", "run"]
     assert result.report == out / "report.html"
     assert len(Cohort.load(out / "cohort").patients) == 60
     assert (out / "run" / "model.safetensors").is_file()
@@ -92,7 +92,8 @@ def test_a_folder_in_use_is_left_alone(made: tuple[Path, DemoResult]) -> None:
 
 def test_the_same_seed_gives_the_same_table(made: tuple[Path, DemoResult], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old.txt").touch()
+    for name in ("config.json", "old.txt"):  # of an earlier demo
+        (tmp_path / "out" / name).touch()
     again = run_demo(tmp_path / "out", seed=1, overwrite=True, cohort=COHORT, config=CONFIG)
     assert not (tmp_path / "out" / "old.txt").exists()
     pd.testing.assert_frame_equal(again.table, made[1].table)

@@ -72,7 +72,12 @@ def test_a_whole_cohort(tmp_path):
     expected = {"rows": 12, "images": 12, "lesions": 6, "patients": 3, "absent": 0, "corrupt": 0}
     assert {key: report[key] for key in expected} == expected
     assert report["disagreements"][0]["column"] == "age"
-    assert report["options"] == {"shorter_side": 320, "max_corrupt": 0.01, "max_absent": 1.0}
+    assert report["options"] == {
+        "shorter_side": 320,
+        "max_corrupt": 0.01,
+        "max_absent": 1.0,
+        "empty_patients": "refuse",
+    }
     assert left_in(tmp_path) == ["c"]
     json.dumps(dict(report), allow_nan=False)
 

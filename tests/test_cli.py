@@ -195,7 +195,9 @@ def test_keyboard_interrupt_exits_130(verb, capsys):
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
 def test_sigint_ends_a_process_with_130():
     code = (
-        "import slimp.cli as cli, sys, time\n"
+        "import signal, slimp.cli as cli, sys, time\n"
+        # A shell starts background jobs with SIGINT ignored, and so would be this process.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def wait(words):\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"

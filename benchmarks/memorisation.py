@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from nested_vs_flat import held_out, load_cohort, real_data, record, setting
+from nested_vs_flat import held_out, load_cohort, record, setting, shared_parser
 from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
 from slimp.evaluate.features import embed
@@ -46,21 +46,10 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--cohort", help="synthetic, pad-ufes-20, ham10000 or a cohort folder")
+    parser = shared_parser(__doc__, seeds=1, steps=600, preset="small")
     parser.add_argument("--dropouts", type=float, nargs="*", default=[0.0, 0.3])
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--every", type=int, default=100, help="steps between probes")
-    parser.add_argument("--preset", default="small", choices=["tiny", "small", "vit-s"])
-    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE")
-    parser.add_argument("--quick", action="store_true", help="a minute: tiny model, few steps")
-    parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
     args = parser.parse_args()
-    if args.cohort is None:
-        args.cohort = "pad-ufes-20" if real_data() else "synthetic"
     if args.quick:
         args.preset, args.steps, args.every = "tiny", 20, 10
     return args

@@ -77,26 +77,34 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--cohort", help="synthetic, pad-ufes-20, ham10000 or a cohort folder")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = shared_parser(__doc__, seeds=3, steps=300, preset="tiny")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=300, help="optimizer steps per arm")
-    parser.add_argument("--preset", default="tiny", choices=["tiny", "small", "vit-s"])
     parser.add_argument("--arms", nargs="*", choices=list(ARMS))
-    parser.add_argument(
-        "--set", nargs="*", default=[], metavar="FIELD=VALUE", help="other settings"
-    )
-    parser.add_argument("--quick", action="store_true", help="a minute: tiny model, few steps")
-    parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
     args = parser.parse_args()
-    if args.cohort is None:
-        args.cohort = "pad-ufes-20" if real_data() else "synthetic"
     if args.quick:
         args.preset, args.steps, args.seeds = "tiny", 20, 1
     return args
+
+
+def shared_parser(
+    description: str | None, *, seeds: int, steps: int, preset: str
+) -> argparse.ArgumentParser:
+    """The arguments that benchmarks of pre-training have in common."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--cohort",
+        default="pad-ufes-20" if real_data() else "synthetic",
+        help="synthetic, pad-ufes-20, ham10000 or a cohort folder",
+    )
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--steps", type=int, default=steps, help="optimizer steps per run")
+    parser.add_argument("--preset", default=preset, choices=["tiny", "small", "vit-s"])
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="settings")
+    parser.add_argument("--quick", action="store_true", help="a minute: tiny model, few steps")
+    parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
+    return parser
 
 
 def real_data() -> Path | None:

@@ -37,7 +37,7 @@ def run_demo(
     cohort: SyntheticConfig | None = None,
     config: PretrainConfig | None = None,
 ) -> DemoResult:
-    """Runs the main job and leaves `cohort/`, `run/`, `probe/` and `report.html` in `out`.
+    """Runs the main job and leaves `config.json`, `cohort/`, `run/`, `probe/`, `report.html`.
 
     Args:
         out: folder to write.

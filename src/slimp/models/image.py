@@ -114,7 +114,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors and torch raise many kinds for damaged files
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: damaged or not a file of tensors ({reason}).") from None
+        raise CheckpointError(
+            f"{path}: damaged or not a file of tensors ({reason}). Copy it or make it again."
+        ) from None
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path}: holds other things than named tensors.")

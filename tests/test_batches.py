@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from slimp.batches import PatientBatches, augment, centre, decode, epoch_loader, image_batches
+from slimp.batches import PatientBatches, epoch_loader
 from slimp.cohort import Cohort
 from slimp.config import BatchConfig
 from slimp.encoding import Encoding
 from slimp.errors import CohortError
+from slimp.pixels import augment, centre, decode, image_batches
 from slimp.schema import LEVELS, Schema
 from slimp.storage import ImagesInMemory
 

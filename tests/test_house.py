@@ -31,7 +31,7 @@ ORDER = (
         "sources",
     ),
     *("checks", "check"),
-    *("batches", "models", "losses", "evaluate"),
+    *("pixels", "batches", "models", "losses", "evaluate"),
     *("precision", "checkpoint", "gradient_cache", "distributed", "runs", "train"),
     *("retrieve", "explain", "baselines", "assess", "experiments", "report", "app", "demo"),
     *("console", "usage", "flags", "commands", "cli"),

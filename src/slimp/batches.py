@@ -6,31 +6,26 @@ image), so a batch is the same whatever the number of workers and wherever a run
 
 from __future__ import annotations
 
-import io
-import signal
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import functional as F
+from torch.utils.data import Dataset
 
 from slimp.cohort import Cohort
 from slimp.config import BatchConfig
 from slimp.encoding import Encoding, Rows
 from slimp.errors import CohortError
+from slimp.pixels import augment, centre, load_ahead, read_pixels
 from slimp.schema import LevelName
 
 IntArray = NDArray[np.int64]
-GRACE_SECONDS = 20
-"""For which a decoding process goes on after SIGTERM."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +215,7 @@ class PatientBatches(Dataset[Batch]):
     def _view(self, epoch: int, view: int, images: IntArray) -> UInt8[Tensor, "n 3 height width"]:
         pixels = []
         for row in images.tolist():
-            image = _read(self.cohort, row, self._decode_side())
+            image = read_pixels(self.cohort, row, self._decode_side())
             if self.augment or view > 0:  # a second view without augmentation would be the first
                 rng = np.random.default_rng((self.config.seed, epoch, row, view))
                 pixels.append(augment(image, self.image_size, self.config, rng))
@@ -247,119 +242,12 @@ def epoch_loader(
         pin_memory: for copies to a GPU that overlap with its work.
     """
     order = [(epoch, k) for epoch in epochs for k in range(dataset.batches_per_epoch)]
-    yield from _load(
+    yield from load_ahead(
         dataset,
         order[first_batch:],
         dataset.config.workers,
         pin_memory=pin_memory,
-        worker_init_fn=_outlive_signals,
     )
-
-
-def image_batches(
-    cohort: Cohort, image_size: int, *, batch_size: int = 256, workers: int = 0
-) -> Iterator[tuple[UInt8[Tensor, "n 3 height width"], IntArray]]:
-    """All images in the cohort's order, without augmentation, with their rows."""
-    dataset = _PlainImages(cohort, image_size)
-    rows = np.arange(len(cohort))
-    chunks = np.array_split(rows, max(1, -(-len(rows) // batch_size)))
-    for chunk, pixels in zip(chunks, _load(dataset, chunks, workers), strict=True):
-        yield pixels, chunk
-
-
-class _PlainImages(Dataset[Tensor]):
-    def __init__(self, cohort: Cohort, image_size: int) -> None:
-        self.cohort, self.image_size = cohort, image_size
-
-    def __getitem__(self, rows: IntArray) -> UInt8[Tensor, "n 3 height width"]:
-        size = self.image_size
-        return torch.stack([centre(_read(self.cohort, row, size), size) for row in rows.tolist()])
-
-
-def _load(
-    dataset: Dataset[Any], order: Sequence[Any], workers: int, **options: Any
-) -> Generator[Any, None, None]:
-    # batch_size=None: an item is a whole batch already. Workers decode in one thread each.
-    workers = min(workers, len(order))
-    loader = DataLoader(
-        dataset,
-        sampler=order,
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=2 if workers else None,
-        generator=torch.Generator(),  # so that making an iterator leaves the global state alone
-        **options,
-    )
-    try:
-        yield from loader
-    except CohortError as error:  # a worker's comes with the worker's traceback before it
-        raise CohortError(str(error).rpartition("CohortError: ")[2]) from None
-
-
-def _outlive_signals(worker: int) -> None:
-    """Ctrl-C and schedulers signal these processes too, but the loop is to finish its step.
-
-    Not forever: a worker that nobody stops ends by itself.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):  # not on Windows
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))
-
-
-def _read(cohort: Cohort, row: int, side: int) -> UInt8[Tensor, "3 height width"]:
-    try:
-        return decode(cohort.read_image(row), side)
-    except CohortError as error:
-        raise CohortError(f"image '{cohort.images['image_id'].iloc[row]}': {error}") from None
-
-
-def decode(encoded: bytes, side: int) -> UInt8[Tensor, "3 height width"]:
-    """The image in RGB; a JPEG is decoded at the smallest scale whose sides are >= `side` px.
-
-    Raises:
-        CohortError: the bytes are no readable image.
-    """
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            image.draft("RGB", (side, side))
-            array = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise CohortError(
-            f"cannot be decoded ({error}). Find all such images with: slimp data check."
-        ) from None
-    return torch.from_numpy(array).permute(2, 0, 1)
-
-
-def centre(image: UInt8[Tensor, "3 h w"], size: int) -> UInt8[Tensor, "3 size size"]:
-    """The central square, resized to `size` px."""
-    side = min(image.shape[-2:])
-    square = F.center_crop(image, [side, side])
-    return cast("Tensor", F.resize(square, [size, size], antialias=True))
-
-
-def augment(
-    image: UInt8[Tensor, "3 h w"], size: int, config: BatchConfig, rng: np.random.Generator
-) -> UInt8[Tensor, "3 size size"]:
-    """A random square crop at `size` px, mirrored, turned and recoloured as `config` allows.
-
-    Every parameter is drawn before it is used and in a fixed order, so a view is replayable.
-    """
-    height, width = image.shape[-2:]
-    scale, where, turns = rng.uniform(config.crop_scale, 1.0), rng.random(2), rng.integers(4)
-    mirrored = rng.random() < 0.5
-    colours = rng.uniform(1 - config.colour, 1 + config.colour, size=3)
-    side = max(1, round(min(height, width) * scale**0.5))
-    top, left = (int(w * (full - side + 1)) for w, full in zip(where, (height, width), strict=True))
-    out = F.resized_crop(image, top, left, side, side, [size, size], antialias=True)
-    if config.flip and mirrored:
-        out = F.horizontal_flip(out)
-    if config.rotate:
-        out = torch.rot90(out, int(turns), (1, 2))
-    if config.colour:
-        out = F.adjust_brightness(out, float(colours[0]))
-        out = F.adjust_contrast(out, float(colours[1]))
-        out = F.adjust_saturation(out, float(colours[2]))
-    return cast("Tensor", out.contiguous())
 
 
 def _children(parent: IntArray, count: int) -> list[IntArray]:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from slimp.baselines.supervised import Classifier, train_supervised
-from slimp.batches import PatientBatches, image_batches
+from slimp.batches import PatientBatches
 from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
 from slimp.errors import CohortError
 from slimp.models.nested import Slimp
+from slimp.pixels import image_batches
 from slimp.sources.synthetic import SyntheticConfig, synthesize
 from slimp.train import build_model
 

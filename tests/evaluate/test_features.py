@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 import slimp
-from slimp.batches import image_batches
 from slimp.cohort import Cohort
 from slimp.config import ModelConfig
 from slimp.encoding import Encoding
 from slimp.errors import UserError
 from slimp.evaluate.features import FeatureTable, embed
 from slimp.models.nested import Slimp
+from slimp.pixels import image_batches
 from slimp.schema import LEVELS, Schema
 from slimp.storage import ImagesInMemory
 

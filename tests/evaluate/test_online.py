@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional as F
 
-from slimp.batches import PatientBatches, image_batches
+from slimp.batches import PatientBatches
 from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
 from slimp.errors import CohortError
@@ -22,6 +22,7 @@ from slimp.evaluate.knn import knn_balanced_accuracy
 from slimp.evaluate.online import Validator
 from slimp.losses import nested_loss
 from slimp.models.nested import Slimp
+from slimp.pixels import image_batches
 from slimp.sources.synthetic import SyntheticConfig, synthesize
 from slimp.train import build_model
 

@@ -19,12 +19,12 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from slimp.batches import image_batches
 from slimp.cohort import Cohort
 from slimp.encoding import Rows
 from slimp.errors import UserError
 from slimp.evaluate.probe_config import FeatureSet
 from slimp.models.nested import Slimp
+from slimp.pixels import image_batches
 from slimp.schema import LEVELS, LevelName
 from slimp.storage import new_file
 

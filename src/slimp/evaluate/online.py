@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from slimp.batches import PatientBatches, epoch_loader, image_batches
+from slimp.batches import PatientBatches, epoch_loader
 from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
 from slimp.errors import CohortError
@@ -17,6 +17,7 @@ from slimp.evaluate.knn import knn_balanced_accuracy
 from slimp.evaluate.similarity import recall_at_k
 from slimp.losses import nested_loss
 from slimp.models.nested import Slimp
+from slimp.pixels import image_batches
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

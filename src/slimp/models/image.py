@@ -60,7 +60,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, pixels: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n d"]:
         """Embeddings of raw RGB pixels, 0 to 255."""
-        return cast("Tensor", self.model((pixels.float() - self.mean) / self.std))
+        return cast("Tensor", self.model((pixels.to(self.mean.dtype) - self.mean) / self.std))
 
     def load_weights(self, path: str | Path) -> list[str]:
         """Loads a timm state dict from a local file; the names of its classifier, left aside.

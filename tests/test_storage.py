@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from slimp.storage import (
     new_file,
     new_folder,
     read_json,
+    remove_partials,
     write_json,
 )
 
@@ -123,6 +126,81 @@ def test_a_file_appears_when_it_is_finished(tmp_path):
     with pytest.raises(KeyboardInterrupt), new_file(target) as partial:
         write_then_raise(partial, KeyboardInterrupt)
     assert (contents(tmp_path), target.read_text()) == ({"a.json"}, "1")
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """What is brought to the disk (as inode numbers) and renamed, in order."""
+    seen, sync, rename = [], os.fsync, Path.replace
+
+    def recorded_sync(handle):
+        sync(handle)
+        seen.append(("sync", os.fstat(handle).st_ino))
+
+    def recorded_rename(path, target):
+        seen.append(("rename", path.stat().st_ino))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_sync)
+    monkeypatch.setattr(Path, "replace", recorded_rename)
+    return seen
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after(tmp_path, events):
+    write_json(tmp_path / "a.json", 1)
+    file, folder = (tmp_path / "a.json").stat().st_ino, tmp_path.stat().st_ino
+    assert events == [("sync", file), ("rename", file), ("sync", folder)]
+
+
+def test_a_folder_is_on_the_disk_with_all_it_holds_before_it_has_its_name(tmp_path, events):
+    with new_folder(tmp_path / "run") as partial:
+        (partial / "deep").mkdir()
+        for name in ("a", "deep/b"):
+            (partial / name).write_text("1")
+    run = tmp_path / "run"
+    held = {("sync", path.stat().st_ino) for path in (run / "a", run / "deep/b", run / "deep", run)}
+    assert set(events[:4]) == held
+    assert events[4:] == [("rename", run.stat().st_ino), ("sync", tmp_path.stat().st_ino)]
+
+
+def test_a_folder_that_cannot_be_brought_to_the_disk_is_no_failure(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def as_on_some_network_file_systems(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError("invalid argument")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", as_on_some_network_file_systems)
+    write_json(tmp_path / "run" / "a.json", 1)
+    assert read_json(tmp_path / "run" / "a.json") == 1
+
+
+def test_a_file_that_cannot_be_brought_to_the_disk_is_one(tmp_path, monkeypatch):
+    write_json(tmp_path / "a.json", 1)
+
+    def full(handle):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_json(tmp_path / "a.json", 2)
+    assert read_json(tmp_path / "a.json") == 1
+    assert contents(tmp_path) == {"a.json"}
+
+
+def test_what_killed_writers_left_can_be_removed(tmp_path):
+    with new_folder(tmp_path / "run") as partial:
+        left = tmp_path / partial.name
+    left.mkdir()
+    (left / "a").touch()
+    with new_file(tmp_path / "a.json") as partial:
+        partial.write_text("1")
+    partial.touch()
+    (tmp_path / ".hidden").touch()
+    remove_partials(tmp_path)
+    assert contents(tmp_path) == {"run", "a.json", ".hidden"}
+    remove_partials(tmp_path / "nowhere")
 
 
 def test_json_goes_round_and_refuses_nan(tmp_path):

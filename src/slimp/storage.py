@@ -103,6 +103,8 @@ def check_output(folder: Path, *, overwrite: bool = False) -> None:
 def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder that becomes `target` when the block ends, and vanishes if it fails.
 
+    Its content is on the disk before it gets its name, so that a power cut leaves a whole one.
+
     Raises:
         UserError: as `check_output`.
     """
@@ -110,18 +112,26 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
     partial.chmod(0o755)  # mkdtemp makes folders private
+    old = partial.with_name(f"{partial.name}.old")
     try:
         yield partial
+        for path in (*partial.rglob("*"), partial):
+            _to_disk(path)
         if target.is_dir():
-            shutil.rmtree(target)
+            target.replace(old)  # deleting may take long; two renames do not
         partial.replace(target)
+        _to_disk(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
 def new_file(target: Path) -> Iterator[Path]:
-    """A temporary path that is renamed to `target` when the block ends, and removed if it fails."""
+    """A temporary path that is renamed to `target` when the block ends, and removed if it fails.
+
+    Its content is on the disk before it gets its name, so that a power cut leaves a whole one.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.partial-", dir=target.parent)
     os.close(handle)
@@ -129,9 +139,34 @@ def new_file(target: Path) -> Iterator[Path]:
     partial.chmod(0o644)
     try:
         yield partial
+        _to_disk(partial)
         partial.replace(target)
+        _to_disk(target.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_partials(folder: Path) -> None:
+    """Removes what killed writers left in `folder`, of which nobody else may be writing there."""
+    for path in folder.glob(".*.partial-*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Returns when a file's content, or a folder's list of names, has left the caches."""
+    folder = path.is_dir()
+    try:
+        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError:
+        if not folder:  # Windows and some network file systems cannot do this for a folder
+            raise
 
 
 def write_json(target: Path, content: object) -> None:

@@ -31,8 +31,8 @@ ORDER = (
         "sources",
     ),
     *("checks", "check"),
-    *("pixels", "batches", "models", "losses", "evaluate"),
-    *("precision", "checkpoint", "gradient_cache", "distributed", "runs", "train"),
+    *("distributed", "pixels", "batches", "models", "losses", "evaluate"),
+    *("precision", "devices", "checkpoint", "memory", "gradient_cache", "runs", "train"),
     *("retrieve", "explain", "baselines", "assess", "experiments", "report", "app", "demo"),
     *("console", "usage", "flags", "commands", "cli"),
 )

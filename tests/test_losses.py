@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from slimp.distributed import Shares
 from slimp.errors import UserError
 from slimp.losses import _pick_positives, info_nce, nested_loss
 from slimp.models.embeddings import Embeddings, Pair
@@ -187,16 +188,27 @@ def test_gradients(groups, symmetric):
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_a_share_of_the_rows_against_all_adds_up_to_the_whole(grouped):
-    """What a process computes of its own rows; the mean over processes is the whole loss."""
+    """What a process computes of its own rows; the sum over processes is the whole loss."""
     a, b = (F.normalize(side, dim=1) for side in sides(6))
     groups = torch.tensor([0, 1, 0, 2, 1, 3]) if grouped else None
     parts = []
-    for first in (0, 2, 4):
-        mine = slice(first, first + 2)
-        own = None if groups is None else groups[mine]
-        parts.append(_pick_positives(a[mine] / 0.3, b, own, groups, first))
+    for process in range(4):
+        shares = Shares((3, 0, 1, 2), process)
+        parts.append(_pick_positives(a[shares.mine] / 0.3, b, groups, shares))
     whole = info_nce(a, b, temperature=0.3, groups=groups, symmetric=False)
-    torch.testing.assert_close(torch.stack(parts).mean(), whole)
+    torch.testing.assert_close(torch.stack(parts).sum() / 6, whole)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_blocks_of_rows_are_the_same_loss_with_the_same_gradient(grouped, monkeypatch):
+    a, b = (side.double().requires_grad_() for side in sides(7))
+    groups = torch.tensor([0, 1, 0, 2, 1, 3, 3]) if grouped else None
+    found = []
+    for block in (2**23, 7 * 3):  # all rows at once; three, three and one
+        monkeypatch.setattr("slimp.losses.LARGEST_BLOCK", block)
+        loss = info_nce(a, b, temperature=0.2, groups=groups)
+        found.append((loss, *torch.autograd.grad(loss, (a, b))))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("match", [True, False])

@@ -150,11 +150,13 @@ def test_the_run_folder_is_as_documented(whole: Path) -> None:
     assert not [key for key in keys if f"`{key}`" not in page]
 
 
-def test_the_settings_that_are_saved_name_the_precision_that_was_chosen(tmp_path: Path) -> None:
+def test_the_settings_that_are_saved_name_the_precision_and_the_chunk_that_were_chosen(tmp_path: Path) -> None:
     pretrain(cohort(), config(precision="auto", epochs=1), tmp_path / "run")
     saved = read_json(tmp_path / "run" / "config.json")["pretrain"]
     assert saved["precision"] in ("32", "bf16")
-    assert saved == {**asdict(config(epochs=1)), "precision": saved["precision"]}
+    assert saved["chunk"] > 0
+    chosen = {name: saved[name] for name in ("precision", "chunk")}
+    assert saved == {**asdict(config(epochs=1)), **chosen}
 
 
 def test_what_is_returned_is_what_is_saved(whole: Path, tmp_path: Path) -> None:
@@ -539,7 +541,7 @@ def test_weights_that_are_no_numbers_are_refused_before_they_spread(
 
 
 def test_a_gradient_that_is_no_number_is_refused_like_a_loss() -> None:
-    fine, bad = torch.tensor(1.0), torch.tensor(math.nan)
+    fine, bad = 1.0, math.nan
     require_finite(fine, fine, 3)
     with pytest.raises(UserError, match="the loss became nan at step 3"):
         require_finite(bad, fine, 3)

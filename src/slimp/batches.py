@@ -1,12 +1,14 @@
 """Cohort -> batches: patients with their lesions, images decoded and augmented off the main thread.
 
 Axis names: v = views (1 or 2), n = images. All randomness is drawn from (seed, epoch, batch or
-image), so a batch is the same whatever the number of workers and wherever a run resumes.
+image), so a batch is the same whatever the number of workers and wherever a run resumes. Several
+processes draw the same batch; each then keeps the rows of its own patients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -20,6 +22,7 @@ from torch.utils.data import Dataset
 
 from slimp.cohort import Cohort
 from slimp.config import BatchConfig
+from slimp.distributed import Shares, deal
 from slimp.encoding import Encoding, Rows
 from slimp.errors import CohortError
 from slimp.pixels import augment, centre, load_ahead, read_pixels
@@ -35,12 +38,18 @@ class LevelBatch:
     name: LevelName
     rows: Rows | None
     """None for a level without metadata: it only groups."""
-    groups: Int[Tensor, " n_level"] | None
-    """Rows with the same number have equal metadata (before any dropout)."""
+    groups: Int[Tensor, " n_everywhere"] | None
+    """Of all processes' rows, in order of process: rows with the same number have equal metadata
+    (before any dropout)."""
     parent: Int[Tensor, " n_below"]
     """Row of this level for each row of the level below (for the first level: each image)."""
-    count: int
-    """Rows of this level."""
+    shares: Shares
+    """How many rows of this level each process has."""
+
+    @property
+    def count(self) -> int:
+        """Rows of this level, here."""
+        return self.shares.sizes[self.shares.process]
 
     def to(self, device: torch.device) -> LevelBatch:
         """The same on another device."""
@@ -57,11 +66,13 @@ class Batch:
     levels: tuple[LevelBatch, ...]
     image_rows: Int[Tensor, " n"]
     """Row of each image in `cohort.images`."""
+    shares: Shares
+    """How many images each process has."""
 
     @property
     def lesions(self) -> int:
-        """Lesions in the batch."""
-        return next(level.count for level in self.levels if level.name == "lesion")
+        """Lesions in the batch, of all processes."""
+        return next(level.shares.total for level in self.levels if level.name == "lesion")
 
     def pin_memory(self) -> Batch:
         """For the DataLoader: pixels where a GPU can fetch them while it works."""
@@ -74,7 +85,9 @@ class Batch:
 
 
 class PatientBatches(Dataset[Batch]):
-    """Item (epoch, k) is batch k of that epoch; an epoch visits each patient once.
+    """Item (epoch, k) is batch k of that epoch, or the share of one process in it.
+
+    An epoch visits each patient once.
 
     Patients are shuffled and dealt into batches of nearly equal size, at most `config.patients`
     each, so that no epoch ends in a batch of one. Of each patient up to `config.lesions`
@@ -106,6 +119,7 @@ class PatientBatches(Dataset[Batch]):
         self.image_size = image_size
         self.augment = augment
         self.views = views
+        self.process, self.processes = 0, 1
         self.encodings = dict(encodings)
         self.rows = {
             name: encoding.encode(cohort.tables.of_level(name))
@@ -126,6 +140,16 @@ class PatientBatches(Dataset[Batch]):
         self.__dict__.update(state)
         self._order = lru_cache(maxsize=2)(self._shuffle)
 
+    def of_process(self, process: int, processes: int) -> PatientBatches:
+        """The same batches, of which only the share of one process is decoded.
+
+        The patients of a batch are dealt to the processes so that each has about the same number
+        of images; where there are few patients, a process may have none.
+        """
+        mine = copy(self)
+        mine.process, mine.processes = process, processes
+        return mine
+
     @property
     def batches_per_epoch(self) -> int:
         """Batches that visit each patient once."""
@@ -134,11 +158,12 @@ class PatientBatches(Dataset[Batch]):
     def __getitem__(self, index: tuple[int, int]) -> Batch:
         epoch, k = index
         images = self.draw(epoch, k)
+        rng = np.random.default_rng((self.config.seed, epoch, k, 1))
+        levels, share, shares = self._levels(images, rng)
+        images = images[share]
         pixels = torch.stack([self._view(epoch, view, images) for view in range(self.views)])
         return Batch(
-            pixels=pixels,
-            levels=self._levels(images, np.random.default_rng((self.config.seed, epoch, k, 1))),
-            image_rows=torch.from_numpy(images),
+            pixels=pixels, levels=levels, image_rows=torch.from_numpy(images), shares=shares
         )
 
     def draw(self, epoch: int, k: int) -> IntArray:
@@ -179,24 +204,48 @@ class PatientBatches(Dataset[Batch]):
             always[self._lesion_of_image[hit]] = True
         return always
 
-    def _levels(self, images: IntArray, rng: np.random.Generator) -> tuple[LevelBatch, ...]:
-        """The batch's levels: those with metadata, and those needed to group rows below them."""
+    def _levels(
+        self, images: IntArray, rng: np.random.Generator
+    ) -> tuple[tuple[LevelBatch, ...], IntArray, Shares]:
+        """The batch's levels: those with metadata, and those needed to group rows below them.
+
+        Also which of `images` are this process's, and how many each process has.
+        """
         lesions, lesion_of = _unique(self._lesion_of_image[images])
         patients, patient_of = _unique(self._patient_of_lesion[lesions])
-        levels = (
-            self._level("image", images, np.arange(len(images)), rng),
-            self._level("lesion", lesions, lesion_of, rng),
-            self._level("patient", patients, patient_of, rng),
-        )
-        return levels if "image" in self.rows else levels[1:]
+        weights = np.bincount(patient_of[lesion_of]).tolist()
+        owner = np.array(deal(weights, self.processes), dtype=np.int64)
+        owners = {"patient": owner, "lesion": owner[patient_of]}
+        owners["image"] = owners["lesion"][lesion_of]
+        everywhere: list[tuple[LevelName, IntArray, IntArray]] = [
+            ("image", images, np.arange(len(images))),
+            ("lesion", lesions, lesion_of),
+            ("patient", patients, patient_of),
+        ]
+        below = owners["image"]
+        levels = []
+        for name, index, parent in everywhere if "image" in self.rows else everywhere[1:]:
+            levels.append(
+                self._level(name, index, parent[below == self.process], owners[name], rng)
+            )
+            below = owners[name]
+        share = np.flatnonzero(owners["image"] == self.process)
+        return tuple(levels), share, self._shares(owners["image"])
 
     def _level(
-        self, name: LevelName, index: IntArray, parent: IntArray, rng: np.random.Generator
+        self,
+        name: LevelName,
+        index: IntArray,
+        parent: IntArray,
+        owner: IntArray,
+        rng: np.random.Generator,
     ) -> LevelBatch:
+        """Rows are disturbed before they are dealt, so that chance knows nothing of processes."""
         rows, groups = None, None
+        mine = np.flatnonzero(owner == self.process)
         if name in self.rows:
-            at = torch.from_numpy(index)
-            rows, groups = self.rows[name][at], self.groups[name][at]
+            groups = self.groups[name][torch.from_numpy(index[np.argsort(owner, kind="stable")])]
+            rows = self.rows[name][torch.from_numpy(index)]
             if self.augment:
                 rows = self.encodings[name].disturb(
                     rows,
@@ -204,13 +253,18 @@ class PatientBatches(Dataset[Batch]):
                     dropout=self.config.feature_dropout,
                     corruption=self.config.feature_corruption,
                 )
+            rows = rows[torch.from_numpy(mine)]
         return LevelBatch(
             name=name,
             rows=rows,
             groups=groups,
-            parent=torch.from_numpy(parent),
-            count=len(index),
+            parent=torch.from_numpy(np.searchsorted(mine, parent)),
+            shares=self._shares(owner),
         )
+
+    def _shares(self, owner: IntArray) -> Shares:
+        sizes = np.bincount(owner, minlength=self.processes)
+        return Shares(tuple(sizes.tolist()), self.process)
 
     def _view(self, epoch: int, view: int, images: IntArray) -> UInt8[Tensor, "n 3 height width"]:
         pixels = []
@@ -221,7 +275,8 @@ class PatientBatches(Dataset[Batch]):
                 pixels.append(augment(image, self.image_size, self.config, rng))
             else:
                 pixels.append(centre(image, self.image_size))
-        return torch.stack(pixels)
+        size = self.image_size
+        return torch.stack(pixels) if pixels else torch.empty(0, 3, size, size, dtype=torch.uint8)
 
     def _decode_side(self) -> int:
         """Side that a crop of the smallest allowed area needs, so that nothing is upsampled."""

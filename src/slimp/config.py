@@ -183,12 +183,20 @@ class PretrainConfig(ModelConfig, BatchConfig, OptimConfig):
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
     devices: int = 1
-    """Devices per node. More than one is not supported yet."""
+    """Devices per node, a process each; torchrun and srun set it. Batches are shared among all."""
+    nodes: int = 1
+    """Computers; torchrun and srun set it."""
+    chunk: int | Literal["auto"] = "auto"
+    """Images that are embedded with graph at once; a larger batch takes two passes, with the same
+    gradient (gradient cache). auto: as many as the device holds, measured at the start."""
 
     def __post_init__(self) -> None:
         super_post_init(PretrainConfig, self)
         _require_choices(PretrainConfig, self)
         _require_positive(self, "validate_every", "checkpoint_every_steps", "keep_checkpoints")
+        _require_positive(self, "devices", "nodes")
+        if self.chunk != "auto":
+            _require_positive(self, "chunk")
         for name in ("validation_fraction", "held_out_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
@@ -200,8 +208,6 @@ class PretrainConfig(ModelConfig, BatchConfig, OptimConfig):
             )
         if self.patience and self.monitor == "last":
             raise UserError("patience needs a monitor other than 'last'.")
-        if self.devices != 1:
-            raise UserError(f"devices={self.devices}: only 1 is supported by this version.")
 
     @classmethod
     def preset_values(cls, name: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,15 +15,23 @@ PIPED_WIDTH = 160
 """Characters per line where standard output is a file or a pipe."""
 
 
+def is_main_process() -> bool:
+    """Whether this process speaks for the run: the first of those that a launcher started."""
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in ranks)
+
+
 def say(text: str) -> None:
-    """Writes a line of results."""
-    sys.stdout.write(f"{text}\n")
+    """Writes a line of results, once where several processes work on them."""
+    if is_main_process():
+        sys.stdout.write(f"{text}\n")
 
 
 def note(text: str) -> None:
-    """Writes a line of progress or advice to standard error."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    """Writes a line of progress or advice to standard error, once as `say` does."""
+    if is_main_process():
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -26,15 +26,18 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 from tensorboardX import SummaryWriter
-from torch import Tensor
 
 from slimp.checkpoint import Progress
 from slimp.config import PretrainConfig
 from slimp.errors import CheckpointError
 from slimp.storage import check_output, read_json, write_json
 
-UNHARMFUL = {"workers", "checkpoint_every_steps", "keep_checkpoints", "accelerator"}
-"""Settings that may change on resume, since they leave the result alone."""
+UNHARMFUL = {
+    *("workers", "checkpoint_every_steps", "keep_checkpoints"),
+    *("accelerator", "devices", "nodes", "chunk"),
+}
+"""Settings that may change on resume, since they leave the result alone (the latter four up to
+rounding, and to what dropout draws)."""
 
 
 def versions() -> dict[str, str]:
@@ -86,6 +89,8 @@ def _settings_to_resume(path: Path, config: PretrainConfig) -> PretrainConfig:
     given = json.loads(json.dumps(asdict(config)))
     if config.precision == "auto":  # it was resolved when the run began
         given["precision"] = saved.get("precision")
+    if config.chunk == "auto":
+        given["chunk"] = saved.get("chunk", "auto")
     for name in (f.name for f in fields(config) if f.name not in UNHARMFUL):
         if given[name] != saved.get(name):
             raise CheckpointError(
@@ -101,9 +106,13 @@ class Log:
     Args:
         out: run folder.
         length: bytes of `metrics.jsonl` to keep; rows beyond are of steps that will be repeated.
+        main: whether this process writes for the run; if not, nothing is written.
     """
 
-    def __init__(self, out: Path, length: int) -> None:
+    def __init__(self, out: Path, length: int, *, main: bool = True) -> None:
+        self._main = main
+        if not main:
+            return
         path = out / "metrics.jsonl"
         path.touch()
         length = min(length, path.stat().st_size)  # if someone removed it meanwhile
@@ -114,6 +123,8 @@ class Log:
 
     def write(self, kind: str, progress: Progress, **values: float | None) -> None:
         """Appends one row; `kind` is 'step' or 'epoch'."""
+        if not self._main:
+            return
         row = {"kind": kind, "step": progress.step, "epoch": progress.epoch, **values}
         self._file.write(json.dumps(row).encode() + b"\n")
         for name, value in values.items():
@@ -123,7 +134,7 @@ class Log:
     @property
     def length(self) -> int:
         """Bytes of `metrics.jsonl` so far."""
-        return self._file.tell()
+        return self._file.tell() if self._main else 0
 
     def __enter__(self) -> Log:
         return self
@@ -134,8 +145,9 @@ class Log:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
-        self._board.close()
+        if self._main:
+            self._file.close()
+            self._board.close()
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
@@ -154,10 +166,10 @@ def read_log(out: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def step_bar(total: int) -> Iterator[Callable[[int, Tensor, float], None]]:
+def step_bar(total: int, *, main: bool = True) -> Iterator[Callable[[int, float, float], None]]:
     """A function of (step, loss, lesions per second) that draws progress on stderr.
 
-    Nothing is drawn where stderr is not a terminal.
+    Nothing is drawn where stderr is not a terminal, or where another process speaks for the run.
     """
     columns = (
         TextColumn("pre-training"),
@@ -169,12 +181,12 @@ def step_bar(total: int) -> Iterator[Callable[[int, Tensor, float], None]]:
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    quiet = not sys.stderr.isatty()
+    quiet = not (main and sys.stderr.isatty())
     with RichProgress(*columns, console=Console(stderr=True), disable=quiet) as bars:
         task = bars.add_task("", total=total)
 
-        def advance(step: int, loss: Tensor, pace: float) -> None:
-            text = f"loss {loss.item():.3f}  {pace:,.0f} lesions/s " if not quiet else ""
+        def advance(step: int, loss: float, pace: float) -> None:
+            text = f"loss {loss:.3f}  {pace:,.0f} lesions/s " if not quiet else ""
             bars.update(task, completed=step, description=text)
 
         yield advance

@@ -2,7 +2,8 @@
 
 `pretrain` sets patients aside, fits the encodings, builds the model, and then, step by step:
 batch -> embeddings -> nested loss -> gradients -> AdamW; every few epochs it validates on
-patients that training never sees.
+patients that training never sees. Several processes run it side by side, each with the patients
+that it is dealt of every batch.
 """
 
 from __future__ import annotations
@@ -10,23 +11,29 @@ from __future__ import annotations
 import math
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from torch import Tensor, nn
+import torch
+from torch import nn
 from torch.optim import AdamW
 
 from slimp.batches import PatientBatches, epoch_loader
 from slimp.checkpoint import Checkpoints, Progress
 from slimp.cohort import Cohort, require_disjoint
 from slimp.config import ModelConfig, PretrainConfig, part_of
+from slimp.devices import make_fabric
+from slimp.distributed import agree, process_and_count, sum_gradients, summed
 from slimp.encoding import Encoding
 from slimp.errors import CheckpointError, CohortError, UserError
 from slimp.evaluate.online import Validator
-from slimp.losses import NestedLoss, nested_loss
+from slimp.gradient_cache import Autocast, backward, mixes_rows, require_independent_rows
+from slimp.losses import NestedLoss
+from slimp.memory import rows_that_fit
 from slimp.models.nested import Slimp
-from slimp.precision import fast_precision, make_fabric, prefers_fused_attention
+from slimp.precision import fast_precision, prefers_fused_attention
 from slimp.runs import Log, deferred_signals, open_run, settle, step_bar
 from slimp.schema import LEVELS
 from slimp.storage import new_file
@@ -99,12 +106,8 @@ def pretrain(
     out = Path(out)
     config = fast_precision(settle(out, config, resume=resume, overwrite=overwrite))
     parts = set_aside(cohort, config)
-    fabric = make_fabric(config)
-    fabric.seed_everything(config.seed, verbose=False)
+    torch.manual_seed(config.seed)
     model = build_model(parts.train, config)
-    model.image_encoder.set_fused_attention(
-        prefers_fused_attention(fabric.device, config.precision)
-    )
     data = PatientBatches(
         parts.train,
         model.encodings,
@@ -113,12 +116,24 @@ def pretrain(
         views=2 if config.view_weight > 0 else 1,
     )
     validate = Validator(parts.train, parts.validation, model, config)
-    # Not fabric.setup: its wrapper refuses frozen dataclasses as inputs and outputs.
+
+    fabric = make_fabric(config)
+    fabric.launch()  # the other processes come to life here, or meet
+    device, (process, processes) = fabric.device, process_and_count()
+    main, data = process == 0, data.of_process(process, processes)
+    # Not fabric.setup: its wrapper refuses frozen dataclasses, and would average gradients.
     fabric.to_device(model)
+    autocast = partial(
+        torch.autocast, device.type, torch.bfloat16, enabled=config.precision == "bf16"
+    )
+    config = prepare(model, data, config, device, autocast)
     optimizer = make_optimizer(model, config)
 
-    open_run(out, config, resume=resume)  # whatever can be refused was refused before
-    parts.save(out / "patients.parquet")
+    fabric.barrier()  # all have seen the folder as it was
+    if main:
+        open_run(out, config, resume=resume)  # whatever can be refused was refused before
+        parts.save(out / "patients.parquet")
+    fabric.barrier()
     checkpoints = Checkpoints(out / "checkpoints", keep=config.keep_checkpoints)
     progress = (checkpoints.load_last(model, optimizer) if resume else None) or Progress()
     total = config.epochs * data.batches_per_epoch
@@ -127,12 +142,13 @@ def pretrain(
         data,
         range(first_epoch, config.epochs) if not progress.stopped else range(0),
         first_batch=first_batch,
-        pin_memory=fabric.device.type == "cuda",
+        pin_memory=device.type == "cuda",
     )
     began, lesions = time.perf_counter(), 0
     with (
-        Log(out, progress.log_bytes) as log,
-        step_bar(total) as bar,
+        checkpoints,
+        Log(out, progress.log_bytes, main=main) as log,
+        step_bar(total, main=main) as bar,
         deferred_signals() as stop,
         closing(loader),
     ):
@@ -141,12 +157,18 @@ def pretrain(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             model.train()
-            with fabric.autocast():
-                embeddings = model(batch.to(fabric.device))
-            loss = nested_loss(embeddings, config.weights)
-            loss.total.backward()  # type: ignore[no-untyped-call]
+            loss = backward(
+                model,
+                batch.to(device),
+                config.weights,
+                chunk=int(config.chunk),
+                autocast=autocast,
+                chance=(config.seed, progress.step, process),
+            )
+            sum_gradients(model.parameters())
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            require_finite(loss.total, norm, progress.step)
+            losses = of_all_processes(loss)
+            require_finite(losses["loss"], norm.item(), progress.step)
             optimizer.step()
             optimizer.zero_grad()
             model.cap_temperatures()
@@ -154,25 +176,59 @@ def pretrain(
             progress.step += 1
             lesions += batch.lesions
             pace = lesions / (time.perf_counter() - began)
-            log.write("step", progress, **measured(loss, model, rate, pace))
-            bar(progress.step, loss.total, pace)
+            log.write("step", progress, **losses, **measured(model, rate, pace))
+            bar(progress.step, losses["loss"], pace)
             if progress.step % data.batches_per_epoch == 0:
                 progress.epoch += 1
                 if progress.epoch % config.validate_every == 0 or progress.step == total:
-                    metrics = validate(model, fabric)
+                    metrics = validate(model, device, autocast)
                     log.write("epoch", progress, **metrics)
-                    keep_best(out, model, metrics, progress, config)
+                    keep_best(out, model, metrics, progress, config, main=main)
             finished = progress.step == total or progress.stopped
-            if finished or stop.wanted or progress.step % config.checkpoint_every_steps == 0:
+            stopping = agree(float(stop.wanted), device, on="most") > 0
+            if finished or stopping or progress.step % config.checkpoint_every_steps == 0:
                 progress.log_bytes = log.length
-                checkpoints.save(model, optimizer, progress)
+                if main:
+                    checkpoints.save(model, optimizer, progress)
             if finished:
                 break
-            if stop.wanted:
+            if stopping:
+                checkpoints.close()
+                fabric.barrier()  # a launcher may end the first process when another has ended
                 raise KeyboardInterrupt
-    if config.monitor == "last":
+    if config.monitor == "last" and main:
         model.save_pretrained(out)
+    fabric.barrier()
     return Slimp.from_pretrained(out)
+
+
+def prepare(
+    model: Slimp,
+    data: PatientBatches,
+    config: PretrainConfig,
+    device: torch.device,
+    autocast: Autocast,
+) -> PretrainConfig:
+    """The configuration with `chunk="auto"` resolved; the model is set up for its device.
+
+    Raises:
+        UserError: several processes, and an encoder or a number format with which they would not
+            do what one does.
+    """
+    bf16 = float(config.precision == "bf16")
+    if agree(bf16, device, on="least") != agree(bf16, device, on="most"):
+        raise UserError("bf16 is fast on some of the devices only: pass --precision 32 or bf16.")
+    model.image_encoder.set_fused_attention(prefers_fused_attention(device, config.precision))
+    model.train()
+    if data.processes > 1:
+        require_independent_rows(model, f"training in {data.processes} processes")
+    chunk = config.chunk
+    if chunk == "auto" and mixes_rows(model):
+        chunk = config.patients * config.lesions * config.images_per_lesion * data.views
+    elif chunk == "auto":
+        fit = rows_that_fit(model, data.rows, device, autocast, sharing=data.processes)
+        chunk = int(agree(float(fit), device))
+    return replace(config, chunk=chunk)
 
 
 def set_aside(cohort: Cohort, config: PretrainConfig) -> Parts:
@@ -264,12 +320,17 @@ def learning_rate(step: int, total: int, config: PretrainConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def measured(loss: NestedLoss, model: Slimp, rate: float, pace: float) -> dict[str, float | None]:
-    """What a step row of `metrics.jsonl` holds besides step and epoch."""
+def of_all_processes(loss: NestedLoss) -> dict[str, float]:
+    """The loss and that of each level, of the whole batch, as `metrics.jsonl` names them."""
+    names = ["loss", *(f"loss_{name}" for name in loss.parts)]
+    shares = torch.stack([loss.total, *loss.parts.values()]).detach()
+    return dict(zip(names, summed(shares).tolist(), strict=True))
+
+
+def measured(model: Slimp, rate: float, pace: float) -> dict[str, float | None]:
+    """What a step row of `metrics.jsonl` holds besides step, epoch and losses."""
     temperatures = {name: model.level(name).temperature().item() for name in model.encodings}
     return {
-        "loss": loss.total.item(),
-        **{f"loss_{name}": value.item() for name, value in loss.parts.items()},
         "learning_rate": rate,
         "temperature": temperatures.get("lesion"),
         **{f"temperature_{name}": value for name, value in temperatures.items()},
@@ -278,7 +339,13 @@ def measured(loss: NestedLoss, model: Slimp, rate: float, pace: float) -> dict[s
 
 
 def keep_best(
-    out: Path, model: Slimp, metrics: dict[str, float], progress: Progress, config: PretrainConfig
+    out: Path,
+    model: Slimp,
+    metrics: dict[str, float],
+    progress: Progress,
+    config: PretrainConfig,
+    *,
+    main: bool = True,
 ) -> None:
     """Saves the weights if the monitored metric is the best so far; may end the run."""
     if config.monitor == "last":
@@ -287,19 +354,20 @@ def keep_best(
     gain = -1 if config.monitor == "validation_loss" else 1
     if progress.best is None or gain * value > gain * progress.best:
         progress.best, progress.stale = value, 0
-        model.save_pretrained(out)
+        if main:
+            model.save_pretrained(out)
         return
     progress.stale += 1
     progress.stopped = config.patience > 0 and progress.stale >= config.patience
 
 
-def require_finite(loss: Tensor, norm: Tensor, step: int) -> None:
+def require_finite(loss: float, norm: float, step: int) -> None:
     """Raises if the loss or the gradient is not a number, before it reaches the weights.
 
     Raises:
         UserError: with the step and the remedy.
     """
-    for name, value in (("loss", loss.item()), ("norm of the gradient", norm.item())):
+    for name, value in (("loss", loss), ("norm of the gradient", norm)):
         if not math.isfinite(value):
             raise UserError(
                 f"the {name} became {value} at step {step}. Lower --learning-rate, or pass "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -54,8 +54,8 @@ def config(**changes: Any) -> PretrainConfig:
     )
 
 
-def cpu() -> Fabric:
-    return Fabric(accelerator="cpu", devices=1)
+CPU = torch.device("cpu"), nullcontext
+"""Device and number format."""
 
 
 def model_of(settings: PretrainConfig, train: Cohort | None = None) -> Slimp:
@@ -68,7 +68,7 @@ def validate(
 ) -> dict[str, float]:
     train, validation = train or parts()[0], validation or parts()[1]
     model = model_of(settings, train)
-    return Validator(train, validation, model, settings)(model, cpu())
+    return Validator(train, validation, model, settings)(model, *CPU)
 
 
 def relabelled(cohort: Cohort, label: str | None) -> Cohort:
@@ -81,7 +81,7 @@ def relabelled(cohort: Cohort, label: str | None) -> Cohort:
 
 def test_without_validation_patients_there_are_no_figures() -> None:
     model = model_of(config())
-    assert Validator(parts()[0], None, model, config())(model, cpu()) == {}
+    assert Validator(parts()[0], None, model, config())(model, *CPU) == {}
 
 
 @torch.no_grad()
@@ -196,8 +196,8 @@ def test_validation_is_repeatable_and_leaves_no_trace() -> None:
     model = model_of(settings)
     validator = Validator(*parts(), model, settings)
     state, weights = torch.get_rng_state(), [p.clone() for p in model.parameters()]
-    first = validator(model, cpu())
-    assert first == validator(model, cpu())
+    first = validator(model, *CPU)
+    assert first == validator(model, *CPU)
     assert torch.equal(state, torch.get_rng_state())
     assert all(map(torch.equal, weights, model.parameters()))
     assert all(p.grad is None for p in model.parameters())

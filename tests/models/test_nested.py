@@ -330,7 +330,9 @@ def test_the_batch_size_of_the_encoder_does_not_matter() -> None:
     flat = batch.pixels.flatten(0, 1)
     chunks = [model.encode_images(chunk) for chunk in flat.split(5)]
     views = torch.cat(chunks).reshape(*batch.pixels.shape[:2], -1)
-    for ours, theirs in zip(model.relate(views, batch).pairs, model(batch).pairs, strict=True):
+    metadata = {name: model.encode_rows(name, rows) for name, rows in model.inputs(batch).items()}
+    found = model.relate(views, metadata, batch)
+    for ours, theirs in zip(found.pairs, model(batch).pairs, strict=True):
         torch.testing.assert_close(ours.anchor, theirs.anchor)
         torch.testing.assert_close(ours.target, theirs.target)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,16 +14,16 @@ from torch import Tensor
 from slimp.batches import PatientBatches, epoch_loader
 from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
+from slimp.distributed import Shares, agree, gather_rows, process_and_count, summed
 from slimp.errors import CohortError
 from slimp.evaluate.knn import knn_balanced_accuracy
 from slimp.evaluate.similarity import recall_at_k
 from slimp.losses import nested_loss
+from slimp.models.embeddings import Pair
 from slimp.models.nested import Slimp
 from slimp.pixels import image_batches
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
+Autocast = Callable[[], AbstractContextManager[Any]]
 KNN_IMAGES = 2000
 """Training images, at most, among which the kNN probe looks for neighbours."""
 
@@ -69,33 +71,35 @@ class Validator:
             )
 
     @torch.no_grad()
-    def __call__(self, model: Slimp, fabric: Fabric) -> dict[str, float]:
+    def __call__(self, model: Slimp, device: torch.device, autocast: Autocast) -> dict[str, float]:
         """`validation_loss[_LEVEL]`, `recall_at_1/5/10` and `knn_balanced_accuracy`.
 
         Recall is of each lesion's own metadata among those of all validation lesions, from
         image to metadata; equal metadata count as its own, since nothing tells them apart.
+        Several processes share the images, and all come to the same values.
         """
         if self.validation is None:
             return {}
         model.eval()
-        metrics = self._contrast(model, fabric)
+        metrics = self._contrast(model, device, autocast)
         if self.neighbours is not None and self.queries is not None:
-            metrics["knn_balanced_accuracy"] = self._knn(model, fabric)
-        return metrics
+            metrics["knn_balanced_accuracy"] = self._knn(model, device, autocast)
+        return {name: agree(value, device, on="first") for name, value in metrics.items()}
 
-    def _contrast(self, model: Slimp, fabric: Fabric) -> dict[str, float]:
+    def _contrast(self, model: Slimp, device: torch.device, autocast: Autocast) -> dict[str, float]:
         sums: dict[str, float] = {}
         rows, pairs = 0, []
-        for batch in epoch_loader(self.batches, range(1)):
-            with fabric.autocast():
-                embeddings = model(batch.to(fabric.device))
+        for batch in epoch_loader(self.batches.of_process(*process_and_count()), range(1)):
+            with autocast():
+                embeddings = model(batch.to(device))
             loss = nested_loss(embeddings, self.config.weights)
-            for name, value in {"": loss.total, **loss.parts}.items():
-                sums[name] = sums.get(name, 0.0) + value.item() * batch.lesions
+            values = summed(torch.stack([loss.total, *loss.parts.values()])).tolist()
+            for name, value in zip(["", *loss.parts], values, strict=True):
+                sums[name] = sums.get(name, 0.0) + value * batch.lesions
             rows += batch.lesions
             groups = {level.name: level.groups for level in batch.levels}
             pairs += [
-                (pair.anchor.float(), pair.target.float(), cast("Tensor", groups["lesion"]))
+                (*_of_all_processes(pair), cast("Tensor", groups["lesion"]).to(device))
                 for pair in embeddings.pairs
                 if pair.name == "lesion" and self.recalls
             ]
@@ -109,23 +113,39 @@ class Validator:
             metrics |= {f"recall_at_{k}": value for k, value in recall.items()}
         return metrics
 
-    def _knn(self, model: Slimp, fabric: Fabric) -> float:
+    def _knn(self, model: Slimp, device: torch.device, autocast: Autocast) -> float:
         assert self.neighbours is not None
         assert self.queries is not None
         return knn_balanced_accuracy(
-            self._image_features(model, self.neighbours, fabric),
+            self._image_features(model, self.neighbours, device, autocast),
             self.neighbours.images["label"].to_numpy(dtype=object),
-            self._image_features(model, self.queries, fabric),
+            self._image_features(model, self.queries, device, autocast),
             self.queries.images["label"].to_numpy(dtype=object),
         )
 
-    def _image_features(self, model: Slimp, cohort: Cohort, fabric: Fabric) -> Float[Tensor, "n d"]:
-        chunks = []
-        batches = image_batches(cohort, self.config.image_size, workers=self.config.workers)
-        for pixels, _ in batches:
-            with fabric.autocast():
-                chunks.append(model.encode_images(pixels.to(fabric.device)).float())
-        return torch.cat(chunks)
+    def _image_features(
+        self, model: Slimp, cohort: Cohort, device: torch.device, autocast: Autocast
+    ) -> Float[Tensor, "n d"]:
+        process, processes = process_and_count()
+        shares = Shares(
+            tuple(len(part) for part in np.array_split(np.arange(len(cohort)), processes)), process
+        )
+        mask = np.zeros(len(cohort), dtype=bool)
+        mask[shares.mine] = True
+        chunks = [torch.empty(0, model.image_encoder.embed_dim, device=device)]
+        if mask.any():
+            mine = cohort.select(mask)
+            for pixels, _ in image_batches(
+                mine, self.config.image_size, workers=self.config.workers
+            ):
+                with autocast():
+                    chunks.append(model.encode_images(pixels.to(device)).float())
+        return gather_rows(torch.cat(chunks), shares)
+
+
+def _of_all_processes(pair: Pair) -> tuple[Tensor, Tensor]:
+    shares = cast("Shares", pair.shares)
+    return gather_rows(pair.anchor.float(), shares), gather_rows(pair.target.float(), shares)
 
 
 def _require_pairs(validation: Cohort, model: Slimp, config: PretrainConfig) -> None:

@@ -1,4 +1,7 @@
-"""What leaves the model and enters the loss. Axis names: n = rows of a level, d = width."""
+"""What leaves the model and enters the loss.
+
+Axis names: n = rows of a level here, m = rows of it on all processes, d = width.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from slimp.distributed import Shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +24,11 @@ class Pair:
     target: Float[Tensor, "n d"]
     """The level's metadata (for the view level: the second view)."""
     temperature: Float[Tensor, ""]
-    groups: Int[Tensor, " n"] | None = None
-    """Rows of equal number are positives of one another; None: only equal rows are."""
+    groups: Int[Tensor, " m"] | None = None
+    """Of all processes' rows: those of equal number are positives of one another; None: only
+    equal rows are."""
+    shares: Shares | None = None
+    """How many rows each process has; None: all are here."""
 
 
 @dataclass(frozen=True, kw_only=True)

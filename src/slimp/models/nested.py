@@ -27,8 +27,9 @@ from jaxtyping import Float, Int, UInt8
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from slimp.batches import Batch
+from slimp.batches import Batch, LevelBatch
 from slimp.config import ModelConfig
+from slimp.distributed import Shares
 from slimp.encoding import Encoding, Rows
 from slimp.errors import CheckpointError, UserError
 from slimp.models.embeddings import Embeddings, Pair
@@ -97,28 +98,49 @@ class Slimp(nn.Module):
         """All pairs that the objective compares."""
         views, images = batch.pixels.shape[:2]
         h = self.encode_images(batch.pixels.flatten(0, 1))  # (v * n, d)
-        return self.relate(h.reshape(views, images, -1), batch)
+        metadata = {name: self.encode_rows(name, rows) for name, rows in self.inputs(batch).items()}
+        return self.relate(h.reshape(views, images, -1), metadata, batch)
 
-    def relate(self, views: Float[Tensor, "v n d"], batch: Batch) -> Embeddings:
-        """The recursion, from image embeddings upwards; separate so that images can be chunked."""
+    def inputs(self, batch: Batch) -> dict[LevelName, Rows]:
+        """The metadata rows that the objective needs, per level from fine to coarse."""
+        return {
+            level.name: level.rows
+            for level in batch.levels
+            if level.rows is not None and level.name in self.levels and self._asked(level.name)
+        }
+
+    def relate(
+        self,
+        views: Float[Tensor, "v n d"],
+        metadata: Mapping[LevelName, Float[Tensor, "_ h"]],
+        batch: Batch,
+    ) -> Embeddings:
+        """The recursion, upwards from the encoders' embeddings.
+
+        Apart from the encoders, because it is light and needs all rows of a batch at once, while
+        they are heavy and take rows one by one: so they can work in chunks.
+        """
         if views.dtype == torch.bfloat16:  # sums over many children need the digits
             views = views.float()
         pairs = []
         if self.view is not None and len(views) > 1:
-            pairs.append(self.view(views[0], views[1]))
+            pairs.append(self.view(views[0], views[1], batch.shares))
         h = views[0]
         for rows in batch.levels:
-            if not any(self.config.weights[name] for name in _from(rows.name)):
+            if not self._asked(rows.name):
                 break
-            if rows.rows is None or rows.name not in self.levels:
+            if rows.name not in metadata:
                 h = mean_pool(h, rows.parent, rows.count)  # (c, d) -> (n, d)
                 continue
-            level = self.level(rows.name)
+            level, m = self.level(rows.name), metadata[rows.name]
             h = level.pool(h, rows.parent, rows.count)  # (c, d) -> (n, d)
-            m = level.tabular(rows.rows)  # (n, h)
-            pairs.append(level(h, m, rows.groups))
+            pairs.append(level(h, m, rows))
             h = torch.cat([h, m], dim=-1)  # (n, d + h)
         return Embeddings(pairs=tuple(pairs))
+
+    def _asked(self, level: LevelName) -> bool:
+        """Whether this level or a coarser one has a weight."""
+        return any(self.config.weights[name] for name in _from(level))
 
     @torch.no_grad()
     def cap_temperatures(self) -> None:
@@ -196,13 +218,16 @@ class ViewLevel(nn.Module):
         self.project = projection(width, config)
         self.temperature = Temperature(config.temperature)
 
-    def forward(self, first: Float[Tensor, "n d"], second: Float[Tensor, "n d"]) -> Pair:
+    def forward(
+        self, first: Float[Tensor, "n d"], second: Float[Tensor, "n d"], shares: Shares
+    ) -> Pair:
         """The pair of projections."""
         return Pair(
             name="view",
             anchor=self.project(first),
             target=self.project(second),
             temperature=self.temperature(),
+            shares=shares,
         )
 
 
@@ -228,16 +253,15 @@ class MetadataLevel(nn.Module):
         self.project_metadata = projection(config.tabular_width, config)
         self.temperature = Temperature(config.temperature)
 
-    def forward(
-        self, h: Float[Tensor, "n d"], m: Float[Tensor, "n h"], groups: Int[Tensor, " n"] | None
-    ) -> Pair:
+    def forward(self, h: Float[Tensor, "n d"], m: Float[Tensor, "n h"], batch: LevelBatch) -> Pair:
         """Projections of what lies below (images and finer metadata) and of the metadata."""
         return Pair(
             name=self.name,
             anchor=self.project_below(h),
             target=self.project_metadata(m),
             temperature=self.temperature(),
-            groups=groups if self.duplicates == "positive" else None,
+            groups=batch.groups if self.duplicates == "positive" else None,
+            shares=batch.shares,
         )
 
 

@@ -1,0 +1,58 @@
+"""Where a run computes: the devices of this process, and the processes of the run."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from slimp.config import PretrainConfig
+from slimp.errors import UserError
+
+
+def make_fabric(config: PretrainConfig) -> Fabric:
+    """The devices of a configuration, in as many processes; `launch` starts them.
+
+    Raises:
+        UserError: there are not that many devices, or a launcher started another number of
+            processes.
+    """
+    # Fabric would announce what stands in config.json already.
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
+    devices, nodes = _world(config)
+    try:
+        return Fabric(
+            accelerator=config.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy="ddp" if devices * nodes > 1 else "auto",
+        )
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"accelerator '{config.accelerator}' with {devices} device(s) on {nodes} node(s): "
+            f"{' '.join(str(error).split())}"
+        ) from None
+
+
+def _world(config: PretrainConfig) -> tuple[int, int]:
+    """(devices per node, nodes): those of the launcher that started this process, if one did."""
+    asked = (config.devices, config.nodes)
+    if TorchElasticEnvironment.detect():
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        launched, launcher = (devices, int(os.environ["WORLD_SIZE"]) // devices), "torchrun"
+    elif SLURMEnvironment.detect() and int(os.environ["SLURM_NTASKS"]) > 1:
+        nodes = int(os.environ.get("SLURM_NNODES", "1"))
+        launched, launcher = (int(os.environ["SLURM_NTASKS"]) // nodes, nodes), "srun"
+    else:
+        return asked
+    if asked not in ((1, 1), launched):
+        raise UserError(
+            f"{launcher} started {launched[0]} process(es) on each of {launched[1]} node(s), but "
+            f"--devices is {asked[0]} and --nodes {asked[1]}. Leave these two out: the launcher's "
+            "numbers count."
+        )
+    return launched

@@ -300,6 +300,10 @@ def test_tables_must_fit_each_other():
         ({"patients": pd.concat([patients] * 2)}, "patient_id 'p0' occurs twice"),
         ({"lesions": lesions.iloc[1:]}, r"images\.parquet: lesion_id 'l0' is not in the table"),
         ({"patients": patients.iloc[1:]}, r"lesions\.parquet: patient_id 'p0' is not in the table"),
+        (
+            {"lesions": pd.concat([lesions, lesions.iloc[[5]]])},
+            r"lesions\.parquet: lesion_id 'l5' occurs twice",
+        ),
         ({"images": images.iloc[2:]}, r"images\.parquet: nothing belongs to lesion_id 'l0'"),
         (
             {"images": images.assign(patient_id="p1")},
@@ -308,6 +312,23 @@ def test_tables_must_fit_each_other():
     ]:
         with pytest.raises(CohortError, match=message):
             tables_with(**changes)
+
+
+def test_rows_of_parents_are_those_of_a_slow_search():
+    cohort = make_cohort()
+    mixed = np.random.default_rng(3).permutation(LESIONS)
+    cohort = Cohort.from_tables(
+        cohort.images.astype({"lesion_id": "object"}),  # as other readers of tables have it
+        cohort.lesions.iloc[mixed].reset_index(drop=True),
+        cohort.patients.iloc[::-1].reset_index(drop=True),
+        schema=SCHEMA,
+        store=cohort.store,
+    )
+    lesions, patients = cohort.lesions["lesion_id"].tolist(), cohort.patients["patient_id"].tolist()
+    assert cohort.lesion_of_image.tolist() == [lesions.index(i) for i in cohort.images["lesion_id"]]
+    assert cohort.patient_of_lesion.tolist() == [
+        patients.index(i) for i in cohort.lesions["patient_id"]
+    ]
 
 
 def test_from_tables_counts_images():

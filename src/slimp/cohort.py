@@ -16,6 +16,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from slimp.errors import CohortError, UserError
@@ -69,18 +71,11 @@ class Tables:
         for level, columns in _OWN_COLUMNS.items():
             if lacking := columns - set(self.of_level(level).columns):
                 raise CohortError(f"{level}s.parquet: has no column '{min(lacking)}'.")
-        for name, table in (("lesion", self.lesions), ("patient", self.patients)):
-            key = f"{name}_id"
-            if table[key].duplicated().any():
-                twice = table.loc[table[key].duplicated(), key].iloc[0]
-                raise CohortError(f"{name}s.parquet: {key} '{twice}' occurs twice.")
-        if self.images["image_id"].duplicated().any():
-            twice = self.images.loc[self.images["image_id"].duplicated(), "image_id"].iloc[0]
-            raise CohortError(f"images.parquet: image_id '{twice}' occurs twice.")
+        _refuse_repeats(self.images["image_id"], "images.parquet")
         lesions = _rows_of_parents(self.images, self.lesions, "lesion_id", "images.parquet")
-        _rows_of_parents(self.lesions, self.patients, "patient_id", "lesions.parquet")
-        owner = self.lesions["patient_id"].to_numpy()[lesions]
-        strays = np.flatnonzero(self.images["patient_id"].to_numpy() != owner)
+        patients = _rows_of_parents(self.lesions, self.patients, "patient_id", "lesions.parquet")
+        owner = _rows_of(self.images["patient_id"], self.patients["patient_id"])
+        strays = np.flatnonzero(owner != patients[lesions])
         if len(strays):
             stray = self.images.iloc[strays[0]]
             raise CohortError(
@@ -166,12 +161,12 @@ class Cohort:
         images = self.images[mask].reset_index(drop=True)
         if images.empty:
             raise CohortError(f"cohort '{self.info.name}': no image is left after the selection.")
-        lesions = self.lesions[self.lesions["lesion_id"].isin(images["lesion_id"])]
-        patients = self.patients[self.patients["patient_id"].isin(images["patient_id"])]
+        lesions = np.unique(self.lesion_of_image[mask])
+        patients = np.unique(self.patient_of_lesion[lesions])
         tables = Tables(
             images=images,
-            lesions=lesions.reset_index(drop=True),
-            patients=patients.reset_index(drop=True),
+            lesions=self.lesions.iloc[lesions].reset_index(drop=True),
+            patients=self.patients.iloc[patients].reset_index(drop=True),
         )
         return replace(self, tables=tables, positions=self.positions[mask])
 
@@ -341,7 +336,10 @@ class CohortWriter:
 
 
 def _rows_of(ids: pd.Series, table_ids: pd.Series) -> NDArray[np.int64]:
-    return np.asarray(pd.Index(table_ids).get_indexer(pd.Index(ids)), dtype=np.int64)
+    """(ids,) row of each id in `table_ids`, the first where it repeats; -1 where it is none."""
+    child, parent = (pa.array(x.astype("str"), pa.large_string()) for x in (ids, table_ids))
+    rows = pc.index_in(child, value_set=parent).fill_null(-1)
+    return np.asarray(rows, dtype=np.int64)
 
 
 def _read_content(path: Path) -> dict[str, Any]:
@@ -362,7 +360,7 @@ def _read_content(path: Path) -> dict[str, Any]:
 def _read_parquet(folder: Path, name: str) -> pd.DataFrame:
     path = folder / f"{name}.parquet"
     try:
-        return pd.read_parquet(path)
+        return pd.read_parquet(path, memory_map=True)
     except (OSError, ValueError) as error:
         raise CohortError(f"{path}: missing or damaged ({error}). Import the data again.") from None
 
@@ -384,11 +382,19 @@ def _rows_of_parents(
 ) -> NDArray[np.int64]:
     """(rows of child,) row of each one's parent; refuses orphans and parents without a child."""
     rows = _rows_of(child[key], parent[key])
+    barren = np.flatnonzero(np.bincount(rows + 1, minlength=len(parent) + 1)[1:] == 0)
+    if len(barren):  # a parent that occurs twice is barren the second time
+        _refuse_repeats(parent[key], f"{key.removesuffix('_id')}s.parquet")
     if (rows < 0).any():
         orphan = child[key].iloc[np.flatnonzero(rows < 0)[0]]
         raise CohortError(f"{where}: {key} '{orphan}' is not in the table of its level.")
-    barren = np.flatnonzero(np.bincount(rows, minlength=len(parent)) == 0)
     if len(barren):
         lonely = parent[key].iloc[barren[0]]
         raise CohortError(f"{where}: nothing belongs to {key} '{lonely}'. Drop that row.")
     return rows
+
+
+def _refuse_repeats(ids: pd.Series, where: str) -> None:
+    if len(ids) != ids.nunique(dropna=False):
+        twice = ids[ids.duplicated()].iloc[0]
+        raise CohortError(f"{where}: {ids.name} '{twice}' occurs twice.")

@@ -150,7 +150,7 @@ def test_the_run_folder_is_as_documented(whole: Path) -> None:
     assert not [key for key in keys if f"`{key}`" not in page]
 
 
-def test_the_settings_that_are_saved_name_the_precision_and_the_chunk_that_were_chosen(tmp_path: Path) -> None:
+def test_the_precision_and_the_chunk_that_were_chosen_are_saved(tmp_path: Path) -> None:
     pretrain(cohort(), config(precision="auto", epochs=1), tmp_path / "run")
     saved = read_json(tmp_path / "run" / "config.json")["pretrain"]
     assert saved["precision"] in ("32", "bf16")

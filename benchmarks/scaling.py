@@ -1,0 +1,116 @@
+"""How the cost of a training step grows: with lesions, image size, patients' lesions, processes.
+
+Each point is one step of `step.py` in a process of its own, at a fixed chunk. Over lesions, time
+per lesion should stay, and so should the peak memory of the whole process: nothing that grows
+with the batch is held but pixels and embeddings.
+
+    python benchmarks/scaling.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from nested_vs_flat import record
+from slimp.runs import read_log
+from slimp.sources.synthetic import SyntheticConfig, synthesize
+
+STEP = Path(__file__).with_name("step.py")
+LESIONS = (256, 512, 1024, 2048, 4096, 8192)
+IMAGE_SIZES = (32, 64, 96, 128)
+
+
+def main() -> None:
+    args = parse()
+    sizes = LESIONS[:3] if args.quick else LESIONS
+    lesions = [point(lesions=n, chunk=args.chunk) for n in sizes]
+    show("lesions per step", sizes, lesions)
+    result: dict[str, Any] = {
+        "lesions": dict(zip(map(str, sizes), lesions, strict=True)),
+        "time_spread": spread([row["ms_per_lesion"] for row in lesions]),
+        "memory_spread": spread([row["process_mib"] for row in lesions]),
+        "chunk": args.chunk,
+    }
+    if not args.quick:
+        pixels = [point(lesions=512, chunk=args.chunk, image_size=side) for side in IMAGE_SIZES]
+        show("side of the image, px", IMAGE_SIZES, pixels)
+        result["image_size"] = dict(zip(map(str, IMAGE_SIZES), pixels, strict=True))
+        result["processes"] = {str(n): lesions_per_second(n) for n in (1, 2)}
+        for count, pace in result["processes"].items():
+            print(f"{count} process(es) on {os.cpu_count()} cores: {pace:.0f} lesions/s")
+    print(
+        f"from {sizes[0]} to {sizes[-1]} lesions: time per lesion within "
+        f"{result['time_spread']:.0%}, peak memory within {result['memory_spread']:.0%}"
+    )
+    if args.out:
+        record(args.out, result, "scaling.py")
+    print(json.dumps(result))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--chunk", type=int, default=64, help="images with graph at once")
+    parser.add_argument("--quick", action="store_true", help="up to 1,024 lesions only")
+    parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
+    return parser.parse_args()
+
+
+def point(**settings: int) -> dict[str, float]:
+    """Seconds and memory of one step of the small model."""
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    done = subprocess.run(
+        [sys.executable, str(STEP), "--way=slimp", *flags],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    row: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return {**row, "ms_per_lesion": 1e3 * row["seconds"] / settings["lesions"]}
+
+
+def lesions_per_second(processes: int) -> float:
+    """Of a whole pre-training with decoding, by its own log; median of the later steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        cohort = Path(folder) / "cohort"
+        synthesize(SyntheticConfig(patients=96, lesions=4)).save(cohort)
+        out = Path(folder) / "run"
+        words = f"--preset small --epochs 6 --patients 16 --devices {processes} --workers 1"
+        subprocess.run(
+            [sys.executable, "-m", "slimp", "pretrain", str(cohort), "--out", str(out)]
+            + words.split()
+            + ["--accelerator", "cpu", "--validation-fraction", "0"],
+            env={**os.environ, "OMP_NUM_THREADS": str((os.cpu_count() or 1) // processes)},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        paces = [row["lesions_per_second"] for row in read_log(out) if row["kind"] == "step"]
+    return statistics.median(paces[len(paces) // 2 :])
+
+
+def spread(values: list[float]) -> float:
+    """(largest - smallest) / smallest."""
+    return max(values) / min(values) - 1
+
+
+def show(title: str, names: tuple[int, ...], rows: list[dict[str, float]]) -> None:
+    print(f"\n{title:>22s} {'ms/lesion':>10s} {'step, MiB':>10s} {'process, MiB':>13s}")
+    for name, row in zip(names, rows, strict=True):
+        print(
+            f"{name:22d} {row['ms_per_lesion']:10.2f} {row['step_mib']:10.0f} "
+            f"{row['process_mib']:13.0f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -24,10 +24,11 @@ from slimp.config import PretrainConfig
 from slimp.evaluate.features import embed
 from slimp.evaluate.linear_probe import probe
 from slimp.evaluate.probe_config import ProbeConfig
+from slimp.held_out import Parts, set_aside
 from slimp.models.image import read_tensors
 from slimp.models.nested import Slimp
 from slimp.runs import read_log
-from slimp.train import Parts, pretrain, set_aside
+from slimp.train import pretrain
 
 
 def main() -> None:

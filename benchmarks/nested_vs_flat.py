@@ -31,10 +31,11 @@ from slimp.evaluate.linear_probe import probe
 from slimp.evaluate.pooling import pool_results
 from slimp.evaluate.probe_config import ProbeConfig
 from slimp.evaluate.result import ProbeResult
+from slimp.held_out import Parts, set_aside
 from slimp.runs import versions
 from slimp.sources import import_source
 from slimp.sources.synthetic import SyntheticConfig, synthesize
-from slimp.train import Parts, pretrain, set_aside
+from slimp.train import pretrain
 
 ARMS: dict[str, dict[str, Any]] = {
     "nested": {},

@@ -84,11 +84,11 @@ def lesions_per_second(processes: int) -> float:
         cohort = Path(folder) / "cohort"
         synthesize(SyntheticConfig(patients=96, lesions=4)).save(cohort)
         out = Path(folder) / "run"
-        words = f"--preset small --epochs 6 --patients 16 --devices {processes} --workers 1"
+        flags = f"--preset small --epochs 6 --patients 16 --devices {processes} --workers 1"
+        flags += " --accelerator cpu --validation-fraction 0"
+        words = ["-m", "slimp", "pretrain", str(cohort), "--out", str(out), *flags.split()]
         subprocess.run(
-            [sys.executable, "-m", "slimp", "pretrain", str(cohort), "--out", str(out)]
-            + words.split()
-            + ["--accelerator", "cpu", "--validation-fraction", "0"],
+            [sys.executable, *words],
             env={**os.environ, "OMP_NUM_THREADS": str((os.cpu_count() or 1) // processes)},
             stdout=subprocess.DEVNULL,
             check=True,

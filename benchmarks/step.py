@@ -163,7 +163,7 @@ def make_model(config: PretrainConfig) -> Slimp:
 
 
 def make_batch(model: Slimp, lesions: int) -> Batch:
-    """Random pixels and metadata, an image per lesion; the work does not depend on what they show."""
+    """Random pixels and metadata, an image per lesion: the work does not depend on the content."""
     cohort = synthesize(SyntheticConfig(patients=16, lesions=4, image_size=32))
     generator = torch.Generator().manual_seed(1)
     patients = -(-lesions // LESIONS_PER_PATIENT)

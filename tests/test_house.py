@@ -32,7 +32,8 @@ ORDER = (
     ),
     *("checks", "check"),
     *("distributed", "pixels", "batches", "models", "losses", "evaluate"),
-    *("precision", "devices", "checkpoint", "memory", "gradient_cache", "runs", "train"),
+    *("precision", "devices", "held_out", "checkpoint", "stopwatch", "memory", "gradient_cache"),
+    *("runs", "train", "profile"),
     *("retrieve", "explain", "baselines", "assess", "experiments", "report", "app", "demo"),
     *("console", "usage", "flags", "commands", "cli"),
 )

@@ -29,20 +29,19 @@ from slimp.checkpoint import Progress
 from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
 from slimp.errors import CheckpointError, CohortError, UserError
+from slimp.held_out import Parts, set_aside
 from slimp.models.image import read_tensors
 from slimp.models.nested import Slimp
 from slimp.runs import read_log
 from slimp.sources.synthetic import SyntheticConfig, synthesize
 from slimp.storage import ImagesInMemory, read_json
 from slimp.train import (
-    Parts,
     build_model,
     keep_best,
     learning_rate,
     make_optimizer,
     pretrain,
     require_finite,
-    set_aside,
 )
 
 torch.set_num_threads(1)

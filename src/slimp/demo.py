@@ -12,11 +12,12 @@ from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
 from slimp.evaluate.probe_config import ProbeConfig
 from slimp.evaluate.similarity import similarity_by_level
+from slimp.held_out import set_aside
 from slimp.report import write_report
 from slimp.runs import versions
 from slimp.sources.synthetic import SyntheticConfig, write_synthetic
 from slimp.storage import check_output, new_folder, write_json
-from slimp.train import pretrain, set_aside
+from slimp.train import pretrain
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -27,6 +27,7 @@ from slimp.batches import Batch
 from slimp.errors import UserError
 from slimp.losses import NestedLoss, nested_loss
 from slimp.models.nested import Slimp
+from slimp.stopwatch import Clock, untimed
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 Chance = tuple[int, ...]
@@ -54,6 +55,7 @@ def backward(
     chunk: int,
     autocast: Autocast,
     chance: Chance = (0,),
+    clock: Clock = untimed,
 ) -> NestedLoss:
     """The loss of a batch, whose gradient is added to `.grad` of the weights.
 
@@ -68,42 +70,53 @@ def backward(
         autocast: a context for the number format of the encoders.
         chance: random state is derived from these numbers and the number of the chunk, so that
             both passes drop the same units, and a run that resumes draws what it would have.
+        clock: counts the seconds of the parts.
 
     Raises:
         UserError: chunks are needed, but the encoder has batch normalisation.
     """
     rows = [batch.pixels.shape[0] * batch.pixels.shape[1], *(level.count for level in batch.levels)]
     if max(rows) <= chunk:
-        return _directly(model, batch, weights, autocast, chance)
+        return _directly(model, batch, weights, autocast, chance, clock)
     require_independent_rows(model, f"working in chunks of {chunk}")
     pieces = list(_pieces(model, batch, chunk))
-    cache = _embed_without_graph(pieces, autocast, chance)
-    draw_from(chance, len(pieces))
-    views, images = batch.pixels.shape[:2]
-    metadata = {name: cache[name] for name in model.inputs(batch)}
-    with autocast():
-        h = cache[IMAGES].reshape(views, images, -1)
-        embeddings = model.relate(h, metadata, batch)
-    loss = nested_loss(embeddings, weights)
-    loss.total.backward()  # type: ignore[no-untyped-call]
-    for number, piece in enumerate(pieces):
-        gradient = cache[piece.encoder].grad
-        if piece.learns and gradient is not None:
-            draw_from(chance, number)
-            with autocast():  # one for each chunk: it keeps weights that it has rounded
-                embedded = piece.embed()
-            embedded.backward(gradient[piece.rows])  # type: ignore[no-untyped-call]
+    with clock("encoders, without graph"):
+        cache = _embed_without_graph(pieces, autocast, chance)
+    with clock("loss and its gradient"):
+        draw_from(chance, len(pieces))
+        views, images = batch.pixels.shape[:2]
+        metadata = {name: cache[name] for name in model.inputs(batch)}
+        with autocast():
+            h = cache[IMAGES].reshape(views, images, -1)
+            embeddings = model.relate(h, metadata, batch)
+        loss = nested_loss(embeddings, weights)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+    with clock("encoders, with gradient"):
+        for number, piece in enumerate(pieces):
+            gradient = cache[piece.encoder].grad
+            if piece.learns and gradient is not None:
+                draw_from(chance, number)
+                with autocast():  # one for each chunk: it keeps weights that it has rounded
+                    embedded = piece.embed()
+                embedded.backward(gradient[piece.rows])  # type: ignore[no-untyped-call]
     return loss
 
 
 def _directly(
-    model: Slimp, batch: Batch, weights: Mapping[str, float], autocast: Autocast, chance: Chance
+    model: Slimp,
+    batch: Batch,
+    weights: Mapping[str, float],
+    autocast: Autocast,
+    chance: Chance,
+    clock: Clock,
 ) -> NestedLoss:
     draw_from(chance, 0)
-    with autocast():
+    with clock("encoders, forward"), autocast():
         embeddings = model(batch)
-    loss = nested_loss(embeddings, weights)
-    loss.total.backward()  # type: ignore[no-untyped-call]
+    with clock("loss, forward"):
+        loss = nested_loss(embeddings, weights)
+    with clock("backward"):
+        loss.total.backward()  # type: ignore[no-untyped-call]
     return loss
 
 

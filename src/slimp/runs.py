@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -30,7 +31,7 @@ from tensorboardX import SummaryWriter
 from slimp.checkpoint import Progress
 from slimp.config import PretrainConfig
 from slimp.errors import CheckpointError
-from slimp.storage import check_output, read_json, write_json
+from slimp.storage import check_output, read_json, remove_partials, write_json
 
 UNHARMFUL = {
     *("workers", "checkpoint_every_steps", "keep_checkpoints"),
@@ -64,6 +65,8 @@ def settle(out: Path, config: PretrainConfig, *, resume: bool, overwrite: bool) 
     path = out / "config.json"
     if resume and path.is_file():
         return _settings_to_resume(path, config)
+    if resume and out.is_dir():
+        remove_partials(out)  # of a run that was killed as it began
     if resume and out.is_dir() and any(out.iterdir()):
         raise CheckpointError(f"{out}: is not empty, but holds no run to resume (no config.json).")
     check_output(out, overwrite=overwrite)
@@ -74,6 +77,7 @@ def open_run(out: Path, config: PretrainConfig, *, resume: bool) -> None:
     """Makes the folder that `settle` allowed, with `config.json`; empties it unless resuming."""
     path = out / "config.json"
     if resume and path.is_file():
+        remove_partials(out)
         return
     if out.is_dir() and any(out.iterdir()):
         shutil.rmtree(out)
@@ -133,8 +137,11 @@ class Log:
 
     @property
     def length(self) -> int:
-        """Bytes of `metrics.jsonl` so far."""
-        return self._file.tell() if self._main else 0
+        """Bytes of `metrics.jsonl` so far, all of them on the disk."""
+        if not self._main:
+            return 0
+        os.fsync(self._file.fileno())
+        return self._file.tell()
 
     def __enter__(self) -> Log:
         return self

@@ -11,73 +11,32 @@ from __future__ import annotations
 import math
 import time
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import nn
 from torch.optim import AdamW
 
-from slimp.batches import PatientBatches, epoch_loader
+from slimp.batches import Batch, PatientBatches, epoch_loader
 from slimp.checkpoint import Checkpoints, Progress
-from slimp.cohort import Cohort, require_disjoint
+from slimp.cohort import Cohort
 from slimp.config import ModelConfig, PretrainConfig, part_of
 from slimp.devices import make_fabric
 from slimp.distributed import agree, process_and_count, sum_gradients, summed
 from slimp.encoding import Encoding
-from slimp.errors import CheckpointError, CohortError, UserError
+from slimp.errors import CheckpointError, UserError
 from slimp.evaluate.online import Validator
 from slimp.gradient_cache import Autocast, backward, mixes_rows, require_independent_rows
+from slimp.held_out import set_aside
 from slimp.losses import NestedLoss
 from slimp.memory import rows_that_fit
 from slimp.models.nested import Slimp
 from slimp.precision import fast_precision, prefers_fused_attention
 from slimp.runs import Log, deferred_signals, open_run, settle, step_bar
 from slimp.schema import LEVELS
-from slimp.storage import new_file
-
-PARTS = ("train", "validation", "held_out")
-OFFICIAL_PARTS = {"train": "train", "validation": "validation", "held_out": "test"}
-"""Our name of a part -> its name in a cohort's `split` column."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """Patient-disjoint parts of a cohort; validation and held-out may be empty."""
-
-    train: Cohort
-    validation: Cohort | None
-    held_out: Cohort | None
-
-    def __post_init__(self) -> None:
-        require_disjoint(
-            **{name: part.patients["patient_id"] for name, part in self.named().items()}
-        )
-
-    def named(self) -> dict[str, Cohort]:
-        """The parts that are not empty."""
-        parts = {"train": self.train, "validation": self.validation, "held_out": self.held_out}
-        return {name: part for name, part in parts.items() if part is not None}
-
-    def save(self, path: Path) -> None:
-        """Writes `patient_id` and `part` of every patient, so that probes can test honestly.
-
-        Raises:
-            CheckpointError: the file is there already, of other patients or parts.
-        """
-        rows = [
-            part.patients[["patient_id"]].assign(part=name) for name, part in self.named().items()
-        ]
-        table = pd.concat(rows, ignore_index=True)
-        if path.is_file() and pd.read_parquet(path).to_dict("list") != table.to_dict("list"):
-            raise CheckpointError(
-                f"{path}: the run was started with other patients, or other parts of them. Resume "
-                "with the same cohort, or choose another --out."
-            )
-        with new_file(path) as partial:
-            table.to_parquet(partial, index=False)
+from slimp.stopwatch import Clock, untimed
 
 
 def pretrain(
@@ -136,6 +95,7 @@ def pretrain(
     fabric.barrier()
     checkpoints = Checkpoints(out / "checkpoints", keep=config.keep_checkpoints)
     progress = (checkpoints.load_last(model, optimizer) if resume else None) or Progress()
+    require_agreement(progress, out, device)
     total = config.epochs * data.batches_per_epoch
     first_epoch, first_batch = divmod(progress.step, data.batches_per_epoch)
     loader = epoch_loader(
@@ -156,22 +116,7 @@ def pretrain(
             rate = learning_rate(progress.step, total, config)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            model.train()
-            loss = backward(
-                model,
-                batch.to(device),
-                config.weights,
-                chunk=int(config.chunk),
-                autocast=autocast,
-                chance=(config.seed, progress.step, process),
-            )
-            sum_gradients(model.parameters())
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-            losses = of_all_processes(loss)
-            require_finite(losses["loss"], norm.item(), progress.step)
-            optimizer.step()
-            optimizer.zero_grad()
-            model.cap_temperatures()
+            losses = learn(model, batch.to(device), optimizer, config, autocast, progress.step)
 
             progress.step += 1
             lesions += batch.lesions
@@ -202,6 +147,43 @@ def pretrain(
     return Slimp.from_pretrained(out)
 
 
+def learn(
+    model: Slimp,
+    batch: Batch,
+    optimizer: AdamW,
+    config: PretrainConfig,
+    autocast: Autocast,
+    step: int,
+    clock: Clock = untimed,
+) -> dict[str, float]:
+    """One step of the optimizer; the losses of the whole batch, as `metrics.jsonl` names them.
+
+    Raises:
+        UserError: the loss or the gradient is not a number; the weights are as they were.
+    """
+    model.train()
+    process, _ = process_and_count()
+    loss = backward(
+        model,
+        batch,
+        config.weights,
+        chunk=int(config.chunk),
+        autocast=autocast,
+        chance=(config.seed, step, process),
+        clock=clock,
+    )
+    with clock("communication"):
+        sum_gradients(model.parameters())
+        losses = of_all_processes(loss)
+    with clock("optimizer"):
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        require_finite(losses["loss"], norm.item(), step)
+        optimizer.step()
+        optimizer.zero_grad()
+        model.cap_temperatures()
+    return losses
+
+
 def prepare(
     model: Slimp,
     data: PatientBatches,
@@ -229,46 +211,6 @@ def prepare(
         fit = rows_that_fit(model, data.rows, device, autocast, sharing=data.processes)
         chunk = int(agree(float(fit), device))
     return replace(config, chunk=chunk)
-
-
-def set_aside(cohort: Cohort, config: PretrainConfig) -> Parts:
-    """Training, validation and held-out patients: the cohort's own split, else a random one.
-
-    Raises:
-        CohortError: too few patients, or an official split that shares a patient.
-    """
-    flat = config.hierarchy == "flat"
-    cohort = cohort.flatten() if flat else cohort
-    if not any(level.features for level in cohort.schema.levels) and not config.view_weight:
-        raise CohortError(
-            f"cohort '{cohort.info.name}' has no metadata features, so there is nothing to "
-            "contrast images with. Add features to its schema, or pass --view-weight 1."
-        )
-    fractions = {"validation": config.validation_fraction, "held_out": config.held_out_fraction}
-    if "split" not in cohort.images:
-        fractions = {name: share for name, share in fractions.items() if share > 0}
-        fractions = {"train": 1.0 - sum(fractions.values()), **fractions}
-        parts = cohort.split(fractions, seed=config.seed)
-        return Parts(**{name: parts.get(name) for name in PARTS})  # type: ignore[arg-type]
-    official = cohort.images["split"]
-    if unknown := set(official.dropna()) - set(OFFICIAL_PARTS.values()):
-        raise CohortError(
-            f"cohort '{cohort.info.name}': its split column has '{min(unknown)}'; it may only "
-            f"have {', '.join(OFFICIAL_PARTS.values())}, or be empty for images to leave out."
-        )
-    parts = {
-        name: cohort.select(official == spelling)
-        for name, spelling in OFFICIAL_PARTS.items()
-        if (official == spelling).any()
-    }
-    if "train" not in parts:
-        raise CohortError(
-            f"cohort '{cohort.info.name}': its split column has no '{OFFICIAL_PARTS['train']}'."
-        )
-    if "validation" not in parts and config.validation_fraction > 0:
-        share = config.validation_fraction
-        parts |= parts["train"].split({"train": 1 - share, "validation": share}, seed=config.seed)
-    return Parts(**{name: parts.get(name) for name in PARTS})  # type: ignore[arg-type]
 
 
 def build_model(train: Cohort, config: PretrainConfig) -> Slimp:
@@ -320,8 +262,22 @@ def learning_rate(step: int, total: int, config: PretrainConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
 
+def require_agreement(progress: Progress, out: Path, device: torch.device) -> None:
+    """Raises unless all processes begin at the same step.
+
+    Raises:
+        CheckpointError: they see different checkpoints.
+    """
+    step = float(progress.step)
+    if agree(step, device, on="least") != agree(step, device, on="most"):
+        raise CheckpointError(
+            f"{out}: the processes see different checkpoints. The folder must be on a file "
+            "system that all nodes share."
+        )
+
+
 def of_all_processes(loss: NestedLoss) -> dict[str, float]:
-    """The loss and that of each level, of the whole batch, as `metrics.jsonl` names them."""
+    """The loss and that of each level, summed over the processes' shares."""
     names = ["loss", *(f"loss_{name}" for name in loss.parts)]
     shares = torch.stack([loss.total, *loss.parts.values()]).detach()
     return dict(zip(names, summed(shares).tolist(), strict=True))

@@ -24,6 +24,7 @@ from typing import cast
 
 import torch
 from jaxtyping import Float, Int, UInt8
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -156,8 +157,11 @@ class Slimp(nn.Module):
         """Writes `model.json` and `model.safetensors`: enough to rebuild the model anywhere."""
         folder = Path(folder)
         tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
-        with new_file(folder / "model.safetensors") as partial:
-            save_file(tensors, partial)
+        try:
+            with new_file(folder / "model.safetensors") as partial:
+                save_file(tensors, partial)
+        except SafetensorError as error:  # for a full disk too
+            raise CheckpointError(f"{folder}: cannot write the weights ({error}).") from None
         content = {
             "format": FORMAT,
             "config": asdict(self.config),

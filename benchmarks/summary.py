@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ def main() -> None:
     parts = ["# Results\n\nWritten by `benchmarks/summary.py` from the JSON files beside it."]
     for path in sorted(RESULTS.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
-        draw = curves if "curves" in content["result"] else arms
         parts.append("\n".join([*heading(path, content), "", *draw(content["result"])]))
     text = "\n\n".join(parts) + "\n"
     (RESULTS / "README.md").write_text(text, encoding="utf-8")
@@ -36,6 +36,21 @@ def heading(path: Path, content: dict[str, Any]) -> list[str]:
         f"`{content['command']}`  ",
         f"{content['date']}; {content['hardware']}; {versions}.",
     ]
+
+
+def draw(result: dict[str, Any]) -> list[str]:
+    """The table that fits a result."""
+    if "curves" in result:
+        return curves(result)
+    compared = any(isinstance(found, dict) and "full" in found for found in result.values())
+    return arms(result) if compared else facts(result)
+
+
+def facts(result: dict[str, Any]) -> list[str]:
+    """A row per number; those of a group under the group's name."""
+    rows = ["| measure | value |", "| --- | --- |"]
+    rows += [f"| {name} | {_text(value)} |" for name, value in _leaves(result)]
+    return rows
 
 
 def arms(result: dict[str, Any]) -> list[str]:
@@ -55,6 +70,18 @@ def curves(result: dict[str, Any]) -> list[str]:
     rows = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
     cells = ([f"{row[name]:.3g}" for name in names] for row in result["curves"])
     return rows + ["| " + " | ".join(row) + " |" for row in cells]
+
+
+def _leaves(result: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in result.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{name}, ")
+        else:
+            yield f"{above}{name}", value
+
+
+def _text(value: Any) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
 def _interval(score: dict[str, Any] | None) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import signal
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import functional as F
 
 from slimp.cohort import Cohort
 from slimp.config import BatchConfig
@@ -27,6 +26,9 @@ from slimp.errors import CohortError
 IntArray = NDArray[np.int64]
 GRACE_SECONDS = 20
 """For which a decoding process goes on after SIGTERM."""
+GREY = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in the lightness of a colour (ITU-R BT.601)."""
+TURNS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
 
 
 def image_batches(
@@ -42,13 +44,11 @@ def image_batches(
 
 class _PlainImages(Dataset[Tensor]):
     def __init__(self, cohort: Cohort, image_size: int) -> None:
-        self.cohort, self.image_size = cohort, image_size
+        self.pictures, self.image_size = Pictures(cohort), image_size
 
     def __getitem__(self, rows: IntArray) -> UInt8[Tensor, "n 3 height width"]:
         size = self.image_size
-        return torch.stack(
-            [centre(read_pixels(self.cohort, row, size), size) for row in rows.tolist()]
-        )
+        return torch.stack([centre(self.pictures.read(row, size), size) for row in rows.tolist()])
 
 
 def load_ahead(
@@ -83,62 +83,105 @@ def _outlive_signals(worker: int) -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))
 
 
-def read_pixels(cohort: Cohort, row: int, side: int) -> UInt8[Tensor, "3 height width"]:
-    """Image `row` of the cohort, decoded for a side of at least `side` px.
+class Pictures:
+    """The images of a cohort and their names, without its tables.
 
-    Raises:
-        CohortError: names the image that cannot be decoded.
+    What a decoding process needs: where processes do not inherit memory, as on macOS, this is
+    copied to each.
     """
-    try:
-        return decode(cohort.read_image(row), side)
-    except CohortError as error:
-        raise CohortError(f"image '{cohort.images['image_id'].iloc[row]}': {error}") from None
+
+    def __init__(self, cohort: Cohort) -> None:
+        self._store, self._positions = cohort.store, cohort.positions
+        self._ids = cohort.images["image_id"]
+
+    def read(self, row: int, side: int) -> Image.Image:
+        """Image `row` of the cohort, decoded for a side of at least `side` px.
+
+        Raises:
+            CohortError: names the image that cannot be decoded.
+        """
+        try:
+            return decode(self._store.read(int(self._positions[row])), side)
+        except CohortError as error:
+            raise CohortError(f"image '{self._ids.iloc[row]}': {error}") from None
 
 
-def decode(encoded: bytes, side: int) -> UInt8[Tensor, "3 height width"]:
+def read_pixels(cohort: Cohort, row: int, side: int) -> Image.Image:
+    """Image `row` of the cohort, as `Pictures.read` gives it."""
+    return Pictures(cohort).read(row, side)
+
+
+def decode(encoded: bytes, side: int) -> Image.Image:
     """The image in RGB; a JPEG is decoded at the smallest scale whose sides are >= `side` px.
 
     Raises:
         CohortError: the bytes are no readable image.
     """
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            image.draft("RGB", (side, side))
-            array = np.array(image.convert("RGB"))
+        image = Image.open(io.BytesIO(encoded))
+        image.draft("RGB", (side, side))
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
         raise CohortError(
             f"cannot be decoded ({error}). Find all such images with: slimp data check."
         ) from None
-    return torch.from_numpy(array).permute(2, 0, 1)
 
 
-def centre(image: UInt8[Tensor, "3 h w"], size: int) -> UInt8[Tensor, "3 size size"]:
+def centre(image: Image.Image, size: int) -> UInt8[Tensor, "3 size size"]:
     """The central square, resized to `size` px."""
-    side = min(image.shape[-2:])
-    square = F.center_crop(image, [side, side])
-    return cast("Tensor", F.resize(square, [size, size], antialias=True))
+    return _planes(_crop(image, 1.0, (0.5, 0.5), size))
 
 
 def augment(
-    image: UInt8[Tensor, "3 h w"], size: int, config: BatchConfig, rng: np.random.Generator
+    image: Image.Image, size: int, config: BatchConfig, rng: np.random.Generator
 ) -> UInt8[Tensor, "3 size size"]:
     """A random square crop at `size` px, mirrored, turned and recoloured as `config` allows.
 
     Every parameter is drawn before it is used and in a fixed order, so a view is replayable.
     """
-    height, width = image.shape[-2:]
-    scale, where, turns = rng.uniform(config.crop_scale, 1.0), rng.random(2), rng.integers(4)
+    area, where, turns = rng.uniform(config.crop_scale, 1.0), rng.random(2), rng.integers(4)
     mirrored = rng.random() < 0.5
     colours = rng.uniform(1 - config.colour, 1 + config.colour, size=3)
-    side = max(1, round(min(height, width) * scale**0.5))
-    top, left = (int(w * (full - side + 1)) for w, full in zip(where, (height, width), strict=True))
-    out = F.resized_crop(image, top, left, side, side, [size, size], antialias=True)
+    out = _crop(image, area, where.tolist(), size)
     if config.flip and mirrored:
-        out = F.horizontal_flip(out)
-    if config.rotate:
-        out = torch.rot90(out, int(turns), (1, 2))
+        out = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if config.rotate and turns:
+        out = out.transpose(TURNS[turns - 1])
     if config.colour:
-        out = F.adjust_brightness(out, float(colours[0]))
-        out = F.adjust_contrast(out, float(colours[1]))
-        out = F.adjust_saturation(out, float(colours[2]))
-    return cast("Tensor", out.contiguous())
+        out = _recolour(out, *colours.tolist())
+    return _planes(out)
+
+
+def _crop(image: Image.Image, area: float, where: Sequence[float], size: int) -> Image.Image:
+    """A square of a share `area` of the largest one, at `where` of its way down and right."""
+    side = max(1, round(min(image.size) * area**0.5))
+    top, left = (
+        int(w * (full - side + 1)) for w, full in zip(where, image.size[::-1], strict=True)
+    )
+    square = image.crop((left, top, left + side, top + side))
+    return square.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def _recolour(
+    image: Image.Image, brightness: float, contrast: float, saturation: float
+) -> Image.Image:
+    """Brightness, contrast and saturation times a factor each, in this order.
+
+    All three are linear in the colours, so one matrix does them. Differs: torchvision rounds and
+    clips after each, so what became too bright there stays white under a lower contrast.
+    """
+    mean = np.asarray(image.reduce(image.size), dtype=np.float64).ravel()  # (r, g, b)
+    own = brightness * contrast * saturation
+    grey = brightness * contrast * (1 - saturation)
+    offset = brightness * (1 - contrast) * float(mean @ GREY)
+    matrix: list[float] = []
+    for channel in range(3):
+        matrix += [grey * weight + own * (k == channel) for k, weight in enumerate(GREY)]
+        matrix.append(offset)
+    return image.convert("RGB", tuple(matrix))
+
+
+def _planes(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
+    """The pixels, colour by colour."""
+    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())

@@ -130,6 +130,29 @@ def test_unfused_attention_is_the_same_function() -> None:
     torch.testing.assert_close(gradients(encoder), wanted)
 
 
+def test_the_values_of_a_token_lie_side_by_side_along_the_residual_stream() -> None:
+    encoder, seen = vit(class_token=False, global_pool="avg"), []
+    for block in encoder.model.blocks:
+        block.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
+    encoder(pixels())
+    assert len(seen) == 2
+    assert all(out.is_contiguous() for out in seen)
+
+
+def test_the_layout_of_tokens_changes_no_value_and_no_gradient() -> None:
+    encoder = vit(class_token=False, global_pool="avg").double()
+    out, wanted = encoder(pixels()), gradients(encoder)
+    encoder.model.patch_embed._forward_hooks.clear()
+    torch.testing.assert_close(out, encoder(pixels()), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(wanted, gradients(encoder), rtol=1e-12, atol=1e-12)
+
+
+def test_pixels_are_normalised_in_the_number_format_of_the_module() -> None:
+    assert vit()(pixels()).dtype == torch.float32
+    assert vit().double()(pixels()).dtype == torch.float64
+    assert vit().bfloat16()(pixels()).dtype == torch.bfloat16
+
+
 # ------------------------------------------------------------------ weights from a file
 
 

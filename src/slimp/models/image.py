@@ -14,6 +14,7 @@ import timm
 import torch
 from jaxtyping import Float, UInt8
 from safetensors.torch import load_file
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from slimp.config import ModelConfig
@@ -47,6 +48,9 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: ModelConfig, *, pretrained: bool = False) -> None:
         super().__init__()
         self.model = _create(config, pretrained=pretrained)
+        for module in self.model.modules():
+            if isinstance(module, PatchEmbed):
+                module.register_forward_hook(_rows_side_by_side)
         self.embed_dim = _width(self.model, config)
         expected = timm.data.resolve_data_config(  # type: ignore[attr-defined, no-untyped-call]
             {}, model=self.model
@@ -98,6 +102,15 @@ class ImageEncoder(nn.Module):
         for module in self.model.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = enable
+
+
+def _rows_side_by_side(module: nn.Module, inputs: tuple[Any, ...], tokens: Tensor) -> Tensor:
+    """The same tokens, each one's values next to each other in memory.
+
+    timm's patch embedding returns a transposed view of its convolution, and the sums along the
+    residual stream keep that order: every normalisation of every block would copy it back.
+    """
+    return tokens.contiguous() if tokens.ndim == 3 else tokens
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

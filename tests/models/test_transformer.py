@@ -57,8 +57,25 @@ def test_attention_is_that_of_pytorchs_layers(masked):
         x = layer(x, src_key_padding_mask=padding)
 
 
-def test_dropout_acts_in_training_only():
+@pytest.mark.parametrize("masked", [False, True])
+def test_unfused_attention_is_the_same_function(masked):
+    made, (tokens, absent) = encoder(), tokens_and_absent()
+    results = []
+    for fused in (True, False):
+        for layer in made._layers():
+            layer.fused_attn = fused
+        made.zero_grad()
+        out = made(tokens, absent if masked else None)
+        out.square().sum().backward()
+        results.append((out, [p.grad.clone() for p in made.parameters()]))
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_dropout_acts_in_training_only(fused):
     made, (tokens, absent) = encoder(dropout=0.5), tokens_and_absent()
+    for layer in made._layers():
+        layer.fused_attn = fused
     plain = encoder(dropout=0.0)(tokens, absent)
     assert not torch.equal(made(tokens, absent), made(tokens, absent))
     torch.testing.assert_close(made.eval()(tokens, absent), plain)

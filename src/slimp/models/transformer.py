@@ -71,12 +71,14 @@ class TransformerLayer(nn.Module):
     """Post-norm Transformer layer with the parameter names of `nn.TransformerEncoderLayer`.
 
     Not that class itself, because it cannot hand out attention weights, and its inference path
-    rounds differently from its training path.
+    rounds differently from its training path. `fused_attn` chooses the kernel and not the
+    function; it has the name that timm gives it, so that one switch serves all encoders.
     """
 
     def __init__(self, *, width: int, heads: int, mlp_ratio: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
+        self.fused_attn = True
         # Holds the projections under their published names; the arithmetic is below.
         self.self_attn = nn.MultiheadAttention(width, heads, batch_first=True)
         self.linear1 = nn.Linear(width, mlp_ratio * width)
@@ -91,7 +93,10 @@ class TransformerLayer(nn.Module):
         """Self-attention, then the MLP, each added and normalised."""
         q, k, v = self._heads(x)
         share = self.dropout.p if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=share)
+        if self.fused_attn:
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=share)
+        else:
+            attended = F.dropout(_weights(q, k, mask), share) @ v
         attended = self.self_attn.out_proj(attended.transpose(1, 2).flatten(2))  # (n, s, h)
         x = self.norm1(x + self.dropout(attended))
         hidden = self.dropout(F.gelu(self.linear1(x)))
@@ -102,13 +107,21 @@ class TransformerLayer(nn.Module):
     ) -> Float[Tensor, "n heads s s"]:
         """The weights with which each token (row) looks at each other (column)."""
         q, k, _ = self._heads(x)
-        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
-        return torch.softmax(scores, dim=-1)
+        return _weights(q, k, mask)
 
     def _heads(self, x: Float[Tensor, "n s h"]) -> list[Float[Tensor, "n heads s e"]]:
         weight, bias = self.self_attn.in_proj_weight, self.self_attn.in_proj_bias
         qkv = F.linear(x, weight, bias)  # (n, s, 3 h)
         qkv = qkv.reshape(*x.shape[:2], 3, self.heads, x.shape[-1] // self.heads)
         return list(qkv.permute(2, 0, 3, 1, 4))  # each (n, heads, s, e)
+
+
+def _weights(
+    q: Float[Tensor, "n heads s e"],
+    k: Float[Tensor, "n heads s e"],
+    mask: Bool[Tensor, "n 1 1 s"] | None,
+) -> Float[Tensor, "n heads s s"]:
+    scores = (q / q.shape[-1] ** 0.5) @ k.transpose(-2, -1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return torch.softmax(scores, dim=-1)

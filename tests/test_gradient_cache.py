@@ -130,7 +130,7 @@ def assert_same(
         assert error <= 1e-10 * max(gradient.abs().max().item(), 1e-3 * largest), name
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 7, 1000])
+@pytest.mark.parametrize("chunk", [1, 7, 15, 1000])
 @pytest.mark.parametrize("case", CASES)
 def test_chunks_give_the_gradient_of_the_whole_batch(case: str, chunk: int) -> None:
     levels, changes = CASES[case]
@@ -149,7 +149,7 @@ def test_both_passes_drop_the_same_units() -> None:
 
     def in_one_graph() -> NestedLoss:
         embedded: dict[str, list[Tensor]] = {}
-        for number, piece in enumerate(gradient_cache._pieces(model, batch, 4)):
+        for number, piece in enumerate(gradient_cache._pieces(model, batch, 2)):
             draw_from((3, 1), number)
             embedded.setdefault(piece.encoder, []).append(piece.embed())
         whole = {name: torch.cat(parts) for name, parts in embedded.items()}
@@ -159,10 +159,10 @@ def test_both_passes_drop_the_same_units() -> None:
         return loss
 
     wanted = gradients(model, in_one_graph)
-    assert_same(gradients(model, partial(cached, model, batch, 4)), wanted)
+    assert_same(gradients(model, partial(cached, model, batch, 6)), wanted)
     torch.manual_seed(99)  # what was drawn before has no influence
     torch.rand(7)
-    assert_same(gradients(model, partial(cached, model, batch, 4)), wanted)
+    assert_same(gradients(model, partial(cached, model, batch, 6)), wanted)
     without = gradients(model.eval(), partial(plainly, model, batch))
     assert without[0] != pytest.approx(wanted[0], rel=1e-6)
 

@@ -187,8 +187,8 @@ class PretrainConfig(ModelConfig, BatchConfig, OptimConfig):
     nodes: int = 1
     """Computers; torchrun and srun set it."""
     chunk: int | Literal["auto"] = "auto"
-    """Images that are embedded with graph at once; a larger batch takes two passes, with the same
-    gradient (gradient cache). auto: as many as the device holds, measured at the start."""
+    """Images that are embedded with graph at once, at most; a larger batch takes two passes, with
+    the same gradient (gradient cache). auto: as many as the device holds, measured at the start."""
 
     def __post_init__(self) -> None:
         super_post_init(PretrainConfig, self)

@@ -33,6 +33,9 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 Chance = tuple[int, ...]
 """Numbers that decide what dropout draws, such as (seed, step, process)."""
 IMAGES = "pixels"
+PIECES = 3
+"""A batch just too large for one graph is taken in so many pieces: on CPUs, smaller ones stay
+nearer to the processor, and on GPUs they are large enough still."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,8 @@ def backward(
         batch: on the model's device.
         weights: per level.
         chunk: rows (images of all views, lesions, patients) that are embedded with graph at
-            once; a batch with no more of any takes the direct way.
+            once, at most; a batch with no more of any takes the direct way, a larger one goes in
+            pieces of a third of that.
         autocast: a context for the number format of the encoders.
         chance: random state is derived from these numbers and the number of the chunk, so that
             both passes drop the same units, and a run that resumes draws what it would have.
@@ -79,7 +83,7 @@ def backward(
     if max(rows) <= chunk:
         return _directly(model, batch, weights, autocast, chance, clock)
     require_independent_rows(model, f"working in chunks of {chunk}")
-    pieces = list(_pieces(model, batch, chunk))
+    pieces = list(_pieces(model, batch, max(1, chunk // PIECES)))
     with clock("encoders, without graph"):
         cache = _embed_without_graph(pieces, autocast, chance)
     with clock("loss and its gradient"):
@@ -120,16 +124,16 @@ def _directly(
     return loss
 
 
-def _pieces(model: Slimp, batch: Batch, chunk: int) -> Iterator[Piece]:
-    """The encoders' work on a batch, in chunks."""
+def _pieces(model: Slimp, batch: Batch, size: int) -> Iterator[Piece]:
+    """The encoders' work on a batch, in pieces of at most `size` rows."""
     pixels = batch.pixels.flatten(0, 1)  # (v * n, 3, height, width)
     learns = _learns(model.image_encoder)
-    for rows in _chunks(len(pixels), chunk):
+    for rows in _slices(len(pixels), size):
         embed = partial(model.encode_images, pixels[rows])
         yield Piece(encoder=IMAGES, rows=rows, embed=embed, learns=learns)
     for name, found in model.inputs(batch).items():
         learns = _learns(model.level(name).tabular)
-        for rows in _chunks(len(found), chunk):
+        for rows in _slices(len(found), size):
             some = found[torch.arange(len(found), device=found.present.device)[rows]]
             embed = partial(model.encode_rows, name, some)
             yield Piece(encoder=name, rows=rows, embed=embed, learns=learns)
@@ -148,9 +152,9 @@ def _embed_without_graph(
     return {name: torch.cat(parts).requires_grad_() for name, parts in found.items()}
 
 
-def _chunks(rows: int, chunk: int) -> list[slice]:
+def _slices(rows: int, size: int) -> list[slice]:
     """At least one, so that an encoder without rows still has an output of the right width."""
-    return [slice(first, first + chunk) for first in range(0, max(rows, 1), chunk)]
+    return [slice(first, first + size) for first in range(0, max(rows, 1), size)]
 
 
 def _learns(module: nn.Module) -> bool:

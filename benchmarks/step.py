@@ -34,7 +34,7 @@ from slimp.gradient_cache import backward
 from slimp.losses import nested_loss
 from slimp.memory import rows_that_fit
 from slimp.models.nested import Slimp
-from slimp.precision import fast_precision, prefers_fused_attention
+from slimp.precision import fast_precision, suit_to_device
 from slimp.sources.synthetic import SyntheticConfig, synthesize
 
 MIB = 2**20
@@ -117,7 +117,7 @@ def take_step(way: str, args: argparse.Namespace) -> dict[str, float]:
     )
     chunk = args.lesions
     if way == "slimp":
-        model.image_encoder.set_fused_attention(prefers_fused_attention(device, config.precision))
+        suit_to_device(model, device, config.precision)
         rows = model.inputs(batch)
         fit = rows_that_fit(model, rows, device, autocast)
         chunk = min(args.lesions, fit) if args.chunk == "auto" else int(args.chunk)

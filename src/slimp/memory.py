@@ -16,13 +16,10 @@ from slimp.encoding import Rows
 from slimp.models.nested import Slimp
 from slimp.schema import LevelName
 
-SHARE = 0.5
-"""Of the free memory that activations may take; the rest is for gradients, the optimizer's state
-and what the backward pass holds for a moment."""
-LARGEST_TENSOR_ON_CPU = 32 * 2**20
-"""Bytes. The C library asks the system for larger blocks anew each time, and touching fresh pages
-takes longer than the arithmetic: on two cores the small ViT took 2.6 ms per image in batches of
-256, 6.2 in batches of 1,024 (`benchmarks/step.py` shows the same)."""
+SHARE = {"cpu": 0.25}
+"""Of the free memory that activations may take: half on a GPU, where the rest is for gradients, the
+optimizer's state and what the backward pass holds for a moment; a quarter of main memory, which
+other programs use too."""
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 ROUND = 8
 PROBE = (4, 8)
@@ -52,16 +49,14 @@ def rows_that_fit(
     for name, found in rows.items():
         some = found[torch.zeros(PROBE[-1], dtype=torch.long)].to(device)
         encoders.append(partial(_embed_first, model, name, some))
-    bytes_per_row, largest = 0.0, 0.0
+    bytes_per_row = 0.0
     for embed in encoders:
         with autocast(), torch.enable_grad():
-            few, more = (saved_sizes(partial(embed, n), model) for n in PROBE)
-        bytes_per_row += (sum(more) - sum(few)) / (PROBE[1] - PROBE[0])
-        largest = max(largest, (max(more) - max(few)) / (PROBE[1] - PROBE[0]))
-    fit = SHARE * free_bytes(device) / max(bytes_per_row, 1)
-    if device.type == "cpu":
-        fit = min(fit / sharing, LARGEST_TENSOR_ON_CPU / max(largest, 1))
-    return max(1, int(fit) // ROUND * ROUND)
+            few, more = (sum(saved_sizes(partial(embed, n), model)) for n in PROBE)
+        bytes_per_row += (more - few) / (PROBE[1] - PROBE[0])
+    share = SHARE.get(device.type, 0.5) / (sharing if device.type == "cpu" else 1)
+    fit = int(share * free_bytes(device) / max(bytes_per_row, 1))
+    return max(1, fit // ROUND * ROUND)
 
 
 def _embed_first(model: Slimp, level: LevelName, rows: Rows, n: int) -> Tensor:

@@ -33,7 +33,7 @@ from slimp.held_out import set_aside
 from slimp.losses import NestedLoss
 from slimp.memory import rows_that_fit
 from slimp.models.nested import Slimp
-from slimp.precision import fast_precision, prefers_fused_attention
+from slimp.precision import fast_precision, suit_to_device
 from slimp.runs import Log, deferred_signals, open_run, settle, step_bar
 from slimp.schema import LEVELS
 from slimp.stopwatch import Clock, untimed
@@ -200,7 +200,7 @@ def prepare(
     bf16 = float(config.precision == "bf16")
     if agree(bf16, device, on="least") != agree(bf16, device, on="most"):
         raise UserError("bf16 is fast on some of the devices only: pass --precision 32 or bf16.")
-    model.image_encoder.set_fused_attention(prefers_fused_attention(device, config.precision))
+    suit_to_device(model, device, config.precision)
     model.train()
     if data.processes > 1:
         require_independent_rows(model, f"training in {data.processes} processes")

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from slimp.batches import Batch, PatientBatches, epoch_loader
 from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
+from slimp.devices import make_fabric
 from slimp.errors import CohortError
 from slimp.models.nested import Slimp
-from slimp.precision import fast_precision, make_fabric, prefers_fused_attention
+from slimp.precision import fast_precision, suit_to_device
 from slimp.train import build_model, learning_rate, make_optimizer
 
 
@@ -38,22 +39,20 @@ def train_supervised(train: Cohort, config: PretrainConfig) -> Slimp:
         )
     train = train.select(train.images["label"].notna())
     config = fast_precision(config)
-    fabric = make_fabric(config)
-    fabric.seed_everything(config.seed, verbose=False)
+    device = make_fabric(config).device
+    torch.manual_seed(config.seed)
     model = build_model(train, config)
     model.requires_grad_(True)
-    model.image_encoder.set_fused_attention(
-        prefers_fused_attention(fabric.device, config.precision)
-    )
-    classifier = fabric.to_device(Classifier(model, _codes(train, classes), len(classes)))
+    suit_to_device(model, device, config.precision)
+    classifier = Classifier(model, _codes(train, classes), len(classes)).to(device)
     optimizer = make_optimizer(classifier, config)
     data = PatientBatches(train, model.encodings, config, image_size=config.image_size)
     total = config.epochs * data.batches_per_epoch
     for step, batch in enumerate(epoch_loader(data, range(config.epochs))):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, total, config)
-        with fabric.autocast():
-            loss = classifier(batch.to(fabric.device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            loss = classifier(batch.to(device))
         loss.backward()
         nn.utils.clip_grad_norm_(classifier.parameters(), config.clip_norm)
         optimizer.step()

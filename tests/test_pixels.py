@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import pickle
 from pathlib import Path
 
@@ -188,5 +189,8 @@ def test_damaged_bytes_are_named_as_such() -> None:
 def test_a_damaged_image_is_named_in_one_line_whoever_decodes_it(workers: int) -> None:
     cohort = make_cohort([encoded(0), encoded(1), encoded(2)[:60]])
     message = r"^image 'i2': cannot be decoded \(.*\)\. Find all .* slimp data check\.$"
-    with pytest.raises(CohortError, match=message):
-        list(image_batches(cohort, 16, workers=workers))
+    before = set(multiprocessing.active_children())
+    with pytest.raises(CohortError, match=message) as held:
+        list(image_batches(cohort, 16, batch_size=1, workers=workers))
+    assert not set(multiprocessing.active_children()) - before
+    del held  # the error: alive until here, and the processes gone all the same

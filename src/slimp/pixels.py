@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import signal
 from collections.abc import Generator, Iterator, Sequence
+from traceback import clear_frames
 from typing import Any
 
 import numpy as np
@@ -55,14 +56,15 @@ def load_ahead(
     dataset: Dataset[Any], order: Sequence[Any], workers: int, **options: Any
 ) -> Generator[Any, None, None]:
     """`dataset[item]` for each item of `order`, made ahead by `workers` processes."""
-    # batch_size=None: an item is a whole batch already. Workers decode in one thread each.
+    # batch_size=None: an item is a whole batch already. Workers decode in one thread each, and
+    # one batch ahead: the paper's takes a gigabyte.
     workers = min(workers, len(order))
     loader = DataLoader(
         dataset,
         sampler=order,
         batch_size=None,
         num_workers=workers,
-        prefetch_factor=2 if workers else None,
+        prefetch_factor=1 if workers else None,
         generator=torch.Generator(),  # so that making an iterator leaves the global state alone
         worker_init_fn=_outlive_signals,
         **options,
@@ -70,6 +72,7 @@ def load_ahead(
     try:
         yield from loader
     except CohortError as error:  # a worker's comes with the worker's traceback before it
+        clear_frames(error.__traceback__)  # they would hold on to the processes
         raise CohortError(str(error).rpartition("CohortError: ")[2]) from None
 
 
@@ -108,7 +111,10 @@ class Pictures:
 
 def read_pixels(cohort: Cohort, row: int, side: int) -> Image.Image:
     """Image `row` of the cohort, as `Pictures.read` gives it."""
-    return Pictures(cohort).read(row, side)
+    try:
+        return decode(cohort.read_image(row), side)
+    except CohortError as error:
+        raise CohortError(f"image '{cohort.images['image_id'].iloc[row]}': {error}") from None
 
 
 def decode(encoded: bytes, side: int) -> Image.Image:
@@ -118,7 +124,8 @@ def decode(encoded: bytes, side: int) -> Image.Image:
         CohortError: the bytes are no readable image.
     """
     try:
-        image = Image.open(io.BytesIO(encoded))
+        jpeg = encoded.startswith(b"\xff\xd8")  # else Pillow asks one format after another
+        image = Image.open(io.BytesIO(encoded), formats=["JPEG"] if jpeg else None)
         image.draft("RGB", (side, side))
         image.load()
         return image if image.mode == "RGB" else image.convert("RGB")

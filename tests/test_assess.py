@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from slimp.assess import assess, cached_features, parts_of_run
+from slimp.assess import assess, cached_features, parts_of_run, precision_of
 from slimp.cohort import Cohort
 from slimp.errors import CheckpointError, UserError
 from slimp.evaluate.features import FeatureTable
@@ -153,3 +153,17 @@ def test_features_are_kept_until_the_run_or_the_cohort_changes(cohort, tmp_path,
     )
     cached_features(run, tmp_path / "cohort")
     assert len(made) == 3
+    cached_features(run, tmp_path / "cohort", precision="bf16")
+    cached_features(run, tmp_path / "cohort", backend="openvino")
+    assert len(made) == 5
+    cached_features(run, tmp_path / "cohort", precision="bf16")
+    cached_features(run, tmp_path / "cohort")
+    assert len(made) == 5
+
+
+def test_auto_precision_is_measured_and_others_are_kept(monkeypatch):
+    for speedup, expected in ((0.8, "32"), (4.0, "bf16")):
+        monkeypatch.setattr("slimp.precision._bf16_speedup_on_cpu", lambda s=speedup: s)
+        assert precision_of("auto", "cpu") == expected
+        assert precision_of("32", "cpu") == "32"
+        assert precision_of("bf16", "cpu") == "bf16"

@@ -14,13 +14,16 @@ import torch
 
 from slimp.baselines.floor import majority, metadata_floor
 from slimp.cohort import Cohort
+from slimp.config import PretrainConfig
 from slimp.errors import CheckpointError, UserError
+from slimp.evaluate.backends import BackendName
 from slimp.evaluate.features import FEATURE_SETS, FeatureTable, embed
 from slimp.evaluate.linear_probe import probe
 from slimp.evaluate.probe_config import FeatureSet, ProbeConfig
 from slimp.evaluate.result import ProbeResult
 from slimp.evaluate.splits import held_out_split, labelled_rows
 from slimp.models.nested import Slimp
+from slimp.precision import fast_precision
 from slimp.storage import write_json
 
 LEARNED_FROM = ("train", "validation")
@@ -153,22 +156,34 @@ def device_of(accelerator: Literal["auto", "cpu", "cuda", "mps"]) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def precision_of(
+    precision: Literal["auto", "32", "bf16"], accelerator: Literal["auto", "cpu", "cuda", "mps"]
+) -> Literal["32", "bf16"]:
+    """The number format that a `--precision` stands for; auto is bf16 where it is fast."""
+    config = PretrainConfig(precision=precision, accelerator=accelerator)
+    return "bf16" if fast_precision(config).precision == "bf16" else "32"
+
+
 def cached_features(
     run: Path,
     cohort_folder: Path,
     *,
     device: str = "cpu",
     precision: Literal["32", "bf16"] = "32",
-    batch_size: int = 256,
+    backend: BackendName = "torch",
+    batch_size: int | None = None,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> FeatureTable:
     """The run's features of a cohort, kept in the run folder under a hash of both.
 
+    Precision and backend enter the hash too. Probes are in 32 bit unless told otherwise, so that
+    the same run scores the same on every machine.
+
     Raises:
         UserError: the run or the cohort is damaged, or they do not fit each other.
     """
-    key = hashlib.sha256(precision.encode())
+    key = hashlib.sha256(f"{precision} {backend}".encode())
     for path in (
         *(run / "model.safetensors", run / "model.json"),
         *(cohort_folder / f"{name}.parquet" for name in ("images", "lesions", "patients")),
@@ -187,6 +202,7 @@ def cached_features(
         workers=workers,
         device=device,
         precision=precision,
+        backend=backend,
         progress=progress,
     )
     with suppress(PermissionError):  # a run that may only be read is embedded each time

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from importlib.util import find_spec
 
 import duckdb
 import numpy as np
@@ -14,6 +15,7 @@ from slimp.cohort import Cohort
 from slimp.config import ModelConfig
 from slimp.encoding import Encoding
 from slimp.errors import UserError
+from slimp.evaluate import features
 from slimp.evaluate.features import FeatureTable, embed
 from slimp.models.nested import Slimp
 from slimp.pixels import image_batches
@@ -151,6 +153,44 @@ def test_bf16_is_near_and_stored_as_float32():
     for name, values in exact.features.items():
         assert rough.features[name].dtype == np.float32
         np.testing.assert_allclose(values, rough.features[name], atol=0.1)
+
+
+def test_openvino_gives_the_features_of_torch_for_any_batch_size():
+    if find_spec("openvino") is None:
+        pytest.skip("needs pip install 'slimp[openvino]'")
+    cohort = make_cohort()
+    model = make_model(cohort).train()
+    exact = embed(model, cohort)
+    for batch_size in (None, 1, 3, 8):  # 3: in batches of 3, 3 and 2
+        fast = embed(model, cohort, backend="openvino", batch_size=batch_size)
+        for name, values in exact.features.items():
+            np.testing.assert_allclose(fast.features[name], values, atol=1e-4)
+    assert model.training
+
+
+def test_an_accelerated_backend_is_compared_with_torch_first(monkeypatch):
+    """On images of the cohort, and before any feature is kept."""
+    cohort = make_cohort()
+    tried = []
+
+    def wrong(encoder, batch_size, precision):
+        def encode(batches):
+            for pixels in batches:
+                tried.append(len(pixels))
+                yield np.ones((len(pixels), 12), dtype=np.float32)
+
+        return encode
+
+    monkeypatch.setattr(features, "openvino_backend", wrong)
+    with pytest.raises(UserError, match="differ from PyTorch's: cosine"):
+        embed(make_model(cohort), cohort, backend="openvino")
+    assert tried == [8]
+
+
+def test_an_accelerated_backend_for_cpus_refuses_other_devices():
+    cohort = make_cohort()
+    with pytest.raises(UserError, match="'openvino' runs on CPUs, not on 'meta'"):
+        features._backend(make_model(cohort), cohort, "openvino", 4, torch.device("meta"), "32")
 
 
 def test_image_level_metadata_count_with_the_lesion():

@@ -22,6 +22,16 @@ from torch import Tensor
 from slimp.cohort import Cohort
 from slimp.encoding import Rows
 from slimp.errors import UserError
+from slimp.evaluate.backends import (
+    CHECKED,
+    BackendName,
+    Encode,
+    batch_size_of,
+    inference,
+    openvino_backend,
+    require_agreement,
+    torch_backend,
+)
 from slimp.evaluate.probe_config import FeatureSet
 from slimp.models.nested import Slimp
 from slimp.pixels import image_batches
@@ -151,10 +161,11 @@ def embed(
     model: Slimp,
     cohort: Cohort,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     workers: int = 0,
     device: torch.device | str = "cpu",
     precision: Literal["32", "bf16"] = "32",
+    backend: BackendName = "torch",
     progress: Progress | None = None,
 ) -> FeatureTable:
     """Features of every image of a cohort, in the cohort's order.
@@ -167,14 +178,18 @@ def embed(
         model: the encoders; left as it was found.
         cohort: whose images and metadata. For a model of the hierarchy `flat` its metadata are
             joined at the lesion level first.
-        batch_size: images at once.
-        workers: processes that decode images; 0 decodes in this one.
+        batch_size: images at once, at most; None: as many as suit the backend.
+        workers: processes that decode images while the encoder is at work; 0 decodes in this
+            process, between batches.
         device: where to compute.
         precision: of the encoders; features are always float32.
+        backend: what runs the image encoder. All but torch are compared with it first, on
+            images of the cohort.
         progress: called after each batch.
 
     Raises:
-        UserError: the cohort lacks some of the columns of a level that the model reads.
+        UserError: the cohort lacks some of the columns of a level that the model reads, or the
+            backend is not installed, or cannot run this encoder, or does not agree with torch.
     """
     if model.config.hierarchy == "flat":
         cohort = cohort.flatten()
@@ -184,20 +199,49 @@ def embed(
         "lesion": cohort.lesion_of_image,
         "patient": cohort.patient_of_lesion[cohort.lesion_of_image],
     }
-    with _evaluating(model, device, precision):
+    device = torch.device(device)
+    batch_size = batch_size or batch_size_of(backend, device)
+    with _evaluating(model, device):
+        encode = _backend(model, cohort, backend, batch_size, device, precision)
+        batches = image_batches(
+            cohort, model.image_spec.size, batch_size=batch_size, workers=workers
+        )
         chunks, done = [], 0
-        size = model.image_spec.size
-        for pixels, rows in image_batches(cohort, size, batch_size=batch_size, workers=workers):
-            chunks.append(_to_numpy(model.encode_images(pixels.to(device))))
-            done += len(rows)
+        for chunk in encode(pixels for pixels, _ in batches):
+            chunks.append(chunk)
+            done += len(chunk)
             if progress is not None:
                 progress(done, len(cohort))
         features = {"image": np.concatenate(chunks)}
-        for level, level_rows in encoded.items():
-            per_row = _encode_rows(model, level, level_rows, device)
-            features[METADATA_KEYS[level]] = per_row[gather[level]]
+        with inference(device, precision):
+            for level, level_rows in encoded.items():
+                per_row = _encode_rows(model, level, level_rows, device)
+                features[METADATA_KEYS[level]] = per_row[gather[level]]
     columns = [name for name in (*ID_COLUMNS, "split") if name in cohort.images]
     return FeatureTable(ids=cohort.images[columns].reset_index(drop=True), features=features)
+
+
+def _backend(
+    model: Slimp,
+    cohort: Cohort,
+    name: BackendName,
+    batch_size: int,
+    device: torch.device,
+    precision: Literal["32", "bf16"],
+) -> Encode:
+    """The backend, ready; if it is not torch, it agrees with torch on images of the cohort."""
+    encoder = model.image_encoder
+    if name == "torch":
+        return torch_backend(encoder, device, precision)
+    if device.type != "cpu":
+        raise UserError(f"the backend '{name}' runs on CPUs, not on '{device}'.")
+    largest = -(-len(cohort) // -(-len(cohort) // batch_size))  # of batches of nearly equal size
+    encode = openvino_backend(encoder, largest, precision)
+    tried = np.zeros(len(cohort), dtype=bool)
+    tried[np.linspace(0, len(cohort) - 1, min(CHECKED, largest)).astype(int)] = True
+    pixels, _ = next(image_batches(cohort.select(tried), encoder.spec.size, batch_size=CHECKED))
+    require_agreement(encode, encoder, pixels)
+    return encode
 
 
 def _encoded_levels(model: Slimp, cohort: Cohort) -> dict[LevelName, Rows]:
@@ -221,7 +265,7 @@ def _encoded_levels(model: Slimp, cohort: Cohort) -> dict[LevelName, Rows]:
 
 
 def _encode_rows(
-    model: Slimp, level: LevelName, rows: Rows, device: torch.device | str
+    model: Slimp, level: LevelName, rows: Rows, device: torch.device
 ) -> Float32[Array, "n d"]:
     return np.concatenate(
         [
@@ -232,17 +276,12 @@ def _encode_rows(
 
 
 @contextmanager
-def _evaluating(model: Slimp, device: torch.device | str, precision: str) -> Iterator[None]:
-    """Evaluation mode on `device` without gradients; afterwards all is as before."""
+def _evaluating(model: Slimp, device: torch.device) -> Iterator[None]:
+    """Evaluation mode on `device`; afterwards all is as before."""
     training, before = model.training, next(model.parameters()).device
-    device = torch.device(device)
     model.eval().to(device)
     try:
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
-        ):
-            yield
+        yield
     finally:
         model.train(training).to(before)
 

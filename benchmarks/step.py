@@ -19,7 +19,6 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from slimp.gradient_cache import backward
 from slimp.losses import nested_loss
 from slimp.memory import rows_that_fit
 from slimp.models.nested import Slimp
-from slimp.precision import fast_precision, suit_to_device
+from slimp.precision import autocast_on, fast_precision, suit_to_device
 from slimp.sources.synthetic import SyntheticConfig, synthesize
 
 MIB = 2**20
@@ -112,9 +111,7 @@ def take_step(way: str, args: argparse.Namespace) -> dict[str, float]:
     config = fast_precision(PretrainConfig.from_preset(args.preset, precision=precision, **changes))
     model = make_model(config).to(device).train()
     batch = make_batch(model, args.lesions).to(device)
-    autocast = partial(
-        torch.autocast, device.type, torch.bfloat16, enabled=config.precision == "bf16"
-    )
+    autocast = autocast_on(device, config.precision)
     chunk = args.lesions
     if way == "slimp":
         suit_to_device(model, device, config.precision)

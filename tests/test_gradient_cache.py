@@ -18,10 +18,10 @@ from slimp.cohort import Cohort
 from slimp.config import ModelConfig, PretrainConfig, part_of
 from slimp.encoding import Encoding
 from slimp.errors import UserError
-from slimp.gradient_cache import backward, draw_from, mixes_rows
+from slimp.gradient_cache import backward, draw_from
 from slimp.losses import NestedLoss, nested_loss
 from slimp.memory import rows_that_fit, saved_sizes
-from slimp.models.nested import Slimp
+from slimp.models.nested import ROWS_ON_CPU, Slimp, mixes_rows
 from slimp.schema import LEVELS, Level
 from slimp.sources.synthetic import SyntheticConfig, synthesize
 
@@ -209,8 +209,8 @@ def test_batch_normalisation_is_refused_in_chunks_only() -> None:
 def test_activations_are_held_for_one_chunk_only() -> None:
     """Counted: what autograd keeps for the backward pass, in either way."""
     model, batch = made(("lesion", "patient"))
-    whole = sum(saved_sizes(lambda: model.encode_images(batch.pixels[0]), model))
-    chunk = sum(saved_sizes(lambda: model.encode_images(batch.pixels[0, :4]), model))
+    whole = sum(saved_sizes(lambda: model.image_encoder(batch.pixels[0]), model))
+    chunk = sum(saved_sizes(lambda: model.image_encoder(batch.pixels[0, :4]), model))
     assert chunk < whole * 5 / len(batch.image_rows)
     alive, held = [], []
     encode = model.encode_images
@@ -226,6 +226,19 @@ def test_activations_are_held_for_one_chunk_only() -> None:
     model.encode_images = counted  # type: ignore[method-assign]
     cached(model, batch, 4)
     assert sum(held) == len(batch.image_rows)
+
+
+@pytest.mark.parametrize("count", [1, 5, ROWS_ON_CPU])
+def test_filling_up_a_batch_changes_no_row_and_no_gradient(count: int) -> None:
+    model, batch = made(("lesion", "patient"))
+    pixels = batch.pixels[0, :count]
+    weights = list(model.image_encoder.parameters())
+    found = []
+    for encode in (model.encode_images, model.image_encoder):
+        embedded = encode(pixels)
+        assert embedded.shape == (count, 16)
+        found.append((embedded, *torch.autograd.grad(embedded.square().sum(), weights)))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
 
 
 def test_what_fits_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

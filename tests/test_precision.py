@@ -16,8 +16,8 @@ from slimp.config import PretrainConfig
 from slimp.models.image import ImageEncoder
 from slimp.models.transformer import TokenEncoder
 from slimp.precision import (
+    autocast_on,
     fast_precision,
-    make_fabric,
     prefers_fused_attention,
     suit_to_device,
 )
@@ -64,12 +64,12 @@ def test_the_measurement_is_a_ratio_of_times_and_leaves_the_random_state_alone()
 def test_products_are_in_the_format_asked_for_and_weights_in_32_bits(
     asked: str, dtype: torch.dtype
 ) -> None:
-    fabric = make_fabric(config(precision=asked))
-    layer = fabric.to_device(torch.nn.Linear(2, 2))
-    with fabric.autocast():
-        assert layer(torch.ones(1, 2)).dtype == dtype
+    layer = torch.nn.Linear(2, 2)
+    for _ in range(2):
+        with autocast_on(torch.device("cpu"), asked)():
+            assert layer(torch.ones(1, 2)).dtype == dtype
+    assert layer(torch.ones(1, 2)).dtype == torch.float32
     assert layer.weight.dtype == torch.float32
-    assert fabric.device.type == "cpu"
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ import resource, torch
 from slimp.precision import keep_freed_memory
 kept = keep_freed_memory() if {keep} else False
 def step():
-    held = [torch.ones(2**20) for _ in range(8)]  # 4 MiB each
+    held = [torch.ones(2**24) for _ in range(2)]  # 64 MiB each: more than glibc adapts to
 for _ in range(4):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -191,8 +191,8 @@ def test_freed_memory_is_used_again_without_asking_the_system() -> None:
     kept, pages = fresh_pages(keep=True)
     if kept == "False":
         pytest.skip("this C library has no mallopt")
-    assert pages < 200
-    assert fresh_pages(keep=False)[1] > 10 * max(pages, 20)
+    assert pages < 50
+    assert fresh_pages(keep=False)[1] > 2 * 50  # of 2 MiB, or of 4 KiB: 500 times as many
 
 
 @pytest.mark.gpu

@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimp.batches import Batch
 from slimp.errors import UserError
 from slimp.losses import NestedLoss, nested_loss
-from slimp.models.nested import Slimp
+from slimp.models.nested import Slimp, mixes_rows
 from slimp.stopwatch import Clock, untimed
 
 Autocast = Callable[[], AbstractContextManager[Any]]
@@ -165,14 +164,6 @@ def draw_from(chance: Chance, number: int) -> None:
     """Sets torch's random state to a function of its arguments alone."""
     state = np.random.SeedSequence((*chance, number)).generate_state(1, np.uint64)
     torch.manual_seed(int(state[0]))
-
-
-def mixes_rows(model: nn.Module) -> str | None:
-    """The layer by which a row's embedding depends on the rows beside it, if there is one."""
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and module.training:
-            return str(name)
-    return None
 
 
 def require_independent_rows(model: nn.Module, what: str) -> None:

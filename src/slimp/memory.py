@@ -22,7 +22,7 @@ optimizer's state and what the backward pass holds for a moment; a quarter of ma
 other programs use too."""
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 ROUND = 8
-PROBE = (4, 8)
+PROBE = (16, 32)
 """Rows whose activations are counted; the difference leaves out what does not grow with rows."""
 
 

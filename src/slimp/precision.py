@@ -20,13 +20,14 @@ On CUDA and MPS the fused kernels are PyTorch's defaults, and stay.
 from __future__ import annotations
 
 import ctypes
-import logging
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from slimp.config import PretrainConfig
@@ -53,15 +54,9 @@ def fast_precision(config: PretrainConfig) -> PretrainConfig:
     return replace(config, precision="bf16" if bf16 else "32")
 
 
-def make_fabric(config: PretrainConfig) -> Fabric:
-    """Devices and number format of a configuration whose precision is resolved."""
-    # Fabric would announce the number format, which stands in config.json already.
-    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
-    return Fabric(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-    )
+def autocast_on(device: torch.device, precision: str) -> Callable[[], AbstractContextManager[None]]:
+    """Makes contexts in which products are in the number format asked for; weights stay as are."""
+    return partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def prefers_fused_attention(device: torch.device, precision: str) -> bool:

@@ -27,7 +27,7 @@ from slimp.errors import UserError
 from slimp.held_out import set_aside
 from slimp.models.nested import Slimp
 from slimp.pixels import read_pixels
-from slimp.precision import fast_precision
+from slimp.precision import autocast_on, fast_precision
 from slimp.stopwatch import Stopwatch
 from slimp.train import build_model, learn, make_optimizer, prepare
 
@@ -108,9 +108,7 @@ def profile(cohort: Cohort, config: PretrainConfig, steps: int) -> Profile:
     data = PatientBatches(train, model.encodings, config, image_size=config.image_size, views=views)
     device = make_fabric(config).device
     model.to(device)
-    autocast = partial(
-        torch.autocast, device.type, torch.bfloat16, enabled=config.precision == "bf16"
-    )
+    autocast = autocast_on(device, config.precision)
     config = prepare(model, data, config, device, autocast)
     optimizer = make_optimizer(model, config)
     clock = Stopwatch(device)
@@ -166,7 +164,7 @@ def forward_operations(model: Slimp, batch: Batch) -> float:
     pixels = batch.pixels[0, :1]
     rows = model.inputs(batch)
     first = torch.zeros(1, dtype=torch.long, device=pixels.device)
-    total = _operations(partial(model.encode_images, pixels)) * batch.pixels[:, :, 0, 0, 0].numel()
+    total = _operations(partial(model.image_encoder, pixels)) * batch.pixels[:, :, 0, 0, 0].numel()
     for name, found in rows.items():
         total += _operations(partial(model.encode_rows, name, found[first])) * len(found)
     return total

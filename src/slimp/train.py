@@ -12,7 +12,6 @@ import math
 import time
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,12 +27,12 @@ from slimp.distributed import agree, process_and_count, sum_gradients, summed
 from slimp.encoding import Encoding
 from slimp.errors import CheckpointError, UserError
 from slimp.evaluate.online import Validator
-from slimp.gradient_cache import Autocast, backward, mixes_rows, require_independent_rows
+from slimp.gradient_cache import Autocast, backward, require_independent_rows
 from slimp.held_out import set_aside
 from slimp.losses import NestedLoss
 from slimp.memory import rows_that_fit
-from slimp.models.nested import Slimp
-from slimp.precision import fast_precision, suit_to_device
+from slimp.models.nested import Slimp, mixes_rows
+from slimp.precision import autocast_on, fast_precision, suit_to_device
 from slimp.runs import Log, deferred_signals, open_run, settle, step_bar
 from slimp.schema import LEVELS
 from slimp.stopwatch import Clock, untimed
@@ -82,9 +81,7 @@ def pretrain(
     main, data = process == 0, data.of_process(process, processes)
     # Not fabric.setup: its wrapper refuses frozen dataclasses, and would average gradients.
     fabric.to_device(model)
-    autocast = partial(
-        torch.autocast, device.type, torch.bfloat16, enabled=config.precision == "bf16"
-    )
+    autocast = autocast_on(device, config.precision)
     config = prepare(model, data, config, device, autocast)
     optimizer = make_optimizer(model, config)
 

@@ -16,7 +16,7 @@ from slimp.config import PretrainConfig
 from slimp.devices import make_fabric
 from slimp.errors import CohortError
 from slimp.models.nested import Slimp
-from slimp.precision import fast_precision, suit_to_device
+from slimp.precision import autocast_on, fast_precision, suit_to_device
 from slimp.train import build_model, learning_rate, make_optimizer
 
 
@@ -44,6 +44,7 @@ def train_supervised(train: Cohort, config: PretrainConfig) -> Slimp:
     model = build_model(train, config)
     model.requires_grad_(True)
     suit_to_device(model, device, config.precision)
+    autocast = autocast_on(device, config.precision)
     classifier = Classifier(model, _codes(train, classes), len(classes)).to(device)
     optimizer = make_optimizer(classifier, config)
     data = PatientBatches(train, model.encodings, config, image_size=config.image_size)
@@ -51,7 +52,7 @@ def train_supervised(train: Cohort, config: PretrainConfig) -> Slimp:
     for step, batch in enumerate(epoch_loader(data, range(config.epochs))):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, total, config)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with autocast():
             loss = classifier(batch.to(device))
         loss.backward()
         nn.utils.clip_grad_norm_(classifier.parameters(), config.clip_norm)

@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimp.batches import Batch, LevelBatch
 from slimp.config import ModelConfig
@@ -41,6 +43,10 @@ from slimp.storage import new_file, read_json, write_json
 
 FORMAT = 1
 """Version of `model.json`."""
+
+ROWS_ON_CPU = 16
+"""Batches are filled up to a multiple of this in training: a CPU's kernels are made, and kept, for
+each number of rows that they meet, and ragged batches would meet a new one in every step."""
 
 LARGEST_LOGIT_SCALE = 100.0
 """1 / temperature is capped there, as in CLIP."""
@@ -85,7 +91,10 @@ class Slimp(nn.Module):
 
     def encode_images(self, pixels: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n d"]:
         """Image embeddings, before any projection."""
-        return cast("Tensor", self.image_encoder(pixels))
+        n = len(pixels)
+        if self.training and pixels.device.type == "cpu" and mixes_rows(self) is None:
+            pixels = F.pad(pixels, (0,) * 7 + (-n % ROWS_ON_CPU,))
+        return cast("Tensor", self.image_encoder(pixels)[:n])
 
     def encode_rows(self, level: LevelName, rows: Rows) -> Float[Tensor, "n h"]:
         """Metadata embeddings of one level, before any projection."""
@@ -212,6 +221,14 @@ class Slimp(nn.Module):
             raise
         except (UserError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path}: describes no model of slimp ({error!r}).") from None
+
+
+def mixes_rows(model: nn.Module) -> str | None:
+    """The layer by which a row's embedding depends on the rows beside it, if there is one."""
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.training:
+            return str(name)
+    return None
 
 
 class ViewLevel(nn.Module):

@@ -59,7 +59,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--chunk", type=int, default=64, help="images with graph at once")
+    parser.add_argument("--chunk", type=int, default=192, help="images with graph at once")
     parser.add_argument("--quick", action="store_true", help="up to 1,024 lesions only")
     parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
     return parser.parse_args()

@@ -82,7 +82,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--lesions", type=int, default=2048)
     parser.add_argument("--preset", default="small", choices=["tiny", "small", "vit-s"])
-    parser.add_argument("--chunk", default="auto", help="auto, or images with graph at once")
+    parser.add_argument("--chunk", default="384", help="images with graph at once, or auto")
     parser.add_argument("--image-size", type=int, help="px; default: the preset's")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--no-naive", action="store_true", help="only slimp's step")

@@ -25,7 +25,7 @@ from slimp.config import BatchConfig
 from slimp.distributed import Shares, deal
 from slimp.encoding import Encoding, Rows
 from slimp.errors import CohortError
-from slimp.pixels import augment, centre, load_ahead, read_pixels
+from slimp.pixels import Pictures, augment, centre, load_ahead
 from slimp.schema import LevelName
 
 IntArray = NDArray[np.int64]
@@ -114,7 +114,7 @@ class PatientBatches(Dataset[Batch]):
         augment: bool = True,
         views: int = 1,
     ) -> None:
-        self.cohort = cohort
+        self.pictures = Pictures(cohort)  # not the cohort: its tables need not travel
         self.config = config
         self.image_size = image_size
         self.augment = augment
@@ -128,9 +128,10 @@ class PatientBatches(Dataset[Batch]):
         self.groups = {name: rows.equal_groups() for name, rows in self.rows.items()}
         self._lesion_of_image = cohort.lesion_of_image
         self._patient_of_lesion = cohort.patient_of_lesion
-        self._lesions_of = _children(self._patient_of_lesion, len(cohort.patients))
-        self._images_of = _children(self._lesion_of_image, len(cohort.lesions))
-        self._always = self._lesions_to_include()
+        self._patients = len(cohort.patients)
+        self._lesions_of = _Children.of(self._patient_of_lesion, len(cohort.patients))
+        self._images_of = _Children.of(self._lesion_of_image, len(cohort.lesions))
+        self._always = self._lesions_to_include(cohort)
         self._order = lru_cache(maxsize=2)(self._shuffle)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -153,7 +154,7 @@ class PatientBatches(Dataset[Batch]):
     @property
     def batches_per_epoch(self) -> int:
         """Batches that visit each patient once."""
-        return -(-len(self.cohort.patients) // self.config.patients)
+        return -(-self._patients // self.config.patients)
 
     def __getitem__(self, index: tuple[int, int]) -> Batch:
         epoch, k = index
@@ -161,7 +162,7 @@ class PatientBatches(Dataset[Batch]):
         rng = np.random.default_rng((self.config.seed, epoch, k, 1))
         levels, share, shares = self._levels(images, rng)
         images = images[share]
-        pixels = torch.stack([self._view(epoch, view, images) for view in range(self.views)])
+        pixels = self._pixels(epoch, images)
         return Batch(
             pixels=pixels, levels=levels, image_rows=torch.from_numpy(images), shares=shares
         )
@@ -181,7 +182,7 @@ class PatientBatches(Dataset[Batch]):
 
     def _shuffle(self, epoch: int) -> IntArray:
         rng = np.random.default_rng((self.config.seed, epoch))
-        return rng.permutation(len(self.cohort.patients))
+        return rng.permutation(self._patients)
 
     def _draw_lesions(self, patient: int, rng: np.random.Generator) -> IntArray:
         lesions = self._lesions_of[patient]
@@ -192,15 +193,15 @@ class PatientBatches(Dataset[Batch]):
         front = np.argsort(~self._always[shuffled], kind="stable")
         return np.sort(shuffled[front][: self.config.lesions])
 
-    def _lesions_to_include(self) -> NDArray[np.bool_]:
-        label, always = self.config.always_include, np.zeros(len(self.cohort.lesions), dtype=bool)
+    def _lesions_to_include(self, cohort: Cohort) -> NDArray[np.bool_]:
+        label, always = self.config.always_include, np.zeros(len(cohort.lesions), dtype=bool)
         if label is not None:
-            if label not in self.cohort.classes:
+            if label not in cohort.classes:
                 raise CohortError(
-                    f"always_include: no image of cohort '{self.cohort.info.name}' has the label "
-                    f"'{label}'; there are: {', '.join(self.cohort.classes) or 'none'}."
+                    f"always_include: no image of cohort '{cohort.info.name}' has the label "
+                    f"'{label}'; there are: {', '.join(cohort.classes) or 'none'}."
                 )
-            hit = (self.cohort.images["label"] == label).to_numpy(dtype=bool)
+            hit = (cohort.images["label"] == label).to_numpy(dtype=bool)
             always[self._lesion_of_image[hit]] = True
         return always
 
@@ -266,17 +267,18 @@ class PatientBatches(Dataset[Batch]):
         sizes = np.bincount(owner, minlength=self.processes)
         return Shares(tuple(sizes.tolist()), self.process)
 
-    def _view(self, epoch: int, view: int, images: IntArray) -> UInt8[Tensor, "n 3 height width"]:
-        pixels = []
-        for row in images.tolist():
-            image = read_pixels(self.cohort, row, self._decode_side())
-            if self.augment or view > 0:  # a second view without augmentation would be the first
-                rng = np.random.default_rng((self.config.seed, epoch, row, view))
-                pixels.append(augment(image, self.image_size, self.config, rng))
-            else:
-                pixels.append(centre(image, self.image_size))
+    def _pixels(self, epoch: int, images: IntArray) -> UInt8[Tensor, "v n 3 height width"]:
         size = self.image_size
-        return torch.stack(pixels) if pixels else torch.empty(0, 3, size, size, dtype=torch.uint8)
+        pixels = torch.empty(self.views, len(images), 3, size, size, dtype=torch.uint8)
+        for view in range(self.views):
+            for i, row in enumerate(images.tolist()):
+                image = self.pictures.read(row, self._decode_side())
+                if self.augment or view > 0:  # without, a second view would be the first
+                    rng = np.random.default_rng((self.config.seed, epoch, row, view))
+                    pixels[view, i] = augment(image, size, self.config, rng)
+                else:
+                    pixels[view, i] = centre(image, size)
+        return pixels
 
     def _decode_side(self) -> int:
         """Side that a crop of the smallest allowed area needs, so that nothing is upsampled."""
@@ -305,10 +307,20 @@ def epoch_loader(
     )
 
 
-def _children(parent: IntArray, count: int) -> list[IntArray]:
-    """Per parent, the rows of its children in order."""
-    order = np.argsort(parent, kind="stable")
-    return np.split(order, np.cumsum(np.bincount(parent, minlength=count))[:-1])
+@dataclass(frozen=True)
+class _Children:
+    """Per parent, the rows of its children in order: two arrays, however many parents."""
+
+    order: IntArray
+    start: IntArray
+
+    @classmethod
+    def of(cls, parent: IntArray, count: int) -> _Children:
+        start = np.append(0, np.cumsum(np.bincount(parent, minlength=count)))
+        return cls(np.argsort(parent, kind="stable"), start)
+
+    def __getitem__(self, parent: int) -> IntArray:
+        return self.order[self.start[parent] : self.start[parent + 1]]
 
 
 def _unique(values: IntArray) -> tuple[IntArray, IntArray]:

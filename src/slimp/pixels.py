@@ -109,14 +109,6 @@ class Pictures:
             raise CohortError(f"image '{self._ids.iloc[row]}': {error}") from None
 
 
-def read_pixels(cohort: Cohort, row: int, side: int) -> Image.Image:
-    """Image `row` of the cohort, as `Pictures.read` gives it."""
-    try:
-        return decode(cohort.read_image(row), side)
-    except CohortError as error:
-        raise CohortError(f"image '{cohort.images['image_id'].iloc[row]}': {error}") from None
-
-
 def decode(encoded: bytes, side: int) -> Image.Image:
     """The image in RGB; a JPEG is decoded at the smallest scale whose sides are >= `side` px.
 

@@ -26,7 +26,6 @@ from slimp.devices import make_fabric
 from slimp.errors import UserError
 from slimp.held_out import set_aside
 from slimp.models.nested import Slimp
-from slimp.pixels import read_pixels
 from slimp.precision import autocast_on, fast_precision
 from slimp.stopwatch import Stopwatch
 from slimp.train import build_model, learn, make_optimizer, prepare
@@ -152,7 +151,7 @@ def input_costs(data: PatientBatches) -> tuple[float, float]:
     some = rows[:DECODED]
     began = time.perf_counter()
     for row in some.tolist():
-        read_pixels(data.cohort, row, data.image_size)
+        data.pictures.read(row, data.image_size)
     decode = (time.perf_counter() - began) * len(rows) * data.views / len(some)
     began = time.perf_counter()
     data[0, 0]

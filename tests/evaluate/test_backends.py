@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -27,8 +28,8 @@ from slimp.models.image import ImageEncoder
 from slimp.pixels import centre, decode
 
 CPU = torch.device("cpu")
-LEAST_CENTRED = 0.99
-"""Bound of the bf16 tests; measured on the small ViT: 0.9990 (torch) and 0.9991 (OpenVINO)."""
+LEAST_CENTRED = 0.999
+"""Bound of the bf16 tests; measured with both backends: 0.99998 drawn, 0.99986 real images."""
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +150,27 @@ def test_openvino_reports_nothing_over_the_network(encoder: ImageEncoder) -> Non
 
 
 @pytest.mark.usefixtures("openvino")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
+def test_signals_are_survived_after_two_models_are_gone() -> None:
+    """As when a decoding process ends. In a process of its own, since it used to end that."""
+    code = """
+import os, signal
+from slimp.config import ModelConfig
+from slimp.evaluate.backends import openvino_backend
+from slimp.models.image import ImageEncoder
+options = {"patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2}
+config = ModelConfig(encoder="vit_tiny_patch16_224", encoder_options=options, image_size=16)
+encoder = ImageEncoder(config).eval()
+first, second = openvino_backend(encoder, 1, "32"), openvino_backend(encoder, 2, "32")
+del first
+del second
+signal.signal(signal.SIGUSR1, lambda number, frame: None)
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.usefixtures("openvino")
 def test_an_encoder_that_openvino_cannot_run_is_refused(
     encoder: ImageEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +185,7 @@ def test_an_encoder_that_openvino_cannot_run_is_refused(
 def test_without_openvino_the_refusal_says_how_to_install_it(
     encoder: ImageEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(backends, "_openvino", backends._openvino.__wrapped__)
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(UserError, match=r"pip install 'slimp\[openvino\]'"):
         openvino_backend(encoder, 2, "32")

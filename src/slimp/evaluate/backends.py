@@ -11,11 +11,11 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
@@ -37,12 +37,13 @@ CHECKED = 8
 def batch_size_of(backend: BackendName, device: torch.device) -> int:
     """Images at once that were fastest in benchmarks/embed.py.
 
-    Activations of few images stay in a core's cache, which OpenVINO makes use of; torch has a
-    price per operation to spread over more images, and a GPU has to be filled.
+    Activations of few images stay in a core's cache, which OpenVINO makes use of. torch has a
+    price per operation to spread over more images; past 32, a ViT-S asks the system for new
+    memory in every layer. A GPU has to be filled.
     """
     if backend == "openvino":
         return 16
-    return 64 if device.type == "cpu" else 256
+    return 32 if device.type == "cpu" else 256
 
 
 def torch_backend(encoder: ImageEncoder, device: torch.device, precision: str) -> Encode:
@@ -67,8 +68,9 @@ def openvino_backend(encoder: ImageEncoder, batch_size: int, precision: str) -> 
         UserError: OpenVINO is not installed, or cannot run this encoder.
     """
     compiled = compile_with_openvino(encoder, batch_size, precision)
-    at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-    requests = [compiled.create_infer_request() for _ in range(at_once)]
+    # One more than work at a time, so that there is always one that waits for a core.
+    count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
+    requests = [compiled.create_infer_request() for _ in range(count)]
     return lambda batches: _in_turn(requests, batches, batch_size)
 
 
@@ -80,7 +82,7 @@ def compile_with_openvino(
     Raises:
         UserError: OpenVINO is not installed, or cannot run this encoder.
     """
-    openvino = _import_openvino()
+    openvino, core = _openvino()
     shape = (batch_size, 3, encoder.spec.size, encoder.spec.size)
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
@@ -96,7 +98,7 @@ def compile_with_openvino(
             example = torch.zeros(shape, dtype=torch.uint8)
             graph = openvino.convert_model(encoder, example_input=example)
         graph.reshape(list(shape))
-        return openvino.compile_model(graph, "CPU", settings)
+        return core.compile_model(graph, "CPU", settings)
     except Exception as error:  # torch and OpenVINO raise many kinds
         reason = " ".join(str(error).split())[:200]
         raise UserError(
@@ -134,7 +136,13 @@ def require_agreement(encode: Encode, encoder: ImageEncoder, pixels: Pixels) -> 
     return least
 
 
-def _import_openvino() -> Any:
+@cache
+def _openvino() -> tuple[Any, Any]:
+    """The module and its `Core`.
+
+    One for the whole process: each Core gives the thread another stack for signals, and two that
+    are not freed in reverse order leave a freed one behind, on which the next signal crashes.
+    """
     # Importing and converting would each be reported over the network; OpenVINO does without
     # where this package is absent.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -145,7 +153,7 @@ def _import_openvino() -> Any:
             "the backend 'openvino' is not installed. Install it with: "
             "pip install 'slimp[openvino]'. Or embed with --backend torch."
         ) from None
-    return openvino
+    return openvino, openvino.Core()
 
 
 def _in_turn(requests: list[Any], batches: Iterable[Pixels], batch_size: int) -> Iterator[Features]:
@@ -161,8 +169,10 @@ def _in_turn(requests: list[Any], batches: Iterable[Pixels], batch_size: int) ->
         if len(running) == len(requests):
             yield finish()
         request = requests[number % len(requests)]
-        padded = F.pad(pixels, (0, 0) * 3 + (0, batch_size - len(pixels)))
-        request.start_async([padded.numpy()])
+        # numpy's copy, since torch's would take threads from the requests that are running.
+        missing = batch_size - len(pixels)
+        padded = np.pad(pixels.numpy(), [(0, missing), *[(0, 0)] * 3]) if missing else pixels
+        request.start_async([np.asarray(padded)])
         running.append((request, len(pixels)))
     while running:
         yield finish()

@@ -122,7 +122,9 @@ def test_a_choice_is_one_of_those_on_offer(name: str) -> None:
         ("workers", [-1], "workers must not be negative"),
         ("seed", [-1, 2**32], "seed must be 0 to 4294967295"),
         ("tabular_heads", [3], "tabular_width 128 must be a multiple of tabular_heads 3"),
-        ("devices", [2], "only 1 is supported"),
+        ("devices", [0], "devices must be positive, got 0"),
+        ("nodes", [-1], "nodes must be positive, got -1"),
+        ("chunk", [0], "chunk must be positive, got 0"),
         ("patience", [3], "patience needs a monitor other than 'last'"),
     ],
 )

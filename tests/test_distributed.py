@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
@@ -73,18 +75,25 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def processes(count: int, command: list[str], folder: Path) -> None:
-    """Runs `command` in processes that find each other as a scheduler would have set it up."""
+def start(count: int, command: list[str], folder: Path) -> list[subprocess.Popen[bytes]]:
+    """Processes of `command` that find each other as torchrun would have set it up."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    shared |= {"TORCHELASTIC_RUN_ID": "test", "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0"}
     started = []
     for rank in range(count):
         mine = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
         environment = {**os.environ, **shared, **mine}
         with (folder / f"process_{rank}.log").open("w") as log:
             started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    return started
+
+
+def processes(count: int, command: list[str], folder: Path) -> None:
+    """Runs `command` in as many processes, to the end."""
+    started = start(count, command, folder)
     try:
         codes = [process.wait(SECONDS) for process in started]
     finally:
@@ -201,6 +210,32 @@ def test_three_processes_of_our_own_with_a_cache_train_to_the_same_weights(
     done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     assert_same_run(tmp_path / "run", alone / "run")
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_ends_all_and_another_number_goes_on(
+    alone: Path, tmp_path: Path
+) -> None:
+    """The second of two processes is warned, as by a scheduler; one process ends the run."""
+    out = tmp_path / "run"
+    words = flags(alone, out, checkpoint_every_steps=1000)
+    log = out / "metrics.jsonl"
+    started = start(2, [sys.executable, "-m", "slimp", *words], tmp_path)
+    try:
+        until = time.monotonic() + SECONDS
+        while not (log.is_file() and log.read_bytes().count(b"\n") >= 3):
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        started[1].send_signal(signal.SIGTERM)
+        codes = [process.wait(SECONDS) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert codes == [130, 130]
+    (kept,) = (out / "checkpoints").iterdir()
+    assert 0 < int(kept.name.removeprefix("step_")) < STEPS
+    pretrain(cohort(), PretrainConfig(**SETTINGS, chunk=1000), out, resume=True)
+    assert_same_run(out, alone / "run")
 
 
 # ------------------------------------------------------------------ dealing

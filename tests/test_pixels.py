@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as F
 from slimp.cohort import Cohort
 from slimp.config import BatchConfig
 from slimp.errors import CohortError
-from slimp.pixels import Pictures, augment, centre, decode, image_batches
+from slimp.pixels import Pictures, augment, centre, decode, decoding_processes, image_batches
 from slimp.schema import Schema
 from slimp.storage import ImagesInMemory
 
@@ -194,3 +194,21 @@ def test_a_damaged_image_is_named_in_one_line_whoever_decodes_it(workers: int) -
         list(image_batches(cohort, 16, batch_size=1, workers=workers))
     assert not set(multiprocessing.active_children()) - before
     del held  # the error: alive until here, and the processes gone all the same
+
+
+# ------------------------------------------------------------------ processes
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "processes", "wanted"),
+    [(0, 64, 1, 1), (1, 64, 1, 8), (1, 4, 1, 4), (4, 16, 4, 4), (4, 16, 1, 8), (8, 2, 8, 1)],
+)
+def test_decoding_processes_are_for_gpus(
+    gpus: int, cores: int, processes: int, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("slimp.pixels.process_and_count", lambda: (0, processes))
+    assert decoding_processes("auto") == wanted
+    assert decoding_processes(3) == 3

@@ -143,14 +143,14 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), USER_ERROR
     if isinstance(error, MemoryError):
         return (
-            "the computer's memory is full. Close other programs, or lower --patients, --lesions "
-            "or --image-size.",
+            "the computer's memory is full. Close other programs, or lower --chunk (pretrain), "
+            "--batch-size (embed) or --image-size.",
             USER_ERROR,
         )
     if type(error).__name__ == "OutOfMemoryError":  # torch's; torch is not imported here
         return (
-            "the device's memory is full. Lower --patients, --lesions or --image-size, or pass "
-            "--gradient-checkpointing.",
+            "the device's memory is full. Lower --chunk (pretrain; config.json holds the one that "
+            "was chosen), --batch-size (embed) or --image-size.",
             USER_ERROR,
         )
     if isinstance(error, OSError) and error.errno in _OUTSIDE:

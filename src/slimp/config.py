@@ -109,8 +109,9 @@ class BatchConfig:
     """Probability with which a known metadata cell counts as missing in a training step."""
     feature_corruption: float = 0.0
     """Probability with which a metadata cell is swapped for another row's (SCARF)."""
-    workers: int = 1
-    """Processes that decode and augment; the result does not depend on their number."""
+    workers: int | Literal["auto"] = "auto"
+    """Processes that decode and augment; the result does not depend on their number. auto: one
+    where a CPU trains, up to 8 for each GPU."""
 
     def __post_init__(self) -> None:
         super_post_init(BatchConfig, self)
@@ -122,7 +123,7 @@ class BatchConfig:
         for name in ("feature_dropout", "feature_corruption"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
-        if self.workers < 0:
+        if self.workers != "auto" and self.workers < 0:
             raise UserError(f"workers must not be negative, got {self.workers}.")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must be 0 to {2**32 - 1}, got {self.seed}.")

@@ -7,10 +7,11 @@ caller seeds, so a picture is the same in whichever process it is made.
 from __future__ import annotations
 
 import io
+import os
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from traceback import clear_frames
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,9 +23,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from slimp.cohort import Cohort
 from slimp.config import BatchConfig
+from slimp.distributed import process_and_count
 from slimp.errors import CohortError
 
 IntArray = NDArray[np.int64]
+Workers = int | Literal["auto"]
+MOST_WORKERS = 8
+"""That `auto` starts for a GPU."""
 GRACE_SECONDS = 20
 """For which a decoding process goes on after SIGTERM."""
 GREY = (0.299, 0.587, 0.114)
@@ -33,7 +38,7 @@ TURNS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.
 
 
 def image_batches(
-    cohort: Cohort, image_size: int, *, batch_size: int = 256, workers: int = 0
+    cohort: Cohort, image_size: int, *, batch_size: int = 256, workers: Workers = 0
 ) -> Iterator[tuple[UInt8[Tensor, "n 3 height width"], IntArray]]:
     """All images in the cohort's order, without augmentation, with their rows."""
     dataset = _PlainImages(cohort, image_size)
@@ -52,19 +57,33 @@ class _PlainImages(Dataset[Tensor]):
         return torch.stack([centre(self.pictures.read(row, size), size) for row in rows.tolist()])
 
 
+def decoding_processes(workers: Workers) -> int:
+    """The number asked for; auto leaves a CPU to the model, and feeds a GPU with all cores.
+
+    A core decodes and augments hundreds to thousands of images per second, a GPU takes thousands
+    (`benchmarks/reads.py`).
+    """
+    if workers != "auto":
+        return workers
+    if not torch.cuda.is_available():
+        return 1
+    here = min(process_and_count()[1], torch.cuda.device_count())
+    return max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // max(1, here)))
+
+
 def load_ahead(
-    dataset: Dataset[Any], order: Sequence[Any], workers: int, **options: Any
+    dataset: Dataset[Any], order: Sequence[Any], workers: Workers, **options: Any
 ) -> Generator[Any, None, None]:
     """`dataset[item]` for each item of `order`, made ahead by `workers` processes."""
     # batch_size=None: an item is a whole batch already. Workers decode in one thread each, and
     # one batch ahead: the paper's takes a gigabyte.
-    workers = min(workers, len(order))
+    processes = min(decoding_processes(workers), len(order))
     loader = DataLoader(
         dataset,
         sampler=order,
         batch_size=None,
-        num_workers=workers,
-        prefetch_factor=1 if workers else None,
+        num_workers=processes,
+        prefetch_factor=1 if processes else None,
         generator=torch.Generator(),  # so that making an iterator leaves the global state alone
         worker_init_fn=_outlive_signals,
         **options,

@@ -18,8 +18,9 @@ from slimp.distributed import Shares, gather_rows
 from slimp.errors import UserError
 from slimp.models.embeddings import Embeddings, Pair
 
-LARGEST_BLOCK = 2**23
-"""Logits that are held at once: 32 MiB in 32 bit."""
+LARGEST_BLOCK = 2**21
+"""Logits that are held at once: 8 MiB in 32 bit, more only where `FEWEST_ROWS` make more."""
+FEWEST_ROWS = 256
 
 
 def info_nce(
@@ -99,7 +100,7 @@ def _pick_positives(
     backward pass, so that memory grows with the rows, not with their square.
     """
     own = shares.first + torch.arange(len(anchor), device=anchor.device)
-    rows = max(1, LARGEST_BLOCK // max(1, len(everyone)))
+    rows = max(FEWEST_ROWS, LARGEST_BLOCK // max(1, len(everyone)))
     if len(anchor) <= rows:
         return _pick_in_block(anchor, everyone, own, groups)
     blocks = [

@@ -32,12 +32,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from nested_vs_flat import load_cohort, real_data, record
 from slimp.cohort import Cohort
 from slimp.config import ModelConfig, PretrainConfig, part_of
-from slimp.evaluate.backends import batch_size_of, openvino_backend, torch_backend
+from slimp.evaluate.backends import (
+    batch_size_of,
+    compile_with_openvino,
+    openvino_backend,
+    torch_backend,
+)
 from slimp.evaluate.features import embed
 from slimp.models.image import ImageEncoder
 from slimp.models.nested import Slimp
 from slimp.pixels import image_batches
 
+CPU = torch.device("cpu")
 BASELINE_BATCH = 64
 BASELINE = "torch, fp32, plain"
 SIDES = (1024, 2048, 4096)
@@ -49,10 +55,9 @@ def main() -> None:
     cohort = load_cohort(args.cohort)
     print(f"images: {cohort}", flush=True)
     result: dict[str, Any] = {"cohort": args.cohort}
-    for preset, images in (("small", 6000), ("vit-s", 256)):
-        model = make_model(preset)
-        kept = cohort.select(np.arange(len(cohort)) < images // (8 if args.quick else 1))
-        result[preset] = one_model(preset, model, kept, args)
+    for preset, images, at_once in (("small", 3000, 512), ("vit-s", 256, 64)):
+        kept = cohort.select(np.arange(len(cohort)) < images // (2 if args.quick else 1))
+        result[preset] = one_model(preset, kept, at_once, args.repeats)
     result["speedup"] = min(result[preset]["speedup"] for preset in ("small", "vit-s"))
     result["of_peak"] = min(result[preset]["of_peak"] for preset in ("small", "vit-s"))
     result["cuda"] = cuda_rows() if torch.cuda.is_available() else "not measured"
@@ -72,12 +77,12 @@ def parse() -> argparse.Namespace:
         default="ham10000" if real_data() else "synthetic",
         help="synthetic, pad-ufes-20, ham10000 or a cohort folder",
     )
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="an eighth of the images, 2 repeats")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="half of the images, once")
     parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
     args = parser.parse_args()
     if args.quick:
-        args.repeats = 2
+        args.repeats = 1
     return args
 
 
@@ -86,14 +91,13 @@ def make_model(preset: str) -> Slimp:
     return Slimp(part_of(PretrainConfig.from_preset(preset), ModelConfig), {}).eval()
 
 
-def one_model(
-    preset: str, model: Slimp, cohort: Cohort, args: argparse.Namespace
-) -> dict[str, Any]:
-    encoder = model.image_encoder
-    size = encoder.spec.size
-    pixels, _ = next(image_batches(cohort, size, batch_size=BASELINE_BATCH))
-    flops = flops_per_image(encoder)
-    encoders, peak = time_encoders(encoder, pixels, args.repeats)
+def one_model(preset: str, cohort: Cohort, at_once: int, repeats: int) -> dict[str, Any]:
+    """Every figure of one model; the encoder alone is timed on `at_once` images."""
+    model = make_model(preset)
+    encoder, size = model.image_encoder, model.image_spec.size
+    pixels = torch.cat([pixels for pixels, _ in image_batches(cohort, size)])[:at_once]
+    flops, linear = count_flops(encoder)
+    encoders, peak = time_encoders(model, pixels, repeats)
     rows = {
         name: {
             "ms_per_image": 1e3 * seconds,
@@ -119,62 +123,60 @@ def one_model(
         "of_peak": best["of_peak"],
     }
     for name, row in found["cosine"].items():
-        print(f"  cosine with fp32, least of {len(pixels)} images: {name} {row}")
+        print(f"  cosine with fp32, least of {BASELINE_BATCH} images: {name} {row}")
     if has_openvino():
-        found["profile"] = profile(encoder, pixels[: batch_size_of("openvino", CPU)], flops, peak)
+        found["profile"] = profile(encoder, pixels[: batch_size_of("openvino", CPU)], linear, peak)
+        show("OpenVINO's time", {"share": found["profile"]})
     return found
-
-
-CPU = torch.device("cpu")
 
 
 def has_openvino() -> bool:
     return find_spec("openvino") is not None
 
 
-def plain_timm(encoder: ImageEncoder) -> torch.nn.Module:
+def plain_timm(model: Slimp) -> torch.nn.Module:
     """The same weights in a model that timm made."""
-    options = dict(encoder.model.pretrained_cfg)
-    name = options["architecture"]
-    config = next(c for c in map(PretrainConfig.from_preset, ("small", "vit-s")) if (
-        c.encoder == name and c.image_size == encoder.spec.size))
-    model = timm.create_model(
-        name, img_size=config.image_size, num_classes=0, **config.encoder_options
+    config = model.config
+    plain = timm.create_model(
+        config.encoder, img_size=config.image_size, num_classes=0, **config.encoder_options
     )
-    model.load_state_dict(encoder.model.state_dict())
-    return model.eval()
+    plain.load_state_dict(model.image_encoder.model.state_dict())
+    return plain.eval()
 
 
 def normalised(encoder: ImageEncoder, pixels: Tensor) -> Tensor:
     return (pixels.float() - encoder.mean) / encoder.std
 
 
-def flops_per_image(encoder: ImageEncoder) -> float:
+def count_flops(encoder: ImageEncoder) -> tuple[float, float]:
+    """Operations per image: of the forward pass, and of its linear layers."""
     size = encoder.spec.size
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(torch.zeros(1, 3, size, size, dtype=torch.uint8))
-    return float(counter.get_total_flops())
+    by_kind = counter.get_flop_counts()["Global"]
+    linear = sum(count for kind, count in by_kind.items() if "addmm" in str(kind))
+    return float(counter.get_total_flops()), float(linear)
 
 
-def time_encoders(
-    encoder: ImageEncoder, pixels: Tensor, repeats: int
-) -> tuple[dict[str, float], float]:
+def time_encoders(model: Slimp, pixels: Tensor, repeats: int) -> tuple[dict[str, float], float]:
     """Seconds per image of each way, the best of `repeats` taken in turn, and peak FLOP/s."""
-    plain, images = plain_timm(encoder), normalised(encoder, pixels)
+    encoder, plain = model.image_encoder, plain_timm(model)
+    batches = pixels.split(BASELINE_BATCH)
+    images = [normalised(encoder, batch) for batch in batches]
 
     def baseline() -> None:
         with torch.no_grad():
-            plain(images)
+            for batch in images:
+                plain(batch)
 
     ways: dict[str, Callable[[], object]] = {BASELINE: baseline}
-    for name, precision in (("torch, fp32", "32"), ("torch, bf16", "bf16")):
-        encode = torch_backend(encoder, CPU, precision)
-        ways[name] = lambda encode=encode: list(encode([pixels]))
+    encode = torch_backend(encoder, CPU, "bf16")
+    few = pixels.split(batch_size_of("torch", CPU))
+    ways["torch, bf16"] = lambda: list(encode(few))
     if has_openvino():
         chunks = pixels.split(batch_size_of("openvino", CPU))
-        for name, precision in (("openvino, fp32", "32"), ("openvino, bf16", "bf16")):
-            compiled = openvino_backend(encoder, len(chunks[0]), precision)
-            ways[name] = lambda compiled=compiled: list(compiled(chunks))
+        compiled = openvino_backend(encoder, len(chunks[0]), "bf16")
+        ways["openvino, bf16"] = lambda: list(compiled(chunks))
     best = dict.fromkeys(ways, float("inf"))
     peak = 0.0
     for turn in range(repeats + 1):  # the first one warms up
@@ -209,8 +211,7 @@ def matmul_rate(device: torch.device) -> float:
 
 def end_to_end(model: Slimp, cohort: Cohort) -> dict[str, dict[str, float]]:
     """Milliseconds per image once the first batch is done, and seconds until then."""
-    encoder = model.image_encoder
-    plain = plain_timm(encoder)
+    encoder, plain = model.image_encoder, plain_timm(model)
     rows = {BASELINE: paced(baseline_batches(encoder, plain, cohort))}
     backends = ["torch", *(["openvino"] if has_openvino() else [])]
     for backend in backends:
@@ -258,6 +259,7 @@ def pace(began: float, done: list[tuple[float, int]]) -> dict[str, float]:
 
 def cosines(encoder: ImageEncoder, pixels: Tensor) -> dict[str, dict[str, float]]:
     """Least cosine of features in bf16 with those in fp32: as they are, and less their mean."""
+    pixels = pixels[:BASELINE_BATCH]
     (exact,) = torch_backend(encoder, CPU, "32")([pixels])
     fast = {"torch, bf16": torch_backend(encoder, CPU, "bf16")}
     if has_openvino():
@@ -279,22 +281,26 @@ def least_cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def profile(
-    encoder: ImageEncoder, pixels: Tensor, flops: float, peak: float
-) -> dict[str, dict[str, float]]:
-    """Share of OpenVINO's time by kind of operation, and what share of peak linear layers run at.
+    encoder: ImageEncoder, pixels: Tensor, linear_flops: float, peak: float
+) -> dict[str, float]:
+    """Share of OpenVINO's time by kind of operation, and of peak that linear layers run at.
 
-    One request on all cores, so that an operation's time is that of the whole machine.
+    One request on all cores, so that the times of operations add up to that of the batch.
     """
-    requests: list[Any] = []
-    encode = openvino_backend(
-        encoder, len(pixels), "bf16", options={"PERF_COUNT": True, "PERFORMANCE_HINT": "LATENCY"}, keep=requests
+    compiled = compile_with_openvino(
+        encoder, len(pixels), "bf16", PERF_COUNT=True, PERFORMANCE_HINT="LATENCY"
     )
+    request = compiled.create_infer_request()
     for _ in range(4):
-        list(encode([pixels]))
+        request.infer([pixels.numpy()])
     spent: dict[str, float] = defaultdict(float)
-    for operation in requests[0].get_profiling_info():
+    for operation in request.get_profiling_info():
         spent[operation.node_type] += operation.real_time.total_seconds()
-    return dict(spent)
+    total = sum(spent.values())
+    rate = linear_flops * len(pixels) / spent["FullyConnected"]
+    shares = {kind: seconds / total for kind, seconds in spent.items() if seconds > 0.01 * total}
+    ordered = dict(sorted(shares.items(), key=lambda item: -item[1]))
+    return {**ordered, "linear_layers_of_peak": rate / peak}
 
 
 def show(title: str, rows: dict[str, dict[str, float]]) -> None:
@@ -314,7 +320,7 @@ def cuda_rows() -> dict[str, Any]:
         work = [pixels] * 8
         list(encode(work))
         seconds = min(timed(lambda: list(encode(work))) for _ in range(3)) / (8 * count)  # noqa: B023
-        flops = flops_per_image(make_model(preset).image_encoder)
+        flops, _ = count_flops(make_model(preset).image_encoder)
         found[preset] = {
             "device": torch.cuda.get_device_name(),
             "ms_per_image": 1e3 * seconds,

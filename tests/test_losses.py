@@ -237,7 +237,8 @@ def test_half_precision_inputs_are_compared_in_32_bits(half):
     assert info_nce(*sides()).dtype == torch.float64
 
 
-def test_thousands_of_rows_need_no_more_than_a_few_square_tables():
+def test_thousands_of_rows_need_no_square_table():
+    """What is kept for the backward pass; a table of 2,000 x 2,000 is made block by block."""
     a, b = sides(2000, 16, dtype=torch.float32)
     a.requires_grad_()
     kept: list[Tensor] = []
@@ -248,8 +249,8 @@ def test_thousands_of_rows_need_no_more_than_a_few_square_tables():
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         info_nce(a, b, temperature=torch.tensor(0.07, requires_grad=True)).backward()
-    tables = {tensor.data_ptr() for tensor in kept if tensor.numel() >= 2000**2}
-    assert len(tables) == 2, "one per direction"
+    assert kept
+    assert max(tensor.numel() for tensor in kept) <= 2**21
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ def make_fabric(config: PretrainConfig) -> Fabric:
             processes.
     """
     # Fabric would announce what stands in config.json already.
-    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("lightning_fabric", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     devices, nodes = _world(config)
     try:
         return Fabric(

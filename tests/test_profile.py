@@ -47,7 +47,8 @@ def test_every_second_of_a_step_is_accounted_for(
     found = profile(COHORT, replace(SETTINGS, chunk=chunk), 3)
     assert found.parts[part] > 0
     assert found.seconds == pytest.approx(sum(found.parts.values()) + found.waiting)
-    assert min(found.decode, found.transform, found.tera_operations, found.peak_mib) > 0
+    assert min(found.decode, found.tera_operations, found.peak_mib) > 0
+    assert found.transform >= 0  # what is left of two timings, of some microseconds here
     assert found.chunk == chunk
     assert found.images == found.lesions > 2
     shares = [int(share.rstrip("%")) for _, _, share in found.rows() if share]

@@ -28,6 +28,7 @@ VERBS = {
     "pretrain": "COHORT --out RUN: nested contrastive pre-training",
     "embed": "RUN COHORT --out FILE.parquet: features of every image, lesion and patient",
     "probe": "RUN COHORT --out DIR: linear probe beside what no pre-training gives",
+    "compare": "A B: two probes on the same patients, with a p-value for their difference",
 }
 """Verb -> what it does. Its module in `slimp.commands` has the same name, joined by '_'."""
 

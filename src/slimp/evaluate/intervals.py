@@ -72,6 +72,26 @@ def bootstrap(
     Raises:
         UserError: fewer than 1 replicate.
     """
+    per_split, draws = resample(groups, statistic, replicates=replicates, seed=seed, chunk=chunk)
+    return {
+        name: _estimate(seeds, draws[name], reflect=name in reflect)
+        for name, seeds in per_split.items()
+    }
+
+
+def resample(
+    groups: Sequence[Array],
+    statistic: Statistic,
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+    chunk: int = CHUNK,
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Each statistic per split (splits,), and per replicate (replicates,); as in `bootstrap`.
+
+    Raises:
+        UserError: fewer than 1 replicate.
+    """
     if replicates < 1:
         raise UserError(f"replicates must be at least 1, got {replicates}.")
     patients, rows = _index(groups)
@@ -81,12 +101,11 @@ def bootstrap(
     for first in range(0, replicates, chunk):
         times = draw_patients(len(patients), min(chunk, replicates - first), rng)
         draws.append(_one_chunk(statistic, times, rows))
-    estimates = {}
-    for name in per_split[0]:
-        values = np.concatenate([draw[name] for draw in draws])
-        seeds = np.array([split[name][0] for split in per_split])
-        estimates[name] = _estimate(seeds, values, reflect=name in reflect)
-    return estimates
+    names = list(per_split[0])
+    return (
+        {name: np.array([split[name][0] for split in per_split]) for name in names},
+        {name: np.concatenate([draw[name] for draw in draws]) for name in names},
+    )
 
 
 def draw_patients(patients: int, replicates: int, rng: np.random.Generator) -> Float[Array, "r p"]:

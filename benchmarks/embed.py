@@ -20,7 +20,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from nested_vs_flat import load_cohort, real_data, record
+from nested_vs_flat import add_cohort, load_cohort, plain_parser, record
 from slimp.cohort import Cohort
 from slimp.config import ModelConfig, PretrainConfig, part_of
 from slimp.evaluate.backends import (
@@ -69,17 +68,9 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--cohort",
-        default="ham10000" if real_data() else "synthetic",
-        help="synthetic, pad-ufes-20, ham10000 or a cohort folder",
-    )
+    parser = plain_parser(__doc__, quick="a third of the images, once")
+    add_cohort(parser, real="ham10000")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="a third of the images, once")
-    parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
     args = parser.parse_args()
     if args.quick:
         args.repeats = 1

@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nested_vs_flat import record
+from nested_vs_flat import last_line_of, plain_parser, record
 from slimp.config import PretrainConfig
 from slimp.models.image import ImageEncoder
 from slimp.precision import suit_to_device
@@ -64,13 +62,9 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = plain_parser(__doc__, quick="baseline and choice, one chunk size")
     parser.add_argument("--repeats", type=int, default=2, help="processes per way")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="baseline and choice, one chunk size")
-    parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
     parser.add_argument("--way", choices=list(WAYS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.quick:
@@ -79,10 +73,7 @@ def parse() -> argparse.Namespace:
 
 
 def in_own_process(way: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {"way": way, **row}
+    return {"way": way, **last_line_of(__file__, *sys.argv[1:], "--way", way)}
 
 
 def measure(way: str, args: argparse.Namespace) -> dict[str, Any]:

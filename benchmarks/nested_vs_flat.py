@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -91,21 +92,41 @@ def shared_parser(
     description: str | None, *, seeds: int, steps: int, preset: str
 ) -> argparse.ArgumentParser:
     """The arguments that benchmarks of pre-training have in common."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--cohort",
-        default="pad-ufes-20" if real_data() else "synthetic",
-        help="synthetic, pad-ufes-20, ham10000 or a cohort folder",
-    )
+    parser = plain_parser(description, quick="a minute: tiny model, few steps")
+    add_cohort(parser, real="pad-ufes-20")
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--steps", type=int, default=steps, help="optimizer steps per run")
     parser.add_argument("--preset", default=preset, choices=["tiny", "small", "vit-s"])
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="settings")
-    parser.add_argument("--quick", action="store_true", help="a minute: tiny model, few steps")
+    return parser
+
+
+def plain_parser(description: str | None, *, quick: str) -> argparse.ArgumentParser:
+    """The arguments that all benchmarks have; `quick` says what the short run leaves out."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
     return parser
+
+
+def add_cohort(parser: argparse.ArgumentParser, *, real: str) -> None:
+    """`--cohort`, by default a real one where there are any."""
+    parser.add_argument(
+        "--cohort",
+        default=real if real_data() else "synthetic",
+        help="synthetic, pad-ufes-20, ham10000 or a cohort folder",
+    )
+
+
+def last_line_of(script: str | Path, *flags: str) -> dict[str, Any]:
+    """What a benchmark prints last, run in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, str(script), *flags], stdout=subprocess.PIPE, text=True, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def real_data() -> Path | None:

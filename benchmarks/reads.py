@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from nested_vs_flat import load_cohort, real_data, record
+from nested_vs_flat import add_cohort, load_cohort, plain_parser, record
 from slimp.batches import PatientBatches, epoch_loader
 from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
@@ -84,20 +84,12 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--cohort",
-        default="pad-ufes-20" if real_data() else "synthetic",
-        help="synthetic, pad-ufes-20, ham10000 or a cohort folder",
-    )
+    parser = plain_parser(__doc__, quick="a minute: fewer images and repeats")
+    add_cohort(parser, real="pad-ufes-20")
     parser.add_argument("--rows", type=int, default=400_000, help="images of the opened cohort")
     parser.add_argument("--images", type=int, default=20_000, help="images to read from")
     parser.add_argument("--steps", type=int, default=10, help="training steps per repeat")
     parser.add_argument("--repeats", type=int, default=5, help="of each measurement, in turn")
-    parser.add_argument("--quick", action="store_true", help="a minute: fewer images and repeats")
-    parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
     args = parser.parse_args()
     if args.quick:
         args.rows, args.images, args.steps, args.repeats = 50_000, 2_000, 4, 2

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from nested_vs_flat import record
+from nested_vs_flat import last_line_of, plain_parser, record
 from slimp.runs import read_log
 from slimp.sources.synthetic import SyntheticConfig, synthesize
 
@@ -56,25 +56,15 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = plain_parser(__doc__, quick="up to 1,024 lesions only")
     parser.add_argument("--chunk", type=int, default=192, help="images with graph at once")
-    parser.add_argument("--quick", action="store_true", help="up to 1,024 lesions only")
-    parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
     return parser.parse_args()
 
 
 def point(**settings: int) -> dict[str, float]:
     """Seconds and memory of one step of the small model."""
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    done = subprocess.run(
-        [sys.executable, str(STEP), "--way=slimp", *flags],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    row: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    row = last_line_of(STEP, "--way=slimp", *flags)
     return {**row, "ms_per_lesion": 1e3 * row["seconds"] / settings["lesions"]}
 
 

@@ -15,16 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
 import sys
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from nested_vs_flat import record
+from nested_vs_flat import last_line_of, plain_parser, record
 from slimp.batches import Batch, LevelBatch
 from slimp.config import ModelConfig, PretrainConfig, part_of
 from slimp.distributed import Shares
@@ -50,7 +48,7 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for _ in range(args.repeats):
         for way in ways:  # in turn, so that a slow minute of the machine is everybody's
-            found[way].append(in_own_process(way))
+            found[way].append(last_line_of(__file__, *sys.argv[1:], "--way", way))
             show(way, found[way][-1], args.lesions)
     best = {way: min(rows, key=lambda row: row["seconds"]) for way, rows in found.items()}
     result: dict[str, Any] = {
@@ -77,9 +75,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = plain_parser(__doc__, quick="256 lesions, once")
     parser.add_argument("--lesions", type=int, default=2048)
     parser.add_argument("--preset", default="small", choices=["tiny", "small", "vit-s"])
     parser.add_argument("--chunk", default="384", help="images with graph at once, or auto")
@@ -87,20 +83,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--no-naive", action="store_true", help="only slimp's step")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="256 lesions, once")
-    parser.add_argument("--out", type=Path, help="also write the result there, as JSON")
     parser.add_argument("--way", choices=["slimp", "naive"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.quick:
         args.lesions, args.repeats = 256, 1
     return args
-
-
-def in_own_process(way: str) -> dict[str, float]:
-    command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    row: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return row
 
 
 def take_step(way: str, args: argparse.Namespace) -> dict[str, float]:

@@ -20,7 +20,7 @@ from slimp.encoding import Encoding
 from slimp.errors import UserError
 from slimp.gradient_cache import backward, draw_from
 from slimp.losses import NestedLoss, nested_loss
-from slimp.memory import rows_that_fit, saved_sizes
+from slimp.memory import rows_that_fit, saved_bytes
 from slimp.models.nested import ROWS_ON_CPU, Slimp, mixes_rows
 from slimp.schema import LEVELS, Level
 from slimp.sources.synthetic import SyntheticConfig, synthesize
@@ -209,8 +209,8 @@ def test_batch_normalisation_is_refused_in_chunks_only() -> None:
 def test_activations_are_held_for_one_chunk_only() -> None:
     """Counted: what autograd keeps for the backward pass, in either way."""
     model, batch = made(("lesion", "patient"))
-    whole = sum(saved_sizes(lambda: model.image_encoder(batch.pixels[0]), model))
-    chunk = sum(saved_sizes(lambda: model.image_encoder(batch.pixels[0, :4]), model))
+    whole = saved_bytes(lambda: model.image_encoder(batch.pixels[0]), model)
+    chunk = saved_bytes(lambda: model.image_encoder(batch.pixels[0, :4]), model)
     assert chunk < whole * 5 / len(batch.image_rows)
     alive, held = [], []
     encode = model.encode_images
@@ -245,7 +245,7 @@ def test_what_fits_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = made(("lesion", "patient"))
     rows = model.inputs(batch)
     device = torch.device("cpu")
-    per_image = sum(saved_sizes(lambda: model.encode_images(batch.pixels[0, :8]), model)) / 8
+    per_image = saved_bytes(lambda: model.encode_images(batch.pixels[0, :8]), model) / 8
     for free in (10**7, 10**8):
         monkeypatch.setattr("slimp.memory.free_bytes", lambda device, free=free: free)
         fit = rows_that_fit(model, rows, device, nullcontext)

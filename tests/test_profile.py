@@ -59,7 +59,6 @@ def test_every_second_of_a_step_is_accounted_for(
 def test_operations_are_those_of_the_formula() -> None:
     """Of a Transformer: 24 t w^2 for the matrices and 4 t^2 w for the attention of a layer."""
     model = build_model(COHORT, SETTINGS)
-    model.image_encoder.set_fused_attention(False)
     batch = PatientBatches(COHORT, model.encodings, SETTINGS, image_size=16)[0, 0]
     layer = 24 * TOKENS * WIDTH**2 + 4 * TOKENS**2 * WIDTH
     patches = 2 * TOKENS * WIDTH * 3 * 8**2

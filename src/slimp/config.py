@@ -73,6 +73,11 @@ class ModelConfig:
             )
 
     @property
+    def views(self) -> int:
+        """Augmented views of each image that a step needs."""
+        return 2 if self.view_weight > 0 else 1
+
+    @property
     def weights(self) -> dict[str, float]:
         """Weight per level, the view level first."""
         return {

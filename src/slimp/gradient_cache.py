@@ -13,10 +13,8 @@ The second forward pass costs a third more time; activations are held for one ch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +23,9 @@ from torch import Tensor, nn
 from slimp.batches import Batch
 from slimp.errors import UserError
 from slimp.losses import NestedLoss, nested_loss
-from slimp.models.nested import Slimp, mixes_rows
+from slimp.models.nested import Autocast, Slimp, mixes_rows
 from slimp.stopwatch import Clock, untimed
 
-Autocast = Callable[[], AbstractContextManager[Any]]
 Chance = tuple[int, ...]
 """Numbers that decide what dropout draws, such as (seed, step, process)."""
 IMAGES = "pixels"

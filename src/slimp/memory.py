@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 from torch import Tensor, nn
 
 from slimp.encoding import Rows
-from slimp.models.nested import Slimp
+from slimp.models.nested import Autocast, Slimp
 from slimp.schema import LevelName
 
-SHARE = {"cpu": 0.25}
-"""Of the free memory that activations may take: half on a GPU, where the rest is for gradients, the
-optimizer's state and what the backward pass holds for a moment; a quarter of main memory, which
-other programs use too."""
+SHARE_OF_GPU, SHARE_OF_CPU = 0.5, 0.25
+"""Of the free memory that activations may take. The rest of a GPU's is for gradients, the
+optimizer's state and what the backward pass holds for a moment; main memory is others' too."""
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 ROUND = 8
 PROBE = (16, 32)
@@ -30,7 +27,7 @@ def rows_that_fit(
     model: Slimp,
     rows: Mapping[LevelName, Rows],
     device: torch.device,
-    autocast: Callable[[], AbstractContextManager[Any]],
+    autocast: Autocast,
     *,
     sharing: int = 1,
 ) -> int:
@@ -52,9 +49,9 @@ def rows_that_fit(
     bytes_per_row = 0.0
     for embed in encoders:
         with autocast(), torch.enable_grad():
-            few, more = (sum(saved_sizes(partial(embed, n), model)) for n in PROBE)
+            few, more = (saved_bytes(partial(embed, n), model) for n in PROBE)
         bytes_per_row += (more - few) / (PROBE[1] - PROBE[0])
-    share = SHARE.get(device.type, 0.5) / (sharing if device.type == "cpu" else 1)
+    share = SHARE_OF_CPU / sharing if device.type == "cpu" else SHARE_OF_GPU
     fit = int(share * free_bytes(device) / max(bytes_per_row, 1))
     return max(1, fit // ROUND * ROUND)
 
@@ -63,8 +60,8 @@ def _embed_first(model: Slimp, level: LevelName, rows: Rows, n: int) -> Tensor:
     return model.encode_rows(level, rows[torch.arange(n, device=rows.present.device)])
 
 
-def saved_sizes(forward: Callable[[], Tensor], model: nn.Module) -> list[int]:
-    """Bytes of each block of memory that `forward` keeps for its backward pass, weights aside."""
+def saved_bytes(forward: Callable[[], Tensor], model: nn.Module) -> int:
+    """What `forward` keeps in memory for its backward pass, weights aside."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
     held = []
@@ -78,7 +75,7 @@ def saved_sizes(forward: Callable[[], Tensor], model: nn.Module) -> list[int]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         forward()
-    return list(kept.values()) or [0]
+    return sum(kept.values())
 
 
 def free_bytes(device: torch.device) -> int:

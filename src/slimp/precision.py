@@ -22,8 +22,6 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
@@ -31,6 +29,8 @@ import torch
 from torch import nn
 
 from slimp.config import PretrainConfig
+from slimp.models.image import set_fused_attention
+from slimp.models.nested import Autocast
 
 WORTHWHILE = 1.5
 """Speed-up of a bf16 matrix product from which bf16 is chosen."""
@@ -54,7 +54,7 @@ def fast_precision(config: PretrainConfig) -> PretrainConfig:
     return replace(config, precision="bf16" if bf16 else "32")
 
 
-def autocast_on(device: torch.device, precision: str) -> Callable[[], AbstractContextManager[None]]:
+def autocast_on(device: torch.device, precision: str) -> Autocast:
     """Makes contexts in which products are in the number format asked for; weights stay as are."""
     return partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bf16")
 
@@ -73,10 +73,7 @@ def suit_to_device(model: nn.Module, device: torch.device, precision: str) -> No
 
     On a CPU the C library is told to keep freed memory, which holds for the whole process.
     """
-    fused = prefers_fused_attention(device, precision)
-    for module in model.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = fused  # type: ignore[assignment]
+    set_fused_attention(model, prefers_fused_attention(device, precision))
     if device.type == "cpu":
         keep_freed_memory()
 

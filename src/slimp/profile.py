@@ -25,6 +25,7 @@ from slimp.config import PretrainConfig
 from slimp.devices import make_fabric
 from slimp.errors import UserError
 from slimp.held_out import set_aside
+from slimp.models.image import fused_attention
 from slimp.models.nested import Slimp
 from slimp.precision import autocast_on, fast_precision
 from slimp.stopwatch import Stopwatch
@@ -103,8 +104,9 @@ def profile(cohort: Cohort, config: PretrainConfig, steps: int) -> Profile:
     train = set_aside(cohort, config).train
     torch.manual_seed(config.seed)
     model = build_model(train, config)
-    views = 2 if config.view_weight > 0 else 1
-    data = PatientBatches(train, model.encodings, config, image_size=config.image_size, views=views)
+    data = PatientBatches(
+        train, model.encodings, config, image_size=config.image_size, views=config.views
+    )
     device = make_fabric(config).device
     model.to(device)
     autocast = autocast_on(device, config.precision)
@@ -122,7 +124,10 @@ def profile(cohort: Cohort, config: PretrainConfig, steps: int) -> Profile:
             with clock("to the device"):
                 batch = batch.to(device)
             learn(model, batch, optimizer, config, autocast, step, clock)
-            lesions, images = lesions + batch.lesions, images + batch.pixels[:, :, 0, 0, 0].numel()
+            lesions, images = (
+                lesions + batch.lesions,
+                images + batch.pixels.shape[0] * batch.pixels.shape[1],
+            )
     parts = {name: seconds / steps for name, seconds in clock.seconds.items()}
     waiting = parts.pop("waiting for data")
     decode, transform = input_costs(data)
@@ -175,9 +180,11 @@ def forward_operations(model: Slimp, batch: Batch) -> float:
     pixels = batch.pixels[0, :1]
     rows = model.inputs(batch)
     first = torch.zeros(1, dtype=torch.long, device=pixels.device)
-    total = _operations(partial(model.image_encoder, pixels)) * batch.pixels[:, :, 0, 0, 0].numel()
-    for name, found in rows.items():
-        total += _operations(partial(model.encode_rows, name, found[first])) * len(found)
+    images = batch.pixels.shape[0] * batch.pixels.shape[1]
+    with fused_attention(model, False):  # the counter does not know the fused kernel of CPUs
+        total = _operations(partial(model.image_encoder, pixels)) * images
+        for name, found in rows.items():
+            total += _operations(partial(model.encode_rows, name, found[first])) * len(found)
     return total
 
 

@@ -27,11 +27,11 @@ from slimp.distributed import agree, process_and_count, sum_gradients, summed
 from slimp.encoding import Encoding
 from slimp.errors import CheckpointError, UserError
 from slimp.evaluate.online import Validator
-from slimp.gradient_cache import Autocast, backward, require_independent_rows
+from slimp.gradient_cache import backward, require_independent_rows
 from slimp.held_out import set_aside
 from slimp.losses import NestedLoss
 from slimp.memory import rows_that_fit
-from slimp.models.nested import Slimp, mixes_rows
+from slimp.models.nested import Autocast, Slimp, mixes_rows
 from slimp.precision import autocast_on, fast_precision, suit_to_device
 from slimp.runs import Log, deferred_signals, open_run, settle, step_bar
 from slimp.schema import LEVELS
@@ -71,7 +71,7 @@ def pretrain(
         model.encodings,
         config,
         image_size=config.image_size,
-        views=2 if config.view_weight > 0 else 1,
+        views=config.views,
     )
     validate = Validator(parts.train, parts.validation, model, config)
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slimp.errors import UserError
-from slimp.models.image import ImageEncoder
+from slimp.models.image import ImageEncoder, fused_attention
 
 BackendName = Literal["torch", "openvino"]
 Pixels = UInt8[Tensor, "_ 3 height width"]
@@ -51,7 +51,7 @@ def torch_backend(encoder: ImageEncoder, device: torch.device, precision: str) -
 
     def encode(batches: Iterable[Pixels]) -> Iterator[Features]:
         for pixels in batches:
-            with _fused_attention(encoder, True), inference(device, precision):
+            with fused_attention(encoder, True), inference(device, precision):
                 features = encoder(pixels.to(device)).float().cpu().numpy()
             yield features
 
@@ -91,7 +91,7 @@ def compile_with_openvino(
         **options,
     }
     try:
-        with warnings.catch_warnings(), _fused_attention(encoder, False), torch.no_grad():
+        with warnings.catch_warnings(), fused_attention(encoder, False), torch.no_grad():
             # OpenVINO traces with TorchScript, which torch calls deprecated. What torch.export
             # makes takes longer to run: OpenVINO does not find the attention in it to fuse.
             warnings.simplefilter("ignore")
@@ -176,15 +176,3 @@ def _in_turn(requests: list[Any], batches: Iterable[Pixels], batch_size: int) ->
         running.append((request, len(pixels)))
     while running:
         yield finish()
-
-
-@contextmanager
-def _fused_attention(encoder: ImageEncoder, enable: bool) -> Iterator[None]:
-    """The one kind of attention; afterwards each module has its own again."""
-    before = {m: m.fused_attn for m in encoder.model.modules() if hasattr(m, "fused_attn")}
-    encoder.set_fused_attention(enable)
-    try:
-        yield
-    finally:
-        for module, fused in before.items():
-            module.fused_attn = fused

@@ -16,6 +16,7 @@ import pandas as pd
 from slimp.errors import UserError
 from slimp.evaluate.intervals import Array, resample
 from slimp.evaluate.metrics import metrics
+from slimp.evaluate.result import codes_of
 
 KEYS = ["image_id", "patient_id", "seed", "label"]
 
@@ -81,7 +82,7 @@ def compare(
     splits = [part for _, part in both.groupby("seed", sort=True)]
     y, said = [], []
     for part in splits:
-        y.append(_codes(part["label"], classes))
+        y.append(codes_of(part["label"], classes))
         said.append([_answer(part, classes, side) for side in ("_a", "_b")])
 
     def statistic(split: int, weights: Array) -> dict[str, Array]:
@@ -159,11 +160,7 @@ def _join(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 def _answer(part: pd.DataFrame, classes: Sequence[str], side: str) -> tuple[Array, Array]:
     """(probabilities (n, k), class decided on (n,)) of one probe."""
     shares = part[[f"p_{name}{side}" for name in classes]].to_numpy(dtype=np.float64)
-    return shares, _codes(part[f"predicted{side}"], classes)
-
-
-def _codes(labels: pd.Series, classes: Sequence[str]) -> Array:
-    return pd.Categorical(labels, categories=list(classes)).codes.astype(np.int64)
+    return shares, codes_of(part[f"predicted{side}"], classes)
 
 
 def _difference(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,10 +18,9 @@ from slimp.evaluate.knn import knn_balanced_accuracy
 from slimp.evaluate.similarity import recall_at_k
 from slimp.losses import nested_loss
 from slimp.models.embeddings import Pair
-from slimp.models.nested import Slimp
+from slimp.models.nested import Autocast, Slimp
 from slimp.pixels import image_batches
 
-Autocast = Callable[[], AbstractContextManager[Any]]
 KNN_IMAGES = 2000
 """Training images, at most, among which the kNN probe looks for neighbours."""
 
@@ -55,7 +52,7 @@ class Validator:
             config,
             image_size=config.image_size,
             augment=False,
-            views=2 if config.view_weight > 0 else 1,
+            views=config.views,
         )
         self.neighbours = _labelled_sample(train, config.seed)
         self.queries = _labelled_sample(validation, config.seed)

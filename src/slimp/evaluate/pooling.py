@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from slimp.errors import UserError
-from slimp.evaluate.result import Answer, ProbeResult, Task, summarise
+from slimp.evaluate.result import Answer, ProbeResult, Task, codes_of, summarise
 from slimp.evaluate.splits import Split
 
 
@@ -46,14 +46,14 @@ def pool_results(results: Sequence[ProbeResult], *, replicates: int = 1000) -> P
     task = Task(
         ids=rows,
         classes=first.classes,
-        y=_codes(rows["label"], first.classes),
+        y=codes_of(rows["label"], first.classes),
         splits=splits,
         held_out=first.held_out,
     )
     answers = [
         Answer(
             probabilities=frame[[f"p_{name}" for name in first.classes]].to_numpy(dtype=float),
-            predicted=_codes(frame["predicted"], first.classes),
+            predicted=codes_of(frame["predicted"], first.classes),
         )
         for frame in frames
     ]
@@ -66,7 +66,3 @@ def pool_results(results: Sequence[ProbeResult], *, replicates: int = 1000) -> P
         converged=all(result.converged for result in results),
         probe=first.probe,
     )
-
-
-def _codes(labels: pd.Series, classes: Sequence[str]) -> np.ndarray:
-    return pd.Categorical(labels, categories=list(classes)).codes.astype(np.int64)

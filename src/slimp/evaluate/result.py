@@ -75,10 +75,15 @@ def make_task(
     return Task(
         ids=ids,
         classes=tuple(names),
-        y=pd.Categorical(ids["label"], categories=names).codes.astype(np.int64),
+        y=codes_of(ids["label"], names),
         splits=splits,
         held_out=parts is not None,
     )
+
+
+def codes_of(labels: pd.Series, classes: Sequence[str]) -> Int[Array, " rows"]:
+    """Position of each label in `classes`; -1 where it is missing."""
+    return pd.Categorical(labels, categories=list(classes)).codes.astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -5,7 +5,8 @@ Axis names: n = images, d = embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -98,10 +99,30 @@ class ImageEncoder(nn.Module):
             raise UserError(f"encoder '{name}' cannot do gradient checkpointing.") from None
 
     def set_fused_attention(self, enable: bool) -> None:
-        """Fused attention everywhere, or matrix products that can run in bf16 on a CPU."""
-        for module in self.model.modules():
-            if hasattr(module, "fused_attn"):
-                module.fused_attn = enable
+        """As `set_fused_attention`, of the encoder alone."""
+        set_fused_attention(self, enable)
+
+
+def set_fused_attention(model: nn.Module, enable: bool) -> None:
+    """Fused attention everywhere, or matrix products that can run in bf16 on a CPU."""
+    for module in _that_attend(model):
+        module.fused_attn = enable
+
+
+@contextmanager
+def fused_attention(model: nn.Module, enable: bool) -> Iterator[None]:
+    """The one kind of attention; afterwards each module has its own again."""
+    before = {module: module.fused_attn for module in _that_attend(model)}
+    set_fused_attention(model, enable)
+    try:
+        yield
+    finally:
+        for module, fused in before.items():
+            module.fused_attn = fused
+
+
+def _that_attend(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if hasattr(module, "fused_attn")]
 
 
 def _rows_side_by_side(module: nn.Module, inputs: tuple[Any, ...], tokens: Tensor) -> Tensor:

@@ -17,10 +17,11 @@ level's rows, d = width of the embeddings there, h = width of the tabular encode
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,8 @@ from slimp.models.trace import Trace, TraceConfig
 from slimp.schema import LevelName
 from slimp.storage import new_file, read_json, write_json
 
+Autocast = Callable[[], AbstractContextManager[Any]]
+"""Makes contexts in which the encoders compute in their number format."""
 FORMAT = 1
 """Version of `model.json`."""
 
@@ -80,6 +83,7 @@ class Slimp(nn.Module):
                 levels[name] = MetadataLevel(width, self.encodings[name], config)
                 width += config.tabular_width
         self.levels = nn.ModuleDict(levels)
+        self._independent_rows = mixes_rows(self) is None
         for name, level in levels.items():
             # A level that is not asked for is never trained, but still embeds its metadata.
             level.requires_grad_(config.weights[name] > 0)
@@ -92,7 +96,7 @@ class Slimp(nn.Module):
     def encode_images(self, pixels: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n d"]:
         """Image embeddings, before any projection."""
         n = len(pixels)
-        if self.training and pixels.device.type == "cpu" and mixes_rows(self) is None:
+        if self.training and pixels.device.type == "cpu" and self._independent_rows:
             pixels = F.pad(pixels, (0,) * 7 + (-n % ROWS_ON_CPU,))
         return cast("Tensor", self.image_encoder(pixels)[:n])
 

@@ -39,6 +39,8 @@ class Settings(Part):
     """Of numbers."""
     layers: Literal[1, 2] = 2
     """One or two."""
+    workers: int | Literal["auto"] = "auto"
+    """That decode."""
     seeds: tuple[int, ...] = (0, 1)
     """One result each."""
     shots: tuple[int, ...] | None = None
@@ -213,6 +215,7 @@ def test_every_setting_is_explained():
         (["--rate", "nan"], "--rate takes a number, got nan. See"),
         (["--rate", "null"], "--rate takes a number, got None. See"),
         (["--precision", "64"], "--precision takes one of 32, bf16, got 64. See"),
+        (["--workers", "many"], "--workers takes a whole number or auto, got many. See"),
         (["--shots", "few"], "--shots takes a list such as 1,2,3, got "),
         (["--options", "3"], "--options takes a mapping such as '{key: value}', got 3. See"),
         (["--steps"], "--steps needs a value: a whole number. See"),

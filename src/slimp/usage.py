@@ -67,14 +67,28 @@ _KINDS: dict[Any, tuple[str, str]] = {
 
 def placeholder(flag: Flag) -> str:
     """What stands for the value of a flag in the help."""
+    if flag.kind in (Union, UnionType):  # as in N|auto
+        kinds = [(get_origin(hint) or hint, hint) for hint in get_args(flag.plain_hint)]
+        return "|".join(
+            "|".join(map(str, get_args(hint))) if kind is Literal else _KINDS[kind][0]
+            for kind, hint in kinds
+        )
     return _KINDS.get(flag.kind, ("VALUE", ""))[0]
 
 
 def describe(flag: Flag) -> str:
     """The values that a flag takes, in words."""
-    if flag.kind is Literal:
-        return "one of " + ", ".join(str(value) for value in get_args(flag.plain_hint))
-    return _KINDS.get(flag.kind, ("", f"a value of type {flag.hint}"))[1]
+    return _in_words(flag.plain_hint)
+
+
+def _in_words(hint: Any) -> str:
+    kind = get_origin(hint) or hint
+    if kind in (Union, UnionType):
+        return " or ".join(map(_in_words, get_args(hint)))
+    if kind is Literal:
+        choices = [str(value) for value in get_args(hint)]
+        return choices[0] if len(choices) == 1 else "one of " + ", ".join(choices)
+    return _KINDS.get(kind, ("", f"a value of type {hint}"))[1]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

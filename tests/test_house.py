@@ -29,12 +29,14 @@ ORDER = (
         "settle",
         "tables",
         "sources",
+        "missing",
     ),
     *("checks", "check"),
     *("distributed", "pixels", "batches", "models", "losses", "evaluate"),
     *("precision", "devices", "held_out", "checkpoint", "stopwatch", "memory", "gradient_cache"),
-    *("runs", "train", "profile"),
-    *("retrieve", "explain", "baselines", "assess", "experiments", "report", "app", "demo"),
+    *("runs", "train", "adapt", "profile"),
+    *("retrieve", "explain", "baselines", "assess", "forgetting", "predict", "experiments"),
+    *("report", "app", "demo"),
     *("console", "usage", "flags", "commands", "cli"),
 )
 """Modules and packages in the order of the data's way; a room imports from rooms before it."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from importlib.util import find_spec
 
 import duckdb
@@ -229,6 +230,14 @@ def test_a_level_that_the_cohort_lacks_is_left_out_and_half_a_level_is_refused()
     assert list(table.features) == ["image", "patient"]
     with pytest.raises(UserError, match=r"no lesion-level column 'site' \(1 of the 2"):
         embed(model, without("site"))
+
+    hidden = replace(
+        cohort, tables=replace(cohort.tables, lesions=cohort.lesions.assign(site=pd.NA))
+    )
+    np.testing.assert_array_equal(
+        embed(model, without("site"), lacking="missing").features["lesion"],
+        embed(model, hidden).features["lesion"],
+    )
 
 
 def test_a_flat_model_sees_all_metadata_at_the_lesion():

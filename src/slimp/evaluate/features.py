@@ -166,6 +166,7 @@ def embed(
     device: torch.device | str = "cpu",
     precision: Literal["32", "bf16"] = "32",
     backend: BackendName = "torch",
+    lacking: Literal["refuse", "missing"] = "refuse",
     progress: Progress | None = None,
 ) -> FeatureTable:
     """Features of every image of a cohort, in the cohort's order.
@@ -185,6 +186,8 @@ def embed(
         precision: of the encoders; features are always float32.
         backend: what runs the image encoder. All but torch are compared with it first, on
             images of the cohort.
+        lacking: what becomes of columns that the model reads and the cohort has not, at a level
+            of which it has some: an error, or cells that are missing in every row.
         progress: called after each batch.
 
     Raises:
@@ -193,7 +196,7 @@ def embed(
     """
     if model.config.hierarchy == "flat":
         cohort = cohort.flatten()
-    encoded = _encoded_levels(model, cohort)  # refuses before any image is read
+    encoded = _encoded_levels(model, cohort, lacking)  # refuses before any image is read
     gather: dict[LevelName, Array] = {
         "image": np.arange(len(cohort)),
         "lesion": cohort.lesion_of_image,
@@ -244,7 +247,9 @@ def _backend(
     return encode
 
 
-def _encoded_levels(model: Slimp, cohort: Cohort) -> dict[LevelName, Rows]:
+def _encoded_levels(
+    model: Slimp, cohort: Cohort, lacking: Literal["refuse", "missing"]
+) -> dict[LevelName, Rows]:
     encoded = {}
     for level in LEVELS:
         if level not in model.encodings:
@@ -254,13 +259,13 @@ def _encoded_levels(model: Slimp, cohort: Cohort) -> dict[LevelName, Rows]:
         missing = [column for column in needed if column not in table]
         if len(missing) == len(needed):
             continue
-        if missing:
+        if missing and lacking == "refuse":
             raise UserError(
                 f"cohort '{cohort.info.name}' has no {level}-level column '{missing[0]}' "
                 f"({len(missing)} of the {len(needed)} that the model reads are missing). "
                 "Adapt the model to this cohort first, or add the columns, empty if unknown."
             )
-        encoded[level] = encoding.encode(table)
+        encoded[level] = encoding.encode(table.assign(**dict.fromkeys(missing, pd.NA)))
     return encoded
 
 

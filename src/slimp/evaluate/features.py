@@ -265,7 +265,7 @@ def _encoded_levels(
                 f"({len(missing)} of the {len(needed)} that the model reads are missing). "
                 "Adapt the model to this cohort first, or add the columns, empty if unknown."
             )
-        encoded[level] = encoding.encode(table.assign(**dict.fromkeys(missing, pd.NA)))
+        encoded[level] = encoding.encode(table.reindex(columns=[*table.columns, *missing]))
     return encoded
 
 

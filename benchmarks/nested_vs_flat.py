@@ -47,6 +47,13 @@ ARMS: dict[str, dict[str, Any]] = {
     "supervised": {},
 }
 FLOORS = ("metadata_only", "majority")
+SYNTHETIC = {
+    "synthetic": SyntheticConfig(patients=400, lesions=4),
+    "synthetic-clinic": SyntheticConfig(
+        patients=300, lesions=2, seed=1, nuisance_columns=2, clinic_cast=0.12
+    ),
+}
+"""Drawn cohorts: the reference, and a clinic with other people, cameras and columns."""
 REAL = {"pad-ufes-20": "pad-ufes-20", "ham10000": "ham10000"}
 
 
@@ -116,7 +123,7 @@ def add_cohort(parser: argparse.ArgumentParser, *, real: str) -> None:
     parser.add_argument(
         "--cohort",
         default=real if real_data() else "synthetic",
-        help="synthetic, pad-ufes-20, ham10000 or a cohort folder",
+        help="synthetic, synthetic-clinic, pad-ufes-20, ham10000 or a cohort folder",
     )
 
 
@@ -137,8 +144,8 @@ def real_data() -> Path | None:
 
 
 def load_cohort(name: str) -> Cohort:
-    if name == "synthetic":
-        return synthesize(SyntheticConfig(patients=400, lesions=4))
+    if name in SYNTHETIC:
+        return synthesize(SYNTHETIC[name])
     if name not in REAL:
         return Cohort.load(name)
     if (data := real_data()) is None:

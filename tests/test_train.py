@@ -264,8 +264,8 @@ def with_split(splits: dict[str, str | None], labels: Callable[[Any], Any] | Non
 
 
 OFFICIAL: dict[str, str | None] = {
-    **{"P000001": "test", "P000002": "test", "P000003": "validation"},
-    **{"P000004": "validation", "P000005": "validation", "P000006": None},
+    **{"S3P000001": "test", "S3P000002": "test", "S3P000003": "validation"},
+    **{"S3P000004": "validation", "S3P000005": "validation", "S3P000006": None},
 }
 
 
@@ -284,9 +284,9 @@ def test_an_official_split_is_kept() -> None:
     parts = set_aside(with_split(OFFICIAL), config())
     assert parts.held_out is not None
     assert parts.validation is not None
-    assert set(parts.held_out.patients["patient_id"]) == {"P000001", "P000002"}
-    assert set(parts.validation.patients["patient_id"]) == {"P000003", "P000004", "P000005"}
-    assert len(parts.train.patients) == 20 - 6  # P000006 is in no part
+    assert set(parts.held_out.patients["patient_id"]) == {"S3P000001", "S3P000002"}
+    assert set(parts.validation.patients["patient_id"]) == {"S3P000003", "S3P000004", "S3P000005"}
+    assert len(parts.train.patients) == 20 - 6  # S3P000006 is in no part
 
 
 def test_validation_patients_come_out_of_an_official_training_part() -> None:
@@ -294,7 +294,7 @@ def test_validation_patients_come_out_of_an_official_training_part() -> None:
     parts = set_aside(with_split(official), config())
     assert parts.validation is not None
     assert parts.held_out is not None
-    assert set(parts.held_out.patients["patient_id"]) == {"P000001", "P000002"}
+    assert set(parts.held_out.patients["patient_id"]) == {"S3P000001", "S3P000002"}
     assert len(parts.validation.patients) + len(parts.train.patients) == 20 - 3
     without = set_aside(with_split(official), config(validation_fraction=0.0))
     assert without.validation is None
@@ -303,8 +303,8 @@ def test_validation_patients_come_out_of_an_official_training_part() -> None:
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ({"P000001": "val"}, "its split column has 'val'; it may only have train, validation"),
-        ({f"P{i:06d}": "test" for i in range(1, 21)}, "its split column has no 'train'"),
+        ({"S3P000001": "val"}, "its split column has 'val'; it may only have train, validation"),
+        ({f"S3P{i:06d}": "test" for i in range(1, 21)}, "its split column has no 'train'"),
     ],
 )
 def test_a_strange_official_split_is_refused(split: dict[str, str | None], message: str) -> None:
@@ -313,9 +313,9 @@ def test_a_strange_official_split_is_refused(split: dict[str, str | None], messa
 
 
 def test_a_patient_in_two_parts_is_refused() -> None:
-    some = cohort().select_patients(["P000001", "P000002"])
+    some = cohort().select_patients(["S3P000001", "S3P000002"])
     with pytest.raises(CohortError, match=r"1 patient\(s\) are in both 'train' and 'held_out'"):
-        Parts(train=some, validation=None, held_out=some.select_patients(["P000002"]))
+        Parts(train=some, validation=None, held_out=some.select_patients(["S3P000002"]))
 
 
 # ------------------------------------------------------------------ interruptions

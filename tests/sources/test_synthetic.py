@@ -88,7 +88,7 @@ def test_a_full_folder_is_only_overwritten_on_request(tmp_path):
 
 def test_ids_say_whose_they_are(cohort):
     images = cohort.images
-    assert images["image_id"].iloc[0] == "P000001-L01-1"
+    assert images["image_id"].iloc[0] == "S1P000001-L01-1"
     assert images["image_id"].is_unique
     assert (images["image_id"].str.rsplit("-", n=1).str[0] == images["lesion_id"]).all()
     assert (images["lesion_id"].str.split("-").str[0] == images["patient_id"]).all()
@@ -152,16 +152,24 @@ def test_image_size_changes_the_resolution_and_not_the_scene():
         assert np.abs(shrunk - pixels_of(small, row)).mean() < 8
 
 
+def test_cohorts_of_other_seeds_share_no_patient():
+    other = replace(SMALL, seed=SMALL.seed + 1)
+    cohort = synthesize(other)
+    assert not set(cohort.patients["patient_id"]) & set(synthesize(SMALL).patients["patient_id"])
+    assert synthetic_mask(other, cohort.images["image_id"].iloc[0]).any()
+
+
 @pytest.mark.parametrize(
     "image_id",
     [
-        "P000006-L01-1",
-        "P000000-L01-1",
-        "P000001-L99-1",
-        "P000001-L01-9",
+        "S4P000006-L01-1",
+        "S4P000000-L01-1",
+        "S4P000001-L99-1",
+        "S4P000001-L01-9",
         "P1",
-        "P000001-L00-1",
-        "P000001-L01-01",
+        "S4P000001-L00-1",
+        "S4P000001-L01-01",
+        "S1P000001-L01-1",
     ],
 )
 def test_a_mask_of_an_unknown_image_is_refused(image_id):

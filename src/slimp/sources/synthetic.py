@@ -49,7 +49,7 @@ _FIXED_COLUMNS: dict[LevelName, tuple[str, ...]] = {
     "lesion": ("lesion_id", "patient_id"),
     "patient": ("patient_id",),
 }
-_IMAGE_ID = re.compile(r"P(\d{6,})-L(\d{2,})-(\d+)")
+_IMAGE_ID = re.compile(r"(?:S\d+)?P(\d{6,})-L(\d{2,})-(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +172,7 @@ def synthetic_mask(config: SyntheticConfig, image_id: str) -> Bool[np.ndarray, "
     """
     match = _IMAGE_ID.fullmatch(image_id)
     numbers = tuple(int(group) for group in match.groups()) if match else (0, 0, 0)
-    known = min(numbers) > 0 and image_id == _image_id(*numbers)
+    known = min(numbers) > 0 and image_id == _image_id(config, *numbers)
     if known and numbers[0] <= config.patients:
         drawn = _draw_patient(config, numbers[0])
         if numbers[1] <= drawn.lesions:
@@ -300,7 +300,7 @@ def _patient_rows(
 ) -> Iterator[tuple[LevelName, dict[str, Any], bytes | None]]:
     """The rows of a patient, its lesions and their images; the last with the encoded image."""
     drawn = _draw_patient(config, number)
-    patient_id = f"P{number:06d}"
+    patient_id = _patient_id(config, number)
     yield "patient", {"patient_id": patient_id, **drawn.noted}, None
     for k in range(1, drawn.lesions + 1):
         lesion = _draw_lesion(config, number, k, drawn.patient)
@@ -312,7 +312,7 @@ def _patient_rows(
                 drawn.patient.skin, lesion.lesion.look, photo, config.image_size, rng
             )
             row = {
-                "image_id": _image_id(number, k, i),
+                "image_id": _image_id(config, number, k, i),
                 **ids,
                 "label": lesion.label,
                 "biopsied": str(lesion.biopsied),
@@ -322,8 +322,13 @@ def _patient_rows(
             yield "image", row, encode_jpeg(pixels, photo.quality)
 
 
-def _image_id(patient: int, lesion: int, image: int) -> str:
-    return f"P{patient:06d}-L{lesion:02d}-{image}"
+def _patient_id(config: SyntheticConfig, number: int) -> str:
+    """Cohorts of other seeds hold other people, so their ids differ."""
+    return f"S{config.seed}P{number:06d}" if config.seed else f"P{number:06d}"
+
+
+def _image_id(config: SyntheticConfig, patient: int, lesion: int, image: int) -> str:
+    return f"{_patient_id(config, patient)}-L{lesion:02d}-{image}"
 
 
 def _exposure(photo: Photo) -> str:

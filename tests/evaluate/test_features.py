@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +19,7 @@ from slimp.encoding import Encoding
 from slimp.errors import UserError
 from slimp.evaluate import features
 from slimp.evaluate.features import FeatureTable, embed
+from slimp.evaluate.lent import LentFeatures, fingerprint
 from slimp.models.nested import Slimp
 from slimp.pixels import image_batches
 from slimp.schema import LEVELS, Schema
@@ -323,3 +325,88 @@ def test_files_that_are_no_feature_table(tmp_path):
 
 def test_is_public():
     assert (slimp.embed, slimp.FeatureTable) == (embed, FeatureTable)
+
+
+def lent_to(cohort: Cohort, model: Slimp, **changes) -> LentFeatures:
+    """Random lesion and patient embeddings, for the images in another order than the cohort's."""
+    rng, n = np.random.default_rng(3), len(cohort)
+    content = {
+        "image_ids": cohort.images["image_id"].to_numpy()[::-1],
+        "embeddings": {
+            name: rng.normal(size=(n, 8)).astype(np.float32) for name in ("lesion", "patient")
+        },
+        "borrows": dict.fromkeys(("lesion", "patient"), np.ones(n, dtype=bool)),
+        "abstained": np.zeros(n, dtype=bool),
+        "model": fingerprint(model),
+    }
+    return LentFeatures(**{**content, **changes})
+
+
+def test_lent_embeddings_take_the_place_of_those_not_known():
+    cohort = make_cohort()
+    model = make_model(cohort).eval()
+    levels = tuple(replace(level, features=()) for level in cohort.schema.levels)
+    bare = replace(
+        cohort,
+        schema=replace(cohort.schema, levels=levels),
+        tables=replace(
+            cohort.tables,
+            lesions=cohort.lesions[["lesion_id", "patient_id"]],
+            patients=cohort.patients[["patient_id"]],
+        ),
+    )
+    pseudo = lent_to(cohort, model)
+    table = embed(model, bare, pseudo=pseudo)
+    assert table.lent == ("lesion", "patient")
+    assert "lesion 8 (lent)" in repr(table)
+    np.testing.assert_array_equal(table.features["lesion"], pseudo.embeddings["lesion"][::-1])
+    np.testing.assert_array_equal(table.features["patient"], pseudo.embeddings["patient"][::-1])
+    np.testing.assert_array_equal(
+        table.features["image"], embed(model, bare).features["image"], strict=True
+    )
+    assert table.select(np.arange(8) < 3).lent == table.lent
+
+
+def test_own_metadata_stay_and_abstention_gives_a_row_in_which_all_is_missing():
+    cohort = make_cohort()
+    model = make_model(cohort).eval()
+    borrows, abstained = np.arange(8) % 2 == 0, np.arange(8) < 3
+    pseudo = lent_to(
+        cohort, model, borrows={"lesion": borrows, "patient": borrows}, abstained=abstained
+    )
+    own, table = embed(model, cohort), embed(model, cohort, pseudo=pseudo)
+    blank = cohort.lesions.assign(size=np.nan, site=pd.Series([None] * 4, dtype="str"))
+    with torch.no_grad():
+        nothing = model.encode_rows("lesion", model.encodings["lesion"].encode(blank))[0].numpy()
+    for i in range(8):
+        j = 7 - i  # row of `pseudo`
+        wanted = own.features["lesion"][i]
+        if borrows[j]:
+            wanted = nothing if abstained[j] else pseudo.embeddings["lesion"][j]
+        np.testing.assert_allclose(table.features["lesion"][i], wanted, atol=1e-6)
+    assert table.ids["abstained"].tolist() == abstained[::-1].tolist()
+
+
+def test_a_file_remembers_what_is_lent(tmp_path):
+    cohort = make_cohort()
+    model = make_model(cohort)
+    table = embed(model, cohort, pseudo=lent_to(cohort, model))
+    table.save(tmp_path / "f.parquet")
+    again = FeatureTable.load(tmp_path / "f.parquet")
+    assert again.lent == ("lesion", "patient")
+    assert again.ids["abstained"].dtype == bool
+    make_table().save(tmp_path / "old.parquet")
+    without = pq.read_table(tmp_path / "old.parquet").replace_schema_metadata(None)
+    pq.write_table(without, tmp_path / "old.parquet")  # as an earlier version wrote it
+    assert FeatureTable.load(tmp_path / "old.parquet").lent == ()
+
+
+def test_lent_metadata_must_fit_the_model_and_the_images():
+    cohort = make_cohort()
+    model = make_model(cohort)
+    pseudo = lent_to(cohort, model)
+    with pytest.raises(UserError, match="of another model"):
+        embed(model, cohort, pseudo=replace(pseudo, model="0123"))
+    stranger = np.array(["x", *pseudo.image_ids[1:]])
+    with pytest.raises(UserError, match="none for image 'p1l1i1' \\(1 such"):
+        embed(model, cohort, pseudo=replace(pseudo, image_ids=stranger))

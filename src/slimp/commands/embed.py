@@ -1,7 +1,8 @@
 """Features of every image of a cohort, and of the metadata of its lesion and its patient.
 
 Writes one Parquet file with a row per image: `image_id lesion_id patient_id label`, and the columns
-`image`, `lesion` and `patient`, each a list of numbers of fixed length.
+`image`, `lesion` and `patient`, each a list of numbers of fixed length. With --pseudo, unknown
+metadata are lent, and the file says which features those are.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Arguments:
     """Parquet file to write; FILE.config.json is written beside it."""
     overwrite: bool = False
     """Replace --out."""
+    pseudo: Path | None = None
+    """Folder of slimp retrieve: its lent metadata stand where the cohort's own are not known."""
     batch_size: int | None = None
     """Images at once; changes speed and memory only. Default: what suits the backend."""
     precision: Literal["auto", "32", "bf16"] = "auto"
@@ -73,6 +76,7 @@ def run(arguments: Arguments) -> None:
             device=device_of(accelerator),
             precision=precision,
             backend=arguments.backend,
+            pseudo=arguments.pseudo,
             progress=progress,
         )
     table.save(out)
@@ -82,9 +86,16 @@ def run(arguments: Arguments) -> None:
         "cohort": str(arguments.cohort),
         "precision": precision,
         "backend": arguments.backend,
+        "pseudo": None if arguments.pseudo is None else str(arguments.pseudo),
+        "lent": list(table.lent),
         "versions": versions() | extra,
     }
     write_json(out.with_name(f"{out.stem}.config.json"), record)
-    widths = ", ".join(f"{name} {values.shape[1]}" for name, values in table.features.items())
-    say(f"{len(table)} images; features: {widths}; {arguments.backend}, {precision}")
+    say(f"{len(table)} images; features: {table.widths}; {arguments.backend}, {precision}")
+    if table.lent:
+        abstained = int(table.ids["abstained"].sum())
+        say(
+            f"LENT, not known: {', '.join(table.lent)} (by {arguments.pseudo}); {abstained} "
+            "image(s) got none, because nothing in the reference is near enough"
+        )
     say(f"written: {out}")

@@ -5,6 +5,7 @@ Axis names: n = images, d = width.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from slimp.evaluate.backends import (
     require_agreement,
     torch_backend,
 )
+from slimp.evaluate.lent import LentFeatures
 from slimp.evaluate.probe_config import FeatureSet
 from slimp.models.nested import Slimp
 from slimp.pixels import image_batches
@@ -55,6 +57,8 @@ FEATURE_SETS: dict[FeatureSet, tuple[str, ...]] = {
 }
 ROWS_AT_ONCE = 4096
 """Metadata rows encoded at once."""
+LENT_KEY = b"slimp.lent"
+"""Metadata of a features file: the names of the features that are lent."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,6 +69,8 @@ class FeatureTable:
     """`image_id lesion_id patient_id label [split]`, a row per image."""
     features: Mapping[str, Float32[Array, "n _"]]
     """`image`, and where there are metadata `lesion`, `patient`, `image_metadata`."""
+    lent: tuple[str, ...] = ()
+    """Those of which some or all rows are another patient's, lent by `slimp retrieve`."""
 
     def __post_init__(self) -> None:
         if missing := [name for name in ID_COLUMNS if name not in self.ids]:
@@ -86,8 +92,15 @@ class FeatureTable:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        widths = ", ".join(f"{name} {values.shape[1]}" for name, values in self.features.items())
-        return f"FeatureTable({len(self)} images: {widths})"
+        return f"FeatureTable({len(self)} images: {self.widths})"
+
+    @property
+    def widths(self) -> str:
+        """The features with their widths, and which are lent, in words."""
+        return ", ".join(
+            f"{name} {values.shape[1]}{' (lent)' if name in self.lent else ''}"
+            for name, values in self.features.items()
+        )
 
     def matrix(self, features: FeatureSet) -> Float32[Array, "n d"]:
         """The features of a set side by side, in the order image, lesion, patient.
@@ -116,6 +129,7 @@ class FeatureTable:
         return FeatureTable(
             ids=self.ids[keep].reset_index(drop=True),
             features={name: values[keep] for name, values in self.features.items()},
+            lent=self.lent,
         )
 
     def save(self, path: str | Path) -> None:
@@ -125,6 +139,8 @@ class FeatureTable:
             flat = pa.array(np.ascontiguousarray(values).ravel())
             lists = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
             table = table.append_column(name, lists)
+        notes = {**(table.schema.metadata or {}), LENT_KEY: json.dumps(self.lent).encode()}
+        table = table.replace_schema_metadata(notes)
         with new_file(Path(path)) as partial:
             pq.write_table(table, partial)
 
@@ -151,8 +167,10 @@ class FeatureTable:
                 f"{path}: holds no features; expected columns such as 'image'. "
                 "Make one with: slimp embed."
             )
+        lent = json.loads((table.schema.metadata or {}).get(LENT_KEY, b"[]"))
+        ids = table.drop_columns(list(features)).to_pandas()
         try:
-            return cls(ids=table.drop_columns(list(features)).to_pandas(), features=features)
+            return cls(ids=ids, features=features, lent=tuple(lent))
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
@@ -167,6 +185,7 @@ def embed(
     precision: Literal["32", "bf16"] = "32",
     backend: BackendName = "torch",
     lacking: Literal["refuse", "missing"] = "refuse",
+    pseudo: LentFeatures | str | Path | None = None,
     progress: Progress | None = None,
 ) -> FeatureTable:
     """Features of every image of a cohort, in the cohort's order.
@@ -188,15 +207,24 @@ def embed(
             images of the cohort.
         lacking: what becomes of columns that the model reads and the cohort has not, at a level
             of which it has some: an error, or cells that are missing in every row.
+        pseudo: what a reference lends to these images, or the folder where `slimp retrieve` left
+            it; see `with_lent`.
         progress: called after each batch.
 
     Raises:
         UserError: the cohort lacks some of the columns of a level that the model reads, or the
-            backend is not installed, or cannot run this encoder, or does not agree with torch.
+            backend is not installed, or cannot run this encoder, or does not agree with torch, or
+            the lent metadata are not of this model and these images.
     """
+    if isinstance(pseudo, str | Path):
+        pseudo = LentFeatures.load(pseudo)
     if model.config.hierarchy == "flat":
         cohort = cohort.flatten()
-    encoded = _encoded_levels(model, cohort, lacking)  # refuses before any image is read
+    lent = () if pseudo is None else tuple(pseudo.embeddings)
+    encoded = _encoded_levels(model, cohort, lacking, lent)  # refuses before any image is read
+    if pseudo is not None:
+        pseudo.require_model(model)
+        pseudo.rows_of(cohort.images["image_id"])
     gather: dict[LevelName, Array] = {
         "image": np.arange(len(cohort)),
         "lesion": cohort.lesion_of_image,
@@ -221,7 +249,48 @@ def embed(
                 per_row = _encode_rows(model, level, level_rows, device)
                 features[METADATA_KEYS[level]] = per_row[gather[level]]
     columns = [name for name in (*ID_COLUMNS, "split") if name in cohort.images]
-    return FeatureTable(ids=cohort.images[columns].reset_index(drop=True), features=features)
+    table = FeatureTable(ids=cohort.images[columns].reset_index(drop=True), features=features)
+    return table if pseudo is None else with_lent(table, model, pseudo)
+
+
+def with_lent(table: FeatureTable, model: Slimp, pseudo: LentFeatures) -> FeatureTable:
+    """The table with lent embeddings in place of those of metadata that are not known.
+
+    An image for which the retrieval abstained gets the embedding of a row in which every cell is
+    missing; the ids say so in a column `abstained`.
+
+    Args:
+        table: features by `model`, of images among those of `pseudo`.
+        model: left as it was found.
+        pseudo: what is lent; metadata that an image has of its own stay.
+
+    Raises:
+        UserError: `pseudo` is of another model, or lacks an image.
+    """
+    pseudo.require_model(model)
+    rows = pseudo.rows_of(table.ids["image_id"])
+    features, abstained = dict(table.features), pseudo.abstained[rows]
+    for level, embeddings in pseudo.embeddings.items():
+        nothing = _missing_row(model, level)  # (1, h)
+        own = features.get(METADATA_KEYS[level], nothing)
+        borrows = pseudo.borrows[level][rows]
+        lent = np.where(abstained[:, None], nothing, embeddings[rows])  # (n, h)
+        features[METADATA_KEYS[level]] = np.where(borrows[:, None], lent, own)
+    ordered = ("image", *METADATA_KEYS.values())
+    return FeatureTable(
+        ids=table.ids.assign(abstained=abstained),
+        features={name: features[name] for name in ordered if name in features},
+        lent=tuple(METADATA_KEYS[level] for level in pseudo.embeddings),
+    )
+
+
+def _missing_row(model: Slimp, level: LevelName) -> Float32[Array, "1 d"]:
+    """The embedding of a row in which every cell is missing."""
+    encoding, device = model.encodings[level], next(model.parameters()).device
+    columns = [column for feature in encoding.features for column in feature.columns]
+    rows = encoding.encode(pd.DataFrame(index=[0], columns=columns, dtype="float64"))
+    with _evaluating(model, device), inference(device, "32"):
+        return _encode_rows(model, level, rows, device)
 
 
 def _backend(
@@ -248,7 +317,10 @@ def _backend(
 
 
 def _encoded_levels(
-    model: Slimp, cohort: Cohort, lacking: Literal["refuse", "missing"]
+    model: Slimp,
+    cohort: Cohort,
+    lacking: Literal["refuse", "missing"],
+    lent: tuple[LevelName, ...] = (),
 ) -> dict[LevelName, Rows]:
     encoded = {}
     for level in LEVELS:
@@ -259,7 +331,7 @@ def _encoded_levels(
         missing = [column for column in needed if column not in table]
         if len(missing) == len(needed):
             continue
-        if missing and lacking == "refuse":
+        if missing and lacking == "refuse" and level not in lent:
             raise UserError(
                 f"cohort '{cohort.info.name}' has no {level}-level column '{missing[0]}' "
                 f"({len(missing)} of the {len(needed)} that the model reads are missing). "

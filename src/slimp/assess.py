@@ -9,25 +9,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 import torch
 
 from slimp.baselines.floor import majority, metadata_floor
 from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
-from slimp.errors import CheckpointError, UserError
+from slimp.errors import UserError
 from slimp.evaluate.backends import BackendName
 from slimp.evaluate.features import FEATURE_SETS, FeatureTable, embed
 from slimp.evaluate.linear_probe import probe
 from slimp.evaluate.probe_config import FeatureSet, ProbeConfig
 from slimp.evaluate.result import ProbeResult
 from slimp.evaluate.splits import held_out_split, labelled_rows
+from slimp.held_out import LEARNED_FROM, earlier_parts, stages
 from slimp.models.nested import Slimp
 from slimp.precision import fast_precision
 from slimp.storage import write_json
-
-LEARNED_FROM = ("train", "validation")
-"""Parts of a run whose patients shaped its weights or chose among them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -129,22 +126,21 @@ def assess(
 
 
 def parts_of_run(run: Path, cohort: Cohort) -> dict[str, str] | None:
-    """Patient -> part of the run's pre-training; empty if that was on another cohort.
+    """Patient -> part of the run's training; empty if no stage of it was on this cohort.
 
-    The cohort counts as the same one if either has all patients of the other. None: the run
-    does not say whom it learned from.
+    The cohort counts as that of a stage if either has all patients of the other. Somebody whom
+    any stage learned from is held out of none. None: the run does not say whom it learned from.
     """
-    path = run / "patients.parquet"
-    if not path.is_file():
+    found = stages(run)
+    if found is None:
         return None
-    try:
-        table = pd.read_parquet(path)
-        parts = dict(zip(table["patient_id"], table["part"], strict=True))
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}). Pre-train again.") from None
     here = set(cohort.patients["patient_id"])
-    shared = here & set(parts)
-    return parts if len(shared) == min(len(here), len(parts)) else {}
+    known: set[str] = set()
+    for stage in found:
+        shared = len(here & set(stage))
+        if shared and shared == min(len(here), len(stage)):
+            known |= set(stage)
+    return {patient: part for patient, part in earlier_parts(run).items() if patient in known}
 
 
 def device_of(accelerator: Literal["auto", "cpu", "cuda", "mps"]) -> str:

@@ -1,7 +1,8 @@
-"""Settings of pre-training, in parts that each room takes as it needs.
+"""Settings of pre-training and adaptation, in parts that each room takes as it needs.
 
 `PretrainConfig` inherits all parts, so that its fields are flat: a flag of the command line is a
-field, and a room that asks for a `BatchConfig` can be handed the whole.
+field, and a room that asks for a `BatchConfig` can be handed the whole. `AdaptConfig` has the
+same ones but for the model, which is that of the run it starts from.
 """
 
 from __future__ import annotations
@@ -159,19 +160,13 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(ModelConfig, BatchConfig, OptimConfig):
-    """Everything that changes the result of `slimp pretrain`. The defaults are the paper's."""
+class RunConfig(BatchConfig, OptimConfig):
+    """How a run is divided, watched and computed."""
 
-    preset: Literal["tiny", "small", "vit-s"] = "vit-s"
-    """Defaults for a laptop (tiny, small) or the paper's model (vit-s)."""
-    pretrained: bool = False
-    """Start the image encoder from timm's published weights (needs the network once)."""
-    encoder_weights: str | None = None
-    """File of image-encoder weights to start from (.safetensors, or a .pth of tensors only)."""
     validation_fraction: float = 0.1
     """Share of the images whose patients validate."""
     held_out_fraction: float = 0.2
-    """Share of the images whose patients pre-training never sees, for honest probes; may be 0."""
+    """Share of the images whose patients training never sees, for honest probes; may be 0."""
     validate_every: int = 5
     """Epochs between validations."""
     patience: int = 0
@@ -197,8 +192,8 @@ class PretrainConfig(ModelConfig, BatchConfig, OptimConfig):
     the same gradient (gradient cache). auto: as many as the device holds, measured at the start."""
 
     def __post_init__(self) -> None:
-        super_post_init(PretrainConfig, self)
-        _require_choices(PretrainConfig, self)
+        super_post_init(RunConfig, self)
+        _require_choices(RunConfig, self)
         _require_positive(self, "validate_every", "checkpoint_every_steps", "keep_checkpoints")
         _require_positive(self, "devices", "nodes")
         if self.chunk != "auto":
@@ -215,6 +210,22 @@ class PretrainConfig(ModelConfig, BatchConfig, OptimConfig):
         if self.patience and self.monitor == "last":
             raise UserError("patience needs a monitor other than 'last'.")
 
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(ModelConfig, RunConfig):
+    """Everything that changes the result of `slimp pretrain`. The defaults are the paper's."""
+
+    preset: Literal["tiny", "small", "vit-s"] = "vit-s"
+    """Defaults for a laptop (tiny, small) or the paper's model (vit-s)."""
+    pretrained: bool = False
+    """Start the image encoder from timm's published weights (needs the network once)."""
+    encoder_weights: str | None = None
+    """File of image-encoder weights to start from (.safetensors, or a .pth of tensors only)."""
+
+    def __post_init__(self) -> None:
+        super_post_init(PretrainConfig, self)
+        _require_choices(PretrainConfig, self)
+
     @classmethod
     def preset_values(cls, name: str) -> dict[str, Any]:
         """The fields that a preset changes.
@@ -230,6 +241,47 @@ class PretrainConfig(ModelConfig, BatchConfig, OptimConfig):
     def from_preset(cls, name: str, **changes: Any) -> PretrainConfig:
         """A preset with some fields changed."""
         return cls(**{**cls.preset_values(name), **changes})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig(RunConfig):
+    """Everything that changes the result of `slimp adapt`, given the run. Defaults: the paper's."""
+
+    train: Literal["embeddings", "heads", "full"] = "embeddings"
+    """What learns: embedding layers and projection heads (the paper), heads alone, or all
+    weights. What starts fresh always learns."""
+    same: Mapping[str, str] = field(default_factory=dict)
+    """Features of the cohort that the run knows by another name, as in {sex: gender}."""
+    view_weight: float | None = None
+    """Weight of the view level. null: as in the run; 1 for a cohort of images alone."""
+    epochs: int = 100
+    """Visits of every training patient (paper: 100)."""
+
+    def __post_init__(self) -> None:
+        super_post_init(AdaptConfig, self)
+        _require_choices(AdaptConfig, self)
+        if self.view_weight is not None and not 0 <= self.view_weight < math.inf:
+            raise UserError(f"view_weight must be a number from 0 up, got {self.view_weight}.")
+        for name, other in self.same.items():
+            if list(self.same.values()).count(other) > 1:
+                raise UserError(
+                    f"same: '{name}' is not the only feature that is said to be '{other}'. "
+                    "A feature of the run can become one feature of the cohort."
+                )
+
+    def of_run(self, model: ModelConfig, *, images_alone: bool) -> PretrainConfig:
+        """The settings as the training loop takes them, for the model of a run.
+
+        Args:
+            model: of the run; architecture and weights of the levels stay.
+            images_alone: the cohort has no metadata, so that only views can be contrasted.
+        """
+        weight = model.view_weight if self.view_weight is None else self.view_weight
+        if images_alone and self.view_weight is None:
+            weight = model.view_weight or 1.0
+        settings = {f.name: getattr(model, f.name) for f in fields(model)}
+        settings |= {f.name: getattr(self, f.name) for f in fields(RunConfig)}
+        return PretrainConfig(**{**settings, "view_weight": weight})
 
 
 _SMALL_VIT = {"patch_size": 8, "global_pool": "avg", "class_token": False}

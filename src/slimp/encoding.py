@@ -7,7 +7,7 @@ t = tokens (one per feature: continuous first, then the others in schema order).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,19 @@ class FittedFeature:
     """Population standard deviation of a continuous feature; 1 where it is constant or unknown."""
     categories: tuple[str, ...] = ()
     """Of a categorical feature; code k+1 stands for category k."""
+    unit: str | None = None
+    """Of a continuous feature; None where nobody said."""
+    spellings: Mapping[str, str] = field(default_factory=dict)
+    """Cell -> the category that it stands for, where the cohort of a later stage spells it so."""
+    also: tuple[tuple[str, ...], ...] = ()
+    """Columns that hold it in cohorts of earlier stages, under other names."""
+
+    def columns_in(self, table: pd.DataFrame) -> tuple[str, ...]:
+        """The columns of `table` that hold the feature: its own, else those of an earlier stage."""
+        names = set(table.columns)
+        if names.issuperset(self.columns):
+            return self.columns
+        return next((known for known in self.also if names.issuperset(known)), self.columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +148,9 @@ class Encoding:
         """Categories of `table` that training did not have: feature -> category -> rows."""
         found: dict[str, dict[str, int]] = {}
         for feature in self.of_kind("categorical"):
-            counts = table[feature.columns[0]].value_counts()
-            strange = {str(k): int(v) for k, v in counts.items() if k not in feature.categories}
+            counts = table[feature.columns_in(table)[0]].value_counts()
+            known = {*feature.categories, *feature.spellings}
+            strange = {str(k): int(v) for k, v in counts.items() if k not in known}
             if strange:
                 found[feature.name] = strange
         return found
@@ -154,6 +168,8 @@ class Encoding:
                 key: tuple(value) if isinstance(value, list) else value
                 for key, value in entry.items()
             }
+            if "also" in fields:  # not in files of the first version
+                fields["also"] = tuple(tuple(columns) for columns in fields["also"])
             features.append(FittedFeature(**fields))
         return cls(level=content["level"], features=tuple(features))
 
@@ -163,6 +179,7 @@ def _fit(feature: Feature, table: pd.DataFrame) -> FittedFeature:
         "name": feature.name,
         "kind": feature.kind,
         "columns": feature.columns,
+        "unit": feature.unit,
     }
     column = table[feature.columns[0]]
     if feature.kind == "continuous" and column.notna().any():
@@ -177,17 +194,19 @@ def _fit(feature: Feature, table: pd.DataFrame) -> FittedFeature:
 
 
 def _encode(feature: FittedFeature, table: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any]]:
+    columns = feature.columns_in(table)
     if feature.kind == "continuous":
-        values = table[feature.columns[0]].to_numpy(dtype=np.float64, na_value=np.nan)
+        values = table[columns[0]].to_numpy(dtype=np.float64, na_value=np.nan)
         known = np.isfinite(values)
         return np.where(known, (values - feature.mean) / feature.std, 0.0), known
     if feature.kind == "categorical":
         vocabulary = pd.Index(feature.categories, dtype="object")
-        codes = vocabulary.get_indexer(
-            pd.Index(table[feature.columns[0]], dtype="object")
-        )  # -1: none
+        cells = table[columns[0]]
+        if feature.spellings:
+            cells = cells.replace(dict(feature.spellings))
+        codes = vocabulary.get_indexer(pd.Index(cells, dtype="object"))  # -1: none
         return codes.astype(np.int64) + 1, codes >= 0
-    ticks = table[list(feature.columns)].astype("boolean")
+    ticks = table[list(columns)].astype("boolean")
     ticked = ticks.fillna(False).to_numpy(dtype=np.float32)  # (n, columns of the group)
     return ticked, np.asarray(ticks.notna().any(axis=1))
 

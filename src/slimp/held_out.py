@@ -1,7 +1,12 @@
-"""Patients set aside before anything is fitted: to validate, and for honest probes."""
+"""Patients set aside before anything is fitted: to validate, and for honest probes.
+
+What an adapted model must not be tested on includes whom the stages before it learned from, so a
+run carries their parts along.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +20,10 @@ from slimp.storage import new_file
 PARTS = ("train", "validation", "held_out")
 OFFICIAL_PARTS = {"train": "train", "validation": "validation", "held_out": "test"}
 """Our name of a part -> its name in a cohort's `split` column."""
+LEARNED_FROM = ("train", "validation")
+"""Parts of a run whose patients shaped its weights or chose among them."""
+PATIENTS, EARLIER_PATIENTS = "patients.parquet", "earlier_patients.parquet"
+"""Files of a run: whom it learned from, and whom the stages before it learned from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +63,19 @@ class Parts:
             table.to_parquet(partial, index=False)
 
 
-def set_aside(cohort: Cohort, config: PretrainConfig) -> Parts:
+def set_aside(
+    cohort: Cohort, config: PretrainConfig, known: Mapping[str, str] | None = None
+) -> Parts:
     """Training, validation and held-out patients: the cohort's own split, else a random one.
+
+    Patients of an earlier stage keep the part that they had there, so that nobody whom the model
+    learned from is ever held out, and who was held out stays so. An official split goes before
+    the latter. Where validation or held-out patients are not asked for, theirs train.
+
+    Args:
+        cohort: whose patients.
+        config: shares of the parts, and the seed of the deal.
+        known: patient -> part in an earlier stage, as `earlier_parts` gives it.
 
     Raises:
         CohortError: too few patients, or an official split that shares a patient.
@@ -67,18 +87,46 @@ def set_aside(cohort: Cohort, config: PretrainConfig) -> Parts:
             f"cohort '{cohort.info.name}' has no metadata features, so there is nothing to "
             "contrast images with. Add features to its schema, or pass --view-weight 1."
         )
-    fractions = {"validation": config.validation_fraction, "held_out": config.held_out_fraction}
-    if "split" not in cohort.images:
-        fractions = {name: share for name, share in fractions.items() if share > 0}
-        fractions = {"train": 1.0 - sum(fractions.values()), **fractions}
-        parts = cohort.split(fractions, seed=config.seed)
-        return Parts(**{name: parts.get(name) for name in PARTS})  # type: ignore[arg-type]
+    dealt = _official if "split" in cohort.images else _random
+    parts = dealt(cohort, config, known or {})
+    return Parts(**{name: parts.get(name) for name in PARTS})  # type: ignore[arg-type]
+
+
+def _random(cohort: Cohort, config: PretrainConfig, known: Mapping[str, str]) -> dict[str, Cohort]:
+    shares = {"validation": config.validation_fraction, "held_out": config.held_out_fraction}
+    shares = {name: share for name, share in shares.items() if share > 0}
+    shares = {"train": 1.0 - sum(shares.values()), **shares}
+    earlier = cohort.images["patient_id"].map(known).astype("object")
+    if earlier.isna().all():
+        return cohort.split(shares, seed=config.seed)
+    part = earlier.where(earlier.isin(list(shares)) | earlier.isna(), "train")
+    new = part.isna().to_numpy()
+    if new.any():
+        others = cohort.select(new)
+        enough = len(others.patients) >= len(shares)
+        for name, dealt in (others.split(shares, seed=config.seed) if enough else {}).items():
+            part[cohort.images["patient_id"].isin(dealt.patients["patient_id"])] = name
+        part = part.fillna("train")
+    if not (part == "train").any():
+        raise CohortError(
+            f"cohort '{cohort.info.name}': all its patients were set aside by an earlier stage, so "
+            "nobody is left to learn from. Pass --held-out-fraction 0 and --validation-fraction 0."
+        )
+    return {name: cohort.select(part == name) for name in shares if (part == name).any()}
+
+
+def _official(
+    cohort: Cohort, config: PretrainConfig, known: Mapping[str, str]
+) -> dict[str, Cohort]:
     official = cohort.images["split"]
     if unknown := set(official.dropna()) - set(OFFICIAL_PARTS.values()):
         raise CohortError(
             f"cohort '{cohort.info.name}': its split column has '{min(unknown)}'; it may only "
             f"have {', '.join(OFFICIAL_PARTS.values())}, or be empty for images to leave out."
         )
+    learned = cohort.images["patient_id"].map(known).isin(LEARNED_FROM)
+    tests = official == OFFICIAL_PARTS["held_out"]
+    official = official.mask(tests & learned, OFFICIAL_PARTS["train"])
     parts = {
         name: cohort.select(official == spelling)
         for name, spelling in OFFICIAL_PARTS.items()
@@ -91,4 +139,53 @@ def set_aside(cohort: Cohort, config: PretrainConfig) -> Parts:
     if "validation" not in parts and config.validation_fraction > 0:
         share = config.validation_fraction
         parts |= parts["train"].split({"train": 1 - share, "validation": share}, seed=config.seed)
-    return Parts(**{name: parts.get(name) for name in PARTS})  # type: ignore[arg-type]
+    return parts
+
+
+def stages(run: Path) -> tuple[dict[str, str], ...] | None:
+    """Patient -> part, of each stage that led to a run, the newest first; None if it does not say.
+
+    Raises:
+        CheckpointError: the files are damaged.
+    """
+    if not (run / PATIENTS).is_file():
+        return None
+    newest = _read_parts(run / PATIENTS)
+    found = [dict(zip(newest["patient_id"], newest["part"], strict=True))]
+    if (run / EARLIER_PATIENTS).is_file():
+        earlier = _read_parts(run / EARLIER_PATIENTS)
+        for _, rows in sorted(earlier.groupby("stage"), reverse=True):
+            found.append(dict(zip(rows["patient_id"], rows["part"], strict=True)))
+    return tuple(found)
+
+
+def earlier_parts(run: Path) -> dict[str, str]:
+    """Patient -> part over all stages of a run: train before validation before held_out."""
+    together: dict[str, str] = {}
+    for stage in stages(run) or ():
+        for patient, part in stage.items():
+            together[patient] = min(part, together.get(patient, part), key=PARTS.index)
+    return together
+
+
+def save_earlier(run: Path, target: Path) -> None:
+    """Writes the parts of all stages of `run` to `target`: `patient_id part stage`, from 1 up."""
+    oldest_first = reversed(stages(run) or ())
+    rows = [
+        {"patient_id": patient, "part": part, "stage": number}
+        for number, stage in enumerate(oldest_first, start=1)
+        for patient, part in stage.items()
+    ]
+    with new_file(target) as partial:
+        pd.DataFrame(rows, columns=["patient_id", "part", "stage"]).to_parquet(partial, index=False)
+
+
+def _read_parts(path: Path) -> pd.DataFrame:
+    wanted = ["patient_id", "part", *(["stage"] if path.name == EARLIER_PATIENTS else [])]
+    try:
+        table = pd.read_parquet(path)[wanted]
+        if not set(table["part"]) <= set(PARTS):
+            raise ValueError("a part is none of " + ", ".join(PARTS))
+        return table
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}). Pre-train again.") from None

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -39,6 +39,8 @@ UNHARMFUL = {
 }
 """Settings that may change on resume, since they leave the result alone (the latter four up to
 rounding, and to what dropout draws)."""
+MAY_MOVE = {"run", "cohort"}
+"""Entries of `config.json` that say where something lay or what it was called."""
 
 
 def versions() -> dict[str, str]:
@@ -52,19 +54,33 @@ def versions() -> dict[str, str]:
     return found
 
 
-def settle(out: Path, config: PretrainConfig, *, resume: bool, overwrite: bool) -> PretrainConfig:
+def settle(
+    out: Path,
+    config: PretrainConfig,
+    *,
+    resume: bool,
+    overwrite: bool,
+    record: Mapping[str, Mapping[str, Any]] | None = None,
+) -> PretrainConfig:
     """The settings of the run that may be written to `out`.
 
     On resume the saved settings count, and those of `config` must agree with them. Where there
     is nothing to resume a run is started, so that a job can always be given `resume`. Nothing
     is written yet: what else the user got wrong shows while the model and the data are made.
 
+    Args:
+        out: run folder.
+        config: settings of the training.
+        resume: continue what is there.
+        overwrite: replace what is there.
+        record: what else `config.json` will hold and a resumed run must agree on, by section.
+
     Raises:
         UserError: the folder is in use; or on resume, it holds no run or one of other settings.
     """
     path = out / "config.json"
     if resume and path.is_file():
-        return _settings_to_resume(path, config)
+        return _settings_to_resume(path, config, record or {})
     if resume and out.is_dir():
         remove_partials(out)  # of a run that was killed as it began
     if resume and out.is_dir() and any(out.iterdir()):
@@ -73,7 +89,13 @@ def settle(out: Path, config: PretrainConfig, *, resume: bool, overwrite: bool) 
     return config
 
 
-def open_run(out: Path, config: PretrainConfig, *, resume: bool) -> None:
+def open_run(
+    out: Path,
+    config: PretrainConfig,
+    *,
+    resume: bool,
+    record: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
     """Makes the folder that `settle` allowed, with `config.json`; empties it unless resuming."""
     path = out / "config.json"
     if resume and path.is_file():
@@ -82,10 +104,12 @@ def open_run(out: Path, config: PretrainConfig, *, resume: bool) -> None:
     if out.is_dir() and any(out.iterdir()):
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"pretrain": asdict(config), "versions": versions()})
+    write_json(path, {"pretrain": asdict(config), **(record or {}), "versions": versions()})
 
 
-def _settings_to_resume(path: Path, config: PretrainConfig) -> PretrainConfig:
+def _settings_to_resume(
+    path: Path, config: PretrainConfig, record: Mapping[str, Mapping[str, Any]]
+) -> PretrainConfig:
     content = read_json(path)
     saved = content.get("pretrain") if isinstance(content, dict) else None
     if not isinstance(saved, dict):
@@ -95,13 +119,21 @@ def _settings_to_resume(path: Path, config: PretrainConfig) -> PretrainConfig:
         given["precision"] = saved.get("precision")
     if config.chunk == "auto":
         given["chunk"] = saved.get("chunk", "auto")
-    for name in (f.name for f in fields(config) if f.name not in UNHARMFUL):
-        if given[name] != saved.get(name):
-            raise CheckpointError(
-                f"{path}: the run was started with {name}={saved.get(name)!r}, not "
-                f"{given[name]!r}. Resume with the same settings, or choose another --out."
-            )
+    names = (f.name for f in fields(config) if f.name not in UNHARMFUL)
+    _require_same(path, {name: given[name] for name in names}, saved)
+    for section, values in json.loads(json.dumps(record)).items():
+        compared = {k: v for k, v in values.items() if k not in given and k not in MAY_MOVE}
+        _require_same(path, compared, content.get(section) or {})
     return PretrainConfig(**given)
+
+
+def _require_same(path: Path, given: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if value != saved.get(name):
+            raise CheckpointError(
+                f"{path}: the run was started with {name}={saved.get(name)!r}, not {value!r}. "
+                "Resume with the same settings, or choose another --out."
+            )
 
 
 class Log:
@@ -179,7 +211,7 @@ def step_bar(total: int, *, main: bool = True) -> Iterator[Callable[[int, float,
     Nothing is drawn where stderr is not a terminal, or where another process speaks for the run.
     """
     columns = (
-        TextColumn("pre-training"),
+        TextColumn("training"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("steps  {task.description}"),

@@ -1,7 +1,7 @@
-"""Pre-training: one loop from top to bottom.
+"""Training: one loop from top to bottom, of pre-training and of adaptation.
 
-`pretrain` sets patients aside, fits the encodings, builds the model, and then, step by step:
-batch -> embeddings -> nested loss -> gradients -> AdamW; every few epochs it validates on
+`pretrain` sets patients aside; `train` fits the encodings, builds the model, and then, step by
+step: batch -> embeddings -> nested loss -> gradients -> AdamW; every few epochs it validates on
 patients that training never sees. Several processes run it side by side, each with the patients
 that it is dealt of every batch.
 """
@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,14 +30,26 @@ from slimp.encoding import Encoding
 from slimp.errors import CheckpointError, UserError
 from slimp.evaluate.online import Validator
 from slimp.gradient_cache import backward, require_independent_rows
-from slimp.held_out import set_aside
+from slimp.held_out import PATIENTS, Parts, set_aside
 from slimp.losses import NestedLoss
 from slimp.memory import rows_that_fit
 from slimp.models.nested import Autocast, Slimp, mixes_rows
 from slimp.precision import autocast_on, fast_precision, suit_to_device
 from slimp.runs import Log, deferred_signals, open_run, settle, step_bar
-from slimp.schema import LEVELS
+from slimp.schema import LEVELS, LevelName
 from slimp.stopwatch import Clock, untimed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a run begins from, and what it leaves in its folder besides."""
+
+    build: Callable[[Cohort, PretrainConfig], Slimp]
+    """The model to train, from the training part; called once, after seeding."""
+    record: Callable[[PretrainConfig], Mapping[str, Mapping[str, Any]]] = lambda config: {}
+    """Further sections of `config.json`, given the settings; a resumed run must agree on them."""
+    leave: Callable[[Path], None] = lambda out: None
+    """Writes further files, once the model is built and the folder is open."""
 
 
 def pretrain(
@@ -63,12 +77,29 @@ def pretrain(
     """
     out = Path(out)
     config = fast_precision(settle(out, config, resume=resume, overwrite=overwrite))
-    parts = set_aside(cohort, config)
+    start = Start(build=build_model)
+    return train(set_aside(cohort, config), config, out, start, resume=resume)
+
+
+def train(parts: Parts, config: PretrainConfig, out: Path, start: Start, *, resume: bool) -> Slimp:
+    """The trained model, in evaluation mode: the loop of pre-training and of adaptation.
+
+    Args:
+        parts: patients to learn from, and those set aside.
+        config: settings that `settle` allowed, with a number format chosen.
+        out: run folder.
+        start: the weights to begin with.
+        resume: continue the run in `out` from its last checkpoint.
+
+    Raises:
+        UserError: the cohort does not suffice, or the run cannot be resumed.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
+    """
     torch.manual_seed(config.seed)
-    model = build_model(parts.train, config)
+    model = start.build(parts.train, config)
     data = PatientBatches(
         parts.train,
-        model.encodings,
+        model.encodings_of(parts.train),
         config,
         image_size=config.image_size,
         views=config.views,
@@ -86,9 +117,11 @@ def pretrain(
     optimizer = make_optimizer(model, config)
 
     fabric.barrier()  # all have seen the folder as it was
-    if main:
-        open_run(out, config, resume=resume)  # whatever can be refused was refused before
-        parts.save(out / "patients.parquet")
+    if main:  # whatever can be refused was refused before
+        record = {"data": describe(parts), **start.record(config)}
+        open_run(out, config, resume=resume, record=record)
+        parts.save(out / PATIENTS)
+        start.leave(out)
     fabric.barrier()
     checkpoints = Checkpoints(out / "checkpoints", keep=config.keep_checkpoints)
     progress = (checkpoints.load_last(model, optimizer) if resume else None) or Progress()
@@ -118,7 +151,7 @@ def pretrain(
             progress.step += 1
             lesions += batch.lesions
             pace = lesions / (time.perf_counter() - began)
-            log.write("step", progress, **losses, **measured(model, rate, pace))
+            log.write("step", progress, **losses, **measured(model, data.encodings, rate, pace))
             bar(progress.step, losses["loss"], pace)
             if progress.step % data.batches_per_epoch == 0:
                 progress.epoch += 1
@@ -205,13 +238,49 @@ def prepare(
     if chunk == "auto" and mixes_rows(model):
         chunk = config.patients * config.lesions * config.images_per_lesion * data.views
     elif chunk == "auto":
-        fit = rows_that_fit(model, data.rows, device, autocast, sharing=data.processes)
+        with as_if_learning(
+            model.image_encoder
+        ):  # frozen, it keeps nothing, but works all the same
+            fit = rows_that_fit(model, data.rows, device, autocast, sharing=data.processes)
         chunk = int(agree(float(fit), device))
     return replace(config, chunk=chunk)
 
 
+@contextmanager
+def as_if_learning(module: nn.Module) -> Iterator[None]:
+    """All parameters of a module ask for gradients; afterwards each as before."""
+    before = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    module.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter, learns in before.items():
+            parameter.requires_grad_(learns)
+
+
+def describe(parts: Parts) -> dict[str, Any]:
+    """Whom a run learns from, for `config.json`."""
+    counts = {f"{name}_patients": len(part.patients) for name, part in parts.named().items()}
+    return {"cohort": parts.train.info.name, **counts, "train_images": len(parts.train)}
+
+
 def build_model(train: Cohort, config: PretrainConfig) -> Slimp:
     """A model whose encodings are fitted on `train`, with the starting weights that are asked for.
+
+    Raises:
+        UserError: no level with a weight has metadata.
+    """
+    encodings = fit_encodings(train, config)
+    model = Slimp(part_of(config, ModelConfig), encodings, pretrained=config.pretrained)
+    if config.encoder_weights is not None:
+        model.image_encoder.load_weights(config.encoder_weights)
+    if config.gradient_checkpointing:
+        model.image_encoder.set_gradient_checkpointing(True)
+    return model
+
+
+def fit_encodings(train: Cohort, config: PretrainConfig) -> dict[LevelName, Encoding]:
+    """Statistics and vocabularies of the training part, per level with metadata.
 
     Raises:
         UserError: no level with a weight has metadata.
@@ -226,12 +295,7 @@ def build_model(train: Cohort, config: PretrainConfig) -> Slimp:
             f"the levels with metadata are {list(encodings)}, but their weights are 0: "
             "there is nothing to learn."
         )
-    model = Slimp(part_of(config, ModelConfig), encodings, pretrained=config.pretrained)
-    if config.encoder_weights is not None:
-        model.image_encoder.load_weights(config.encoder_weights)
-    if config.gradient_checkpointing:
-        model.image_encoder.set_gradient_checkpointing(True)
-    return model
+    return encodings
 
 
 def make_optimizer(model: nn.Module, config: PretrainConfig) -> AdamW:
@@ -280,9 +344,11 @@ def of_all_processes(loss: NestedLoss) -> dict[str, float]:
     return dict(zip(names, summed(shares).tolist(), strict=True))
 
 
-def measured(model: Slimp, rate: float, pace: float) -> dict[str, float | None]:
+def measured(
+    model: Slimp, levels: Iterable[LevelName], rate: float, pace: float
+) -> dict[str, float | None]:
     """What a step row of `metrics.jsonl` holds besides step, epoch and losses."""
-    temperatures = {name: model.level(name).temperature().item() for name in model.encodings}
+    temperatures = {name: model.level(name).temperature().item() for name in levels}
     return {
         "learning_rate": rate,
         "temperature": temperatures.get("lesion"),

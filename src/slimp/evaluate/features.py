@@ -232,7 +232,7 @@ def embed(
     }
     device = torch.device(device)
     batch_size = batch_size or batch_size_of(backend, device)
-    with _evaluating(model, device):
+    with evaluating(model, device):
         encode = _backend(model, cohort, backend, batch_size, device, precision)
         batches = image_batches(
             cohort, model.image_spec.size, batch_size=batch_size, workers=workers
@@ -246,7 +246,7 @@ def embed(
         features = {"image": np.concatenate(chunks)}
         with inference(device, precision):
             for level, level_rows in encoded.items():
-                per_row = _encode_rows(model, level, level_rows, device)
+                per_row = metadata_embeddings(model, level, level_rows, device)
                 features[METADATA_KEYS[level]] = per_row[gather[level]]
     columns = [name for name in (*ID_COLUMNS, "split") if name in cohort.images]
     table = FeatureTable(ids=cohort.images[columns].reset_index(drop=True), features=features)
@@ -289,8 +289,8 @@ def _missing_row(model: Slimp, level: LevelName) -> Float32[Array, "1 d"]:
     encoding, device = model.encodings[level], next(model.parameters()).device
     columns = [column for feature in encoding.features for column in feature.columns]
     rows = encoding.encode(pd.DataFrame(index=[0], columns=columns, dtype="float64"))
-    with _evaluating(model, device), inference(device, "32"):
-        return _encode_rows(model, level, rows, device)
+    with evaluating(model, device), inference(device, "32"):
+        return metadata_embeddings(model, level, rows, device)
 
 
 def _backend(
@@ -327,7 +327,7 @@ def _encoded_levels(
         if level not in model.encodings:
             continue
         encoding, table = model.encodings[level], cohort.tables.of_level(level)
-        needed = [column for feature in encoding.features for column in feature.columns]
+        needed = [column for found in encoding.features for column in found.columns_in(table)]
         missing = [column for column in needed if column not in table]
         if len(missing) == len(needed):
             continue
@@ -341,9 +341,10 @@ def _encoded_levels(
     return encoded
 
 
-def _encode_rows(
+def metadata_embeddings(
     model: Slimp, level: LevelName, rows: Rows, device: torch.device
 ) -> Float32[Array, "n d"]:
+    """Embeddings of metadata rows by a model that is on `device` already."""
     return np.concatenate(
         [
             _to_numpy(model.encode_rows(level, rows[index].to(device)))
@@ -353,7 +354,7 @@ def _encode_rows(
 
 
 @contextmanager
-def _evaluating(model: Slimp, device: torch.device) -> Iterator[None]:
+def evaluating(model: Slimp, device: torch.device) -> Iterator[None]:
     """Evaluation mode on `device`; afterwards all is as before."""
     training, before = model.training, next(model.parameters()).device
     model.eval().to(device)

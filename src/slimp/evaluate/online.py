@@ -48,7 +48,7 @@ class Validator:
             return
         self.batches = PatientBatches(
             validation,
-            model.encodings,
+            model.encodings_of(validation),
             config,
             image_size=config.image_size,
             augment=False,
@@ -56,7 +56,7 @@ class Validator:
         )
         self.neighbours = _labelled_sample(train, config.seed)
         self.queries = _labelled_sample(validation, config.seed)
-        self.recalls = "lesion" in model.encodings and config.lesion_weight > 0
+        self.recalls = "lesion" in self.batches.encodings and config.lesion_weight > 0
         _require_pairs(validation, model, config)
         if config.monitor == "recall_at_5" and not self.recalls:
             raise CohortError("monitor=recall_at_5 needs lesion metadata and a lesion weight.")
@@ -148,7 +148,7 @@ def _of_all_processes(pair: Pair) -> tuple[Tensor, Tensor]:
 def _require_pairs(validation: Cohort, model: Slimp, config: PretrainConfig) -> None:
     """Raises unless some level with a weight has two rows, of which one is the other's negative."""
     counts: dict[str, int] = {
-        name: len(validation.tables.of_level(name)) for name in model.encodings
+        name: len(validation.tables.of_level(name)) for name in model.encodings_of(validation)
     }
     counts["view"] = len(validation)
     if not any(count > 1 and config.weights[name] > 0 for name, count in counts.items()):

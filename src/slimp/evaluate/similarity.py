@@ -92,8 +92,9 @@ def similarity_by_level(
     if model.config.hierarchy == "flat":
         cohort = cohort.flatten()
     config = BatchConfig(patients=32, lesions=100, seed=seed, workers=workers)
+    encodings = model.encodings_of(cohort)
     batches = PatientBatches(
-        cohort, model.encodings, config, image_size=model.image_spec.size, augment=False
+        cohort, encodings, config, image_size=model.image_spec.size, augment=False
     )
     sides: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
     training, before = model.training, next(model.parameters()).device

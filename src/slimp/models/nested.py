@@ -17,7 +17,7 @@ level's rows, d = width of the embeddings there, h = width of the tabular encode
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimp.batches import Batch, LevelBatch
+from slimp.cohort import Cohort
 from slimp.config import ModelConfig
 from slimp.distributed import Shares
 from slimp.encoding import Encoding, Rows
@@ -39,7 +40,7 @@ from slimp.errors import CheckpointError, UserError
 from slimp.models.embeddings import Embeddings, Pair
 from slimp.models.image import ImageEncoder, ImageSpec, load_tensors, read_tensors
 from slimp.models.trace import Trace, TraceConfig
-from slimp.schema import LevelName
+from slimp.schema import LEVELS, LevelName
 from slimp.storage import new_file, read_json, write_json
 
 Autocast = Callable[[], AbstractContextManager[Any]]
@@ -78,11 +79,12 @@ class Slimp(nn.Module):
         width = self.image_encoder.embed_dim
         self.view = ViewLevel(width, config) if config.view_weight > 0 else None
         levels: dict[str, MetadataLevel] = {}
-        for name in ("image", "lesion", "patient"):
+        for name in LEVELS:
             if name in self.encodings:
                 levels[name] = MetadataLevel(width, self.encodings[name], config)
                 width += config.tabular_width
         self.levels = nn.ModuleDict(levels)
+        self._frozen: list[nn.Module] = []
         self._independent_rows = mixes_rows(self) is None
         for name, level in levels.items():
             # A level that is not asked for is never trained, but still embeds its metadata.
@@ -92,6 +94,35 @@ class Slimp(nn.Module):
     def image_spec(self) -> ImageSpec:
         """Preprocessing that the image encoder expects."""
         return self.image_encoder.spec
+
+    def encodings_of(self, cohort: Cohort) -> dict[LevelName, Encoding]:
+        """Those of levels at which the cohort has metadata: an adapted model may have more."""
+        return {
+            name: encoding
+            for name, encoding in self.encodings.items()
+            if cohort.schema.level(name).features
+        }
+
+    def freeze_all_but(self, learning: Collection[str]) -> None:
+        """Only the parameters of these names learn.
+
+        A module none of whose parameters learn stays in evaluation mode while the others train.
+        """
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in learning)
+        self._frozen = [
+            module
+            for module in self.modules()
+            if (parameters := list(module.parameters()))
+            and not any(parameter.requires_grad for parameter in parameters)
+        ]
+
+    def train(self, mode: bool = True) -> Slimp:
+        """Training mode (or evaluation mode), but for what is frozen."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def encode_images(self, pixels: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n d"]:
         """Image embeddings, before any projection."""
@@ -154,7 +185,7 @@ class Slimp(nn.Module):
 
     def _asked(self, level: LevelName) -> bool:
         """Whether this level or a coarser one has a weight."""
-        return any(self.config.weights[name] for name in _from(level))
+        return any(self.config.weights[name] for name in LEVELS[LEVELS.index(level) :])
 
     @torch.no_grad()
     def cap_temperatures(self) -> None:
@@ -362,9 +393,3 @@ def projection(width: int, config: ModelConfig) -> nn.Module:
     return nn.Sequential(
         nn.Linear(width, width), nn.GELU(), nn.Linear(width, config.projection_width, bias=False)
     )
-
-
-def _from(level: LevelName) -> tuple[str, ...]:
-    """This level and the coarser ones."""
-    order = ("image", "lesion", "patient")
-    return order[order.index(level) :]

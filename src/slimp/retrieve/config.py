@@ -1,0 +1,58 @@
+"""Settings of a retrieval; light, because the command line makes its flags of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from slimp.errors import UserError
+
+Route = Literal["ilp", "ii"]
+"""ilp: image -> lesion metadata -> patient metadata. ii: image -> image, whose rows are lent."""
+Lend = Literal["missing", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalConfig:
+    """Everything that changes what is lent, given the model and the cohorts."""
+
+    route: Route = "ilp"
+    """ilp: the image finds lesion metadata, both find patient metadata; ii: the nearest image
+    lends both of its rows."""
+    k: int = 1
+    """Lenders per query; their embeddings are averaged, the nearer the heavier."""
+    temperature: float = 0.07
+    """Of those weights: a lender of cosine similarity s weighs exp(s / temperature)."""
+    coverage: float = 0.9
+    """Probability with which an image like those of the reference is lent something."""
+    lend: Lend = "missing"
+    """missing: rows with no known cell borrow. all: every row does, as if nothing were known, and
+    what is known serves as the truth to compare with."""
+    approximate: bool = False
+    """Search a large reference with FAISS (pip install 'slimp[faiss]'); recall is measured."""
+    same: Mapping[str, str] = field(default_factory=dict)
+    """Features of the target that mean what a feature of the reference means, where their names
+    differ: '{target: reference}'."""
+    groups: tuple[str, ...] | None = None
+    """Columns of the target to group failures by, with edges as in age:30:60 if continuous.
+    Default: the label and all categorical and unused text columns with 2 to 12 values."""
+    seed: int = 0
+    """Of the halves that verify the coverage, the shift test and the bootstrap."""
+    replicates: int = 1000
+    """Of the bootstrap over patients."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("route", Route), ("lend", Lend)):
+            if getattr(self, name) not in get_args(allowed):
+                options = ", ".join(get_args(allowed))
+                raise UserError(f"{name} '{getattr(self, name)}' is not one of: {options}.")
+        for name in ("k", "replicates"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.temperature <= 0:
+            raise UserError(f"temperature must be positive, got {self.temperature}.")
+        if not 0 < self.coverage < 1:
+            raise UserError(f"coverage must be in (0, 1), got {self.coverage}.")
+        if self.seed < 0:
+            raise UserError(f"seed must not be negative, got {self.seed}.")

@@ -1,0 +1,293 @@
+"""Extrapolation of metadata from a reference to a target, with what is needed to judge it.
+
+Axis names: i = images, e = width of the image encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float32
+
+from slimp.cohort import Cohort
+from slimp.errors import UserError
+from slimp.evaluate.intervals import Estimate
+from slimp.evaluate.lent import LentFeatures
+from slimp.evaluate.similarity import Similarity
+from slimp.models.nested import Slimp
+from slimp.retrieve.agreement import Agreement, Compared, agreement, compare
+from slimp.retrieve.config import RetrievalConfig
+from slimp.retrieve.failures import (
+    Bin,
+    Case,
+    Group,
+    by_group,
+    by_similarity,
+    group_columns,
+    worst_cases,
+)
+from slimp.retrieve.finders import Finder, Recall
+from slimp.retrieve.matching import matching_similarity
+from slimp.retrieve.pseudo import lent_features, lent_values, pseudo_table, save_pseudo
+from slimp.retrieve.reference import Reference
+from slimp.retrieve.routes import Loans, lend
+from slimp.retrieve.storeys import as_the_model_reads
+from slimp.retrieve.trust import Abstention, calibrate, calibration_patients
+from slimp.schema import LevelName
+from slimp.storage import write_json
+
+if TYPE_CHECKING:
+    from slimp.evaluate.shift import Shift
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Retrieval:
+    """What a reference lends to a target, and how far it is to be trusted."""
+
+    config: RetrievalConfig
+    reference: Cohort
+    target: Cohort
+    loans: Loans
+    table: pd.DataFrame
+    """See `pseudo_table`."""
+    features: LentFeatures
+    """For `embed(..., pseudo=...)`."""
+    abstention: Abstention
+    abstained: Bool[Array, " i"]
+    shift: Shift
+    """Between the image embeddings of reference and target."""
+    similarity: Mapping[LevelName, Similarity]
+    """Of images and their own metadata, on the patients of the reference who calibrated."""
+    calibration_similarity: Mapping[LevelName, Float32[Array, " _"]]
+    """Of each calibration image and its nearest lender of another patient."""
+    compared: tuple[Compared, ...]
+    agreement: tuple[Agreement, ...]
+    """Of lent and true metadata of the target, where it has them and nothing was abstained."""
+    reference_agreement: tuple[Agreement, ...]
+    """The same for the patients who calibrated, with their own metadata hidden."""
+    bins: tuple[Bin, ...]
+    rank_correlation: Mapping[LevelName, Estimate]
+    """Of similarity and agreement."""
+    groups: tuple[Group, ...]
+    cases: tuple[Case, ...]
+    recall: Recall | None
+    """Of an approximate search; None: the search was exact."""
+
+    @property
+    def lent(self) -> tuple[LevelName, ...]:
+        """Levels whose metadata are lent."""
+        return tuple(self.loans.levels)
+
+    @property
+    def abstention_rate(self) -> float:
+        """Share of the images that are lent nothing."""
+        return float(self.abstained.mean())
+
+    @property
+    def verdict(self) -> str:
+        """Whether the target resembles the reference, in a sentence."""
+        low, high = self.shift.ci95
+        figure = f"AUROC {self.shift.auroc:.3f} [{low:.3f}, {high:.3f}], p {self.shift.p_value:.3g}"
+        if self.shift.flagged:
+            return (
+                f"The target looks different from the reference ({figure}; 0.5 if alike): lent "
+                "metadata are not to be trusted."
+            )
+        return f"The target cannot be told from the reference by its images ({figure})."
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `metrics.json`."""
+        lent = self.similarity.get(self.lent[0])
+        return {
+            "route": self.config.route,
+            "k": self.config.k,
+            "lent": list(self.lent),
+            "images": len(self.target),
+            "abstention_rate": self.abstention_rate,
+            "median_matching": None if lent is None else lent.median_matching,
+            "median_nonmatching": None if lent is None else lent.median_nonmatching,
+            "overlap": None if lent is None else lent.overlap,
+            "similarity": {name: found.to_dict() for name, found in self.similarity.items()},
+            "lender_similarity": {
+                name: {
+                    "target_median": _median(loan.similarity[:, 0]),
+                    "calibration_median": _median(self.calibration_similarity[name]),
+                }
+                for name, loan in self.loans.levels.items()
+            },
+            "abstention": self.abstention.to_dict(),
+            "shift": asdict(self.shift),
+            "verdict": self.verdict,
+            "shared_patients": self.loans.shared_patients,
+            "excluded_matches": self.loans.excluded,
+            "agreement": [found.to_dict() for found in self.agreement],
+            "agreement_on_reference": [found.to_dict() for found in self.reference_agreement],
+            "by_similarity": [
+                {**asdict(part), "agreement": _estimate(part.agreement)} for part in self.bins
+            ],
+            "rank_correlation": {k: _estimate(v) for k, v in self.rank_correlation.items()},
+            "groups": [group.to_dict() for group in self.groups],
+            "search": "exact" if self.recall is None else self.recall.to_dict(),
+        }
+
+    def save(self, folder: Path) -> None:
+        """Writes `pseudo.parquet` and `metrics.json` into a folder that exists."""
+        save_pseudo(folder, self.table, self.features)
+        write_json(folder / "metrics.json", self.to_dict())
+
+
+def extrapolate(
+    model: Slimp,
+    reference: Cohort,
+    target: Cohort,
+    reference_images: Float32[Array, "_ e"],
+    target_images: Float32[Array, "i e"],
+    config: RetrievalConfig | None = None,
+    *,
+    parts: Mapping[str, str] | None = None,
+    device: torch.device | str = "cpu",
+) -> Retrieval:
+    """Lends the target what it lacks, and measures what that is worth.
+
+    Args:
+        model: of both cohorts' embeddings; left as it was found.
+        reference: has the metadata that the model reads.
+        target: lacks some, or all.
+        reference_images: embeddings of its images by the model, in its order.
+        target_images: likewise.
+        config: how to lend.
+        parts: patient -> part of pre-training, to calibrate on patients whom it did not learn
+            from; see `slimp.assess.parts_of_run`.
+        device: where to compute.
+
+    Raises:
+        UserError: nothing is missing, the reference cannot lend, or the settings name columns
+            that are not there.
+    """
+    from slimp.evaluate.shift import two_sample_test
+
+    config = config or RetrievalConfig()
+    index = Reference.build(model, reference, reference_images, device=device)
+    group_cells = group_columns(target, config.groups)  # refuses before anything is searched
+    finder = Finder(approximate=config.approximate, device=device, seed=config.seed)
+    loans = lend(model, index, target, target_images, config, search=finder, device=device)
+    if not loans.levels:
+        raise UserError(
+            f"target '{target.info.name}' knows something at each level that could be lent "
+            f"({', '.join(index.levels)}), so there is nothing to lend. To lend all the same, and "
+            "to compare with what is known, pass --lend all."
+        )
+    flat = as_the_model_reads(model, target)
+    names, caution = calibration_patients(index.cohort.patients["patient_id"].to_numpy(), parts)
+    trial = _Trial.run(model, index, names, loans, config, finder, device)
+    patients = target.images["patient_id"].to_numpy()
+    settings: dict[str, Any] = {"replicates": config.replicates, "seed": config.seed}
+    abstention = calibrate(
+        trial.similarity, trial.patients, config.coverage, caution=caution, **settings
+    )
+    abstained = abstention.abstains(loans)
+    compared = compare(index.cohort, flat, lent_values(loans, index), config.same)
+    near = {name: loan.similarity[:, 0] for name, loan in loans.levels.items()}
+    bins, correlation = by_similarity(near, compared, patients, **settings)
+    finest = next(iter(loans.levels.values()))
+    return Retrieval(
+        config=config,
+        reference=index.cohort,
+        target=flat,
+        loans=loans,
+        table=pseudo_table(loans, index, flat, abstained),
+        features=lent_features(loans, flat, abstained, model),
+        abstention=abstention,
+        abstained=abstained,
+        shift=two_sample_test(
+            reference_images,
+            target_images,
+            reference.images["patient_id"].to_numpy(),
+            patients,
+            seed=config.seed,
+        ),
+        similarity=trial.matching,
+        calibration_similarity=trial.similarity,
+        compared=tuple(compared),
+        agreement=_agreements(compared, patients, ~abstained, settings),
+        reference_agreement=_agreements(
+            trial.compared, trial.patients, np.ones(len(trial.patients), dtype=bool), settings
+        ),
+        bins=tuple(bins),
+        rank_correlation=correlation,
+        groups=tuple(
+            by_group(
+                group_cells, finest.similarity[:, 0], abstained, compared, patients, **settings
+            )
+        ),
+        cases=tuple(worst_cases(finest.similarity[:, 0], finest.image[:, 0], compared, patients)),
+        recall=finder.recall,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Trial:
+    """What patients of the reference borrow from the others when their own rows are hidden."""
+
+    similarity: Mapping[LevelName, Float32[Array, " _"]]
+    patients: Array
+    compared: list[Compared]
+    matching: Mapping[LevelName, Similarity]
+
+    @classmethod
+    def run(
+        cls,
+        model: Slimp,
+        index: Reference,
+        patients: frozenset[str],
+        loans: Loans,
+        config: RetrievalConfig,
+        finder: Finder,
+        device: torch.device | str,
+    ) -> _Trial:
+        mask = index.cohort.images["patient_id"].isin(patients).to_numpy(dtype=bool)
+        cohort, images = index.cohort.select(mask), index.images[mask]
+        # What the target had of its own, these patients may keep.
+        own = lend(
+            model,
+            index,
+            cohort,
+            images,
+            replace(config, lend="missing"),
+            search=finder,
+            hide=tuple(loans.levels),
+            device=device,
+        )
+        return cls(
+            similarity={name: own.levels[name].similarity[:, 0] for name in loans.levels},
+            patients=cohort.images["patient_id"].to_numpy(),
+            compared=compare(index.cohort, cohort, lent_values(own, index), {}),
+            matching=matching_similarity(model, cohort, images, seed=config.seed, device=device),
+        )
+
+
+def _agreements(
+    compared: list[Compared], patients: Array, rows: Array, settings: Mapping[str, Any]
+) -> tuple[Agreement, ...]:
+    found = [agreement(column, patients, rows, **settings) for column in compared]
+    return tuple(one for one in found if one is not None)
+
+
+def _median(values: Array) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else None
+
+
+def _estimate(found: Estimate) -> dict[str, Any]:
+    return {
+        "mean": found.mean if np.isfinite(found.mean) else None,
+        "ci95": [x if np.isfinite(x) else None for x in found.ci95],
+    }

@@ -1,0 +1,238 @@
+"""Where lending fails: by similarity, by group, and the cases in which it errs most confidently.
+
+Axis names: i = images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Shaped
+from scipy.stats import rankdata
+
+from slimp.cohort import Cohort
+from slimp.evaluate.groups import group_values
+from slimp.evaluate.intervals import Estimate, bootstrap
+from slimp.retrieve.agreement import Compared, weighted_correlation
+from slimp.schema import LEVELS, LevelName
+
+Array = np.ndarray[Any, np.dtype[Any]]
+MOST_VALUES = 12
+"""A column with more values than this is no group by default."""
+BINS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bin:
+    """Images of one fifth of the similarities of a level."""
+
+    level: LevelName
+    low: float
+    high: float
+    n: int
+    agreement: Estimate
+    """Share of the comparable lent values that agree."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Images that share a value of a column."""
+
+    column: str
+    value: str
+    n: int
+    n_patients: int
+    similarity: float
+    """Mean of the finest level that is lent."""
+    abstained: Estimate
+    agreement: Estimate | None
+    """Share of the comparable lent values that agree; None where there is no truth."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `metrics.json`."""
+        return {
+            "column": self.column,
+            "value": self.value,
+            "n": self.n,
+            "n_patients": self.n_patients,
+            "mean_similarity": None if np.isnan(self.similarity) else self.similarity,
+            "abstained": _estimate(self.abstained),
+            "agreement": None if self.agreement is None else _estimate(self.agreement),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One image and its nearest lender."""
+
+    image: int
+    """Row of the target's images."""
+    lender: int
+    """Row of the reference's images."""
+    similarity: float
+    agreement: float
+    """Of the comparable values; NaN where there are none."""
+
+
+def agreement_per_image(
+    compared: Sequence[Compared], n: int, level: LevelName | None = None
+) -> Float[Array, " i"]:
+    """Share of an image's comparable lent values, of a level or of all, that agree; NaN: none."""
+    columns = [c.agrees for c in compared if level in (None, c.lent.level)]
+    if not columns:
+        return np.full(n, np.nan)
+    values = np.stack(columns)  # (columns, i)
+    known = ~np.isnan(values)
+    count = known.sum(axis=0)
+    total = np.where(known, values, 0.0).sum(axis=0)
+    return np.asarray(np.divide(total, count, out=np.full(n, np.nan), where=count > 0))
+
+
+def by_similarity(
+    similarity: Mapping[LevelName, Float[Array, " i"]],
+    compared: Sequence[Compared],
+    patients: Shaped[Array, " i"],
+    *,
+    replicates: int,
+    seed: int,
+) -> tuple[list[Bin], dict[LevelName, Estimate]]:
+    """Agreement per fifth of the similarities, and the rank correlation of both, per level.
+
+    If similarity tells good loans from bad ones, agreement rises with it.
+    """
+    bins, correlation = list[Bin](), dict[LevelName, Estimate]()
+    for level, values in similarity.items():
+        score = agreement_per_image(compared, len(values), level)
+        use = np.flatnonzero(~np.isnan(score) & np.isfinite(values))
+        if len(use) < BINS:
+            continue
+        x, y, groups = values[use].astype(np.float64), score[use], patients[use]
+        correlation[level] = _correlation(rankdata(x), rankdata(y), groups, replicates, seed)
+        for part in np.array_split(np.argsort(x, kind="stable"), BINS):
+            estimate = _mean(y[part], groups[part], replicates, seed)
+            low, high = float(x[part].min()), float(x[part].max())
+            bins.append(Bin(level=level, low=low, high=high, n=len(part), agreement=estimate))
+    return bins, correlation
+
+
+def group_columns(target: Cohort, names: tuple[str, ...] | None = None) -> dict[str, pd.Series]:
+    """Column -> its cells, a row per image: categorical features, labels and unused text.
+
+    Args:
+        target: its tables are searched from image to patient.
+        names: columns to take, as in `group_values`; None: all with 2 to `MOST_VALUES` values.
+
+    Raises:
+        UserError: a named column does not exist, or makes no groups.
+    """
+    if names is not None:
+        return group_values(target, names)
+    of_image = {
+        "image": np.arange(len(target)),
+        "lesion": target.lesion_of_image,
+        "patient": target.patient_of_lesion[target.lesion_of_image],
+    }
+    found: dict[str, pd.Series] = {}
+    for level in LEVELS:
+        table = target.tables.of_level(level)
+        for name in table.columns.difference(["image_id", "lesion_id", "patient_id"], sort=False):
+            cells = table[name].iloc[of_image[level]].reset_index(drop=True)
+            if name not in found and _groups_by_default(cells):
+                found[str(name)] = cells
+    return found
+
+
+def by_group(
+    columns: Mapping[str, pd.Series],
+    similarity: Float[Array, " i"],
+    abstained: Bool[Array, " i"],
+    compared: Sequence[Compared],
+    patients: Shaped[Array, " i"],
+    *,
+    replicates: int,
+    seed: int,
+) -> list[Group]:
+    """A row per value of each column; and one for the images that were, or were not, abstained."""
+    score = agreement_per_image(compared, len(patients))
+    answer = pd.Series(np.where(abstained, "yes", "no"))
+    found = []
+    for name, cells in {"(abstained)": answer, **columns}.items():
+        known = cells.astype("str").where(cells.notna())
+        for value in sorted(known.dropna().unique()):
+            use = np.flatnonzero((known == value).to_numpy(dtype=bool))
+            groups, near = patients[use], similarity[use]
+            truth = use[~np.isnan(score[use])]
+            kept = abstained[use].astype(np.float64)
+            found.append(
+                Group(
+                    column=name,
+                    value=value,
+                    n=len(use),
+                    n_patients=len(np.unique(groups)),
+                    similarity=float(np.nanmean(near)) if np.isfinite(near).any() else np.nan,
+                    abstained=_mean(kept, groups, replicates, seed),
+                    agreement=_mean(score[truth], patients[truth], replicates, seed)
+                    if len(truth)
+                    else None,
+                )
+            )
+    return found
+
+
+def worst_cases(
+    similarity: Float[Array, " i"],
+    lender: Shaped[Array, " i"],
+    compared: Sequence[Compared],
+    patients: Shaped[Array, " i"],
+    *,
+    count: int = 8,
+) -> list[Case]:
+    """Images that are the surest of the least: high similarity, little agreement; one a patient.
+
+    Ordered by the difference of the two ranks. Without truth: those of least similarity.
+    """
+    score = agreement_per_image(compared, len(similarity))
+    use = np.flatnonzero(np.isfinite(similarity) & (lender >= 0))
+    if np.isfinite(score[use]).any():
+        use = use[np.isfinite(score[use])]
+        order = use[np.argsort(rankdata(score[use]) - rankdata(similarity[use]), kind="stable")]
+    else:
+        order = use[np.argsort(similarity[use], kind="stable")]
+    _, first = np.unique(patients[order], return_index=True)
+    return [
+        Case(
+            image=int(row),
+            lender=int(lender[row]),
+            similarity=float(similarity[row]),
+            agreement=float(score[row]),
+        )
+        for row in order[np.sort(first)][:count]
+    ]
+
+
+def _groups_by_default(cells: pd.Series) -> bool:
+    if pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_bool_dtype(cells):
+        return False
+    return 2 <= cells.nunique() <= MOST_VALUES
+
+
+def _mean(values: Array, patients: Array, replicates: int, seed: int) -> Estimate:
+    def statistic(_: int, w: Array) -> dict[str, Array]:
+        return {"mean": w @ values / w.sum(axis=1)}
+
+    return bootstrap([patients], statistic, replicates=replicates, seed=seed)["mean"]
+
+
+def _correlation(a: Array, b: Array, patients: Array, replicates: int, seed: int) -> Estimate:
+    def statistic(_: int, w: Array) -> dict[str, Array]:
+        return {"rho": weighted_correlation(w, a, b)}
+
+    return bootstrap([patients], statistic, replicates=replicates, seed=seed)["rho"]
+
+
+def _estimate(found: Estimate) -> dict[str, Any]:
+    return {"mean": found.mean, "ci95": list(found.ci95)}

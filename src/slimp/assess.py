@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,14 +17,21 @@ from slimp.config import PretrainConfig
 from slimp.errors import UserError
 from slimp.evaluate.backends import BackendName
 from slimp.evaluate.features import FEATURE_SETS, FeatureTable, embed
+from slimp.evaluate.groups import group_values
+from slimp.evaluate.leakage import MODES, Leakage, leakage
 from slimp.evaluate.linear_probe import probe
-from slimp.evaluate.probe_config import FeatureSet, ProbeConfig
-from slimp.evaluate.result import ProbeResult
-from slimp.evaluate.splits import held_out_split, labelled_rows
+from slimp.evaluate.low_shot import LowShot, low_shot
+from slimp.evaluate.probe_config import FeatureSet, ProbeConfig, ProtocolConfig
+from slimp.evaluate.result import ProbeResult, make_task, relabelled
+from slimp.evaluate.splits import held_out_split, labelled_rows, official_parts
+from slimp.evaluate.subgroups import Subgroups, subgroups
 from slimp.held_out import LEARNED_FROM, earlier_parts, stages
 from slimp.models.nested import Slimp
 from slimp.precision import fast_precision
-from slimp.storage import write_json
+from slimp.storage import new_file, write_json
+
+PROTOCOLS = ("low_shot", "leakage", "subgroups")
+"""What may be measured besides the score."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,6 +46,9 @@ class Assessment:
     """Whose images test, in words."""
     saw_test_patients: bool | None
     """Whether pre-training learned from patients that test here; None if the run does not say."""
+    low_shot: LowShot | None = None
+    leakage: Leakage | None = None
+    subgroups: Subgroups | None = None
 
     @property
     def main(self) -> ProbeResult:
@@ -65,15 +75,23 @@ class Assessment:
             "tested_on": self.tested_on,
             "feature_sets": {name: result.to_dict() for name, result in self.probes.items()},
             "floors": {name: result.to_dict() for name, result in self.floors.items()},
+            **{
+                name: found.to_dict()
+                for name in PROTOCOLS
+                if (found := getattr(self, name)) is not None
+            },
         }
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Writes `metrics.json`, `predictions.parquet` and the probe.
+        """Writes `metrics.json`, `predictions.parquet`, the probe, and who was drawn for low-shot.
 
         Raises:
             UserError: the folder is not empty and `overwrite` is off.
         """
         self.main.save(folder, overwrite=overwrite)
+        if self.low_shot is not None:
+            with new_file(Path(folder) / "low_shot.parquet") as partial:
+                self.low_shot.rows.to_parquet(partial, index=False)
         write_json(Path(folder) / "metrics.json", self.to_dict())
 
 
@@ -84,6 +102,7 @@ def assess(
     *,
     run_parts: Mapping[str, str] | None = None,
     held_out: bool = True,
+    protocols: ProtocolConfig | None = None,
 ) -> Assessment:
     """Probes of the feature set asked for and of the smaller ones, and the floors.
 
@@ -94,17 +113,24 @@ def assess(
         run_parts: patient -> part that pre-training gave it, see `parts_of_run`.
         held_out: test on the patients that pre-training, or else an official split, set aside,
             if there are any and patients are what must not leak; otherwise deal them anew.
+        protocols: what to measure of the largest feature set besides; None: nothing.
 
     Raises:
         UserError: the labels, patients or features do not allow it.
     """
-    labelled_rows(table.ids)  # refuses what no split can mend
-    parts, tested_on = _given_split(table, config, run_parts) if held_out else (None, "")
+    ids = relabelled(table.ids, config.malignant)
+    labelled_rows(ids)  # refuses what no split can mend
+    official = config.split == "official"
+    parts, tested_on = (
+        _given_split(table, config, run_parts) if held_out or official else (None, "")
+    )
     if parts is not None:
         try:
-            held_out_split(table.ids, parts)
+            held_out_split(ids, parts)
         except UserError as error:
-            raise UserError(f"{error} Or pass --no-held-out to deal the patients anew.") from None
+            way_out = "--split patient" if official else "--no-held-out"
+            raise UserError(f"{error} Or pass {way_out} to deal the patients anew.") from None
+    group_values(cohort, protocols.subgroups if protocols else ())  # refuses before any fit
     probes: dict[str, ProbeResult] = {
         name: probe(table, replace(config, features=name), parts=parts)
         for name in _feature_sets(table, config)
@@ -115,6 +141,7 @@ def assess(
         floors["metadata"] = metadata_floor(cohort, everything, parts=parts).best
     main = list(probes.values())[-1]
     tested = set(main.predictions["patient_id"])
+    extra = _protocols(table, cohort, config, parts, main, protocols) if protocols else {}
     return Assessment(
         probes=probes,
         floors=floors,
@@ -122,7 +149,37 @@ def assess(
         saw_test_patients=None
         if run_parts is None
         else any(run_parts.get(patient) in LEARNED_FROM for patient in tested),
+        **extra,
     )
+
+
+def _protocols(
+    table: FeatureTable,
+    cohort: Cohort,
+    config: ProbeConfig,
+    parts: Sequence[object] | None,
+    main: ProbeResult,
+    protocols: ProtocolConfig,
+) -> dict[str, Any]:
+    """What was asked for besides the score of `main`."""
+    found: dict[str, Any] = {}
+    if protocols.fractions or protocols.shots:
+        task = make_task(table.ids, config, parts)
+        found["low_shot"] = low_shot(table.matrix(config.features), task, config, protocols)
+    if protocols.leakage:
+        dealt = parts is None and config.split in MODES
+        found["leakage"] = leakage(
+            {
+                mode: main
+                if dealt and mode == config.split
+                else probe(table, replace(config, split=mode))
+                for mode in MODES
+            }
+        )
+    by_group = subgroups(main, cohort, protocols.subgroups)
+    if by_group.groups:
+        found["subgroups"] = by_group
+    return found
 
 
 def parts_of_run(run: Path, cohort: Cohort) -> dict[str, str] | None:
@@ -225,6 +282,8 @@ def _given_split(
     table: FeatureTable, config: ProbeConfig, run_parts: Mapping[str, str] | None
 ) -> tuple[list[object] | None, str]:
     """The part of each image in a split that exists already, and what it is in words."""
+    if config.split == "official":
+        return official_parts(table.ids), "those of the official test part"
     if config.split != "patient":
         return None, ""
     patients = table.ids["patient_id"]
@@ -232,6 +291,5 @@ def _given_split(
     if (parts == "held_out").any():
         return parts.where(parts.notna(), None).tolist(), "those that pre-training set aside"
     if "split" in table.ids and (table.ids["split"] == "test").any():
-        official = table.ids["split"].astype("object")
-        return official.where(official.notna(), None).tolist(), "those of the official test part"
+        return official_parts(table.ids), "those of the official test part"
     return None, ""

@@ -80,6 +80,7 @@ def test_metrics_are_those_of_the_saved_predictions():
     assert list(rows.columns) == [
         *("image_id", "patient_id", "seed", "label", "predicted"),
         *("p_a", "p_b", "p_c"),
+        *("q_a", "q_b", "q_c"),
     ]
     for i, (_, seed) in enumerate(rows.groupby("seed")):
         score = balanced_accuracy_score(seed["label"], seed["predicted"])

@@ -2,7 +2,8 @@
 
 Tests on the patients that pre-training set aside, where the run has some of this cohort; otherwise
 on random patient-disjoint splits. Prints every feature set up to the one asked for, the majority
-class, and a classifier of the raw metadata.
+class, and a classifier of the raw metadata; then calibration and the score per subgroup, and on
+request the score with few labels and what leaks through splits that are not by patient.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from slimp.console import note, progress_bar, say, show_table
-from slimp.evaluate.probe_config import ProbeConfig
+from slimp.evaluate.probe_config import LEAKING, FullProbeConfig
 from slimp.flags import REQUIRED_FLAG
 
 if TYPE_CHECKING:
     from slimp.assess import Assessment
     from slimp.cohort import Cohort
     from slimp.evaluate.features import FeatureTable
+    from slimp.evaluate.low_shot import LowShot
+    from slimp.evaluate.subgroups import Subgroups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class Arguments:
     """Where to embed."""
     workers: int = 1
     """Processes that decode images."""
-    config: ProbeConfig
+    config: FullProbeConfig
 
 
 def run(arguments: Arguments) -> None:
@@ -64,7 +67,14 @@ def run(arguments: Arguments) -> None:
         )
     note("probing ...")
     parts = parts_of_run(arguments.run, cohort)
-    result = assess(table, cohort, arguments.config, run_parts=parts, held_out=arguments.held_out)
+    result = assess(
+        table,
+        cohort,
+        arguments.config,
+        run_parts=parts,
+        held_out=arguments.held_out,
+        protocols=arguments.config,
+    )
     result.save(arguments.out, overwrite=arguments.overwrite)
     record = {
         "probe": asdict(arguments.config),
@@ -75,6 +85,7 @@ def run(arguments: Arguments) -> None:
     }
     write_json(arguments.out / "config.json", record)
     _print(result)
+    _print_protocols(result)
     if arguments.report:
         _report(arguments, cohort, table, result, parts or {})
     say(f"written: {arguments.out}")
@@ -109,6 +120,9 @@ def _report(
         probes=result.probes,
         floors=result.floors,
         similarity=similarity,
+        low_shot=result.low_shot,
+        leakage=result.leakage,
+        subgroups=result.subgroups,
         command=f"slimp probe {arguments.run} {arguments.cohort} --out {arguments.out}",
     )
     say(f"report: {page}")
@@ -122,6 +136,11 @@ def _print(result: Assessment) -> None:
     )
     if result.saw_test_patients:
         say("CAUTION: pre-training saw patients that test here, so these figures are optimistic.")
+    if main.config.split in LEAKING:
+        say(
+            f"CAUTION: split by {main.config.split}, so patients may both train and test: "
+            "only a split by patient is an honest estimate."
+        )
     if not main.converged:
         say("CAUTION: the probe did not converge.")
     show_table(
@@ -130,6 +149,20 @@ def _print(result: Assessment) -> None:
         _rows(result),
     )
     say(result.verdict)
+    if "ece_scaled" in main.metrics:
+        before, after = (
+            f"ECE {main.metrics[f'ece{end}']}, Brier {main.metrics[f'brier{end}']}"
+            for end in ("", "_scaled")
+        )
+        say(f"calibration of '{main.config.features}': {before}; scaled: {after}")
+    if "pauc_above_80tpr" in main.metrics:
+        named = {
+            "sensitivity at 90 % specificity": "sensitivity_at_90_specificity",
+            "at 95 %": "sensitivity_at_95_specificity",
+            "partial AUC above 80 % TPR": "pauc_above_80tpr",
+        }
+        found = (f"{words} {main.metrics[name]}" for words, name in named.items())
+        say(f"finding '{main.classes[1]}': {', '.join(found)}")
 
 
 def _rows(result: Assessment) -> Iterator[tuple[str, ...]]:
@@ -138,3 +171,59 @@ def _rows(result: Assessment) -> Iterator[tuple[str, ...]]:
         yield (name, *(str(probe.metrics[metric]) for metric in metrics))
     for floor in result.floors.values():
         yield (f"no pre-training: {floor.name}", *(str(floor.metrics[m]) for m in metrics))
+
+
+def _print_protocols(result: Assessment) -> None:
+    if result.low_shot is not None:
+        _print_low_shot(result.low_shot)
+    if result.leakage is not None:
+        show_table(
+            "the same probe, split three ways",
+            ["split by", "balanced accuracy", "above the split by patient"],
+            [
+                (mode, found.balanced_accuracy, result.leakage.excess.get(mode, "-"))
+                for mode, found in result.leakage.results.items()
+            ],
+        )
+        say("CAUTION: only the split by patient is an honest estimate for new patients.")
+    if result.subgroups is not None:
+        _print_subgroups(result.subgroups)
+
+
+def _print_low_shot(found: LowShot) -> None:
+    show_table(
+        f"few labels, mean over splits and {found.draws} draws of patients",
+        ["learned from", "images", "patients", "balanced accuracy", "AUROC", "spread of draws"],
+        [
+            (
+                point.setting,
+                f"{point.n_images:.1f}",
+                f"{point.n_patients:.1f}",
+                point.balanced_accuracy,
+                f"{point.auroc_macro_ovr:.3f}",
+                f"{point.spread:.3f}",
+            )
+            for point in found.points
+        ],
+    )
+    for point in found.points:
+        if remark := point.remark:
+            say(f"CAUTION: {remark}")
+
+
+def _print_subgroups(found: Subgroups) -> None:
+    names = ("balanced_accuracy", "auroc_macro_ovr", "sensitivity", "ece")
+    shown = [name for name in names if any(name in group.metrics for group in found.groups)]
+    show_table(
+        "subgroups; those of too few patients without interval",
+        ["column", "group", "patients", "classes", *shown],
+        [
+            (
+                *(group.column, group.group, group.n_patients, len(group.classes)),
+                *(group.text(name) for name in shown),
+            )
+            for group in found.groups
+        ],
+    )
+    for gap in found.gaps:
+        say(gap.sentence)

@@ -16,7 +16,7 @@ import pandas as pd
 from slimp.errors import UserError
 from slimp.evaluate.intervals import Array, resample
 from slimp.evaluate.metrics import metrics
-from slimp.evaluate.result import codes_of
+from slimp.evaluate.result import codes_of, scaled_metrics
 
 KEYS = ["image_id", "patient_id", "seed", "label"]
 
@@ -80,13 +80,17 @@ def compare(
         )
     both = _join(a, b)
     splits = [part for _, part in both.groupby("seed", sort=True)]
+    calibrated = all(f"q_{classes[0]}" in table for table in (a, b))
     y, said = [], []
     for part in splits:
         y.append(codes_of(part["label"], classes))
-        said.append([_answer(part, classes, side) for side in ("_a", "_b")])
+        said.append([_answer(part, classes, side, calibrated) for side in ("_a", "_b")])
 
     def statistic(split: int, weights: Array) -> dict[str, Array]:
-        ours, theirs = (metrics(y[split], p, d, weights) for p, d in said[split])
+        ours, theirs = (
+            {**metrics(y[split], p, d, weights), **scaled_metrics(y[split], q, weights)}
+            for p, d, q in said[split]
+        )
         return {
             **{f"{name} a": ours[name] for name in ours},
             **{f"{name} b": theirs[name] for name in ours},
@@ -157,10 +161,18 @@ def _join(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     return both.rename(columns={"label_a": "label", "patient_id_a": "patient_id"})
 
 
-def _answer(part: pd.DataFrame, classes: Sequence[str], side: str) -> tuple[Array, Array]:
-    """(probabilities (n, k), class decided on (n,)) of one probe."""
-    shares = part[[f"p_{name}{side}" for name in classes]].to_numpy(dtype=np.float64)
-    return shares, codes_of(part[f"predicted{side}"], classes)
+def _answer(
+    part: pd.DataFrame, classes: Sequence[str], side: str, calibrated: bool
+) -> tuple[Array, Array, Array | None]:
+    """(probabilities (n, k), class decided on (n,), calibrated probabilities) of one probe."""
+    p, q = (
+        part[[f"{kind}_{name}{side}" for name in classes]].to_numpy(dtype=np.float64)
+        if kind == "p" or calibrated
+        else None
+        for kind in ("p", "q")
+    )
+    assert p is not None
+    return p, codes_of(part[f"predicted{side}"], classes), q
 
 
 def _difference(

@@ -34,10 +34,15 @@ class Estimate:
     ci95: tuple[float, float]
     """From the 2.5th and 97.5th percentile over the replicates."""
     per_seed: tuple[float, ...]
+    """NaN where a seed leaves it undefined; the mean is over the others."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For `metrics.json`."""
-        return {"mean": self.mean, "ci95": list(self.ci95), "per_seed": list(self.per_seed)}
+        """For `metrics.json`; None where undefined."""
+        return {
+            "mean": _or_none(self.mean),
+            "ci95": [_or_none(end) for end in self.ci95],
+            "per_seed": [_or_none(value) for value in self.per_seed],
+        }
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.ci95[0]:.3f}, {self.ci95[1]:.3f}]"
@@ -146,9 +151,15 @@ def _one_chunk(statistic: Statistic, times: Array, rows: list[Array]) -> dict[st
 
 
 def _estimate(seeds: Array, values: Array, *, reflect: bool) -> Estimate:
-    mean = float(seeds.mean())
+    known = seeds[~np.isnan(seeds)]
+    mean = float(known.mean()) if len(known) else float("nan")
     values = values[~np.isnan(values)]
     low, high = np.quantile(values, [0.025, 0.975]).tolist() if len(values) else (mean, mean)
     if reflect:
         low, high = max(0.0, 2 * mean - high), max(mean, 2 * mean - low)
     return Estimate(mean=mean, ci95=(low, high), per_seed=tuple(seeds.tolist()))
+
+
+def _or_none(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if np.isnan(value) else value

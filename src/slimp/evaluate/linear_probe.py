@@ -13,7 +13,6 @@ from slimp.evaluate.knn import knn_predict
 from slimp.evaluate.logistic import LinearProbe, fit_logistic, load_probe
 from slimp.evaluate.probe_config import FeatureSet, ProbeConfig, SplitMode
 from slimp.evaluate.result import Answer, ProbeResult, Task, make_task, summarise
-from slimp.evaluate.splits import Split
 
 __all__ = ["LinearProbe", "ProbeConfig", "ProbeResult", "linear_probe", "load_probe", "probe"]
 
@@ -57,7 +56,10 @@ def probe(
     x = table.matrix(config.features)
     task = make_task(table.ids, config, parts)
     if config.method == "knn":
-        answers = [_nearest(x, task, split, config) for split in task.splits]
+        answers = [
+            nearest(x[split.train], task.y[split.train], x[split.test], len(task.classes), config)
+            for split in task.splits
+        ]
         return summarise(task, answers, config, name="knn")
     return probe_matrix(x, task, config, name="linear")
 
@@ -85,7 +87,11 @@ def probe_designs(
         )
         probabilities = fit.probe.predict_proba(test)
         answers.append(
-            Answer(probabilities=probabilities, predicted=fit.probe.decide(probabilities))
+            Answer(
+                probabilities=probabilities,
+                predicted=fit.probe.decide(probabilities),
+                calibrated=fit.probe.calibrated_proba(test),
+            )
         )
         fits.append(fit)
     return summarise(
@@ -94,21 +100,23 @@ def probe_designs(
         config,
         name=name,
         strengths=tuple(fit.strength for fit in fits),
+        temperatures=tuple(fit.probe.temperature for fit in fits),
         converged=all(fit.converged for fit in fits),
         probe=fits[0].probe,
     )
 
 
-def _nearest(x: Array, task: Task, split: Split, config: ProbeConfig) -> Answer:
-    train, test = x[split.train].astype(np.float64), x[split.test].astype(np.float64)
+def nearest(train: Array, y: Array, test: Array, classes: int, config: ProbeConfig) -> Answer:
+    """What the nearest training rows say of the test rows."""
+    train, test = train.astype(np.float64), test.astype(np.float64)
     # Standardised, so that in joined features no part drowns the others.
     mean, scale = train.mean(axis=0), train.std(axis=0)
     scale[scale == 0] = 1.0
     probabilities = knn_predict(
         torch.from_numpy((train - mean) / scale),
-        torch.from_numpy(task.y[split.train]),
+        torch.from_numpy(y),
         torch.from_numpy((test - mean) / scale),
-        classes=len(task.classes),
+        classes=classes,
         neighbours=config.neighbours,
         temperature=config.temperature,
     ).numpy()

@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from slimp.errors import CheckpointError, UserError
+from slimp.evaluate.calibration import calibrate, fit_temperature
 from slimp.evaluate.splits import grouped_folds
 from slimp.storage import new_file, read_json, write_json
 
@@ -45,6 +46,10 @@ class LinearProbe:
     intercept: Float[Array, " k"]
     threshold: float | None = None
     """Of two classes: the last one is decided on from this probability upwards."""
+    temperature: float = 1.0
+    """Divisor of the logits in `calibrated_proba`; 1 in probes of older versions."""
+    shares: Float[Array, " k"] | None = None
+    """Of each class among the training rows; None, in older versions: all alike."""
 
     def predict_proba(self, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
         """Probability per row and class.
@@ -59,6 +64,15 @@ class LinearProbe:
             )
         z = (x.astype(np.float64) - self.mean) / self.scale
         return np.asarray(softmax(z @ self.coef.T + self.intercept, axis=1))
+
+    def calibrated_proba(self, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
+        """Probability per row and class where classes are as frequent as in training.
+
+        Temperature scaling, then the shares that balanced class weights had taken out (see
+        `calibration.calibrate`). Decisions are made on `predict_proba`, never on these.
+        """
+        shares = np.ones(len(self.classes)) if self.shares is None else self.shares
+        return calibrate(self.predict_proba(x), self.temperature, shares)
 
     def decide(self, probabilities: Float[Array, "n k"]) -> Int[Array, " n"]:
         """Class per row: the most probable one, or by the threshold where there are two."""
@@ -82,6 +96,8 @@ class LinearProbe:
             "classes": list(self.classes),
             "features": self.features,
             "threshold": self.threshold,
+            "temperature": self.temperature,
+            "shares": None if self.shares is None else self.shares.tolist(),
         }
         write_json(folder / "probe.json", content)
 
@@ -103,6 +119,8 @@ class LinearProbe:
         path = folder / "probe.safetensors"
         try:
             content |= {"classes": tuple(content["classes"]), **load_file(path)}
+            if content.get("shares") is not None:
+                content["shares"] = np.array(content["shares"], dtype=np.float64)
             return cls(**content)
         except Exception as error:  # safetensors raises many kinds for damaged files
             raise CheckpointError(f"{path}: missing or damaged ({error}).") from None
@@ -124,6 +142,8 @@ class Fit:
     """Cross-validated log-loss of each candidate, every class weighing the same; NaN: not tried."""
     converged: bool
     """Every fit reached its optimum, those of the folds included."""
+    out_of_fold: Float[Array, "n k"]
+    """Probability per training row and class, of a fit that did not see its patient."""
 
 
 def fit_logistic(
@@ -143,8 +163,8 @@ def fit_logistic(
     predicted by a fit that did not see its patient. The loss has one valley along the path of
     strengths, so the search stops where it rises. Choosing by balanced accuracy instead gives
     the same test scores, but a choice that jumps between patients' draws, because a step
-    function of few rare cases is noisy. The threshold of a two-class problem comes from the same
-    out-of-fold predictions.
+    function of few rare cases is noisy. The threshold of a two-class problem and the temperature of
+    `calibrated_proba` come from the same out-of-fold predictions.
 
     Args:
         x: features of the training rows.
@@ -176,12 +196,34 @@ def fit_logistic(
         best, best_out = s, out
     *_, (probe, reached) = _path(x, y, classes, ladder[: best + 1])
     threshold = best_threshold(y, best_out[:, 1]) if len(classes) == 2 else None
+    shares = np.bincount(y, minlength=len(classes)) / len(y)
+    temperature = fit_temperature(best_out, y, shares)
     return Fit(
-        probe=replace(probe, features=features, threshold=threshold),
+        probe=replace(
+            probe, features=features, threshold=threshold, temperature=temperature, shares=shares
+        ),
         strength=ladder[best],
         scores=scores,
         converged=bool(converged and reached),
+        out_of_fold=best_out,
     )
+
+
+def fit_at(
+    x: Float[Array, "n d"],
+    y: Int[Array, " n"],
+    classes: tuple[str, ...],
+    *,
+    strength: float,
+    features: str = "",
+) -> LinearProbe:
+    """The probe of a given strength, where there are too few rows to choose one.
+
+    A class without rows gets probability 0. Two classes are told apart at 0.5.
+    """
+    probe, _ = next(_path(x.astype(np.float64), y, classes, (strength,)))
+    shares = np.bincount(y, minlength=len(classes)) / len(y)
+    return replace(probe, features=features, shares=shares)
 
 
 def balanced_log_loss(y: Int[Array, " n"], probabilities: Float[Array, "n k"]) -> float:

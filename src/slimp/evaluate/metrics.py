@@ -19,6 +19,8 @@ ECE_BINS = 15
 """Equal-width bins of confidence over (0, 1]."""
 MIN_TPR = 0.8
 """Of ISIC 2024's partial AUC."""
+SPECIFICITIES = (0.90, 0.95)
+"""At which the sensitivity is read off the ROC curve."""
 
 
 def metrics(
@@ -27,7 +29,7 @@ def metrics(
     predicted: Int[Array, " n"],
     weights: Float[Array, "r n"],
 ) -> dict[str, Float[Array, " r"]]:
-    """Every metric of this file by name; `pauc_above_80tpr` for two classes only.
+    """Every metric of this file by name; some for two classes only, see `ranking_metrics`.
 
     Args:
         y: true class per row, 0..k-1.
@@ -68,11 +70,11 @@ def f1_macro(
 def ranking_metrics(
     y: Int[Array, " n"], probabilities: Float[Array, "n k"], weights: Float[Array, "r n"]
 ) -> dict[str, Float[Array, " r"]]:
-    """`auroc_macro_ovr`, `average_precision_macro`, and for two classes `pauc_above_80tpr`.
+    """`auroc_macro_ovr`, `average_precision_macro`, and for two classes what ranks the last one.
 
-    Each class against the rest, then the mean over classes present; 0.5 for an AUROC where one
-    class is all there is. Tied scores share one threshold, as in scikit-learn. The partial AUC
-    takes the last class as the positive one.
+    That is `pauc_above_80tpr`, `sensitivity_at_90_specificity` and `..._95_...`. Each class against
+    the rest, then the mean over classes present; 0.5 for an AUROC where one class is all there
+    is. Tied scores share one threshold, as in scikit-learn.
     """
     k = probabilities.shape[1]
     auroc, precision = np.empty((len(weights), k)), np.empty((len(weights), k))
@@ -87,6 +89,9 @@ def ranking_metrics(
     }
     if k == 2:  # found and false are those of the last class
         out["pauc_above_80tpr"] = pauc_from_counts(found, false)
+        for least in SPECIFICITIES:
+            name = f"sensitivity_at_{round(100 * least)}_specificity"
+            out[name] = sensitivity_from_counts(found, false, least)
     return out
 
 
@@ -138,6 +143,21 @@ def pauc_from_counts(found: Float[Array, "r g"], false: Float[Array, "r g"]) -> 
     fpr_from = fpr[:, :-1] + share * np.diff(fpr)
     area = (rise * (1 - (fpr_from + fpr[:, 1:]) / 2)).sum(axis=1)
     return np.where(np.isnan(area), (1 - MIN_TPR) ** 2 / 2, area)
+
+
+def sensitivity_from_counts(
+    found: Float[Array, "r g"], false: Float[Array, "r g"], specificity: float
+) -> Float[Array, " r"]:
+    """Largest share of positives found at a threshold that spares this share of negatives.
+
+    Only thresholds that the scores have count, without interpolation, so rows of one score are
+    found all or none. Where a class is absent there is no ranking, and chance is returned.
+    """
+    tpr, fpr = _ratio(found, found[:, -1:]), _ratio(false, false[:, -1:])
+    spared = fpr <= 1 - specificity + 1e-12  # rounding of the shares, not of the claim
+    best = np.where(spared, tpr, 0.0).max(axis=1)
+    undefined = np.isnan(tpr[:, -1]) | np.isnan(fpr[:, -1])
+    return np.where(undefined, 1 - specificity, best)
 
 
 def ece(

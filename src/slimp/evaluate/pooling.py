@@ -54,6 +54,9 @@ def pool_results(results: Sequence[ProbeResult], *, replicates: int = 1000) -> P
         Answer(
             probabilities=frame[[f"p_{name}" for name in first.classes]].to_numpy(dtype=float),
             predicted=codes_of(frame["predicted"], first.classes),
+            calibrated=frame[[f"q_{name}" for name in first.classes]].to_numpy(dtype=float)
+            if f"q_{first.classes[0]}" in frame
+            else None,
         )
         for frame in frames
     ]
@@ -63,6 +66,7 @@ def pool_results(results: Sequence[ProbeResult], *, replicates: int = 1000) -> P
         replace(first.config, replicates=replicates),
         name=first.name,
         strengths=tuple(strength for result in results for strength in result.strengths),
+        temperatures=tuple(value for result in results for value in result.temperatures),
         converged=all(result.converged for result in results),
         probe=first.probe,
     )

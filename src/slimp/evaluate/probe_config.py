@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from slimp.config import super_post_init
 from slimp.errors import UserError
 
 FeatureSet = Literal["image", "image+lesion", "full"]
 """Image features alone, with lesion metadata, and with patient metadata too."""
-SplitMode = Literal["patient", "lesion", "image"]
-"""What must not be in both parts of a split."""
+SplitMode = Literal["patient", "lesion", "image", "official"]
+"""What must not be in both parts of a split; or the parts that the cohort names itself."""
+LEAKING = ("lesion", "image")
+"""Splits in which a patient may both train and test."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +23,7 @@ class ProbeConfig:
     features: FeatureSet = "full"
     """image (SLIMP-Image), image+lesion, or full: with patient metadata (SLIMP)."""
     split: SplitMode = "patient"
-    """No patient in both parts; lesion and image leak, and exist to measure the leak."""
+    """What is in one part only; official: the cohort's split column. lesion and image leak."""
     method: Literal["linear", "knn"] = "linear"
     """Logistic regression, or a vote of nearest neighbours."""
     seeds: int = 5
@@ -41,8 +44,11 @@ class ProbeConfig:
     """Of the bootstrap over patients."""
     positive: str | None = None
     """The class of two that is looked for; None: the last one in alphabetical order."""
+    malignant: tuple[str, ...] = ()
+    """Classes that count as one, as in MEL,BCC, to be told from all others: benign, malignant."""
 
     def __post_init__(self) -> None:
+        super_post_init(ProbeConfig, self)
         choices = (("features", FeatureSet), ("split", SplitMode))
         for name, allowed in (*choices, ("method", Literal["linear", "knn"])):
             if getattr(self, name) not in get_args(allowed):
@@ -57,6 +63,8 @@ class ProbeConfig:
             raise UserError(f"test_fraction must be in (0, 1), got {self.test_fraction}.")
         if self.folds < 2:
             raise UserError(f"folds must be at least 2, got {self.folds}.")
+        if self.malignant and self.positive is not None:
+            raise UserError("positive and malignant both say which class is looked for: give one.")
         if not self.strengths or min(self.strengths) <= 0:
             raise UserError(f"strengths must be positive numbers, got {self.strengths}.")
 
@@ -64,3 +72,48 @@ class ProbeConfig:
     def split_seeds(self) -> range:
         """The seed of each split."""
         return range(self.seed, self.seed + self.seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowShotConfig:
+    """The same probe with few labels."""
+
+    fractions: tuple[float, ...] = ()
+    """Shares of the training patients to learn from, as in 0.01,0.1,1."""
+    shots: tuple[int, ...] = ()
+    """Images per class to learn from, each of another patient, as in 1,5,20."""
+    draws: int = 5
+    """Random draws per split, for each share and each number of shots."""
+
+    def __post_init__(self) -> None:
+        super_post_init(LowShotConfig, self)
+        if not all(0 < share <= 1 for share in self.fractions):
+            raise UserError(f"fractions must be in (0, 1], got {_listed(self.fractions)}.")
+        if not all(number >= 1 for number in self.shots):
+            raise UserError(f"shots must be 1 or more, got {_listed(self.shots)}.")
+        if self.draws < 1:
+            raise UserError(f"draws must be at least 1, got {self.draws}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolConfig(LowShotConfig):
+    """What is measured besides the score."""
+
+    leakage: bool = False
+    """Also probe with splits by lesion and by image, so that what leaks is a number."""
+    subgroups: tuple[str, ...] = ("auto",)
+    """Columns to score by, as in sex,age:30:60 (edges; without, quartiles); auto, or none."""
+
+    def __post_init__(self) -> None:
+        super_post_init(ProtocolConfig, self)
+        if not self.subgroups or (len(self.subgroups) > 1 and "none" in self.subgroups):
+            raise UserError("subgroups takes names of columns, auto, or none alone.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullProbeConfig(ProbeConfig, ProtocolConfig):
+    """Everything that `slimp probe` can be asked for."""
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

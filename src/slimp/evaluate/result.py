@@ -17,12 +17,22 @@ from jaxtyping import Float, Int
 from slimp.errors import UserError
 from slimp.evaluate.intervals import Estimate, bootstrap
 from slimp.evaluate.logistic import LinearProbe
-from slimp.evaluate.metrics import metrics, recall_per_class
+from slimp.evaluate.metrics import brier, ece, metrics, recall_per_class
 from slimp.evaluate.probe_config import ProbeConfig
-from slimp.evaluate.splits import Split, held_out_split, labelled_rows, make_splits
+from slimp.evaluate.splits import (
+    Split,
+    held_out_split,
+    labelled_rows,
+    make_splits,
+    official_parts,
+)
 from slimp.storage import check_output, new_file, write_json
 
 Array = np.ndarray[Any, np.dtype[Any]]
+ECES = ("ece", "ece_scaled")
+"""Metrics that resampling only adds to, see `bootstrap`."""
+TWO = ("benign", "malignant")
+"""The classes where several labels are joined; the one looked for comes last."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,8 +67,9 @@ def make_task(
     Raises:
         UserError: the classes or parts do not allow it; the message says why.
     """
+    ids = relabelled(ids, config.malignant)
     rows = labelled_rows(ids)
-    names = sorted(ids["label"].iloc[rows].unique().tolist())
+    names = list(TWO) if config.malignant else sorted(set(ids["label"].iloc[rows]))
     if config.positive is not None:
         if len(names) != 2 or config.positive not in names:
             raise UserError(
@@ -66,6 +77,8 @@ def make_task(
                 f"the classes are: {', '.join(names)}."
             )
         names.sort(key=lambda name: name == config.positive)
+    if parts is None and config.split == "official":
+        parts = official_parts(ids)
     if parts is None:
         splits = make_splits(
             ids, config.split, config.split_seeds, test_fraction=config.test_fraction
@@ -81,6 +94,31 @@ def make_task(
     )
 
 
+def relabelled(ids: pd.DataFrame, malignant: Sequence[str]) -> pd.DataFrame:
+    """The same rows with the labels benign and malignant; as they are if `malignant` is empty.
+
+    Args:
+        ids: with a column `label`; rows without one stay without.
+        malignant: labels that count as malignant; every other one is benign.
+
+    Raises:
+        UserError: one of them does not occur, or no label is left to be benign.
+    """
+    if not malignant:
+        return ids
+    found = set(ids["label"].dropna())
+    if unknown := set(malignant) - found:
+        raise UserError(
+            f"malignant='{min(unknown)}' is not a class here; "
+            f"the classes are: {', '.join(sorted(found)) or 'none'}."
+        )
+    if not found - set(malignant):
+        raise UserError("every class is named as malignant, so none is left to be benign.")
+    names = np.where(ids["label"].isin(list(malignant)), TWO[1], TWO[0]).astype(object)
+    names[ids["label"].isna().to_numpy()] = None
+    return ids.assign(label=names)
+
+
 def codes_of(labels: pd.Series, classes: Sequence[str]) -> Int[Array, " rows"]:
     """Position of each label in `classes`; -1 where it is missing."""
     return pd.Categorical(labels, categories=list(classes)).codes.astype(np.int64)
@@ -93,6 +131,8 @@ class Answer:
     probabilities: Float[Array, "n k"]
     predicted: Int[Array, " n"]
     """Class decided on."""
+    calibrated: Float[Array, "n k"] | None = None
+    """Probabilities for the class shares of the training rows, after temperature scaling."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,9 +157,12 @@ class ProbeResult:
     """Images left out because they have no label."""
     held_out: bool
     predictions: pd.DataFrame
-    """`image_id patient_id seed label predicted p_<class>...`, a row per test image and seed."""
+    """`image_id patient_id seed label predicted p_<class>... q_<class>...`, a row per test image
+    and seed; q_ are calibrated probabilities, of a linear probe only."""
     strengths: tuple[float, ...] = ()
     """The C chosen in each seed, if any."""
+    temperatures: tuple[float, ...] = ()
+    """Of the scaling, in each seed, if any."""
     converged: bool = True
     probe: LinearProbe | None = None
     """Of the first seed, fitted on all its training rows."""
@@ -140,10 +183,13 @@ class ProbeResult:
             "n_test": self.n_test,
             "n_test_patients": self.n_test_patients,
             "n_unlabelled": self.n_unlabelled,
-            "split": "held_out" if self.held_out else self.config.split,
+            "split": self.config.split
+            if self.config.split == "official" or not self.held_out
+            else "held_out",
             "features": self.config.features,
             "name": self.name,
             "strengths": list(self.strengths),
+            "temperatures": list(self.temperatures),
             "converged": self.converged,
             "probe_config": asdict(self.config),
         }
@@ -170,6 +216,7 @@ def summarise(
     *,
     name: str,
     strengths: tuple[float, ...] = (),
+    temperatures: tuple[float, ...] = (),
     converged: bool = True,
     probe: LinearProbe | None = None,
 ) -> ProbeResult:
@@ -183,11 +230,12 @@ def summarise(
         recall = recall_per_class(y, answer.predicted, weights, k)  # (r, k)
         return {
             **metrics(y, answer.probabilities, answer.predicted, weights),
+            **scaled_metrics(y, answer.calibrated, weights),
             **{f"recall {c}": recall[:, i] for i, c in enumerate(task.classes)},
         }
 
     estimates = bootstrap(
-        groups, statistic, replicates=config.replicates, seed=config.seed, reflect=("ece",)
+        groups, statistic, replicates=config.replicates, seed=config.seed, reflect=ECES
     )
     recall = {c: estimates.pop(f"recall {c}") for c in task.classes}
     confusion = np.zeros((k, k), dtype=np.int64)
@@ -207,9 +255,22 @@ def summarise(
         held_out=task.held_out,
         predictions=_predictions(task, answers),
         strengths=strengths,
+        temperatures=temperatures,
         converged=converged,
         probe=probe,
     )
+
+
+def scaled_metrics(
+    y: Int[Array, " n"], calibrated: Float[Array, "n k"] | None, weights: Float[Array, "r n"]
+) -> dict[str, Float[Array, " r"]]:
+    """`ece_scaled` and `brier_scaled` of calibrated probabilities; nothing where there are none."""
+    if calibrated is None:
+        return {}
+    return {
+        "ece_scaled": ece(y, calibrated, weights),
+        "brier_scaled": brier(y, calibrated, weights),
+    }
 
 
 def _predictions(task: Task, answers: Sequence[Answer]) -> pd.DataFrame:
@@ -223,5 +284,7 @@ def _predictions(task: Task, answers: Sequence[Answer]) -> pd.DataFrame:
             predicted=names[answer.predicted],
         )
         shares = {f"p_{c}": answer.probabilities[:, i] for i, c in enumerate(task.classes)}
+        if answer.calibrated is not None:
+            shares |= {f"q_{c}": answer.calibrated[:, i] for i, c in enumerate(task.classes)}
         frames.append(frame.assign(**shares))
     return pd.concat(frames, ignore_index=True)

@@ -109,6 +109,22 @@ def held_out_split(
     return split
 
 
+def official_parts(ids: pd.DataFrame) -> list[object]:
+    """The part of each image in the cohort's own split; None where it has none.
+
+    Raises:
+        UserError: the cohort has no split column, or no image of it is to test or to train.
+    """
+    if "split" not in ids:
+        raise UserError(
+            "split 'official' needs a column that says which images test, but the cohort has no "
+            "'split' column. Name it in the schema (split = \"...\") and import again, or use "
+            "split 'patient'."
+        )
+    parts = ids["split"].astype("object")
+    return parts.where(parts.notna(), None).tolist()
+
+
 def grouped_folds(labels: Array, groups: Array, folds: int, *, seed: int) -> Int[Array, " n"]:
     """(rows,) fold 0..k-1 of each row, stratified; no group is in two folds.
 

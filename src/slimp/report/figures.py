@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from xml.etree import ElementTree
@@ -22,6 +22,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from slimp.evaluate.calibration import Reliability
+from slimp.evaluate.low_shot import LowShot, LowShotPoint
 from slimp.evaluate.similarity import Similarity
 
 INK, MUTED, GRID, PAPER = "#010101", "#010102", "#010103", "#010104"
@@ -167,6 +169,79 @@ def similarity_figure(level: str, found: Similarity) -> Markup:
             f"{found.median_matching:.3f}, non-matching pairs {found.median_nonmatching:.3f}."
         )
         return _svg(figure, f"similarity {level}", alt)
+
+
+def reliability_figure(found: Mapping[str, Reliability]) -> Markup:
+    """How often the most probable class is right, by its probability; the diagonal is perfect."""
+    said = []
+    with _axes() as (figure, axes):
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
+        for k, (name, diagram) in enumerate(found.items()):
+            filled = diagram.counts > 0
+            x, y = diagram.confidence[filled], diagram.accuracy[filled]
+            axes.plot(x, y, color=SERIES[k], linewidth=0.9, label=name)
+            # An area per point, so that a bin of few images looks like one.
+            area = 6 + 90 * diagram.counts[filled] / diagram.counts.max()
+            axes.scatter(x, y, s=area, color=SERIES[k], marker=MARKERS[k], alpha=0.75, zorder=3)
+            gap = np.average(np.abs(x - y), weights=diagram.counts[filled])
+            said.append(f"{name}: mean gap {gap:.3f}")
+        axes.set_title("Reliability")
+        axes.set_xlabel("probability of the most probable class")
+        axes.set_ylabel("share that is right")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        _legend(figure)
+        alt = f"Reliability diagram over bins of probability. {'; '.join(said)}."
+        return _svg(figure, "reliability", alt)
+
+
+def low_shot_figure(found: LowShot) -> Markup:
+    """Balanced accuracy against the images learned from, with 95 % intervals."""
+    said = []
+    with _axes() as (figure, axes):
+        kinds: dict[str, list[LowShotPoint]] = {}
+        for point in found.points:
+            kinds.setdefault(point.kind, []).append(point)
+        words = {"fraction": "shares of the patients", "shots": "images per class"}
+        for k, (kind, points) in enumerate(kinds.items()):
+            x = [point.n_images for point in points]
+            y = [point.balanced_accuracy.mean for point in points]
+            low, high = zip(*(point.balanced_accuracy.ci95 for point in points), strict=True)
+            axes.plot(x, y, color=SERIES[k], marker=MARKERS[k], markersize=4.5, label=words[kind])
+            axes.fill_between(x, low, high, color=SERIES[k], alpha=0.18, linewidth=0)
+            said.append(f"{words[kind]}: from {y[0]:.3f} to {y[-1]:.3f}")
+        axes.set_xscale("log")
+        axes.set_title("Few labels")
+        axes.set_xlabel("labelled images learned from")
+        axes.set_ylabel("balanced accuracy")
+        _legend(figure)
+        alt = f"Balanced accuracy against labelled images. {'; '.join(said)}."
+        return _svg(figure, "low-shot", alt)
+
+
+def loan_figure(
+    level: str, target: NDArray[Any], calibration: NDArray[Any], threshold: float
+) -> Markup:
+    """Histograms of the cosines of images and their lenders, and below which none is lent."""
+    everything = np.concatenate([target, calibration])
+    low, high = max(everything.min() - 0.05, -1.01), min(everything.max() + 0.05, 1.01)
+    bins = np.linspace(low, high, 41).tolist()
+    with _axes() as (figure, axes):
+        groups = (("reference", calibration, SERIES[0]), ("target", target, SERIES[1]))
+        for label, values, colour in groups:
+            kwargs: dict[str, Any] = {"bins": bins, "density": True, "color": colour}
+            axes.hist(values, histtype="stepfilled", alpha=0.28, linewidth=0, **kwargs)
+            axes.hist(values, histtype="step", linewidth=1.3, label=label, **kwargs)
+        if np.isfinite(threshold):
+            axes.axvline(threshold, color=INK, linestyle="--", label=f"threshold {threshold:.3f}")
+        axes.set_title(f"{level.capitalize()} level")
+        axes.set_xlabel("cosine similarity of an image and its nearest lender")
+        axes.set_ylabel("density")
+        axes.set_xlim(low, high)
+        _legend(figure)
+        medians = ", ".join(f"{name} {np.median(values):.3f}" for name, values, _ in groups)
+        alt = f"{level} level: histograms of the similarity of lenders. Medians: {medians}."
+        return _svg(figure, f"loans {level}", alt)
 
 
 def map_figure(points: NDArray[Any], codes: NDArray[Any], classes: Sequence[str]) -> Markup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import pandas as pd
 from slimp.cohort import Cohort
 from slimp.errors import UserError
 from slimp.evaluate.features import FeatureTable
+from slimp.evaluate.leakage import Leakage
+from slimp.evaluate.low_shot import LowShot
 from slimp.evaluate.result import ProbeResult
 from slimp.evaluate.similarity import Similarity
+from slimp.evaluate.subgroups import Subgroups
 from slimp.report.inputs import CohortFacts, ProbeFacts, ReportInputs, Score
 from slimp.report.page import METRICS, render
 from slimp.runs import read_log, versions
@@ -32,6 +36,9 @@ def write_report(
     probes: Mapping[str, Probe] | None = None,
     floors: Mapping[str, Probe] | None = None,
     similarity: Mapping[str, Similarity] | None = None,
+    low_shot: LowShot | None = None,
+    leakage: Leakage | None = None,
+    subgroups: Subgroups | None = None,
     title: str | None = None,
     command: str = "",
     date: datetime | None = None,
@@ -51,6 +58,9 @@ def write_report(
             is the headline's.
         floors: name -> result of what a probe must beat, on the same splits.
         similarity: level -> similarity, as `similarity_by_level` gives it on held-out patients.
+        low_shot: of the last probe, as `assess` gives it; so are the next two.
+        leakage: the probe under three kinds of split.
+        subgroups: its score per group.
         title: heading of the page.
         command: the line that made the report, for its footer.
         date: shown in the footer; now, unless given.
@@ -74,7 +84,7 @@ def write_report(
         seed=seed,
     )
     target = Path(target)
-    page = render(inputs)
+    page = render(replace(inputs, low_shot=low_shot, leakage=leakage, subgroups=subgroups))
     with new_file(target) as partial:
         partial.write_text(page, encoding="utf-8")
     return target

@@ -12,7 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from slimp.evaluate.leakage import Leakage
+from slimp.evaluate.low_shot import LowShot
 from slimp.evaluate.similarity import Similarity
+from slimp.evaluate.subgroups import Subgroups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,8 @@ class ProbeFacts:
     """Class -> share of its test images that were found."""
     classes: tuple[str, ...] = ()
     predictions: pd.DataFrame | None = None
-    """`image_id patient_id seed label predicted p_<class>...`, a row per test image and seed."""
+    """`image_id patient_id seed label predicted p_<class>... q_<class>...`, a row per test image
+    and seed; q_ are calibrated probabilities, if there are any."""
     split: str | None = None
     """What never spans training and test: patient, lesion or image."""
     n_train: int | None = None
@@ -103,6 +107,12 @@ class ReportInputs:
     """Level -> similarity of image and metadata on held-out rows."""
     similarity_of: str = "on rows that training never saw"
     """Whose rows those are."""
+    low_shot: LowShot | None = None
+    """The last probe with fewer labels."""
+    leakage: Leakage | None = None
+    """The last probe split by patient, by lesion and by image."""
+    subgroups: Subgroups | None = None
+    """The last probe per group of the test images."""
     embedding: NDArray[np.float32] | None = None
     """(n, d) image embeddings for the map."""
     embedding_labels: tuple[str | None, ...] = ()

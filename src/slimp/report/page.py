@@ -13,9 +13,18 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
+from slimp.evaluate.calibration import reliability
+from slimp.evaluate.result import codes_of
 from slimp.report.embedding_map import FEWEST_ROWS, draw_rows, project
 from slimp.report.examples import draw_examples
-from slimp.report.figures import MARKERS, curve_figures, map_figure, similarity_figure
+from slimp.report.figures import (
+    MARKERS,
+    curve_figures,
+    low_shot_figure,
+    map_figure,
+    reliability_figure,
+    similarity_figure,
+)
 from slimp.report.inputs import ProbeFacts, ReportInputs, Score
 
 DASH = "\N{EN DASH}"
@@ -28,10 +37,24 @@ METRICS = {
     "f1_macro": "F1",
     "average_precision_macro": "Average precision",
     "pauc_above_80tpr": "pAUC above 80 % TPR",
+    "sensitivity_at_90_specificity": "Sensitivity at 90 % specificity",
+    "sensitivity_at_95_specificity": "Sensitivity at 95 % specificity",
     "ece": "ECE",
     "brier": "Brier",
+    "ece_scaled": "ECE, scaled",
+    "brier_scaled": "Brier, scaled",
 }
 """Metric -> heading, in the order of the table; AUROC, F1 and AP are macro averages."""
+
+SUBGROUP_METRICS = {
+    "balanced_accuracy": "Balanced accuracy",
+    "auroc_macro_ovr": "AUROC",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ece": "ECE",
+    "ece_scaled": "ECE, scaled",
+}
+"""Of the table of subgroups."""
 
 SETTINGS = {
     "encoder": "Image encoder",
@@ -123,6 +146,9 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
             for level, found in inputs.similarity.items()
         ],
         "confusion": confusion,
+        "reliability": _reliability(best) if best else None,
+        "low_shot_figure": low_shot_figure(inputs.low_shot) if inputs.low_shot else None,
+        "subgroup_metrics": _subgroup_metrics(inputs),
         "class_rows": _class_rows(best, confusion) if best and confusion else [],
         "map": _map(inputs),
         "markers": MARKERS,
@@ -248,6 +274,30 @@ def _class_rows(probe: ProbeFacts, confusion: Confusion) -> list[ClassRow]:
             )
         )
     return rows
+
+
+def _reliability(probe: ProbeFacts) -> dict[str, Any] | None:
+    """The diagrams before and after scaling: a figure, and the counts of its bins."""
+    table = probe.predictions
+    if table is None or table.empty or f"p_{probe.classes[0]}" not in table:
+        return None
+    y = codes_of(table["label"], probe.classes)
+    found = {
+        name: reliability(y, table[[f"{prefix}{c}" for c in probe.classes]].to_numpy(dtype=float))
+        for name, prefix in (("before scaling", "p_"), ("after scaling", "q_"))
+        if f"{prefix}{probe.classes[0]}" in table
+    }
+    return {"figure": reliability_figure(found), "bins": found, "seeds": table["seed"].nunique()}
+
+
+def _subgroup_metrics(inputs: ReportInputs) -> dict[str, str]:
+    """The metrics that some group has, in the order of the table."""
+    groups = inputs.subgroups.groups if inputs.subgroups else ()
+    return {
+        key: head
+        for key, head in SUBGROUP_METRICS.items()
+        if any(key in group.metrics for group in groups)
+    }
 
 
 def _map(inputs: ReportInputs) -> dict[str, Any] | None:

@@ -269,12 +269,12 @@ def weighted_correlation(
 ) -> Float[Array, " r"]:
     """Pearson's correlation under each row of weights; NaN where one side is constant."""
     w = w / w.sum(axis=1, keepdims=True)
-    mean_a, mean_b = w @ a, w @ b
-    var_a, var_b = w @ a**2 - mean_a**2, w @ b**2 - mean_b**2
-    scale = np.sqrt(np.maximum(var_a, 0) * np.maximum(var_b, 0))
-    enough = scale > 1e-9 * (1 + np.abs(mean_a * mean_b))
-    out = np.full(len(w), np.nan)
-    return np.asarray(np.divide(w @ (a * b) - mean_a * mean_b, scale, out=out, where=enough))
+    a, b = a - a.mean(), b - b.mean()  # so that less cancels below
+    mean_a, mean_b, square_a, square_b = w @ a, w @ b, w @ a**2, w @ b**2
+    var_a, var_b = square_a - mean_a**2, square_b - mean_b**2
+    varied = (var_a > 1e-12 * square_a) & (var_b > 1e-12 * square_b)
+    scale = np.sqrt(np.where(varied, var_a * var_b, 1.0))
+    return np.where(varied, (w @ (a * b) - mean_a * mean_b) / scale, np.nan)
 
 
 def _finite(value: float) -> float | None:

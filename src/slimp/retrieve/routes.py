@@ -274,7 +274,7 @@ def _gather(
     borrows = position >= 0
     rows = position.clip(min=0)
 
-    def spread(values: Array, nothing: float) -> Array:
+    def spread(values: Array, nothing: int | float) -> Array:
         wide = borrows[:, None]
         return np.where(wide, values[rows], np.asarray(nothing, dtype=values.dtype))
 

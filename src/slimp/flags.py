@@ -1,9 +1,10 @@
 """Command-line flags and config files, derived from frozen keyword-only dataclasses.
 
 A verb declares one dataclass of arguments. Its fields without a default are positional
-arguments, the others are flags; the docstring below a field is its help. A field whose type is
-itself a dataclass is the verb's *configuration*: its fields become flags too, and they can be
-given in a file. Later wins: defaults < `--preset` < `--config FILE` < flags.
+arguments (a tuple takes all the words that follow), the others are flags; the docstring below a
+field is its help. A field whose type is itself a dataclass is the verb's *configuration*: its
+fields become flags too, and they can be given in a file. Later wins: defaults < `--preset` <
+`--config FILE` < flags.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import jsonargparse
@@ -55,6 +56,7 @@ def parse(
         reason = explain(str(error), [*own, *settings])
         raise UsageError(f"{reason} See: {command} --help") from None
     values = {flag.name: namespace[flag.name] for flag in own}
+    values |= {f.name: tuple(values[f.name]) for f in own if f.positional and f.kind is tuple}
     if config_class:
         values[nested] = _build(config_class, {f.name: namespace[f.name] for f in settings})
         if printing:
@@ -172,7 +174,12 @@ def _parser(
 ) -> jsonargparse.ArgumentParser:
     """A parser of these flags; a lenient one lets the user leave out what is required."""
     required = [flag for flag in flags if flag.default is MISSING]
-    shown = [f.spelling if f.positional else f"{f.spelling} {placeholder(f)}" for f in required]
+    shown = [
+        f"{f.spelling}{'...' * (f.kind is tuple)}"
+        if f.positional
+        else f"{f.spelling} {placeholder(f)}"
+        for f in required
+    ]
     parser = jsonargparse.ArgumentParser(
         prog=command,
         usage=" ".join([command, *shown, "[FLAGS]"]).replace("%", "%%"),
@@ -196,6 +203,8 @@ def _parser(
             options["default"] = flag.default
         elif not flag.positional:
             options["required"] = not lenient
+        elif flag.kind is tuple:  # one or more words, each a value
+            options |= {"nargs": "+", "type": get_args(flag.plain_hint)[0]}
         elif lenient:
             options["nargs"] = "?"
         groups[flag.group].add_argument(flag.name if flag.positional else flag.spelling, **options)

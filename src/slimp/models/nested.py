@@ -79,7 +79,7 @@ class Slimp(nn.Module):
         width = self.image_encoder.embed_dim
         self.view = ViewLevel(width, config) if config.view_weight > 0 else None
         levels: dict[str, MetadataLevel] = {}
-        for name in LEVELS:
+        for name in ("image", "lesion", "patient"):
             if name in self.encodings:
                 levels[name] = MetadataLevel(width, self.encodings[name], config)
                 width += config.tabular_width

@@ -1,0 +1,135 @@
+"""Which files are images, and which row of a table is about which of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from slimp.encoding import Encoding
+from slimp.errors import TableError, UserError
+from slimp.predict.inputs import Metadata, find_images
+from slimp.schema import Schema
+
+SCHEMA = Schema.from_dict(
+    {
+        "image": "img_id",
+        "missing": ["UNK"],
+        "lesion_metadata": {
+            "size": {"kind": "continuous", "column": "size_mm", "unit": "mm"},
+            "site": {"kind": "categorical", "aliases": {"BRAZO": "arm"}},
+            "signs": {"kind": "checkbox", "columns": ["itch", "hurt"]},
+        },
+        "patient_metadata": {"age": {"kind": "continuous"}},
+    }
+)
+SEEN = pd.DataFrame(
+    {
+        "size_mm": [1.0, 3.0],
+        "site": ["arm", "leg"],
+        "itch": [True, False],
+        "hurt": [False, False],
+        "age": [40.0, 60.0],
+    }
+)
+ENCODINGS = {
+    level: Encoding.fit(SCHEMA.level(level), SEEN.astype({"itch": "boolean", "hurt": "boolean"}))
+    for level in ("lesion", "patient")
+}
+
+
+def read(**columns: list[object]) -> Metadata:
+    return Metadata.read(pd.DataFrame(columns), ENCODINGS, SCHEMA)
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    return path
+
+
+def test_folders_are_searched_and_files_are_taken_as_they_are(tmp_path: Path) -> None:
+    inside = [touch(tmp_path / "f" / name) for name in ("b/c.PNG", "a.jpg", "z.tiff")]
+    for name in ("notes.txt", ".hidden.jpg", ".cache/x.jpg"):
+        touch(tmp_path / "f" / name)
+    odd = touch(tmp_path / "scan.dat")
+    found = find_images([odd, tmp_path / "f", inside[1]])
+    assert found == [odd, tmp_path / "f/a.jpg", tmp_path / "f/b/c.PNG", tmp_path / "f/z.tiff"]
+
+
+def test_what_holds_no_image_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "notes.txt")
+    with pytest.raises(UserError, match="holds no image"):
+        find_images([tmp_path])
+    with pytest.raises(UserError, match="no such file or folder"):
+        find_images([tmp_path / "x.jpg"])
+    with pytest.raises(UserError, match="no images were named"):
+        find_images([])
+
+
+def test_cells_are_read_as_the_schema_says() -> None:
+    found = read(img_id=["a.png"], size_mm=["2"], site=["BRAZO"], itch=["yes"], age=["UNK"])
+    row = found.frame.loc["a"]
+    assert (row["size_mm"], row["site"], bool(row["itch"])) == (2.0, "arm", True)
+    assert pd.isna(row["age"])
+    assert found.absent == ("hurt",)
+    assert found.unread == ()
+    assert found.known("a") == (3, 4)
+
+
+def test_typed_frames_read_like_text() -> None:
+    found = read(image=["a"], size_mm=[2.5], site=[None], itch=[True], age=[np.nan])
+    assert found.frame.loc["a", "size_mm"] == 2.5
+    assert found.known("a") == (2, 4)
+
+
+def test_a_feature_may_go_by_its_own_name() -> None:
+    assert read(image=["a"], size=["4"]).frame.loc["a", "size_mm"] == 4
+
+
+def test_columns_that_nothing_reads_are_listed() -> None:
+    found = read(image=["a"], diagnosis=["MEL"], age=["50"])
+    assert found.unread == ("diagnosis",)
+    assert "diagnosis" not in found.frame
+
+
+def test_unseen_categories_are_marked() -> None:
+    found = read(image=["a", "b", "c"], site=["nose", "leg", ""])
+    assert found.strange("a") == {"site": "nose"}
+    assert found.strange("b") == found.strange("c") == {}
+    assert [found.known(key)[0] for key in "abc"] == [0, 1, 0]
+
+
+def test_rows_are_found_by_name_stem_or_end_of_path() -> None:
+    found = read(image=["x/a.jpg", "y/a", "b.png"], age=["1", "2", "3"])
+    paths = [
+        Path("/data/x/a.png"),
+        Path("/data/y/a.png"),
+        Path("/data/z/b.jpg"),
+        Path("/data/c.jpg"),
+    ]
+    assert found.keys_of(paths) == {paths[0]: "x/a", paths[1]: "y/a", paths[2]: "b"}
+
+
+def test_tables_that_do_not_say_which_image_are_refused() -> None:
+    with pytest.raises(TableError, match=r"no column 'image' \(nor 'img_id'\)"):
+        read(picture=["a"], age=["3"])
+    with pytest.raises(TableError, match="the image 'a' has two rows"):
+        read(image=["a.jpg", "a.png"], age=["3", "4"])
+
+
+def test_a_cohort_of_files_has_typed_tables() -> None:
+    found = read(image=["a", "b"], size_mm=["2", ""], itch=["no", ""], site=["leg", "leg"])
+    cohort = found.cohort(["/p/b.jpg", "/p/a.jpg"], [b"1", b"2"], ["b", "a"])
+    assert cohort.read_image(1) == b"2"
+    assert cohort.images["image_id"].tolist() == ["/p/b.jpg", "/p/a.jpg"]
+    rows = ENCODINGS["lesion"].encode(cohort.lesions.reindex(columns=SEEN.columns))
+    assert rows.present.tolist() == [[False, True, False], [True, True, True]]
+
+
+def test_without_metadata_a_cohort_has_images_only() -> None:
+    cohort = Metadata.nothing({}).cohort(["a"], [b"1"], [])
+    assert len(cohort) == 1
+    assert not any(level.features for level in cohort.schema.levels)

@@ -113,7 +113,7 @@ def _lead(result: Retrieval) -> str:
 
 def _cautions(result: Retrieval) -> list[str]:
     found = []
-    if result.shift.flagged:
+    if result.shift is not None and result.shift.flagged:
         found.append(
             "The images of the target can be told from those of the reference. Whatever stands "
             "below about the reference need not hold for this target."

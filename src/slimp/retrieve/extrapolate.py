@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from slimp.cohort import Cohort
 from slimp.errors import UserError
 from slimp.evaluate.intervals import Estimate
 from slimp.evaluate.lent import LentFeatures
+from slimp.evaluate.shift import Shift, two_sample_test
 from slimp.evaluate.similarity import Similarity
 from slimp.models.nested import Slimp
 from slimp.retrieve.agreement import Agreement, Compared, agreement, compare
@@ -42,10 +43,9 @@ from slimp.retrieve.trust import Abstention, calibrate, calibration_patients
 from slimp.schema import LevelName
 from slimp.storage import write_json
 
-if TYPE_CHECKING:
-    from slimp.evaluate.shift import Shift
-
 Array = np.ndarray[Any, np.dtype[Any]]
+FEWEST_FOLDS = 2
+"""Of the shift test, each with 2 patients of each side at least."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,8 +62,8 @@ class Retrieval:
     """For `embed(..., pseudo=...)`."""
     abstention: Abstention
     abstained: Bool[Array, " i"]
-    shift: Shift
-    """Between the image embeddings of reference and target."""
+    shift: Shift | None
+    """Between the image embeddings of reference and target; None: too few patients to say."""
     similarity: Mapping[LevelName, Similarity]
     """Of images and their own metadata, on the patients of the reference who calibrated."""
     calibration_similarity: Mapping[LevelName, Float32[Array, " _"]]
@@ -94,6 +94,11 @@ class Retrieval:
     @property
     def verdict(self) -> str:
         """Whether the target resembles the reference, in a sentence."""
+        if self.shift is None:
+            return (
+                "Whether the target looks like the reference cannot be tested: that takes at least "
+                f"{2 * FEWEST_FOLDS} patients in each."
+            )
         low, high = self.shift.ci95
         figure = f"AUROC {self.shift.auroc:.3f} [{low:.3f}, {high:.3f}], p {self.shift.p_value:.3g}"
         if self.shift.flagged:
@@ -124,7 +129,7 @@ class Retrieval:
                 for name, loan in self.loans.levels.items()
             },
             "abstention": self.abstention.to_dict(),
-            "shift": asdict(self.shift),
+            "shift": None if self.shift is None else self.shift.to_dict(),
             "verdict": self.verdict,
             "shared_patients": self.loans.shared_patients,
             "excluded_matches": self.loans.excluded,
@@ -172,8 +177,6 @@ def extrapolate(
         UserError: nothing is missing, the reference cannot lend, or the settings name columns
             that are not there.
     """
-    from slimp.evaluate.shift import two_sample_test
-
     config = config or RetrievalConfig()
     index = Reference.build(model, reference, reference_images, device=device)
     group_cells = group_columns(target, config.groups)  # refuses before anything is searched
@@ -207,13 +210,7 @@ def extrapolate(
         features=lent_features(loans, flat, abstained, model),
         abstention=abstention,
         abstained=abstained,
-        shift=two_sample_test(
-            reference_images,
-            target_images,
-            reference.images["patient_id"].to_numpy(),
-            patients,
-            seed=config.seed,
-        ),
+        shift=_shift(reference, target, reference_images, target_images, config.seed),
         similarity=trial.matching,
         calibration_similarity=trial.similarity,
         compared=tuple(compared),
@@ -272,6 +269,22 @@ class _Trial:
             compared=compare(index.cohort, cohort, lent_values(own, index), {}),
             matching=matching_similarity(model, cohort, images, seed=config.seed, device=device),
         )
+
+
+def _shift(
+    reference: Cohort, target: Cohort, theirs: Array, ours: Array, seed: int
+) -> Shift | None:
+    folds = min(5, len(reference.patients) // 2, len(target.patients) // 2)
+    if folds < FEWEST_FOLDS:
+        return None
+    return two_sample_test(
+        theirs,
+        ours,
+        reference.images["patient_id"].to_numpy(),
+        target.images["patient_id"].to_numpy(),
+        folds=folds,
+        seed=seed,
+    )
 
 
 def _agreements(

@@ -191,15 +191,16 @@ def worst_cases(
     *,
     count: int = 8,
 ) -> list[Case]:
-    """Images that are the surest of the least: high similarity, little agreement; one a patient.
+    """Of the more similar half those that agree least, the most similar first; one per patient.
 
-    Ordered by the difference of the two ranks. Without truth: those of least similarity.
+    Without truth: those of least similarity.
     """
     score = agreement_per_image(compared, len(similarity))
     use = np.flatnonzero(np.isfinite(similarity) & (lender >= 0))
     if np.isfinite(score[use]).any():
         use = use[np.isfinite(score[use])]
-        order = use[np.argsort(rankdata(score[use]) - rankdata(similarity[use]), kind="stable")]
+        use = use[similarity[use] >= np.median(similarity[use])]
+        order = use[np.lexsort((-similarity[use], score[use]))]
     else:
         order = use[np.argsort(similarity[use], kind="stable")]
     _, first = np.unique(patients[order], return_index=True)

@@ -95,7 +95,7 @@ def nearest(
             f"queries have {queries.shape[1]} columns and the index {index.shape[1]}. Take both "
             "from the same model and the same features."
         )
-    sides = _Rows.of(queries, "the queries"), _Rows.of(index, "the index")
+    sides = UnitRows.of(queries, "the queries"), UnitRows.of(index, "the index")
     if exclude is not None:
         _require_groups(exclude, (len(queries), len(index)))
     groups = _codes(*exclude) if exclude is not None else None
@@ -113,14 +113,14 @@ def nearest(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Rows:
+class UnitRows:
     """Rows as they came, and their lengths."""
 
     values: Float32[Array, "n d"]
     length: Float32[Array, " n"]
 
     @classmethod
-    def of(cls, values: Float32[Array, "n d"], name: str) -> _Rows:
+    def of(cls, values: Float32[Array, "n d"], name: str) -> UnitRows:
         """Measures the lengths; refuses rows that have none."""
         values = np.ascontiguousarray(values)
         length = np.empty(len(values), np.float32)
@@ -145,7 +145,7 @@ class _Rows:
 class _Search:
     """What is asked, and of which rows."""
 
-    sides: tuple[_Rows, _Rows]
+    sides: tuple[UnitRows, UnitRows]
     """Queries and index."""
     groups: tuple[Int64[Array, " q"], Int64[Array, " n"]] | None
     kept: Int64[Array, " _"]

@@ -95,6 +95,18 @@ class Assessment:
         write_json(Path(folder) / "metrics.json", self.to_dict())
 
 
+def require_possible(cohort: Cohort, config: ProbeConfig, protocols: ProtocolConfig) -> None:
+    """Refuses what the cohort's tables cannot give, before anything slow is begun.
+
+    Raises:
+        UserError: a class, a column or an official split that was asked for is not there.
+    """
+    labelled_rows(relabelled(cohort.images, config.malignant))
+    group_values(cohort, protocols.subgroups)
+    if config.split == "official":
+        official_parts(cohort.images)
+
+
 def assess(
     table: FeatureTable,
     cohort: Cohort,
@@ -130,7 +142,6 @@ def assess(
         except UserError as error:
             way_out = "--split patient" if official else "--no-held-out"
             raise UserError(f"{error} Or pass {way_out} to deal the patients anew.") from None
-    group_values(cohort, protocols.subgroups if protocols else ())  # refuses before any fit
     probes: dict[str, ProbeResult] = {
         name: probe(table, replace(config, features=name), parts=parts)
         for name in _feature_sets(table, config)

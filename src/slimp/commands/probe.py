@@ -50,13 +50,20 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Embeds, probes, writes the folder and prints the table."""
-    from slimp.assess import assess, cached_features, device_of, parts_of_run
+    from slimp.assess import (
+        assess,
+        cached_features,
+        device_of,
+        parts_of_run,
+        require_possible,
+    )
     from slimp.cohort import Cohort
     from slimp.runs import versions
     from slimp.storage import check_output, write_json
 
     check_output(arguments.out, overwrite=arguments.overwrite)
     cohort = Cohort.load(arguments.cohort)
+    require_possible(cohort, arguments.config, arguments.config)
     with progress_bar("embedding images") as progress:
         table = cached_features(
             arguments.run,
@@ -85,7 +92,7 @@ def run(arguments: Arguments) -> None:
     }
     write_json(arguments.out / "config.json", record)
     _print(result)
-    _print_protocols(result)
+    _print_protocols(arguments, result)
     if arguments.report:
         _report(arguments, cohort, table, result, parts or {})
     say(f"written: {arguments.out}")
@@ -173,7 +180,7 @@ def _rows(result: Assessment) -> Iterator[tuple[str, ...]]:
         yield (f"no pre-training: {floor.name}", *(str(floor.metrics[m]) for m in metrics))
 
 
-def _print_protocols(result: Assessment) -> None:
+def _print_protocols(arguments: Arguments, result: Assessment) -> None:
     if result.low_shot is not None:
         _print_low_shot(result.low_shot)
     if result.leakage is not None:
@@ -187,7 +194,7 @@ def _print_protocols(result: Assessment) -> None:
         )
         say("CAUTION: only the split by patient is an honest estimate for new patients.")
     if result.subgroups is not None:
-        _print_subgroups(result.subgroups)
+        _print_subgroups(result.subgroups, named="auto" not in arguments.config.subgroups)
 
 
 def _print_low_shot(found: LowShot) -> None:
@@ -211,11 +218,14 @@ def _print_low_shot(found: LowShot) -> None:
             say(f"CAUTION: {remark}")
 
 
-def _print_subgroups(found: Subgroups) -> None:
+def _print_subgroups(found: Subgroups, *, named: bool) -> None:
+    """The table; groups of few patients only where their column was asked for."""
+    from slimp.evaluate.subgroups import FEWEST_PATIENTS
+
     names = ("balanced_accuracy", "auroc_macro_ovr", "sensitivity", "ece")
     shown = [name for name in names if any(name in group.metrics for group in found.groups)]
     show_table(
-        "subgroups; those of too few patients without interval",
+        "subgroups; averages run over the classes that a group has",
         ["column", "group", "patients", "classes", *shown],
         [
             (
@@ -223,7 +233,14 @@ def _print_subgroups(found: Subgroups) -> None:
                 *(group.text(name) for name in shown),
             )
             for group in found.groups
+            if named or not group.caution
         ],
     )
+    few = sum(group.caution for group in found.groups)
+    if few:
+        say(
+            f"CAUTION: {few} group(s) have fewer than {FEWEST_PATIENTS} patients: "
+            f"{'no interval' if named else 'they are in metrics.json and the report'}."
+        )
     for gap in found.gaps:
         say(gap.sentence)

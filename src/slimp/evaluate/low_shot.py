@@ -117,7 +117,7 @@ def low_shot(x: Array, task: Task, config: ProbeConfig, low: LowShotConfig) -> L
         ("shots", low.shots),
     )
     for kind, values in kinds:
-        for value in sorted(set(values)):
+        for value in sorted({float(value) for value in values}):
             # All patients are the same patients in every draw.
             draws = 1 if (kind, value) == ("fraction", 1) else low.draws
             drawn = [
@@ -227,7 +227,7 @@ def _point(
     }
     return LowShotPoint(
         setting=setting,
-        value=float(value),
+        value=value,
         n_images=float(np.mean([len(rows) for rows in flat])),
         n_patients=float(np.mean([len(np.unique(task.groups[rows])) for rows in flat])),
         balanced_accuracy=found["balanced_accuracy"],

@@ -179,7 +179,9 @@ def reliability_figure(found: Mapping[str, Reliability]) -> Markup:
         for k, (name, diagram) in enumerate(found.items()):
             filled = diagram.counts > 0
             x, y = diagram.confidence[filled], diagram.accuracy[filled]
-            axes.plot(x, y, color=SERIES[k], linewidth=0.9, label=name)
+            axes.plot(
+                x, y, color=SERIES[k], linewidth=0.9, marker=MARKERS[k], markersize=3, label=name
+            )
             # An area per point, so that a bin of few images looks like one.
             area = 6 + 90 * diagram.counts[filled] / diagram.counts.max()
             axes.scatter(x, y, s=area, color=SERIES[k], marker=MARKERS[k], alpha=0.75, zorder=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,19 @@ def test_tables_that_do_not_say_which_image_are_refused() -> None:
         read(picture=["a"], age=["3"])
     with pytest.raises(TableError, match="the image 'a' has two rows"):
         read(image=["a.jpg", "a.png"], age=["3", "4"])
+
+
+def test_an_adapted_model_reads_the_columns_and_spellings_that_the_cohort_has() -> None:
+    """A feature may have had other column names in an earlier stage, and other spellings."""
+    lesion = ENCODINGS["lesion"]
+    site = next(f for f in lesion.features if f.name == "site")
+    moved = replace(site, columns=("place",), also=(("site",),), spellings={"pierna": "leg"})
+    features = tuple(moved if f is site else f for f in lesion.features)
+    encodings = {"lesion": replace(lesion, features=features)}
+    table = pd.DataFrame({"image": ["a", "b"], "site": ["pierna", "nose"]})
+    found = Metadata.read(table, encodings, SCHEMA)
+    assert found.strange("a") == {}
+    assert found.strange("b") == {"site": "nose"}
 
 
 def test_a_cohort_of_files_has_typed_tables() -> None:

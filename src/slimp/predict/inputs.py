@@ -112,8 +112,7 @@ class Metadata:
         empty = cls.nothing(encodings, schema)
         cells, unseen, taken = {}, {}, {name, KEY}
         for level, features in empty.features.items():
-            known = {f.columns: f.categories for f in encodings[level].of_kind("categorical")}
-            for feature in features:
+            for fitted, feature in zip(encodings[level].features, features, strict=True):
                 for column in feature.columns:
                     given = _column_of(table, feature, column)
                     if given is None:
@@ -123,7 +122,7 @@ class Metadata:
                     # Its fixed categories are no reason to refuse: see `unseen`.
                     cells[column] = parse_cells(text, replace(feature, categories=None), where)
                     if feature.kind == "categorical":
-                        new = ~cells[column].isin(known[feature.columns])
+                        new = ~cells[column].isin([*fitted.categories, *fitted.spellings])
                         unseen[column] = new & cells[column].notna()
         frame = pd.DataFrame(cells, index=table.index).set_axis(keys.to_numpy(), axis="index")
         return replace(
@@ -204,7 +203,10 @@ class Metadata:
 def _features(encoding: Encoding, schema: Schema | None) -> tuple[Feature, ...]:
     """What the columns of a fitted encoding are, by the schema where it has them."""
     known = {} if schema is None else {feature.columns: feature for feature in schema.features}
-    return tuple(known.get(fitted.columns, _plain(fitted)) for fitted in encoding.features)
+    return tuple(
+        next((known[columns] for columns in (f.columns, *f.also) if columns in known), _plain(f))
+        for f in encoding.features
+    )
 
 
 def _plain(fitted: FittedFeature) -> Feature:

@@ -256,6 +256,8 @@ class AdaptConfig(RunConfig):
     """Weight of the view level. null: as in the run; 1 for a cohort of images alone."""
     epochs: int = 100
     """Visits of every training patient (paper: 100)."""
+    learning_rate: float = 1e-4
+    """Peak value: a fifth of pre-training's, since what is there already is to be kept."""
 
     def __post_init__(self) -> None:
         super_post_init(AdaptConfig, self)

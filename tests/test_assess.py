@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from slimp.assess import assess, cached_features, parts_of_run, precision_of
+from slimp.assess import assess, cached_features, parts_of_run, precision_of, require_possible
 from slimp.cohort import Cohort
 from slimp.errors import CheckpointError, UserError
 from slimp.evaluate.features import FeatureTable
-from slimp.evaluate.probe_config import ProbeConfig
+from slimp.evaluate.probe_config import FullProbeConfig, ProbeConfig, ProtocolConfig
 from slimp.sources.synthetic import SyntheticConfig, synthesize
+from slimp.storage import read_json
 
 QUICK = ProbeConfig(seeds=2, folds=2, strengths=(0.01, 1.0), replicates=20)
 
@@ -111,6 +112,89 @@ def test_metrics_hold_every_comparison(cohort, table, tmp_path):
     assert content["balanced_accuracy"] == content["feature_sets"]["full"]["balanced_accuracy"]
     with pytest.raises(UserError, match="--overwrite"):
         result.save(tmp_path / "probe")
+
+
+PROTOCOLS = ProtocolConfig(fractions=(0.5,), shots=(2,), draws=2, leakage=True)
+
+
+def test_protocols_are_measured_on_the_same_test_rows_and_saved(cohort, table, run_parts, tmp_path):
+    result = assess(table, cohort, QUICK, run_parts=run_parts, protocols=PROTOCOLS)
+    result.save(tmp_path / "probe")
+    content = read_json(tmp_path / "probe" / "metrics.json")
+    assert [point["setting"] for point in content["low_shot"]["points"]] == [
+        "fraction 0.5",
+        "shots 2",
+    ]
+    drawn = pd.read_parquet(tmp_path / "probe" / "low_shot.parquet")
+    assert list(drawn.columns) == ["setting", "seed", "draw", "image_id", "patient_id"]
+    assert not set(drawn["patient_id"]) & set(result.main.predictions["patient_id"])
+    # Leaking splits are dealt at random, so the honest one beside them is too.
+    assert list(content["leakage"]) == ["patient", "lesion", "image"]
+    assert len(content["leakage"]["patient"]["balanced_accuracy"]["per_seed"]) == QUICK.seeds
+    assert content["subgroups"]["groups"]
+    tested = result.main.predictions["patient_id"].nunique()
+    by_column = pd.DataFrame(content["subgroups"]["groups"]).groupby("column")["n_patients"].sum()
+    assert (by_column >= tested).all()  # lesions of a patient may be in several groups
+
+
+def test_the_main_probe_is_the_leak_tables_where_its_patients_were_dealt(cohort, table):
+    result = assess(table, cohort, QUICK, protocols=PROTOCOLS)
+    assert result.leakage is not None
+    assert result.leakage.results["patient"] is result.main
+
+
+def test_nothing_more_is_measured_unless_asked(cohort, table):
+    assert not set(assess(table, cohort, QUICK).to_dict()) & {"low_shot", "leakage", "subgroups"}
+    none = ProtocolConfig(subgroups=("none",))
+    assert assess(table, cohort, QUICK, protocols=none).subgroups is None
+
+
+def test_the_official_split_may_be_insisted_on(cohort, table, run_parts):
+    patients = sorted(cohort.patients["patient_id"])[:20]
+    split = np.where(table.ids["patient_id"].isin(patients), "test", "train")
+    official = replace(table, ids=table.ids.assign(split=split))
+    images = cohort.images.assign(split=split)
+    named = replace(cohort, tables=replace(cohort.tables, images=images))
+    config = replace(QUICK, split="official")
+    result = assess(official, named, config, run_parts=run_parts, held_out=False)
+    assert set(result.main.predictions["patient_id"]) == set(patients)
+    assert "official" in result.tested_on
+    assert result.saw_test_patients is True
+    for floor in result.floors.values():
+        assert set(floor.predictions["patient_id"]) == set(patients)
+
+
+def test_malignant_is_found_by_probe_and_floors_alike(cohort, table):
+    first = sorted(set(table.ids["label"]))[0]
+    result = assess(table, cohort, replace(QUICK, malignant=(first,)))
+    for one in (*result.probes.values(), *result.floors.values()):
+        assert one.classes == ("benign", "malignant")
+        assert "sensitivity_at_95_specificity" in one.metrics
+
+
+def test_what_is_impossible_is_refused_before_anything_slow(cohort):
+    some = ProtocolConfig(subgroups=("nothing",))
+    with pytest.raises(UserError, match="has no column 'nothing'"):
+        require_possible(cohort, QUICK, some)
+    with pytest.raises(UserError, match="is not a class here"):
+        require_possible(cohort, replace(QUICK, malignant=("nothing",)), ProtocolConfig())
+    with pytest.raises(UserError, match="has no 'split' column"):
+        require_possible(cohort, replace(QUICK, split="official"), ProtocolConfig())
+    require_possible(cohort, QUICK, PROTOCOLS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fractions": (0.1, 1.5)}, r"fractions must be in \(0, 1\], got 0.1, 1.5"),
+        ({"shots": (0,)}, "shots must be 1 or more, got 0"),
+        ({"draws": 0}, "draws must be at least 1, got 0"),
+        ({"subgroups": ("none", "x")}, "names of columns, auto, or none alone"),
+    ],
+)
+def test_protocols_that_make_no_sense(changes, message):
+    with pytest.raises(UserError, match=message):
+        FullProbeConfig(**changes)
 
 
 def test_parts_belong_to_their_cohort(cohort, run_parts, tmp_path):

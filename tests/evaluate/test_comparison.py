@@ -141,3 +141,36 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "b" / "predictions.parquet").write_bytes(b"PAR1")
     assert main(words) == 2
     assert "damaged" in capsys.readouterr().err
+
+
+def with_calibrated(table: pd.DataFrame, power: float) -> pd.DataFrame:
+    shares = table[[f"p_{c}" for c in CLASSES]].to_numpy() ** power
+    shares /= shares.sum(axis=1, keepdims=True)
+    return table.assign(**{f"q_{c}": shares[:, i] for i, c in enumerate(CLASSES)})
+
+
+def test_calibrated_columns_are_compared_where_both_have_them() -> None:
+    a, b = predictions(0.8, chance=1), predictions(0.6, chance=2)
+    plain = compare(a, b, replicates=20)
+    both = compare(with_calibrated(a, 1.0), with_calibrated(b, 2.0), replicates=20)
+    assert both.classes == plain.classes
+    for name, row in plain.differences.items():
+        assert both.differences[name] == row
+    extra = set(both.differences) - set(plain.differences)
+    assert extra == {"ece_scaled", "brier_scaled"}
+    assert both.differences["ece_scaled"].a == both.differences["ece"].a  # power 1
+    one = compare(with_calibrated(a, 2.0), b, replicates=20)
+    assert one.differences == plain.differences
+
+
+def test_two_classes_are_compared_by_what_two_classes_have() -> None:
+    a, b = (
+        t[t["label"] != "nev"].drop(columns="p_nev").replace({"predicted": {"nev": "bcc"}})
+        for t in (predictions(0.9, chance=1), predictions(0.6, chance=2))
+    )
+    a, b = (
+        t.assign(p_bcc=t["p_bcc"] / (t["p_bcc"] + t["p_mel"]), p_mel=lambda x: 1 - x["p_bcc"])
+        for t in (a, b)
+    )
+    found = compare(a, b, replicates=20).differences
+    assert {"pauc_above_80tpr", "sensitivity_at_90_specificity"} <= set(found)

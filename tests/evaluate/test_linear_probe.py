@@ -12,6 +12,8 @@ import slimp
 from slimp.errors import UserError
 from slimp.evaluate.features import FeatureTable
 from slimp.evaluate.linear_probe import ProbeConfig, linear_probe, load_probe, probe
+from slimp.evaluate.metrics import brier, ece
+from slimp.evaluate.result import codes_of
 from slimp.evaluate.splits import make_splits
 
 FAST = {"replicates": 50, "seeds": 2, "strengths": (1e-3, 1e-1)}
@@ -212,7 +214,7 @@ def test_is_public():
     ("changes", "message"),
     [
         ({"features": "images"}, "features 'images' is not one of: image, image+lesion, full"),
-        ({"split": "clinic"}, "split 'clinic' is not one of: patient, lesion, image"),
+        ({"split": "clinic"}, "split 'clinic' is not one of: patient, lesion, image, official"),
         ({"method": "svm"}, "method 'svm' is not one of: linear, knn"),
         ({"seeds": 0}, "seeds must be positive, got 0"),
         ({"seed": -1}, "seed must not be negative, got -1"),
@@ -241,3 +243,66 @@ def test_refusals():
     alone = FeatureTable(ids=table.ids.assign(patient_id="p"), features=table.features)
     with pytest.raises(UserError, match=r"of 1 patient\(s\)\) cannot be in both"):
         linear_probe(alone, **FAST)
+
+
+def test_several_labels_become_malignant_and_the_rest_benign():
+    table = make_table(classes="abcd", signal=0.3)
+    joined = linear_probe(table, malignant=("b", "d"), **FAST)
+    assert joined.classes == ("benign", "malignant")
+    by_hand = table.ids["label"].map({"a": "0", "b": "1", "c": "0", "d": "1"})
+    two = FeatureTable(ids=table.ids.assign(label=by_hand), features=table.features)
+    wanted = linear_probe(two, **FAST)
+    for name, estimate in wanted.metrics.items():
+        assert joined.metrics[name] == estimate, name
+    assert {"pauc_above_80tpr", "sensitivity_at_90_specificity"} <= set(joined.metrics)
+    assert set(joined.predictions["label"]) == {"benign", "malignant"}
+
+
+def test_unlabelled_rows_are_neither_benign_nor_malignant():
+    table = make_table()
+    ids = table.ids.copy()
+    ids.loc[:6, "label"] = None
+    blank = FeatureTable(ids=ids, features=table.features)
+    assert linear_probe(blank, malignant=("b",), **FAST).n_unlabelled == 7
+
+
+def test_what_cannot_be_malignant_is_refused():
+    table = make_table()
+    with pytest.raises(UserError, match=r"malignant='z' is not a class here; .* are: a, b, c"):
+        linear_probe(table, malignant=("a", "z"), **FAST)
+    with pytest.raises(UserError, match="none is left to be benign"):
+        linear_probe(table, malignant=("a", "b", "c"), **FAST)
+    with pytest.raises(UserError, match="positive and malignant both say"):
+        linear_probe(table, malignant=("a",), positive="a", **FAST)
+
+
+def test_the_official_split_is_the_cohorts_column():
+    table = make_table()
+    split = np.where(table.ids["patient_id"].isin([f"p{i}" for i in range(12)]), "test", "train")
+    named = FeatureTable(ids=table.ids.assign(split=split), features=table.features)
+    found = linear_probe(named, split="official", **FAST)
+    given = linear_probe(table, parts=split, **FAST)
+    assert found.metrics == given.metrics
+    assert found.to_dict()["split"] == "official"
+    with pytest.raises(UserError, match=r"has no 'split' column\. Name it in the schema"):
+        linear_probe(table, split="official", **FAST)
+    torn = named.ids.assign(split=["test", *split[1:-1], "test"])
+    with pytest.raises(UserError, match="Parts must be patient-disjoint"):
+        linear_probe(FeatureTable(ids=torn, features=table.features), split="official", **FAST)
+    nobody = FeatureTable(ids=named.ids.assign(split="train"), features=table.features)
+    with pytest.raises(UserError, match="no labelled image is in the test part"):
+        linear_probe(nobody, split="official", **FAST)
+
+
+def test_scaled_figures_are_those_of_the_saved_calibrated_probabilities():
+    found = linear_probe(make_table(signal=0.3), **FAST)
+    for i, (_, rows) in enumerate(found.predictions.groupby("seed")):
+        q = rows[["q_a", "q_b", "q_c"]].to_numpy()
+        y = codes_of(rows["label"], found.classes)
+        one = np.ones((1, len(y)))
+        assert found.metrics["ece_scaled"].per_seed[i] == pytest.approx(ece(y, q, one)[0])
+        assert found.metrics["brier_scaled"].per_seed[i] == pytest.approx(brier(y, q, one)[0])
+    assert len(found.temperatures) == 2
+    neighbours = linear_probe(make_table(), method="knn", **FAST)
+    assert "ece_scaled" not in neighbours.metrics
+    assert not [name for name in neighbours.predictions if name.startswith("q_")]

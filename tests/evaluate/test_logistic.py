@@ -7,14 +7,17 @@ from sklearn.preprocessing import StandardScaler
 
 from slimp.errors import CheckpointError, UserError
 from slimp.evaluate import logistic
+from slimp.evaluate.calibration import calibrate
 from slimp.evaluate.logistic import (
     LinearProbe,
     balanced_log_loss,
     best_threshold,
+    fit_at,
     fit_logistic,
     load_probe,
 )
 from slimp.evaluate.splits import grouped_folds
+from slimp.storage import read_json, write_json
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
@@ -157,3 +160,69 @@ def test_refusals(tmp_path):
     (tmp_path / "probe.json").write_text('{"format": 99}')
     with pytest.raises(CheckpointError, match="written by another version"):
         LinearProbe.load(tmp_path)
+
+
+def test_out_of_fold_probabilities_are_of_fits_that_did_not_see_the_patient():
+    x, y, groups = draw(11)
+    found = fit(x, y, groups, 3)
+    folds = grouped_folds(y, groups, 5, seed=0)
+    for f in range(5):
+        seen = folds != f
+        scaler = StandardScaler().fit(x[seen])
+        model = LogisticRegression(C=found.strength, class_weight="balanced", max_iter=5000)
+        model.fit(scaler.transform(x[seen]), y[seen])
+        wanted = model.predict_proba(scaler.transform(x[~seen]))
+        np.testing.assert_allclose(found.out_of_fold[~seen], wanted, atol=5e-3)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_calibrated_probabilities_are_of_the_class_shares_and_decide_nothing(k):
+    x, y, groups = draw(12, k=k, signal=0.5)
+    y = np.where(np.random.default_rng(0).random(len(y)) < 0.6, 0, y)  # class 0 is frequent
+    y[: 2 * k] = np.arange(k).repeat(2)
+    found = fit(x, y, groups, k)
+    probe = found.probe
+    np.testing.assert_allclose(probe.shares, np.bincount(y) / len(y))
+    q = probe.calibrated_proba(x)
+    np.testing.assert_allclose(q.sum(axis=1), 1)
+    # On the rows it was fitted on, the temperature is an optimum: nudging it makes things worse.
+    rows = np.arange(len(y))
+
+    def loss(temperature: float) -> float:
+        scaled = calibrate(found.out_of_fold, temperature, probe.shares)
+        return float(-np.log(scaled[rows, y]).mean())
+
+    assert loss(probe.temperature) <= min(
+        loss(0.9 * probe.temperature), loss(1.1 * probe.temperature)
+    )
+    # Frequent in training, frequent on average; balanced probabilities say otherwise.
+    assert q.mean(axis=0)[0] == pytest.approx(probe.shares[0], abs=0.1)
+    assert probe.predict_proba(x).mean(axis=0)[0] < probe.shares[0]
+    decided = probe.decide(probe.predict_proba(x))
+    np.testing.assert_array_equal(probe.predict(x), np.array(list("abcdefg"))[decided])
+
+
+def test_a_probe_of_an_older_version_is_read_as_uncalibrated(tmp_path):
+    x, y, groups = draw(13)
+    probe = fit(x, y, groups, 3).probe
+    probe.save(tmp_path)
+    again = load_probe(tmp_path)
+    assert again.temperature == probe.temperature
+    np.testing.assert_array_equal(again.calibrated_proba(x), probe.calibrated_proba(x))
+    content = read_json(tmp_path / "probe.json")
+    write_json(
+        tmp_path / "probe.json",
+        {key: value for key, value in content.items() if key not in ("temperature", "shares")},
+    )
+    old = load_probe(tmp_path)
+    assert (old.temperature, old.shares) == (1.0, None)
+    np.testing.assert_allclose(old.calibrated_proba(x), probe.predict_proba(x))
+
+
+def test_at_a_given_strength_it_is_the_fit_of_the_search():
+    x, y, groups = draw(14)
+    found = fit(x, y, groups, 3)
+    alone = fit_at(x, y, ("a", "b", "c"), strength=found.strength)
+    np.testing.assert_allclose(alone.predict_proba(x), found.probe.predict_proba(x), atol=1e-3)
+    lacking = fit_at(x[y != 1], y[y != 1], ("a", "b", "c"), strength=1.0)
+    assert (lacking.predict_proba(x)[:, 1] == 0).all()

@@ -178,3 +178,45 @@ def test_a_perfect_and_a_constant_classifier():
     assert constant["auroc_macro_ovr"][0] == 0.5
     assert constant["average_precision_macro"][0] == 0.25
     assert constant["ece"][0] == pytest.approx(0)
+
+
+def slow_sensitivity(y, scores, specificity):
+    """Every threshold that a score makes, one by one; nothing between them."""
+    best = 0.0
+    for cut in (np.inf, *scores):
+        if (scores[y == 0] >= cut).mean() <= 1 - specificity + 1e-9:
+            best = max(best, (scores[y == 1] >= cut).mean())
+    return best
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), decimals=st.sampled_from([None, 1, 2]))
+def test_sensitivity_at_a_specificity_equals_a_slow_loop_over_repeated_rows(seed, decimals):
+    y, p, predicted, weights = draw(seed, 2, decimals=decimals)
+    ours = metrics(y, p, predicted, weights)
+    for r, w in enumerate(weights):
+        rows = np.repeat(np.arange(N), w.astype(int))
+        for share in (90, 95):
+            wanted = slow_sensitivity(y[rows], p[rows, 1], share / 100)
+            assert ours[f"sensitivity_at_{share}_specificity"][r] == pytest.approx(wanted)
+
+
+def test_sensitivity_closed_forms():
+    """Ten negatives: one may be called positive at 90 %, none at 95 %."""
+    y = np.array([0] * 10 + [1] * 4)
+
+    def found(negatives, positives):
+        scores = np.array([*negatives, *positives])
+        p = np.column_stack([1 - scores, scores])
+        out = metrics(y, p, p.argmax(axis=1), np.ones((1, 14)))
+        return out["sensitivity_at_90_specificity"][0], out["sensitivity_at_95_specificity"][0]
+
+    low = [0.1] * 9
+    assert found([*low, 0.6], [0.9, 0.8, 0.7, 0.5]) == (1.0, 0.75)
+    assert found([*low, 0.1], [0.9, 0.8, 0.7, 0.05]) == (0.75, 0.75)
+    # A tie of a positive with the ten is found with them or not at all.
+    assert found([0.5] * 10, [0.9, 0.5, 0.5, 0.5]) == (0.25, 0.25)
+    assert found([0.5] * 10, [0.5] * 4) == (0.0, 0.0)
+    p = np.full((14, 3), 1 / 3)
+    three = metrics(np.arange(14) % 3, p, p.argmax(axis=1), np.ones((1, 14)))
+    assert not [name for name in three if name.startswith("sensitivity")]

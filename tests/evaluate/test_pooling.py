@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -84,6 +86,18 @@ def test_the_order_of_the_runs_does_not_matter_for_the_mean() -> None:
     forth, back = pool_results(runs), pool_results(runs[::-1])
     assert forth.balanced_accuracy.mean == pytest.approx(back.balanced_accuracy.mean)
     assert forth.balanced_accuracy.ci95 == pytest.approx(back.balanced_accuracy.ci95, abs=0.02)
+
+
+def test_calibrated_probabilities_are_pooled_too() -> None:
+    alone = run(0)
+    shares = alone.predictions[[f"p_{c}" for c in CLASSES]].to_numpy() ** 2
+    shares /= shares.sum(axis=1, keepdims=True)
+    named = {f"q_{c}": shares[:, i] for i, c in enumerate(CLASSES)}
+    calibrated = replace(alone, predictions=alone.predictions.assign(**named), temperatures=(0.5,))
+    pooled = pool_results([calibrated, calibrated], replicates=20)
+    np.testing.assert_array_equal(pooled.predictions[list(named)].iloc[: len(shares)], shares)
+    assert pooled.metrics["ece_scaled"].mean != pooled.metrics["ece"].mean
+    assert pooled.temperatures == (0.5, 0.5)
 
 
 def test_what_cannot_be_pooled_is_refused() -> None:

@@ -10,8 +10,19 @@ import numpy as np
 import pandas as pd
 import torch
 
+from slimp.evaluate.calibration import reliability
+from slimp.evaluate.intervals import Estimate
+from slimp.evaluate.low_shot import LowShot, LowShotPoint
+from slimp.evaluate.metrics import ece
 from slimp.evaluate.similarity import similarity
-from slimp.report.figures import MARKERS, curve_figures, map_figure, similarity_figure
+from slimp.report.figures import (
+    MARKERS,
+    curve_figures,
+    low_shot_figure,
+    map_figure,
+    reliability_figure,
+    similarity_figure,
+)
 
 
 def make_log(**columns: list[float]) -> pd.DataFrame:
@@ -96,3 +107,48 @@ def test_drawing_leaves_matplotlib_as_it_was():
     before = dict(mpl.rcParams)
     similarity_figure("lesion", make_similarity())
     assert dict(mpl.rcParams) == before
+
+
+def make_estimate(mean: float) -> Estimate:
+    return Estimate(mean=mean, ci95=(mean - 0.05, mean + 0.05), per_seed=(mean,))
+
+
+def make_low_shot() -> LowShot:
+    points = [
+        LowShotPoint(
+            setting=f"{kind} {value:g}",
+            value=value,
+            n_images=images,
+            n_patients=images / 2,
+            balanced_accuracy=make_estimate(score),
+            auroc_macro_ovr=score + 0.1,
+            spread=0.02,
+            unreached={},
+            short=(),
+        )
+        for kind, value, images, score in (
+            ("fraction", 0.1, 20.0, 0.4123),
+            ("fraction", 1.0, 200.0, 0.6789),
+            ("shots", 1.0, 6.0, 0.3456),
+        )
+    ]
+    return LowShot(points=tuple(points), draws=2, rows=pd.DataFrame())
+
+
+def test_the_reliability_diagram_is_drawn_in_the_pages_colours_and_says_its_gaps():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(3), size=80)
+    y = rng.integers(3, size=80)
+    svg = reliability_figure({"before": reliability(y, p), "after": reliability(y, p**2)})
+    assert not re.search(r"#[0-9a-f]{6}", svg)
+    label = ElementTree.fromstring(svg).attrib["aria-label"]
+    assert f"before: mean gap {ece(y, p, np.ones((1, 80)))[0]:.3f}" in label
+    assert {"before", "after"} <= set(texts(svg))
+
+
+def test_the_low_shot_curve_has_a_line_per_kind():
+    svg = low_shot_figure(make_low_shot())
+    assert not re.search(r"#[0-9a-f]{6}", svg)
+    label = ElementTree.fromstring(svg).attrib["aria-label"]
+    assert "shares of the patients: from 0.412 to 0.679" in label
+    assert "images per class: from 0.346 to 0.346" in label

@@ -17,7 +17,14 @@ import pytest
 import torch
 from PIL import Image
 
+from slimp.evaluate.intervals import Estimate
+from slimp.evaluate.leakage import Leakage
+from slimp.evaluate.low_shot import LowShot, LowShotPoint
+from slimp.evaluate.probe_config import ProbeConfig
+from slimp.evaluate.result import Answer, Task, summarise
 from slimp.evaluate.similarity import similarity
+from slimp.evaluate.splits import Split
+from slimp.evaluate.subgroups import Gap, Group, Subgroups
 from slimp.report import CohortFacts, ProbeFacts, ReportInputs, Score, render
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "wbr", "col", "source"}
@@ -347,3 +354,110 @@ def test_a_probe_without_a_class_in_the_test_part_still_renders():
         embedding=None, similarity={}, probes=(replace(probe, predictions=table, class_recall={}),)
     )
     assert "mel" in Page(render(inputs)).said
+
+
+def estimate(mean: float) -> Estimate:
+    return Estimate(mean=mean, ci95=(mean - 0.0511, mean + 0.0522), per_seed=(mean,))
+
+
+def make_protocols() -> dict[str, Any]:
+    """Low-shot, leakage and subgroups with numbers of our own, and hostile names."""
+    point = LowShotPoint(
+        setting="fraction 0.01",
+        value=0.01,
+        n_images=8.4,
+        n_patients=6.3,
+        balanced_accuracy=estimate(0.3031),
+        auroc_macro_ovr=0.6512,
+        spread=0.0383,
+        unreached={HOSTILE[0]: 0.84},
+        short=(),
+    )
+    rows = {"balanced_accuracy": estimate(0.7777), "ece": estimate(0.1234)}
+    groups = [
+        Group(
+            column="sex",
+            group=name,
+            n_images=n,
+            n_patients=n,
+            classes=("mel",),
+            metrics=rows,
+        )
+        for name, n in (("female", 40), (HOSTILE[1], 4))
+    ]
+    gap = Gap(
+        column="sex",
+        better="female",
+        worse=HOSTILE[1],
+        classes=("mel",),
+        difference=estimate(0.2222),
+    )
+    rng = np.random.default_rng(0)
+    n, classes = 40, ("bcc", "mel")
+    ids = pd.DataFrame(
+        {
+            "image_id": [f"i{i}" for i in range(n)],
+            "patient_id": [f"p{i}" for i in range(n)],
+            "label": np.array(classes)[np.arange(n) % 2],
+        }
+    )
+    p = rng.dirichlet(np.ones(2), size=n)
+    result = summarise(
+        Task(
+            ids=ids,
+            classes=classes,
+            y=(np.arange(n) % 2).astype(np.int64),
+            splits=(Split(seed=0, train=np.arange(3), test=np.arange(n)),),
+            held_out=False,
+        ),
+        [Answer(probabilities=p, predicted=p.argmax(axis=1))],
+        ProbeConfig(replicates=20),
+        name="linear",
+    )
+    return {
+        "low_shot": LowShot(points=(point,), draws=5, rows=pd.DataFrame()),
+        "leakage": Leakage(
+            results={"patient": result, "image": result}, excess={"image": estimate(0.0471)}
+        ),
+        "subgroups": Subgroups(groups=tuple(groups), gaps=(gap,)),
+    }
+
+
+def test_protocols_are_shown_with_their_numbers_and_cautions():
+    page = Page(render(make_inputs(**make_protocols())))
+    assert not page.of("script")
+    for text in (
+        *("0.303 [0.252, 0.355]", "0.651", "0.038", "84 %"),
+        "0.047 [-0.004, 0.099]",
+        "Only the split by patient is an honest estimate",
+        "0.778 [0.727, 0.830]",
+        "fewer than 10 patients",
+        "'female' is 0.222 [0.171, 0.274] above",
+        "in balanced accuracy over mel",
+        "Each pair was picked for being the largest of its column",
+    ):
+        assert text in page.said, text
+    assert "0.778 0.123" in page.said  # the group of 4 patients, without intervals
+    assert all(th.get("scope") in ("row", "col") for th in page.of("th"))
+    assert len(page.of("caption")) == len(page.of("table"))
+
+
+def test_protocols_that_were_not_asked_for_say_how_to_ask(html):
+    said = Page(html).said
+    for flag in ("--subgroups", "--fractions 0.01,0.1,1 --shots 1,5,20", "--leakage"):
+        assert flag in said
+
+
+def test_reliability_counts_every_prediction_before_and_after(html):
+    probe = make_inputs().probes[-1]
+    shares = probe.predictions[[f"p_{c}" for c in probe.classes]].to_numpy() ** 2
+    shares /= shares.sum(axis=1, keepdims=True)
+    named = {f"q_{c}": shares[:, i] for i, c in enumerate(probe.classes)}
+    scaled = replace(probe, predictions=probe.predictions.assign(**named))
+    text = render(make_inputs(probes=(scaled,)))
+    for part, times in ((html, 1), (text, 2)):
+        section = part[part.index('id="calibration"') :].partition("</section>")[0]
+        rows = re.findall(r'</th><td class="figure">(\d+)</td>', section)
+        assert sum(map(int, rows)) == times * len(probe.predictions)
+    assert "After scaling" in Page(text).said
+    assert "After scaling" not in Page(html).said

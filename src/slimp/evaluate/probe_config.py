@@ -115,5 +115,5 @@ class FullProbeConfig(ProbeConfig, ProtocolConfig):
     """Everything that `slimp probe` can be asked for."""
 
 
-def _listed(values: tuple[float, ...]) -> str:
+def _listed(values: tuple[float | int, ...]) -> str:
     return ", ".join(f"{value:g}" for value in values)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
+from slimp.baselines.floor import metadata_floor
 from slimp.errors import UserError
 from slimp.evaluate.conformal import (
     calibrate,
@@ -17,6 +18,9 @@ from slimp.evaluate.conformal import (
     prediction_sets,
     verified_coverage,
 )
+from slimp.evaluate.probe_config import ProbeConfig
+from slimp.evaluate.result import codes_of
+from slimp.sources import import_source
 
 CLASSES = 4
 
@@ -82,8 +86,11 @@ def test_shares_of_a_patient_add_up_to_one():
 
 def test_scores_of_a_known_row():
     row = np.array([[0.5, 0.2, 0.3]])
-    np.testing.assert_allclose(nonconformity(row, "lac"), [[0.5, 0.8, 0.7]])
-    np.testing.assert_allclose(nonconformity(row, "aps"), [[0.5, 1.0, 0.8]])
+    np.testing.assert_allclose(nonconformity(row, "lac"), [[-1, 0.8, 0.7]])
+    np.testing.assert_allclose(nonconformity(row, "aps"), [[-1, 1.0, 0.8]])
+    third = np.array([2])
+    np.testing.assert_allclose(nonconformity(row, "lac", third), [[0.5, 0.8, -1]])
+    np.testing.assert_allclose(nonconformity(row, "aps", third), [[0.5, 1.0, -1]])
 
 
 @pytest.mark.parametrize("score", ["lac", "aps"])
@@ -118,13 +125,27 @@ def test_new_patients_are_covered_within_two_points(score, coverage):
         p, y, groups = clustered(300, rng)
         fitted = calibrate(p, y, groups, coverage, per_class=False, score=score)
         p, y, groups = clustered(600, rng)
-        # The bare threshold: that the decision is always in would only help.
-        inside = nonconformity(p, score) <= fitted.thresholds
         share = equal_shares(groups)
-        found.append((inside[np.arange(len(y)), y] * share).sum() / share.sum())
+        found.append((fitted.sets(p)[np.arange(len(y)), y] * share).sum() / share.sum())
     # Without its random part `aps` has ties at 1, so that it may cover more.
     most = coverage + 0.02 if score == "lac" else 1
     assert coverage - 0.01 <= np.mean(found) <= most
+
+
+def test_a_decision_of_its_own_is_in_the_set_and_costs_no_coverage():
+    rng = np.random.default_rng(9)
+    found = []
+    for _ in range(30):
+        p, y, groups = clustered(300, rng)
+        new_p, new_y, new_groups = clustered(600, rng)
+        weigh = np.array([1.0, 2.0, 4.0, 6.0])  # decides for rare classes more readily
+        decided, new_decided = ((q * weigh).argmax(axis=1) for q in (p, new_p))
+        fitted = calibrate(p, y, groups, 0.9, decided=decided, per_class=False)
+        sets = fitted.sets(new_p, new_decided)
+        assert sets[np.arange(len(sets)), new_decided].all()
+        share = equal_shares(new_groups)
+        found.append((sets[np.arange(len(new_y)), new_y] * share).sum() / share.sum())
+    assert 0.89 <= np.mean(found) <= 0.92
 
 
 def test_each_class_is_covered_where_one_threshold_misses_the_rare_one():
@@ -186,6 +207,25 @@ def test_figures_are_the_same_for_the_same_seed_and_go_to_json():
     assert a.to_dict(tuple("wxyz"))["per_class"]["z"] is None
     other = verified_coverage(p, y, groups, 0.9, seed=1)
     assert other.coverage.per_seed != a.coverage.per_seed
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(("source", "seeds"), [("pad-ufes-20", 5), ("ham10000", 1)])
+def test_held_out_patients_are_covered_within_two_points(real_data, tmp_path, source, seeds):
+    """By a classifier of the published metadata, which takes no encoder; the mean over splits."""
+    cohort = import_source(source, real_data / source, tmp_path / source)
+    config = ProbeConfig(seeds=seeds, strengths=(0.01,), folds=2, replicates=1)
+    result = metadata_floor(cohort, config).best
+    names = [f"p_{c}" for c in result.classes]
+    found = {True: [], False: []}
+    for _, table in result.predictions.groupby("seed"):
+        p, patients = table[names].to_numpy(), table["patient_id"].to_numpy(dtype=str)
+        y = codes_of(table["label"], result.classes)
+        for per_class in found:
+            counted = verified_coverage(p, y, patients, 0.9, per_class=per_class, replicates=1)
+            found[per_class].append(counted.coverage.mean)
+    assert np.mean(found[False]) == pytest.approx(0.9, abs=0.02)
+    assert np.mean(found[True]) >= 0.88  # more where a class has too few patients to leave it out
 
 
 @pytest.mark.parametrize("coverage", [0.0, 1.0, -0.5, 90.0])

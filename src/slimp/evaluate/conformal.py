@@ -137,14 +137,30 @@ def equal_shares(groups: Shaped[Array, " n"]) -> Float[Array, " n"]:
     return np.asarray(1 / counts[codes])
 
 
-def nonconformity(probabilities: Float[Array, "n k"], score: Score = "lac") -> Float[Array, "n k"]:
-    """How strange each class is for each image, in [0, 1]; see `Score`."""
+def nonconformity(
+    probabilities: Float[Array, "n k"],
+    score: Score = "lac",
+    decided: Int[Array, " n"] | None = None,
+) -> Float[Array, "n k"]:
+    """How strange each class is for each image, in [0, 1]; -1 for the class decided on.
+
+    That one is thus in every set, so that no set is empty or contradicts the decision, and
+    calibration makes the sets as much smaller as this makes them larger.
+
+    Args:
+        probabilities: per image and class.
+        score: see `Score`.
+        decided: class decided on; None: the most probable one.
+    """
     if score == "lac":
-        return 1 - probabilities
-    order = np.argsort(-probabilities, axis=1, kind="stable")
-    sums = np.cumsum(np.take_along_axis(probabilities, order, axis=1), axis=1)
-    scores = np.empty_like(probabilities)
-    np.put_along_axis(scores, order, sums, axis=1)
+        scores = 1 - probabilities
+    else:
+        order = np.argsort(-probabilities, axis=1, kind="stable")
+        sums = np.cumsum(np.take_along_axis(probabilities, order, axis=1), axis=1)
+        scores = np.empty_like(probabilities)
+        np.put_along_axis(scores, order, sums, axis=1)
+    decided = probabilities.argmax(axis=1) if decided is None else decided
+    scores[np.arange(len(scores)), decided] = -1
     return scores
 
 
@@ -157,18 +173,13 @@ def prediction_sets(
 ) -> Bool[Array, "n k"]:
     """Which classes are in the set of each image: those whose score is within the threshold.
 
-    The class decided on is always in, so that no set is empty or contradicts the decision; that
-    can only raise the coverage.
-
     Args:
         probabilities: per image and class.
         threshold: one for all classes, or one per class.
         score: that the threshold was made with.
-        decided: class decided on; None: the most probable one.
+        decided: class decided on, which is always in; None: the most probable one.
     """
-    inside = nonconformity(probabilities, score) <= threshold
-    decided = probabilities.argmax(axis=1) if decided is None else decided
-    inside[np.arange(len(inside)), decided] = True
+    inside = nonconformity(probabilities, score, decided) <= np.maximum(threshold, -1)
     return np.asarray(inside)
 
 
@@ -178,6 +189,7 @@ def calibrate(
     groups: Shaped[Array, " n"],
     coverage: float = 0.9,
     *,
+    decided: Int[Array, " n"] | None = None,
     per_class: bool = True,
     score: Score = "lac",
     weigh: Weigh = "patients",
@@ -189,6 +201,7 @@ def calibrate(
         y: true class per image.
         groups: patient per image.
         coverage: in (0, 1).
+        decided: class decided on; see `nonconformity`.
         per_class: a threshold per class, from its own images (Mondrian). Rare classes, the
             malignant ones among them, are then covered as often as the others; a class with
             fewer than coverage / (1 - coverage) patients is in every set.
@@ -200,7 +213,7 @@ def calibrate(
     """
     if not len(y):
         raise UserError("no image to calibrate on: conformal sets need labelled test images.")
-    own = nonconformity(probabilities, score)[np.arange(len(y)), y]
+    own = nonconformity(probabilities, score, decided)[np.arange(len(y)), y]
 
     def threshold(rows: Array) -> float:
         return conformal_quantile(
@@ -245,7 +258,7 @@ def verified_coverage(
         y: true class per image.
         groups: patient per image.
         coverage: nominal, in (0, 1).
-        decided: class decided on; see `prediction_sets`.
+        decided: as in `calibrate`.
         per_class: as in `calibrate`.
         score: as in `calibrate`.
         weigh: as in `calibrate`.
@@ -270,6 +283,7 @@ def verified_coverage(
             y[calibrates],
             codes[calibrates],
             coverage,
+            decided=None if decided is None else decided[calibrates],
             per_class=per_class,
             score=score,
             weigh=weigh,

@@ -122,7 +122,6 @@ def read_calibration(
         raise CheckpointError(
             f"{path}: missing, damaged or not of this probe ({error}). Make the probe again."
         ) from None
-    found = verified_coverage(
-        p, y, groups, coverage, decided=decided, per_class=per_class, replicates=REPLICATES
-    )
-    return calibrate(p, y, groups, coverage, per_class=per_class), found
+    settings: dict[str, Any] = {"decided": decided, "per_class": per_class}
+    found = verified_coverage(p, y, groups, coverage, replicates=REPLICATES, **settings)
+    return calibrate(p, y, groups, coverage, **settings), found

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from slimp.errors import UserError
+from slimp.retrieve.finders import Finder
 from slimp.retrieve.routes import Loan, Loans
-from slimp.retrieve.trust import Abstention, calibrate, calibration_patients
+from slimp.retrieve.trust import IMAGES, Abstention, calibrate, calibration_patients, nearness
 
 
 def draw(rng: np.random.Generator, patients: int, levels: int = 2) -> tuple[dict, np.ndarray]:
@@ -96,6 +99,30 @@ def test_an_image_is_refused_if_any_level_is_too_far_or_has_no_lender():
     }
     loans = Loans(route="ilp", levels=levels, shared_patients=0, excluded=0)
     assert found.abstains(loans).tolist() == [False, True, True, True, False]
+    with_images = replace(found, thresholds={**found.thresholds, IMAGES: 0.3})
+    near = np.array([0.2, 0.9, 0.9, 0.9, np.nan], np.float32)
+    assert with_images.abstains(loans, near).tolist() == [True, True, True, True, True]
+
+
+def test_an_image_that_borrows_nothing_is_not_refused():
+    found = calibrate({"lesion": np.ones(40, np.float32)}, np.arange(40), 0.9, replicates=10)
+    levels = {"lesion": loan([np.nan, 1.0], [False, True])}
+    loans = Loans(route="ilp", levels=levels, shared_patients=0, excluded=0)
+    found = replace(found, thresholds={**found.thresholds, IMAGES: 0.5})
+    assert found.abstains(loans, np.zeros(2, np.float32)).tolist() == [False, True]
+
+
+def test_nearness_is_the_mean_over_the_nearest_images_of_others():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(30, 5)).astype(np.float32)
+    patients = np.repeat(np.arange(10), 3)
+    found = nearness(images, images, Finder(), (patients, patients))
+    unit = images / np.linalg.norm(images, axis=1, keepdims=True)
+    for i in range(30):
+        scores = sorted((unit[patients != patients[i]] @ unit[i]).tolist())
+        assert found[i] == pytest.approx(np.mean(scores[-10:]), abs=1e-5)
+    alone = nearness(images[:3], images[:3], Finder(), (patients[:3], patients[:3]))
+    assert np.isnan(alone).all()
 
 
 def test_who_calibrates():

@@ -133,7 +133,7 @@ def _print(result: Retrieval) -> None:
             f"{result.loans.excluded} match(es) with themselves were passed over"
         )
     if result.recall is not None:
-        say(f"approximate search: recall@1 {result.recall.found:.3f}")
+        say(f"approximate search: recall {result.recall.worst:.3f} in the worst search")
     show_table(
         "similarity: of images and metadata on calibration patients, and of loans",
         ["level", "matching", "others", "overlap", "AUROC", "loans, calibration", "loans, target"],
@@ -165,6 +165,9 @@ def _similarities(result: Retrieval) -> Iterator[tuple[str, ...]]:
         )
         medians = (loans.get("calibration_median"), loans.get("target_median"))
         yield (level, *("-" if x is None else f"{x:.3f}" for x in (*figures, *medians)))
+    near = result.to_dict()["nearness"]
+    medians = near["calibration_median"], near["target_median"]
+    yield ("nearest images", *["-"] * 4, *("-" if x is None else f"{x:.3f}" for x in medians))
 
 
 def _agreements(found: tuple[Agreement, ...]) -> Iterator[tuple[str, ...]]:

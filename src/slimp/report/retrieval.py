@@ -20,6 +20,7 @@ from slimp.report.page import DASH
 from slimp.retrieve.agreement import Agreement, Compared
 from slimp.retrieve.extrapolate import Retrieval
 from slimp.retrieve.failures import Case
+from slimp.retrieve.trust import NEIGHBOURS
 from slimp.runs import versions
 from slimp.schema import LevelName
 from slimp.storage import new_file
@@ -91,6 +92,7 @@ def render_retrieval(result: Retrieval, *, command: str, date: datetime, images:
                 _agreement_rows(result.reference_agreement),
             ),
         ],
+        neighbours=NEIGHBOURS,
         truth=bool(result.compared),
         cases=[_shown(result, case) for case in result.cases] if images else [],
         images=images,

@@ -39,7 +39,7 @@ from slimp.retrieve.pseudo import lent_features, lent_values, pseudo_table, save
 from slimp.retrieve.reference import Reference
 from slimp.retrieve.routes import Loans, lend
 from slimp.retrieve.storeys import as_the_model_reads
-from slimp.retrieve.trust import Abstention, calibrate, calibration_patients
+from slimp.retrieve.trust import IMAGES, Abstention, calibrate, calibration_patients, nearness
 from slimp.schema import LevelName
 from slimp.storage import write_json
 
@@ -62,12 +62,15 @@ class Retrieval:
     """For `embed(..., pseudo=...)`."""
     abstention: Abstention
     abstained: Bool[Array, " i"]
+    nearness: Float32[Array, " i"]
+    """Mean similarity of each image to its nearest images of the reference."""
     shift: Shift | None
     """Between the image embeddings of reference and target; None: too few patients to say."""
     similarity: Mapping[LevelName, Similarity]
     """Of images and their own metadata, on the patients of the reference who calibrated."""
-    calibration_similarity: Mapping[LevelName, Float32[Array, " _"]]
-    """Of each calibration image and its nearest lender of another patient."""
+    calibration_similarity: Mapping[str, Float32[Array, " _"]]
+    """Of each calibration image and its nearest lender of another patient, per level; and its
+    nearness, for `IMAGES`."""
     compared: tuple[Compared, ...]
     agreement: tuple[Agreement, ...]
     """Of lent and true metadata of the target, where it has them and nothing was abstained."""
@@ -127,6 +130,10 @@ class Retrieval:
                     "calibration_median": _median(self.calibration_similarity[name]),
                 }
                 for name, loan in self.loans.levels.items()
+            },
+            "nearness": {
+                "target_median": _median(self.nearness),
+                "calibration_median": _median(self.calibration_similarity[IMAGES]),
             },
             "abstention": self.abstention.to_dict(),
             "shift": None if self.shift is None else self.shift.to_dict(),
@@ -196,7 +203,8 @@ def extrapolate(
     abstention = calibrate(
         trial.similarity, trial.patients, config.coverage, caution=caution, **settings
     )
-    abstained = abstention.abstains(loans)
+    near_images = nearness(target_images, reference_images, finder, _owners(index.cohort, target))
+    abstained = abstention.abstains(loans, near_images)
     compared = compare(index.cohort, flat, lent_values(loans, index), config.same)
     near = {name: loan.similarity[:, 0] for name, loan in loans.levels.items()}
     bins, correlation = by_similarity(near, compared, patients, **settings)
@@ -210,6 +218,7 @@ def extrapolate(
         features=lent_features(loans, flat, abstained, model),
         abstention=abstention,
         abstained=abstained,
+        nearness=near_images,
         shift=_shift(reference, target, reference_images, target_images, config.seed),
         similarity=trial.matching,
         calibration_similarity=trial.similarity,
@@ -234,7 +243,8 @@ def extrapolate(
 class _Trial:
     """What patients of the reference borrow from the others when their own rows are hidden."""
 
-    similarity: Mapping[LevelName, Float32[Array, " _"]]
+    similarity: Mapping[str, Float32[Array, " _"]]
+    """Per level, and for `IMAGES`."""
     patients: Array
     compared: list[Compared]
     matching: Mapping[LevelName, Similarity]
@@ -263,12 +273,26 @@ class _Trial:
             hide=tuple(loans.levels),
             device=device,
         )
+        similarity: dict[str, Array] = {
+            name: own.levels[name].similarity[:, 0] for name in loans.levels
+        }
+        owners = _owners(index.cohort, cohort)
+        similarity[IMAGES] = nearness(images, index.images, finder, owners)
         return cls(
-            similarity={name: own.levels[name].similarity[:, 0] for name in loans.levels},
+            similarity=similarity,
             patients=cohort.images["patient_id"].to_numpy(),
             compared=compare(index.cohort, cohort, lent_values(own, index), {}),
             matching=matching_similarity(model, cohort, images, seed=config.seed, device=device),
         )
+
+
+def _owners(reference: Cohort, other: Cohort) -> tuple[Array, Array] | None:
+    """Patients of the images of both as numbers; None if no patient is in both."""
+    theirs, ours = (x.images["patient_id"].to_numpy() for x in (reference, other))
+    if not np.isin(ours, theirs).any():
+        return None
+    codes = np.unique(np.concatenate([ours, theirs]), return_inverse=True)[1]
+    return codes[: len(ours)], codes[len(ours) :]
 
 
 def _shift(

@@ -4,6 +4,10 @@ An image like those of the reference is to be lent something with at least the s
 (split-conformal prediction; see `slimp.evaluate.conformal`). The thresholds come from patients of
 the reference that pre-training did not learn from, each searched among all the others.
 
+The similarity of an image and the metadata that it finds says little about whether the image is
+like any that is known: a projection finds something near for everything. So how near the nearest
+images are counts as well, whatever the route.
+
 Axis names: i = images.
 """
 
@@ -14,18 +18,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Float32, Shaped
 from scipy.stats import rankdata
 
 from slimp.errors import UserError
 from slimp.evaluate.conformal import conformal_quantile, equal_shares
 from slimp.evaluate.intervals import Estimate, bootstrap
-from slimp.retrieve.routes import Loans
-from slimp.schema import LevelName
+from slimp.retrieve.routes import Loans, Search
 
 Array = np.ndarray[Any, np.dtype[Any]]
 UNSEEN = ("held_out", "validation")
 """Parts of a run whose patients its weights did not learn from."""
+IMAGES = "nearest images"
+"""Key of the threshold on `nearness`, beside those of the levels."""
+NEIGHBOURS = 10
+"""Images of the reference whose mean similarity is an image's nearness."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +41,8 @@ class Abstention:
 
     coverage: float
     """Promised for images of new patients who resemble those of the reference."""
-    thresholds: Mapping[LevelName, float]
-    """Least similarity per level that is lent; -inf: too few patients to say."""
+    thresholds: Mapping[str, float]
+    """Least similarity that is lent, per level and for `IMAGES`; -inf: too few patients to say."""
     n: int
     """Images that calibrated."""
     n_patients: int
@@ -46,12 +53,17 @@ class Abstention:
     caution: str = ""
     """What stands against the promise, as a sentence."""
 
-    def abstains(self, loans: Loans) -> Bool[Array, " i"]:
+    def abstains(
+        self, loans: Loans, nearness: Float32[Array, " i"] | None = None
+    ) -> Bool[Array, " i"]:
         """Images that are to be lent nothing, or for which there is no lender."""
-        out = np.zeros(len(next(iter(loans.levels.values())).borrows), dtype=bool)
+        far = np.zeros(len(next(iter(loans.levels.values())).borrows), dtype=bool)
+        if nearness is not None:
+            far = ~(nearness >= self.thresholds[IMAGES])
+        out = np.zeros(len(far), dtype=bool)
         for name, loan in loans.levels.items():
             near = loan.similarity[:, 0] >= self.thresholds[name]  # false where there is none
-            out |= loan.borrows & ~near
+            out |= loan.borrows & (far | ~near)
         return out
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,8 +107,30 @@ def calibration_patients(
     )
 
 
+def nearness(
+    queries: Float32[Array, "i e"],
+    images: Float32[Array, "n e"],
+    search: Search,
+    groups: tuple[Array, Array] | None,
+) -> Float32[Array, " i"]:
+    """Mean cosine of each image to its nearest images of the reference; NaN where there are none.
+
+    Args:
+        queries: image embeddings.
+        images: those of the reference.
+        search: what finds nearest rows.
+        groups: patients of both, if they may be the same ones; nobody counts for himself.
+    """
+    found = search(queries, images, min(NEIGHBOURS, len(images)), groups)
+    known = found.row >= 0
+    total = np.where(known, found.similarity, 0.0).sum(axis=1)
+    count = known.sum(axis=1)
+    mean = np.divide(total, count, out=np.full(len(queries), np.nan), where=count > 0)
+    return np.asarray(mean, dtype=np.float32)
+
+
 def calibrate(
-    similarity: Mapping[LevelName, Float[Array, " i"]],
+    similarity: Mapping[str, Float[Array, " i"]],
     patients: Shaped[Array, " i"],
     coverage: float,
     *,
@@ -112,7 +146,7 @@ def calibrate(
 
     Args:
         similarity: per level, of each calibration image and its nearest lender of another
-            patient; NaN where there is none.
+            patient; and for `IMAGES` its nearness. NaN where there is none.
         patients: of each image.
         coverage: in (0, 1).
         caution: to be kept with the result.

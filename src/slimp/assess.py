@@ -16,9 +16,10 @@ from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
 from slimp.errors import UserError
 from slimp.evaluate.backends import BackendName
-from slimp.evaluate.features import FEATURE_SETS, FeatureTable, embed
+from slimp.evaluate.features import FEATURE_SETS, FeatureTable, embed, with_lent
 from slimp.evaluate.groups import group_values
 from slimp.evaluate.leakage import MODES, Leakage, leakage
+from slimp.evaluate.lent import LentFeatures
 from slimp.evaluate.linear_probe import probe
 from slimp.evaluate.low_shot import LowShot, low_shot
 from slimp.evaluate.probe_config import FeatureSet, ProbeConfig, ProtocolConfig
@@ -46,6 +47,8 @@ class Assessment:
     """Whose images test, in words."""
     saw_test_patients: bool | None
     """Whether pre-training learned from patients that test here; None if the run does not say."""
+    lent: tuple[str, ...] = ()
+    """Features that are other patients', lent by `slimp retrieve`."""
     low_shot: LowShot | None = None
     leakage: Leakage | None = None
     subgroups: Subgroups | None = None
@@ -73,6 +76,7 @@ class Assessment:
             **self.main.to_dict(),
             "pretraining_saw_test_patients": self.saw_test_patients,
             "tested_on": self.tested_on,
+            "lent": list(self.lent),
             "feature_sets": {name: result.to_dict() for name, result in self.probes.items()},
             "floors": {name: result.to_dict() for name, result in self.floors.items()},
             **{
@@ -160,6 +164,7 @@ def assess(
         saw_test_patients=None
         if run_parts is None
         else any(run_parts.get(patient) in LEARNED_FROM for patient in tested),
+        lent=table.lent,
         **extra,
     )
 
@@ -176,7 +181,8 @@ def _protocols(
     found: dict[str, Any] = {}
     if protocols.fractions or protocols.shots:
         task = make_task(table.ids, config, parts)
-        found["low_shot"] = low_shot(table.matrix(config.features), task, config, protocols)
+        x = table.matrix(config.features)
+        found["low_shot"] = low_shot(x, task, config, protocols, whole=main)
     if protocols.leakage:
         dealt = parts is None and config.split in MODES
         found["leakage"] = leakage(
@@ -237,9 +243,14 @@ def cached_features(
     backend: BackendName = "torch",
     batch_size: int | None = None,
     workers: int = 0,
+    lacking: Literal["refuse", "missing"] = "refuse",
+    pseudo: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FeatureTable:
     """The run's features of a cohort, kept in the run folder under a hash of both.
+
+    What is lent (`pseudo`, a folder of `slimp retrieve`) is put in afterwards, and not kept;
+    columns that lack then count as missing.
 
     Precision and backend enter the hash too. Probes are in 32 bit unless told otherwise, so that
     the same run scores the same on every machine.
@@ -247,7 +258,10 @@ def cached_features(
     Raises:
         UserError: the run or the cohort is damaged, or they do not fit each other.
     """
-    key = hashlib.sha256(f"{precision} {backend}".encode())
+    if pseudo is not None:
+        lent, lacking = LentFeatures.load(pseudo), "missing"
+    how = f"{precision} {backend}" if lacking == "refuse" else f"{precision} {backend} {lacking}"
+    key = hashlib.sha256(how.encode())
     for path in (
         *(run / "model.safetensors", run / "model.json"),
         *(cohort_folder / f"{name}.parquet" for name in ("images", "lesions", "patients")),
@@ -258,20 +272,22 @@ def cached_features(
                 key.update(hashlib.file_digest(file, "sha256").digest())
     kept = run / "features" / f"{key.hexdigest()[:16]}.parquet"
     if kept.is_file():
-        return FeatureTable.load(kept)
-    table = embed(
-        Slimp.from_pretrained(run),
-        Cohort.load(cohort_folder),
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        precision=precision,
-        backend=backend,
-        progress=progress,
-    )
-    with suppress(PermissionError):  # a run that may only be read is embedded each time
-        table.save(kept)
-    return table
+        table = FeatureTable.load(kept)
+    else:
+        table = embed(
+            Slimp.from_pretrained(run),
+            Cohort.load(cohort_folder),
+            batch_size=batch_size,
+            workers=workers,
+            device=device,
+            precision=precision,
+            backend=backend,
+            lacking=lacking,
+            progress=progress,
+        )
+        with suppress(PermissionError):  # a run that may only be read is embedded each time
+            table.save(kept)
+    return table if pseudo is None else with_lent(table, Slimp.from_pretrained(run), lent)
 
 
 def _feature_sets(table: FeatureTable, config: ProbeConfig) -> list[FeatureSet]:

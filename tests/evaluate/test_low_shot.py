@@ -148,6 +148,10 @@ def test_all_patients_are_the_whole_probe_and_more_labels_help():
     whole = probe(table, QUICK)
     assert everyone.balanced_accuracy == whole.balanced_accuracy
     assert everyone.n_images == whole.n_train
+    task = make_task(table.ids, QUICK)
+    low = LowShotConfig(fractions=(1.0,))
+    known = low_shot(table.matrix("image"), task, QUICK, low, whole=whole)
+    assert known.points == (everyone,)
     assert everyone.auroc_macro_ovr == pytest.approx(whole.metrics["auroc_macro_ovr"].mean)
     assert few.balanced_accuracy.mean < everyone.balanced_accuracy.mean
     assert one.n_images == 3

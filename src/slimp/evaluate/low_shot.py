@@ -28,7 +28,7 @@ from slimp.evaluate.linear_probe import nearest
 from slimp.evaluate.logistic import fit_at, fit_logistic
 from slimp.evaluate.metrics import ranking_metrics, recall_per_class
 from slimp.evaluate.probe_config import LowShotConfig, ProbeConfig
-from slimp.evaluate.result import Answer, Task
+from slimp.evaluate.result import Answer, ProbeResult, Task, answer_of
 from slimp.evaluate.splits import Split
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -101,7 +101,14 @@ class LowShot:
         return {"draws": self.draws, "points": [point.to_dict() for point in self.points]}
 
 
-def low_shot(x: Array, task: Task, config: ProbeConfig, low: LowShotConfig) -> LowShot:
+def low_shot(
+    x: Array,
+    task: Task,
+    config: ProbeConfig,
+    low: LowShotConfig,
+    *,
+    whole: ProbeResult | None = None,
+) -> LowShot:
     """The probe of `config` at each fraction and each number of shots.
 
     Args:
@@ -109,6 +116,7 @@ def low_shot(x: Array, task: Task, config: ProbeConfig, low: LowShotConfig) -> L
         task: whose splits are drawn from; the test rows are those of the whole probe.
         config: of the probe.
         low: what to draw.
+        whole: the probe that learned from all patients, if it is at hand already.
     """
     points: list[LowShotPoint] = []
     frames: list[pd.DataFrame] = []
@@ -118,13 +126,22 @@ def low_shot(x: Array, task: Task, config: ProbeConfig, low: LowShotConfig) -> L
     )
     for kind, values in kinds:
         for value in sorted({float(value) for value in values}):
+            everyone = (kind, value) == ("fraction", 1)
             # All patients are the same patients in every draw.
-            draws = 1 if (kind, value) == ("fraction", 1) else low.draws
+            draws = 1 if everyone else low.draws
             drawn = [
                 [_draw(task, split, kind, value, draw) for draw in range(draws)]
                 for split in task.splits
             ]
-            points.append(_point(x, task, config, f"{kind} {value:g}", value, drawn))
+            if everyone and whole is not None:
+                said = whole.predictions.groupby("seed", sort=False)
+                answers = [[answer_of(rows, task.classes)] for _, rows in said]
+            else:
+                answers = [
+                    [_answer(x, task, split, rows, config) for rows in of_split]
+                    for split, of_split in zip(task.splits, drawn, strict=True)
+                ]
+            points.append(_point(task, config, f"{kind} {value:g}", value, drawn, answers))
             frames.extend(_who(task, f"{kind} {value:g}", drawn))
     return LowShot(points=tuple(points), draws=low.draws, rows=pd.concat(frames, ignore_index=True))
 
@@ -187,19 +204,15 @@ def _draw(task: Task, split: Split, kind: str, value: float, draw: int) -> Int[A
 
 
 def _point(
-    x: Array,
     task: Task,
     config: ProbeConfig,
     setting: str,
     value: float,
     drawn: Sequence[Sequence[Array]],
+    answers: Sequence[Sequence[Answer]],
 ) -> LowShotPoint:
     k = len(task.classes)
     tested = [task.y[split.test] for split in task.splits]
-    answers = [
-        [_answer(x, task, split, rows, config) for rows in draws]
-        for split, draws in zip(task.splits, drawn, strict=True)
-    ]
 
     def statistic(split: int, weights: Array) -> dict[str, Array]:
         recalls = [

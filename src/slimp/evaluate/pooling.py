@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from slimp.errors import UserError
-from slimp.evaluate.result import Answer, ProbeResult, Task, codes_of, summarise
+from slimp.evaluate.result import ProbeResult, Task, answer_of, codes_of, summarise
 from slimp.evaluate.splits import Split
 
 
@@ -50,16 +50,7 @@ def pool_results(results: Sequence[ProbeResult], *, replicates: int = 1000) -> P
         splits=splits,
         held_out=first.held_out,
     )
-    answers = [
-        Answer(
-            probabilities=frame[[f"p_{name}" for name in first.classes]].to_numpy(dtype=float),
-            predicted=codes_of(frame["predicted"], first.classes),
-            calibrated=frame[[f"q_{name}" for name in first.classes]].to_numpy(dtype=float)
-            if f"q_{first.classes[0]}" in frame
-            else None,
-        )
-        for frame in frames
-    ]
+    answers = [answer_of(frame, first.classes) for frame in frames]
     return summarise(
         task,
         answers,

@@ -209,6 +209,18 @@ class ProbeResult:
         write_json(folder / "metrics.json", self.to_dict())
 
 
+def answer_of(rows: pd.DataFrame, classes: Sequence[str]) -> Answer:
+    """The answer that rows of `ProbeResult.predictions` of one seed hold."""
+    p, q = (
+        rows[[f"{kind}_{name}" for name in classes]].to_numpy(dtype=np.float64)
+        if f"{kind}_{classes[0]}" in rows
+        else None
+        for kind in ("p", "q")
+    )
+    assert p is not None
+    return Answer(probabilities=p, predicted=codes_of(rows["predicted"], classes), calibrated=q)
+
+
 def summarise(
     task: Task,
     answers: Sequence[Answer],

@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 
 from slimp.assess import assess, cached_features, parts_of_run, precision_of, require_possible
+from slimp.baselines.floor import metadata_table
 from slimp.cohort import Cohort
 from slimp.errors import CheckpointError, UserError
 from slimp.evaluate.features import FeatureTable
 from slimp.evaluate.probe_config import FullProbeConfig, ProbeConfig, ProtocolConfig
+from slimp.sources import import_source
 from slimp.sources.synthetic import SyntheticConfig, synthesize
 from slimp.storage import read_json
 
@@ -251,3 +253,26 @@ def test_auto_precision_is_measured_and_others_are_kept(monkeypatch):
         assert precision_of("auto", "cpu") == expected
         assert precision_of("32", "cpu") == "32"
         assert precision_of("bf16", "cpu") == "bf16"
+
+
+@pytest.mark.real_data
+def test_protocols_on_real_patients(real_data, tmp_path):
+    """The published table one-hot, as if an encoder had made it: all protocols, two splits."""
+    pad = import_source("pad-ufes-20", real_data / "pad-ufes-20", tmp_path / "pad")
+    coded = pd.get_dummies(metadata_table(pad, ("lesion", "patient")).astype("object").astype(str))
+    features = {"image": coded.to_numpy(dtype=np.float32)}
+    known = FeatureTable(ids=pad.images.iloc[:, :4], features=features)
+    config = replace(QUICK, replicates=100)
+    protocols = ProtocolConfig(fractions=(0.01, 1.0), shots=(5,), leakage=True)
+    found = assess(known, pad, config, protocols=protocols)
+    assert found.main.metrics["brier_scaled"].mean < found.main.metrics["brier"].mean
+    one, everyone, five = found.low_shot.points
+    assert one.unreached["MEL"] > 0  # a hundredth of some thirty patients
+    assert not five.unreached
+    assert not five.short
+    assert one.balanced_accuracy.mean < five.balanced_accuracy.mean
+    assert five.balanced_accuracy.mean < everyone.balanced_accuracy.mean
+    assert everyone.balanced_accuracy == found.main.balanced_accuracy
+    names = {(group.column, group.group) for group in found.subgroups.groups}
+    assert {("gender", "FEMALE"), ("gender", "MALE"), ("gender", "unknown")} <= names
+    assert set(found.leakage.excess) == {"lesion", "image"}

@@ -152,3 +152,5 @@ def test_the_low_shot_curve_has_a_line_per_kind():
     label = ElementTree.fromstring(svg).attrib["aria-label"]
     assert "shares of the patients: from 0.412 to 0.679" in label
     assert "images per class: from 0.346 to 0.346" in label
+    assert {"10", "100"} <= set(texts(svg))
+    assert not [text for text in texts(svg) if "$" in text]

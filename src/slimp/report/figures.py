@@ -213,6 +213,8 @@ def low_shot_figure(found: LowShot) -> Markup:
             axes.fill_between(x, low, high, color=SERIES[k], alpha=0.18, linewidth=0)
             said.append(f"{words[kind]}: from {y[0]:.3f} to {y[-1]:.3f}")
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")  # the default one writes mathematics
+        axes.xaxis.set_minor_formatter("")
         axes.set_title("Few labels")
         axes.set_xlabel("labelled images learned from")
         axes.set_ylabel("balanced accuracy")

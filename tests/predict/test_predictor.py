@@ -105,8 +105,14 @@ def picture(path: Path, pixels: np.ndarray) -> Path:
     return path
 
 
-def noise(path: Path, seed: int = 0) -> Path:
-    return picture(path, np.random.default_rng(seed).integers(0, 256, size=(40, 40, 3)))
+def noise(path: Path, *, size: tuple[int, int]) -> Path:
+    return picture(path, np.random.default_rng(0).integers(0, 256, size=(*size, 3)))
+
+
+def pattern(path: Path, seed: int = 0) -> Path:
+    """Patches of random colours, each of 8 px."""
+    colours = np.random.default_rng(seed).integers(0, 256, size=(8, 8, 3))
+    return picture(path, colours.repeat(8, axis=0).repeat(8, axis=1))
 
 
 def probabilities(found: list[Prediction]) -> np.ndarray:
@@ -164,9 +170,9 @@ def test_a_training_image_is_its_own_nearest_case(places: Path) -> None:
     assert second.similarity < 1
 
 
-def test_noise_is_refused_and_unseen_lesions_are_not(places: Path, tmp_path: Path) -> None:
+def test_patterns_are_refused_and_unseen_lesions_are_not(places: Path, tmp_path: Path) -> None:
     predictor = Predictor.load(places / "image")
-    strange = predictor.predict([noise(tmp_path / f"{i}.png", i) for i in range(5)])
+    strange = predictor.predict([pattern(tmp_path / f"{i}.png", i) for i in range(5)])
     assert {p.status for p in strange} == {"refused"}
     assert all(p.reason.startswith("far from anything seen") for p in strange)
     assert not any(p.probabilities or p.conformal_set or p.decision for p in strange)
@@ -176,9 +182,19 @@ def test_noise_is_refused_and_unseen_lesions_are_not(places: Path, tmp_path: Pat
     assert np.mean([p.status == "refused" for p in found]) < 0.1
 
 
+def test_noise_is_refused_whatever_its_size(places: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load(places / "image", novelty=0.0)
+    sizes = [(32, 32), (40, 70), (300, 500)]
+    files = [noise(tmp_path / f"{w}.png", size=(h, w)) for h, w in sizes]
+    for prediction in predictor.predict(files):
+        assert prediction.status == "refused"
+        assert prediction.reason.startswith("the picture is noise")
+        assert not prediction.probabilities
+
+
 def test_novelty_0_refuses_nothing_that_is_a_picture(places: Path, tmp_path: Path) -> None:
     predictor = Predictor.load(places / "image", novelty=0.0)
-    assert predictor.predict([noise(tmp_path / "n.png")])[0].status == "predicted"
+    assert predictor.predict([pattern(tmp_path / "p.png")])[0].status == "predicted"
 
 
 def test_one_colour_is_refused_and_a_broken_file_is_named(places: Path, tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from slimp.evaluate.conformal import Conformal, Coverage
 from slimp.evaluate.features import METADATA_KEYS, FeatureTable, embed
 from slimp.evaluate.logistic import LinearProbe
 from slimp.models.nested import Slimp
-from slimp.pixels import centre, decode
+from slimp.pixels import decode
 from slimp.predict.inputs import Metadata, find_images
+from slimp.predict.pictures import fault_of
 from slimp.predict.reference import Surroundings, load_reference
 from slimp.predict.saved import (
     levels_of,
@@ -33,9 +34,6 @@ from slimp.schema import LevelName, Schema
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Status = Literal["predicted", "refused", "unreadable"]
-EVEN = 2.0
-"""Standard deviation of the lightness, of 255, up to which a picture counts as of one colour; the
-least on 3,500 photographs of lesions was 5.5."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,15 +245,14 @@ class Predictor:
         size = self.model.image_spec.size
         try:
             encoded = path.read_bytes()
-            pixels = centre(decode(encoded, size), size).float().mean(dim=0)
+            fault = fault_of(decode(encoded, size))
         except (OSError, CohortError) as error:
             # Neither the advice to check the cohort nor the name of a buffer is for users.
             reason = str(error).partition(" Find all such images")[0]
             reason = re.sub(r" <_io\.BytesIO object at \w+>", "", reason)
             return Prediction(image=str(path), status="unreadable", reason=reason)
-        if float(pixels.std()) < EVEN:
-            reason = "the picture is of one colour throughout"
-            return Prediction(image=str(path), status="refused", reason=reason)
+        if fault is not None:
+            return Prediction(image=str(path), status="refused", reason=fault)
         if needs_row and path not in keys:
             reason = "the metadata table has no row for it, and the probe reads metadata"
             return Prediction(image=str(path), status="refused", reason=reason)

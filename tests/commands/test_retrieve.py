@@ -18,8 +18,6 @@ from slimp.config import ModelConfig
 from slimp.encoding import Encoding
 from slimp.evaluate.features import FeatureTable, embed
 from slimp.evaluate.lent import LentFeatures
-from slimp.evaluate.linear_probe import probe
-from slimp.evaluate.probe_config import ProbeConfig
 from slimp.held_out import Parts
 from slimp.models.nested import Slimp
 from slimp.sources.synthetic import SyntheticConfig, write_synthetic
@@ -138,8 +136,14 @@ def test_what_is_lent_flows_into_embed_and_probe_and_is_marked(places, lent, tmp
         np.testing.assert_array_equal(
             table.features[level][kept], pseudo.embeddings[level][kept], strict=True
         )
-    result = probe(table, ProbeConfig(seeds=1, folds=2, replicates=5, strengths=(0.1,)))
-    assert result.n_test > 0
+    out = tmp_path / "probe"
+    fast = ["--seeds", "1", "--folds", "2", "--replicates", "5", "--strengths", "0.1"]
+    assert cli.main(["probe", *paths, "--out", str(out), "--workers", "0", *fast]) == 0
+    assert "LENT, not known: lesion, patient features" in capsys.readouterr().out
+    assert json.loads((out / "metrics.json").read_text())["lent"] == ["lesion", "patient"]
+    assert json.loads((out / "config.json").read_text())["pseudo"] == str(lent)
+    page = (out / "report.html").read_text()
+    assert "The features lesion, patient are lent, not known" in page
 
 
 def test_the_file_holds_the_weighted_mean_of_the_lenders(places, lent):

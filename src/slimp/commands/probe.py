@@ -37,6 +37,8 @@ class Arguments:
     """Folder to write."""
     held_out: bool = True
     """Test on the patients that were set aside already, if there are any."""
+    pseudo: Path | None = None
+    """Folder of slimp retrieve: its lent metadata stand where the cohort's own are not known."""
     overwrite: bool = False
     """Replace what is in --out."""
     report: bool = True
@@ -70,6 +72,7 @@ def run(arguments: Arguments) -> None:
             arguments.cohort,
             device=device_of(arguments.accelerator),
             workers=arguments.workers,
+            pseudo=arguments.pseudo,
             progress=progress,
         )
     note("probing ...")
@@ -88,6 +91,7 @@ def run(arguments: Arguments) -> None:
         "held_out": arguments.held_out,
         "run": str(arguments.run),
         "cohort": str(arguments.cohort),
+        "pseudo": None if arguments.pseudo is None else str(arguments.pseudo),
         "versions": versions(),
     }
     write_json(arguments.out / "config.json", record)
@@ -113,7 +117,7 @@ def _report(
     here = set(cohort.patients["patient_id"])
     unseen = [patient for patient, part in parts.items() if part == "held_out" and patient in here]
     similarity = None
-    if unseen:
+    if unseen and not table.lent:
         similarity = similarity_by_level(
             Slimp.from_pretrained(arguments.run),
             cohort.select_patients(unseen),
@@ -141,6 +145,8 @@ def _print(result: Assessment) -> None:
         f"probe: {main.n_train} images train, {main.n_test} images test "
         f"({main.n_test_patients} patients: {result.tested_on})"
     )
+    if result.lent:
+        say(f"LENT, not known: {', '.join(result.lent)} features, of patients of another cohort.")
     if result.saw_test_patients:
         say("CAUTION: pre-training saw patients that test here, so these figures are optimistic.")
     if main.config.split in LEAKING:

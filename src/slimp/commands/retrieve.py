@@ -78,7 +78,6 @@ def run(arguments: Arguments) -> None:
 def _retrieve(arguments: Arguments) -> Retrieval:
     from slimp.assess import cached_features, device_of, parts_of_run
     from slimp.cohort import Cohort
-    from slimp.evaluate.features import embed
     from slimp.models.nested import Slimp
     from slimp.retrieve.extrapolate import extrapolate
 
@@ -90,8 +89,13 @@ def _retrieve(arguments: Arguments) -> Retrieval:
             arguments.run, arguments.reference, device=device, workers=workers, progress=progress
         )
     with progress_bar("embedding the target") as progress:
-        ours = embed(
-            model, target, device=device, workers=workers, lacking="missing", progress=progress
+        ours = cached_features(
+            arguments.run,
+            arguments.target,
+            device=device,
+            workers=workers,
+            lacking="missing",
+            progress=progress,
         )
     note("searching, and measuring what the loans are worth ...")
     return extrapolate(

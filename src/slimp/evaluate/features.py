@@ -376,4 +376,4 @@ def _read_lists(column: Any, path: Path, name: str) -> Float32[Array, "n d"]:
             "every row. Make the file anew with: slimp embed."
         )
     values = column.flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(values.reshape(len(column), column.type.list_size))
+    return np.array(values.reshape(len(column), column.type.list_size))  # one that may be written

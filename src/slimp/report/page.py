@@ -211,6 +211,11 @@ def _cautions(inputs: ReportInputs, best: ProbeFacts | None) -> list[str]:
         for probe in inputs.probes
         if probe.split in ("lesion", "image")
     ]
+    if inputs.lent:
+        found.append(
+            f"The features {', '.join(inputs.lent)} are lent, not known: they are those of other "
+            "patients, whose images or metadata look alike."
+        )
     tested = _tested(best)
     if seen := tested & inputs.seen_patients:
         found.append(

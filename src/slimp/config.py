@@ -245,7 +245,7 @@ class PretrainConfig(ModelConfig, RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptConfig(RunConfig):
-    """Everything that changes the result of `slimp adapt`, given the run. Defaults: the paper's."""
+    """Everything that changes the result of `slimp adapt`, given the run."""
 
     train: Literal["embeddings", "heads", "full"] = "embeddings"
     """What learns: embedding layers and projection heads (the paper), heads alone, or all

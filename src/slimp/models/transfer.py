@@ -154,43 +154,43 @@ def _level_groups(run: Slimp, model: Slimp, level: LevelMerge) -> Iterator[_Grou
         yield _Group(part_name=name, kind="block", status="dropped", sizes={}, detail=detail)
         return
     asleep = level.status == "unused" or not model.config.weights[level.name]
-    prefix = f"levels.{level.name}."
-    left = {name: p.numel() for name, p in model.named_parameters() if name.startswith(prefix)}
-
-    def group(
-        part: str, kind: Kind, status: Status, sizes: Mapping[str, int], detail: str = ""
-    ) -> _Group:
-        for name, size in sizes.items():
-            left[name] -= size
-        return _Group(
-            part_name=f"{level.name}: {part}",
-            kind=kind,
-            status=status,
+    for match, sizes in zip(level.matches, _feature_sizes(model, level), strict=True):
+        yield _Group(
+            part_name=f"{level.name}: {match.feature.name}",
+            kind="embedding",
+            status=match.status,
             sizes=sizes,
-            detail=detail,
+            detail=match.detail,
             asleep=asleep,
         )
-
-    def rest(start: str) -> dict[str, int]:
-        return {n: left[n] for n in left if n.startswith(prefix + start) and left[n]}
-
-    own = _feature_sizes(model, level)
-    for match, sizes in zip(level.matches, own, strict=True):
-        yield group(match.feature.name, "embedding", match.status, sizes, match.detail)
     for feature in level.dropped:
-        yield group(feature.name, "embedding", "dropped", {})
-    fresh_row = any(match.status == "new" for match in level.matches)
-    grown: Status = "extended" if fresh_row and level.status == "kept" else level.status
-    for name, part in (("num_mlp", "all continuous"), ("missing_vectors", "missing vectors")):
-        if sizes := rest(f"tabular.{name}"):
-            status = grown if name == "missing_vectors" else _of_values(level)
-            yield group(part, "embedding", status, sizes)
-    yield group("CLS", "embedding", level.status, rest("tabular.encoder.cls_token"))
-    yield group("blocks and norms", "block", level.status, rest("tabular.encoder."))
+        name = f"{level.name}: {feature.name}"
+        yield _Group(part_name=name, kind="embedding", status="dropped", sizes={})
+    prefix = f"levels.{level.name}."
+    for part, kind, status, starts in _common_parts(run, model, level):
+        begin = tuple(prefix + start for start in starts)
+        found = {n: p.numel() for n, p in model.named_parameters() if n.startswith(begin)}
+        if found:
+            name = f"{level.name}: {part}"
+            yield _Group(part_name=name, kind=kind, status=status, sizes=found, asleep=asleep)
+
+
+def _common_parts(
+    run: Slimp, model: Slimp, level: LevelMerge
+) -> tuple[tuple[str, Kind, Status, tuple[str, ...]], ...]:
+    """What all features of a level share: name, kind, status, and how its parameters begin."""
+    fresh = level.status == "kept" and any(match.status == "new" for match in level.matches)
+    vectors: Status = "extended" if fresh else level.status
     wider = _wider(run, model, level)
-    if sizes := rest("pool."):
-        yield group("pooling", "block", wider, sizes)
-    yield group("heads and temperature", "head", wider, rest(""))
+    layers = "tabular.encoder.transformer_encoder."
+    return (
+        ("all continuous", "embedding", _of_values(level), ("tabular.num_mlp.mlp.0.bias",)),
+        ("missing vectors", "embedding", vectors, ("tabular.missing_vectors",)),
+        ("CLS", "embedding", level.status, ("tabular.encoder.cls_token",)),
+        ("blocks and norms", "block", level.status, (layers,)),
+        ("pooling", "block", wider, ("pool.",)),
+        ("heads and temperature", "head", wider, ("project_", "temperature.")),
+    )
 
 
 def _feature_sizes(model: Slimp, level: LevelMerge) -> Iterator[dict[str, int]]:

@@ -12,7 +12,7 @@ import torch
 
 from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
-from slimp.demo import DemoResult, run_demo
+from slimp.demo import ADAPTED, HIDDEN, REFERENCE, DemoResult, run_demo
 from slimp.errors import UserError
 from slimp.sources.synthetic import SyntheticConfig
 
@@ -41,7 +41,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult]:
 def test_everything_lies_where_it_says(made: tuple[Path, DemoResult]) -> None:
     out, result = made
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["cohort", "config.json", "probe", "report.html", "run"]
+    assert names == ["clinic", "cohort", "config.json", "loans", "probe", "report.html", "run"]
+    assert sorted(path.name for path in (out / "clinic").iterdir()) == ["cohort", "probe", "run"]
+    assert (out / "clinic" / "run" / "transfer.json").is_file()
+    assert {"pseudo.parquet", "report.html"} <= {path.name for path in (out / "loans").iterdir()}
     assert result.report == out / "report.html"
     assert len(Cohort.load(out / "cohort").patients) == 60
     assert (out / "run" / "model.safetensors").is_file()
@@ -51,9 +54,10 @@ def test_everything_lies_where_it_says(made: tuple[Path, DemoResult]) -> None:
 
 def test_the_table_sets_features_beside_floors(made: tuple[Path, DemoResult]) -> None:
     out, result = made
-    assert list(result.table["features"]) == [
-        *("image", "image+lesion", "full", "majority", "metadata")
-    ]
+    probed = ["image", "image+lesion", "full", "majority", "metadata"]
+    lent = ["image", "image + LENT metadata"]
+    assert list(result.table["features"]) == [*probed, *probed, *lent]
+    assert list(result.table["cohort"].unique()) == [REFERENCE, ADAPTED, HIDDEN]
     for cell in result.table["balanced accuracy"]:
         assert re.fullmatch(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", cell)
     metrics = json.loads((out / "probe" / "metrics.json").read_text())
@@ -72,6 +76,20 @@ def test_it_is_tested_on_patients_that_pre_training_never_saw(
     }
     assert tested
     assert set(parts[sorted(tested)]) == {"held_out"}
+
+
+def test_the_clinic_is_tested_on_patients_that_no_stage_saw(
+    made: tuple[Path, DemoResult],
+) -> None:
+    out, result = made
+    earlier = set(Cohort.load(out / "cohort").patients["patient_id"])
+    parts = pd.read_parquet(out / "clinic" / "run" / "patients.parquet")
+    parts = parts.set_index("patient_id")["part"]
+    tested = set(result.adapted.main.predictions["patient_id"])
+    assert tested
+    assert not tested & earlier
+    assert set(parts[sorted(tested)]) == {"held_out"}
+    assert result.retrieval.loans.shared_patients == 0
 
 
 def test_the_report_stands_alone(made: tuple[Path, DemoResult]) -> None:

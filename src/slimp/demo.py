@@ -1,23 +1,38 @@
-"""The main job in one function, on a synthetic cohort: cohort, pre-training, probes, report."""
+"""The main job in one function, on two synthetic cohorts.
+
+A reference is pre-trained and probed. A clinic with other people, other cameras and fewer columns
+is adapted to, and probed. Then the clinic's metadata are hidden, and the reference lends some.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
+from slimp.adapt import adapt
 from slimp.assess import Assessment, assess, cached_features, parts_of_run
 from slimp.cohort import Cohort
-from slimp.config import PretrainConfig
+from slimp.config import AdaptConfig, PretrainConfig, RunConfig, part_of
+from slimp.evaluate.features import embed
+from slimp.evaluate.linear_probe import probe
 from slimp.evaluate.probe_config import ProbeConfig
+from slimp.evaluate.result import ProbeResult
 from slimp.evaluate.similarity import similarity_by_level
 from slimp.held_out import set_aside
+from slimp.models.nested import Slimp
 from slimp.report import write_report
+from slimp.report.retrieval import write_retrieval_report
+from slimp.retrieve.config import RetrievalConfig
+from slimp.retrieve.extrapolate import Retrieval, extrapolate
 from slimp.runs import versions
 from slimp.sources.synthetic import SyntheticConfig, write_synthetic
 from slimp.storage import check_output, new_folder, write_json
 from slimp.train import pretrain
+
+REFERENCE, ADAPTED, HIDDEN = "reference", "clinic, adapted", "clinic, images only"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,8 +40,13 @@ class DemoResult:
     """What the demo found and where it lies."""
 
     table: pd.DataFrame
-    """Features, balanced accuracy and AUROC, with intervals; a row per feature set and floor."""
+    """Cohort, features, balanced accuracy and AUROC; a row per feature set and floor."""
     assessment: Assessment
+    """Of the reference."""
+    adapted: Assessment
+    """Of the clinic, after adaptation."""
+    retrieval: Retrieval
+    """What the reference lends to the clinic's images."""
     report: Path
 
 
@@ -38,14 +58,17 @@ def run_demo(
     cohort: SyntheticConfig | None = None,
     config: PretrainConfig | None = None,
 ) -> DemoResult:
-    """Runs the main job and leaves `config.json`, `cohort/`, `run/`, `probe/`, `report.html`.
+    """Runs the main job and leaves it in `out`.
+
+    There lie `config.json`, `report.html`, `cohort/ run/ probe/` of the reference, `clinic/` with
+    the same three of the clinic, and `loans/`, what the reference lends to it.
 
     Args:
         out: folder to write.
-        seed: of the cohort and of training.
+        seed: of the cohorts and of training.
         overwrite: replace what is in `out`.
-        cohort: size of the synthetic cohort; None: the demo's.
-        config: of pre-training; None: the preset `tiny`, 30 epochs.
+        cohort: size of the reference; None: the demo's.
+        config: of pre-training; None: the preset `tiny`, 20 epochs.
 
     Raises:
         UserError: `out` is not empty and `overwrite` is off.
@@ -53,22 +76,72 @@ def run_demo(
     out = Path(out)
     check_output(out, overwrite=overwrite)
     cohort = cohort or SyntheticConfig(patients=300, lesions=5, seed=seed)
-    config = config or PretrainConfig.from_preset("tiny", seed=seed, epochs=30, validate_every=10)
+    config = config or PretrainConfig.from_preset("tiny", seed=seed, epochs=20, validate_every=10)
+    clinic = clinic_of(cohort)
+    adaptation = adaptation_of(config)
 
     with new_folder(out, overwrite=overwrite) as empty:  # the parts below fill it
-        record = {"cohort": asdict(cohort), "pretrain": asdict(config), "versions": versions()}
+        record = {
+            "cohort": asdict(cohort),
+            "pretrain": asdict(config),
+            "clinic": asdict(clinic),
+            "adapt": asdict(adaptation),
+            "versions": versions(),
+        }
         write_json(empty / "config.json", record)
     write_synthetic(out / "cohort", cohort)
-    data = Cohort.load(out / "cohort")
-    model = pretrain(data, config, out / "run")
+    reference = Cohort.load(out / "cohort")
+    model = pretrain(reference, config, out / "run")
+    report, found = _probe_reference(out, model, reference, config, seed)
+
+    write_synthetic(out / "clinic" / "cohort", clinic)
+    target = Cohort.load(out / "clinic" / "cohort")
+    adapt(out / "run", target, adaptation, out / "clinic" / "run")
+    parts = parts_of_run(out / "clinic" / "run", target)
+    table = cached_features(out / "clinic" / "run", out / "clinic" / "cohort")
+    adapted = assess(table, target, ProbeConfig(), run_parts=parts)
+    adapted.save(out / "clinic" / "probe")
+
+    retrieval, lent = _extrapolate(out, model, reference, target, adapted.main)
+    return DemoResult(
+        table=pd.DataFrame([*_rows(found, REFERENCE), *_rows(adapted, ADAPTED), *lent]),
+        assessment=found,
+        adapted=adapted,
+        retrieval=retrieval,
+        report=report,
+    )
+
+
+def clinic_of(cohort: SyntheticConfig) -> SyntheticConfig:
+    """A clinic beside a reference: other people and cameras, less of everything."""
+    return replace(
+        cohort,
+        seed=cohort.seed + 1,
+        patients=max(1, cohort.patients * 2 // 3),
+        lesions=max(1, cohort.lesions // 2),
+        nuisance_columns=min(2, cohort.nuisance_columns),
+        clinic_cast=2 * cohort.clinic_cast,
+    )
+
+
+def adaptation_of(config: PretrainConfig) -> AdaptConfig:
+    """The paper's policy, with the batches of pre-training and half of its epochs."""
+    shared = asdict(part_of(config, RunConfig)) | {"epochs": max(1, config.epochs // 2)}
+    return AdaptConfig(**shared)
+
+
+def _probe_reference(
+    out: Path, model: Slimp, reference: Cohort, config: PretrainConfig, seed: int
+) -> tuple[Path, Assessment]:
     features = cached_features(out / "run", out / "cohort")
-    found = assess(features, data, ProbeConfig(), run_parts=parts_of_run(out / "run", data))
+    parts = parts_of_run(out / "run", reference)
+    found = assess(features, reference, ProbeConfig(), run_parts=parts)
     found.save(out / "probe")
-    held_out = set_aside(data, config).held_out
+    held_out = set_aside(reference, config).held_out
     report = write_report(
         out / "report.html",
         run=out / "run",
-        cohort=data,
+        cohort=reference,
         table=features,
         probes=found.probes,
         floors=found.floors,
@@ -76,16 +149,44 @@ def run_demo(
         title="slimp demo: a synthetic cohort",
         command=f"slimp demo --seed {seed}",
     )
-    return DemoResult(table=_table(found), assessment=found, report=report)
+    return report, found
 
 
-def _table(found: Assessment) -> pd.DataFrame:
-    rows = [
-        {
-            "features": name,
-            "balanced accuracy": str(result.metrics["balanced_accuracy"]),
-            "AUROC, one against rest": str(result.metrics["auroc_macro_ovr"]),
-        }
-        for name, result in {**found.probes, **found.floors}.items()
-    ]
-    return pd.DataFrame(rows)
+def _extrapolate(
+    out: Path, model: Slimp, reference: Cohort, target: Cohort, same_patients: ProbeResult
+) -> tuple[Retrieval, list[dict[str, str]]]:
+    """Loans for the clinic, all of whose metadata count as unknown; and what they are worth."""
+    theirs = cached_features(out / "run", out / "cohort").features["image"]
+    ours = embed(model, target, lacking="missing").features["image"]
+    retrieval = extrapolate(
+        model,
+        reference,
+        target,
+        theirs,
+        ours,
+        RetrievalConfig(lend="all"),
+        parts=parts_of_run(out / "run", reference),
+    )
+    with new_folder(out / "loans") as folder:
+        retrieval.save(folder)
+        write_retrieval_report(folder / "report.html", retrieval)
+    table = embed(model, target, pseudo=retrieval.features)
+    tests = target.images["patient_id"].isin(same_patients.predictions["patient_id"])
+    parts = tests.map({True: "held_out", False: "train"}).tolist()
+    image = probe(table, ProbeConfig(features="image"), parts=parts)
+    full = probe(table, ProbeConfig(features="full"), parts=parts)
+    return retrieval, [_row(HIDDEN, "image", image), _row(HIDDEN, "image + LENT metadata", full)]
+
+
+def _rows(found: Assessment, cohort: str) -> Iterator[dict[str, str]]:
+    for name, result in {**found.probes, **found.floors}.items():
+        yield _row(cohort, name, result)
+
+
+def _row(cohort: str, features: str, result: ProbeResult) -> dict[str, str]:
+    return {
+        "cohort": cohort,
+        "features": features,
+        "balanced accuracy": str(result.metrics["balanced_accuracy"]),
+        "AUROC, one against rest": str(result.metrics["auroc_macro_ovr"]),
+    }

@@ -1,7 +1,8 @@
-"""The main job from one end to the other, on a synthetic cohort, in under 2 minutes on 2 cores.
+"""The main job from one end to the other, on synthetic cohorts, in under 2 minutes on 2 cores.
 
-Draws a cohort, checks it, pre-trains, probes on patients that pre-training never saw, and writes
-a report. Nothing is downloaded.
+Draws a reference, pre-trains, and probes on patients that pre-training never saw; adapts to a
+clinic with other people, cameras and columns, and probes again; then hides the clinic's metadata
+and lends it the reference's. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class Arguments:
     out: Path = Path("slimp-demo")
     """Folder to write."""
     seed: int = 0
-    """Of everything random, the cohort included."""
+    """Of everything random, the cohorts included."""
     overwrite: bool = False
     """Replace what is in --out."""
 
@@ -34,4 +35,5 @@ def run(arguments: Arguments) -> None:
         list(result.table.columns),
         result.table.itertuples(index=False),
     )
-    say(f"report: {result.report}")
+    say(f"loans: {result.retrieval.verdict}")
+    say(f"report: {result.report}; of the loans: {arguments.out / 'loans' / 'report.html'}")

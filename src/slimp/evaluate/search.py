@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -102,7 +103,7 @@ def nearest(
     kept = rows_that_may_answer(sides[1].values, groups[1] if groups else None, k)
     device, work = torch.device(device), len(queries) * index.size
     fast = precision == "bf16" or (
-        precision == "auto" and work >= WORTHWHILE and bf16_is_fast(device.type)
+        precision == "auto" and work >= WORTHWHILE and _measured_once(device.type)
     )
     search = _Search(sides=sides, groups=groups, kept=kept, k=k, device=device, progress=progress)
     found, repeated = search.all(torch.bfloat16 if fast else torch.float32)
@@ -326,6 +327,11 @@ def _as_table(found: Pairs, count: int, k: int) -> tuple[Array, Array]:
     place = _rank(query)
     similarity[query, place], nearest_row[query, place] = score, row
     return similarity, nearest_row
+
+
+@cache
+def _measured_once(device: str) -> bool:
+    return bf16_is_fast(device)
 
 
 def _require_groups(groups: tuple[Array, Array], counts: tuple[int, int]) -> None:

@@ -67,6 +67,12 @@ def test_leak_shows_in_the_image_split_and_not_in_the_patient_split(method):
     assert low - 0.05 <= 1 / 3 <= high + 0.05
 
 
+def test_it_says_which_rows_trained_the_probe_that_it_keeps():
+    result = linear_probe(make_table(), **FAST)
+    first = make_splits(make_table().ids, "patient", range(2))[0]
+    np.testing.assert_array_equal(result.trained_on, first.train)
+
+
 def test_a_class_written_in_the_features_is_read():
     found = linear_probe(make_table(), **FAST)
     assert found.balanced_accuracy.mean == 1.0

@@ -60,6 +60,7 @@ def run(arguments: Arguments) -> None:
         require_possible,
     )
     from slimp.cohort import Cohort
+    from slimp.predict import save_reference
     from slimp.runs import versions
     from slimp.storage import check_output, write_json
 
@@ -86,6 +87,8 @@ def run(arguments: Arguments) -> None:
         protocols=arguments.config,
     )
     result.save(arguments.out, overwrite=arguments.overwrite)
+    if result.main.probe is not None:
+        save_reference(arguments.out, table, result.main.trained_on)
     record = {
         "probe": asdict(arguments.config),
         "held_out": arguments.held_out,

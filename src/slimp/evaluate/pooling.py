@@ -51,7 +51,7 @@ def pool_results(results: Sequence[ProbeResult], *, replicates: int = 1000) -> P
         held_out=first.held_out,
     )
     answers = [answer_of(frame, first.classes) for frame in frames]
-    return summarise(
+    pooled = summarise(
         task,
         answers,
         replace(first.config, replicates=replicates),
@@ -61,3 +61,4 @@ def pool_results(results: Sequence[ProbeResult], *, replicates: int = 1000) -> P
         converged=all(result.converged for result in results),
         probe=first.probe,
     )
+    return replace(pooled, trained_on=first.trained_on)

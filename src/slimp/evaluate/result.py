@@ -159,6 +159,8 @@ class ProbeResult:
     predictions: pd.DataFrame
     """`image_id patient_id seed label predicted p_<class>... q_<class>...`, a row per test image
     and seed; q_ are calibrated probabilities, of a linear probe only."""
+    trained_on: Int[Array, " n_train"]
+    """Rows of the ids that trained in the first split."""
     strengths: tuple[float, ...] = ()
     """The C chosen in each seed, if any."""
     temperatures: tuple[float, ...] = ()
@@ -266,6 +268,7 @@ def summarise(
         n_unlabelled=int((task.y < 0).sum()),
         held_out=task.held_out,
         predictions=_predictions(task, answers),
+        trained_on=task.splits[0].train,
         strengths=strengths,
         temperatures=temperatures,
         converged=converged,

@@ -30,8 +30,8 @@ Score = Literal["lac", "aps"]
 Lei, Wasserman, arXiv 1609.00451), it needs no random numbers, and its weakness, that classes with
 small probabilities are missed, is mended by a threshold per class.
 `aps`: the probabilities of this class and all likelier ones added up (Romano, Sesia, Candes,
-arXiv 2006.02544), without the random part. Sets grow with the ambiguity of the image, and hold
-the truth more often than promised.
+arXiv 2006.02544), without the random part. Sets grow with the ambiguity of the image, and may
+hold the truth more often than promised, because the last class of all has a score of 1 always.
 """
 Weigh = Literal["patients", "images"]
 """What counts equally: patients (the guarantee holds), or images."""

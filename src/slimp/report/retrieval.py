@@ -142,7 +142,7 @@ def _agreement_rows(found: Sequence[Agreement]) -> list[dict[str, Any]]:
             "n": one.n,
             "patients": one.n_patients,
             "value": one.figures["error" if one.lent.kind == "continuous" else "agreement"],
-            "kind": "mean error" if one.lent.kind == "continuous" else "share that agrees",
+            "kind": "error" if one.lent.kind == "continuous" else "agreement",
             "chance": one.figures["chance"].mean,
             "better": one.figures["skill" if one.lent.kind == "continuous" else "kappa"],
             "unknown": one.unknown_to_reference,
@@ -191,7 +191,7 @@ def _estimate(found: Estimate | None) -> str:
     if found is None or not np.isfinite(found.mean):
         return DASH
     low, high = (_number(x) for x in found.ci95)
-    return f"{_number(found.mean)} ({low}{DASH}{high})"
+    return f"{_number(found.mean)} ({low} to {high})"  # a dash would read as a minus
 
 
 def _cell(value: Any) -> str:

@@ -21,7 +21,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from slimp.adapt import adapt
 
 from nested_vs_flat import (
     held_out,
@@ -32,6 +31,7 @@ from nested_vs_flat import (
     run_floors,
     shared_parser,
 )
+from slimp.adapt import adapt
 from slimp.cohort import Cohort
 from slimp.config import AdaptConfig, PretrainConfig, RunConfig, part_of
 from slimp.evaluate.comparison import compare

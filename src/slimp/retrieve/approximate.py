@@ -1,9 +1,9 @@
 """Nearest rows by cosine, nearly: FAISS's inverted lists, with the recall measured each time.
 
 Rows are sorted into lists by their nearest of some centres, and a query looks only into the lists
-of its nearest centres. Worth it for many millions of rows or very many searches of one index; on
-10,000 queries of 400,000 rows the exact search is quicker than building this one
-(`benchmarks/retrieval.py`). FAISS comes with `pip install "slimp[faiss]"`.
+of its nearest centres. To build this takes longer than one exact search
+(`benchmarks/retrieval.py`), so it is for an index that is searched again and again.
+FAISS comes with `pip install "slimp[faiss]"`.
 
 Axis names: q = queries, n = rows of the index, d = width, k = neighbours.
 """

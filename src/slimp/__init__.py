@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from slimp.cohort import Cohort as Cohort
+    from slimp.config import AdaptConfig as AdaptConfig
     from slimp.config import PretrainConfig as PretrainConfig
     from slimp.errors import UserError as UserError
     from slimp.evaluate.features import FeatureTable as FeatureTable
@@ -20,20 +21,25 @@ if TYPE_CHECKING:
     from slimp.models.nested import Slimp as Slimp
     from slimp.models.trace import Trace as Trace
     from slimp.models.trace_coding import official_rows as official_rows
+    from slimp.predict import Predictor as Predictor
+    from slimp.retrieve.extrapolate import extrapolate as extrapolate
     from slimp.schema import Schema as Schema
     from slimp.train import pretrain as pretrain
 
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
+    "AdaptConfig": "slimp.config",
     "Cohort": "slimp.cohort",
     "FeatureTable": "slimp.evaluate.features",
+    "Predictor": "slimp.predict",
     "PretrainConfig": "slimp.config",
     "Schema": "slimp.schema",
     "Slimp": "slimp.models.nested",
     "Trace": "slimp.models.trace",
     "UserError": "slimp.errors",
     "embed": "slimp.evaluate.features",
+    "extrapolate": "slimp.retrieve.extrapolate",
     "info_nce": "slimp.losses",
     "linear_probe": "slimp.evaluate.linear_probe",
     "official_rows": "slimp.models.trace_coding",

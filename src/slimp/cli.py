@@ -26,10 +26,10 @@ VERBS = {
     "data import synthetic": "- COHORT: make a cohort of drawn lesions with a true hierarchy",
     "data check": "COHORT: everything that could spoil a result, before a GPU is used",
     "pretrain": "COHORT --out RUN: nested contrastive pre-training",
-    "adapt": "RUN COHORT --out RUN: continual pre-training on a cohort with other metadata",
+    "adapt": "RUN COHORT --out RUN: continue training on a cohort with other metadata",
     "embed": "RUN COHORT --out FILE.parquet: features of every image, lesion and patient",
     "probe": "RUN COHORT --out DIR: linear probe beside what no pre-training gives",
-    "retrieve": "RUN --reference COHORT --target COHORT --out DIR: lend metadata that are missing",
+    "retrieve": "RUN --reference COHORT --target COHORT --out DIR: lend missing metadata",
     "predict": "PROBE IMAGES...: probabilities, conformal set, nearest cases of new images",
     "compare": "A B: two probes on the same patients, with a p-value for their difference",
 }

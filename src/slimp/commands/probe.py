@@ -60,7 +60,7 @@ def run(arguments: Arguments) -> None:
         require_possible,
     )
     from slimp.cohort import Cohort
-    from slimp.predict import save_reference
+    from slimp.predict import fingerprint, save_reference
     from slimp.runs import versions
     from slimp.storage import check_output, write_json
 
@@ -93,7 +93,9 @@ def run(arguments: Arguments) -> None:
         "probe": asdict(arguments.config),
         "held_out": arguments.held_out,
         "run": str(arguments.run),
+        "model_sha256": fingerprint(arguments.run),
         "cohort": str(arguments.cohort),
+        "schema": cohort.schema.to_dict(),
         "pseudo": None if arguments.pseudo is None else str(arguments.pseudo),
         "versions": versions(),
     }

@@ -190,8 +190,10 @@ def test_a_shortlist_drops_no_row_and_most_of_them() -> None:
         torch.nn.functional.normalize(torch.from_numpy(clustered(r, 96, r))) for r in (30, 6400)
     )
     seen = Shortlist(q, 3, centre=x.mean(dim=0), dtype=torch.bfloat16, block=30, groups=None)
-    pairs = [p for part in x.split(640) for p in [*seen.add(part, None)]]
-    left = np.concatenate([seen.may_matter(query, upper) for query, _, upper in pairs]).sum()
+    pairs = [seen.survivors(seen.prepare(part, None), 0) for part in x.split(640)]
+    left = np.concatenate(
+        [seen.may_matter(query, upper) for query, _, upper in filter(None, pairs)]
+    ).sum()
     assert 3 * 30 <= left < 0.1 * len(q) * len(x)
 
 
@@ -222,6 +224,21 @@ def test_a_user_who_allowed_coarse_products_gets_exact_answers(
     finally:
         torch.set_float32_matmul_precision(before)
     np.testing.assert_array_equal(plain.row, coarse.row)
+
+
+def test_threads_are_given_back_and_their_number_does_not_matter() -> None:
+    queries, index = clustered(3000, 16, 0), clustered(3000, 16, 1)
+    before = torch.get_num_threads()
+    answers = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            answers.append(nearest(queries, index, 3, precision="bf16"))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(answers[0].row, answers[1].row)
+    np.testing.assert_array_equal(answers[0].similarity, answers[1].similarity)
 
 
 def test_read_only_and_strided_arrays_will_do() -> None:

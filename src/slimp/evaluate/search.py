@@ -12,8 +12,9 @@ a row.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 from jaxtyping import Float32, Int64, Shaped
 
 from slimp.errors import UserError
-from slimp.evaluate.shortlist import Pairs, Shortlist, true_precision
+from slimp.evaluate.shortlist import Chunk, Pairs, Shortlist, true_precision, workers
 from slimp.precision import bf16_is_fast
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -30,6 +31,8 @@ SearchPrecision = Literal["auto", "bf16", "32"]
 
 BLOCK, BLOCK_ON_GPU = (1024, 8192), (4096, 65536)
 """Queries and rows scored at once."""
+AT_A_TIME = 4
+"""Blocks of queries that are given to the threads together."""
 QUERIES = 1 << 14
 """Queries of one pass over the index."""
 PENDING = 1 << 22
@@ -174,26 +177,36 @@ class _Search:
         """Nearest rows of these queries, and those of them that `dtype` could not decide."""
         block, chunk = BLOCK if self.device.type == "cpu" else BLOCK_ON_GPU
         own = None if self.groups is None else self._tensor(self.groups[0][queries])
-        with true_precision():
-            sample = self.sides[1].unit(slice(None, None, 1 + len(self.sides[1].length) // 4096))
-            shortlist = Shortlist(
-                self._tensor(self.sides[0].unit(queries)),
-                self.k,
-                centre=self._tensor(sample.sum(axis=0) / max(len(sample), 1)),
-                dtype=dtype,
-                block=block,
-                groups=own,
-            )
-            limit = (
-                max(16.0 * self.k, FLOOD * len(self.kept)) if dtype == torch.bfloat16 else np.inf
-            )
-            pending = _Pending(self, queries, shortlist, limit)
-            for rows in _slices(len(self.kept), chunk):
-                kept = self.kept[rows]
-                theirs = None if self.groups is None else self._tensor(self.groups[1][kept])
-                unit = self._tensor(self.sides[1].unit(kept))
-                for query, row, upper in shortlist.add(unit, theirs):
-                    pending.add((query, kept[row], upper))
+        sample = self.sides[1].unit(slice(None, None, 1 + len(self.sides[1].length) // 4096))
+        shortlist = Shortlist(
+            self._tensor(self.sides[0].unit(queries)),
+            self.k,
+            centre=self._tensor(sample.sum(axis=0) / max(len(sample), 1)),
+            dtype=dtype,
+            block=block,
+            groups=own,
+        )
+        limit = max(16.0 * self.k, FLOOD * len(self.kept)) if dtype == torch.bfloat16 else np.inf
+
+        def prepare(rows: slice) -> Chunk:
+            kept = self.kept[rows]
+            theirs = None if self.groups is None else self._tensor(self.groups[1][kept])
+            return shortlist.prepare(self._tensor(self.sides[1].unit(kept)), theirs)
+
+        with true_precision(), workers(self.device) as pool:
+            pending = _Pending(self, queries, shortlist, limit, pool)
+            chunks = _slices(len(self.kept), chunk)
+            ahead = [pool.submit(prepare, rows) for rows in chunks[:1]]
+            for at, rows in enumerate(chunks):
+                prepared = ahead.pop().result()
+                ahead += [pool.submit(prepare, later) for later in chunks[at + 1 : at + 2]]
+                for some in _slices(len(queries), AT_A_TIME * block):  # so that memory is bounded
+                    firsts = range(some.start, some.stop, block)
+                    for pairs in pool.map(partial(shortlist.survivors, prepared), firsts):
+                        if pairs is not None:
+                            query, row, upper = pairs
+                            pending.waiting.append((query, self.kept[rows][row], upper))
+                    pending.settle_if_many()
             pending.settle()
         undecided = queries[pending.flooded]
         decided = ~np.isin(pending.found[0], undecided)
@@ -202,12 +215,9 @@ class _Search:
 
     def cosines(self, query: Int64[Array, " p"], row: Int64[Array, " p"]) -> Float32[Array, " p"]:
         """Of pairs, one by one and always in the same order of summation."""
-        values = np.empty(len(query), np.float32)
-        for some in _slices(len(query), PAIRS_AT_ONCE):
-            a = self.sides[0].unit(query[some]).astype(np.float64)
-            b = self.sides[1].unit(row[some]).astype(np.float64)
-            values[some] = np.einsum("pd,pd->p", a, b)
-        return np.clip(values, -1, 1)
+        a = self.sides[0].unit(query).astype(np.float64)
+        b = self.sides[1].unit(row).astype(np.float64)
+        return np.asarray(np.clip(np.einsum("pd,pd->p", a, b).astype(np.float32), -1, 1))
 
     def _tensor(self, values: Array) -> torch.Tensor:
         return torch.from_numpy(values).to(self.device)
@@ -217,11 +227,17 @@ class _Pending:
     """Pairs that wait for their exact score, and the best of those that have it."""
 
     def __init__(
-        self, search: _Search, queries: Int64[Array, " _"], shortlist: Shortlist, limit: float
+        self,
+        search: _Search,
+        queries: Int64[Array, " _"],
+        shortlist: Shortlist,
+        limit: float,
+        pool: Executor,
     ) -> None:
         self.search, self.queries, self.shortlist, self.limit = search, queries, shortlist, limit
+        self.pool = pool
         self.waiting: list[Pairs] = []
-        self.count = 0
+        """Query (its position in `queries`), row, and upper bound of the score."""
         self.work = np.zeros(len(queries), np.int64)
         self.found = _join([])
 
@@ -230,11 +246,9 @@ class _Pending:
         """Which of the queries were given up."""
         return np.asarray(self.work > self.limit)
 
-    def add(self, pairs: Pairs) -> None:
-        """Queries here are positions among those of this pass."""
-        self.waiting.append(pairs)
-        self.count += len(pairs[0])
-        if self.count > PENDING:
+    def settle_if_many(self) -> None:
+        """Keeps what waits bounded."""
+        if sum(len(query) for query, *_ in self.waiting) > PENDING:
             self.settle()
 
     def settle(self) -> None:
@@ -247,9 +261,11 @@ class _Pending:
         self.shortlist.stop(np.flatnonzero(flooded))
         query, row = query[~flooded[query]], row[~flooded[query]]
         asked = self.queries[query]
-        scored = asked, row, self.search.cosines(asked, row)
+        slices = _slices(len(row), PAIRS_AT_ONCE)
+        cosines = self.pool.map(lambda s: self.search.cosines(asked[s], row[s]), slices)
+        scored = asked, row, np.concatenate([np.empty(0, np.float32), *cosines])
         self.found = _best(_join([self.found, scored]), self.search.k)
-        self.waiting, self.count = [], 0
+        self.waiting = []
 
 
 def rows_that_may_answer(

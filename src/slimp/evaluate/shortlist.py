@@ -15,7 +15,9 @@ may matter.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -35,6 +37,22 @@ Rows = Int64[NDArray[np.int64], " _"]
 Scores = Float32[NDArray[np.float32], " _"]
 Pairs = tuple[Rows, Rows, Scores]
 """Query, row of the chunk, and an upper bound of the centred score."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chunk:
+    """Rows that are ready to be scored."""
+
+    rounded: Float[Tensor, "c d"]
+    """Less the centre, in few bits, padded to whole groups."""
+    count: int
+    """Rows without the padding."""
+    error: float
+    """Bound of the difference between a score and its exact value, less its own rounding."""
+    order: Int64[Tensor, " n"] | None
+    """Sorts the rows by group."""
+    groups: Int64[Tensor, " n"] | None
+    """Groups of the rows, sorted."""
 
 
 class Shortlist:
@@ -67,23 +85,30 @@ class Shortlist:
         self.best = torch.full((len(queries), k), -torch.inf, device=queries.device)
         """(q, k) lower bounds of the best centred scores, of k different rows; descending."""
 
-    def add(
-        self, rows: Float32[Tensor, "n d"], groups: Int64[Tensor, " n"] | None
-    ) -> Iterator[Pairs]:
-        """Pairs that may matter, given all rows so far, a block of queries at a time."""
+    def prepare(self, rows: Float32[Tensor, "n d"], groups: Int64[Tensor, " n"] | None) -> Chunk:
+        """Rows of length 1 in the form that `survivors` scores, with the bound of its error."""
         centred = rows - self.centre
         rounded = F.pad(centred, (0, 0, 0, -len(rows) % GROUP)).to(self.queries.dtype)  # (c, d)
-        error = self._error(centred, rounded[: len(rows)].float())
         order = None if groups is None else groups.argsort(stable=True)
-        for first in range(0, len(self.queries), self.block):
-            block = slice(first, first + self.block)
-            score = rounded @ self.queries[block].T  # (c, b)
-            score[len(rows) :] = -torch.inf
-            if order is not None and groups is not None and self.groups is not None:
-                _mask_own(score, self.groups[block], groups[order], order)
-            pairs = self._survivors(score, first, error)
-            if pairs is not None:
-                yield pairs
+        return Chunk(
+            rounded=rounded,
+            count=len(rows),
+            error=self._error(centred, rounded[: len(rows)].float()),
+            order=order,
+            groups=None if groups is None or order is None else groups[order],
+        )
+
+    def survivors(self, chunk: Chunk, first: int) -> Pairs | None:
+        """Pairs of the block of queries from `first` on that may matter, given all rows so far.
+
+        Blocks do not touch each other's state, so threads may work on several.
+        """
+        block = slice(first, first + self.block)
+        score = chunk.rounded @ self.queries[block].T  # (c, b)
+        score[chunk.count :] = -torch.inf
+        if self.groups is not None and chunk.groups is not None and chunk.order is not None:
+            _mask_own(score, self.groups[block], chunk.groups, chunk.order)
+        return self._survivors(score, first, chunk.error)
 
     def may_matter(self, query: Rows, upper: Scores) -> Bool[NDArray[np.bool_], " _"]:
         """Whether pairs found earlier still do."""
@@ -161,3 +186,23 @@ def true_precision() -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before[0])
         cuda.allow_bf16_reduced_precision_reduction = before[1]
+
+
+@contextmanager
+def workers(device: torch.device) -> Iterator[Executor]:
+    """Threads, as many as torch has, each of which computes on one core.
+
+    The other way round, every operation on all cores, is slower by a factor where another
+    process wants a core: each of the thousands of operations then waits for the core that is
+    taken, and not only the block of queries that is worked on there.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu":
+        with ThreadPoolExecutor(1) as pool:
+            yield pool
+        return
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)

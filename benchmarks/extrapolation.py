@@ -12,7 +12,6 @@ arXiv 2505.23709, Table 17): I->L->P is ahead of I->I by 4.0 to 4.3 points.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import tempfile
 import time
@@ -28,16 +27,14 @@ from slimp.evaluate.features import embed
 from slimp.evaluate.linear_probe import probe_designs, probe_matrix
 from slimp.evaluate.pooling import pool_results
 from slimp.evaluate.probe_config import ProbeConfig
-from slimp.evaluate.result import ProbeResult, make_task
-from slimp.evaluate.shift import two_sample_test
+from slimp.evaluate.result import ProbeResult, Task, make_task
+from slimp.held_out import set_aside
 from slimp.models.nested import Slimp
 from slimp.retrieve.config import RetrievalConfig
-from slimp.retrieve.finders import Finder
-from slimp.retrieve.matching import matching_similarity
-from slimp.retrieve.reference import Reference
-from slimp.retrieve.routes import Loans, lend
+from slimp.retrieve.extrapolate import Retrieval, extrapolate
+from slimp.retrieve.routes import Loans
 from slimp.train import pretrain
-from transfer import against, interval
+from transfer import SAME, against, interval
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ARMS = ("image only", "ii", "ilp", "ii, k=10", "ilp, k=10", "ilp, shuffled")
@@ -54,8 +51,8 @@ def main() -> None:
             reference, target = cohorts_of(pair, seed)
             if not seed:
                 print(f"{pair}: {reference} lends to {target}", flush=True)
-            model = train(reference, args, seed)
-            results, facts = run_pair(model, reference, target, seed)
+            model, parts = train(reference, args, seed)
+            results, facts = run_pair(pair, model, reference, target, parts, seed)
             trust.append({"pair": pair, "seed": seed, **facts})
             for arm, result in results.items():
                 found.setdefault((pair, arm), []).append(result)
@@ -93,78 +90,96 @@ def cohorts_of(pair: str, seed: int) -> tuple[Cohort, Cohort]:
     return halves["lends"], halves["borrows"]
 
 
-def train(reference: Cohort, args: argparse.Namespace, seed: int) -> Slimp:
+def train(reference: Cohort, args: argparse.Namespace, seed: int) -> tuple[Slimp, dict[str, str]]:
+    """The model, and the part of each patient; those held out calibrate the abstention."""
     config, _ = prepare(reference, args, seed)
     with tempfile.TemporaryDirectory() as folder:
-        config = dataclasses.replace(config, held_out_fraction=0.0)
-        return pretrain(reference, config, Path(folder) / "run")
+        model = pretrain(reference, config, Path(folder) / "run")
+    named = set_aside(reference, config).named()
+    return model, {p: name for name, part in named.items() for p in part.patients["patient_id"]}
 
 
 def run_pair(
-    model: Slimp, reference: Cohort, target: Cohort, seed: int
+    pair: str,
+    model: Slimp,
+    reference: Cohort,
+    target: Cohort,
+    parts: dict[str, str],
+    seed: int,
 ) -> tuple[dict[str, ProbeResult], dict[str, float]]:
     """The probe of every arm, and what would have said beforehand whether to trust the loans."""
     theirs = embed(model, reference, lacking="missing").features["image"]
     own = embed(model, target, lacking="missing")
     images = own.features["image"]
-    lender = Reference.build(model, reference, theirs)
-    settings = ProbeConfig(seed=seed, seeds=1, test_fraction=0.25, replicates=1)
-    task = make_task(target.images, settings)
     designs: dict[str, Array] = {"image only": images}
+    facts: dict[str, float] = {}
     for k in (1, 10):
         for route in ("ii", "ilp"):
-            config = RetrievalConfig(route=route, k=k, lend="all")  # type: ignore[arg-type]
-            loans = lend(model, lender, target, images, config, search=Finder())
-            lent = embeddings_of(loans)
+            config = RetrievalConfig(
+                route=route,
+                k=k,
+                lend="all",
+                same=SAME.get(pair, {}),
+                seed=seed,
+                replicates=200,
+            )
+            found = extrapolate(model, reference, target, theirs, images, config, parts=parts)
+            lent = embeddings_of(found.loans)
             designs[route if k == 1 else f"{route}, k={k}"] = np.hstack([images, lent])
             if (route, k) == ("ilp", 1):
                 order = np.random.default_rng(seed).permutation(len(lent))
                 designs["ilp, shuffled"] = np.hstack([images, lent[order]])
+                facts = trust_in(found)
     if set(own.features) > {"image"} and reference.schema == target.schema:
         designs["true metadata, encoded"] = own.matrix("full")
+    settings = ProbeConfig(seed=seed, seeds=1, test_fraction=0.25, replicates=1)
+    task = make_task(target.images, settings)
     results = {
         arm: probe_matrix(designs[arm], task, settings, name=arm)
         for arm in (*ARMS, "true metadata, encoded")
         if arm in designs
     }
-    table, features = metadata_table(target, LEVELS_OF["full"]), list(target.schema.features)
-    beside = []
-    for split in task.splits:
-        train_rows, test_rows = one_hot(features, table, split)
-        beside.append(
-            (
-                np.hstack([images[split.train], train_rows]),
-                np.hstack([images[split.test], test_rows]),
-            )
-        )
-    results["true metadata"] = probe_designs(beside, task, settings, name="true metadata")
+    results["true metadata"] = probe_truth(target, images, task, settings)
     results["metadata only"] = metadata_floor(target, settings).best
-    return results, trust_in(model, reference, target, theirs, images)
+    return results, facts
+
+
+def probe_truth(target: Cohort, images: Array, task: Task, settings: ProbeConfig) -> ProbeResult:
+    """Image features beside the target's own metadata, one-hot."""
+    table, features = metadata_table(target, LEVELS_OF["full"]), list(target.schema.features)
+    designs = []
+    for split in task.splits:
+        rows = one_hot(features, table, split)
+        designs.append(
+            (np.hstack([images[split.train], rows[0]]), np.hstack([images[split.test], rows[1]]))
+        )
+    return probe_designs(designs, task, settings, name="true metadata")
 
 
 def embeddings_of(loans: Loans) -> Array:
     return np.hstack([loan.embedding for loan in loans.levels.values()])
 
 
-def trust_in(
-    model: Slimp, reference: Cohort, target: Cohort, theirs: Array, images: Array
-) -> dict[str, float]:
-    """The shift test, and where the metadata are of one schema, how well both sides meet."""
-    shift = two_sample_test(
-        theirs,
-        images,
-        reference.images["patient_id"].to_numpy(dtype=str),
-        target.images["patient_id"].to_numpy(dtype=str),
-    )
-    facts = {"shift_auroc": shift.auroc, "shift_p": shift.p_value, "flagged": float(shift.flagged)}
-    if reference.schema == target.schema:
-        for level, found in matching_similarity(model, target, images).items():
-            facts |= {
-                f"{level}_median_matching": found.median_matching,
-                f"{level}_median_nonmatching": found.median_nonmatching,
-                f"{level}_overlap": found.overlap,
-                f"{level}_auroc": found.auroc,
-            }
+def trust_in(found: Retrieval) -> dict[str, float]:
+    """What is known without the target's labels; agreements, where it knows the truth, as kappa."""
+    facts = {"abstention_rate": found.abstention_rate}
+    if found.abstention.achieved is not None:
+        facts["coverage_found"] = found.abstention.achieved.mean
+    if found.shift is not None:
+        facts |= {"shift_auroc": found.shift.auroc, "shift_p": found.shift.p_value}
+        facts["flagged"] = float(found.shift.flagged)
+    for level, similarity in found.similarity.items():
+        facts |= {
+            f"{level}_median_matching": similarity.median_matching,
+            f"{level}_median_nonmatching": similarity.median_nonmatching,
+            f"{level}_overlap": similarity.overlap,
+            f"{level}_auroc": similarity.auroc,
+        }
+    sides = {"target": found.agreement, "reference": found.reference_agreement}
+    for side, columns in sides.items():
+        for column in columns:
+            measure = "skill" if column.lent.kind == "continuous" else "kappa"
+            facts[f"{side}, {column.name}, {measure}"] = column.figures[measure].mean
     return facts
 
 
@@ -189,8 +204,10 @@ def mean_over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     means = []
     for pair in pairs:
         same = [row for row in rows if row["pair"] == pair]
-        names = [name for name in same[0] if name not in ("pair", "seed")]
-        values = {name: float(np.mean([row[name] for row in same])) for name in names}
+        names = dict.fromkeys(name for row in same for name in row if name not in ("pair", "seed"))
+        values = {
+            name: float(np.nanmean([row.get(name, np.nan) for row in same])) for name in names
+        }
         means.append({"pair": pair, **values})
     return means
 

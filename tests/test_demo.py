@@ -14,6 +14,7 @@ from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
 from slimp.demo import ADAPTED, HIDDEN, REFERENCE, DemoResult, run_demo
 from slimp.errors import UserError
+from slimp.predict import Predictor
 from slimp.sources.synthetic import SyntheticConfig
 
 torch.set_num_threads(1)
@@ -76,6 +77,16 @@ def test_it_is_tested_on_patients_that_pre_training_never_saw(
     }
     assert tested
     assert set(parts[sorted(tested)]) == {"held_out"}
+
+
+def test_its_probes_can_be_predicted_with(made: tuple[Path, DemoResult], tmp_path: Path) -> None:
+    out, _ = made
+    cohort = Cohort.load(out / "clinic" / "cohort")
+    picture = tmp_path / "seen.jpg"
+    picture.write_bytes(cohort.read_image(0))
+    table = pd.DataFrame({"image": ["seen.jpg"]})
+    (found,) = Predictor.load(out / "clinic" / "probe").predict([picture], table)
+    assert found.status == "predicted"
 
 
 def test_the_clinic_is_tested_on_patients_that_no_stage_saw(

@@ -6,7 +6,6 @@ of them learn, and that nobody is held out whom an earlier stage learned from.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from slimp.models.nested import Slimp
 from slimp.models.transfer import Transfer, transfer
 from slimp.precision import fast_precision
 from slimp.runs import settle
-from slimp.storage import read_json, write_json
+from slimp.storage import read_json, sha256_of, write_json
 from slimp.train import Start, describe, fit_encodings, train
 
 TRANSFER = "transfer.json"
@@ -106,7 +105,7 @@ def adapt(
     source = Slimp.from_pretrained(run)
     images_alone = not any(level.features for level in cohort.schema.levels)
     settings = config.of_run(source.config, images_alone=images_alone)
-    digest = _digest(run)
+    digest = sha256_of(run / "model.safetensors")
 
     def record(settings: PretrainConfig) -> dict[str, dict[str, Any]]:
         own = {f.name: getattr(settings, f.name) for f in fields(RunConfig)}
@@ -207,8 +206,3 @@ def _require_apart(run: Path, out: Path) -> None:
             f"{out}: is the run to start from, or holds it; the adapted model is a run of its own. "
             "Choose another --out."
         )
-
-
-def _digest(run: Path) -> str:
-    with (run / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

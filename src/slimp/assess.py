@@ -29,7 +29,7 @@ from slimp.evaluate.subgroups import Subgroups, subgroups
 from slimp.held_out import LEARNED_FROM, earlier_parts, stages
 from slimp.models.nested import Slimp
 from slimp.precision import fast_precision
-from slimp.storage import new_file, write_json
+from slimp.storage import new_file, sha256_of, write_json
 
 PROTOCOLS = ("low_shot", "leakage", "subgroups")
 """What may be measured besides the score."""
@@ -268,8 +268,7 @@ def cached_features(
         *(cohort_folder / "cohort.json", cohort_folder / "images.bin"),
     ):
         if path.is_file():
-            with path.open("rb") as file:
-                key.update(hashlib.file_digest(file, "sha256").digest())
+            key.update(sha256_of(path).encode())
     kept = run / "features" / f"{key.hexdigest()[:16]}.parquet"
     if kept.is_file():
         table = FeatureTable.load(kept)

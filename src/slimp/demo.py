@@ -23,6 +23,7 @@ from slimp.evaluate.result import ProbeResult
 from slimp.evaluate.similarity import similarity_by_level
 from slimp.held_out import set_aside
 from slimp.models.nested import Slimp
+from slimp.predict import save_probe
 from slimp.report import write_report
 from slimp.report.retrieval import write_retrieval_report
 from slimp.retrieve.config import RetrievalConfig
@@ -100,7 +101,15 @@ def run_demo(
     parts = parts_of_run(out / "clinic" / "run", target)
     table = cached_features(out / "clinic" / "run", out / "clinic" / "cohort")
     adapted = assess(table, target, ProbeConfig(), run_parts=parts)
-    adapted.save(out / "clinic" / "probe")
+    save_probe(
+        out / "clinic" / "probe",
+        adapted,
+        table,
+        target,
+        config=ProbeConfig(),
+        run=out / "clinic" / "run",
+        cohort_folder=out / "clinic" / "cohort",
+    )
 
     retrieval, lent = _extrapolate(out, model, reference, target, adapted.main)
     return DemoResult(
@@ -136,7 +145,15 @@ def _probe_reference(
     features = cached_features(out / "run", out / "cohort")
     parts = parts_of_run(out / "run", reference)
     found = assess(features, reference, ProbeConfig(), run_parts=parts)
-    found.save(out / "probe")
+    save_probe(
+        out / "probe",
+        found,
+        features,
+        reference,
+        config=ProbeConfig(),
+        run=out / "run",
+        cohort_folder=out / "cohort",
+    )
     held_out = set_aside(reference, config).held_out
     report = write_report(
         out / "report.html",

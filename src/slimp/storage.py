@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
@@ -167,6 +168,12 @@ def _to_disk(path: Path) -> None:
     except OSError:
         if not folder:  # Windows and some network file systems cannot do this for a folder
             raise
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, by which a result knows what it was made with."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(target: Path, content: object) -> None:

@@ -302,3 +302,13 @@ def test_a_gpu_gives_the_same_answer() -> None:
         cpu = nearest(queries, index, 5, precision="32")
         np.testing.assert_array_equal(gpu.row, cpu.row)
         np.testing.assert_array_equal(gpu.similarity, cpu.similarity)
+
+
+def test_a_caller_may_be_in_inference_mode(monkeypatch: pytest.MonkeyPatch):
+    """Which is a state of one thread, while the search has several."""
+    x, y = clustered(300, 16, 0), clustered(2000, 16, 1)
+    wanted = nearest(x, y, 3, precision="bf16")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with torch.inference_mode():
+        found = nearest(x, y, 3, precision="bf16")
+    np.testing.assert_array_equal(found.row, wanted.row)

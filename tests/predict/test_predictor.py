@@ -23,8 +23,9 @@ from slimp.evaluate.logistic import load_probe
 from slimp.evaluate.probe_config import ProbeConfig
 from slimp.evaluate.result import make_task
 from slimp.models.nested import Slimp
-from slimp.predict import Prediction, Predictor, fingerprint, save_reference
+from slimp.predict import Prediction, Predictor, save_reference
 from slimp.sources.synthetic import SyntheticConfig, write_synthetic
+from slimp.storage import sha256_of
 
 QUICK = ProbeConfig(seeds=2, folds=2, strengths=(0.01,), replicates=5)
 
@@ -73,7 +74,7 @@ def make_probe(folder: Path, table: FeatureTable, root: Path, features: str) -> 
         "probe": dataclasses.asdict(config),
         "run": str(root / "run"),
         "cohort": str(root / "cohort"),
-        "model_sha256": fingerprint(root / "run"),
+        "weights_sha256": sha256_of(root / "run" / "model.safetensors"),
     }
     (folder / "config.json").write_text(json.dumps(record))
 

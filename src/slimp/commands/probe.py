@@ -9,7 +9,7 @@ request the score with few labels and what leaks through splits that are not by 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -60,9 +60,8 @@ def run(arguments: Arguments) -> None:
         require_possible,
     )
     from slimp.cohort import Cohort
-    from slimp.predict import fingerprint, save_reference
-    from slimp.runs import versions
-    from slimp.storage import check_output, write_json
+    from slimp.predict import save_probe
+    from slimp.storage import check_output
 
     check_output(arguments.out, overwrite=arguments.overwrite)
     cohort = Cohort.load(arguments.cohort)
@@ -86,20 +85,18 @@ def run(arguments: Arguments) -> None:
         held_out=arguments.held_out,
         protocols=arguments.config,
     )
-    result.save(arguments.out, overwrite=arguments.overwrite)
-    if result.main.probe is not None:
-        save_reference(arguments.out, table, result.main.trained_on)
-    record = {
-        "probe": asdict(arguments.config),
-        "held_out": arguments.held_out,
-        "run": str(arguments.run),
-        "model_sha256": fingerprint(arguments.run),
-        "cohort": str(arguments.cohort),
-        "schema": cohort.schema.to_dict(),
-        "pseudo": None if arguments.pseudo is None else str(arguments.pseudo),
-        "versions": versions(),
-    }
-    write_json(arguments.out / "config.json", record)
+    save_probe(
+        arguments.out,
+        result,
+        table,
+        cohort,
+        config=arguments.config,
+        run=arguments.run,
+        cohort_folder=arguments.cohort,
+        held_out=arguments.held_out,
+        pseudo=arguments.pseudo,
+        overwrite=arguments.overwrite,
+    )
     _print(result)
     _print_protocols(arguments, result)
     if arguments.report:

@@ -109,7 +109,9 @@ def nearest(
         precision == "auto" and work >= WORTHWHILE and _measured_once(device.type)
     )
     search = _Search(sides=sides, groups=groups, kept=kept, k=k, device=device, progress=progress)
-    found, repeated = search.all(torch.bfloat16 if fast else torch.float32)
+    # A caller's inference mode would not reach the threads that write into the same tensors.
+    with torch.inference_mode(mode=False):
+        found, repeated = search.all(torch.bfloat16 if fast else torch.float32)
     similarity, row = _as_table(found, len(queries), k)
     return Neighbours(
         similarity=similarity, row=row, precision="bf16" if fast else "32", repeated=repeated

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from slimp.evaluate.features import FEATURE_SETS, METADATA_KEYS, FeatureTable
 from slimp.evaluate.logistic import LinearProbe
 from slimp.models.nested import Slimp
 from slimp.schema import LevelName, Schema
-from slimp.storage import read_json
+from slimp.storage import read_json, sha256_of
 
 REPLICATES = 200
 """Of the interval of the verified coverage."""
@@ -76,18 +75,12 @@ def read_model(record: Mapping[str, Any], run: str | Path | None, folder: Path) 
             "If it moved, pass --run."
         )
     model = Slimp.from_pretrained(where)
-    if record.get("model_sha256") not in (None, fingerprint(where)):
+    if record.get("weights_sha256") not in (None, sha256_of(where / "model.safetensors")):
         raise CheckpointError(
             f"{where}: holds other weights than those that the probe {folder} was made with. "
             "Pass the right run with --run, or make the probe again."
         )
     return model
-
-
-def fingerprint(run: str | Path) -> str:
-    """SHA-256 of a run's weights, by which a probe knows its encoders."""
-    with (Path(run) / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_schema(record: Mapping[str, Any]) -> Schema | None:

@@ -36,17 +36,18 @@ from slimp.evaluate.linear_probe import probe_designs
 from slimp.evaluate.pooling import pool_results
 from slimp.evaluate.probe_config import ProbeConfig
 from slimp.evaluate.result import Answer, ProbeResult, make_task, summarise
-from slimp.evaluate.search import nearest
 from slimp.evaluate.similarity import similarity
 from slimp.held_out import Parts
 from slimp.missing import hide, impute, impute_from
 from slimp.models.nested import Slimp, mean_pool
 from slimp.retrieve.config import RetrievalConfig
+from slimp.retrieve.finders import Finder
 from slimp.retrieve.pseudo import lent_values
 from slimp.retrieve.reference import Reference
 from slimp.retrieve.routes import lend
 from slimp.retrieve.storeys import read_metadata
 from slimp.train import pretrain
+from transfer import interval
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MODES = ("zero", "mask", "learned")
@@ -138,7 +139,9 @@ def run(
             whole = whole or alike  # the first hole is none
             answers = {"alike": alike, "test": trial.ask(whole, x)}
             key = (mode, dropout, fill, hole.mechanism, hole.rate)
-            rows.append((key, {**answers, **trial.retrieval(filled)}))
+            # What was filled in by the image would be found by it, so that says nothing.
+            meeting = {} if fill == "retrieval" else trial.retrieval(filled)
+            rows.append((key, {**answers, **meeting}))
     return trial.probe(trial.images), rows
 
 
@@ -176,7 +179,7 @@ class Trial:
         learns = holed.images["patient_id"].isin(self.learns).to_numpy()
         reference = Reference.build(self.model, holed.select(learns), self.images[learns])
         config = RetrievalConfig(route="ilp", k=LENDERS, lend="all")
-        loans = lend(self.model, reference, holed, self.images, config, search=_exact)
+        loans = lend(self.model, reference, holed, self.images, config, search=Finder())
         donors = {}
         for level, values in lent_values(loans, reference).items():
             ids = holed.images[f"{level}_id"].reset_index(drop=True)
@@ -222,10 +225,6 @@ class Trial:
         return {"recall_at_10": found.image_to_metadata[10], "auroc": found.auroc}
 
 
-def _exact(queries: Array, index: Array, k: int, exclude: tuple[Array, Array] | None) -> Any:
-    return nearest(queries, index, k, exclude=exclude)
-
-
 def summarised(key: tuple[Any, ...], same: list[dict[str, Any]]) -> dict[str, Any]:
     """A row of the table: scores with intervals over patients, retrieval's mean over seeds."""
     names = ("missing", "dropout", "fill", "mechanism", "rate")
@@ -234,7 +233,7 @@ def summarised(key: tuple[Any, ...], same: list[dict[str, Any]]) -> dict[str, An
         found = pool_results([entry[name] for entry in same]).balanced_accuracy
         row[name] = {"mean": found.mean, "ci95": list(found.ci95)}
     for name in ("recall_at_10", "auroc"):
-        row[name] = float(np.mean([entry[name] for entry in same]))
+        row[name] = float(np.mean([entry[name] for entry in same])) if name in same[0] else None
     return row
 
 
@@ -244,14 +243,14 @@ def show(rows: list[dict[str, Any]]) -> None:
         f"{'alike':>22s} {'test only':>22s} {'recall@10':>9s} {'AUROC':>6s}"
     )
     for row in rows:
-        alike, test = (
-            f"{row[n]['mean']:.3f} [{row[n]['ci95'][0]:.3f}, {row[n]['ci95'][1]:.3f}]"
-            for n in ("alike", "test")
+        alike, test = interval(row["alike"]), interval(row["test"])
+        recall, auroc = (
+            "-" if row[name] is None else f"{row[name]:.3f}" for name in ("recall_at_10", "auroc")
         )
         print(
             f"{row['missing']:8s} {row['dropout']:7.1f} {row['fill']:10s} {row['mechanism']:7s} "
-            f"{row['rate']:5.1f} {alike:>22s} {test:>22s} {row['recall_at_10']:9.3f} "
-            f"{row['auroc']:6.3f}"
+            f"{row['rate']:5.1f} {alike:>22s} {test:>22s} {recall:>9s} "
+            f"{auroc:>6s}"
         )
 
 

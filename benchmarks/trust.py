@@ -4,7 +4,8 @@ Each seed pre-trains on the training patients and looks at patients that it neve
 full features beside the better classifier of the raw metadata; cosines of matching and other
 pairs (paper, SLIMP arXiv 2505.23709, Table 4: medians 0.836 and -0.006); ECE and Brier score
 before and after temperature scaling; and what conformal sets hold on patients that did not
-calibrate them, half against half.
+calibrate them, half against half of those held out (interval over patients, a mean of the ends over
+seeds).
 
     python benchmarks/trust.py --cohorts pad-ufes-20 ham10000 synthetic --seeds 3
 """
@@ -139,10 +140,12 @@ def coverages(result: ProbeResult, seed: int) -> dict[str, float]:
                 decided=answer.predicted,
                 per_class=per_class,
                 seed=seed,
-                replicates=1,
+                replicates=500,
             )
             of = "threshold per class" if per_class else "one threshold"
             found[f"coverage at {nominal:.0%}, {of}"] = verified.coverage.mean
+            found[f"coverage at {nominal:.0%}, {of}: lower end"] = verified.coverage.ci95[0]
+            found[f"coverage at {nominal:.0%}, {of}: upper end"] = verified.coverage.ci95[1]
             found[f"classes in a set at {nominal:.0%}, {of}"] = verified.set_size.mean
     return found
 

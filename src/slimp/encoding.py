@@ -96,6 +96,10 @@ class Encoding:
         """The features of one kind, in token order."""
         return tuple(feature for feature in self.features if feature.kind == kind)
 
+    def columns_in(self, table: pd.DataFrame) -> tuple[str, ...]:
+        """The columns that `encode` reads of `table`, whether it has them or not."""
+        return tuple(column for found in self.features for column in found.columns_in(table))
+
     def encode(self, table: pd.DataFrame) -> Rows:
         """Codes of `table`, row by row; categories unseen in training count as missing."""
         n = len(table)

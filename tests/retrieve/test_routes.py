@@ -15,6 +15,7 @@ from slimp.encoding import Encoding
 from slimp.errors import UserError
 from slimp.models.nested import Slimp
 from slimp.retrieve.config import RetrievalConfig
+from slimp.retrieve.extrapolate import extrapolate
 from slimp.retrieve.finders import Finder
 from slimp.retrieve.pseudo import lent_values, pseudo_table
 from slimp.retrieve.reference import Reference
@@ -115,6 +116,27 @@ def without(cohort: Cohort, *levels: str) -> Cohort:
         **{f"{n}s": cohort.tables.of_level(n).drop(columns=c) for n, c in gone.items()},
     )
     return replace(cohort, schema=schema, tables=tables)
+
+
+def renaming(cohort: Cohort, names: dict[str, str]) -> Cohort:
+    """The cohort with other names for some of its columns."""
+    schema = replace(
+        cohort.schema,
+        levels=tuple(
+            replace(
+                level,
+                features=tuple(
+                    replace(f, name=names[f.name], columns=(names[f.name],))
+                    if f.name in names
+                    else f
+                    for f in level.features
+                ),
+            )
+            for level in cohort.schema.levels
+        ),
+    )
+    tables = {f"{n}s": cohort.tables.of_level(n).rename(columns=names) for n in LEVELS}
+    return replace(cohort, schema=schema, tables=replace(cohort.tables, **tables))
 
 
 def borrow(model, reference, target, search=None, hide=(), **settings) -> Loans:
@@ -435,6 +457,68 @@ def test_values_of_several_lenders_are_combined_by_weight():
                 assert got == max(votes, key=lambda s: (votes[s], s == "s"))
             else:
                 assert got == (sum(w for w, v in pairs if v) / total >= 0.5)
+
+
+def adapted(model: Slimp) -> Slimp:
+    """As `slimp adapt --same` leaves it: a name of its own for each column, the earlier known."""
+    encodings = {
+        name: replace(
+            encoding,
+            features=tuple(
+                replace(
+                    feature,
+                    name=f"new {feature.name}",
+                    columns=tuple(f"new_{column}" for column in feature.columns),
+                    also=(feature.columns,),
+                )
+                for feature in encoding.features
+            ),
+        )
+        for name, encoding in model.encodings.items()
+    }
+    renamed = Slimp(model.config, encodings).eval()
+    renamed.load_state_dict(model.state_dict())
+    return renamed
+
+
+@pytest.mark.parametrize("route", ["ilp", "ii"])
+@pytest.mark.parametrize("hierarchy", ["nested", "flat"])
+def test_a_reference_under_the_names_of_an_earlier_stage_lends_the_same(route, hierarchy):
+    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "patient")
+    levels = {"nested": ("lesion", "patient"), "flat": ("lesion",)}[hierarchy]
+    fitted = reference.flatten() if hierarchy == "flat" else reference
+    model = make_model(fitted, levels, hierarchy=hierarchy)
+    for some, hide in ((without(target, "lesion"), ()), (target, ()), (target, ("lesion",))):
+        plain = borrow(model, reference, some, route=route, hide=hide)
+        again = borrow(adapted(model), reference, some, route=route, hide=hide)
+        assert plain.levels.keys() == again.levels.keys()
+        for name, loan in plain.levels.items():
+            for field in ("lender", "image", "similarity", "weight", "embedding"):
+                np.testing.assert_array_equal(
+                    getattr(loan, field), getattr(again.levels[name], field)
+                )
+        index = Reference.build(adapted(model), reference, embeddings(reference))
+        for name, values in lent_values(again, index).items():
+            assert values.notna().all(axis=None), name
+
+
+def test_lent_values_under_earlier_names_are_compared_with_the_target_s_own():
+    reference, target = make_cohort("r", 12, 0), make_cohort("t", 6, 1)
+    model, images = make_model(reference), (embeddings(reference), embeddings(target))
+    columns = {"age": "new_age", "size": "new_size", "site": "new_site"}
+    renamed = renaming(target, columns)
+    settings = {"lend": "all", "replicates": 20}
+    plain = extrapolate(model, reference, target, *images, RetrievalConfig(**settings))
+    same = {new: old for old, new in columns.items()}
+    config = RetrievalConfig(same=same, **settings)
+    again = extrapolate(adapted(model), reference, renamed, *images, config)
+    for one, two in (
+        (plain.agreement, again.agreement),
+        (plain.reference_agreement, again.reference_agreement),
+    ):
+        figures = [{c.lent.name: (c.n, str(c.figures)) for c in found} for found in (one, two)]
+        assert figures[0] == figures[1]
+        assert figures[0].keys() == {"age", "smokes", "size", "site"}
 
 
 def test_refusals():

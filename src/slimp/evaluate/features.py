@@ -327,7 +327,7 @@ def _encoded_levels(
         if level not in model.encodings:
             continue
         encoding, table = model.encodings[level], cohort.tables.of_level(level)
-        needed = [column for found in encoding.features for column in found.columns_in(table)]
+        needed = encoding.columns_in(table)
         missing = [column for column in needed if column not in table]
         if len(missing) == len(needed):
             continue

@@ -118,7 +118,7 @@ class Reference:
 def _has_columns(model: Slimp, cohort: Cohort, level: LevelName) -> bool:
     """Whether the cohort has the columns of a level: all, or none."""
     table = cohort.tables.of_level(level)
-    needed = [column for feature in model.encodings[level].features for column in feature.columns]
+    needed = model.encodings[level].columns_in(table)
     lacking = [column for column in needed if column not in table]
     if lacking and len(lacking) < len(needed):
         raise UserError(

@@ -95,8 +95,9 @@ def read_metadata(
         hide: as if no cell were known.
     """
     encoding, table = model.encodings[level], cohort.tables.of_level(level)
-    columns = [column for feature in encoding.features for column in feature.columns]
-    rows = encoding.encode((table[[]] if hide else table).reindex(columns=columns))
+    if hide:
+        table = table[[]]
+    rows = encoding.encode(table.reindex(columns=[*dict.fromkeys(encoding.columns_in(table))]))
     distinct, first = torch.unique(rows.equal_groups(), return_inverse=True)
     example = torch.empty(len(distinct), dtype=torch.int64)
     example[first] = torch.arange(len(first))  # any row of each group: they are equal

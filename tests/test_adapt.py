@@ -339,6 +339,15 @@ def test_an_official_test_patient_who_was_learned_from_trains(run: Path) -> None
     assert tested == {p for p, part in known.items() if part == "held_out"} - {first}
 
 
+def test_a_monitor_without_anyone_to_validate_is_refused() -> None:
+    config = PretrainConfig(**{**RUN, "monitor": "validation_loss"})
+    known = dict.fromkeys(cohort().patients["patient_id"], "train")
+    with pytest.raises(
+        CohortError, match=r"nobody is left to validate.* --monitor validation_loss"
+    ):
+        set_aside(cohort(), config, known)
+
+
 def test_the_parts_of_all_stages_are_honest(run: Path, tmp_path: Path) -> None:
     """The reference's held-out patients stay so, but for those whom a later stage learned from."""
     mixed = _with_ids_of(cohort(6), cohort(), 8)

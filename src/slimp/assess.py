@@ -26,7 +26,7 @@ from slimp.evaluate.probe_config import FeatureSet, ProbeConfig, ProtocolConfig
 from slimp.evaluate.result import ProbeResult, make_task, relabelled
 from slimp.evaluate.splits import held_out_split, labelled_rows, official_parts
 from slimp.evaluate.subgroups import Subgroups, subgroups
-from slimp.held_out import LEARNED_FROM, earlier_parts, stages
+from slimp.held_out import EARLIER_PATIENTS, LEARNED_FROM, earlier_parts, stages
 from slimp.models.nested import Slimp
 from slimp.precision import fast_precision
 from slimp.storage import new_file, sha256_of, write_json
@@ -202,19 +202,27 @@ def _protocols(
 def parts_of_run(run: Path, cohort: Cohort) -> dict[str, str] | None:
     """Patient -> part of the run's training; empty if no stage of it was on this cohort.
 
-    The cohort counts as that of a stage if either has all patients of the other. Somebody whom
-    any stage learned from is held out of none. None: the run does not say whom it learned from.
+    The cohort counts as that of a stage if at least half of the patients of either are the
+    other's. Where they share fewer, random splits are left to do, and only the patients whom the
+    run learned from are named, so that this does not go unnoticed. Somebody whom any stage
+    learned from is held out of none. None: the run does not say whom it learned from.
     """
     found = stages(run)
     if found is None:
         return None
     here = set(cohort.patients["patient_id"])
     known: set[str] = set()
+    met: set[str] = set()
     for stage in found:
-        shared = len(here & set(stage))
-        if shared and shared == min(len(here), len(stage)):
+        shared = here & set(stage)
+        met |= shared
+        if shared and 2 * len(shared) >= min(len(here), len(stage)):
             known |= set(stage)
-    return {patient: part for patient, part in earlier_parts(run).items() if patient in known}
+    return {
+        patient: part
+        for patient, part in earlier_parts(run).items()
+        if patient in known or (patient in met and part in LEARNED_FROM)
+    }
 
 
 def device_of(accelerator: Literal["auto", "cpu", "cuda", "mps"]) -> str:
@@ -250,7 +258,8 @@ def cached_features(
     """The run's features of a cohort, kept in the run folder under a hash of both.
 
     What is lent (`pseudo`, a folder of `slimp retrieve`) is put in afterwards, and not kept;
-    columns that lack then count as missing.
+    columns that lack then count as missing, as they do for an adapted run, which may read more
+    columns than the cohorts of its earlier stages have.
 
     Precision and backend enter the hash too. Probes are in 32 bit unless told otherwise, so that
     the same run scores the same on every machine.
@@ -260,6 +269,8 @@ def cached_features(
     """
     if pseudo is not None:
         lent, lacking = LentFeatures.load(pseudo), "missing"
+    if (run / EARLIER_PATIENTS).is_file():
+        lacking = "missing"
     how = f"{precision} {backend}" if lacking == "refuse" else f"{precision} {backend} {lacking}"
     key = hashlib.sha256(how.encode())
     for path in (

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from slimp.assess import parts_of_run
 from slimp.cohort import Cohort
+from slimp.encoding import FittedFeature
 from slimp.errors import UserError
 from slimp.evaluate.comparison import Comparison, Difference, compare
 from slimp.evaluate.features import FeatureTable, embed
@@ -151,22 +152,22 @@ def _predictions(tables: list[FeatureTable], config: ProbeConfig, given: Any) ->
 
 
 def _unseen(before: Slimp, after: Slimp) -> tuple[str, ...]:
-    """Features of one model under whose columns the other reads nothing."""
+    """Features of one model none of whose columns the other reads."""
 
-    def names(model: Slimp) -> dict[tuple[str, tuple[str, ...]], str]:
-        return {
-            (level, columns): f"{level}: {feature.name}"
-            for level, encoding in model.encodings.items()
-            for feature in encoding.features
-            for columns in (feature.columns, *feature.also)
-        }
+    def read(feature: FittedFeature) -> set[str]:
+        return {column for columns in (feature.columns, *feature.also) for column in columns}
 
-    known = names(after)
+    known = {
+        (level, column)
+        for level, encoding in after.encodings.items()
+        for feature in encoding.features
+        for column in read(feature)
+    }
     return tuple(
         f"{level}: {feature.name}"
         for level, encoding in before.encodings.items()
         for feature in encoding.features
-        if not any((level, columns) in known for columns in (feature.columns, *feature.also))
+        if not any((level, column) in known for column in read(feature))
     )
 
 

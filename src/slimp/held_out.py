@@ -89,6 +89,11 @@ def set_aside(
         )
     dealt = _official if "split" in cohort.images else _random
     parts = dealt(cohort, config, known or {})
+    if config.monitor != "last" and "validation" not in parts:
+        raise CohortError(
+            f"cohort '{cohort.info.name}': nobody is left to validate, because earlier stages "
+            f"learned from its patients, so --monitor {config.monitor} cannot choose. Leave it out."
+        )
     return Parts(**{name: parts.get(name) for name in PARTS})  # type: ignore[arg-type]
 
 

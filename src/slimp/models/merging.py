@@ -222,10 +222,20 @@ def _require_known(
                 f"same: the cohort has a feature '{other}' of its own, so '{name}' cannot be it "
                 f"too. Rename one of them, or say what '{other}' is."
             )
+        if not theirs[other] & ours[name]:
+            raise UserError(
+                f"same: '{name}' belongs to the {' and '.join(sorted(ours[name]))} level of the "
+                f"cohort, '{other}' to the {' and '.join(sorted(theirs[other]))} level of the "
+                "run. Weights of one level are of no use at another; leave the pair out."
+            )
 
 
-def _names(encodings: Mapping[LevelName, Encoding]) -> set[str]:
-    """Features and the boxes of checkbox groups, of all levels."""
-    features = [feature for encoding in encodings.values() for feature in encoding.features]
-    boxes = {column for f in features if f.kind == "checkbox" for column in f.columns}
-    return {feature.name for feature in features} | boxes
+def _names(encodings: Mapping[LevelName, Encoding]) -> dict[str, set[LevelName]]:
+    """Features and the boxes of checkbox groups, each with the levels that have it."""
+    found: dict[str, set[LevelName]] = {}
+    for level, encoding in encodings.items():
+        for feature in encoding.features:
+            boxes = feature.columns if feature.kind == "checkbox" else ()
+            for name in (feature.name, *boxes):
+                found.setdefault(name, set()).add(level)
+    return found

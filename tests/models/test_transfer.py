@@ -447,7 +447,7 @@ def test_an_encoder_that_does_not_tell_is_refused_for_embeddings_only() -> None:
     ("same", "message"),
     [
         ({"weight": "age"}, "same: the cohort has no feature 'weight'; it has: age, hurt"),
-        ({"hurt": "age"}, "same: 'hurt' belongs to the lesion level of the cohort, 'age' to the"),
+        ({"hurt": "age", "age": "hurt"}, "same: 'hurt' belongs to the lesion level of the cohort"),
         ({"sex": "gender"}, "same: the run has no feature 'gender'; it has: age"),
         ({"sex": "site"}, "the cohort has a feature 'site' of its own, so 'sex' cannot be it"),
     ],

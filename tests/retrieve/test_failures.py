@@ -11,12 +11,12 @@ import pytest
 
 from slimp.cohort import Cohort
 from slimp.errors import UserError
+from slimp.evaluate.groups import group_values
 from slimp.retrieve.agreement import Column, Compared
 from slimp.retrieve.failures import (
     agreement_per_image,
     by_group,
     by_similarity,
-    group_columns,
     worst_cases,
 )
 from slimp.schema import Schema
@@ -77,19 +77,33 @@ def make_cohort() -> Cohort:
 
 
 def test_groups_are_the_columns_with_a_few_values_used_or_not():
-    found = group_columns(make_cohort())
+    found = group_values(make_cohort(), None)
     assert set(found) == {"label", "modality", "note", "skin"}
     assert found["skin"].tolist()[:2] == ["I", "II"]
-    named = group_columns(make_cohort(), ("size:2.5", "skin"))
-    assert set(named) == {"size", "skin"}
+    assert set(group_values(make_cohort(), ("auto",))) == {"skin"}
+    assert set(group_values(make_cohort(), ("size:2.5", "skin"))) == {"size", "skin"}
     with pytest.raises(UserError, match="pet"):
-        group_columns(make_cohort(), ("pet",))
+        group_values(make_cohort(), ("pet",))
+
+
+def test_bands_keep_their_order():
+    rows = by_group(
+        group_values(make_cohort(), ("size:1.5:2.5",)),
+        np.zeros(4, np.float32),
+        np.zeros(4, dtype=bool),
+        [],
+        make_cohort().images["patient_id"].to_numpy(),
+        **FEW,
+    )
+    values = [row.value for row in rows if row.column == "size"]
+    assert values == [v for v in ("< 1.5", "1.5 to < 2.5", ">= 2.5") if v in values]
+    assert len(values) > 1
 
 
 def test_a_group_has_its_own_images_only():
     cohort = make_cohort()
     rows = by_group(
-        {"skin": group_columns(cohort)["skin"]},
+        {"skin": group_values(cohort, ["skin"])["skin"]},
         np.array([0.1, 0.2, 0.3, np.nan], np.float32),
         np.array([True, False, False, False]),
         [compared([1, 0, 1, np.nan]), compared([0, 0, np.nan, np.nan], "patient")],

@@ -20,18 +20,21 @@ MOST_GROUPS = 40
 """Values of a column that is named."""
 
 
-def group_values(cohort: Cohort, columns: Sequence[str] = ("auto",)) -> dict[str, pd.Series]:
+def group_values(cohort: Cohort, columns: Sequence[str] | None = ("auto",)) -> dict[str, pd.Series]:
     """Column -> the group of each image, ordered categories, missing as such.
 
     Args:
         cohort: whose tables are looked in.
         columns: names of columns of any level. Continuous ones are cut into bands: at the edges
             that follow the name, as in 'age:30:60', or at their quartiles. 'auto' stands for
-            every categorical feature of 2 to 12 values, 'none' for nothing.
+            every categorical feature of 2 to 12 values, 'none' for nothing. None: the label and
+            every text column of as many values, whether a feature or not.
 
     Raises:
         UserError: a column does not exist, has too many values, or has edges that make no bands.
     """
+    if columns is None:
+        return _texts(cohort)
     found: dict[str, pd.Series] = {}
     for asked in columns:
         name, *edges = asked.split(":")
@@ -45,16 +48,34 @@ def group_values(cohort: Cohort, columns: Sequence[str] = ("auto",)) -> dict[str
 
 
 def _automatic(cohort: Cohort) -> dict[str, pd.Series]:
-    labelled = cohort.images["label"].notna().to_numpy()
-    fewest, most = AUTO_GROUPS
+    counted = cohort.images["label"].notna().to_numpy()
+    if not counted.any():
+        counted = np.ones(len(cohort), dtype=bool)
     found = {}
     for level in cohort.schema.levels:
         for feature in level.features:
             if feature.kind == "categorical":
                 values = _column(cohort, feature.columns[0])
-                if fewest <= values[labelled].nunique() <= most:
+                if _few(values[counted]):
                     found[feature.name] = _grouped(values, feature.name, [])
     return found
+
+
+def _texts(cohort: Cohort) -> dict[str, pd.Series]:
+    found = {}
+    for level in LEVELS:
+        table = cohort.tables.of_level(level)
+        for name in table.columns.difference(["image_id", "lesion_id", "patient_id"], sort=False):
+            cells = table[name]
+            number = pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_bool_dtype(cells)
+            if not number and name not in found and _few(values := _column(cohort, name)):
+                found[str(name)] = _grouped(values, name, [])
+    return found
+
+
+def _few(values: pd.Series) -> bool:
+    fewest, most = AUTO_GROUPS
+    return fewest <= values.nunique() <= most
 
 
 def _column(cohort: Cohort, name: str) -> pd.Series:

@@ -35,8 +35,9 @@ class RetrievalConfig:
     """Features of the target that mean what a feature of the reference means, where their names
     differ: '{target: reference}'."""
     groups: tuple[str, ...] | None = None
-    """Columns of the target to group failures by, with edges as in age:30:60 if continuous.
-    Default: the label and all categorical and unused text columns with 2 to 12 values."""
+    """Columns of the target to group failures by, as in sex,age:30:60 (edges; without, quartiles);
+    auto: categorical features, or none. Default: the label and text columns of 2 to 12 values,
+    features or not."""
     seed: int = 0
     """Of the halves that verify the coverage, the shift test and the bootstrap."""
     replicates: int = 1000
@@ -54,5 +55,9 @@ class RetrievalConfig:
             raise UserError(f"temperature must be positive, got {self.temperature}.")
         if not 0 < self.coverage < 1:
             raise UserError(f"coverage must be in (0, 1), got {self.coverage}.")
+        if self.groups is not None and (
+            not self.groups or (len(self.groups) > 1 and "none" in self.groups)
+        ):
+            raise UserError("groups takes names of columns, auto, or none alone.")
         if self.seed < 0:
             raise UserError(f"seed must not be negative, got {self.seed}.")

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32
 
 from slimp.cohort import Cohort
 from slimp.errors import UserError
+from slimp.evaluate.groups import group_values
 from slimp.evaluate.intervals import Estimate
 from slimp.evaluate.lent import LentFeatures
 from slimp.evaluate.shift import Shift, two_sample_test
@@ -30,7 +31,6 @@ from slimp.retrieve.failures import (
     Group,
     by_group,
     by_similarity,
-    group_columns,
     worst_cases,
 )
 from slimp.retrieve.finders import Finder, Recall
@@ -186,7 +186,7 @@ def extrapolate(
     """
     config = config or RetrievalConfig()
     index = Reference.build(model, reference, reference_images, device=device)
-    group_cells = group_columns(target, config.groups)  # refuses before anything is searched
+    group_cells = group_values(target, config.groups)  # refuses before anything is searched
     finder = Finder(approximate=config.approximate, device=device, seed=config.seed)
     loans = lend(model, index, target, target_images, config, search=finder, device=device)
     if not loans.levels:

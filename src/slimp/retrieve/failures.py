@@ -14,15 +14,11 @@ import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 from scipy.stats import rankdata
 
-from slimp.cohort import Cohort
-from slimp.evaluate.groups import group_values
 from slimp.evaluate.intervals import Estimate, bootstrap
 from slimp.retrieve.agreement import Compared, weighted_correlation
-from slimp.schema import LEVELS, LevelName
+from slimp.schema import LevelName
 
 Array = np.ndarray[Any, np.dtype[Any]]
-MOST_VALUES = 12
-"""A column with more values than this is no group by default."""
 BINS = 5
 
 
@@ -119,33 +115,6 @@ def by_similarity(
     return bins, correlation
 
 
-def group_columns(target: Cohort, names: tuple[str, ...] | None = None) -> dict[str, pd.Series]:
-    """Column -> its cells, a row per image: categorical features, labels and unused text.
-
-    Args:
-        target: its tables are searched from image to patient.
-        names: columns to take, as in `group_values`; None: all with 2 to `MOST_VALUES` values.
-
-    Raises:
-        UserError: a named column does not exist, or makes no groups.
-    """
-    if names is not None:
-        return group_values(target, names)
-    of_image = {
-        "image": np.arange(len(target)),
-        "lesion": target.lesion_of_image,
-        "patient": target.patient_of_lesion[target.lesion_of_image],
-    }
-    found: dict[str, pd.Series] = {}
-    for level in LEVELS:
-        table = target.tables.of_level(level)
-        for name in table.columns.difference(["image_id", "lesion_id", "patient_id"], sort=False):
-            cells = table[name].iloc[of_image[level]].reset_index(drop=True)
-            if name not in found and _groups_by_default(cells):
-                found[str(name)] = cells
-    return found
-
-
 def by_group(
     columns: Mapping[str, pd.Series],
     similarity: Float[Array, " i"],
@@ -156,14 +125,27 @@ def by_group(
     replicates: int,
     seed: int,
 ) -> list[Group]:
-    """A row per value of each column; and one for the images that were, or were not, abstained."""
+    """A row per value of each column; and one for the images that were, or were not, abstained.
+
+    Args:
+        columns: name -> the group of each image, as `evaluate.groups.group_values` gives it; rows
+            come in the order of its categories.
+        similarity: of each image and its nearest lender.
+        abstained: images that are lent nothing.
+        compared: lent values beside the truth.
+        patients: of each image.
+        replicates: of the bootstrap over patients.
+        seed: of the bootstrap.
+    """
     score = agreement_per_image(compared, len(patients))
-    answer = pd.Series(np.where(abstained, "yes", "no"))
+    answer = pd.Series(pd.Categorical(np.where(abstained, "yes", "no"), categories=["no", "yes"]))
     found = []
     for name, cells in {"(abstained)": answer, **columns}.items():
-        known = cells.astype("str").where(cells.notna())
-        for value in sorted(known.dropna().unique()):
-            use = np.flatnonzero((known == value).to_numpy(dtype=bool))
+        codes = cells.cat.codes.to_numpy()
+        for code, value in enumerate(cells.cat.categories):
+            use = np.flatnonzero(codes == code)
+            if not len(use):
+                continue
             groups, near = patients[use], similarity[use]
             truth = use[~np.isnan(score[use])]
             kept = abstained[use].astype(np.float64)
@@ -213,12 +195,6 @@ def worst_cases(
         )
         for row in order[np.sort(first)][:count]
     ]
-
-
-def _groups_by_default(cells: pd.Series) -> bool:
-    if pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_bool_dtype(cells):
-        return False
-    return 2 <= cells.nunique() <= MOST_VALUES
 
 
 def _mean(values: Array, patients: Array, replicates: int, seed: int) -> Estimate:

@@ -17,8 +17,7 @@ def fault_of(image: Image.Image) -> str | None:
     """Why a picture cannot be a photograph, in words; None if nothing speaks against it.
 
     An encoder that averages over patches can put either amid its photographs, so that the
-    distance of its features is no help. Of 7,074 photographs of lesions of 128 to 160 px none
-    comes near either limit (`docs/predict.md`).
+    distance of its features is no help. The limits are far from what photographs of lesions have.
     """
     spread, smoothness = texture(image)
     if spread < EVEN:

@@ -66,8 +66,7 @@ class Surroundings:
     How far an image is from them is the Mahalanobis distance to their mean, under a shrunken
     covariance (Ledoit and Wolf). In trials it refused noise, text and recoloured images that
     distances to nearest neighbours let pass: an encoder that averages over patches puts noise
-    amid its features, but in a direction in which real images hardly vary. `docs/predict.md`
-    has the figures.
+    amid its features, but in a direction in which real images hardly vary.
     """
 
     rows: Float32[Array, "n d"]

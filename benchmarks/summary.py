@@ -42,6 +42,10 @@ def draw(result: dict[str, Any]) -> list[str]:
     """The table that fits a result."""
     if "curves" in result:
         return curves(result)
+    if "rows" in result:
+        lists = [name for name, value in result.items() if isinstance(value, list) and value]
+        tables = [rows_of(result[name]) for name in lists if isinstance(result[name][0], dict)]
+        return [line for table in tables for line in (*table, "")][:-1]
     compared = any(isinstance(found, dict) and "full" in found for found in result.values())
     return arms(result) if compared else facts(result)
 
@@ -70,6 +74,25 @@ def curves(result: dict[str, Any]) -> list[str]:
     rows = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
     cells = ([f"{row[name]:.3g}" for name in names] for row in result["curves"])
     return rows + ["| " + " | ".join(row) + " |" for row in cells]
+
+
+def rows_of(found: list[dict[str, Any]]) -> list[str]:
+    """A row per entry, a column per key of any of them."""
+    names = list(dict.fromkeys(name for row in found for name in row if name != "per_seed"))
+    if "ci95" in names:
+        found = [{**row, "mean": row if "ci95" in row else row["mean"]} for row in found]
+        names.remove("ci95")
+    lines = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
+    return lines + ["| " + " | ".join(_cell(row.get(n)) for n in names) + " |" for row in found]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        p = f", p {value['p']:.2g}" if "p" in value else ""
+        return f"{_interval(value)}{p}"
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _leaves(result: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from slimp.errors import UserError
-from slimp.evaluate.intervals import bootstrap, draw_patients
+from slimp.evaluate.intervals import Estimate, bootstrap, draw_patients
 
 
 def mean_of(*values):
@@ -119,6 +119,13 @@ def test_prints_and_serialises():
     found = bootstrap([np.array(["a", "b"])], mean_of(np.array([1.0, 1.0])), replicates=5)["mean"]
     assert str(found) == "1.000 [1.000, 1.000]"
     assert found.to_dict() == {"mean": 1.0, "ci95": [1.0, 1.0], "per_seed": [1.0]}
+    assert found.to_dict(per_seed=False) == {"mean": 1.0, "ci95": [1.0, 1.0]}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_undefined_is_null(value):
+    found = Estimate(mean=float(value), ci95=(0.0, float(value)), per_seed=(1.0, float(value)))
+    assert found.to_dict() == {"mean": None, "ci95": [0.0, None], "per_seed": [1.0, None]}
 
 
 def test_refuses_no_replicates():

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from slimp.errors import UserError
-from slimp.evaluate.intervals import Array, resample
+from slimp.evaluate.intervals import Array, or_none, resample
 from slimp.evaluate.metrics import metrics
 from slimp.evaluate.result import codes_of, scaled_metrics
 
@@ -38,6 +38,11 @@ class Difference:
     """Difference over the standard deviation of one patient's contribution to it (a paired
     Cohen's d): standard error times the root of the number of patients."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; None where undefined."""
+        content = {name: or_none(value) for name, value in asdict(self).items() if name != "ci95"}
+        return {**content, "ci95": [or_none(end) for end in self.ci95]}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -55,7 +60,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
-        return asdict(self)
+        found = {name: difference.to_dict() for name, difference in self.differences.items()}
+        return {**asdict(self), "differences": found}
 
 
 def compare(

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from slimp.errors import UserError
-from slimp.evaluate.intervals import Estimate, resample
+from slimp.evaluate.intervals import Estimate, or_none, resample
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Score = Literal["lac", "aps"]
@@ -86,10 +86,10 @@ class Coverage:
         per_class = zip(classes, self.per_class, strict=True)
         return {
             "nominal": self.nominal,
-            "coverage": {"mean": self.coverage.mean, "ci95": list(self.coverage.ci95)},
-            "set_size": {"mean": self.set_size.mean, "ci95": list(self.set_size.ci95)},
+            "coverage": self.coverage.to_dict(per_seed=False),
+            "set_size": self.set_size.to_dict(per_seed=False),
             "single": self.single,
-            "per_class": {c: None if np.isnan(v) else v for c, v in per_class},
+            "per_class": {c: or_none(v) for c, v in per_class},
             "n": self.n,
             "n_patients": self.n_patients,
             "repeats": self.repeats,

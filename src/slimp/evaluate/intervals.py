@@ -36,13 +36,19 @@ class Estimate:
     per_seed: tuple[float, ...]
     """NaN where a seed leaves it undefined; the mean is over the others."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """For `metrics.json`; None where undefined."""
-        return {
-            "mean": _or_none(self.mean),
-            "ci95": [_or_none(end) for end in self.ci95],
-            "per_seed": [_or_none(value) for value in self.per_seed],
+    def to_dict(self, *, per_seed: bool = True) -> dict[str, Any]:
+        """For `metrics.json`; None where undefined.
+
+        Args:
+            per_seed: with the figure of each seed, or of whatever was repeated.
+        """
+        content: dict[str, Any] = {
+            "mean": or_none(self.mean),
+            "ci95": [or_none(end) for end in self.ci95],
         }
+        if per_seed:
+            content["per_seed"] = [or_none(value) for value in self.per_seed]
+        return content
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.ci95[0]:.3f}, {self.ci95[1]:.3f}]"
@@ -160,6 +166,6 @@ def _estimate(seeds: Array, values: Array, *, reflect: bool) -> Estimate:
     return Estimate(mean=mean, ci95=(low, high), per_seed=tuple(seeds.tolist()))
 
 
-def _or_none(value: float) -> float | None:
-    """JSON has no NaN."""
-    return None if np.isnan(value) else value
+def or_none(value: float) -> float | None:
+    """The value, None where it is undefined: JSON has neither NaN nor infinity."""
+    return value if np.isfinite(value) else None

@@ -56,6 +56,8 @@ def test_categories_by_hand():
     assert figures["chance"] == pytest.approx((3 * 4 + 2 * 2) / 36)
     known = [(g.strip().lower(), t) for g, t in zip(given, truth, strict=True) if t]
     assert figures["kappa"] == pytest.approx(cohen_kappa_score(*zip(*known, strict=True)))
+    assert (found.measure, found.headline) == ("agreement", found.figures["agreement"])
+    assert found.beyond_chance is found.figures["kappa"]
     low, high = found.figures["agreement"].ci95
     assert low <= 3 / 6 <= high
 
@@ -78,6 +80,8 @@ def test_numbers_by_hand():
     assert figures["chance"] == pytest.approx((20 + 10 + 10 + 30) / 4)
     assert figures["skill"] == pytest.approx(1 - 22 / 70)
     assert figures["rank_correlation"] == pytest.approx(1)
+    assert (found.measure, found.headline) == ("error", found.figures["error"])
+    assert found.beyond_chance is found.figures["skill"]
 
 
 def test_each_box_of_a_group_is_a_column_of_its_own():

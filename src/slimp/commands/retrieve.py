@@ -159,24 +159,25 @@ def _print(result: Retrieval) -> None:
 
 
 def _similarities(result: Retrieval) -> Iterator[tuple[str, ...]]:
-    lenders = result.to_dict()["lender_similarity"]
+    lenders = result.lender_similarity
     for level in dict.fromkeys([*result.similarity, *lenders]):
-        found, loans = result.similarity.get(level), lenders.get(level, {})
+        found, loans = result.similarity.get(level), lenders.get(level)
         figures = (
             (found.median_matching, found.median_nonmatching, found.overlap, found.auroc)
             if found
             else (None,) * 4
         )
-        medians = (loans.get("calibration_median"), loans.get("target_median"))
-        yield (level, *("-" if x is None else f"{x:.3f}" for x in (*figures, *medians)))
-    near = result.to_dict()["nearness"]
-    medians = near["calibration_median"], near["target_median"]
-    yield ("nearest images", *["-"] * 4, *("-" if x is None else f"{x:.3f}" for x in medians))
+        medians = (loans.calibration, loans.target) if loans else (None, None)
+        yield (level, *(_figure(x) for x in (*figures, *medians)))
+    near = result.median_nearness
+    yield ("nearest images", *["-"] * 4, _figure(near.calibration), _figure(near.target))
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _agreements(found: tuple[Agreement, ...]) -> Iterator[tuple[str, ...]]:
     for one in found:
-        first = "error" if one.lent.kind == "continuous" else "agreement"
-        last = "skill" if one.lent.kind == "continuous" else "kappa"
-        chance = f"{one.figures['chance'].mean:.3f}"
-        yield (one.name, str(one.n), str(one.figures[first]), chance, str(one.figures[last]))
+        chance = _figure(one.figures["chance"].mean)
+        yield (one.name, str(one.n), str(one.headline), chance, str(one.beyond_chance))

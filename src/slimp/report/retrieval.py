@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ from slimp.evaluate.intervals import Estimate
 from slimp.report.examples import thumbnail
 from slimp.report.figures import loan_figure, similarity_figure
 from slimp.report.page import DASH
-from slimp.retrieve.agreement import Agreement, Compared
+from slimp.retrieve.agreement import Compared
 from slimp.retrieve.extrapolate import Retrieval
 from slimp.retrieve.failures import Case
 from slimp.retrieve.trust import NEIGHBOURS
@@ -74,7 +73,6 @@ def render_retrieval(result: Retrieval, *, command: str, date: datetime, images:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "estimate": _estimate, "percent": _percent}
-    lenders = result.to_dict()["lender_similarity"]
     return environment.get_template("retrieval.html.j2").render(
         r=result,
         title=f"{result.reference.info.name} lends metadata to {result.target.info.name}",
@@ -84,12 +82,12 @@ def render_retrieval(result: Retrieval, *, command: str, date: datetime, images:
             (level, found, similarity_figure(level, found))
             for level, found in result.similarity.items()
         ],
-        loans=[(level, medians, _loan_figure(result, level)) for level, medians in lenders.items()],
+        loans=[_loan_figure(result, level) for level in result.lent],
         tables=[
-            ("On the target", _agreement_rows(result.agreement)),
+            ("On the target", result.agreement),
             (
                 "On patients of the reference, their own rows hidden",
-                _agreement_rows(result.reference_agreement),
+                result.reference_agreement,
             ),
         ],
         neighbours=NEIGHBOURS,
@@ -133,22 +131,6 @@ def _cautions(result: Retrieval) -> list[str]:
             f"{result.loans.excluded:,} match(es) with themselves were passed over."
         )
     return found
-
-
-def _agreement_rows(found: Sequence[Agreement]) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": one.name,
-            "n": one.n,
-            "patients": one.n_patients,
-            "value": one.figures["error" if one.lent.kind == "continuous" else "agreement"],
-            "kind": "error" if one.lent.kind == "continuous" else "agreement",
-            "chance": one.figures["chance"].mean,
-            "better": one.figures["skill" if one.lent.kind == "continuous" else "kappa"],
-            "unknown": one.unknown_to_reference,
-        }
-        for one in found
-    ]
 
 
 def _shown(result: Retrieval, case: Case) -> ShownCase:

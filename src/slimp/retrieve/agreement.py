@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -73,6 +73,21 @@ class Agreement:
         """Both names, if they differ."""
         own = "" if self.true.name == self.lent.name else f" = {self.true.name}"
         return f"{self.lent.level}.{self.lent.name}{own}"
+
+    @property
+    def measure(self) -> Literal["agreement", "error"]:
+        """What `headline` is: high is good, or low is."""
+        return "error" if self.lent.kind == "continuous" else "agreement"
+
+    @property
+    def headline(self) -> Estimate:
+        """The agreement, or the error of a continuous column."""
+        return self.figures[self.measure]
+
+    @property
+    def beyond_chance(self) -> Estimate:
+        """Kappa, or the skill of a continuous column: 0 is chance, 1 perfect."""
+        return self.figures["skill" if self.lent.kind == "continuous" else "kappa"]
 
     def to_dict(self) -> dict[str, Any]:
         """For `metrics.json`."""

@@ -48,6 +48,24 @@ FEWEST_FOLDS = 2
 """Of the shift test, each with 2 patients of each side at least."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Medians:
+    """Median similarity to the nearest lender; None where there is none."""
+
+    calibration: float | None
+    """Of images of the reference's patients who calibrated."""
+    target: float | None
+
+    @classmethod
+    def of(cls, calibration: Float32[Array, " _"], target: Float32[Array, " i"]) -> Medians:
+        """Of both, each over what is finite."""
+        return cls(calibration=_median(calibration), target=_median(target))
+
+    def to_dict(self) -> dict[str, float | None]:
+        """For `metrics.json`."""
+        return {"target_median": self.target, "calibration_median": self.calibration}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Retrieval:
     """What a reference lends to a target, and how far it is to be trusted."""
@@ -95,6 +113,19 @@ class Retrieval:
         return float(self.abstained.mean())
 
     @property
+    def lender_similarity(self) -> dict[LevelName, Medians]:
+        """Of query and lender, per level that is lent."""
+        return {
+            name: Medians.of(self.calibration_similarity[name], loan.similarity[:, 0])
+            for name, loan in self.loans.levels.items()
+        }
+
+    @property
+    def median_nearness(self) -> Medians:
+        """Of an image and its nearest images of the reference."""
+        return Medians.of(self.calibration_similarity[IMAGES], self.nearness)
+
+    @property
     def verdict(self) -> str:
         """Whether the target resembles the reference, in a sentence."""
         if self.shift is None:
@@ -125,16 +156,9 @@ class Retrieval:
             "overlap": None if lent is None else lent.overlap,
             "similarity": {name: found.to_dict() for name, found in self.similarity.items()},
             "lender_similarity": {
-                name: {
-                    "target_median": _median(loan.similarity[:, 0]),
-                    "calibration_median": _median(self.calibration_similarity[name]),
-                }
-                for name, loan in self.loans.levels.items()
+                name: medians.to_dict() for name, medians in self.lender_similarity.items()
             },
-            "nearness": {
-                "target_median": _median(self.nearness),
-                "calibration_median": _median(self.calibration_similarity[IMAGES]),
-            },
+            "nearness": self.median_nearness.to_dict(),
             "abstention": self.abstention.to_dict(),
             "shift": None if self.shift is None else self.shift.to_dict(),
             "verdict": self.verdict,

@@ -45,7 +45,9 @@ def test_everything_lies_where_it_says(made: tuple[Path, DemoResult]) -> None:
     assert names == ["clinic", "cohort", "config.json", "loans", "probe", "report.html", "run"]
     assert sorted(path.name for path in (out / "clinic").iterdir()) == ["cohort", "probe", "run"]
     assert (out / "clinic" / "run" / "transfer.json").is_file()
-    assert {"pseudo.parquet", "report.html"} <= {path.name for path in (out / "loans").iterdir()}
+    assert {path.name for path in (out / "loans").iterdir()} == {
+        *("config.json", "metrics.json", "pseudo.parquet", "report.html")
+    }
     assert result.report == out / "report.html"
     assert len(Cohort.load(out / "cohort").patients) == 60
     assert (out / "run" / "model.safetensors").is_file()

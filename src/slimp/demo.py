@@ -185,7 +185,12 @@ def _extrapolate(
         parts=parts_of_run(out / "run", reference),
     )
     with new_folder(out / "loans") as folder:
-        retrieval.save(folder)
+        retrieval.save(
+            folder,
+            run=out / "run",
+            reference=out / "cohort",
+            target=out / "clinic" / "cohort",
+        )
         write_retrieval_report(folder / "report.html", retrieval)
     table = embed(model, target, pseudo=retrieval.features)
     tests = target.images["patient_id"].isin(same_patients.predictions["patient_id"])

@@ -95,6 +95,9 @@ def test_the_folder_holds_what_the_contract_names(places, lent):
     assert metrics["shared_patients"] == 0
     config = json.loads((lent / "config.json").read_text())
     assert (config["retrieve"]["k"], config["retrieve"]["route"]) == (2, "ilp")
+    folders = {name: str(places[name]) for name in ("run", "reference", "target")}
+    assert {name: config[name] for name in folders} == folders
+    assert "torch" in config["versions"]
     table = pd.read_parquet(lent / "pseudo.parquet")
     target = Cohort.load(places["target"])
     assert table["image_id"].tolist() == np.repeat(target.images["image_id"], 2).tolist()

@@ -8,7 +8,7 @@ anything, and, where the target knows some of the truth, how far the loans agree
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -52,22 +52,14 @@ class Arguments:
 def run(arguments: Arguments) -> None:
     """Lends, measures, writes the folder and prints the tables."""
     from slimp.report.retrieval import write_retrieval_report
-    from slimp.runs import versions
-    from slimp.storage import check_output, new_folder, write_json
+    from slimp.storage import check_output, new_folder
 
     check_output(arguments.out, overwrite=arguments.overwrite)
     result = _retrieve(arguments)
-    settings = asdict(arguments.config)
     with new_folder(arguments.out, overwrite=arguments.overwrite) as folder:
-        result.save(folder)
-        record = {
-            "retrieve": settings | {"same": dict(arguments.config.same)},
-            "run": str(arguments.run),
-            "reference": str(arguments.reference),
-            "target": str(arguments.target),
-            "versions": versions(),
-        }
-        write_json(folder / "config.json", record)
+        result.save(
+            folder, run=arguments.run, reference=arguments.reference, target=arguments.target
+        )
         if arguments.report:
             write_retrieval_report(folder / "report.html", result, command=_command(arguments))
     _print(result)

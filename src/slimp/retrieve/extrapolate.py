@@ -40,6 +40,7 @@ from slimp.retrieve.reference import Reference
 from slimp.retrieve.routes import Loans, lend
 from slimp.retrieve.storeys import as_the_model_reads
 from slimp.retrieve.trust import IMAGES, Abstention, calibrate, calibration_patients, nearness
+from slimp.runs import versions
 from slimp.schema import LevelName
 from slimp.storage import write_json
 
@@ -174,10 +175,25 @@ class Retrieval:
             "search": "exact" if self.recall is None else self.recall.to_dict(),
         }
 
-    def save(self, folder: Path) -> None:
-        """Writes `pseudo.parquet` and `metrics.json` into a folder that exists."""
+    def save(self, folder: Path, *, run: Path, reference: Path, target: Path) -> None:
+        """Writes `pseudo.parquet`, `metrics.json` and `config.json` into a folder that exists.
+
+        Args:
+            folder: where to.
+            run: folder of the model, for the record.
+            reference: cohort folder that lends, likewise.
+            target: cohort folder that borrows, likewise.
+        """
         save_pseudo(folder, self.table, self.features)
         write_json(folder / "metrics.json", self.to_dict())
+        record = {
+            "retrieve": asdict(self.config),
+            "run": str(run),
+            "reference": str(reference),
+            "target": str(target),
+            "versions": versions(),
+        }
+        write_json(folder / "config.json", record)
 
 
 def extrapolate(

@@ -16,7 +16,7 @@ import pandas as pd
 from slimp.errors import UserError
 from slimp.evaluate.intervals import Array, or_none, resample
 from slimp.evaluate.metrics import metrics
-from slimp.evaluate.result import codes_of, scaled_metrics
+from slimp.evaluate.result import codes_of, has_probabilities, probabilities_of, scaled_metrics
 
 KEYS = ["image_id", "patient_id", "seed", "label"]
 
@@ -86,7 +86,7 @@ def compare(
         )
     both = _join(a, b)
     splits = [part for _, part in both.groupby("seed", sort=True)]
-    calibrated = all(f"q_{classes[0]}" in table for table in (a, b))
+    calibrated = all(has_probabilities(table, "q") for table in (a, b))
     y, said = [], []
     for part in splits:
         y.append(codes_of(part["label"], classes))
@@ -171,14 +171,9 @@ def _answer(
     part: pd.DataFrame, classes: Sequence[str], side: str, calibrated: bool
 ) -> tuple[Array, Array, Array | None]:
     """(probabilities (n, k), class decided on (n,), calibrated probabilities) of one probe."""
-    p, q = (
-        part[[f"{kind}_{name}{side}" for name in classes]].to_numpy(dtype=np.float64)
-        if kind == "p" or calibrated
-        else None
-        for kind in ("p", "q")
-    )
-    assert p is not None
-    return p, codes_of(part[f"predicted{side}"], classes), q
+    q = probabilities_of(part, classes, "q", suffix=side) if calibrated else None
+    decided = codes_of(part[f"predicted{side}"], classes)
+    return probabilities_of(part, classes, suffix=side), decided, q
 
 
 def _difference(

@@ -170,9 +170,13 @@ def ece(
     """
     confidence = probabilities.max(axis=1)
     gap = (probabilities.argmax(axis=1) == y) - confidence  # (n,)
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    per_bin = weights @ (np.eye(ECE_BINS)[bins] * gap[:, None])  # (r, bins)
+    per_bin = weights @ (np.eye(ECE_BINS)[bin_of(confidence)] * gap[:, None])  # (r, bins)
     return _ratio(np.abs(per_bin).sum(axis=1), weights.sum(axis=1))
+
+
+def bin_of(confidence: Float[Array, " n"], bins: int = ECE_BINS) -> Int[Array, " n"]:
+    """Bin of each confidence, of equal width over (0, 1]; a bin holds its upper edge."""
+    return np.asarray(np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1))
 
 
 def brier(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,8 @@ ECES = ("ece", "ece_scaled")
 """Metrics that resampling only adds to, see `bootstrap`."""
 TWO = ("benign", "malignant")
 """The classes where several labels are joined; the one looked for comes last."""
+Kind = Literal["p", "q"]
+"""Of probabilities: as the probe gives them, or calibrated."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -213,14 +215,31 @@ class ProbeResult:
 
 def answer_of(rows: pd.DataFrame, classes: Sequence[str]) -> Answer:
     """The answer that rows of `ProbeResult.predictions` of one seed hold."""
-    p, q = (
-        rows[[f"{kind}_{name}" for name in classes]].to_numpy(dtype=np.float64)
-        if f"{kind}_{classes[0]}" in rows
-        else None
-        for kind in ("p", "q")
+    return Answer(
+        probabilities=probabilities_of(rows, classes),
+        predicted=codes_of(rows["predicted"], classes),
+        calibrated=probabilities_of(rows, classes, "q") if has_probabilities(rows, "q") else None,
     )
-    assert p is not None
-    return Answer(probabilities=p, predicted=codes_of(rows["predicted"], classes), calibrated=q)
+
+
+def has_probabilities(rows: pd.DataFrame, kind: Kind) -> bool:
+    """Whether predictions have probabilities of this kind; not every probe is calibrated."""
+    return any(str(name).startswith(f"{kind}_") for name in rows.columns)
+
+
+def probabilities_of(
+    rows: pd.DataFrame, classes: Sequence[str], kind: Kind = "p", *, suffix: str = ""
+) -> Float[Array, "n k"]:
+    """Probabilities as a matrix, from columns `p_<class>` or `q_<class>` of predictions.
+
+    Args:
+        rows: as in `ProbeResult.predictions`.
+        classes: in the order wanted.
+        kind: p as the probe gives them, q calibrated.
+        suffix: of the columns' names, where two tables were joined.
+    """
+    names = [f"{kind}_{name}{suffix}" for name in classes]
+    return rows[names].to_numpy(dtype=np.float64)
 
 
 def summarise(

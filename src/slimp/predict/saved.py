@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from slimp.errors import CheckpointError
 from slimp.evaluate.conformal import Conformal, Coverage, calibrate, verified_coverage
 from slimp.evaluate.features import FEATURE_SETS, METADATA_KEYS, FeatureTable
 from slimp.evaluate.logistic import LinearProbe
+from slimp.evaluate.result import has_probabilities, probabilities_of
 from slimp.models.nested import Slimp
 from slimp.schema import LevelName, Schema
 from slimp.storage import read_json, sha256_of
@@ -105,9 +105,7 @@ def read_calibration(
         table = table[table["seed"] == table["seed"].iloc[0]]
         y = pd.Index(probe.classes).get_indexer(table["label"])
         decided = pd.Index(probe.classes).get_indexer(table["predicted"])
-        calibrated = all(f"q_{c}" in table for c in probe.classes)
-        prefix = "q_" if calibrated else "p_"
-        p = table[[f"{prefix}{c}" for c in probe.classes]].to_numpy(dtype=np.float64)
+        p = probabilities_of(table, probe.classes, "q" if has_probabilities(table, "q") else "p")
         groups = table["patient_id"].to_numpy(dtype=str)
         if (y < 0).any() or (decided < 0).any():
             raise ValueError(f"a class that is none of {', '.join(probe.classes)}")

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from slimp.evaluate.calibration import reliability
-from slimp.evaluate.result import codes_of
+from slimp.evaluate.result import Kind, codes_of, has_probabilities, probabilities_of
 from slimp.report.embedding_map import FEWEST_ROWS, draw_rows, project
 from slimp.report.examples import draw_examples
 from slimp.report.figures import (
@@ -284,13 +284,14 @@ def _class_rows(probe: ProbeFacts, confusion: Confusion) -> list[ClassRow]:
 def _reliability(probe: ProbeFacts) -> dict[str, Any] | None:
     """The diagrams before and after scaling: a figure, and the counts of its bins."""
     table = probe.predictions
-    if table is None or table.empty or f"p_{probe.classes[0]}" not in table:
+    if table is None or table.empty or not has_probabilities(table, "p"):
         return None
     y = codes_of(table["label"], probe.classes)
+    kinds: tuple[tuple[str, Kind], ...] = (("before scaling", "p"), ("after scaling", "q"))
     found = {
-        name: reliability(y, table[[f"{prefix}{c}" for c in probe.classes]].to_numpy(dtype=float))
-        for name, prefix in (("before scaling", "p_"), ("after scaling", "q_"))
-        if f"{prefix}{probe.classes[0]}" in table
+        name: reliability(y, probabilities_of(table, probe.classes, kind))
+        for name, kind in kinds
+        if has_probabilities(table, kind)
     }
     return {"figure": reliability_figure(found), "bins": found, "seeds": table["seed"].nunique()}
 

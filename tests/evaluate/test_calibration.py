@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from slimp.evaluate.calibration import TEMPERATURES, calibrate, fit_temperature, reliability
+from slimp.evaluate.calibration import TEMPERATURES, apply_temperature, fit_temperature, reliability
 from slimp.evaluate.metrics import ece
 
 SEEDS = st.integers(0, 10**6)
@@ -36,7 +36,7 @@ def test_it_is_the_best_of_a_grid():
     rows = np.arange(len(y))
 
     def loss(temperature: float) -> float:
-        return float(-np.log(calibrate(p, temperature, shares)[rows, y]).mean())
+        return float(-np.log(apply_temperature(p, temperature, shares)[rows, y]).mean())
 
     best = loss(fit_temperature(p, y, shares))
     assert best <= min(loss(t) for t in np.geomspace(*TEMPERATURES, 400)) + 1e-9
@@ -48,7 +48,7 @@ def test_overconfident_probabilities_become_calibrated():
     temperature = fit_temperature(p[:half], y[:half], shares)
     one = np.ones((1, half))
     before = ece(y[half:], p[half:], one)[0]
-    after = ece(y[half:], calibrate(p[half:], temperature, shares), one)[0]
+    after = ece(y[half:], apply_temperature(p[half:], temperature, shares), one)[0]
     assert before > 0.15
     assert after < 0.04
 
@@ -57,7 +57,7 @@ def test_overconfident_probabilities_become_calibrated():
 @given(seed=SEEDS, k=st.integers(2, 6), temperature=st.floats(0.1, 10))
 def test_with_equal_shares_the_most_probable_class_and_all_ranks_stay(seed, k, temperature):
     p = np.random.default_rng(seed).dirichlet(np.ones(k), size=20)
-    q = calibrate(p, temperature, np.full(k, 1 / k))
+    q = apply_temperature(p, temperature, np.full(k, 1 / k))
     np.testing.assert_allclose(q.sum(axis=1), 1)
     np.testing.assert_array_equal(p.argmax(axis=1), q.argmax(axis=1))
     np.testing.assert_array_equal(np.argsort(p, axis=1), np.argsort(q, axis=1))
@@ -69,10 +69,10 @@ def test_temperature_one_is_bayes_rule(seed, k):
     """Balanced posteriors times the class shares, made to add up to 1."""
     rng = np.random.default_rng(seed)
     p, shares = rng.dirichlet(np.ones(k), size=20), rng.dirichlet(np.ones(k))
-    np.testing.assert_allclose(calibrate(p, 1.0, np.full(k, 1 / k)), p, atol=1e-12)
+    np.testing.assert_allclose(apply_temperature(p, 1.0, np.full(k, 1 / k)), p, atol=1e-12)
     wanted = p * shares / (p * shares).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(calibrate(p, 1.0, shares), wanted, atol=1e-12)
-    np.testing.assert_allclose(calibrate(p, 1.0, 7 * shares), wanted, atol=1e-12)
+    np.testing.assert_allclose(apply_temperature(p, 1.0, shares), wanted, atol=1e-12)
+    np.testing.assert_allclose(apply_temperature(p, 1.0, 7 * shares), wanted, atol=1e-12)
 
 
 def test_a_class_that_a_fold_did_not_know_says_nothing():

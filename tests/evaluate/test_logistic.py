@@ -7,7 +7,7 @@ from sklearn.preprocessing import StandardScaler
 
 from slimp.errors import CheckpointError, UserError
 from slimp.evaluate import logistic
-from slimp.evaluate.calibration import calibrate
+from slimp.evaluate.calibration import apply_temperature
 from slimp.evaluate.logistic import (
     LinearProbe,
     balanced_log_loss,
@@ -189,7 +189,7 @@ def test_calibrated_probabilities_are_of_the_class_shares_and_decide_nothing(k):
     rows = np.arange(len(y))
 
     def loss(temperature: float) -> float:
-        scaled = calibrate(found.out_of_fold, temperature, probe.shares)
+        scaled = apply_temperature(found.out_of_fold, temperature, probe.shares)
         return float(-np.log(scaled[rows, y]).mean())
 
     assert loss(probe.temperature) <= min(

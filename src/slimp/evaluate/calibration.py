@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 
-from slimp.evaluate.metrics import ECE_BINS
+from slimp.evaluate.metrics import ECE_BINS, bin_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 TEMPERATURES = (0.05, 20.0)
@@ -30,7 +30,7 @@ SMALLEST = 1e-300
 def fit_temperature(
     probabilities: Float[Array, "n k"], y: Int[Array, " n"], shares: Float[Array, " k"]
 ) -> float:
-    """The temperature with the least log-loss of `calibrate` on these rows (Guo et al. 2017).
+    """The temperature with the least log-loss of `apply_temperature` on these rows (Guo et al.).
 
     The log-loss is convex in 1 / T, so there is one optimum. Rows whose true class has
     probability 0 are left out: a fold without the class says nothing about the temperature.
@@ -55,7 +55,7 @@ def fit_temperature(
     return float(1 / found.x)
 
 
-def calibrate(
+def apply_temperature(
     probabilities: Float[Array, "n k"], temperature: float, shares: Float[Array, " k"]
 ) -> Float[Array, "n k"]:
     """Probabilities at this temperature, of a population with these class shares.
@@ -91,12 +91,12 @@ def reliability(
     """The diagram whose gaps, weighted by their rows, add up to the `ece` of these rows."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == y
-    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    counts = np.bincount(bin_of, minlength=bins)
+    place = bin_of(confidence, bins)
+    counts = np.bincount(place, minlength=bins)
     filled = np.maximum(counts, 1)
 
     def mean(values: Array) -> Array:
-        sums = np.bincount(bin_of, weights=values, minlength=bins)
+        sums = np.bincount(place, weights=values, minlength=bins)
         return np.where(counts > 0, sums / filled, np.nan)
 
     return Reliability(

@@ -57,7 +57,9 @@ def probe(
     task = make_task(table.ids, config, parts)
     if config.method == "knn":
         answers = [
-            nearest(x[split.train], task.y[split.train], x[split.test], len(task.classes), config)
+            knn_answer(
+                x[split.train], task.y[split.train], x[split.test], len(task.classes), config
+            )
             for split in task.splits
         ]
         return summarise(task, answers, config, name="knn")
@@ -106,7 +108,7 @@ def probe_designs(
     )
 
 
-def nearest(train: Array, y: Array, test: Array, classes: int, config: ProbeConfig) -> Answer:
+def knn_answer(train: Array, y: Array, test: Array, classes: int, config: ProbeConfig) -> Answer:
     """What the nearest training rows say of the test rows."""
     train, test = train.astype(np.float64), test.astype(np.float64)
     # Standardised, so that in joined features no part drowns the others.

@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from slimp.errors import CheckpointError, UserError
-from slimp.evaluate.calibration import calibrate, fit_temperature
+from slimp.evaluate.calibration import apply_temperature, fit_temperature
 from slimp.evaluate.splits import grouped_folds
 from slimp.storage import new_file, read_json, write_json
 
@@ -69,10 +69,10 @@ class LinearProbe:
         """Probability per row and class where classes are as frequent as in training.
 
         Temperature scaling, then the shares that balanced class weights had taken out (see
-        `calibration.calibrate`). Decisions are made on `predict_proba`, never on these.
+        `apply_temperature`). Decisions are made on `predict_proba`, never on these.
         """
         shares = np.ones(len(self.classes)) if self.shares is None else self.shares
-        return calibrate(self.predict_proba(x), self.temperature, shares)
+        return apply_temperature(self.predict_proba(x), self.temperature, shares)
 
     def decide(self, probabilities: Float[Array, "n k"]) -> Int[Array, " n"]:
         """Class per row: the most probable one, or by the threshold where there are two."""

@@ -24,7 +24,7 @@ import pandas as pd
 from jaxtyping import Int, Shaped
 
 from slimp.evaluate.intervals import Estimate, bootstrap
-from slimp.evaluate.linear_probe import nearest
+from slimp.evaluate.linear_probe import knn_answer
 from slimp.evaluate.logistic import fit_at, fit_logistic
 from slimp.evaluate.metrics import ranking_metrics, recall_per_class
 from slimp.evaluate.probe_config import LowShotConfig, ProbeConfig
@@ -259,7 +259,7 @@ def _answer(x: Array, task: Task, split: Split, rows: Array, config: ProbeConfig
         certain = np.tile(np.eye(len(task.classes))[present], (len(test), 1))
         return Answer(probabilities=certain, predicted=certain.argmax(axis=1))
     if config.method == "knn":
-        return nearest(x[rows], y, test, len(task.classes), config)
+        return knn_answer(x[rows], y, test, len(task.classes), config)
     patients = min(len(np.unique(groups[y == c])) for c in present)
     if patients < 2:  # a class of one patient cannot be both learned and validated
         middle = sorted(config.strengths)[len(config.strengths) // 2]

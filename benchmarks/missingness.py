@@ -38,7 +38,7 @@ from slimp.evaluate.probe_config import ProbeConfig
 from slimp.evaluate.result import Answer, ProbeResult, make_task, summarise
 from slimp.evaluate.similarity import similarity
 from slimp.held_out import Parts
-from slimp.missing import hide, impute, impute_from
+from slimp.missing import hide, impute_from, impute_typical
 from slimp.models.nested import Slimp, mean_pool
 from slimp.retrieve.config import RetrievalConfig
 from slimp.retrieve.finders import Finder
@@ -172,7 +172,7 @@ class Trial:
             return holed
         if fill == "retrieval":
             holed = impute_from(holed, self.donors(holed))
-        return impute(holed, self.learns)
+        return impute_typical(holed, self.learns)
 
     def donors(self, holed: Cohort) -> dict[Any, Any]:
         """Values that the training patients lend to every lesion and patient, by its images."""

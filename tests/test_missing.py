@@ -9,7 +9,7 @@ import pytest
 
 from slimp.cohort import Cohort
 from slimp.errors import UserError
-from slimp.missing import blocks, hide, impute, impute_from, known_cells
+from slimp.missing import blocks, hide, impute_from, impute_typical, known_cells
 from slimp.schema import LEVELS, Feature, Level
 from slimp.sources import import_source
 from slimp.sources.synthetic import SyntheticConfig, synthesize
@@ -89,7 +89,7 @@ def test_a_checkbox_group_is_one_cell(cohort):
     group = Feature(name="both", kind="checkbox", columns=(*ticks[0].columns, *ticks[1].columns))
     level = Level(name="patient", features=(group,))
     schema = dataclasses.replace(cohort.schema, levels=(*cohort.schema.levels[:2], level))
-    full = impute(cohort, cohort.patients["patient_id"])
+    full = impute_typical(cohort, cohort.patients["patient_id"])
     joined = hide(dataclasses.replace(full, schema=schema), 0.5)
     known = joined.patients[list(group.columns)].notna()
     assert (known.iloc[:, 0] == known.iloc[:, 1]).all()
@@ -98,14 +98,14 @@ def test_a_checkbox_group_is_one_cell(cohort):
 
 def test_without_gaps_a_block_is_the_whole_row(cohort):
     features = cohort.schema.level("patient").features
-    full = impute(cohort, cohort.patients["patient_id"])
+    full = impute_typical(cohort, cohort.patients["patient_id"])
     assert blocks(full, "patient") == [list(range(len(features)))]
     known = known_cells(hide(full, 0.4, mechanism="block"), "patient")
     assert set(known.mean(axis=1)) == {0.0, 1.0}
 
 
 def test_features_that_are_missing_together_are_a_block(cohort):
-    full = impute(cohort, cohort.patients["patient_id"])
+    full = impute_typical(cohort, cohort.patients["patient_id"])
     names = [feature.name for feature in full.schema.level("lesion").features]
     assert len(names) >= 3
     gone = np.random.default_rng(0).random(len(full.lesions)) < 0.3
@@ -122,7 +122,7 @@ def test_features_that_are_missing_together_are_a_block(cohort):
 def test_imputation_leaves_no_gap_and_no_known_cell_changes(cohort):
     holed = hide(cohort, 0.4, seed=2)
     train = cohort.patients["patient_id"].iloc[:30]
-    filled = impute(holed, train)
+    filled = impute_typical(holed, train)
     for level in LEVELS:
         before, after = holed.tables.of_level(level), filled.tables.of_level(level)
         for column in cohort.schema.level(level).columns:
@@ -140,18 +140,18 @@ def test_what_is_typical_comes_from_training_patients_only(cohort):
     values = pd.Series(np.where(trains, 10.0, 99.0))
     values[:3] = [np.nan, 11.0, 12.0]
     values.iloc[-1] = np.nan
-    filled = impute(with_columns(cohort, "patient", **{column: values}), train)
+    filled = impute_typical(with_columns(cohort, "patient", **{column: values}), train)
     assert filled.patients[column].iloc[[0, -1]].tolist() == [10.0, 10.0]
 
 
 def test_the_commonest_category_fills_and_ties_go_to_the_first(cohort):
-    full = impute(cohort, cohort.patients["patient_id"])
+    full = impute_typical(cohort, cohort.patients["patient_id"])
     column = next(f for f in full.schema.level("patient").features if f.kind == "categorical").name
     values = pd.Series([np.nan, "b", "a", "b", "a", *["c"] * (len(full.patients) - 5)], dtype="str")
     holed = with_columns(full, "patient", **{column: values})
-    filled = impute(holed, full.patients["patient_id"].iloc[:5])
+    filled = impute_typical(holed, full.patients["patient_id"].iloc[:5])
     assert filled.patients[column].iloc[0] == "a"
-    filled = impute(holed, full.patients["patient_id"].iloc[:4])
+    filled = impute_typical(holed, full.patients["patient_id"].iloc[:4])
     assert filled.patients[column].iloc[0] == "b"
 
 
@@ -183,13 +183,13 @@ def test_refusals_name_what_is_wrong(cohort):
     with pytest.raises(UserError, match=r"rate must be in \[0, 1\], got 1.5"):
         hide(cohort, 1.5)
     with pytest.raises(UserError, match="at least one training patient"):
-        impute(cohort, [])
+        impute_typical(cohort, [])
     with pytest.raises(UserError, match="no patient 'nobody'"):
-        impute(cohort, ["nobody"])
+        impute_typical(cohort, ["nobody"])
     column = cohort.schema.level("patient").features[0].columns[0]
     empty = hide(cohort, 1.0)
     with pytest.raises(UserError, match="is empty for all training patients"):
-        impute(empty, cohort.patients["patient_id"])
+        impute_typical(empty, cohort.patients["patient_id"])
     with pytest.raises(UserError, match="need a column 'patient_id'"):
         impute_from(cohort, {"patient": pd.DataFrame({column: [1]})})
     twice = cohort.patients.iloc[[0, 0]]

@@ -94,9 +94,7 @@ def hide(
     return cohort
 
 
-def impute(
-    cohort: Cohort, train_patients: Iterable[str], method: Literal["typical"] = "typical"
-) -> Cohort:
+def impute_typical(cohort: Cohort, train_patients: Iterable[str]) -> Cohort:
     """The cohort with every missing cell filled by what is typical of the training patients.
 
     That is the median of a continuous feature, and the commonest value of a categorical or
@@ -106,8 +104,6 @@ def impute(
     Raises:
         UserError: a feature has no known value in any training patient, or there are none.
     """
-    if method != "typical":
-        raise UserError(f"method '{method}' is not one of: typical.")
     patients = set(train_patients)
     if unknown := patients - set(cohort.patients["patient_id"]):
         raise UserError(f"cohort '{cohort.info.name}' has no patient '{min(unknown)}'.")

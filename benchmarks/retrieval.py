@@ -199,7 +199,7 @@ def faiss_ivf(queries: np.ndarray, index: np.ndarray, k: int) -> Work:
         began = time.perf_counter()
         built.search(queries, k, probes=probes)
         more[f"seconds_at_{probes}"] = time.perf_counter() - began
-        more[f"recall_at_{probes}"] = built.measured_recall(queries, k, probes=probes).recall
+        more[f"recall_at_{probes}"] = built.measured_recall(queries, k, probes=probes)
 
     def work() -> Answer:
         found = built.search(queries, k)

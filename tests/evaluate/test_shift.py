@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from slimp.errors import UserError
-from slimp.evaluate.shift import _aurocs, _deal, _draw, _permuted, distance_ranks, two_sample_test
+from slimp.evaluate.shift import _aurocs, _deal, _draw, _permuted, two_sample_test
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -139,42 +139,3 @@ def test_too_few_patients_and_gaps_are_refused() -> None:
     a[3, 3] = np.nan
     with pytest.raises(UserError, match=r"side a .* not finite"):
         two_sample_test(a, b, ga, gb, folds=2)
-
-
-def test_ranks_of_distance_are_even_for_what_is_alike_and_small_for_what_is_not() -> None:
-    rng = np.random.default_rng(0)
-    reference, patients = cohort(150, 4, rng, shift=1.0)
-    new, _ = cohort(400, 1, rng, shift=1.0)
-    ranks = distance_ranks(reference, patients, new)
-    assert abs(np.mean(ranks < 0.1) - 0.1) < 0.06
-    assert abs(np.mean(ranks) - 0.5) < 0.07
-    assert (distance_ranks(reference, patients, -new[:50]) < 0.05).mean() > 0.9
-    assert ranks.min() >= 1 / (1 + len(reference))
-
-
-def test_ranks_are_the_slow_loop() -> None:
-    rng = np.random.default_rng(0)
-    reference, patients = cohort(12, 3, rng)
-    new, _ = cohort(8, 1, rng)
-    own = patients[: len(new)]
-
-    def nearness(row: Array, patient: str | None) -> float:
-        others = reference[patients != patient]
-        cosine = others @ row / np.linalg.norm(others, axis=1) / np.linalg.norm(row)
-        return float(np.sort(cosine)[-4:].mean())
-
-    usual = np.array([nearness(x, p) for x, p in zip(reference, patients, strict=True)])
-    expected = [
-        (1 + (usual <= nearness(x, p)).sum()) / (1 + len(usual))
-        for x, p in zip(new, own, strict=True)
-    ]
-    found = distance_ranks(reference, patients, new, neighbours=4, query_groups=own)
-    np.testing.assert_allclose(found, expected)
-
-
-def test_one_patient_alone_has_no_others() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((40, 4)).astype(np.float32)
-    patients = np.array(["x"] * 35 + ["y"] * 5)
-    with pytest.raises(UserError, match="all but 5 of the 40 rows"):
-        distance_ranks(x, patients, x)

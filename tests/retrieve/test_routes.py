@@ -13,6 +13,7 @@ from slimp.cohort import Cohort
 from slimp.config import ModelConfig
 from slimp.encoding import Encoding
 from slimp.errors import UserError
+from slimp.evaluate.search import nearest
 from slimp.models.nested import Slimp
 from slimp.retrieve.config import RetrievalConfig
 from slimp.retrieve.extrapolate import extrapolate
@@ -344,6 +345,26 @@ def test_matches_with_oneself_are_counted():
     assert (loans.levels["lesion"].lender >= 0).sum(axis=1).tolist() == [
         len(reference) - own
     ] * len(target)
+
+
+def test_who_meets_himself_is_searched_again_and_finds_what_one_search_would():
+    reference, other = make_cohort("r", 6, 0), make_cohort("t", 4, 1)
+    asked: list[tuple[int, bool]] = []
+
+    def search(queries, index, k, groups):
+        asked.append((len(queries), groups is not None))
+        return Finder()(queries, index, k, groups)
+
+    model, patients = make_model(reference), ["r1", "r4"]
+    own = without(reference.select_patients(patients), "lesion", "patient")
+    loans = borrow(model, reference, own, search=search, route="ii", k=2)
+    assert asked == [(len(own), False), (len(own), True)]  # each image is its own nearest
+    codes = own.images["patient_id"].to_numpy(), reference.images["patient_id"].to_numpy()
+    wanted = nearest(embeddings(own), embeddings(reference), 2, exclude=codes)
+    np.testing.assert_array_equal(loans.levels["lesion"].image, wanted.row)
+    asked.clear()
+    borrow(model, reference, without(other, "lesion", "patient"), search=search, route="ii")
+    assert asked == [(len(other), False)]
 
 
 @pytest.mark.parametrize("route", ["ilp", "ii"])

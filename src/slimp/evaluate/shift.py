@@ -1,7 +1,7 @@
-"""Are two sets of embeddings from the same population? And how far out is a single one?
+"""Are two sets of embeddings from the same population?
 
 Axis names: n and m = rows of the two sides, r = rows drawn of both, d = width, e = directions
-kept, p = patients, t = permutations, q = queries.
+kept, p = patients, t = permutations.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Float32, Float64, Int, Shaped
+from jaxtyping import Float, Float64, Int, Shaped
 from scipy.stats import rankdata
 
 from slimp.errors import UserError
 from slimp.evaluate.intervals import bootstrap
 from slimp.evaluate.metrics import ranking_metrics
-from slimp.evaluate.search import nearest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -135,49 +133,6 @@ def two_sample_test(
         patients_a=len(np.unique(sides[0][1])),
         patients_b=len(np.unique(sides[1][1])),
     )
-
-
-def distance_ranks(
-    reference: Float32[Array, "n d"],
-    groups: Shaped[Array, " n"],
-    queries: Float32[Array, "q d"],
-    *,
-    neighbours: int = 10,
-    query_groups: Shaped[Array, " q"] | None = None,
-    device: torch.device | str = "cpu",
-) -> Float64[Array, " q"]:
-    """Per query, the share of reference rows that lie as far out: small for what is unlike them.
-
-    A row is as far out as its mean cosine to its nearest reference rows of other patients is
-    low. The share counts the query itself, so it is a conformal p-value: refusing below 0.05
-    refuses about 5 % of the rows that are like the reference.
-
-    Args:
-        reference: rows that are known.
-        groups: patient of each.
-        queries: rows in question.
-        neighbours: rows that the mean is over.
-        query_groups: patient of each query, if some are patients of the reference.
-        device: where to search.
-
-    Raises:
-        UserError: a patient has fewer than `neighbours` reference rows of others.
-    """
-    _, sizes = np.unique(groups, return_counts=True)
-    others = len(reference) - int(sizes.max(initial=0))
-    if others < neighbours:
-        raise UserError(
-            f"distances to {neighbours} neighbours need as many reference rows of other patients, "
-            f"but one patient has all but {others} of the {len(reference)} rows. Take fewer "
-            "neighbours or more patients."
-        )
-    known = nearest(reference, reference, neighbours, exclude=(groups, groups), device=device)
-    exclude = None if query_groups is None else (query_groups, groups)
-    asked = nearest(queries, reference, neighbours, exclude=exclude, device=device)
-    usual = np.sort(known.similarity.astype(np.float64).mean(axis=1))
-    found = asked.similarity.astype(np.float64).mean(axis=1)
-    farther = np.searchsorted(usual, found, side="right")
-    return np.asarray((1 + farther) / (1 + len(usual)))
 
 
 def _draw(x: Array, patients: Array, rows: int, seed: int) -> tuple[Array, Array]:

@@ -35,18 +35,6 @@ TIE = 1e-6
 """Difference of two cosines in 32 bit that may be rounding."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class MeasuredRecall:
-    """How much of the exact answer was found."""
-
-    recall: float
-    """Share of the k nearest rows that were found, or of rows that are as near."""
-    k: int
-    queries: int
-    """That were also searched exactly."""
-    probes: int
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ApproximateIndex:
     """An index that was built, and the rows it was built of."""
@@ -131,8 +119,8 @@ class ApproximateIndex:
         exclude: Groups | None = None,
         sample: int = SAMPLE,
         seed: int = 0,
-    ) -> MeasuredRecall:
-        """What `search` finds of the exact answer, on a sample of the queries."""
+    ) -> float:
+        """Share of the k nearest rows that `search` finds, or of rows as near, on some queries."""
         some = np.random.default_rng(seed).permutation(len(queries))[:sample]
         if exclude is not None:
             exclude = exclude[0][some], exclude[1]
@@ -142,12 +130,7 @@ class ApproximateIndex:
         # The r-th found is a right one if it is as near as the last of the exact ones.
         least = np.where(there, exact, np.inf).min(axis=1, keepdims=True, initial=np.inf)
         right = np.minimum((found >= least - TIE).sum(axis=1), there.sum(axis=1))
-        return MeasuredRecall(
-            recall=float(right.sum() / max(1, there.sum())),
-            k=k,
-            queries=len(some),
-            probes=min(probes, self.lists),
-        )
+        return float(right.sum() / max(1, there.sum()))
 
 
 def _faiss() -> Any:

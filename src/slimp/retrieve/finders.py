@@ -69,7 +69,7 @@ class Finder:
         if not self._approximate or len(index) < self._fewest_rows:
             return nearest(queries, index, k, exclude=groups, device=self._device)
         inverted = self._inverted(index)
-        found = inverted.measured_recall(queries, k, exclude=groups, seed=self._seed).recall
+        found = inverted.measured_recall(queries, k, exclude=groups, seed=self._seed)
         worst = min(found, self.recall.worst) if self.recall else found
         searches = self.recall.searches + 1 if self.recall else 1
         self.recall = Recall(worst=worst, searches=searches)

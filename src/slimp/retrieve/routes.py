@@ -126,19 +126,19 @@ class _Broker:
         self, queries: Array, patients: Array, index: Array, of_index: Array
     ) -> tuple[Int64[Array, "q k"], Float32[Array, "q k"], Float32[Array, "q k"]]:
         """(position in the index, cosine, weight) per query and rank; -1, NaN and 0: none."""
-        groups = None
+        found = self._search(queries, index, self.config.k, None)
+        row, similarity = found.row.copy(), found.similarity.copy()
         if self.shared:
             codes = np.unique(np.concatenate([patients, of_index]), return_inverse=True)[1]
-            groups = codes[: len(patients)], codes[len(patients) :]
-        found = self._search(queries, index, self.config.k, groups)
-        if groups is not None:
-            every = self._search(queries, index, self.config.k, None)
-            known = every.row >= 0
-            same = groups[1][every.row.clip(min=0)] == groups[0][:, None]  # (q, k)
-            self.excluded += int((known & same).sum())
-        none = found.row < 0
-        similarity = np.where(none, np.nan, found.similarity).astype(np.float32)
-        return found.row, similarity, _weights(similarity, self.config.temperature)
+            ours, theirs = codes[: len(patients)], codes[len(patients) :]
+            same = (row >= 0) & (theirs[row.clip(min=0)] == ours[:, None])  # (q, k)
+            self.excluded += int(same.sum())
+            met = np.flatnonzero(same.any(axis=1))  # the others would find the same again
+            if len(met):
+                again = self._search(queries[met], index, self.config.k, (ours[met], theirs))
+                row[met], similarity[met] = again.row, again.similarity
+        similarity = np.where(row < 0, np.nan, similarity).astype(np.float32)
+        return row, similarity, _weights(similarity, self.config.temperature)
 
 
 def _weights(similarity: Float32[Array, "q k"], temperature: float) -> Float32[Array, "q k"]:

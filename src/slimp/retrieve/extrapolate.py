@@ -20,7 +20,7 @@ from slimp.errors import UserError
 from slimp.evaluate.groups import group_values
 from slimp.evaluate.intervals import Estimate
 from slimp.evaluate.lent import LentFeatures
-from slimp.evaluate.shift import Shift, two_sample_test
+from slimp.evaluate.shift import SIGNIFICANT, Shift, two_sample_test
 from slimp.evaluate.similarity import Similarity
 from slimp.models.nested import Slimp
 from slimp.retrieve.agreement import Agreement, Compared, agreement, compare
@@ -141,7 +141,12 @@ class Retrieval:
                 f"The target looks different from the reference ({figure}; 0.5 if alike): lent "
                 "metadata are not to be trusted."
             )
-        return f"The target cannot be told from the reference by its images ({figure})."
+        if self.shift.p_value < SIGNIFICANT:
+            return (
+                f"The target differs from the reference ({figure}; 0.5 if alike); how much is "
+                "unsure, so lent metadata deserve no trust before they are compared with the truth."
+            )
+        return f"No difference of the target from the reference was found ({figure})."
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `metrics.json`."""

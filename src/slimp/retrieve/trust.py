@@ -159,16 +159,23 @@ def calibrate(
     """
     if not len(patients):
         raise UserError("no image to calibrate the threshold on: the reference is empty.")
+    unseen = not caution
     score = np.column_stack([np.nan_to_num(s, nan=-np.inf) for s in similarity.values()])
     score = score.astype(np.float64)  # (i, levels)
     thresholds = _thresholds(score, patients, coverage)
+    if np.isinf(thresholds).all():
+        lacking = (
+            f"CAUTION: {len(np.unique(patients))} patient(s) are too few to calibrate a coverage "
+            f"of {coverage:.0%}, so no image is refused for being unlike the reference."
+        )
+        caution = f"{caution} {lacking}".strip()
     return Abstention(
         coverage=coverage,
         thresholds=dict(zip(similarity, thresholds.tolist(), strict=True)),
         n=len(patients),
         n_patients=len(np.unique(patients)),
         achieved=_verify(score, patients, coverage, repeats, seed, replicates),
-        unseen=not caution,
+        unseen=unseen,
         caution=caution,
     )
 
@@ -179,9 +186,14 @@ def _thresholds(
     rank = np.column_stack([rankdata(column, method="max") for column in score.T])
     worst = rank.min(axis=1)  # (i,) of the level at which an image fares worst
     limit = conformal_quantile(-worst.astype(np.float64), coverage, patients)
-    if np.isinf(limit):
+    position = -1.0 if np.isinf(limit) else -limit - 1
+    if score.shape[1] > 1:
+        # A calibration image is ranked among all with itself, a new one among the others: with
+        # several levels at once that is worth a rank, or the coverage falls short.
+        position -= 1
+    if position < 0:
         return np.full(score.shape[1], -np.inf)
-    return np.asarray(np.sort(score, axis=0)[int(-limit) - 1])
+    return np.asarray(np.sort(score, axis=0)[int(position)])
 
 
 def _verify(

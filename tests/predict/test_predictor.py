@@ -215,6 +215,13 @@ def test_a_small_reference_that_can_refuse_nothing_says_so(places: Path) -> None
     assert "too few to call any image far at --novelty 0.0001" in predictor.cautions()[0]
 
 
+def test_a_probe_of_a_leaking_split_says_so(places: Path) -> None:
+    predictor = Predictor.load(places / "image")
+    leaking = {**predictor.record, "probe": {**predictor.record["probe"], "split": "image"}}
+    assert "--split image" in dataclasses.replace(predictor, record=leaking).cautions()[0]
+    assert not any("--split" in caution for caution in predictor.cautions())
+
+
 def test_metadata_are_needed_by_a_probe_that_reads_them(places: Path) -> None:
     with pytest.raises(UserError, match=r"would be made up.*--features image"):
         Predictor.load(places / "full").predict(images(places)[:1])

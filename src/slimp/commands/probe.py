@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from slimp.console import note, progress_bar, say, show_table
+from slimp.errors import UserError
 from slimp.evaluate.probe_config import LEAKING, FullProbeConfig
 from slimp.flags import REQUIRED_FLAG
 
@@ -48,6 +49,10 @@ class Arguments:
     workers: int = 1
     """Processes that decode images."""
     config: FullProbeConfig
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UserError(f"workers must not be negative, got {self.workers}.")
 
 
 def run(arguments: Arguments) -> None:

@@ -18,6 +18,7 @@ from slimp.errors import CohortError, UserError
 from slimp.evaluate.conformal import Conformal, Coverage
 from slimp.evaluate.features import METADATA_KEYS, FeatureTable, embed
 from slimp.evaluate.logistic import LinearProbe
+from slimp.evaluate.probe_config import LEAKING
 from slimp.models.nested import Slimp
 from slimp.pixels import decode
 from slimp.predict.inputs import Metadata, find_images
@@ -168,6 +169,11 @@ class Predictor:
             found.append(
                 "Pre-training saw patients that the probe was tested on, so probabilities, sets "
                 "and their coverage are optimistic."
+            )
+        if (mode := self.record["probe"].get("split")) in LEAKING:
+            found.append(
+                f"The probe was made with --split {mode}, so patients who calibrate it may have "
+                "trained it too: sets and their coverage are optimistic. Use a split by patient."
             )
         if self.novelty and not self.can_refuse:
             found.append(

@@ -10,7 +10,12 @@ from sklearn.metrics import cohen_kappa_score
 
 from slimp.cohort import Cohort
 from slimp.errors import UserError
-from slimp.retrieve.agreement import agreement, compare, matched_columns, weighted_correlation
+from slimp.retrieve.agreement import (
+    agreement,
+    compare_columns,
+    matched_columns,
+    weighted_correlation,
+)
 from slimp.schema import Schema
 from slimp.storage import ImagesInMemory
 
@@ -44,7 +49,7 @@ def test_categories_by_hand():
     target = make_cohort({"site": truth}, {}, site="categorical")
     reference = make_cohort({"site": ["a", "b"]}, {}, site="categorical")
     lent = {"lesion": pd.DataFrame({"site": typed(given, "categorical")})}
-    (column,) = compare(reference, target, lent, {})
+    (column,) = compare_columns(reference, target, lent, {})
     patients = target.patients["patient_id"].to_numpy()
     found = agreement(column, patients, np.ones(7, dtype=bool), replicates=50)
     assert found is not None
@@ -67,7 +72,7 @@ def test_numbers_by_hand():
     target = make_cohort({}, {"age": truth}, age="continuous")
     reference = make_cohort({}, {"age": [10.0, 30.0, 80.0]}, age="continuous")
     lent = {"patient": pd.DataFrame({"age": typed(given, "continuous")})}
-    (column,) = compare(reference, target, lent, {})
+    (column,) = compare_columns(reference, target, lent, {})
     assert column.typical == 30
     half = np.std([10.0, 30.0, 80.0]) / 2
     assert column.agrees[:3].tolist() == [1, 1, float(half >= 10)]
@@ -88,7 +93,7 @@ def test_each_box_of_a_group_is_a_column_of_its_own():
     target = make_cohort({"itch": [True, False, None, True]}, {}, itch="checkbox")
     reference = make_cohort({"itch": [True]}, {}, itch="checkbox")
     lent = {"lesion": pd.DataFrame({"itch": typed([True, True, True, True], "checkbox")})}
-    (column,) = compare(reference, target, lent, {})
+    (column,) = compare_columns(reference, target, lent, {})
     np.testing.assert_array_equal(column.agrees, [1, 0, np.nan, 1])
     found = agreement(column, np.array(list("aabb")), np.ones(4, dtype=bool), replicates=20)
     assert found is not None
@@ -129,9 +134,9 @@ def test_nothing_to_compare_is_no_figure():
     target = make_cohort({"site": [None, "a"]}, {}, site="categorical")
     reference = make_cohort({"site": ["a"]}, {}, site="categorical")
     lent = {"lesion": pd.DataFrame({"site": typed(["a", None], "categorical")})}
-    (column,) = compare(reference, target, lent, {})
+    (column,) = compare_columns(reference, target, lent, {})
     assert agreement(column, np.array(["p", "q"]), np.ones(2, dtype=bool)) is None
-    assert compare(reference, target, {}, {}) == []  # that level is not lent
+    assert compare_columns(reference, target, {}, {}) == []  # that level is not lent
 
 
 def test_weighted_correlation_counts_rows_as_often_as_they_weigh():

@@ -10,7 +10,13 @@ import pytest
 from slimp.errors import UserError
 from slimp.retrieve.finders import Finder
 from slimp.retrieve.routes import Loan, Loans
-from slimp.retrieve.trust import IMAGES, Abstention, calibrate, calibration_patients, nearness
+from slimp.retrieve.trust import (
+    IMAGES,
+    Abstention,
+    calibrate_thresholds,
+    calibration_patients,
+    nearness,
+)
 
 
 def draw(rng: np.random.Generator, patients: int, levels: int = 2) -> tuple[dict, np.ndarray]:
@@ -38,7 +44,7 @@ def test_new_patients_of_the_same_kind_pass_as_often_as_stated(coverage, levels)
     shares, achieved = [], []
     for _ in range(60):
         similarity, patients = draw(rng, 100, levels)
-        found = calibrate(similarity, patients, coverage, repeats=3, replicates=10)
+        found = calibrate_thresholds(similarity, patients, coverage, repeats=3, replicates=10)
         shares.append(kept_share(found, *draw(rng, 200, levels)))
         achieved.append(found.achieved.mean)
     # The mean over calibrations is at least the coverage, and above it by 1 / (patients + 1) and
@@ -55,14 +61,14 @@ def test_few_patients_and_three_independent_levels_keep_the_promise():
         drawn = {name: rng.normal(size=219).astype(np.float32) for name in ("a", "b", "c")}
         old = {name: values[:19] for name, values in drawn.items()}
         new = {name: values[19:] for name, values in drawn.items()}
-        found = calibrate(old, np.arange(19), 0.8, repeats=1, replicates=1)
+        found = calibrate_thresholds(old, np.arange(19), 0.8, repeats=1, replicates=1)
         shares.append(kept_share(found, new, np.arange(200)))
     assert np.mean(shares) >= 0.795
 
 
 def test_one_level_is_the_plain_conformal_threshold():
     similarity = {"lesion": np.arange(1, 20, dtype=np.float32) / 20}
-    found = calibrate(similarity, np.arange(19), 0.9, replicates=10)
+    found = calibrate_thresholds(similarity, np.arange(19), 0.9, replicates=10)
     # the ceil(20 * 0.9) = 18th largest of 19, so that 2 of 20 may fall below
     assert found.thresholds["lesion"] == pytest.approx(2 / 20)
 
@@ -71,18 +77,20 @@ def test_levels_get_the_similarity_of_the_same_rank():
     rng = np.random.default_rng(1)
     x = rng.permutation(50).astype(np.float32)
     similarity = {"lesion": x, "patient": x**3}
-    found = calibrate(similarity, np.arange(50), 0.8, replicates=10)
+    found = calibrate_thresholds(similarity, np.arange(50), 0.8, replicates=10)
     assert found.thresholds["patient"] == pytest.approx(found.thresholds["lesion"] ** 3)
 
 
 def test_too_few_patients_refuse_nobody():
-    found = calibrate({"lesion": np.ones(3, np.float32)}, np.arange(3), 0.9, replicates=10)
+    found = calibrate_thresholds(
+        {"lesion": np.ones(3, np.float32)}, np.arange(3), 0.9, replicates=10
+    )
     assert found.thresholds["lesion"] == -np.inf
     assert found.to_dict()["thresholds"] == {"lesion": None}
-    one = calibrate({"lesion": np.ones(3, np.float32)}, np.zeros(3), 0.9, replicates=10)
+    one = calibrate_thresholds({"lesion": np.ones(3, np.float32)}, np.zeros(3), 0.9, replicates=10)
     assert one.achieved is None
     with pytest.raises(UserError, match="no image to calibrate"):
-        calibrate({"lesion": np.ones(0, np.float32)}, np.zeros(0), 0.9)
+        calibrate_thresholds({"lesion": np.ones(0, np.float32)}, np.zeros(0), 0.9)
 
 
 def loan(similarity: list[float], borrows: list[bool]) -> Loan:
@@ -118,7 +126,9 @@ def test_an_image_is_refused_if_any_level_is_too_far_or_has_no_lender():
 
 
 def test_an_image_that_borrows_nothing_is_not_refused():
-    found = calibrate({"lesion": np.ones(40, np.float32)}, np.arange(40), 0.9, replicates=10)
+    found = calibrate_thresholds(
+        {"lesion": np.ones(40, np.float32)}, np.arange(40), 0.9, replicates=10
+    )
     levels = {"lesion": loan([np.nan, 1.0], [False, True])}
     loans = Loans(route="ilp", levels=levels, shared_patients=0, excluded=0)
     found = replace(found, thresholds={**found.thresholds, IMAGES: 0.5})

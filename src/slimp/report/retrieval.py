@@ -18,7 +18,7 @@ from slimp.report.figures import loan_figure, similarity_figure
 from slimp.report.page import DASH
 from slimp.retrieve.agreement import Compared
 from slimp.retrieve.extrapolate import Retrieval
-from slimp.retrieve.failures import Case
+from slimp.retrieve.failures import LoanCase
 from slimp.retrieve.trust import NEIGHBOURS
 from slimp.runs import versions
 from slimp.schema import LevelName
@@ -133,7 +133,7 @@ def _cautions(result: Retrieval) -> list[str]:
     return found
 
 
-def _shown(result: Retrieval, case: Case) -> ShownCase:
+def _shown(result: Retrieval, case: LoanCase) -> ShownCase:
     ids = result.target.images["image_id"], result.reference.images["image_id"]
     return ShownCase(
         image_id=str(ids[0].iloc[case.image]),

@@ -141,7 +141,7 @@ def matched_columns(
     return pairs
 
 
-def compare(
+def compare_columns(
     reference: Cohort,
     target: Cohort,
     given: Mapping[LevelName, pd.DataFrame],

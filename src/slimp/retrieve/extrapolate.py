@@ -23,12 +23,12 @@ from slimp.evaluate.lent import LentFeatures
 from slimp.evaluate.shift import SIGNIFICANT, Shift, two_sample_test
 from slimp.evaluate.similarity import Similarity
 from slimp.models.nested import Slimp
-from slimp.retrieve.agreement import Agreement, Compared, agreement, compare
+from slimp.retrieve.agreement import Agreement, Compared, agreement, compare_columns
 from slimp.retrieve.config import RetrievalConfig
 from slimp.retrieve.failures import (
     Bin,
-    Case,
-    Group,
+    LoanCase,
+    LoanGroup,
     by_group,
     by_similarity,
     worst_cases,
@@ -39,7 +39,13 @@ from slimp.retrieve.pseudo import lent_features, lent_values, pseudo_table, save
 from slimp.retrieve.reference import Reference
 from slimp.retrieve.routes import Loans, lend
 from slimp.retrieve.storeys import as_the_model_reads
-from slimp.retrieve.trust import IMAGES, Abstention, calibrate, calibration_patients, nearness
+from slimp.retrieve.trust import (
+    IMAGES,
+    Abstention,
+    calibrate_thresholds,
+    calibration_patients,
+    nearness,
+)
 from slimp.runs import versions
 from slimp.schema import LevelName
 from slimp.storage import write_json
@@ -98,8 +104,8 @@ class Retrieval:
     bins: tuple[Bin, ...]
     rank_correlation: Mapping[LevelName, Estimate]
     """Of similarity and agreement."""
-    groups: tuple[Group, ...]
-    cases: tuple[Case, ...]
+    groups: tuple[LoanGroup, ...]
+    cases: tuple[LoanCase, ...]
     recall: Recall | None
     """Of an approximate search; None: the search was exact."""
 
@@ -245,12 +251,12 @@ def extrapolate(
     trial = _Trial.run(model, index, names, loans, config, finder, device)
     patients = target.images["patient_id"].to_numpy()
     settings: dict[str, Any] = {"replicates": config.replicates, "seed": config.seed}
-    abstention = calibrate(
+    abstention = calibrate_thresholds(
         trial.similarity, trial.patients, config.coverage, caution=caution, **settings
     )
     near_images = nearness(target_images, reference_images, finder, _owners(index.cohort, target))
     abstained = abstention.abstains(loans, near_images)
-    compared = compare(index.cohort, flat, lent_values(loans, index), config.same)
+    compared = compare_columns(index.cohort, flat, lent_values(loans, index), config.same)
     near = {name: loan.similarity[:, 0] for name, loan in loans.levels.items()}
     bins, correlation = by_similarity(near, compared, patients, **settings)
     finest = next(iter(loans.levels.values()))
@@ -326,7 +332,7 @@ class _Trial:
         return cls(
             similarity=similarity,
             patients=cohort.images["patient_id"].to_numpy(),
-            compared=compare(index.cohort, cohort, lent_values(own, index), {}),
+            compared=compare_columns(index.cohort, cohort, lent_values(own, index), {}),
             matching=matching_similarity(model, cohort, images, seed=config.seed, device=device),
         )
 

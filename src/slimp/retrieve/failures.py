@@ -35,7 +35,7 @@ class Bin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class LoanGroup:
     """Images that share a value of a column."""
 
     column: str
@@ -62,7 +62,7 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class LoanCase:
     """One image and its nearest lender."""
 
     image: int
@@ -124,7 +124,7 @@ def by_group(
     *,
     replicates: int,
     seed: int,
-) -> list[Group]:
+) -> list[LoanGroup]:
     """A row per value of each column; and one for the images that were, or were not, abstained.
 
     Args:
@@ -150,7 +150,7 @@ def by_group(
             truth = use[~np.isnan(score[use])]
             kept = abstained[use].astype(np.float64)
             found.append(
-                Group(
+                LoanGroup(
                     column=name,
                     value=value,
                     n=len(use),
@@ -172,7 +172,7 @@ def worst_cases(
     patients: Shaped[Array, " i"],
     *,
     count: int = 8,
-) -> list[Case]:
+) -> list[LoanCase]:
     """Of the more similar half those that agree least, the most similar first; one per patient.
 
     Without truth: those of least similarity.
@@ -187,7 +187,7 @@ def worst_cases(
         order = use[np.argsort(similarity[use], kind="stable")]
     _, first = np.unique(patients[order], return_index=True)
     return [
-        Case(
+        LoanCase(
             image=int(row),
             lender=int(lender[row]),
             similarity=float(similarity[row]),

@@ -36,7 +36,7 @@ class Storey:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Metadata:
+class EmbeddedRows:
     """The rows of one level as a model reads them."""
 
     rows: Rows
@@ -84,7 +84,7 @@ def lending_levels(model: Slimp) -> tuple[LevelName, ...]:
 
 def read_metadata(
     model: Slimp, cohort: Cohort, level: LevelName, *, device: torch.device, hide: bool = False
-) -> Metadata:
+) -> EmbeddedRows:
     """The rows of a level; equal ones are embedded once. Columns that lack are missing cells.
 
     Args:
@@ -102,6 +102,6 @@ def read_metadata(
     example = torch.empty(len(distinct), dtype=torch.int64)
     example[first] = torch.arange(len(first))  # any row of each group: they are equal
     embedded = metadata_embeddings(model, level, rows[example], device)
-    return Metadata(
+    return EmbeddedRows(
         rows=rows, known=rows.present.any(dim=1).numpy(), embeddings=embedded[first.numpy()]
     )

@@ -129,7 +129,7 @@ def nearness(
     return np.asarray(mean, dtype=np.float32)
 
 
-def calibrate(
+def calibrate_thresholds(
     similarity: Mapping[str, Float[Array, " i"]],
     patients: Shaped[Array, " i"],
     coverage: float,

@@ -100,6 +100,16 @@ def test_calibrated_probabilities_are_pooled_too() -> None:
     assert pooled.temperatures == (0.5, 0.5)
 
 
+def test_floors_of_two_kinds_pool_by_what_both_have() -> None:
+    plain, calibrated = run(0), run(1)
+    shares = calibrated.predictions.rename(columns=lambda name: name.replace("p_", "q_"))
+    shares = shares[[name for name in shares if name.startswith("q_")]]
+    both = replace(calibrated, predictions=pd.concat([calibrated.predictions, shares], axis=1))
+    pooled = pool_results([both, plain], replicates=20)
+    assert pooled.balanced_accuracy.mean == pool_results([calibrated, plain]).balanced_accuracy.mean
+    assert "ece_scaled" not in pooled.metrics
+
+
 def test_what_cannot_be_pooled_is_refused() -> None:
     with pytest.raises(UserError, match="no result to pool"):
         pool_results([])

@@ -51,6 +51,8 @@ def pool_results(results: Sequence[ProbeResult], *, replicates: int = 1000) -> P
         held_out=first.held_out,
     )
     answers = [answer_of(frame, first.classes) for frame in frames]
+    if any(answer.calibrated is None for answer in answers):  # a floor is not always of one kind
+        answers = [replace(answer, calibrated=None) for answer in answers]
     pooled = summarise(
         task,
         answers,

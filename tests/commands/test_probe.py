@@ -42,6 +42,8 @@ def probe(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         return table
 
     monkeypatch.setattr("slimp.assess.cached_features", features)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.safetensors").write_bytes(b"whose hash is noted")
 
     def run(*words: str) -> int:
         out = ("--out", str(tmp_path / "out"), "--overwrite")

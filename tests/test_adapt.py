@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from slimp import train
-from slimp.adapt import Adaptation, adapt, stages_of
+from slimp.adapt import Adaptation, adapt, left_behind, stages_of
 from slimp.assess import parts_of_run
 from slimp.cohort import Cohort, Tables
 from slimp.config import AdaptConfig, ModelConfig, PretrainConfig, RunConfig
@@ -279,6 +279,17 @@ def test_the_table_and_the_stages_are_saved(run: Path, adapted: Path, tmp_path: 
     assert stages[1] == read_json(adapted / "transfer.json")["stages"][1]
     total = sum(part["parameters"] for part in content["parts"])
     assert total == content["parameters"] == stages[2]["parameters"]
+
+
+def test_levels_that_the_images_moved_away_from_are_named(run: Path, tmp_path: Path) -> None:
+    assert left_behind(run) == ()
+    for name, data, policy, expected in (
+        ("images", of_levels(cohort(4)), "embeddings", ("lesion", "patient")),
+        ("frozen", of_levels(cohort(4)), "heads", ()),
+        ("lesions", of_levels(cohort(4), lesion=3), "embeddings", ("patient",)),
+    ):
+        adapt(run, data, settings(train=policy, epochs=1), tmp_path / name)
+        assert left_behind(tmp_path / name) == expected
 
 
 def test_a_run_of_an_older_version_has_a_stage_too(run: Path, tmp_path: Path) -> None:

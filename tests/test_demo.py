@@ -14,7 +14,7 @@ from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
 from slimp.demo import ADAPTED, HIDDEN, REFERENCE, DemoResult, run_demo
 from slimp.errors import UserError
-from slimp.predict import Predictor
+from slimp.predict.predictor import Predictor
 from slimp.sources.synthetic import SyntheticConfig
 
 torch.set_num_threads(1)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from slimp.models.nested import Slimp as Slimp
     from slimp.models.trace import Trace as Trace
     from slimp.models.trace_coding import official_rows as official_rows
-    from slimp.predict import Predictor as Predictor
+    from slimp.predict.config import PredictConfig as PredictConfig
+    from slimp.predict.predictor import Predictor as Predictor
     from slimp.retrieve.extrapolate import extrapolate as extrapolate
     from slimp.schema import Schema as Schema
     from slimp.train import pretrain as pretrain
@@ -32,7 +33,8 @@ _HOMES = {
     "AdaptConfig": "slimp.config",
     "Cohort": "slimp.cohort",
     "FeatureTable": "slimp.evaluate.features",
-    "Predictor": "slimp.predict",
+    "PredictConfig": "slimp.predict.config",
+    "Predictor": "slimp.predict.predictor",
     "PretrainConfig": "slimp.config",
     "Schema": "slimp.schema",
     "Slimp": "slimp.models.nested",

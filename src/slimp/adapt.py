@@ -23,9 +23,10 @@ from slimp.held_out import (
     set_aside,
 )
 from slimp.models.nested import Slimp
-from slimp.models.transfer import Transfer, transfer
+from slimp.models.transfer import Part, Transfer, transfer
 from slimp.precision import fast_precision
 from slimp.runs import settle
+from slimp.schema import LEVELS, LevelName
 from slimp.storage import read_json, sha256_of, write_json
 from slimp.train import Start, describe, fit_encodings, train
 
@@ -171,6 +172,30 @@ def stages_of(run: Path, model: Slimp) -> tuple[Stage, ...]:
         parameters=sum(size for size, _ in sizes),
     )
     return (stage,)
+
+
+def left_behind(run: Path) -> tuple[LevelName, ...]:
+    """Levels that kept their weights in the last adaptation while the image encoder moved.
+
+    The cohort had nothing for them, so nothing taught them the new image embeddings.
+
+    Raises:
+        UserError: what the run says of itself is damaged.
+    """
+    if not (run / TRANSFER).is_file():
+        return ()
+    try:
+        parts = [Part(**entry) for entry in read_json(run / TRANSFER)["parts"]]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{run / TRANSFER}: damaged ({error!r}).") from None
+    if not any(part.trained for part in parts if part.part.startswith("images: ")):
+        return ()
+    return tuple(
+        level
+        for level in LEVELS
+        if any(part.status == "unused" and part.part.startswith(f"{level}: ") for part in parts)
+        and not any(part.trained for part in parts if part.part.startswith(f"{level}: "))
+    )
 
 
 def _stage(moved: Transfer, parts: Parts, settings: PretrainConfig, policy: str) -> Stage:

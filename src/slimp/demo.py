@@ -23,7 +23,7 @@ from slimp.evaluate.result import ProbeResult
 from slimp.evaluate.similarity import similarity_by_level
 from slimp.held_out import set_aside
 from slimp.models.nested import Slimp
-from slimp.predict import save_probe
+from slimp.predict.folder import save_probe
 from slimp.report import write_report
 from slimp.report.retrieval import write_retrieval_report
 from slimp.retrieve.config import RetrievalConfig

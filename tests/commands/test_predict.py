@@ -13,7 +13,8 @@ from PIL import Image
 from slimp import cli
 from slimp.assess import cached_features
 from slimp.cohort import Cohort
-from slimp.predict import STATEMENT, save_reference
+from slimp.predict.output import STATEMENT
+from slimp.predict.reference import save_reference
 
 QUICK = ("--seeds", "1", "--folds", "2", "--strengths", "0.01", "--replicates", "5")
 
@@ -107,6 +108,10 @@ def test_what_is_written_is_what_is_said(places, tmp_path, capsys, ending) -> No
     record = json.loads((tmp_path / "found.config.json").read_text())
     assert record["probe"] == str(places / "image")
     assert "torch" in record["versions"]
+    assert record["predict"]["coverage"] == 0.9
+    again = ("--config", tmp_path / "found.config.json", "--coverage", "0.8")
+    assert predict(places, "image", *files, *again) == 0
+    assert "80% set" in capsys.readouterr().out
     assert predict(places, "image", *files, "--out", out) == 2
     assert "exists already" in capsys.readouterr().err
     assert predict(places, "image", *files, "--out", out, "--overwrite") == 0

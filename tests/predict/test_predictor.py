@@ -23,7 +23,9 @@ from slimp.evaluate.logistic import load_probe
 from slimp.evaluate.probe_config import ProbeConfig
 from slimp.evaluate.result import make_task
 from slimp.models.nested import Slimp
-from slimp.predict import Prediction, Predictor, save_reference
+from slimp.predict.config import PredictConfig
+from slimp.predict.predictor import Prediction, Predictor
+from slimp.predict.reference import save_reference
 from slimp.sources.synthetic import SyntheticConfig, write_synthetic
 from slimp.storage import sha256_of
 
@@ -122,7 +124,7 @@ def probabilities(found: list[Prediction]) -> np.ndarray:
 
 @pytest.mark.parametrize("features", ["image", "full"])
 def test_images_of_the_cohort_get_the_probes_own_probabilities(places: Path, features) -> None:
-    predictor = Predictor.load(places / features, novelty=0.0, batch_size=50)
+    predictor = Predictor.load(places / features, PredictConfig(novelty=0.0, batch_size=50))
     metadata = places / "metadata.csv" if features == "full" else None
     found = predictor.predict(images(places), metadata)
     x = FeatureTable.load(places / "features.parquet").matrix(features)
@@ -134,7 +136,7 @@ def test_images_of_the_cohort_get_the_probes_own_probabilities(places: Path, fea
 
 def test_a_batch_equals_one_by_one_in_any_order(places: Path) -> None:
     some = images(places)[:9]
-    predictor = Predictor.load(places / "full", batch_size=4, novelty=0.0)
+    predictor = Predictor.load(places / "full", PredictConfig(batch_size=4, novelty=0.0))
     table = places / "metadata.csv"
     together = predictor.predict(some, table)
     backwards = predictor.predict(some[::-1], table)[::-1]
@@ -147,7 +149,7 @@ def test_a_batch_equals_one_by_one_in_any_order(places: Path) -> None:
 
 
 def test_predictions_come_batch_by_batch(places: Path) -> None:
-    predictor = Predictor.load(places / "image", batch_size=2)
+    predictor = Predictor.load(places / "image", PredictConfig(batch_size=2))
     paths = [*images(places)[:2], places / "vanishes.jpg"]
     shutil.copy(paths[0], paths[2])
     stream = predictor.stream(paths, predictor.metadata(None, paths))
@@ -157,7 +159,7 @@ def test_predictions_come_batch_by_batch(places: Path) -> None:
 
 
 def test_a_training_image_is_its_own_nearest_case(places: Path) -> None:
-    predictor = Predictor.load(places / "image", cases=2, novelty=0.0)
+    predictor = Predictor.load(places / "image", PredictConfig(cases=2, novelty=0.0))
     reference = predictor.reference.ids
     path = next(p for p in images(places) if p.stem in set(reference["image_id"]))
     (first, second) = predictor.predict([path])[0].nearest
@@ -184,7 +186,7 @@ def test_patterns_are_refused_and_unseen_lesions_are_not(places: Path, tmp_path:
 
 
 def test_noise_is_refused_whatever_its_size(places: Path, tmp_path: Path) -> None:
-    predictor = Predictor.load(places / "image", novelty=0.0)
+    predictor = Predictor.load(places / "image", PredictConfig(novelty=0.0))
     sizes = [(32, 32), (40, 70), (300, 500)]
     files = [noise(tmp_path / f"{w}.png", size=(h, w)) for h, w in sizes]
     for prediction in predictor.predict(files):
@@ -194,7 +196,7 @@ def test_noise_is_refused_whatever_its_size(places: Path, tmp_path: Path) -> Non
 
 
 def test_novelty_0_refuses_nothing_that_is_a_picture(places: Path, tmp_path: Path) -> None:
-    predictor = Predictor.load(places / "image", novelty=0.0)
+    predictor = Predictor.load(places / "image", PredictConfig(novelty=0.0))
     assert predictor.predict([pattern(tmp_path / "p.png")])[0].status == "predicted"
 
 
@@ -203,14 +205,16 @@ def test_one_colour_is_refused_and_a_broken_file_is_named(places: Path, tmp_path
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no image")
     good = images(places)[0]
-    found = Predictor.load(places / "image", novelty=0.0).predict([flat, broken, good])
+    found = Predictor.load(places / "image", PredictConfig(novelty=0.0)).predict(
+        [flat, broken, good]
+    )
     assert [p.status for p in found] == ["refused", "unreadable", "predicted"]
     assert found[0].reason == "the picture is of one colour throughout"
     assert found[1].reason == "cannot be decoded (cannot identify image file)."
 
 
 def test_a_small_reference_that_can_refuse_nothing_says_so(places: Path) -> None:
-    predictor = Predictor.load(places / "image", novelty=1e-4)
+    predictor = Predictor.load(places / "image", PredictConfig(novelty=1e-4))
     assert not predictor.can_refuse
     assert "too few to call any image far at --novelty 0.0001" in predictor.cautions()[0]
 
@@ -231,7 +235,7 @@ def test_an_image_without_a_row_is_refused_and_the_others_are_not(places: Path) 
     some = images(places)[:3]
     table = pd.read_csv(places / "metadata.csv", dtype=str)
     table = table[table["image"] != some[1].stem]
-    found = Predictor.load(places / "full", novelty=0.0).predict(some, table)
+    found = Predictor.load(places / "full", PredictConfig(novelty=0.0)).predict(some, table)
     assert [p.status for p in found] == ["predicted", "refused", "predicted"]
     assert "no row for it" in found[1].reason
     with pytest.raises(UserError, match="no row of the metadata table is about any"):
@@ -240,7 +244,7 @@ def test_an_image_without_a_row_is_refused_and_the_others_are_not(places: Path) 
 
 def test_missing_columns_and_cells_count_as_missing(places: Path) -> None:
     path = images(places)[0]
-    predictor = Predictor.load(places / "full", novelty=0.0)
+    predictor = Predictor.load(places / "full", PredictConfig(novelty=0.0))
     table = pd.read_csv(places / "metadata.csv", dtype=str)
     columns = [c for c in table if c != "image"]
     emptied = table.assign(**dict.fromkeys(columns, ""))
@@ -252,7 +256,7 @@ def test_missing_columns_and_cells_count_as_missing(places: Path) -> None:
 
 
 def test_a_category_that_the_model_does_not_know_is_missing_and_named(places: Path) -> None:
-    predictor = Predictor.load(places / "full", novelty=0.0)
+    predictor = Predictor.load(places / "full", PredictConfig(novelty=0.0))
     path, table = images(places)[0], pd.read_csv(places / "metadata.csv", dtype=str)
     features = [f for f in predictor.schema.features if f.kind == "categorical"]
     column = features[0].columns[0]
@@ -331,6 +335,6 @@ def test_sets_are_calibrated_on_the_first_seed_alone(places: Path) -> None:
     table = pd.read_parquet(places / "image" / "predictions.parquet")
     first = table[table["seed"] == table["seed"].iloc[0]]
     assert len(first) < len(table)
-    predictor = Predictor.load(places / "image", coverage=0.8)
+    predictor = Predictor.load(places / "image", PredictConfig(coverage=0.8))
     assert predictor.conformal.n == len(first) == predictor.verified.n
     assert predictor.verified.nominal == 0.8

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -128,6 +130,21 @@ def test_features_meet_by_name_and_kind_or_as_told():
         matched_columns(reference, target, {"sex": "pet"})
     with pytest.raises(UserError, match="'age' of the target is continuous, 'age' of the ref"):
         matched_columns(reference, target, {"age": "age"})
+
+
+def test_numbers_in_different_units_are_not_compared():
+    def cohort(unit: str | None) -> Cohort:
+        made = make_cohort({"size": [5.0, 7.0]}, {}, size="continuous")
+        content = made.schema.to_dict()
+        if unit:
+            content["lesion_metadata"]["size"]["unit"] = unit
+        return replace(made, schema=Schema.from_dict(content))
+
+    assert matched_columns(cohort("cm"), cohort("mm"), {}) == []
+    with pytest.raises(UserError, match=r"is in mm, 'size' of the reference in cm"):
+        matched_columns(cohort("cm"), cohort("mm"), {"size": "size"})
+    for other in ("mm", None):  # what is not said does not differ
+        assert len(matched_columns(cohort(other), cohort("mm"), {})) == 1
 
 
 def test_nothing_to_compare_is_no_figure():

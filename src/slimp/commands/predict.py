@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal
 
 from slimp.console import note, progress_bar, say, show_table
 from slimp.errors import UserError
+from slimp.predict.config import PredictConfig
 
 if TYPE_CHECKING:
-    from slimp.predict import Prediction, Predictor
+    from slimp.predict.predictor import Prediction, Predictor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +37,9 @@ class Arguments:
     """Replace --out."""
     format: Literal["table", "json"] = "table"
     """Of what is printed."""
-    coverage: float = 0.9
-    """Probability with which the conformal set holds the truth."""
-    per_class: bool = True
-    """Promise the coverage for each class, so for rare ones too; off: on average, smaller sets."""
-    novelty: float = 0.01
-    """Refuse images that fewer than this share of the reference are as far out as; 0: none."""
-    cases: int = 3
-    """Nearest reference images to show."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to embed."""
-    batch_size: int = 64
-    """Images in memory at once."""
+    config: PredictConfig
 
     def __post_init__(self) -> None:
         if self.out is not None and self.out.suffix not in (".json", ".csv", ".parquet"):
@@ -59,7 +51,9 @@ def run(arguments: Arguments) -> None:
     import json
 
     from slimp.assess import device_of
-    from slimp.predict import STATEMENT, Predictor, find_images, to_dict
+    from slimp.predict.inputs import find_images
+    from slimp.predict.output import STATEMENT, to_dict
+    from slimp.predict.predictor import Predictor
 
     out = arguments.out
     if out is not None and out.exists() and not (arguments.overwrite and out.is_file()):
@@ -67,13 +61,9 @@ def run(arguments: Arguments) -> None:
     paths = find_images(arguments.images)
     predictor = Predictor.load(
         arguments.probe,
+        arguments.config,
         run=arguments.run,
-        coverage=arguments.coverage,
-        per_class=arguments.per_class,
-        novelty=arguments.novelty,
-        cases=arguments.cases,
         device=device_of(arguments.accelerator),
-        batch_size=arguments.batch_size,
     )
     metadata = predictor.metadata(arguments.metadata, paths)
     if arguments.metadata is not None and not predictor.levels:
@@ -103,7 +93,7 @@ def run(arguments: Arguments) -> None:
 
 
 def _write(arguments: Arguments, predictor: Predictor, predictions: Sequence[Prediction]) -> None:
-    from slimp.predict import to_dict, to_frame
+    from slimp.predict.output import to_dict, to_frame
     from slimp.runs import versions
     from slimp.storage import new_file, write_json
 
@@ -119,13 +109,11 @@ def _write(arguments: Arguments, predictor: Predictor, predictions: Sequence[Pre
                 frame.to_csv(partial, index=False)
             else:
                 frame.to_parquet(partial, index=False)
-    settings = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in asdict(arguments).items()
-        if name not in ("images", "out", "overwrite", "format")
-    }
+    names = ("probe", "run", "metadata")
+    places = {name: getattr(arguments, name) for name in names}
     record = {
-        **settings,
+        "predict": asdict(arguments.config),
+        **{name: None if place is None else str(place) for name, place in places.items()},
         "images": [prediction.image for prediction in predictions],
         **{name: content[name] for name in content if name != "images"},
         "versions": versions(),

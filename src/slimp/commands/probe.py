@@ -65,7 +65,7 @@ def run(arguments: Arguments) -> None:
         require_possible,
     )
     from slimp.cohort import Cohort
-    from slimp.predict import save_probe
+    from slimp.predict.folder import save_probe
     from slimp.storage import check_output
 
     check_output(arguments.out, overwrite=arguments.overwrite)

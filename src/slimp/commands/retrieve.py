@@ -68,6 +68,7 @@ def run(arguments: Arguments) -> None:
 
 
 def _retrieve(arguments: Arguments) -> Retrieval:
+    from slimp.adapt import left_behind
     from slimp.assess import cached_features, device_of, parts_of_run
     from slimp.cohort import Cohort
     from slimp.models.nested import Slimp
@@ -98,6 +99,7 @@ def _retrieve(arguments: Arguments) -> Retrieval:
         ours.features["image"],
         arguments.config,
         parts=parts_of_run(arguments.run, reference),
+        left_behind=left_behind(arguments.run),
         device=device,
     )
 
@@ -121,13 +123,8 @@ def _print(result: Retrieval) -> None:
             f"coverage: {trust.coverage:.0%} stated, {trust.achieved} found on "
             f"{trust.n_patients} patients of the reference, half against half"
         )
-    if trust.caution:
-        say(trust.caution)
-    if result.loans.shared_patients:
-        say(
-            f"{result.loans.shared_patients} patient(s) are in both cohorts; "
-            f"{result.loans.excluded} match(es) with themselves were passed over"
-        )
+    for caution in result.cautions:
+        say(f"CAUTION: {caution}")
     if result.recall is not None:
         say(f"approximate search: recall {result.recall.worst:.3f} in the worst search")
     show_table(

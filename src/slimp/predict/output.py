@@ -35,7 +35,7 @@ def to_dict(predictor: Predictor, predictions: Sequence[Prediction]) -> dict[str
             "verified": predictor.verified.to_dict(probe.classes),
         },
         "novelty": {
-            "refused_below": predictor.novelty,
+            "refused_below": predictor.config.novelty,
             "reference_images": len(predictor.reference),
             "can_refuse": predictor.can_refuse,
         },
@@ -60,7 +60,7 @@ def to_frame(predictor: Predictor, predictions: Sequence[Prediction]) -> pd.Data
         row |= {f"p_{c}": prediction.probabilities.get(c) for c in predictor.probe.classes}
         row |= {"set": "|".join(prediction.conformal_set) or None}
         row |= {"novelty_p": prediction.novelty_p, "metadata_known": prediction.metadata_known}
-        for k in range(predictor.cases):
+        for k in range(predictor.config.cases):
             case = prediction.nearest[k] if k < len(prediction.nearest) else None
             for name in ("image_id", "patient_id", "label", "similarity"):
                 row[f"nearest_{k + 1}_{name}"] = getattr(case, name, None)

@@ -21,6 +21,7 @@ from slimp.evaluate.logistic import LinearProbe
 from slimp.evaluate.probe_config import LEAKING
 from slimp.models.nested import Slimp
 from slimp.pixels import decode
+from slimp.predict.config import PredictConfig
 from slimp.predict.inputs import Metadata, find_images
 from slimp.predict.pictures import fault_of
 from slimp.predict.reference import Surroundings, load_reference
@@ -88,52 +89,36 @@ class Predictor:
     """Of the cohort, for reading metadata; None: it was not found."""
     record: Mapping[str, Any]
     """The probe's `config.json`, and `saw_test_patients` from its metrics."""
-    novelty: float
-    """An image whose p-value is below is refused."""
-    cases: int
+    config: PredictConfig
     device: str
-    batch_size: int
 
     @classmethod
     def load(
         cls,
         folder: str | Path,
+        config: PredictConfig | None = None,
         *,
         run: str | Path | None = None,
-        coverage: float = 0.9,
-        per_class: bool = True,
-        novelty: float = 0.01,
-        cases: int = 3,
         device: str = "cpu",
-        batch_size: int = 64,
     ) -> Predictor:
         """The predictor of a folder that `slimp probe` wrote.
 
         Args:
             folder: of the probe.
+            config: what to promise, to refuse and to show.
             run: of the encoders; None: where the probe says.
-            coverage: that the sets promise, in (0, 1).
-            per_class: promise it for each class; see `conformal.calibrate`.
-            novelty: images with a smaller p-value are refused; 0 refuses none.
-            cases: nearest reference cases to show.
             device: where to embed.
-            batch_size: images at once.
 
         Raises:
             UserError: the folder is not such a one, or its parts do not fit each other.
         """
-        folder = Path(folder)
-        if not 0 <= novelty < 1 or cases < 0 or batch_size < 1:
-            raise UserError(
-                f"novelty must be in [0, 1), cases at least 0 and batch_size at least 1, got "
-                f"{novelty}, {cases} and {batch_size}."
-            )
+        config, folder = config or PredictConfig(), Path(folder)
         record = read_record(folder)
         probe = LinearProbe.load(folder)
         reference = load_reference(folder)
         model = read_model(record, run, folder)
         levels_of(probe, reference, model)  # refuses what does not fit
-        conformal, verified = read_calibration(folder, probe, coverage, per_class)
+        conformal, verified = read_calibration(folder, probe, config.coverage, config.per_class)
         surroundings = Surroundings.of(
             reference.features["image"], reference.ids["patient_id"].to_numpy(dtype=str)
         )
@@ -146,10 +131,8 @@ class Predictor:
             verified=verified,
             schema=read_schema(record),
             record=record,
-            novelty=novelty,
-            cases=cases,
+            config=config,
             device=device,
-            batch_size=batch_size,
         )
 
     @property
@@ -160,7 +143,7 @@ class Predictor:
     @property
     def can_refuse(self) -> bool:
         """Whether the reference is large enough for any image to count as far."""
-        return 1 / (1 + len(self.surroundings.usual)) < self.novelty
+        return 1 / (1 + len(self.surroundings.usual)) < self.config.novelty
 
     def cautions(self) -> list[str]:
         """What weakens everything said here, in sentences."""
@@ -175,10 +158,10 @@ class Predictor:
                 f"The probe was made with --split {mode}, so patients who calibrate it may have "
                 "trained it too: sets and their coverage are optimistic. Use a split by patient."
             )
-        if self.novelty and not self.can_refuse:
+        if self.config.novelty and not self.can_refuse:
             found.append(
                 f"The reference has only {len(self.reference)} images, too few to call any image "
-                f"far at --novelty {self.novelty:g}."
+                f"far at --novelty {self.config.novelty:g}."
             )
         if lent := [name for name in self.reference.lent if name in self._used]:
             found.append(
@@ -232,8 +215,8 @@ class Predictor:
     def stream(self, paths: Sequence[Path], metadata: Metadata) -> Iterator[Prediction]:
         """Predictions one batch after the other, in the order of `paths`."""
         keys = metadata.keys_of(paths) if metadata.encodings else {}
-        for first in range(0, len(paths), self.batch_size):
-            some = paths[first : first + self.batch_size]
+        for first in range(0, len(paths), self.config.batch_size):
+            some = paths[first : first + self.config.batch_size]
             said: dict[Path, Prediction] = {}
             images: dict[Path, bytes] = {}
             for path in some:
@@ -272,7 +255,7 @@ class Predictor:
         table = embed(
             self.model,
             cohort,
-            batch_size=self.batch_size,
+            batch_size=self.config.batch_size,
             device=self.device,
             lacking="missing",
         )
@@ -284,10 +267,10 @@ class Predictor:
         cases = self._nearest(table.features["image"])
         found = {}
         for i, path in enumerate(images):
-            if p[i] < self.novelty:
+            if p[i] < self.config.novelty:
                 reason = (
                     f"far from anything seen: of {len(self.surroundings.usual)} reference images "
-                    f"a share of {p[i]:.2g} lies as far out, below {self.novelty:g}"
+                    f"a share of {p[i]:.2g} lies as far out, below {self.config.novelty:g}"
                 )
                 found[path] = Prediction(
                     image=str(path), status="refused", reason=reason, novelty_p=float(p[i])
@@ -310,9 +293,9 @@ class Predictor:
         return found
 
     def _nearest(self, features: Array) -> list[tuple[Case, ...]]:
-        if not self.cases:
+        if not self.config.cases:
             return [()] * len(features)
-        found = self.surroundings.nearest(features, min(self.cases, len(self.reference)))
+        found = self.surroundings.nearest(features, min(self.config.cases, len(self.reference)))
         ids = self.reference.ids
         return [
             tuple(

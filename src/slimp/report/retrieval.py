@@ -118,17 +118,11 @@ def _cautions(result: Retrieval) -> list[str]:
             "The images of the target can be told from those of the reference. Whatever stands "
             "below about the reference need not hold for this target."
         )
-    if result.abstention.caution:
-        found.append(result.abstention.caution)
+    found += result.cautions
     if not result.compared:
         found.append(
             "Nothing of what is lent is known for the target, so nobody can say here how much of "
             "it is true. Name features that mean the same with --same, if there are any."
-        )
-    if result.loans.shared_patients:
-        found.append(
-            f"{result.loans.shared_patients:,} patient(s) are in both cohorts; "
-            f"{result.loans.excluded:,} match(es) with themselves were passed over."
         )
     return found
 

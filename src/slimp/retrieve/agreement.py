@@ -31,6 +31,12 @@ class Column:
     level: LevelName
     name: str
     kind: Kind
+    unit: str | None = None
+    """Of a continuous column; None: not said."""
+
+    def in_other_unit(self, other: Column) -> bool:
+        """Whether both say their unit, and another one; as where a run meets another cohort."""
+        return None not in (self.unit, other.unit) and self.unit != other.unit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,7 +115,7 @@ class Agreement:
 def matched_columns(
     reference: Cohort, target: Cohort, same: Mapping[str, str]
 ) -> list[tuple[Column, Column]]:
-    """(of the reference, of the target): columns of equal kind and name, or named in `same`.
+    """(of the reference, of the target): columns of equal kind, unit and name, or named in `same`.
 
     Args:
         reference: its schema names what can be lent.
@@ -117,7 +123,7 @@ def matched_columns(
         same: name in the target -> name in the reference.
 
     Raises:
-        UserError: `same` names what is not there, or columns of different kinds.
+        UserError: `same` names what is not there, or columns of different kinds or units.
     """
     ours, theirs = dict(_named(reference)), dict(_named(target))
     for own, other in same.items():
@@ -132,10 +138,16 @@ def matched_columns(
                 f"same: '{own}' of the target is {theirs[own].kind}, '{other}' of the reference "
                 f"is {ours[other].kind}; only features of one kind can be compared."
             )
+        if theirs[own].in_other_unit(ours[other]):
+            raise UserError(
+                f"same: '{own}' of the target is in {theirs[own].unit}, '{other}' of the reference "
+                f"in {ours[other].unit}; import one of them in the unit of the other."
+            )
     pairs, seen = [], set()
     for name, true in theirs.items():
         lent = ours.get(same.get(name, name))
-        if lent and lent.kind == true.kind and true.name not in seen:
+        alike = lent and lent.kind == true.kind and not lent.in_other_unit(true)
+        if lent and alike and true.name not in seen:
             seen.add(true.name)
             pairs.append((lent, true))
     return pairs
@@ -205,7 +217,7 @@ def _named(cohort: Cohort) -> Iterator[tuple[str, Column]]:
     for level in LEVELS:
         for feature in cohort.schema.level(level).features:
             for column in feature.columns:
-                found = Column(level=level, name=column, kind=feature.kind)
+                found = Column(level=level, name=column, kind=feature.kind, unit=feature.unit)
                 yield column, found
                 if len(feature.columns) == 1:
                     yield feature.name, found

@@ -5,7 +5,7 @@ Axis names: i = images, e = width of the image encoder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,8 @@ class Retrieval:
     cases: tuple[LoanCase, ...]
     recall: Recall | None
     """Of an approximate search; None: the search was exact."""
+    left_behind: tuple[LevelName, ...] = ()
+    """Lent levels that were not trained when the image encoder last moved."""
 
     @property
     def lent(self) -> tuple[LevelName, ...]:
@@ -131,6 +133,26 @@ class Retrieval:
     def median_nearness(self) -> Medians:
         """Of an image and its nearest images of the reference."""
         return Medians.of(self.calibration_similarity[IMAGES], self.nearness)
+
+    @property
+    def cautions(self) -> list[str]:
+        """What weakens the loans beside a shift, in sentences."""
+        found = []
+        if self.left_behind:
+            found.append(
+                "The last adaptation moved the image encoder but had no "
+                f"{' and '.join(self.left_behind)} metadata to train with, so "
+                "similarities of images and these metadata are stale. "
+                "Lend from the run before the adaptation, or adapt with --train heads."
+            )
+        if self.abstention.caution:
+            found.append(self.abstention.caution)
+        if self.loans.shared_patients:
+            found.append(
+                f"{self.loans.shared_patients:,} patient(s) are in both cohorts; "
+                f"{self.loans.excluded:,} match(es) with themselves were passed over."
+            )
+        return found
 
     @property
     def verdict(self) -> str:
@@ -174,6 +196,7 @@ class Retrieval:
             "abstention": self.abstention.to_dict(),
             "shift": None if self.shift is None else self.shift.to_dict(),
             "verdict": self.verdict,
+            "cautions": self.cautions,
             "shared_patients": self.loans.shared_patients,
             "excluded_matches": self.loans.excluded,
             "agreement": [found.to_dict() for found in self.agreement],
@@ -216,6 +239,7 @@ def extrapolate(
     config: RetrievalConfig | None = None,
     *,
     parts: Mapping[str, str] | None = None,
+    left_behind: Collection[LevelName] = (),
     device: torch.device | str = "cpu",
 ) -> Retrieval:
     """Lends the target what it lacks, and measures what that is worth.
@@ -229,6 +253,8 @@ def extrapolate(
         config: how to lend.
         parts: patient -> part of pre-training, to calibrate on patients whom it did not learn
             from; see `slimp.assess.parts_of_run`.
+        left_behind: levels that the image encoder has moved away from, for a caution; see
+            `slimp.adapt.left_behind`.
         device: where to compute.
 
     Raises:
@@ -287,6 +313,7 @@ def extrapolate(
         ),
         cases=tuple(worst_cases(finest.similarity[:, 0], finest.image[:, 0], compared, patients)),
         recall=finder.recall,
+        left_behind=tuple(level for level in loans.levels if level in left_behind),
     )
 
 

@@ -31,7 +31,8 @@ from slimp.evaluate.result import ProbeResult, Task, make_task
 from slimp.held_out import set_aside
 from slimp.models.nested import Slimp
 from slimp.retrieve.config import RetrievalConfig
-from slimp.retrieve.extrapolate import Retrieval, extrapolate
+from slimp.retrieve.extrapolate import extrapolate
+from slimp.retrieve.result import Retrieval
 from slimp.retrieve.routes import Loans
 from slimp.train import pretrain
 from transfer import SAME, against, interval

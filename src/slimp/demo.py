@@ -27,7 +27,8 @@ from slimp.predict.folder import save_probe
 from slimp.report import write_report
 from slimp.report.retrieval import write_retrieval_report
 from slimp.retrieve.config import RetrievalConfig
-from slimp.retrieve.extrapolate import Retrieval, extrapolate
+from slimp.retrieve.extrapolate import extrapolate
+from slimp.retrieve.result import Retrieval
 from slimp.runs import versions
 from slimp.sources.synthetic import SyntheticConfig, write_synthetic
 from slimp.storage import check_output, new_folder, write_json

@@ -19,7 +19,7 @@ from slimp.retrieve.config import RetrievalConfig
 
 if TYPE_CHECKING:
     from slimp.retrieve.agreement import Agreement
-    from slimp.retrieve.extrapolate import Retrieval
+    from slimp.retrieve.result import Retrieval
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from slimp.report.examples import thumbnail
 from slimp.report.figures import loan_figure, similarity_figure
 from slimp.report.page import DASH
 from slimp.retrieve.agreement import Compared
-from slimp.retrieve.extrapolate import Retrieval
 from slimp.retrieve.failures import LoanCase
+from slimp.retrieve.result import Retrieval
 from slimp.retrieve.trust import NEIGHBOURS
 from slimp.runs import versions
 from slimp.schema import LevelName

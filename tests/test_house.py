@@ -25,6 +25,7 @@ ORDER = (
         "encoding",
         "cells",
         "parts",
+        "cohort_folder",
         "cohort",
         "settle",
         "tables",

@@ -113,18 +113,26 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
     partial.chmod(0o755)  # mkdtemp makes folders private
-    old = partial.with_name(f"{partial.name}.old")
     try:
         yield partial
-        for path in (*partial.rglob("*"), partial):
-            _to_disk(path)
-        if target.is_dir():
-            target.replace(old)  # deleting may take long; two renames do not
-        partial.replace(target)
-        _to_disk(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        put_in_place(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def put_in_place(partial: Path, target: Path) -> None:
+    """Gives a finished folder its name; what had that name before is gone.
+
+    Its content is on the disk before it gets its name, so that a power cut leaves a whole one.
+    """
+    for path in (*partial.rglob("*"), partial):
+        _to_disk(path)
+    old = partial.with_name(f"{partial.name}.old")
+    if target.is_dir():
+        target.replace(old)  # deleting may take long; two renames do not
+    partial.replace(target)
+    _to_disk(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

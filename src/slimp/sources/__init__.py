@@ -39,6 +39,8 @@ class Source:
     licence: str
     citation: str
     homepage: str = ""
+    collection: int | None = None
+    """Its number in the ISIC Archive, from which `slimp data download` fetches it."""
     how_to_get: str = ""
     images: int | None = None
     """As published; None if that depends."""

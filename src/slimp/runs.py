@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -31,6 +29,8 @@ from tensorboardX import SummaryWriter
 from slimp.checkpoint import Progress
 from slimp.config import PretrainConfig
 from slimp.errors import CheckpointError
+from slimp.signals import Stop as Stop
+from slimp.signals import deferred_signals as deferred_signals
 from slimp.storage import check_output, read_json, remove_partials, write_json
 
 UNHARMFUL = {
@@ -229,35 +229,3 @@ def step_bar(total: int, *, main: bool = True) -> Iterator[Callable[[int, float,
             bars.update(task, completed=step, description=text)
 
         yield advance
-
-
-@dataclass
-class Stop:
-    """Whether a signal asked the loop to stop after the current step."""
-
-    wanted: bool = False
-
-
-@contextmanager
-def deferred_signals() -> Iterator[Stop]:
-    """Turns SIGINT and SIGTERM into a wish, so that a step is finished and its state saved.
-
-    A second signal interrupts at once. Outside the main thread nothing is changed.
-    """
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.wanted:
-            raise KeyboardInterrupt
-        stop.wanted = True
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, handle) for number in signals]
-    try:
-        yield stop
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)

@@ -1,23 +1,35 @@
-"""A published table and its images become a cohort folder, whole or not at all."""
+"""A published table and its images become a cohort folder, whole or not at all.
+
+Images stream from the source into the folder, a few at a time in memory. What was done is kept if
+the import is cut short: see `slimp.sources.partial`.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+import pandas as pd
+import PIL
+import pyarrow as pa
 
+from slimp import __version__
 from slimp.cells import image_key
-from slimp.cohort import Cohort, CohortInfo, CohortWriter
+from slimp.cohort import Cohort, CohortInfo
 from slimp.errors import CohortError, TableError
 from slimp.schema import Schema
+from slimp.signals import deferred_signals
+from slimp.sources.partial import PartialImport, Record
 from slimp.sources.raw import RawTable
 from slimp.sources.verify import CorruptImageError, VerifiedImage, own_limits, verify_image
 from slimp.storage import check_output
@@ -31,6 +43,8 @@ Result = TypeVar("Result")
 NAMED = 10
 """Absent and corrupt images that are listed by name."""
 THREADS = min(8, os.cpu_count() or 1)
+GROUP = 8
+"""Rows that a thread works on at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +80,17 @@ class ImageCounts:
     resized: int = 0
     converted: int = 0
 
-    def add(self, cell: str, outcome: VerifiedImage | CorruptImageError | None) -> None:
+    def add(self, cell: str, record: Record) -> None:
         """Counts one row."""
-        if outcome is None:
+        if record is None:
             self.absent += 1
             self.absent_examples += [cell] * (len(self.absent_examples) < NAMED)
-        elif isinstance(outcome, CorruptImageError):
+        elif isinstance(record, str):
             self.corrupt += 1
-            self.corrupt_examples += [f"{cell} ({outcome})"] * (len(self.corrupt_examples) < NAMED)
+            self.corrupt_examples += [f"{cell} ({record})"] * (len(self.corrupt_examples) < NAMED)
         else:
-            self.resized += outcome.resized
-            self.converted += outcome.converted
+            self.resized += record[1]
+            self.converted += record[2]
 
 
 def import_cohort(
@@ -87,55 +101,41 @@ def import_cohort(
     info: CohortInfo,
     options: ImportOptions | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> Cohort:
     """The cohort written to `target`; its `info.import_report` says what was met and done.
 
     Rows without an image, and corrupt images up to the limits of `options`, are dropped and
     counted; lesions and patients that have no image left vanish, and values that disagree are
-    settled among the rows that stay.
+    settled among the rows that stay. An import that is cut short leaves a hidden folder beside
+    `target` (`partial_folder`), from which `resume` continues to the same files, bit for bit;
+    the images are taken to be the same ones then.
 
     Raises:
         TableError: as `tables.type_rows`; or a patient cell is empty.
         CohortError: no image was found, or more are absent or corrupt than `options` allow.
-        UserError: `target` holds something and `overwrite` is off.
+        UserError: `target` holds something and `overwrite` is off; or there is an import that
+            was cut short, and neither is it to be resumed nor overwritten, or it was another one.
     """
     options = options or ImportOptions()
     check_output(target, overwrite=overwrite)
-    rows = type_rows(raw.table, schema)
-    if rows.report.empty_patient_ids and options.empty_patients == "refuse":
-        raise _empty_patient(raw, schema, rows.report.empty_patient_ids)
-    cells = rows.image_cells.tolist()
-    kept = np.zeros(len(rows), dtype=bool)
-    counts = ImageCounts()
-
-    def fetch(cell: str) -> VerifiedImage | CorruptImageError | None:
-        try:
-            encoded = raw.open_image(cell)
-            if encoded is None:
-                return None
-            return verify_image(encoded, shorter_side=options.shorter_side)
-        except CorruptImageError as corrupt:
-            return corrupt
-        except OSError as error:
-            return CorruptImageError(f"unreadable: {error}")
-
-    with (
-        CohortWriter(target, overwrite=overwrite) as writer,
-        own_limits(),
-        closing(_in_order(fetch, cells)) as outcomes,
-    ):
-        for row, outcome in enumerate(outcomes):
-            counts.add(cells[row], outcome)
-            if isinstance(outcome, VerifiedImage):
-                writer.add_image(outcome.encoded)
-                kept[row] = True
-            if counts.corrupt > options.max_corrupt * len(cells):
-                break  # more than any number of images found could excuse
-            if progress is not None:
-                progress(row + 1, len(cells))
-        _check_counts(counts, int(kept.sum()), len(cells), raw, options)
-        tables, report = split_levels(rows.keep(kept), schema)
+    identity = {
+        "table": hash_of(raw.table),
+        "image places": raw.looked_in,
+        "schema": schema.to_dict(),
+        "options": asdict(options),
+        "source": asdict(info),
+        "versions": {"slimp": __version__, "pillow": PIL.__version__},
+    }
+    total = len(raw.table)
+    with PartialImport(target, identity, rows=total, resume=resume, overwrite=overwrite) as partial:
+        rows = type_rows(raw.table, schema)
+        if rows.report.empty_patient_ids and options.empty_patients == "refuse":
+            raise _empty_patient(raw, schema, rows.report.empty_patient_ids)
+        cells = rows.image_cells.tolist()
+        counts = collect_images(cells, raw, partial, options, progress)
+        tables, report = split_levels(rows.keep(partial.kept), schema)
         content: dict[str, Any] = asdict(report) | asdict(counts)
         content |= {
             "images": len(tables.images),
@@ -143,8 +143,82 @@ def import_cohort(
             "patients": len(tables.patients),
             "options": asdict(options),
         }
-        writer.finish(tables, schema, replace(info, import_report=content))
+        del rows, cells  # nearly all the memory of a large import
+        partial.finish(tables, schema, replace(info, import_report=content))
+        del tables
     return Cohort.load(target)
+
+
+def collect_images(
+    cells: Sequence[str],
+    raw: RawTable,
+    partial: PartialImport,
+    options: ImportOptions,
+    progress: Progress | None = None,
+) -> ImageCounts:
+    """Brings the image of every row that is not through yet into `partial`, and counts them all.
+
+    SIGINT and SIGTERM are granted between two rows.
+
+    Raises:
+        CohortError: as `import_cohort`.
+        KeyboardInterrupt: there was a signal; what is done is kept.
+    """
+    counts = ImageCounts()
+    for cell, record in zip(cells, partial.earlier, strict=False):
+        counts.add(cell, record)
+    partial.earlier.clear()
+
+    def fetch(some: Sequence[str]) -> list[VerifiedImage | str | None]:
+        return [_fetch(cell, raw, options) for cell in some]
+
+    groups = (cells[i : i + GROUP] for i in range(partial.done, len(cells), GROUP))
+    with deferred_signals() as stop, own_limits(), closing(_in_order(fetch, groups)) as fetched:
+        for outcome in chain.from_iterable(fetched):
+            record = outcome if not isinstance(outcome, VerifiedImage) else _record(outcome)
+            counts.add(cells[partial.done], record)
+            partial.add(record, outcome.encoded if isinstance(outcome, VerifiedImage) else b"")
+            if counts.corrupt > options.max_corrupt * len(cells):
+                break  # more than any number of images found could excuse
+            if progress is not None:
+                progress(partial.done, len(cells))
+            if stop.wanted:
+                raise KeyboardInterrupt
+    _check_counts(counts, int(partial.kept.sum()), len(cells), raw, options)
+    partial.save()
+    return counts
+
+
+def _fetch(cell: str, raw: RawTable, options: ImportOptions) -> VerifiedImage | str | None:
+    """The image of a cell, why it is corrupt, or None if it is absent."""
+    try:
+        encoded = raw.open_image(cell)
+        if encoded is None:
+            return None
+        return verify_image(encoded, shorter_side=options.shorter_side)
+    except CorruptImageError as corrupt:
+        return str(corrupt)
+    except OSError as error:
+        return f"unreadable: {error}"
+
+
+def _record(image: VerifiedImage) -> Record:
+    return [len(image.encoded), int(image.resized), int(image.converted)]
+
+
+def hash_of(table: pd.DataFrame) -> str:
+    """SHA-256 of a table of text: of its names, where its rows lie, and its cells."""
+    digest = hashlib.sha256(json.dumps([str(name) for name in table.columns]).encode())
+    columns = [table[name] for name in table.columns]
+    columns += [table.index.get_level_values(n).to_series() for n in range(table.index.nlevels)]
+    for column in columns:
+        text = pa.chunked_array([pa.array(column.astype("str"), pa.large_string())])
+        for chunk in text.chunks:
+            ends = np.frombuffer(chunk.buffers()[1], dtype=np.int64)
+            ends = ends[chunk.offset : chunk.offset + len(chunk) + 1]
+            digest.update((ends - ends[0]).tobytes())
+            digest.update(memoryview(chunk.buffers()[2])[ends[0] : ends[-1]])
+    return digest.hexdigest()
 
 
 def _empty_patient(raw: RawTable, schema: Schema, count: int) -> TableError:
@@ -191,7 +265,7 @@ def _in_order(
     """Results in the order of `items`, worked out by several threads, a few ahead."""
     pending = iter(items)
     with ThreadPoolExecutor(THREADS) as pool:
-        ahead = deque(pool.submit(work, item) for item in islice(pending, 4 * THREADS))
+        ahead = deque(pool.submit(work, item) for item in islice(pending, 2 * THREADS))
         try:
             while ahead:
                 yield ahead.popleft().result()

@@ -2,8 +2,8 @@
 
 SOURCE is one of those that `slimp data sources` lists; RAW is the folder that holds the data. For
 your own data SOURCE is csv, and --schema names a file that says what each column is. Rows without
-an image are dropped and counted; nothing is guessed. `slimp data import synthetic` has a help of
-its own.
+an image are dropped and counted; nothing is guessed. An import that is interrupted goes on where it
+was with --resume. `slimp data import synthetic` has a help of its own.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from slimp.console import progress_bar, say, show_table
+from slimp.console import note, progress_bar, say, show_table
 from slimp.sources import import_source
 from slimp.sources.importing import ImportOptions
+from slimp.sources.partial import partial_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,9 @@ class Arguments:
     images: str | None = None
     """The image folder, as a path from RAW on, if it is not where the source has it."""
     overwrite: bool = False
-    """Replace what is in COHORT."""
+    """Replace what is in COHORT, and forget an import to it that was interrupted."""
+    resume: bool = False
+    """Continue an import to COHORT that was interrupted, if there is one; else begin it."""
     options: ImportOptions = field(default_factory=ImportOptions)
 
 
@@ -42,18 +45,24 @@ def run(arguments: Arguments) -> None:
     from slimp.schema import Schema
 
     schema = None if arguments.schema is None else Schema.from_toml(arguments.schema)
-    with progress_bar("importing images") as progress:
-        cohort = import_source(
-            arguments.source,
-            arguments.raw,
-            arguments.cohort,
-            schema=schema,
-            table=arguments.table,
-            images=arguments.images,
-            options=arguments.options,
-            overwrite=arguments.overwrite,
-            progress=progress,
-        )
+    try:
+        with progress_bar("importing images") as progress:
+            cohort = import_source(
+                arguments.source,
+                arguments.raw,
+                arguments.cohort,
+                schema=schema,
+                table=arguments.table,
+                images=arguments.images,
+                options=arguments.options,
+                overwrite=arguments.overwrite,
+                resume=arguments.resume,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        if partial_folder(arguments.cohort).is_dir():
+            note("what was imported so far is kept: run the command again with --resume")
+        raise
     say(repr(cohort))
     report = cohort.info.import_report
     show_table(

@@ -93,6 +93,7 @@ def import_source(
     images: str | None = None,
     options: ImportOptions | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> Cohort:
     """The cohort made of the dataset in `raw`, written to `target`.
@@ -106,6 +107,7 @@ def import_source(
         images: the image folder, from `raw` on, if it is not where the source has it.
         options: image size and limits.
         overwrite: replace what is in `target`.
+        resume: continue an import to `target` that was interrupted, if there is one.
         progress: called with the number of rows done and the number in all.
 
     Raises:
@@ -138,6 +140,7 @@ def import_source(
             info=info,
             options=options,
             overwrite=overwrite,
+            resume=resume,
             progress=progress,
         )
     finally:

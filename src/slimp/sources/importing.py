@@ -138,6 +138,7 @@ def import_cohort(
         tables, report = split_levels(rows.keep(partial.kept), schema)
         content: dict[str, Any] = asdict(report) | asdict(counts)
         content |= {
+            "layout": raw.layout,
             "images": len(tables.images),
             "lesions": len(tables.lesions),
             "patients": len(tables.patients),

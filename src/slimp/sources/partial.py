@@ -110,8 +110,8 @@ class PartialImport:
         if other:
             was, now = state.get(other[0]), self._identity[other[0]]
             raise UserError(
-                f"{self.target}: what was interrupted there was another import: its {other[0]} "
-                f"differ(s): {_short(was, now)} then, {_short(now, was)} now. Repeat the command "
+                f"{self.target}: what was interrupted there was another import: of {other[0]} "
+                f"{_short(was, now)}, not {_short(now, was)}. Repeat the command "
                 "that was interrupted, or start over with --overwrite and without --resume."
             )
         return records
@@ -166,7 +166,7 @@ class PartialImport:
         lengths = np.array(self._lengths, dtype=np.int64)
         write_tables(self.folder / "cohort", tables, schema, info, lengths[lengths >= 0])
         self._images.close()
-        put_in_place(self.folder / "cohort", self.target)
+        put_in_place(self.folder / "cohort", self.target.resolve())
         self._finished = True
 
     def __exit__(
@@ -190,6 +190,7 @@ class PartialImport:
 
 def partial_folder(target: Path) -> Path:
     """Where an import that was interrupted waits to be continued."""
+    target = target.resolve()
     return target.with_name(f".{target.name}.import")
 
 

@@ -231,7 +231,7 @@ def summarised(key: tuple[Any, ...], same: list[dict[str, Any]]) -> dict[str, An
     row = dict(zip(names, key, strict=True))
     for name in ("alike", "test"):
         found = pool_results([entry[name] for entry in same]).balanced_accuracy
-        row[name] = {"mean": found.mean, "ci95": list(found.ci95)}
+        row[name] = found.to_dict(per_seed=False)
     for name in ("recall_at_10", "auroc"):
         row[name] = float(np.mean([entry[name] for entry in same])) if name in same[0] else None
     return row

@@ -105,10 +105,7 @@ class Agreement:
             "n": self.n,
             "n_patients": self.n_patients,
             "unknown_to_reference": self.unknown_to_reference,
-            **{
-                key: {"mean": _finite(e.mean), "ci95": [_finite(x) for x in e.ci95]}
-                for key, e in self.figures.items()
-            },
+            **{key: found.to_dict(per_seed=False) for key, found in self.figures.items()},
         }
 
 
@@ -302,7 +299,3 @@ def weighted_correlation(
     varied = (var_a > 1e-12 * square_a) & (var_b > 1e-12 * square_b)
     scale = np.sqrt(np.where(varied, var_a * var_b, 1.0))
     return np.where(varied, (w @ (a * b) - mean_a * mean_b) / scale, np.nan)
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -56,8 +56,8 @@ class LoanGroup:
             "n": self.n,
             "n_patients": self.n_patients,
             "mean_similarity": None if np.isnan(self.similarity) else self.similarity,
-            "abstained": _estimate(self.abstained),
-            "agreement": None if self.agreement is None else _estimate(self.agreement),
+            "abstained": self.abstained.to_dict(per_seed=False),
+            "agreement": self.agreement and self.agreement.to_dict(per_seed=False),
         }
 
 
@@ -209,7 +209,3 @@ def _correlation(a: Array, b: Array, patients: Array, replicates: int, seed: int
         return {"rho": weighted_correlation(w, a, b)}
 
     return bootstrap([patients], statistic, replicates=replicates, seed=seed)["rho"]
-
-
-def _estimate(found: Estimate) -> dict[str, Any]:
-    return {"mean": found.mean, "ci95": list(found.ci95)}

@@ -182,9 +182,12 @@ class Retrieval:
             "agreement": [found.to_dict() for found in self.agreement],
             "agreement_on_reference": [found.to_dict() for found in self.reference_agreement],
             "by_similarity": [
-                {**asdict(part), "agreement": _estimate(part.agreement)} for part in self.bins
+                {**asdict(part), "agreement": part.agreement.to_dict(per_seed=False)}
+                for part in self.bins
             ],
-            "rank_correlation": {k: _estimate(v) for k, v in self.rank_correlation.items()},
+            "rank_correlation": {
+                k: v.to_dict(per_seed=False) for k, v in self.rank_correlation.items()
+            },
             "groups": [group.to_dict() for group in self.groups],
             "search": "exact" if self.recall is None else self.recall.to_dict(),
         }
@@ -213,10 +216,3 @@ class Retrieval:
 def _median(values: Array) -> float | None:
     known = values[np.isfinite(values)]
     return float(np.median(known)) if len(known) else None
-
-
-def _estimate(found: Estimate) -> dict[str, Any]:
-    return {
-        "mean": found.mean if np.isfinite(found.mean) else None,
-        "ci95": [x if np.isfinite(x) else None for x in found.ci95],
-    }

@@ -75,9 +75,7 @@ class Abstention:
             "calibration_images": self.n,
             "calibration_patients": self.n_patients,
             "calibrated_on_unseen_patients": self.unseen,
-            "achieved_coverage": None
-            if achieved is None
-            else {"mean": achieved.mean, "ci95": list(achieved.ci95)},
+            "achieved_coverage": achieved and achieved.to_dict(per_seed=False),
             "caution": self.caution,
         }
 

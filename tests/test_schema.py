@@ -81,8 +81,8 @@ def test_is_immutable():
         ({"patient_metadata": {"age": {}}}, "feature 'age': kind '' is not one of"),
         ({"patient_metadata": {"age": "continuous"}}, "'age' must be a table"),
         (
-            {"patient_metadata": {"age": {"kind": "continuous", "units": "y"}}},
-            "feature 'age': unknown key 'units'; a feature has: aliases, categories",
+            {"patient_metadata": {"age": {"kind": "continuous", "einheit": "y"}}},
+            "feature 'age': unknown key 'einheit'; a feature has: aliases, categories",
         ),
         (
             {"patient_metadata": {"age": {"kind": "continuous", "columns": ["a", "b"]}}},

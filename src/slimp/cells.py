@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -11,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from slimp.errors import TableError
-from slimp.schema import Feature
+from slimp.schema import AGES, Feature
 
 TICKS = {"true": True, "yes": True, "1": True, "1.0": True} | {
     "false": False,
@@ -21,12 +24,35 @@ TICKS = {"true": True, "yes": True, "1": True, "1.0": True} | {
 }
 """Spellings of a checkbox cell, in lower case; pandas writes 1.0 where a column has holes."""
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+WITH_UNIT = r"^(?P<number>.*[0-9][.,]?)\s*(?P<unit>[^0-9.,\s][^0-9]*)$"
 LARGEST = 1e30
 """A number beyond is no measurement, and its square overflows."""
-IMAGE_ENDING = re.compile(r"\.(?:jpe?g|png|tiff?|bmp|webp|gif)$", re.IGNORECASE)
+IMAGE_ENDING = re.compile(r"\.(?:jpe?g|png|tiff?|bmp|webp|gif|dcm)$", re.IGNORECASE)
+NUMERIC = "numeric"
+"""Key in `DataFrame.attrs` of the columns whose cells were numbers in the file, not text."""
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Where: TypeAlias = Callable[[int], str]
 
 
-def parse_cells(cells: pd.Series, feature: Feature, where: Callable[[int], str]) -> pd.Series:
+def read_feature(table: pd.DataFrame, feature: Feature, where: Where) -> dict[str, pd.Series]:
+    """The feature's columns, typed, from the columns of a published table that it reads.
+
+    Raises:
+        TableError: a cell does not fit; see `parse_cells`.
+    """
+    if feature.from_date is not None and feature.to_date is not None:
+        dates = table[feature.from_date], table[feature.to_date]
+        return {feature.name: _time_between(*dates, feature, where)}
+    numeric = table.attrs.get(NUMERIC, ())
+    plain = replace(feature, decimal=".", thousands=None)
+    return {
+        column: parse_cells(table[column], plain if column in numeric else feature, where)
+        for column in feature.columns
+    }
+
+
+def parse_cells(cells: pd.Series, feature: Feature, where: Where) -> pd.Series:
     """The column as float64 (continuous), str (categorical) or boolean (checkbox).
 
     A cell is missing if it is empty or one of `feature.missing`, spaces around it aside.
@@ -40,47 +66,162 @@ def parse_cells(cells: pd.Series, feature: Feature, where: Callable[[int], str])
         TableError: names the first cell that does not fit, and the remedy.
     """
     stripped = cells.str.strip()
-    missing = stripped.isin(["", *feature.missing])
+    missing = _is_missing(stripped, feature)
     known = stripped.where(~missing)
+    if feature.aliases:
+        known = known.replace(dict(feature.aliases))
     if feature.kind == "continuous":
-        typed, problem = _numbers(known), "is not a number"
+        typed, problem = _numbers(known, feature), "is not a number"
     elif feature.kind == "categorical":
         typed, problem = _categories(known, feature), "is not one of the categories"
     else:
         typed, problem = _ticks(known), "is not a yes or no"
-    misfits = np.flatnonzero((typed.isna() & ~missing).to_numpy(dtype=bool))
-    if len(misfits):
-        cell, more = str(stripped.iloc[misfits[0]]), len(misfits) - 1
-        if feature.kind == "continuous" and re.fullmatch(NUMBER, cell):
-            problem = "is too large for a measurement"
-        raise TableError(
-            f"{where(int(misfits[0]))}, column '{cells.name}': '{cell}' {problem}. "
-            + (f"The same goes for {more} more cell(s) of this column. " if more else "")
-            + _remedy(cell, feature)
-        )
+    _refuse_misfits(
+        stripped, (typed.isna() & ~missing).to_numpy(dtype=bool), feature, where, problem
+    )
     return typed
 
 
 def missing_spellings(cells: pd.Series, feature: Feature) -> dict[str, int]:
     """What stands for missing in the column -> how many cells; '' is the empty cell."""
     stripped = cells.str.strip()
-    counts = stripped[stripped.isin(["", *feature.missing])].value_counts()
+    counts = stripped[_is_missing(stripped, feature)].value_counts()
     return {str(spelling): int(count) for spelling, count in sorted(counts.items())}
 
 
-def _numbers(known: pd.Series) -> pd.Series:
+def _is_missing(stripped: pd.Series, feature: Feature) -> pd.Series:
+    words = ["", *feature.missing]
+    if feature.kind == "continuous":  # -1 and -1.0 are one number
+        codes = [word.removesuffix(".0") for word in words if re.fullmatch(NUMBER, word)]
+        words += [code + end for code in codes for end in ("", ".0", ",0")]
+    return stripped.isin(words)
+
+
+def _refuse_misfits(
+    cells: pd.Series, misfits: Array, feature: Feature, where: Where, problem: str
+) -> None:
+    """Raises for the first cell that is a misfit."""
+    places = np.flatnonzero(misfits)
+    if not len(places):
+        return
+    cell, more = str(cells.iloc[places[0]]), len(places) - 1
+    if feature.kind == "continuous" and re.fullmatch(NUMBER, cell.replace(",", ".")):
+        unclear = feature.decimal == "," and "." in cell
+        problem = "could mean two numbers" if unclear else problem
+        if re.fullmatch(NUMBER, cell) and not unclear:
+            problem = "is too large for a measurement"
+    raise TableError(
+        f"{where(int(places[0]))}, column '{cells.name}': '{cell}' {problem}. "
+        + (f"The same goes for {more} more cell(s) of this column. " if more else "")
+        + _remedy(cell, feature)
+    )
+
+
+def _numbers(known: pd.Series, feature: Feature) -> pd.Series:
+    """The cells as float64 in the feature's unit; what is no number, or too large, is NaN."""
     text = pa.array(known, type=pa.string(), from_pandas=True)
-    try:
-        values = pc.cast(text, pa.float64()).to_numpy(zero_copy_only=False)
-    except pa.ArrowInvalid:  # some cell is no number: find out which, at leisure
-        plain = known.where(known.str.fullmatch(NUMBER).eq(True))
-        values = pd.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64)
+    values = _cast(text, feature)
+    if values is None:  # some cell is no plain number: find out which, at leisure
+        values = _cast_some(known, feature) * feature.factor
+        if feature.unit or feature.units:
+            values = np.where(np.isnan(values), _with_units(known, feature), values)
+    elif feature.factor != 1:
+        values = values * feature.factor
     return pd.Series(np.where(np.abs(values) < LARGEST, values, np.nan), index=known.index)
 
 
+def _cast(text: pa.Array, feature: Feature) -> Array | None:
+    """The numbers, missing as NaN; None if some cell is none."""
+    if feature.thousands is not None:
+        mark, decimal = re.escape(feature.thousands), re.escape(feature.decimal)
+        gap = r"[ \x{00a0}\x{202f}]" if feature.thousands == " " else mark
+        pattern = rf"^[+-]?[0-9]{{1,3}}(?:{gap}[0-9]{{3}})+(?:{decimal}[0-9]*)?$"
+        grouped = pc.match_substring_regex(text, pattern)
+        whole = pc.replace_substring_regex(text, gap, "")
+        text = pc.if_else(grouped, whole, text)
+    if feature.decimal == ",":
+        unclear = pc.match_substring_regex(text, r"^[+-]?[0-9]{1,3}(?:\.[0-9]{3})+$")
+        if pc.any(unclear).as_py():
+            return None
+        text = pc.replace_substring(text, ",", ".")
+    try:
+        values: Array = pc.cast(text, pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        return None
+    return values
+
+
+def _cast_some(known: pd.Series, feature: Feature) -> Array:
+    """As `_cast`, cell by cell where the whole column will not do; what is no number is NaN."""
+    distinct = known.dropna().unique()
+    numbers = {}
+    for cell in distinct:
+        value = _cast(pa.array([str(cell)]), feature)
+        written = str(cell).replace(",", ".") if feature.decimal == "," else str(cell)
+        if value is not None and (feature.thousands or re.fullmatch(NUMBER, written)):
+            numbers[cell] = float(value[0])
+    return known.map(numbers).to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _with_units(known: pd.Series, feature: Feature) -> Array:
+    """The numbers of cells that end in a unit which the feature knows; others are NaN."""
+    parts = known.str.extract(WITH_UNIT)
+    factors = _unit_factors(feature)
+    factor = parts["unit"].map(_plain_unit, na_action="ignore").map(factors)
+    numbers = _cast_some(parts["number"].str.strip(), feature)
+    product: Array = numbers * factor.to_numpy(dtype=np.float64, na_value=np.nan)
+    return product
+
+
+def _unit_factors(feature: Feature) -> dict[str, float]:
+    own = {} if feature.unit is None else {_plain_unit(feature.unit): 1.0}
+    return own | {_plain_unit(unit): factor for unit, factor in feature.units.items()}
+
+
+def _plain_unit(unit: str) -> str:
+    return unicodedata.normalize("NFKC", unit).strip().casefold()
+
+
+def _time_between(start: pd.Series, end: pd.Series, feature: Feature, where: Where) -> pd.Series:
+    """The time from one date to the other in the feature's unit; unknown if one of them is."""
+    from_day, to_day = _days(start, feature, where), _days(end, feature, where)
+    time = (to_day - from_day) / AGES[str(feature.unit)]
+    if (before := np.flatnonzero(time < 0)).size:
+        row = int(before[0])
+        raise TableError(
+            f"{where(row)}, column '{end.name}': {end.iloc[row].strip()} lies before "
+            f"{start.iloc[row].strip()}, the date in '{start.name}'. Mend one of them, or empty "
+            "the cell if it is not known."
+        )
+    return pd.Series(time, index=start.index)
+
+
+def _days(cells: pd.Series, feature: Feature, where: Where) -> Array:
+    """Days since 1970-01-01; missing as NaN."""
+    stripped = cells.str.strip()
+    missing = _is_missing(stripped, feature)
+    known = stripped.where(~missing)
+    dates = pd.to_datetime(known.str.slice(0, 10), format="%Y-%m-%d", errors="coerce")
+    iso = known.str.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ].*)?").eq(True)
+    dates = dates.where(iso)
+    if feature.date_format is not None:
+        own = pd.to_datetime(known, format=feature.date_format, errors="coerce")
+        dates = dates.where(iso, own)
+    written = f"a date written as {feature.date_format or '%Y-%m-%d'}"
+    _refuse_misfits(
+        stripped,
+        (dates.isna() & ~missing).to_numpy(dtype=bool),
+        feature,
+        where,
+        f"is not {written}",
+    )
+    days: Array = dates.to_numpy().astype("datetime64[D]").astype(np.float64)
+    days[dates.isna().to_numpy()] = np.nan
+    return days
+
+
 def _categories(known: pd.Series, feature: Feature) -> pd.Series:
-    typed = known.replace(dict(feature.aliases)) if feature.aliases else known
-    return typed if feature.categories is None else typed.where(typed.isin(feature.categories))
+    return known if feature.categories is None else known.where(known.isin(feature.categories))
 
 
 def _ticks(known: pd.Series) -> pd.Series:
@@ -90,16 +231,35 @@ def _ticks(known: pd.Series) -> pd.Series:
 
 
 def _remedy(cell: str, feature: Feature) -> str:
-    if feature.kind == "continuous" and re.fullmatch(r"-?[0-9]+,[0-9]+", cell):
-        return f"Decimals are written with a point: {cell.replace(',', '.')}."
+    name = feature.name
     advice = (
         "Missing values are written as an empty cell. "
-        f"If '{cell}' means missing, add: {feature.name}.missing = [\"{cell}\"]"
+        f"If '{cell}' means missing, add: {name}.missing = [\"{cell}\"]"
     )
+    if feature.from_date is not None:
+        return f'Say how dates are written, as in {name}.format = "%d.%m.%Y". {advice}'
     if feature.kind == "checkbox":
         return f"Write True/False, yes/no or 1/0. {advice}"
-    if feature.categories is not None:
-        return f"Those are: {', '.join(feature.categories)}. {advice}"
+    if feature.kind == "categorical":
+        return f"Those are: {', '.join(feature.categories or ())}. {advice}"
+    if feature.decimal == "." and re.fullmatch(r"-?[0-9]+,[0-9]+", cell):
+        point = cell.replace(",", ".")
+        return (
+            f"Decimals are written with a point: {point}. If this table writes a comma, set "
+            'decimal = "," under [table].'
+        )
+    if feature.decimal == "," and re.fullmatch(r"[+-]?[0-9]{1,3}(?:\.[0-9]{3})+", cell):
+        return (
+            f'If the point stands between thousands, set {name}.thousands = "."; if before '
+            f'decimals, set {name}.decimal = "." or write a comma.'
+        )
+    found = re.match(WITH_UNIT, cell)
+    if found and (feature.unit or feature.units):
+        unit, known = found["unit"], ", ".join(filter(None, [feature.unit, *feature.units]))
+        return (
+            f"Cells may end in: {known}. If '{unit}' is a unit, say what a number in it is "
+            f'multiplied by: {name}.units = {{ "{unit}" = ... }}. {advice}'
+        )
     return advice
 
 

@@ -22,6 +22,11 @@ RESERVED_COLUMNS = frozenset(
     {"image_id", "lesion_id", "patient_id", "label", "split", "byte_offset", "byte_length"}
 )
 """Columns of a cohort's own; a feature cannot bear their names."""
+TABLE_DEFAULTS = frozenset({"decimal", "thousands"})
+"""Keys of `[table]` that hold for every continuous feature without a setting of its own."""
+THOUSANDS = (".", ",", "'", " ")
+AGES = {"years": 365.2425, "months": 365.2425 / 12, "days": 1.0}
+"""Units of a time between two dates -> days."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +48,24 @@ class Feature:
     missing: tuple[str, ...] = ()
     """Cells that mean 'missing', besides the empty cell."""
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """Published spelling -> canonical spelling, as in BRAZIL -> BRASIL."""
+    """Published spelling -> canonical spelling, as in BRAZIL -> BRASIL, or ja -> yes."""
+    decimal: str = "."
+    """Mark before the decimals; with ',' a point is read too where it can mean nothing else."""
+    thousands: str | None = None
+    """Mark between groups of three digits; None: there is none."""
+    factor: float = 1.0
+    """What a number without a unit is multiplied by, to be in `unit`."""
+    units: Mapping[str, float] = field(default_factory=dict)
+    """Unit written in a cell, as in '1,2 cm' -> what its number is multiplied by."""
+    from_date: str | None = None
+    """Column of a date; the feature is the time from it to `to_date`, in `unit`."""
+    to_date: str | None = None
+    date_format: str | None = None
+    """As strftime has it, as in '%d.%m.%Y'; None: ISO 8601, which is always read."""
 
     def __post_init__(self) -> None:
         _check_kind(self.name, self.kind)
+        self._check_numbers()
         if not self.columns or (self.kind != "checkbox" and len(self.columns) != 1):
             raise TableError(
                 f"feature '{self.name}': a {self.kind} feature has exactly one column, "
@@ -54,6 +73,41 @@ class Feature:
             )
         if self.categories is not None and self.kind != "categorical":
             raise TableError(f"feature '{self.name}': only a categorical feature has categories.")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The published columns that the feature is made from: its own, or two dates."""
+        if self.from_date is None or self.to_date is None:
+            return self.columns
+        return self.from_date, self.to_date
+
+    def _check_numbers(self) -> None:
+        """Refuses settings of numbers that make no sense."""
+        problem = ""
+        dates = {self.from_date, self.to_date}
+        special = self.thousands or self.units or self.from_date or self.to_date
+        if self.kind != "continuous" and (special or self.factor != 1 or self.decimal != "."):
+            problem = "only a continuous feature has decimal, thousands, factor, units, from or to"
+        elif self.decimal not in (".", ","):
+            problem = f"decimal is '.' or ',', got {self.decimal!r}"
+        elif self.thousands is not None and self.thousands not in THOUSANDS:
+            problem = (
+                f"thousands is one of {' '.join(map(repr, THOUSANDS))}, got {self.thousands!r}"
+            )
+        elif self.thousands == self.decimal:
+            problem = f"decimal and thousands are both {self.decimal!r}"
+        elif not all(0 < abs(value) < 1e30 for value in (self.factor, *self.units.values())):
+            problem = "a factor is a number other than 0"
+        elif None in dates and dates != {None}:
+            problem = "give both dates, 'from' and 'to'"
+        elif self.date_format is not None and self.from_date is None:
+            problem = "'format' is for a feature made 'from' one date 'to' another"
+        elif self.from_date is not None and self.unit not in AGES:
+            problem = f"a time between dates has a unit: {', '.join(AGES)}; got {self.unit!r}"
+        elif self.from_date is not None and self.columns != (self.name,):
+            problem = "a feature made of dates has no column of its own"
+        if problem:
+            raise TableError(f"feature '{self.name}': {problem}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +154,8 @@ class Schema:
         ids = {self.image: "image", self.lesion: "lesion", self.patient: "patient"}
         owner: dict[str, str] = {}
         for feature in self.features:
-            for column in feature.columns:
-                claim = f"feature '{feature.name}'"
+            claim = f"feature '{feature.name}'"
+            for column in dict.fromkeys((*feature.reads, *feature.columns)):
                 if column in self.refused:
                     reason = self.refused[column]
                     raise TableError(
@@ -114,6 +168,8 @@ class Schema:
                     )
                 if column in ids:
                     raise TableError(f"{claim}: column '{column}' is the {ids[column]} id.")
+                if column not in feature.columns:
+                    continue  # a date may serve several features, and does not enter the cohort
                 if column in RESERVED_COLUMNS:
                     raise TableError(
                         f"{claim}: a cohort has a column '{column}' of its own. Rename the "
@@ -158,9 +214,12 @@ class Schema:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Schema:
-        """Builds a schema from the parsed TOML; a `[dataset]` table in it is left aside."""
+        """Builds a schema from the parsed TOML; the table `[dataset]` in it is left aside.
+
+        Of `[table]` only what features have by default counts here; `TableLayout` reads the rest.
+        """
         known = {"image", "lesion", "patient", "label", "label_names", "split", "missing"}
-        known |= {"refused", "dataset"} | {f"{name}_metadata" for name in LEVELS}
+        known |= {"refused", "dataset", "table"} | {f"{name}_metadata" for name in LEVELS}
         if unknown := set(content) - known:
             raise TableError(
                 f"unknown key '{sorted(unknown)[0]}'; a schema has: {', '.join(sorted(known))}."
@@ -168,10 +227,12 @@ class Schema:
         if not isinstance(content.get("image"), str):
             raise TableError("the key 'image' must name the column of the image file.")
         missing = _strings(content.get("missing", []), "missing")
+        defaults = _table(content.get("table", {}), "table")
+        defaults = {key: defaults[key] for key in TABLE_DEFAULTS & set(defaults)}
         levels = []
         for name in LEVELS:
             table = _table(content.get(f"{name}_metadata", {}), f"{name}_metadata")
-            features = (_feature(key, value, missing) for key, value in table.items())
+            features = (_feature(key, value, missing, defaults) for key, value in table.items())
             levels.append(Level(name=name, features=tuple(features)))
         names = _table(content.get("label_names", {}), "label_names")
         refused = _table(content.get("refused", {}), "refused")
@@ -200,9 +261,12 @@ class Schema:
         return content
 
 
-def _feature(name: str, content: object, missing: tuple[str, ...]) -> Feature:
+def _feature(
+    name: str, content: object, missing: tuple[str, ...], defaults: Mapping[str, Any]
+) -> Feature:
     entry = _table(content, name)
     allowed = {"kind", "column", "columns", "unit", "categories", "missing", "aliases"}
+    allowed |= {"decimal", "thousands", "factor", "units", "from", "to", "format"}
     if unknown := set(entry) - allowed:
         raise TableError(
             f"feature '{name}': unknown key '{sorted(unknown)[0]}'; "
@@ -214,8 +278,11 @@ def _feature(name: str, content: object, missing: tuple[str, ...]) -> Feature:
     categories = entry.get("categories")
     own_missing = _strings(entry.get("missing", []), f"{name}.missing")
     aliases = _table(entry.get("aliases", {}), f"{name}.aliases")
+    units = _table(entry.get("units", {}), f"{name}.units")
     kind = entry.get("kind", "")
     _check_kind(name, kind)
+    if kind == "continuous":
+        entry = {**defaults, **entry}
     return Feature(
         name=name,
         kind=kind,
@@ -224,6 +291,13 @@ def _feature(name: str, content: object, missing: tuple[str, ...]) -> Feature:
         categories=None if categories is None else _strings(categories, f"{name}.categories"),
         missing=tuple(dict.fromkeys((*missing, *own_missing))),
         aliases={str(key): str(value) for key, value in aliases.items()},
+        decimal=_optional_string(entry, "decimal") or ".",
+        thousands=_optional_string(entry, "thousands"),
+        factor=_number(entry.get("factor", 1), f"{name}.factor"),
+        units={str(key): _number(value, f"{name}.units") for key, value in units.items()},
+        from_date=_optional_string(entry, "from"),
+        to_date=_optional_string(entry, "to"),
+        date_format=_optional_string(entry, "format"),
     )
 
 
@@ -243,7 +317,17 @@ def _feature_dict(feature: Feature) -> dict[str, Any]:
         content["missing"] = list(feature.missing)
     if feature.aliases:
         content["aliases"] = dict(feature.aliases)
-    return content
+    if feature.units:
+        content["units"] = dict(feature.units)
+    numbers = {
+        "decimal": (feature.decimal, "."),
+        "thousands": (feature.thousands, None),
+        "factor": (feature.factor, 1.0),
+        "from": (feature.from_date, None),
+        "to": (feature.to_date, None),
+        "format": (feature.date_format, None),
+    }
+    return content | {key: value for key, (value, usual) in numbers.items() if value != usual}
 
 
 def _table(value: object, where: str) -> Mapping[str, Any]:
@@ -256,6 +340,12 @@ def _strings(value: object, where: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(v, str | int) for v in value):
         raise TableError(f"'{where}' must be a list of strings, got {value!r}.")
     return tuple(str(v) for v in value)
+
+
+def _number(value: object, where: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TableError(f"'{where}' must be a number, got {value!r}.")
+    return float(value)
 
 
 def _optional_string(content: Mapping[str, Any], key: str) -> str | None:

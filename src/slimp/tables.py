@@ -14,11 +14,16 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from slimp.cells import image_key, missing_spellings, parse_cells, points_outside
+from slimp.cells import image_key, missing_spellings, points_outside, read_feature
 from slimp.cohort import Tables
 from slimp.errors import TableError
 from slimp.schema import RESERVED_COLUMNS, Schema
 from slimp.settle import Disagreement, level_table
+
+ASSUMED = "assumed"
+"""Key in `DataFrame.attrs` of what a reader assumed about a file, one sentence each."""
+JOINED = "joined"
+"""Key in `DataFrame.attrs` of column -> (file it was joined from, column of the ids there)."""
 
 Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -27,6 +32,8 @@ Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 class TableReport:
     """What was met in a table and how it was settled."""
 
+    assumed: tuple[str, ...] = ()
+    """What had to be assumed about the file, such as its encoding."""
     rows: int = 0
     """Of the published table, duplicates included."""
     duplicate_rows: int = 0
@@ -94,7 +101,11 @@ def type_rows(table: pd.DataFrame, schema: Schema) -> TypedRows:
     _require_columns(table, schema)
     image_ids = _image_ids(table, schema)
     first = ~_repeats(table, image_ids, schema)
-    report = TableReport(rows=len(table), duplicate_rows=int((~first).sum()))
+    report = TableReport(
+        assumed=tuple(table.attrs.get(ASSUMED, ())),
+        rows=len(table),
+        duplicate_rows=int((~first).sum()),
+    )
     table, image_ids = table[first], image_ids[first]
     lesions, patients, report = _lesions_and_patients(table, image_ids, schema, report)
     columns = {"image_id": image_ids, "lesion_id": lesions, "patient_id": patients}
@@ -103,10 +114,10 @@ def type_rows(table: pd.DataFrame, schema: Schema) -> TypedRows:
         columns["split"] = _known(table[schema.split])
     spellings = dict[str, dict[str, int]]()
     for feature in schema.features:
-        for column in feature.columns:
+        for column in feature.reads:
             if gaps := missing_spellings(table[column], feature):
                 spellings[column] = gaps
-            columns[column] = parse_cells(table[column], feature, _namer(table, schema))
+        columns |= read_feature(table, feature, _namer(table, schema, feature.reads[0]))
     names = _unused_columns(table, schema)
     columns |= {new: table[old] for old, new in names.items()}
     renamed = tuple(f"{old} -> {new}" for old, new in names.items() if old != new)
@@ -143,8 +154,14 @@ def _require_columns(table: pd.DataFrame, schema: Schema) -> None:
     ids = {"image": schema.image, "lesion": schema.lesion, "patient": schema.patient}
     ids |= {"label": schema.label, "split": schema.split}
     wanted = [(column, role) for role, column in ids.items() if column]
-    wanted += [(c, f"feature '{f.name}'") for f in schema.features for c in f.columns]
+    wanted += [(c, f"feature '{f.name}'") for f in schema.features for c in f.reads]
     names = [str(name) for name in table.columns]
+    for feature in schema.features:
+        if feature.from_date is not None and feature.name in names:
+            raise TableError(
+                f"{file}: feature '{feature.name}' is made of two dates, but the table has a "
+                f"column '{feature.name}' too. Give the feature another name."
+            )
     for column, role in wanted:
         if column not in names:
             near = difflib.get_close_matches(column, names, n=1, cutoff=0.7)
@@ -159,10 +176,16 @@ def _require_columns(table: pd.DataFrame, schema: Schema) -> None:
         raise TableError(f"{file}: has no rows, only a header.")
 
 
-def _namer(table: pd.DataFrame, schema: Schema) -> Callable[[int], str]:
+def _namer(table: pd.DataFrame, schema: Schema, column: str | None = None) -> Callable[[int], str]:
+    joined_from = table.attrs.get(JOINED, {}).get(column)
+
     def where(position: int) -> str:
         file, row = table.index[position]
-        return f"{file}, row {row} ({schema.image} {table[schema.image].iloc[position]})"
+        place = f"{file}, row {row} ({schema.image} {table[schema.image].iloc[position]})"
+        if joined_from is not None:
+            other, key = joined_from
+            place += f", joined from {other} ({key} {table[key].iloc[position]})"
+        return place
 
     return where
 
@@ -172,9 +195,15 @@ def _image_ids(table: pd.DataFrame, schema: Schema) -> pd.Series:
     ids = []
     for position, cell in enumerate(table[schema.image].tolist()):
         if points_outside(cell):
+            advice = "Write the path from that folder on, without '..'."
+            if ".." not in cell:
+                advice = (
+                    "Write the path from that folder on; or name the part of it that stands for "
+                    "the folder under [table], as in image_root = 'D:\\photos'."
+                )
             raise TableError(
                 f"{where(position)}, column '{schema.image}': '{cell}' points outside the image "
-                "folder. Write the path from that folder on, without '..'."
+                f"folder. {advice}"
             )
         ids.append(image_key(cell))
         if not ids[-1]:
@@ -262,7 +291,7 @@ def _labels(table: pd.DataFrame, schema: Schema) -> pd.Series:
 def _unused_columns(table: pd.DataFrame, schema: Schema) -> dict[str, str]:
     """Columns the schema does not use -> their names here, clear of our own."""
     used = {schema.image, schema.lesion, schema.patient, schema.label, schema.split}
-    used |= {column for feature in schema.features for column in feature.columns}
+    used |= {column for feature in schema.features for column in feature.reads}
     names: dict[str, str] = {}
     taken = {*RESERVED_COLUMNS, *table.columns}
     for column in table.columns.difference(list(used - {None}), sort=False):

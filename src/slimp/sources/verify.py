@@ -1,6 +1,7 @@
 """An encoded image is decoded in full once, at import, so that training never meets a damaged one.
 
-What comes out is an upright RGB image as JPEG or PNG, downsized if it is large.
+What comes out is an upright RGB image as JPEG or PNG, downsized if it is large, and nothing but
+the image: what a file says about where, when or of whom it was taken does not come along.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS = 128_000_000
-"""Images with more pixels are refused before they are decoded: 384 MB each, or a bomb."""
+from slimp.sources.dicom import MAX_PIXELS, CorruptImageError, is_dicom, picture_of
+from slimp.sources.strip import strip_metadata
+
+__all__ = ["MAX_PIXELS", "CorruptImageError", "VerifiedImage", "own_limits", "verify_image"]
+
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 JPEG_QUALITY = 95
-
-
-class CorruptImageError(Exception):
-    """The image cannot be used; the message is the reason, in a few words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,10 @@ class VerifiedImage:
     resized: bool = False
     converted: bool = False
     """Re-encoded because of its file format, colour mode, orientation tag or transparency."""
+    stripped: bool = False
+    """The file held more than the image (EXIF, XMP, IPTC, comments, DICOM tags), now removed."""
+    first_frame: bool = False
+    """The first of several frames."""
 
 
 @contextmanager
@@ -44,7 +48,7 @@ def own_limits() -> Iterator[None]:
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
+            warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\b")
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
@@ -54,7 +58,8 @@ def verify_image(encoded: bytes, *, shorter_side: int) -> VerifiedImage:
     """The image as a cohort keeps it: published bytes where possible.
 
     Args:
-        encoded: a JPEG, PNG, TIFF, BMP, WebP or GIF file; of several frames the first counts.
+        encoded: a JPEG, PNG, TIFF, BMP, WebP, GIF or DICOM file; of several frames the first
+            counts.
         shorter_side: larger images are downsized to this, px; 0 keeps them.
 
     Raises:
@@ -62,6 +67,8 @@ def verify_image(encoded: bytes, *, shorter_side: int) -> VerifiedImage:
     """
     Image.init()  # or Pillow would not know all of FORMATS yet
     try:
+        if is_dicom(encoded):
+            return _from_dicom(encoded, shorter_side)
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             return _verify(image, encoded, shorter_side)
     except CorruptImageError:
@@ -81,26 +88,59 @@ def _verify(image: Image.Image, encoded: bytes, shorter_side: int) -> VerifiedIm
     format_ = image.format
     upright = image.getexif().get(0x0112, 1) in (0, 1)  # the orientation tag
     plain = upright and format_ in ("JPEG", "PNG") and image.mode == "RGB"
-    plain = plain and getattr(image, "n_frames", 1) == 1 and "transparency" not in image.info
-    resized = 0 < shorter_side < min(width, height)
-    size = (width, height)
+    first_frame = getattr(image, "n_frames", 1) > 1
+    plain = plain and not first_frame and "transparency" not in image.info
+    size = _size(width, height, shorter_side)
+    resized = size != (width, height)
     if resized:
-        scale = shorter_side / min(width, height)
-        size = (max(round(width * scale), shorter_side), max(round(height * scale), shorter_side))
         # JPEG can decode at 1/2, 1/4, 1/8 of its size: fast, and still twice as fine as needed.
         image.draft(None, (2 * size[0], 2 * size[1]))
     image.load()
+    bare = strip_metadata(encoded)
     if plain and not resized:
-        return VerifiedImage(encoded=encoded)
+        return VerifiedImage(encoded=bare, stripped=bare is not encoded)
     picture = _to_rgb(image)
     if resized:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     if not upright:
         picture.getexif().update(image.getexif())
         picture = ImageOps.exif_transpose(picture)
+    return VerifiedImage(
+        encoded=_jpeg(picture),
+        resized=resized,
+        converted=not plain,
+        stripped=bare is not encoded,
+        first_frame=first_frame,
+    )
+
+
+def _from_dicom(encoded: bytes, shorter_side: int) -> VerifiedImage:
+    picture, frames = picture_of(encoded)
+    size = _size(*picture.size, shorter_side)
+    resized = size != picture.size
+    if resized:
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    return VerifiedImage(
+        encoded=_jpeg(picture),
+        resized=resized,
+        converted=True,
+        stripped=True,
+        first_frame=frames > 1,
+    )
+
+
+def _size(width: int, height: int, shorter_side: int) -> tuple[int, int]:
+    if not 0 < shorter_side < min(width, height):
+        return width, height
+    scale = shorter_side / min(width, height)
+    return max(round(width * scale), shorter_side), max(round(height * scale), shorter_side)
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    picture.info = {}  # or Pillow would write the comment that it read
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return VerifiedImage(encoded=buffer.getvalue(), resized=resized, converted=not plain)
+    return buffer.getvalue()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,0 +1,130 @@
+"""DICOM images as plain pictures: pixels come through, and none of the tags.
+
+Reading them needs pydicom (`pip install 'slimp[dicom]'`).
+"""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from importlib import import_module
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+MAX_PIXELS = 128_000_000
+"""Images with more pixels are refused before they are decoded: 384 MB each, or a bomb."""
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+
+class CorruptImageError(Exception):
+    """The image cannot be used; the message is the reason, in a few words."""
+
+
+def is_dicom(encoded: bytes) -> bool:
+    """Whether the file begins as DICOM files do."""
+    return encoded[128:132] == b"DICM"
+
+
+def picture_of(encoded: bytes) -> tuple[Image.Image, int]:
+    """The image as 8-bit RGB, of several frames the first, and how many frames there are.
+
+    Grey values are shown as the file says (its window, its look-up tables, dark where low); the
+    whole range of values counts where it says nothing.
+
+    Raises:
+        CorruptImageError: pydicom is not installed, or no decoder for the file's compression; or
+            the file is damaged, too large, holds no image, or says that it shows a name.
+    """
+    pydicom = _pydicom()
+    dataset = pydicom.dcmread(io.BytesIO(encoded))
+    if str(dataset.file_meta.get("TransferSyntaxUID", "")) == _DEFLATED:
+        raise CorruptImageError("a DICOM file that is deflated as a whole; save it another way")
+    if "PixelData" not in dataset:
+        raise CorruptImageError("a DICOM file without an image in it")
+    if dataset.get("BurnedInAnnotation") == "YES":
+        raise CorruptImageError(
+            "a DICOM file that says a person is named in its pixels; crop it and save it as PNG"
+        )
+    width, height = int(dataset.Columns), int(dataset.Rows)
+    if width * height > MAX_PIXELS:
+        raise CorruptImageError(
+            f"too large: {width} x {height} pixels, allowed are {MAX_PIXELS:,} in all"
+        )
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    pixels = _decode(dataset)
+    kind = str(dataset.PhotometricInterpretation)
+    if kind == "PALETTE COLOR":
+        pixels = _to_bytes(pydicom.pixels.apply_color_lut(pixels, dataset))
+    elif kind.startswith("MONOCHROME"):
+        pixels = _grey(pixels, dataset, pydicom)
+    else:
+        pixels = _to_bytes(pixels, int(dataset.BitsStored))
+    return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB"), frames
+
+
+def _decode(dataset: Any) -> Array:
+    """The first frame, in RGB if it has colours."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        pixels: Array = import_module("pydicom.pixels").pixel_array(dataset, index=0)
+    except (RuntimeError, NotImplementedError) as error:
+        if getattr(syntax, "is_compressed", False) and "decode" in str(error).lower():
+            raise CorruptImageError(
+                f"a DICOM file compressed as {syntax.name}, which needs a decoder: pip install "
+                "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+            ) from None
+        raise
+    return pixels
+
+
+def _grey(pixels: Array, dataset: Any, pydicom: Any) -> Array:
+    """Grey values as bytes: rescaled, seen through the first window, and bright where high."""
+    values = np.asarray(pydicom.pixels.apply_rescale(pixels, dataset))
+    bits = int(dataset.BitsStored)
+    if "VOILUTSequence" in dataset:
+        values = pydicom.pixels.apply_voi_lut(values, dataset, index=0)
+        low, high = 0.0, float(2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1)
+    elif "WindowCenter" in dataset and "WindowWidth" in dataset:
+        low, high = _window(dataset)
+    elif bits <= 8 and values is pixels and not dataset.PixelRepresentation:
+        low, high = 0.0, float(2**bits - 1)
+    else:
+        low, high = float(values.min()), float(values.max())
+    shown = (values.astype(np.float64) - low) / max(high - low, 1e-12)
+    grey = (255 * shown).round().clip(0, 255).astype(np.uint8)
+    inverse = dataset.PhotometricInterpretation == "MONOCHROME1"
+    return np.asarray(255 - grey if inverse else grey)
+
+
+def _window(dataset: Any) -> tuple[float, float]:
+    """The values shown black and white (DICOM PS3.3 C.11.2.1.2), of several windows the first."""
+    centre, width = (
+        float(value if isinstance(value, int | float) else value[0])
+        for value in (dataset.WindowCenter, dataset.WindowWidth)
+    )
+    if dataset.get("VOILUTFunction", "LINEAR") == "LINEAR":  # the odd one out: see the standard
+        centre, width = centre - 0.5, width - 1
+    return centre - width / 2, centre + width / 2
+
+
+def _to_bytes(pixels: Array, bits: int | None = None) -> Array:
+    """Colours as bytes, of more bits per colour the upper 8."""
+    bits = 8 * pixels.dtype.itemsize if bits is None else bits
+    if bits > 8:
+        return np.asarray(pixels >> (bits - 8)).clip(0, 255).astype(np.uint8)
+    return pixels.astype(np.uint8)
+
+
+@lru_cache(maxsize=1)
+def _pydicom() -> Any:
+    try:
+        import_module("pydicom.pixels")
+        return import_module("pydicom")
+    except ImportError:
+        raise CorruptImageError(
+            "a DICOM file; reading those needs a further package: pip install 'slimp[dicom]'"
+        ) from None

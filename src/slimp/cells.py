@@ -130,7 +130,7 @@ def _numbers(known: pd.Series, feature: Feature) -> pd.Series:
     return pd.Series(np.where(np.abs(values) < LARGEST, values, np.nan), index=known.index)
 
 
-def _cast(text: pa.Array, feature: Feature) -> Array | None:
+def _cast(text: pa.Array | pa.ChunkedArray, feature: Feature) -> Array | None:
     """The numbers, missing as NaN; None if some cell is none."""
     if feature.thousands is not None:
         mark, decimal = re.escape(feature.thousands), re.escape(feature.decimal)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 
 from slimp.cohort import Cohort
+from slimp.errors import TableError
 from slimp.sources import get_source, import_source
 
 HEADER = [
@@ -63,6 +66,22 @@ def jpeg(shade: int) -> bytes:
 def write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
+
+
+def pack(folder: Path, target: Path, method: int = zipfile.ZIP_STORED) -> Path:
+    """A zip of all that is in the folder, under paths from the folder on."""
+    with zipfile.ZipFile(target, "w", method) as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(folder))
+    return target
+
+
+def assert_same(found: Cohort, expected: Cohort) -> None:
+    for level in ("images", "lesions", "patients"):
+        pd.testing.assert_frame_equal(getattr(found, level), getattr(expected, level))
+    assert [found.read_image(i) for i in range(len(expected))] == [
+        expected.read_image(i) for i in range(len(expected))
+    ]
 
 
 def make_raw(folder: Path, places: list[str]) -> Path:
@@ -131,18 +150,65 @@ def test_biopsed_is_kept_for_the_check_and_never_an_input(cohort):
     assert "biopsed" not in {c for level in cohort.schema.levels for c in level.columns}
 
 
-@pytest.mark.parametrize(
-    "places",
-    [
-        ["imgs_part_1", "imgs_part_1", "imgs_part_2", "imgs_part_3", "imgs_part_3"],
-        ["imgs_part_1/imgs_part_1"] * 3 + ["imgs_part_2/imgs_part_2"] * 2,
-        ["images/imgs_part_1"] * 2 + ["images/imgs_part_2"] * 3,
-        ["zr7vgbcyr2-1/imgs_part_1"] * 5,
-    ],
-)
-def test_published_layouts(tmp_path, places):
-    cohort = import_source("pad-ufes-20", make_raw(tmp_path / "raw", places), tmp_path / "cohort")
-    assert [cohort.read_image(i) for i in range(5)] == [jpeg(i) for i in range(5)]
+LAYOUTS = [
+    ["imgs_part_1", "imgs_part_1", "imgs_part_2", "imgs_part_3", "imgs_part_3"],
+    ["imgs_part_1/imgs_part_1"] * 3 + ["imgs_part_2/imgs_part_2"] * 2,
+    ["images/imgs_part_1"] * 2 + ["images/imgs_part_2"] * 3,
+    ["zr7vgbcyr2-1/imgs_part_1"] * 5,
+    ["all_images/imgs_part_1"] * 5,
+]
+
+
+@pytest.mark.parametrize("places", LAYOUTS)
+def test_published_layouts(tmp_path, places, cohort):
+    found = import_source("pad-ufes-20", make_raw(tmp_path / "raw", places), tmp_path / "cohort")
+    assert_same(found, cohort)
+
+
+@pytest.mark.parametrize("places", LAYOUTS)
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_the_archive_is_read_in_place(tmp_path, places, method, cohort):
+    """As Mendeley Data packs it: a zip that holds the parts as zips."""
+    raw = make_raw(tmp_path / "raw", places)
+    for part in sorted(raw.rglob("imgs_part_*")):
+        if part.is_dir() and "imgs_part" not in part.parent.name:
+            pack(part, part.with_suffix(".zip"), method)
+            shutil.rmtree(part)
+    pack(raw, tmp_path / "zr7vgbcyr2-1.zip", method)
+    before = sorted(tmp_path.iterdir())
+    found = import_source("pad-ufes-20", tmp_path / "zr7vgbcyr2-1.zip", tmp_path / "cohort")
+    assert_same(found, cohort)
+    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "cohort"])
+    assert found.info.import_report["layout"].startswith("Mendeley Data, or a copy of it; table m")
+
+
+def test_the_table_of_a_copy_holds_paths(tmp_path, cohort):
+    """A copy on Kaggle names images by their path."""
+    places = ["imgs_part_1/imgs_part_1"] * 3 + ["imgs_part_2/imgs_part_2"] * 2
+    raw = make_raw(tmp_path / "raw", places)
+    table = pd.read_csv(raw / "metadata.csv", dtype="str", keep_default_na=False)
+    table["img_id"] = [
+        f"{place}/{name}" for place, name in zip([*places, "x"], table["img_id"], strict=True)
+    ]
+    table.to_csv(raw / "metadata.csv", index=False)
+    found = import_source("pad-ufes-20", raw, tmp_path / "cohort")
+    assert [found.read_image(i) for i in range(5)] == [cohort.read_image(i) for i in range(5)]
+
+
+def test_png_and_jpg(tmp_path):
+    raw = make_raw(tmp_path / "raw", ["images"] * 5)
+    table = (raw / "metadata.csv").read_text().replace(".png", ".jpg")
+    (raw / "metadata.csv").write_text(table)
+    for path in (raw / "images").iterdir():
+        Image.open(path).save(path.with_suffix(".png"))
+        path.unlink()
+    assert len(import_source("pad-ufes-20", raw, tmp_path / "cohort")) == 5
+
+
+def test_the_archives_mirror_is_another_source(tmp_path):
+    write(tmp_path / "raw" / "metadata.csv", b"isic_id,diagnosis\nISIC_1,nevus\n")
+    with pytest.raises(TableError, match=r"is a download from the ISIC Archive\. .* source isic"):
+        import_source("pad-ufes-20", tmp_path / "raw", tmp_path / "cohort")
 
 
 @pytest.mark.real_data
@@ -174,3 +240,20 @@ def test_the_schema_uses_every_column_of_the_real_table(real_data):
     schema = get_source("pad-ufes-20").schema()
     used = {c for f in schema.features for c in f.columns} | set(schema.refused)
     assert set(columns) == used | {"img_id", "lesion_id", "patient_id", "diagnostic"}
+
+
+@pytest.mark.real_data
+def test_the_real_part_as_the_published_archive(real_data, tmp_path):
+    raw = tmp_path / "raw"
+    for number, path in enumerate(sorted((real_data / "pad-ufes-20" / "images").iterdir())):
+        part = raw / "images" / f"imgs_part_{number % 3 + 1}"
+        part.mkdir(parents=True, exist_ok=True)
+        (part / path.name).symlink_to(path)
+    for part in sorted((raw / "images").iterdir()):
+        pack(part, part.with_suffix(".zip"))
+        shutil.rmtree(part)
+    (raw / "metadata.csv").symlink_to(real_data / "pad-ufes-20" / "metadata.csv")
+    packed = pack(raw, tmp_path / "zr7vgbcyr2-1.zip", zipfile.ZIP_DEFLATED)
+    found = import_source("pad-ufes-20", packed, tmp_path / "cohort")
+    expected = import_source("pad-ufes-20", real_data / "pad-ufes-20", tmp_path / "expected")
+    assert_same(found, expected)

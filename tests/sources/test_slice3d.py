@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -141,6 +143,89 @@ def test_no_images(tmp_path):
         import_source("slice3d", raw, tmp_path / "cohort")
 
 
+def pack(folder: Path, target: Path, method: int = zipfile.ZIP_DEFLATED) -> Path:
+    """A zip of all that is in the folder, under paths from the folder on."""
+    with zipfile.ZipFile(target, "w", method) as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(folder))
+    return target
+
+
+def assert_same(found: Cohort, expected: Cohort) -> None:
+    for level in ("images", "lesions", "patients"):
+        pd.testing.assert_frame_equal(getattr(found, level), getattr(expected, level))
+    assert [found.read_image(i) for i in range(len(expected))] == [
+        expected.read_image(i) for i in range(len(expected))
+    ]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("how", ["strings", "folder"])
+def test_the_archive_is_read_in_place(tmp_path, how, method, cohort):
+    raw = make_raw(tmp_path / "raw", how=how)
+    packed = pack(raw, tmp_path / "isic-2024-challenge.zip", method)
+    assert_same(import_source("slice3d", packed, tmp_path / "cohort"), cohort)
+
+
+def test_kaggle_packs_images_twice(tmp_path, cohort):
+    """The whole archive holds an HDF5 file and a folder of the same images."""
+    raw = make_raw(tmp_path / "raw", how="folder")
+    both = make_raw(tmp_path / "both")
+    for path in both.glob("*.hdf5"):
+        path.rename(raw / path.name)
+    found = import_source("slice3d", pack(raw, tmp_path / "all.zip"), tmp_path / "cohort")
+    assert_same(found, cohort)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["ISIC_2024_Training", "ISIC_2024_Permissive_Training"])
+@pytest.mark.parametrize("supplement", [False, True])
+def test_the_challenges_own_layout(tmp_path, name, packed, supplement):
+    raw, table = tmp_path / "raw", make_table("train", 0, 5)
+    images = raw / f"{name}_Input"
+    images.mkdir(parents=True)
+    later = [*TRAIN_ONLY, "target"]
+    table.drop(columns=later).to_csv(images / "metadata.csv", index=False)
+    for k in range(5):
+        (images / f"ISIC_{k}.jpg").write_bytes(jpeg(k))
+    if packed:
+        with zipfile.ZipFile(raw / f"{name}_Input.zip", "w") as archive:
+            for path in images.iterdir():
+                archive.write(path, f"{name}_Input/{path.name}")
+        shutil.rmtree(images)
+    truth = table[["isic_id", "target"]].rename(columns={"target": "malignant"})[::-1]
+    truth.assign(malignant=truth["malignant"] + ".0").to_csv(
+        raw / f"{name}_GroundTruth.csv", index=False
+    )
+    if supplement:
+        table[["isic_id", *TRAIN_ONLY]].to_csv(raw / f"{name}_Supplement.csv", index=False)
+    found = import_source("slice3d", raw, tmp_path / "cohort")
+    assert found.images["label"].tolist() == ["malignant"] + ["benign"] * 4
+    assert found.images["split"].tolist() == ["train"] * 5
+    assert [found.read_image(k) for k in range(5)] == [jpeg(k) for k in range(5)]
+    assert ("iddx_full" in found.images) == supplement
+    assert found.info.import_report["layout"].startswith("ISIC challenge 2024; table ISIC_2024_")
+
+
+def test_the_challenge_without_its_labels(tmp_path):
+    raw = tmp_path / "raw" / "ISIC_2024_Training_Input"
+    raw.mkdir(parents=True)
+    make_table("test", 0, 2).to_csv(raw / "metadata.csv", index=False)
+    with pytest.raises(TableError, match=r"is there without ISIC_2024_\*Training_GroundTruth\.csv"):
+        import_source("slice3d", raw.parent, tmp_path / "cohort")
+
+
+def test_images_in_other_files_are_not_read(tmp_path):
+    raw = make_raw(tmp_path / "raw", parts=("train",))
+    with h5py.File(tmp_path / "secret.hdf5", "w") as file:
+        file.create_dataset("ISIC_0", data=np.bytes_(jpeg(0)))
+    with h5py.File(raw / "train-image.hdf5", "a") as file:
+        del file["ISIC_0"]
+        file["ISIC_0"] = h5py.ExternalLink(str(tmp_path / "secret.hdf5"), "ISIC_0")
+    with pytest.raises(TableError, match=r"hdf5: the image 'ISIC_0' lies in another file"):
+        import_source("slice3d", raw, tmp_path / "cohort")
+
+
 @pytest.mark.real_data
 def test_the_real_fixture(real_data, tmp_path):
     cohort = import_source("slice3d", real_data / "slice3d", tmp_path / "cohort")
@@ -158,3 +243,11 @@ def test_the_real_fixture(real_data, tmp_path):
     assert (len(train), len(test)) == (55, 44)
     assert set(train) - used == {"image_type"}, "the same in every row"
     assert set(INPUTS) <= set(test)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_the_real_fixture_packed(real_data, tmp_path, method):
+    packed = pack(real_data / "slice3d", tmp_path / "isic-2024-challenge.zip", method)
+    found = import_source("slice3d", packed, tmp_path / "cohort")
+    assert_same(found, import_source("slice3d", real_data / "slice3d", tmp_path / "expected"))

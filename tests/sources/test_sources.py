@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tomllib
+import zipfile
 
 import pandas as pd
 import pytest
@@ -12,12 +14,21 @@ from slimp.schema import Schema
 from slimp.sources import READERS, get_source, import_source, sources
 from slimp.tables import type_rows
 
-PUBLIC = ["slice3d", "pad-ufes-20", "ham10000"]
+PUBLIC = ["slice3d", "pad-ufes-20", "hiba", "ham10000", "bcn20000"]
+REVIEWED = [*PUBLIC, "isic"]
 # From the published descriptions: images, lesions, patients.
 COUNTS = {
     "slice3d": (401_059, 401_059, 1_042),
     "pad-ufes-20": (2_298, 1_641, 1_373),
+    "hiba": (1_616, 1_246, 623),
     "ham10000": (10_015, 7_470, None),
+    "bcn20000": (18_946, 5_583, None),
+}
+ARCHIVE = {
+    *("diagnosis_1", "diagnosis_2", "diagnosis_3", "diagnosis_4", "diagnosis_5"),
+    *("benign_malignant", "melanocytic", "concomitant_biopsy", "diagnosis_confirm_type"),
+    *("mel_class", "mel_type", "mel_thick_mm", "mel_mitotic_index", "mel_ulcer", "nevus_type"),
+    *("attribution", "copyright_license"),
 }
 NEVER_INPUTS = {
     "slice3d": {
@@ -26,12 +37,15 @@ NEVER_INPUTS = {
         *("attribution", "copyright_license"),
     },
     "pad-ufes-20": {"biopsed"},
+    "hiba": ARCHIVE,
     "ham10000": {"dx_type", "dataset"},
+    "bcn20000": ARCHIVE,
+    "isic": ARCHIVE,
 }
 
 
 def test_every_source_is_listed():
-    assert set(sources()) == set(READERS) == {*PUBLIC, "csv", "synthetic"}
+    assert set(sources()) == set(READERS) == {*REVIEWED, "csv", "synthetic"}
     for name, source in sources().items():
         assert source.name == name
         assert source.title
@@ -48,7 +62,7 @@ def test_public_sources_say_where_they_come_from(name):
     assert source.homepage.startswith("https://")
 
 
-@pytest.mark.parametrize("name", [*PUBLIC, "synthetic"])
+@pytest.mark.parametrize("name", [*REVIEWED, "synthetic"])
 def test_reviewed_schemas(name):
     schema = get_source(name).schema()
     assert schema.label is not None
@@ -59,7 +73,7 @@ def test_reviewed_schemas(name):
         assert schema.level(level).features, f"{level} level"
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", REVIEWED)
 def test_a_refused_column_cannot_become_an_input_by_accident(name):
     for column in NEVER_INPUTS[name]:
         content = get_source(name).schema().to_dict()
@@ -68,7 +82,7 @@ def test_a_refused_column_cannot_become_an_input_by_accident(name):
             Schema.from_dict(content)
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", REVIEWED)
 def test_refused_columns_stay_out_of_the_levels_and_in_sight(name):
     schema = get_source(name).schema()
     columns = {schema.image, schema.lesion, schema.patient, schema.label, schema.split}
@@ -84,8 +98,10 @@ def test_refused_columns_stay_out_of_the_levels_and_in_sight(name):
 
 
 def test_unknown_sources_are_answered_with_the_known():
-    with pytest.raises(UserError, match=r"no source 'isic'\. Known sources: slice3d, pad-ufes-20"):
-        get_source("isic")
+    with pytest.raises(
+        UserError, match=r"no source 'isic24'\. Known sources: slice3d, pad-ufes-20"
+    ):
+        get_source("isic24")
 
 
 def test_csv_has_no_schema_of_its_own():
@@ -104,10 +120,46 @@ def test_a_reviewed_schema_is_not_replaced(tmp_path):
         import_source("pad-ufes-20", tmp_path, tmp_path / "c", schema=schema)
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", REVIEWED)
 def test_an_empty_folder_is_answered_with_what_should_be_there(name, tmp_path):
     with pytest.raises(TableError, match=r"there is no table .*metadata"):
         import_source(name, tmp_path, tmp_path / "c")
-    with pytest.raises(TableError, match=r"no such folder\. It should hold"):
+    with pytest.raises(TableError, match=r"no such folder or zip file\. It should hold"):
         import_source(name, tmp_path / "nowhere", tmp_path / "c")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", REVIEWED)
+def test_an_empty_zip_too(name, tmp_path):
+    with zipfile.ZipFile(tmp_path / "raw.zip", "w"):
+        pass
+    with pytest.raises(TableError, match=r"raw\.zip: there is no table .*metadata"):
+        import_source(name, tmp_path / "raw.zip", tmp_path / "c")
+
+
+@pytest.mark.parametrize("name", REVIEWED)
+def test_columns_of_the_layouts_are_those_of_the_schema(name):
+    """What a layout may lack, derives, renames to or sets is a column that the schema names."""
+    source = get_source(name)
+    schema = source.schema()
+    known = {schema.image, schema.lesion, schema.patient, schema.label, schema.split}
+    known |= {column for feature in schema.features for column in feature.columns}
+    known |= set(schema.refused)
+    facts = tomllib.loads(source.schema_file.read_text(encoding="utf-8"))["dataset"]
+    for layout in facts["layout"]:
+        assert {*layout.get("may_lack", ())} - {"*"} <= known
+        assert {*layout.get("rename", {}).values()} <= known
+        assert {column for rows in layout["rows"] for column in rows.get("set", {})} <= known
+        if "one_hot" in layout:
+            assert layout["one_hot"]["column"] == schema.label
+            labels = {*layout["one_hot"]["classes"].values()} - {""}
+            assert labels == {*(source.classes or labels)}
+    for rule in facts.get("derive", ()):
+        assert rule["column"] in known
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_published_classes_add_up(name):
+    source = get_source(name)
+    if source.classes:
+        assert sum(source.classes.values()) == source.images

@@ -1,28 +1,34 @@
 """Known datasets, and the one call that makes a cohort of any of them.
 
-A source is a reviewed TOML file, which says what each column is and where the data come from,
-and a small reader, which finds table and images in the published layout. To add one, write the
-two and name it in `READERS`.
+A source is a reviewed TOML file, which says what each column is, where the data come from and how
+they lie on disk (`recognise.Layout`), and a reader of a few lines. To add one, write the two and
+name it in `READERS`.
 """
 
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from slimp.cohort import Cohort, CohortInfo
 from slimp.errors import UserError
 from slimp.schema import Schema
-from slimp.sources import csv_folder, ham10000, pad_ufes_20, slice3d
+from slimp.sources import bcn20000, csv_folder, ham10000, hiba, isic, pad_ufes_20, slice3d
 from slimp.sources.importing import ImportOptions, Progress, import_cohort
+from slimp.sources.layout import TableLayout
 from slimp.sources.raw import Reader
+from slimp.sources.recognise import fitted
 
 READERS: dict[str, Reader | None] = {
     "slice3d": slice3d.read,
     "pad-ufes-20": pad_ufes_20.read,
+    "hiba": hiba.read,
     "ham10000": ham10000.read,
+    "bcn20000": bcn20000.read,
+    "isic": isic.read,
     "csv": csv_folder.read,
     "synthetic": None,
 }
@@ -47,6 +53,8 @@ class Source:
     lesions: int | None = None
     patients: int | None = None
     """As published; None if unknown."""
+    classes: Mapping[str, int] = field(default_factory=dict)
+    """Label -> images, as published."""
     schema_file: Path | None = None
     """None for `csv`, whose schema the user writes."""
     read: Reader | None = None
@@ -89,6 +97,7 @@ def import_source(
     target: str | Path,
     *,
     schema: Schema | None = None,
+    layout: TableLayout | None = None,
     table: str | None = None,
     images: str | None = None,
     options: ImportOptions | None = None,
@@ -100,9 +109,10 @@ def import_source(
 
     Args:
         name: of the source.
-        raw: folder that holds the data as published.
+        raw: folder or zip file that holds the data as published.
         target: cohort folder to write; complete or not there at all.
         schema: of the source `csv`; the others have their own.
+        layout: of the table of source `csv`; None: all of it is detected.
         table: the table, from `raw` on, if it is not where the source has it.
         images: the image folder, from `raw` on, if it is not where the source has it.
         options: image size and limits.
@@ -125,7 +135,13 @@ def import_source(
         )
     schema = source.schema() if schema is None else schema
     raw = Path(raw)
-    published = source.read(raw, table=table, images=images)
+    if name == "csv":
+        published = csv_folder.read(
+            raw, table=table, images=images, layout=layout, image=schema.image
+        )
+    else:
+        published = source.read(raw, table=table, images=images)
+    schema, published = fitted(schema, published)
     info = CohortInfo(
         name=raw.resolve().name if name == "csv" else name,
         source=name,
@@ -159,6 +175,8 @@ def _source(name: str) -> Source:
         )
     file = Path(__file__).with_name(f"{name.replace('-', '_')}.toml")
     facts = tomllib.loads(file.read_text(encoding="utf-8"))["dataset"]
+    for key in ("layout", "derive"):  # how it is read, no facts for people
+        facts.pop(key, None)
     facts.setdefault("title", facts.pop("name", name))
     facts.setdefault("how_to_get", f"generated: slimp data import {name} - COHORT")
     return Source(name=name, schema_file=file, read=READERS[name], **facts)

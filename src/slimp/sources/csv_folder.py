@@ -1,19 +1,120 @@
-"""Anyone's own data: a table with a row per image, and a folder of images."""
+"""Anyone's own data: a table of images, perhaps further tables, and a folder of image files."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
-from slimp.sources.raw import ImageFolder, RawTable, first_file, image_folders
+import pandas as pd
+
+from slimp.cells import image_key
+from slimp.errors import TableError
+from slimp.sources.arrange import arrange, fold
+from slimp.sources.layout import Join, TableLayout
+from slimp.sources.places import MAX_TABLE_BYTES, Images, Place
+from slimp.sources.raw import RawTable
 from slimp.sources.reading import read_table
 
+TABLE = "metadata.csv"
+IMAGES = "images"
 
-def read(raw: Path, *, table: str | None = None, images: str | None = None) -> RawTable:
+
+def read(
+    raw: Path,
+    *,
+    table: str | None = None,
+    images: str | None = None,
+    layout: TableLayout | None = None,
+    image: str | None = None,
+) -> RawTable:
     """The table (default `metadata.csv`) and the images (default in `images`) under `raw`.
 
+    Args:
+        raw: folder or zip file.
+        table: the main table, as a path from `raw` on.
+        images: the image folder, likewise.
+        layout: what the table looks like, and what to make of it.
+        image: column that names the image in the end; None: the table stays as it is.
+
     Raises:
-        TableError: the table or the image folder is missing, or the table is unreadable.
+        TableError: the table or the image folder is missing, or a table is unreadable.
     """
-    published = read_table(first_file(raw, ["metadata.csv"], table))
-    folder = ImageFolder(image_folders(raw, [], images or "images"))
-    return RawTable(table=published, open_image=folder, looked_in=str(folder))
+    layout, table = layout or TableLayout(), table or TABLE
+    place = Place(raw, holds=table)
+    number = place.number(table)
+    if number is None:
+        raise TableError(f"{raw}: there is no table {table}. Name another with --table.")
+    folder = place.folder(images or IMAGES)
+    opener = AnyCase(place, folder)
+    published = _read(place, number, layout)
+
+    def read_join(join: Join) -> pd.DataFrame:
+        beside = (Path(table).parent / join.file).as_posix() if join.file else table
+        other = place.number(beside)
+        if other is None:
+            raise TableError(f"{raw}: there is no table {beside}, which [[table.join]] names.")
+        encoding = layout.encoding if join.file is None else None
+        return _read(place, other, TableLayout(sheet=join.sheet, encoding=encoding))
+
+    if image is not None:
+        roots = dict.fromkeys(str(path) for path in (raw.absolute(), raw.resolve()))
+        published = arrange(
+            published,
+            layout,
+            image,
+            read_join=read_join,
+            files=opener.files if layout.image_names is not None else (),
+            roots=[f"{root}/{folder}" for root in roots if folder] + list(roots),
+        )
+    return RawTable(table=published, open_image=opener, looked_in=str(opener), close=place.close)
+
+
+class AnyCase:
+    """Image files of a folder, found by name or path; if need be whatever case they are in.
+
+    Args:
+        place: where the folder is.
+        folder: its path there.
+    """
+
+    def __init__(self, place: Place, folder: str) -> None:
+        self._place, self._folder = place, folder
+        self._images = Images(place, [folder])
+
+    def __str__(self) -> str:
+        return str(self._images)
+
+    @cached_property
+    def files(self) -> list[str]:
+        """Paths of all files, from the folder on."""
+        start = f"{self._folder}/" if self._folder else ""
+        return [path[len(start) :] for path in self._place.paths if path.startswith(start)]
+
+    def __call__(self, cell: str) -> bytes | None:
+        """The encoded image that the cell names, or None."""
+        encoded = self._images(cell)
+        if encoded is None and (other := self._spellings.get(fold(image_key(cell)))):
+            encoded = self._images(other)
+        return encoded
+
+    @cached_property
+    def _spellings(self) -> dict[str, str]:
+        """Folded name or path -> the file's path; '' where several answer."""
+        known = dict[str, str]()
+        outer = self._folder.rpartition("/")[2]
+        for file in self.files:
+            path = fold(image_key(file))
+            for key in {path, path.rpartition("/")[2], f"{fold(outer)}/{path}"}:
+                known[key] = "" if key in known else file
+        return known
+
+
+def _read(place: Place, number: int, layout: TableLayout) -> pd.DataFrame:
+    path = place.shown(number)
+    if not place.inside_zip(number):
+        return read_table(path, layout=layout)
+    try:
+        content = place.read(number, limit=MAX_TABLE_BYTES)
+    except OSError as error:
+        raise TableError(f"{path}: cannot be read from its zip file: {error}.") from None
+    return read_table(path, content=content, layout=layout)

@@ -1,23 +1,20 @@
-"""HAM10000 as published: `HAM10000_metadata`, and JPEGs in one folder or in two parts."""
+"""HAM10000: dermoscopy, as Harvard Dataverse, Kaggle or the ISIC 2018 challenge hand it out.
+
+The layouts, the columns and all facts are in `ham10000.toml`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from slimp.sources.raw import ImageFolder, RawTable, first_file, image_folders
-from slimp.sources.reading import read_table
-
-TABLES = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata")
-FOLDERS = ("images", "[Hh][Aa][Mm]10000_images_part_*", "**/[Hh][Aa][Mm]10000_images_part_*")
+from slimp.sources.raw import RawTable
+from slimp.sources.recognise import read_published
 
 
 def read(raw: Path, *, table: str | None = None, images: str | None = None) -> RawTable:
-    """The table and images under `raw`.
+    """The table and images in `raw`.
 
     Raises:
-        TableError: the table is missing or unreadable.
+        TableError: no known layout is there, or a file is at fault.
     """
-    published = read_table(first_file(raw, TABLES, table))
-    folder = ImageFolder(image_folders(raw, FOLDERS, images))
-    looked_in = str(folder) if folder.folders else f"{raw}/images, {raw}/HAM10000_images_part_1, _2"
-    return RawTable(table=published, open_image=folder, looked_in=looked_in)
+    return read_published(Path(__file__).with_suffix(".toml"), raw, table=table, images=images)

@@ -1,22 +1,20 @@
-"""PAD-UFES-20 as published: `metadata.csv`, and PNG photographs in one folder or in three parts."""
+"""PAD-UFES-20: clinical photographs by smartphone, as Mendeley Data or Kaggle hand them out.
+
+The layouts, the columns and all facts are in `pad_ufes_20.toml`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from slimp.sources.raw import ImageFolder, RawTable, first_file, image_folders
-from slimp.sources.reading import read_table
-
-FOLDERS = ("images", "imgs_part_*", "**/imgs_part_*")
+from slimp.sources.raw import RawTable
+from slimp.sources.recognise import read_published
 
 
 def read(raw: Path, *, table: str | None = None, images: str | None = None) -> RawTable:
-    """The table and images under `raw`.
+    """The table and images in `raw`.
 
     Raises:
-        TableError: the table is missing or unreadable.
+        TableError: no known layout is there, or a file is at fault.
     """
-    published = read_table(first_file(raw, ["metadata.csv"], table))
-    folder = ImageFolder(image_folders(raw, FOLDERS, images))
-    looked_in = str(folder) if folder.folders else f"{raw}/images, {raw}/imgs_part_1 to _3"
-    return RawTable(table=published, open_image=folder, looked_in=looked_in)
+    return read_published(Path(__file__).with_suffix(".toml"), raw, table=table, images=images)

@@ -1,0 +1,68 @@
+"""Encoded images in an HDF5 file: a dataset of bytes per image, named after it."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from threading import Lock
+
+import h5py
+import numpy as np
+
+from slimp.cells import image_key
+from slimp.errors import TableError
+from slimp.sources.places import MAX_IMAGE_BYTES
+
+HDF5_ENDING = re.compile(r"\.(?:hdf5|h5)$", re.IGNORECASE)
+
+
+class HDF5Images:
+    """Images of an HDF5 file, found by what a table calls them.
+
+    Args:
+        file: the path of the file, or a file object where it lies within an archive.
+        shown: what messages call it.
+
+    Raises:
+        TableError: it is not a readable HDF5 file.
+    """
+
+    def __init__(self, file: Path | io.BufferedReader, shown: Path) -> None:
+        self._lock = Lock()
+        self._shown = shown
+        try:
+            self._file = h5py.File(file, "r")
+        except (OSError, RuntimeError, ValueError) as error:
+            raise TableError(f"{shown}: not a readable HDF5 file ({error}).") from None
+
+    def __call__(self, cell: str) -> bytes | None:
+        """The encoded image that the cell names, or None."""
+        key = image_key(cell)
+        if not key:
+            return None
+        with self._lock:
+            try:
+                item = self._file.get(key)
+                if not isinstance(item, h5py.Dataset):
+                    return None
+                if problem := self._problem(item):
+                    raise TableError(f"{self._shown}: the image '{key}' {problem}.")
+                value = item[()]  # np.bytes_, np.void or an array of bytes
+            except TableError:
+                raise
+            except (KeyError, RuntimeError, ValueError) as error:
+                raise OSError(f"damaged in {self._shown.name} ({error})") from None
+        return bytes(value) if isinstance(value, bytes) else np.asarray(value).tobytes()
+
+    def _problem(self, item: h5py.Dataset) -> str:
+        """Why the bytes are not to be read, or ''."""
+        if item.file.filename != self._file.filename or item.external or item.is_virtual:
+            return "lies in another file, which is not read"
+        if item.nbytes > MAX_IMAGE_BYTES:
+            return f"says that it has {item.nbytes:,} bytes, more than are read. Remove it"
+        return ""
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from nested_vs_flat import add_cohort, load_cohort, plain_parser, record
+from cohorts import add_cohort, load_cohort
+from harness import plain_parser, record
 from slimp.cohort import Cohort
 from slimp.config import ModelConfig, PretrainConfig, part_of
 from slimp.evaluate.backends import (

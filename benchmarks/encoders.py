@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nested_vs_flat import last_line_of, plain_parser, record
+from harness import last_line_of, plain_parser, record
 from slimp.config import PretrainConfig
 from slimp.models.image import ImageEncoder
 from slimp.precision import suit_to_device

@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from nested_vs_flat import load_cohort, prepare, real_data, record, shared_parser
+from cohorts import load_cohort, real_data
+from harness import interval, record
+from pretraining import prepare, shared_parser
 from slimp.baselines.floor import LEVELS_OF, metadata_floor, metadata_table, one_hot
 from slimp.cohort import Cohort
 from slimp.evaluate.features import embed
@@ -35,7 +37,7 @@ from slimp.retrieve.extrapolate import extrapolate
 from slimp.retrieve.result import Retrieval
 from slimp.retrieve.routes import Loans
 from slimp.train import pretrain
-from transfer import SAME, against, interval
+from transfer import SAME, against
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ARMS = ("image only", "ii", "ilp", "ii, k=10", "ilp, k=10", "ilp, shuffled")

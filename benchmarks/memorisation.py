@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from nested_vs_flat import held_out, load_cohort, record, setting, shared_parser
+from cohorts import load_cohort
+from harness import record
+from pretraining import held_out, setting, shared_parser
 from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
 from slimp.evaluate.features import embed

@@ -27,7 +27,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from nested_vs_flat import held_out, load_cohort, prepare, record, shared_parser
+from cohorts import load_cohort
+from harness import interval, record
+from pretraining import held_out, prepare, shared_parser
 from slimp.cohort import Cohort
 from slimp.config import PretrainConfig
 from slimp.evaluate.backends import inference
@@ -47,7 +49,6 @@ from slimp.retrieve.reference import Reference
 from slimp.retrieve.routes import lend
 from slimp.retrieve.storeys import read_metadata
 from slimp.train import pretrain
-from transfer import interval
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MODES = ("zero", "mask", "learned")

@@ -30,7 +30,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from nested_vs_flat import add_cohort, load_cohort, plain_parser, record
+from cohorts import add_cohort, load_cohort
+from harness import plain_parser, record
 from slimp.batches import PatientBatches, epoch_loader
 from slimp.cohort import Cohort
 from slimp.config import PretrainConfig

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nested_vs_flat import last_line_of, plain_parser, record
+from harness import last_line_of, plain_parser, record
 from slimp.evaluate.search import Neighbours, nearest
 from slimp.retrieve.approximate import ApproximateIndex
 from step import used_mib

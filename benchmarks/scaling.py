@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from nested_vs_flat import last_line_of, plain_parser, record
+from harness import last_line_of, plain_parser, record
 from slimp.runs import read_log
 from slimp.sources.synthetic import SyntheticConfig, synthesize
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from nested_vs_flat import last_line_of, plain_parser, record
+from harness import last_line_of, plain_parser, record
 from slimp.batches import Batch, LevelBatch
 from slimp.config import ModelConfig, PretrainConfig, part_of
 from slimp.distributed import Shares

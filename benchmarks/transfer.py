@@ -22,15 +22,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from nested_vs_flat import (
-    held_out,
-    load_cohort,
-    prepare,
-    real_data,
-    record,
-    run_floors,
-    shared_parser,
-)
+from cohorts import load_cohort, real_data
+from harness import interval, record
+from pretraining import held_out, prepare, run_floors, shared_parser
 from slimp.adapt import adapt
 from slimp.cohort import Cohort
 from slimp.config import AdaptConfig, PretrainConfig, RunConfig, part_of
@@ -192,12 +186,6 @@ def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         cells = [interval(row.get(name)) for name in ("image", "full", "full_minus_embeddings")]
         print(f"{row['pair']:26s} {row['arm']:14s} {cells[0]:>22s} {cells[1]:>22s} {cells[2]:>26s}")
-
-
-def interval(score: dict[str, Any] | None) -> str:
-    if score is None:
-        return "-"
-    return f"{score['mean']:.3f} [{score['ci95'][0]:.3f}, {score['ci95'][1]:.3f}]"
 
 
 if __name__ == "__main__":

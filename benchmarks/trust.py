@@ -21,15 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from nested_vs_flat import (
-    held_out,
-    load_cohort,
-    plain_parser,
-    prepare,
-    real_data,
-    record,
-    run_floors,
-)
+from cohorts import load_cohort, real_data
+from harness import interval, plain_parser, record
+from pretraining import held_out, prepare, run_floors
 from slimp.cohort import Cohort
 from slimp.evaluate.conformal import verified_coverage
 from slimp.evaluate.features import embed
@@ -39,7 +33,6 @@ from slimp.evaluate.probe_config import ProbeConfig
 from slimp.evaluate.result import ProbeResult, answer_of, codes_of
 from slimp.evaluate.similarity import similarity_by_level
 from slimp.train import pretrain
-from transfer import interval
 
 COVERAGES = (0.8, 0.9, 0.95)
 METRICS = ("balanced_accuracy", "ece", "ece_scaled", "brier", "brier_scaled")

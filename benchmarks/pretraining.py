@@ -1,0 +1,65 @@
+"""What benchmarks of pre-training have in common: arguments, settings, parts, and the floors."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+
+from cohorts import add_cohort
+from harness import plain_parser
+from slimp.baselines.floor import majority, metadata_floor
+from slimp.cohort import Cohort
+from slimp.config import PretrainConfig
+from slimp.evaluate.probe_config import ProbeConfig
+from slimp.evaluate.result import ProbeResult
+from slimp.held_out import Parts, set_aside
+
+
+def shared_parser(
+    description: str | None, *, seeds: int, steps: int, preset: str
+) -> argparse.ArgumentParser:
+    """The arguments that benchmarks of pre-training have in common."""
+    parser = plain_parser(description, quick="a minute: tiny model, few steps")
+    add_cohort(parser, real="pad-ufes-20")
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--steps", type=int, default=steps, help="optimizer steps per run")
+    parser.add_argument("--preset", default=preset, choices=["tiny", "small", "vit-s"])
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="settings")
+    return parser
+
+
+def prepare(cohort: Cohort, args: argparse.Namespace, seed: int) -> tuple[PretrainConfig, Parts]:
+    """Settings and parts of one seed; epochs are chosen so that the steps add up."""
+    changes = {"validation_fraction": 0.0, "held_out_fraction": 0.25, "seed": seed}
+    changes |= dict(setting(item) for item in args.set)
+    config = PretrainConfig.from_preset(args.preset, **changes)
+    parts = set_aside(cohort, config)
+    per_epoch = -(-len(parts.train.patients) // config.patients)
+    return dataclasses.replace(config, epochs=max(1, round(args.steps / per_epoch))), parts
+
+
+def setting(item: str) -> tuple[str, Any]:
+    """Field and value of FIELD=VALUE; a value that is no JSON is a string."""
+    field, _, value = item.partition("=")
+    try:
+        return field, json.loads(value)
+    except json.JSONDecodeError:
+        return field, value
+
+
+def run_floors(cohort: Cohort, config: PretrainConfig, parts: Parts) -> dict[str, ProbeResult]:
+    settings, column = ProbeConfig(seed=config.seed, replicates=1), held_out(cohort, parts)
+    return {
+        "metadata_only": metadata_floor(cohort, settings, parts=column).best,
+        "majority": majority(cohort.images, settings, parts=column),
+    }
+
+
+def held_out(cohort: Cohort, parts: Parts) -> np.ndarray:
+    assert parts.held_out is not None
+    tests = cohort.images["patient_id"].isin(parts.held_out.patients["patient_id"])
+    return np.where(tests, "held_out", "train")

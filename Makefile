@@ -42,7 +42,7 @@ check: $(VENV)/.installed
 	$(TEST) -m "not slow"
 
 bench: $(VENV)/.installed
-	@set -e; for file in benchmarks/*.py; do \
+	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do \
 	  echo "== $$file --quick"; $(BIN)/python "$$file" --quick; \
 	done
 

@@ -22,6 +22,7 @@ from slimp.errors import UserError
 VERBS = {
     "demo": "the main job on a synthetic cohort, with a report, in under 2 minutes",
     "data sources": "datasets that can be imported: images, patients, licence, where to get them",
+    "data download": "SOURCE RAW: fetch a dataset of the ISIC Archive, or check what you fetched",
     "data import": "SOURCE RAW COHORT: make a cohort from a dataset or from your own table",
     "data import synthetic": "- COHORT: make a cohort of drawn lesions with a true hierarchy",
     "data check": "COHORT: everything that could spoil a result, before a GPU is used",

@@ -75,7 +75,7 @@ def clean_tables(seed: int = 0, patients: int = 60) -> dict[str, pd.DataFrame]:
     people = pd.DataFrame(
         {
             "patient_id": [f"p{k:03}" for k in range(patients)],
-            "age": rng.integers(20, 90, patients).astype(float),
+            "age": rng.integers(20, 60, patients).astype(float),
             "origin": rng.choice(["ITALY", "BRASIL", "POMERANIA"], patients),
         }
     ).astype({"origin": "str"})
@@ -224,7 +224,7 @@ def test_tiny_and_blank_images():
     tiny = encode(np.random.default_rng(0).integers(0, 255, (8, 50, 3), dtype=np.uint8))
     blank = encode(np.full((40, 40, 3), 200, dtype=np.uint8))
     report = check_cohort(cohort(encoded={"i004": tiny, "i009": blank}))
-    assert codes(report) == {"tiny-image", "blank-image"}
+    assert codes(report) == {"tiny-image", "blank-image", "blurred-image"}
     assert only(report, "tiny-image").example == "i004: 50 x 8 px"
     assert only(report, "blank-image").example.startswith("i009")
 
@@ -241,7 +241,9 @@ def test_the_same_pixels_in_another_encoding_are_duplicates():
     assert {f.severity for f in report.findings} == {"warning"}
     pixels[0, 0, 0] ^= 1
     other = {**twins, "i009": encode(pixels)}
-    assert check_cohort(cohort(tables, encoded=other)).findings == ()
+    near = {"near-duplicate-labels", "near-duplicate-across-patients"}
+    assert codes(check_cohort(cohort(tables, encoded=other))) == near
+    assert check_cohort(cohort(tables, encoded=other), near_duplicates=False).findings == ()
 
 
 def test_how_far_duplicates_reach():
@@ -280,7 +282,7 @@ def test_one_class_small_classes_and_missing_labels():
     assert one.usable
     labels = np.array(["NEV"] * 60 + ["MEL"] * 52 + ["SCC"] * 6 + [None, None], dtype=object)
     few = check_cohort(cohort(with_column("images", "label", labels)))
-    assert codes(few) == {"small-class", "unlabelled"}
+    assert codes(few) == {"small-class", "unlabelled", "small-subgroup"}
     assert only(few, "small-class").example == "SCC (3 patients)"
     assert only(few, "unlabelled").count == 2
     nothing = pd.Series([None] * 120, dtype="str")
@@ -669,5 +671,14 @@ def test_pad_ufes_20_with_a_picture_filed_twice(pad):
 @pytest.mark.real_data
 def test_ham10000_leaks_how_the_diagnosis_was_made(real_data, tmp_path):
     report = check_cohort(import_source("ham10000", real_data / "ham10000", tmp_path / "ham"))
-    assert codes(report) == {"absent-image", "leak-refused", "missing-spellings"}
+    assert codes(report, "note") == {
+        "absent-image",
+        "leak-refused",
+        "missing-spellings",
+        "small-subgroup",
+        "dark-corners",
+        "near-duplicate-within-lesion",
+    }
+    assert codes(report, "warning") == {"framed-image", "near-duplicate-across-patients"}
+    assert "ISIC_0027636" in only(report, "near-duplicate-across-patients").example
     assert "dx_type = follow_up are nv" in only(report, "leak-refused").message

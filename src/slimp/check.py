@@ -8,19 +8,33 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
 from slimp.checks.columns import column_findings
+from slimp.checks.duplicates import (
+    EXACT,
+    NEAR,
+    duplicate_findings,
+    exact_groups,
+    find_near_duplicates,
+    near_groups,
+)
 from slimp.checks.finding import SEVERITIES, Finding, by_weight, count_of
 from slimp.checks.hierarchy import hierarchy_findings, table_counts
-from slimp.checks.images import Progress, image_findings, scan_images
+from slimp.checks.images import image_findings
 from slimp.checks.imports import import_findings
 from slimp.checks.leaks import leak_findings
 from slimp.checks.levels import level_findings
+from slimp.checks.missingness import Missingness, missing_findings, missingness
+from slimp.checks.near_duplicates import Progress
+from slimp.checks.personal import personal_findings
 from slimp.checks.published import Published, published_columns
+from slimp.checks.ranking import Ranked, rank_columns
+from slimp.checks.scan import scan_images
+from slimp.checks.subgroups import SubgroupTable, subgroup_findings, subgroup_tables
 from slimp.cohort import Cohort, Tables
 
 WIDTH = 100
@@ -29,12 +43,23 @@ WIDTH = 100
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """Counts and findings, gravest first."""
+    """Counts and findings, gravest first, and the tables behind them.
+
+    Two reports are equal if cohort, counts and findings are.
+    """
 
     cohort: str
     counts: Mapping[str, Any]
     """`patients lesions images`, then spreads, classes, parts, `missing` shares and image sizes."""
     findings: tuple[Finding, ...]
+    ranking: tuple[Ranked, ...] = field(compare=False, repr=False)
+    """What each column, its gaps and the pictures tell about the label."""
+    subgroups: tuple[SubgroupTable, ...] = field(compare=False, repr=False)
+    missingness: Missingness = field(compare=False, repr=False)
+    images: pd.DataFrame = field(compare=False, repr=False)
+    """A row per image: see `checks.scan.ImageScan`."""
+    duplicates: pd.DataFrame | None = field(compare=False, repr=False)
+    """A row per pair of nearly identical images: see `checks.duplicates`; None if not searched."""
 
     @property
     def usable(self) -> bool:
@@ -48,6 +73,10 @@ class CheckReport:
             "usable": self.usable,
             "counts": dict(self.counts),
             "findings": [asdict(finding) for finding in self.findings],
+            "columns": [row.to_dict() for row in self.ranking],
+            "subgroups": [table.to_dict() for table in self.subgroups],
+            "missingness": asdict(self.missingness),
+            "near_duplicates": None if self.duplicates is None else len(self.duplicates),
         }
 
     def render(self) -> str:
@@ -56,30 +85,52 @@ class CheckReport:
         return "\n".join(lines)
 
 
-def check_cohort(cohort: Cohort, *, progress: Progress | None = None) -> CheckReport:
+def check_cohort(
+    cohort: Cohort, *, near_duplicates: bool = True, progress: Progress | None = None
+) -> CheckReport:
     """Everything found; the order of the cohort's rows makes no difference.
 
-    `progress` is called with (images done, images in all) after each image.
+    Args:
+        cohort: what to look at.
+        near_duplicates: compare all pictures with all, which takes time with their square.
+        progress: called with (images done, images in all) after each image.
     """
     cohort = _in_id_order(cohort)
     columns = list(published_columns(cohort))
-    facts = scan_images(cohort, progress)
+    scan = scan_images(cohort, progress)
+    pairs = find_near_duplicates(scan) if near_duplicates else None
+    ranking = rank_columns(cohort, columns, scan.good)
+    subgroups = subgroup_tables(cohort, columns)
+    missing = missingness(columns)
     findings = [
         *hierarchy_findings(cohort),
-        *image_findings(facts),
+        *image_findings(scan),
+        *duplicate_findings(exact_groups(scan.good), EXACT),
+        *(duplicate_findings(near_groups(scan, pairs), NEAR) if pairs is not None else ()),
         *column_findings(cohort, columns),
-        *leak_findings(cohort, columns),
+        *personal_findings(columns),
+        *leak_findings(ranking),
         *level_findings(cohort, columns),
-        *import_findings(cohort.info.import_report),
+        *missing_findings(missing),
+        *subgroup_findings(subgroups),
+        *import_findings(cohort.info.import_report, cohort.schema),
     ]
     counts = table_counts(cohort)
     counts["missing"] = _missing(columns)
-    good = facts[facts["problem"] == ""]
     for side in ("width", "height"):
-        if len(good):
-            low, middle, high = good[side].quantile([0, 0.5, 1])
+        if len(scan.good):
+            low, middle, high = scan.good[side].quantile([0, 0.5, 1])
             counts[f"{side}_px"] = {"min": int(low), "median": float(middle), "max": int(high)}
-    return CheckReport(cohort=cohort.info.name, counts=counts, findings=by_weight(findings))
+    return CheckReport(
+        cohort=cohort.info.name,
+        counts=counts,
+        findings=by_weight(findings),
+        ranking=ranking,
+        subgroups=subgroups,
+        missingness=missing,
+        images=scan.facts,
+        duplicates=pairs,
+    )
 
 
 def _in_id_order(cohort: Cohort) -> Cohort:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from slimp.checks.finding import Finding, count_of, name_list
+from slimp.schema import Schema
 
 
-def import_findings(report: Mapping[str, Any]) -> Iterator[Finding]:
+def import_findings(report: Mapping[str, Any], schema: Schema) -> Iterator[Finding]:
     """Rows lost on the way, rows without ids, values that disagreed, spellings of missing."""
     yield from _lost_images(report)
     for level in ("lesion", "patient"):
@@ -28,7 +29,18 @@ def import_findings(report: Mapping[str, Any]) -> Iterator[Finding]:
             remedy="Nothing to do: the import kept one of each.",
             count=count,
         )
+    ages = {c for f in schema.features if f.unit in ("year", "years") for c in f.columns}
     for entry in report.get("disagreements", ()):
+        remedy = (
+            f"Correct the table if it is wrong, or move the column to a finer level if it "
+            f"truly varies within a {entry['level']}."
+        )
+        if entry["column"] in ages:
+            remedy = (
+                "A patient seen over years has several ages: nothing to do where they span no "
+                "more than that; look where they lie decades apart. Where the age at each "
+                "picture matters, move the column to a finer level."
+            )
         yield Finding(
             severity="note",
             code="level-disagreement",
@@ -38,10 +50,7 @@ def import_findings(report: Mapping[str, Any]) -> Iterator[Finding]:
                 f"the import took the {entry['rule']} value."
             ),
             example=str(entry["example"]),
-            remedy=(
-                f"Correct the table if it is wrong, or move the column to a finer level if it "
-                f"truly varies within a {entry['level']}."
-            ),
+            remedy=remedy,
             count=int(entry["count"]),
         )
     yield from _missing_spellings(report.get("missing_spellings", {}))

@@ -16,16 +16,16 @@ bleed), so a finding is a reason to look, with its evidence stated, and not a ve
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from slimp.checks.finding import Finding, Severity, name_list
-from slimp.checks.link import SIGNIFICANT, Link, as_categories, measure_link
-from slimp.checks.published import Published, Role
-from slimp.cohort import Cohort
+from slimp.checks.link import SIGNIFICANT, Link
+from slimp.checks.published import Published
+from slimp.checks.ranking import ACQUISITION, Ranked
 
 RULE_SHARE, COLUMN_SHARE, LABEL_SHARE = 0.20, 0.45, 0.60
-FILLED, EMPTY = "filled in", "empty"
+SHORTCUT_LIFT = 0.20
+"""Of the way from chance to perfect that how a picture was taken may go, by its lower bound."""
 
 
 def is_leak(link: Link) -> bool:
@@ -37,21 +37,41 @@ def is_leak(link: Link) -> bool:
     )
 
 
-def leak_findings(cohort: Cohort, columns: Sequence[Published]) -> Iterator[Finding]:
-    """Columns whose values, or whose gaps, follow the label."""
-    labels, patients = cohort.images["label"], cohort.images["patient_id"]
-    gaps: dict[tuple[bytes, Role], list[Published]] = defaultdict(list)
-    for column in columns:
-        link = measure_link(as_categories(column.values), labels, patients)
-        if link is not None and is_leak(link):
-            yield _values_leak(column, link)
-        else:
-            gaps[column.values.isna().to_numpy().tobytes(), column.role].append(column)
-    for alike in gaps.values():  # columns with the same gaps are one finding
-        filled = alike[0].values.notna().map({True: FILLED, False: EMPTY})
-        link = measure_link(filled.astype(object), labels, patients)
-        if link is not None and is_leak(link):
-            yield _gaps_leak(alike, link)
+def is_shortcut(link: Link) -> bool:
+    """Whether it tells far more about the label than how a picture is taken should."""
+    lift = (link.accuracy_ci95[0] - link.chance) / (1 - link.chance)
+    return link.p_value < SIGNIFICANT and (lift >= SHORTCUT_LIFT or is_leak(link))
+
+
+def leak_findings(ranking: Sequence[Ranked]) -> Iterator[Finding]:
+    """Columns whose values or whose gaps follow the label, and pictures taken by diagnosis."""
+    told = set()
+    for row in ranking:
+        if row.kind == "values" and is_leak(row.link):
+            told.add(row.name)
+            yield _values_leak(row.columns[0], row.link)
+        elif row.kind == "picture" and row.name in ACQUISITION and is_shortcut(row.link):
+            yield _shortcut(row)
+    for row in ranking:
+        # Where a column's values give the label away, its gaps need not be told as well.
+        rest = [column for column in row.columns if column.name not in told]
+        if row.kind == "gaps" and rest and is_leak(row.link):
+            yield _gaps_leak(rest, row.link)
+
+
+def _shortcut(row: Ranked) -> Finding:
+    rule = f"{row.link.rule.describe(row.name)}; " if row.link.rule is not None else ""
+    return Finding(
+        severity="warning",
+        code="shortcut",
+        message=f"{ACQUISITION[row.name]} ('{row.name}') follows the label: {rule}"
+        f"{_numbers(row.link)}.",
+        remedy=(
+            "Classes seem to come from different cameras, clinics or exports: a model can read "
+            "the source and pass for a dermatologist. Test on pictures of one source, or crop and "
+            "resize all alike before import."
+        ),
+    )
 
 
 def _values_leak(column: Published, link: Link) -> Finding:
@@ -107,5 +127,7 @@ def _numbers(link: Link) -> str:
     return (
         f"the label explains {link.column_share:.0%} of the column's entropy, and on held-out "
         f"patients the column alone predicts the label with balanced accuracy "
-        f"{link.balanced_accuracy:.2f} (chance {link.chance:.2f})"
+        f"{link.balanced_accuracy:.2f} (95 % interval {link.accuracy_ci95[0]:.2f} to "
+        f"{link.accuracy_ci95[1]:.2f}, chance {link.chance:.2f}); mutual information "
+        f"{link.information:.2f} bits"
     )

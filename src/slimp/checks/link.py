@@ -1,6 +1,7 @@
 """How tightly a column and the label hang together, measured across patients.
 
-Axis names: n = rows (images), v = values of the column, c = classes, f = folds of patients.
+Axis names: n = rows (images), v = values of the column, c = classes, f = folds of patients,
+e = entries: what one patient has of one value and class.
 
 A patient weighs 1 for each of its labels, spread over the values it has there, so that a hundred
 images of one patient say no more than one image. All measures come from tables of such counts, so
@@ -66,8 +67,14 @@ class Link:
     """Information in rules without exception, as a share of the label's entropy, at most 1."""
     balanced_accuracy: float
     """Of the class guessed from this column alone, on held-out patients."""
+    accuracy_ci95: tuple[float, float]
+    """Of the balanced accuracy, over patients."""
     chance: float
     """Balanced accuracy of a guess without the column."""
+    information: float
+    """Mutual information of column and label, less its bias, bits."""
+    information_ci95: tuple[float, float]
+    """Over patients, bits."""
     p_value: float
     """Of the G-test of independence."""
     one_to_one: bool
@@ -90,12 +97,15 @@ def measure_link(column: pd.Series, labels: pd.Series, patients: pd.Series) -> L
     value, values = _pool_rare(column[known].to_numpy(dtype=object), patient)
     if len(values) < 2 or len(classes) < 2:
         return None
-    folds = _count(patient, value, label, (FOLDS, len(values), len(classes)))
+    entries = _entries(patient, value, label, len(values), len(classes))
+    folds = entries.fold_counts(len(values), len(classes))
     rows = np.zeros(folds.shape[1:])
     np.add.at(rows, (value, label), 1)
     table = folds.sum(axis=0)  # (v, c)
     column_share, p_value = uncertainty(table)
-    label_share, balanced_accuracy = _held_out(folds)
+    label_share, guess = _held_out(folds)
+    balanced_accuracy, accuracy_error = entries.accuracy(guess, len(classes))
+    information, information_error = entries.information(table)
     rule_share, rule = _rule(table, rows, values, classes)
     some = rows > 0
     return Link(
@@ -103,7 +113,10 @@ def measure_link(column: pd.Series, labels: pd.Series, patients: pd.Series) -> L
         label_share=label_share,
         rule_share=rule_share,
         balanced_accuracy=balanced_accuracy,
+        accuracy_ci95=_interval(balanced_accuracy, accuracy_error, most=1.0),
         chance=1 / len(classes),
+        information=information,
+        information_ci95=_interval(information, information_error),
         p_value=p_value,
         one_to_one=all(bool((some.sum(axis=k) == 1).all()) for k in (0, 1)),
         rule=rule,
@@ -150,21 +163,63 @@ def _entropy(counts: Float[np.ndarray, " k"]) -> float:
     return float(-(share * np.log(share)).sum())
 
 
-def _count(
+@dataclass(frozen=True, kw_only=True)
+class _Entries:
+    """What each patient has of each value and class; several values of one class share a 1."""
+
+    patient: Int[np.ndarray, " e"]
+    value: Int[np.ndarray, " e"]
+    label: Int[np.ndarray, " e"]
+    weight: Float[np.ndarray, " e"]
+
+    def fold_counts(self, values: int, classes: int) -> Float[np.ndarray, "f v c"]:
+        """Patients per fold, value and class."""
+        folds = np.zeros((FOLDS, values, classes))
+        np.add.at(folds, (self.patient % FOLDS, self.value, self.label), self.weight)
+        return folds
+
+    def accuracy(self, guess: Int[np.ndarray, "f v"], classes: int) -> tuple[float, float]:
+        """Balanced accuracy of a guess per fold and value, and its standard error."""
+        right = guess[self.patient % FOLDS, self.value] == self.label
+        total = np.bincount(self.label, self.weight, classes)
+        recall = np.bincount(self.label, self.weight * right, classes) / total
+        pull = self.weight * (right - recall[self.label]) / (classes * total[self.label])
+        return float(recall.mean()), self._error(pull)
+
+    def information(self, table: Counts) -> tuple[float, float]:
+        """Mutual information of value and class less its bias, and its standard error, bits."""
+        n = table.sum()
+        expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / n
+        with np.errstate(divide="ignore"):
+            bits = np.log2(table / expected)[self.value, self.label]
+        mean = float((self.weight * bits).sum() / n)
+        bias = (table.shape[0] - 1) * (table.shape[1] - 1) / (2 * n * np.log(2))
+        return max(0.0, mean - float(bias)), self._error(self.weight * (bits - mean) / n)
+
+    def _error(self, pull: Float[np.ndarray, " e"]) -> float:
+        """Standard error of a mean, from how far each patient pulls it (delta method)."""
+        return float(np.sqrt((np.bincount(self.patient, pull) ** 2).sum()))
+
+
+def _entries(
     patient: Int[np.ndarray, " n"],
     value: Int[np.ndarray, " n"],
     label: Int[np.ndarray, " n"],
-    shape: tuple[int, int, int],
-) -> Float[np.ndarray, "f v c"]:
-    """Patients per fold, value and label; several values of a patient's label share its 1."""
-    _, values, classes = shape
+    values: int,
+    classes: int,
+) -> _Entries:
     keys, rows = np.unique((patient * classes + label) * values + value, return_counts=True)
     pair = keys // values  # of patient and label
     _, place = np.unique(pair, return_inverse=True)
     weight = rows / np.bincount(place, rows)[place]
-    folds = np.zeros(shape)
-    np.add.at(folds, (pair // classes % FOLDS, keys % values, pair % classes), weight)
-    return folds
+    return _Entries(
+        patient=pair // classes, value=keys % values, label=pair % classes, weight=weight
+    )
+
+
+def _interval(value: float, error: float, most: float = np.inf) -> tuple[float, float]:
+    """The 95 % interval of a value that is at least 0."""
+    return max(0.0, value - 1.96 * error), min(most, value + 1.96 * error)
 
 
 def _pool_rare(
@@ -180,8 +235,8 @@ def _pool_rare(
     return code[value], np.append(names[often], POOLED)
 
 
-def _held_out(folds: Float[np.ndarray, "f v c"]) -> tuple[float, float]:
-    """Share of the label's information won, and balanced accuracy, each fold by the others."""
+def _held_out(folds: Float[np.ndarray, "f v c"]) -> tuple[float, Int[np.ndarray, "f v"]]:
+    """Share of the label's information won, and the class guessed, each fold by the others."""
     train = folds.sum(axis=0) - folds
     prior = train.sum(axis=1) + 1  # (f, c)
     prior = (prior / prior.sum(axis=1, keepdims=True))[:, None, :]  # (f, 1, c)
@@ -189,9 +244,7 @@ def _held_out(folds: Float[np.ndarray, "f v c"]) -> tuple[float, float]:
     blind = -(folds * np.log(prior)).sum()
     seeing = -(folds * np.log(belief)).sum()
     guess = (belief / prior).argmax(axis=2)  # (f, v): the class that the value favours most
-    right = guess[:, :, None] == np.arange(folds.shape[2])
-    recall = (folds * right).sum(axis=(0, 1)) / folds.sum(axis=(0, 1))
-    return max(0.0, float(1 - seeing / blind)), float(recall.mean())
+    return max(0.0, float(1 - seeing / blind)), guess
 
 
 def _rule(

@@ -1,0 +1,186 @@
+"""Pictures that occur twice: pixel by pixel, or nearly; and what that does to labels and parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from slimp.checks.finding import Finding, Severity, count_of
+from slimp.checks.images import FLAT_SPREAD
+from slimp.checks.likeness import ALIKE, likeness
+from slimp.checks.near_duplicates import TURNS, Progress, near_pairs, perceptual_hashes
+from slimp.checks.scan import ImageScan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """How the two kinds of duplicates are named."""
+
+    code: str
+    """In front of the finding's code."""
+    words: str
+    """Between the number of sets and what they do."""
+    labels: str
+    """What to do about conflicting labels."""
+
+
+EXACT = Kind(
+    code="duplicate",
+    words="pixel-identical images",
+    labels="At least one label is wrong: correct or remove these rows.",
+)
+NEAR = Kind(
+    code="near-duplicate",
+    words="nearly identical images",
+    labels="Look at both: if they show one lesion, at least one label is wrong.",
+)
+
+
+def exact_groups(good: pd.DataFrame) -> list[pd.DataFrame]:
+    """Facts of pixel-identical images, set by set, in the order of their first image."""
+    twins = good[good["pixels"].duplicated(keep=False)]
+    groups = [group for _, group in twins.groupby("pixels", sort=False)]
+    return sorted(groups, key=lambda group: str(group["image_id"].iloc[0]))
+
+
+def find_near_duplicates(scan: ImageScan, *, progress: Progress | None = None) -> pd.DataFrame:
+    """A row per pair of nearly identical images, the most alike first.
+
+    Of pixel-identical images only the first takes part, and blank ones do not: all of them are
+    alike. Columns: `first second` (rows of the scan), `likeness`, `distance` (bits of the hash),
+    `turn` (see `near_duplicates.TURNS`), and whose they are: `first_id second_id first_patient
+    second_patient same_lesion same_patient same_label`.
+    """
+    good = scan.good
+    rows = good.index[(good["spread"] >= FLAT_SPREAD) & ~good["pixels"].duplicated()].to_numpy()
+    thumbnails = scan.thumbnails[rows]
+    pairs = near_pairs(perceptual_hashes(thumbnails), progress=progress)
+    alike = likeness(thumbnails, pairs)
+    found = pd.DataFrame(
+        {
+            "first": rows[pairs.first],
+            "second": rows[pairs.second],
+            "likeness": alike,
+            "distance": pairs.distance,
+            "turn": pairs.turn,
+        }
+    )[alike >= ALIKE]
+    order = ["likeness", "first", "second", "turn"]
+    found = found.sort_values(order, ascending=[False, True, True, True])
+    found = found.drop_duplicates(["first", "second"]).reset_index(drop=True)
+    found["turn"] = [TURNS[turn] for turn in found["turn"]]
+    return _with_owners(found, scan.facts)
+
+
+def _with_owners(found: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
+    ends = {end: facts.iloc[found[end]].reset_index(drop=True) for end in ("first", "second")}
+    for column, name in (("image_id", "id"), ("patient_id", "patient"), ("label", "label")):
+        for end, rows in ends.items():
+            found[f"{end}_{name}"] = rows[column]
+    for column in ("lesion", "patient"):
+        key = f"{column}_id"
+        found[f"same_{column}"] = ends["first"][key] == ends["second"][key]
+    if "split" in facts:
+        for end, rows in ends.items():
+            found[f"{end}_split"] = rows["split"]
+    return found
+
+
+def near_groups(scan: ImageScan, pairs: pd.DataFrame) -> list[pd.DataFrame]:
+    """Facts of images that hang together by near pairs, set by set, exact copies included."""
+    if pairs.empty:
+        return []
+    good = scan.good
+    n = len(scan.facts)
+    leader = good.groupby("pixels")["pixels"].transform(lambda group: group.index[0])
+    edges = np.concatenate(
+        [pairs[["first", "second"]].to_numpy().T, np.stack([leader.index, leader])], axis=1
+    ).astype(np.int64)
+    graph = coo_array((np.ones(edges.shape[1], dtype=bool), edges), shape=(n, n))
+    _, component = connected_components(graph, directed=False)
+    near = np.unique(component[pairs["first"]])
+    members = scan.facts[np.isin(component, near)]
+    groups = [group for _, group in members.groupby(component[members.index])]
+    return sorted(groups, key=lambda group: str(group["image_id"].iloc[0]))
+
+
+def duplicate_findings(groups: Sequence[pd.DataFrame], kind: Kind) -> Iterator[Finding]:
+    """Conflicting labels, and how far the sets reach: parts, patients, lesions, one lesion."""
+    conflicting = [group for group in groups if group["label"].nunique() > 1]
+    if conflicting:
+        yield Finding(
+            severity="warning",
+            code=f"{kind.code}-labels",
+            message=f"{count_of(len(conflicting), 'set')} of {kind.words} with different labels.",
+            example=describe(conflicting[0]),
+            remedy=kind.labels,
+            count=len(conflicting),
+        )
+    by_reach: dict[str, list[pd.DataFrame]] = {}
+    for group in groups:
+        by_reach.setdefault(reach(group), []).append(group)
+    for name, (severity, code, where, remedy) in REACH.items():
+        if sets := by_reach.get(name):
+            yield Finding(
+                severity=severity,
+                code=f"{kind.code}-{code}",
+                message=f"{count_of(len(sets), 'set')} of {kind.words} that {where}.",
+                example=describe(sets[0]),
+                remedy=remedy,
+                count=len(sets),
+            )
+
+
+REACH: dict[str, tuple[Severity, str, str, str]] = {
+    "parts": (
+        "error",
+        "across-parts",
+        "lie in more than one part of the split",
+        "The test set was seen in training: keep each picture in one part.",
+    ),
+    "patients": (
+        "warning",
+        "across-patients",
+        "belong to more than one patient",
+        "Either a picture was filed twice or two ids are one person, and a patient-disjoint "
+        "split then leaks: remove the copies or join the ids.",
+    ),
+    "lesions": (
+        "warning",
+        "across-lesions",
+        "belong to different lesions of one patient",
+        "One lesion has two ids: training sets it against itself, and a lesion-level split "
+        "leaks. Join the ids or remove the copies.",
+    ),
+    "lesion": (
+        "note",
+        "within-lesion",
+        "belong to one lesion",
+        "Harmless; remove the copies to count each picture once.",
+    ),
+}
+"""How far a set reaches -> severity, end of the code, words, remedy; the farthest first."""
+
+
+def reach(group: pd.DataFrame) -> str:
+    """The farthest that the images of a set lie apart; a key of `REACH`."""
+    if "split" in group and group["split"].nunique() > 1:
+        return "parts"
+    if group["patient_id"].nunique() > 1:
+        return "patients"
+    return "lesions" if group["lesion_id"].nunique() > 1 else "lesion"
+
+
+def describe(group: pd.DataFrame) -> str:
+    """'a (NEV, patient p) and b (BCC, patient q)'."""
+    texts = []
+    for row in group.head(4).to_dict("records"):
+        label = "no label" if pd.isna(row["label"]) else row["label"]
+        part = "" if pd.isna(row.get("split")) else f", {row['split']}"
+        texts.append(f"{row['image_id']} ({label}, patient {row['patient_id']}{part})")
+    return " and ".join(texts) + (" ..." if len(group) > 4 else "")

@@ -1,0 +1,203 @@
+"""Pictures that are one picture: resized, compressed again, brightened, cropped, turned, mirrored.
+
+A picture is hashed to the signs of the 255 lowest cosine coefficients of its 32 x 32 grey
+thumbnail (a perceptual hash, wider than the usual 64 bits: dermoscopic pictures are all a dark
+blob in the middle, and differ in the finer coefficients). Mirroring a picture only changes signs
+of odd coefficients, and a quarter turn also exchanges rows and columns, so that one transform
+gives the hashes of all 8 positions.
+
+`near_pairs` compares everything with everything in cache-sized tiles: n^2 exclusive-ors of one
+64-bit word, the others for the few pairs that are left. It finds every pair within both radii.
+Pairs are candidates; `likeness` decides. Radii and thresholds are chosen on PAD-UFES-20 and
+HAM10000; the figures stand in `docs/check.md`.
+
+Axis names: n = pictures, k = pairs.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8, UInt64
+from numpy.typing import NDArray
+from PIL import Image
+
+SIDE = 32
+"""Of a thumbnail, px."""
+WORDS = 4
+"""64 bits each: coefficients of even and odd row by even and odd column frequency."""
+RADIUS = 72
+"""Candidates differ in at most so many of 255 bits."""
+EVEN_RADIUS = 22
+"""And in at most so many of the 63 that no mirroring changes."""
+TURNS = (
+    "upright",
+    "mirrored left to right",
+    "mirrored top to bottom",
+    "turned by 180 degrees",
+    "mirrored on the diagonal",
+    "turned by 90 degrees to the left",
+    "turned by 90 degrees to the right",
+    "mirrored on the other diagonal",
+)
+"""What `turned` does, by number: 1 left to right, 2 top to bottom, then 4 exchanges the axes."""
+TILE = (16, 4096)
+"""Rows and columns compared at once: half a MiB of words."""
+BLOCK = 1024
+"""Rows that one thread takes at a time."""
+
+Thumbnails = UInt8[np.ndarray, "n 32 32"]
+Hashes = UInt64[np.ndarray, "n 2 4"]
+"""Upright and with axes exchanged, four words each."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearPairs:
+    """Pairs of pictures, `first < second`, sorted; a pair may be near in several positions."""
+
+    first: Int[np.ndarray, " k"]
+    second: Int[np.ndarray, " k"]
+    turn: Int[np.ndarray, " k"]
+    """What to do to the second so that it lies as the first; see `TURNS`."""
+    distance: Int[np.ndarray, " k"]
+    """Bits that differ."""
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def thumbnail_of(encoded: bytes) -> UInt8[np.ndarray, "32 32"]:
+    """The grey thumbnail of an encoded picture, decoded no finer than it needs."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        image.draft("L", (4 * SIDE, 4 * SIDE))
+        return shrink(image)
+
+
+def shrink(image: Image.Image) -> UInt8[np.ndarray, "32 32"]:
+    """The grey thumbnail of a decoded picture, stretched to a square."""
+    grey = image if image.mode == "L" else image.convert("L")
+    small = grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return np.asarray(small, dtype=np.uint8)
+
+
+def perceptual_hashes(thumbnails: Thumbnails) -> Hashes:
+    """The hashes of pictures from their thumbnails.
+
+    Example:
+        >>> grey = np.random.default_rng(0).integers(0, 256, (1, 32, 32), dtype=np.uint8)
+        >>> near_pairs(perceptual_hashes(np.concatenate([grey, grey[:, :, ::-1]]))).turn
+        array([1])
+    """
+    hashes = np.empty((len(thumbnails), 2, WORDS), dtype=np.uint64)
+    for start in range(0, len(thumbnails), 4096):
+        some = slice(start, start + 4096)
+        spectrum = COSINES @ thumbnails[some].astype(np.float32) @ COSINES.T  # (n, 16, 16)
+        hashes[some, 0] = _words(spectrum)
+        hashes[some, 1] = _words(spectrum.transpose(0, 2, 1))
+    return hashes
+
+
+def _cosines(count: int) -> Float[np.ndarray, "count 32"]:
+    """The first rows of the discrete cosine transform of 32 samples."""
+    frequency, sample = np.mgrid[:count, :SIDE]
+    angle = np.pi * frequency * (2 * sample + 1) / (2 * SIDE)
+    return np.asarray(np.cos(angle), dtype=np.float32)
+
+
+COSINES = _cosines(16)
+
+
+def _words(spectrum: Float[np.ndarray, "n 16 16"]) -> UInt64[np.ndarray, "n 4"]:
+    positive = spectrum > 0
+    positive[:, 0, 0] = False  # the mean says nothing
+    parts = [positive[:, u::2, v::2].reshape(-1, 64) for u in (0, 1) for v in (0, 1)]
+    return np.packbits(np.stack(parts, axis=1), axis=2).view(np.uint64)[..., 0]
+
+
+def turned(pictures: NDArray[np.generic], turn: int) -> NDArray[np.generic]:
+    """Pictures, whose last two axes are rows and columns, in one of the 8 positions."""
+    if turn & 1:
+        pictures = pictures[..., ::-1]
+    if turn & 2:
+        pictures = pictures[..., ::-1, :]
+    return pictures.swapaxes(-1, -2) if turn & 4 else pictures
+
+
+def near_pairs(
+    hashes: Hashes,
+    *,
+    radius: int = RADIUS,
+    even_radius: int = EVEN_RADIUS,
+    progress: Progress | None = None,
+) -> NearPairs:
+    """Every pair of pictures, in every position, that is within both radii.
+
+    Time grows with the square of the pictures, memory with the pairs found.
+
+    Args:
+        hashes: from `perceptual_hashes`.
+        radius: bits, of 255, that may differ.
+        even_radius: bits, of the 63 that do not change with mirroring, that may differ.
+        progress: called with (pictures done, pictures in all).
+    """
+    n = len(hashes)
+    even = np.ascontiguousarray(hashes[:, :, 0].T)  # (2, n)
+    found: list[NDArray[np.int64]] = []
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    try:
+        starts = range(0, n, BLOCK)
+        blocks = pool.map(
+            lambda start: _near_block(hashes, even, start, radius, even_radius), starts
+        )
+        for start, block in zip(starts, blocks, strict=True):
+            found.append(block)
+            if progress is not None:
+                progress(min(start + BLOCK, n), n)
+    finally:  # an interrupted search does not wait for the rest
+        pool.shutdown(cancel_futures=True)
+    pairs = np.concatenate(found, axis=1) if found else np.empty((4, 0), dtype=np.int64)
+    pairs = pairs[:, np.lexsort(pairs[::-1])]
+    return NearPairs(first=pairs[0], second=pairs[1], turn=pairs[2], distance=pairs[3])
+
+
+def _near_block(
+    hashes: Hashes, even: UInt64[np.ndarray, "2 n"], start: int, radius: int, even_radius: int
+) -> Int[np.ndarray, "4 k"]:
+    """First, second, turn and distance of the pairs whose first is in one block."""
+    n, (high, wide) = even.shape[1], TILE
+    found = [np.empty((4, 0), dtype=np.int64)]
+    for top in range(start, min(start + BLOCK, n), high):
+        for left in range(top, n, wide):
+            columns = even[0, left : left + wide]
+            for axes in (0, 1):
+                differing = np.bitwise_count(even[axes, top : top + high, None] ^ columns)
+                rows, seconds = np.nonzero(differing <= even_radius)
+                rows, seconds = rows + top, seconds + left
+                later = seconds > rows
+                if later.any():
+                    found.extend(_positions(hashes, rows[later], seconds[later], axes, radius))
+    return np.concatenate(found, axis=1)
+
+
+def _positions(
+    hashes: Hashes,
+    first: Int[np.ndarray, " k"],
+    second: Int[np.ndarray, " k"],
+    axes: int,
+    radius: int,
+) -> Iterator[Int[np.ndarray, "4 _"]]:
+    """The mirrorings in which pairs are near: odd coefficients change sign, so bits swap."""
+    bits = np.bitwise_count(hashes[first, axes] ^ hashes[second, 0]).astype(np.int64)  # (k, 4)
+    for mirror in range(4):
+        across, along = mirror & 1, mirror >> 1 & 1
+        flips = (0, across, along, across ^ along)
+        distance = sum(64 - bits[:, w] if flip else bits[:, w] for w, flip in enumerate(flips))
+        near = distance <= radius
+        turn = np.full(near.sum(), mirror + 4 * axes)
+        yield np.stack([first[near], second[near], turn, distance[near]])

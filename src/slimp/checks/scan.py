@@ -1,0 +1,99 @@
+"""Opens every image once; all checks of images read what is kept of it.
+
+Memory: about 1.5 KiB per image, most of it the thumbnail, whatever the size of the pictures.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from slimp.checks.near_duplicates import SIDE, Progress, Thumbnails
+from slimp.checks.pictures import BadPictureError, PictureFacts, picture_facts
+from slimp.cohort import Cohort
+from slimp.sources.verify import own_limits
+
+AHEAD = 64
+"""Pictures in work: an interrupted scan ends after these."""
+WHOLE = ("width", "height", "dark_corners")
+MEASURED = (
+    "bytes_per_pixel",
+    "spread",
+    "brightness",
+    "colour",
+    "sharpness",
+    "overexposed",
+    "underexposed",
+    "frame",
+)
+"""Fields of `PictureFacts` that become columns of numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageScan:
+    """What is kept of the images, in the order of the cohort's rows."""
+
+    facts: pd.DataFrame
+    """Ids, label and part of each image, the fields of `PictureFacts`, and `problem`: why it
+    cannot be decoded, empty otherwise; then the facts are 0."""
+    thumbnails: Thumbnails
+    """Black where the image cannot be decoded."""
+
+    @property
+    def good(self) -> pd.DataFrame:
+        """The facts of images that can be decoded."""
+        return self.facts[self.facts["problem"] == ""]
+
+
+def scan_images(cohort: Cohort, progress: Progress | None = None) -> ImageScan:
+    """The facts of every image; `progress` is called with (images done, images in all)."""
+    total = len(cohort)
+    columns = {name: np.zeros(total, dtype=np.int32) for name in WHOLE}
+    columns |= {name: np.zeros(total, dtype=np.float32) for name in MEASURED}
+    thumbnails = np.zeros((total, SIDE, SIDE), dtype=np.uint8)
+    pixels, problems = [""] * total, [""] * total
+
+    def open_image(row: int) -> PictureFacts | str:
+        try:
+            return picture_facts(cohort.read_image(row))
+        except BadPictureError as error:
+            return str(error)
+
+    with own_limits():
+        for row, seen in enumerate(_in_threads(open_image, total)):
+            if isinstance(seen, str):
+                problems[row] = seen
+            else:
+                pixels[row], thumbnails[row] = seen.pixels, seen.thumbnail
+                for name, values in columns.items():
+                    values[row] = getattr(seen, name)
+            if progress is not None:
+                progress(row + 1, total)
+    known = ["image_id", "lesion_id", "patient_id", "label", "split"]
+    ids = cohort.images[[column for column in known if column in cohort.images]]
+    more = pd.DataFrame({**columns, "pixels": pixels, "problem": problems})
+    facts = pd.concat([ids.reset_index(drop=True), more], axis=1)
+    return ImageScan(facts=facts, thumbnails=thumbnails)
+
+
+def _in_threads(
+    work: Callable[[int], PictureFacts | str], count: int
+) -> Iterator[PictureFacts | str]:
+    """The results in order; Pillow and hashlib release the interpreter lock."""
+    waiting: deque[Future[PictureFacts | str]] = deque()
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    try:
+        for row in range(count):
+            waiting.append(pool.submit(work, row))
+            if len(waiting) >= AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

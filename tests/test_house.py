@@ -34,7 +34,7 @@ ORDER = (
         "download",
         "missing",
     ),
-    *("checks", "check"),
+    *("checks", "check", "sketch", "export"),
     *("distributed", "pixels", "batches", "models", "losses", "precision", "evaluate"),
     *("devices", "held_out", "checkpoint", "stopwatch", "memory", "gradient_cache"),
     *("runs", "train", "adapt", "profile"),

@@ -71,7 +71,7 @@ def parse_cells(cells: pd.Series, feature: Feature, where: Where) -> pd.Series:
     if feature.aliases:
         known = known.replace(dict(feature.aliases))
     if feature.kind == "continuous":
-        typed, problem = _numbers(known, feature), "is not a number"
+        typed, problem = read_numbers(known, feature), "is not a number"
     elif feature.kind == "categorical":
         typed, problem = _categories(known, feature), "is not one of the categories"
     else:
@@ -117,7 +117,7 @@ def _refuse_misfits(
     )
 
 
-def _numbers(known: pd.Series, feature: Feature) -> pd.Series:
+def read_numbers(known: pd.Series, feature: Feature) -> pd.Series:
     """The cells as float64 in the feature's unit; what is no number, or too large, is NaN."""
     text = pa.array(known, type=pa.string(), from_pandas=True)
     values = _cast(text, feature)

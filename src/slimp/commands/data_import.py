@@ -43,8 +43,12 @@ class Arguments:
 def run(arguments: Arguments) -> None:
     """Imports, and prints what was met and done."""
     from slimp.schema import Schema
+    from slimp.sources.layout import TableLayout
 
-    schema = None if arguments.schema is None else Schema.from_toml(arguments.schema)
+    schema = layout = None
+    if arguments.schema is not None:
+        schema = Schema.from_toml(arguments.schema)
+        layout = TableLayout.from_toml(arguments.schema)
     try:
         with progress_bar("importing images") as progress:
             cohort = import_source(
@@ -52,6 +56,7 @@ def run(arguments: Arguments) -> None:
                 arguments.raw,
                 arguments.cohort,
                 schema=schema,
+                layout=layout,
                 table=arguments.table,
                 images=arguments.images,
                 options=arguments.options,

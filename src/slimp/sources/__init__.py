@@ -21,6 +21,7 @@ from slimp.sources.importing import ImportOptions, Progress, import_cohort
 from slimp.sources.layout import TableLayout
 from slimp.sources.raw import Reader
 from slimp.sources.recognise import fitted
+from slimp.sources.webdataset import import_webdataset
 
 READERS: dict[str, Reader | None] = {
     "slice3d": slice3d.read,
@@ -30,9 +31,11 @@ READERS: dict[str, Reader | None] = {
     "bcn20000": bcn20000.read,
     "isic": isic.read,
     "csv": csv_folder.read,
+    "webdataset": None,
     "synthetic": None,
 }
-"""Source -> its reader; None for what is generated (`sources/synthetic.py`)."""
+"""Source -> its reader; None for what is no published table: an export of ours
+(`sources/webdataset.py`), and what is generated (`sources/synthetic.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +59,9 @@ class Source:
     classes: Mapping[str, int] = field(default_factory=dict)
     """Label -> images, as published."""
     schema_file: Path | None = None
-    """None for `csv`, whose schema the user writes."""
+    """None for `csv`, whose schema the user writes, and `webdataset`, which brings its own."""
     read: Reader | None = None
-    """None for `synthetic`, which is generated."""
+    """None for `webdataset`, which is no table, and `synthetic`, which is generated."""
 
     def schema(self) -> Schema:
         """What its columns are.
@@ -124,6 +127,20 @@ def import_source(
         UserError: the data, the schema or the target is at fault.
     """
     source = get_source(name)
+    if name == "webdataset":
+        if schema or layout or table or images:
+            raise UserError(
+                "source 'webdataset' brings its own schema and tables: leave --schema, --table "
+                "and --images out."
+            )
+        return import_webdataset(
+            Path(raw),
+            Path(target),
+            options=options,
+            overwrite=overwrite,
+            resume=resume,
+            progress=progress,
+        )
     if source.read is None:
         raise UserError(
             f"source '{name}' is generated, not read: slimp data import {name} - COHORT."
@@ -172,6 +189,14 @@ def _source(name: str) -> Source:
             citation="",
             how_to_get="a table with a row per image, a folder of images, and a schema file",
             read=READERS[name],
+        )
+    if name == "webdataset":
+        return Source(
+            name=name,
+            title="tar shards of a cohort",
+            licence="as exported",
+            citation="",
+            how_to_get="slimp data export COHORT --format webdataset --out RAW",
         )
     file = Path(__file__).with_name(f"{name.replace('-', '_')}.toml")
     facts = tomllib.loads(file.read_text(encoding="utf-8"))["dataset"]

@@ -60,6 +60,14 @@ def arrange(
         numeric = {column for column in further.attrs.get(NUMERIC, ()) if column in added}
         attrs[NUMERIC] = [*attrs[NUMERIC], *numeric]
     count = len(table)
+    if layout.row_id is not None:
+        if layout.row_id in table:
+            raise TableError(
+                f"{table.index[0][0]}: there is a column '{layout.row_id}' already; give row_id "
+                "under [table] another name."
+            )
+        numbers = [str(row) for row in table.index.get_level_values(-1)]
+        table = table.assign(**{layout.row_id: pd.array(numbers, dtype="str")})
     if layout.image_names is not None:
         table, note = _name_images(table, layout, image, files)
     elif layout.images or layout.separator:

@@ -68,6 +68,8 @@ class TableLayout:
     anything. A row becomes one row per image that answers."""
     image_root: str | None = None
     """Start of the paths in the image column that stands for the image folder."""
+    row_id: str | None = None
+    """Column to make that tells the rows of the table apart, where a row is a lesion without id."""
     drop: tuple[str, ...] = ()
     """Columns that are never read into anything, because they name a person."""
     joins: tuple[Join, ...] = ()
@@ -138,7 +140,7 @@ class TableLayout:
         )
 
 
-_TEXTS = ("encoding", "delimiter", "sheet", "separator", "image_names", "image_root")
+_TEXTS = ("encoding", "delimiter", "sheet", "separator", "image_names", "image_root", "row_id")
 _KEYS = frozenset({*_TEXTS, "header", "images", "drop", "join"})
 
 

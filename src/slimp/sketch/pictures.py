@@ -1,0 +1,210 @@
+"""Which columns name the image files, and how."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import pandas as pd
+
+from slimp.cells import IMAGE_ENDING, image_key, points_outside
+from slimp.errors import TableError
+from slimp.sketch.facts import Facts
+from slimp.sketch.words import hints_at
+from slimp.sources.arrange import arrange, fold
+from slimp.sources.layout import Join, TableLayout
+
+SOME = 0.5
+"""Share of a column's cells that must name a file in the image folder, or end as one does."""
+SEPARATORS = (";", "|", ",", "\n", " ")
+TRIED = 5
+"""Columns of ids, at most, from which names of images are made up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """The image columns of a table."""
+
+    columns: tuple[str, ...] = ()
+    """Several: a row has an image in each."""
+    separator: str | None = None
+    root: str | None = None
+    """Start of absolute paths that stands for the image folder."""
+    names: str | None = None
+    """`image_names`, where no column has them."""
+    found: int = 0
+    """Cells that name a file of the image folder."""
+    named: int = 0
+    """Cells that name an image."""
+    doubts: tuple[str, ...] = ()
+
+
+def find_pictures(
+    table: pd.DataFrame, facts: Sequence[Facts], files: Sequence[str], roots: Sequence[str]
+) -> Pictures:
+    """The image columns, by the files in the image folder or, without one, by their endings.
+
+    Args:
+        table: text cells.
+        facts: of its columns.
+        files: image files, as paths from the image folder on.
+        roots: absolute paths of the image folder.
+    """
+    known = _Known(files)
+    scored = [
+        (pictures, share)
+        for fact in facts
+        if fact.look in ("code", "text", "category", "number")
+        for pictures, share in [_read(fact, known, roots)]
+        if share >= SOME
+    ]
+    if not scored:
+        return _by_names(table, facts, files)
+    best = max(share for _, share in scored)
+    chosen = [pictures for pictures, share in scored if share >= best - 0.3]
+    return _of_one_row(chosen, table, known)
+
+
+class _Known:
+    """The files of a folder, by what a cell may call them."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        keys = [fold(image_key(file)) for file in files]
+        self.paths = set(keys)
+        self.stems = {key.rpartition("/")[2] for key in keys}
+
+    def names(self, cell: str) -> bool:
+        """Whether the cell names one of them; without files, whether it ends as images do."""
+        if not self.paths:
+            return IMAGE_ENDING.search(cell.strip()) is not None
+        key = fold(image_key(cell))
+        return key in self.paths or key.partition("/")[2] in self.paths or key in self.stems
+
+    def share(self, cells: Sequence[str]) -> float:
+        """Share of the cells that name one."""
+        return sum(map(self.names, cells)) / max(1, len(cells))
+
+
+def _read(fact: Facts, known: _Known, roots: Sequence[str]) -> tuple[Pictures, float]:
+    """The best reading of one column as image names, and how much of it that explains."""
+    cells = list(fact.counts)[:5000]
+    column = (fact.name,)
+    readings = [(Pictures(columns=column), known.share(cells))]
+    for separator in SEPARATORS:
+        single = [part.strip() for cell in cells for part in cell.split(separator) if part.strip()]
+        if len(single) > len(cells):
+            share = known.share(single) - 0.01
+            images = sum(bool(IMAGE_ENDING.search(part)) for part in single)
+            if known.paths or images >= 0.9 * len(single):
+                readings.append((Pictures(columns=column, separator=separator), share))
+    if sum(map(points_outside, cells)) >= SOME * len(cells):
+        paths = [cell.replace("\\", "/") for cell in cells]
+        inside = [p for p in paths if any(p.startswith(f"{root}/") for root in roots)]
+        if len(inside) < SOME * len(paths):
+            root, share = _root(paths, known)
+            slash = "\\" if sum("\\" in cell for cell in cells) > len(cells) / 2 else "/"
+            given = root.replace("/", slash)
+            readings = [(Pictures(columns=column, root=given), share)]
+        else:
+            ends = [
+                p.removeprefix(next((f"{r}/" for r in roots if p.startswith(r)), "")) for p in paths
+            ]
+            readings = [(Pictures(columns=column), known.share(ends))]
+    return max(readings, key=lambda reading: reading[1])
+
+
+def _root(paths: Sequence[str], known: _Known) -> tuple[str, float]:
+    """The folder that most paths lie in such that what follows names files, and that share."""
+    first = paths[0].split("/")
+    best = ("", -1.0)
+    for depth in range(1, len(first)):
+        root = "/".join(first[:depth])
+        ends = [p[len(root) + 1 :] for p in paths if p.lower().startswith(f"{root}/".lower())]
+        share = known.share(ends) * len(ends) / len(paths)
+        exact = sum(fold(image_key(end)) in known.paths for end in ends) / len(paths)
+        score = share + 0.1 * exact + (0 if known.paths else 0.001 * depth)
+        if ends and score > best[1]:
+            best = (root, score)
+    return best[0], min(1.0, best[1])
+
+
+def _of_one_row(chosen: Sequence[Pictures], table: pd.DataFrame, known: _Known) -> Pictures:
+    """One reading of them all: columns that name the same files are one, others are several."""
+    kept: list[Pictures] = []
+    for pictures in chosen:
+        keys = _stems(table, pictures)
+        same = [other for other in kept if len(keys & _stems(table, other)) > 0.5 * len(keys)]
+        if not same:
+            kept.append(pictures)
+        elif _rank(pictures) > _rank(same[0]):
+            kept[kept.index(same[0])] = pictures
+    doubts = []
+    if len(kept) < len(chosen):
+        doubts.append("further columns name the same images")
+    roots = {pictures.root for pictures in kept}
+    separators = {pictures.separator for pictures in kept if pictures.separator}
+    if len(roots) > 1:
+        doubts.append(f"paths begin in several ways: {', '.join(map(str, roots))}")
+    columns = tuple(column for pictures in kept for column in pictures.columns)
+    cells = [cell for column in columns for cell in table[column].str.strip() if cell != ""]
+    root = next((root for root in roots if root is not None), None)
+    ends = cells if root is None else [c[len(root) + 1 :] for c in cells]
+    if separators:
+        mark = next(iter(separators))
+        ends = [part.strip() for end in ends for part in end.split(mark) if part.strip()]
+    return Pictures(
+        columns=columns,
+        separator=next(iter(separators), None),
+        root=root,
+        found=sum(map(known.names, ends)) if known.paths else 0,
+        named=len(ends),
+        doubts=tuple(doubts),
+    )
+
+
+def _rank(pictures: Pictures) -> tuple[bool, bool]:
+    return pictures.root is None, hints_at(pictures.columns[0], "image")
+
+
+def _stems(table: pd.DataFrame, pictures: Pictures) -> set[str]:
+    cells = table[pictures.columns[0]].str.strip()
+    return {fold(image_key(cell)).rpartition("/")[2] for cell in cells[cells != ""]}
+
+
+def _by_names(table: pd.DataFrame, facts: Sequence[Facts], files: Sequence[str]) -> Pictures:
+    """A pattern of ids that the files' names follow, if there is one."""
+    ids = [fact.name for fact in facts if fact.look in ("code", "number") and _is_bare(fact)]
+    ids = sorted(ids, key=lambda name: not (hints_at(name, "patient") or hints_at(name, "lesion")))
+    best = Pictures()
+    for pattern in _patterns(ids[:TRIED]) if files else ():
+        layout = TableLayout(image_names=pattern)
+        try:
+            rows = arrange(table, layout, "\0", read_join=_no_join, files=files)
+        except TableError:
+            continue
+        known = _Known(files)
+        names = rows["\0"]
+        found = int(names[~names.duplicated(keep=False)].map(known.names).sum())
+        if found > max(best.found, SOME * min(len(files), len(table))):
+            best = Pictures(names=pattern, found=found, named=len(rows))
+    return best
+
+
+def _is_bare(fact: Facts) -> bool:
+    return not any(re.search(r"[{}\s]", cell) for cell in list(fact.counts)[:100]) and not (
+        re.search(r"[{}!:.\[\]]", fact.name)
+    )
+
+
+def _patterns(ids: Sequence[str]) -> Iterable[str]:
+    for name in ids:
+        yield from (f"{{{name}}}{end}" for end in ("/*", "_*", "-*", "*"))
+    for one, other in permutations(ids, 2):
+        for mark in ("/", "_", "-"):
+            yield from (f"{{{one}}}{mark}{{{other}}}{end}" for end in ("", "/*", "_*", "-*", "*"))
+
+
+def _no_join(join: Join) -> pd.DataFrame:
+    raise TableError(f"{join.file}: joins are not sketched.")

@@ -1,0 +1,186 @@
+"""Which columns are the ids, the label and the split, and at which level the others stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from slimp.schema import RESERVED_COLUMNS, LevelName
+from slimp.sketch.facts import Facts, is_whole
+from slimp.sketch.words import hints_at, parts_of, plain, words
+
+CLASSES = 50
+"""A label with more classes is none."""
+EVIDENCE = 3
+"""Patients with two lesions that it takes to tell the two levels apart."""
+VARYING = 0.05
+"""Share of the groups whose values may differ in a column of their level."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """Columns with a part in the hierarchy; None where there is none."""
+
+    patient: str | None = None
+    lesion: str | None = None
+    label: str | None = None
+    split: str | None = None
+    doubts: tuple[tuple[str, str], ...] = ()
+    """(role, what is in doubt)."""
+    also_labels: tuple[str, ...] = ()
+    """Columns that look like a diagnosis too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """The level of a column."""
+
+    level: LevelName
+    doubt: str = ""
+
+
+def find_roles(facts: Sequence[Facts], taken: Sequence[str]) -> Roles:
+    """The ids, label and split among the columns that are not `taken`."""
+    free = [fact for fact in facts if fact.name not in taken]
+    doubts: list[tuple[str, str]] = []
+    split = next((fact.name for fact in free if _is_split(fact)), None)
+    free = [fact for fact in free if fact.name != split]
+    label, also = _label(free, doubts)
+    free = [fact for fact in free if fact.name != label]
+    patient, lesion = _ids(free, doubts)
+    return Roles(
+        patient=patient,
+        lesion=lesion,
+        label=label,
+        split=split,
+        doubts=tuple(doubts),
+        also_labels=tuple(also),
+    )
+
+
+def _is_split(fact: Facts) -> bool:
+    parts = {plain(cell) for cell in fact.counts}
+    return len(parts) > 1 and parts <= set(words()["cells"]["split"])
+
+
+def _label(free: Sequence[Facts], doubts: list[tuple[str, str]]) -> tuple[str | None, list[str]]:
+    diagnoses = set(words()["cells"]["label"])
+    best: tuple[float, str] | None = None
+    others = []
+    for fact in free:
+        if fact.look not in ("category", "checkbox") or not 2 <= fact.distinct <= CLASSES:
+            continue
+        said = sum(n for cell, n in fact.counts.items() if plain(cell) in diagnoses)
+        score = said / fact.filled
+        if hints_at(fact.name, "label") and not hints_at(fact.name, "after"):
+            score += 0.6
+        if score > 0.3:
+            others.append(fact.name)
+            best = max(best or (0.0, ""), (score, fact.name), key=lambda pair: pair[0])
+    if best is None:
+        doubts.append(("label", "no column looks like a diagnosis; name it here if there is one."))
+        return None, []
+    others.remove(best[1])
+    if others:
+        doubts.append(("label", f"'{', '.join(others)}' looks like a diagnosis too."))
+    return best[1], others
+
+
+def _ids(free: Sequence[Facts], doubts: list[tuple[str, str]]) -> tuple[str | None, str | None]:
+    """The columns of the patient and of the lesion."""
+    candidates = [fact for fact in free if _may_be_id(fact)]
+    found: dict[str, str | None] = {}
+    for role, other in (("patient", "lesion"), ("lesion", "patient")):
+        hinted = [f for f in candidates if hints_at(f.name, role) and f.name not in found.values()]
+        # "patient_lesion" names the lesion of a patient
+        hinted = [f for f in hinted if role == "lesion" or not hints_at(f.name, other)] or hinted
+        hinted.sort(key=lambda f: "id" not in parts_of(f.name) and "nr" not in parts_of(f.name))
+        found[role] = hinted[0].name if hinted else None
+    unnamed = [f for f in candidates if f.name not in found.values() and f.look == "code"]
+    unnamed = [f for f in unnamed if f.distinct < 0.95 * f.filled]
+    if found["patient"] is None and unnamed:
+        coarsest = min(unnamed, key=lambda f: f.distinct)
+        found["patient"] = coarsest.name
+        doubts.append(("patient", "taken for it because its ids recur; its name does not say so."))
+        unnamed.remove(coarsest)
+    if found["lesion"] is None and unnamed and found["patient"] is not None:
+        owner = next(f for f in candidates if f.name == found["patient"])
+        inner = [f for f in unnamed if _nests(f, owner) and f.distinct > owner.distinct]
+        if inner:
+            finest = max(inner, key=lambda f: f.distinct)
+            found["lesion"] = finest.name
+            doubts.append(("lesion", "taken for it because each of its ids is of one patient."))
+    if found["patient"] is None:
+        doubts.append(
+            (
+                "patient",
+                "no column looks like a patient id. Without one, two images of a person may land "
+                "in two parts of a split, and results look better than they are.",
+            )
+        )
+    return found["patient"], found["lesion"]
+
+
+def _may_be_id(fact: Facts) -> bool:
+    if fact.name in RESERVED_COLUMNS - {"lesion_id", "patient_id"}:
+        return False
+    coded = fact.look in ("code", "category", "text") and not any(" " in c for c in fact.counts)
+    return (coded or (fact.look == "number" and is_whole(fact))) and fact.distinct > 1
+
+
+def _nests(inner: Facts, outer: Facts) -> bool:
+    """Whether each id of one column has a single id of the other."""
+    both = pd.DataFrame({"inner": inner.cells, "outer": outer.cells})
+    both = both[(both != "").all(axis=1)].drop_duplicates()
+    return not both["inner"].duplicated().any()
+
+
+def find_standing(fact: Facts, lesions: pd.Series | None, patients: pd.Series | None) -> Standing:
+    """The coarsest level within whose groups the column does not vary.
+
+    Args:
+        fact: of the column.
+        lesions: (rows,) lesion ids, unique over patients; None if there are none.
+        patients: (rows,) patient ids, likewise.
+    """
+    person = hints_at(fact.name, "person_level")
+    if patients is not None:
+        groups, varying = _variation(fact.cells, patients)
+        of_lesions = lesions if lesions is not None else pd.Series(range(len(patients)))
+        several = _groups_of_several(fact.cells, patients, of_lesions)
+        if person or several >= EVIDENCE:
+            limit = VARYING if not person else 0.5
+            if varying <= limit * max(groups, 1):
+                doubt = f"differs within {varying} of {groups} patients." if varying else ""
+                if not several:
+                    doubt = "no patient has two lesions, so its level follows from its name."
+                return Standing(level="patient", doubt=doubt)
+    if lesions is not None and not hints_at(fact.name, "picture_level"):
+        groups, varying = _variation(fact.cells, lesions)
+        if varying <= VARYING * max(groups, 1):
+            doubt = f"differs within {varying} of {groups} lesions." if varying else ""
+            return Standing(level="lesion", doubt=doubt)
+        return Standing(level="image")
+    if hints_at(fact.name, "picture_level"):
+        return Standing(level="image")
+    return Standing(level="patient" if person and patients is None else "lesion")
+
+
+def _variation(cells: pd.Series, groups: pd.Series) -> tuple[int, int]:
+    """Groups with two known cells or more, and those of them in which the cells differ."""
+    known = (cells != "").to_numpy()
+    values = cells[known].reset_index(drop=True).groupby(groups[known].to_numpy())
+    counts, distinct = values.size(), values.nunique()
+    several = (counts > 1).to_numpy()
+    return int(several.sum()), int((distinct[several] > 1).sum())
+
+
+def _groups_of_several(cells: pd.Series, patients: pd.Series, lesions: pd.Series) -> int:
+    """Patients of whom several lesions have a known cell."""
+    known = (cells != "").to_numpy()
+    pairs = pd.DataFrame({"p": patients.to_numpy()[known], "l": lesions.to_numpy()[known]})
+    counts = np.asarray(pairs.drop_duplicates().groupby("p").size())
+    return int((counts > 1).sum())

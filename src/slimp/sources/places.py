@@ -9,8 +9,7 @@ import io
 import os
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from fnmatch import translate
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -305,14 +304,10 @@ def _within(path: str, folder: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _ending(pattern: str) -> tuple[re.Pattern[str], int]:
-    return re.compile(translate(pattern), re.IGNORECASE), pattern.count("/") + 1
+def _ending(pattern: str) -> re.Pattern[str]:
+    """Matches a path whose last names are those of the pattern; `*` stays within a name."""
+    return re.compile(r"(?:.*/)?" + re.escape(pattern).replace(r"\*", "[^/]*"), re.IGNORECASE)
 
 
 def _matches(path: str, pattern: str) -> bool:
-    """Whether as many names as the pattern has, from the end of the path, fit it one by one."""
-    names, wanted = path.split("/"), pattern.split("/")
-    if len(names) < len(wanted):
-        return False
-    ends: Iterable[tuple[str, str]] = zip(names[-len(wanted) :], wanted, strict=True)
-    return all(_ending(part)[0].match(name) is not None for name, part in ends)
+    return _ending(pattern).fullmatch(path) is not None

@@ -45,7 +45,7 @@ NEVER_INPUTS = {
 
 
 def test_every_source_is_listed():
-    assert set(sources()) == set(READERS) == {*REVIEWED, "csv", "synthetic"}
+    assert set(sources()) == set(READERS) == {*REVIEWED, "csv", "webdataset", "synthetic"}
     for name, source in sources().items():
         assert source.name == name
         assert source.title

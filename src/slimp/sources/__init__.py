@@ -20,7 +20,7 @@ from slimp.sources import bcn20000, csv_folder, ham10000, hiba, isic, pad_ufes_2
 from slimp.sources.importing import ImportOptions, Progress, import_cohort
 from slimp.sources.layout import TableLayout
 from slimp.sources.raw import Reader
-from slimp.sources.recognise import fitted
+from slimp.sources.recognise import fitted, layouts_of
 from slimp.sources.webdataset import import_webdataset
 
 READERS: dict[str, Reader | None] = {
@@ -58,6 +58,8 @@ class Source:
     """As published; None if unknown."""
     classes: Mapping[str, int] = field(default_factory=dict)
     """Label -> images, as published."""
+    layouts: tuple[str, ...] = ()
+    """In which it is recognised: each one's name, and its tables."""
     schema_file: Path | None = None
     """None for `csv`, whose schema the user writes, and `webdataset`, which brings its own."""
     read: Reader | None = None
@@ -200,8 +202,8 @@ def _source(name: str) -> Source:
         )
     file = Path(__file__).with_name(f"{name.replace('-', '_')}.toml")
     facts = tomllib.loads(file.read_text(encoding="utf-8"))["dataset"]
-    for key in ("layout", "derive"):  # how it is read, no facts for people
-        facts.pop(key, None)
+    facts.pop("derive", None)
+    facts["layouts"] = tuple(map(str, layouts_of({"layout": facts.pop("layout", ())})))
     facts.setdefault("title", facts.pop("name", name))
     facts.setdefault("how_to_get", f"generated: slimp data import {name} - COHORT")
     return Source(name=name, schema_file=file, read=READERS[name], **facts)

@@ -1,0 +1,181 @@
+"""Tar shards as `slimp data export --format webdataset` wrote them, back to the same cohort.
+
+Nothing is unpacked to the disk: images are read at their place in the shard. A shard that holds
+anything but the plain files of an export is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from slimp import __version__
+from slimp.cohort import Cohort
+from slimp.cohort_folder import CohortInfo, Tables, read_parquet
+from slimp.errors import CohortError, TableError, UserError
+from slimp.schema import LEVELS, Schema
+from slimp.sources.importing import ImportOptions, Progress, collect_images
+from slimp.sources.partial import PartialImport
+from slimp.sources.raw import RawTable
+from slimp.storage import ImagesInMemory, check_output, read_json, sha256_of
+
+FORMAT = 1
+"""Version of an export's layout, in its sidecar."""
+SIDECAR, TABLES = "export.json", "tables"
+MEMBER = re.compile(r"([0-9]{8})\.(?:jpg|png|json)")
+"""A file of a shard: the row of the cohort, and what it is."""
+
+
+def import_webdataset(
+    raw: Path,
+    target: Path,
+    *,
+    options: ImportOptions | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Cohort:
+    """The cohort that was exported to `raw`, written to `target`.
+
+    Every image is decoded once more. Tables, schema, licence and the first import's report are
+    those that were exported; what happened to images on the way is added to the report.
+
+    Raises:
+        UserError: `raw` is no such export, is incomplete or was changed; or as `import_cohort`.
+    """
+    options = options or ImportOptions()
+    check_output(target, overwrite=overwrite)
+    content, info, schema = _sidecar(raw)
+    tables = _tables(raw, content)
+    places = dict(_places(raw, content, len(tables.images)))
+    cells = tables.images["image_id"].astype("str").tolist()
+    row_of = {cell: row for row, cell in enumerate(cells)}
+
+    def open_image(cell: str) -> bytes | None:
+        path, offset, size = places[row_of[cell]]
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    source = RawTable(table=tables.images, open_image=open_image, looked_in=str(raw))
+    identity = {
+        "export": content,
+        "options": asdict(options),
+        "versions": {"slimp": __version__},
+    }
+    with PartialImport(
+        target, identity, rows=len(cells), resume=resume, overwrite=overwrite
+    ) as partial:
+        counts = asdict(collect_images(cells, source, partial, options, progress))
+        if any(counts.values()):
+            report = {**info.import_report, **counts, "options": asdict(options)}
+            info = replace(info, import_report=report)
+        kept = partial.kept
+        if not kept.all():
+            store = ImagesInMemory([b""] * len(cells))
+            whole = Cohort.from_tables(
+                tables.images, tables.lesions, tables.patients, schema=schema, store=store
+            )
+            tables = whole.select(kept).tables
+        partial.finish(tables, schema, info)
+    return Cohort.load(target)
+
+
+def key_of(row: int) -> str:
+    """What a shard calls the sample of a row."""
+    return f"{row:08d}"
+
+
+def _sidecar(raw: Path) -> tuple[dict[str, Any], CohortInfo, Schema]:
+    """What `export.json` says."""
+    path = raw / SIDECAR
+    if not path.is_file():
+        raise TableError(
+            f"{raw}: holds no {SIDECAR}. This source reads what slimp data export --format "
+            "webdataset wrote; for other data, write a table and use source csv."
+        )
+    content = read_json(path)
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise TableError(f"{path}: export format {found!r}, this version reads {FORMAT}.")
+    try:
+        info, schema = CohortInfo(**content["info"]), Schema.from_dict(content["schema"])
+        names = [str(entry["name"]) for entry in content["files"]]
+        hashes = [str(entry["sha256"]) for entry in content["files"]]
+    except (UserError, KeyError, TypeError, AttributeError) as error:
+        raise TableError(f"{path}: damaged ({error}). Copy the export again.") from None
+    for name, sha256 in zip(names, hashes, strict=True):
+        if not re.fullmatch(rf"(?:{TABLES}/\w+\.parquet|\w+-[0-9]+\.tar)", name):
+            raise TableError(f"{path}: names a file '{name}', which no export has. Do not use it.")
+        if not (raw / name).is_file():
+            raise TableError(f"{raw}: {name} is missing. Copy the export again, all of it.")
+        if (raw / name).is_symlink() or sha256_of(raw / name) != sha256:
+            raise TableError(f"{raw / name}: was changed since the export. Copy it again.")
+    return content, info, schema
+
+
+def _tables(raw: Path, content: dict[str, Any]) -> Tables:
+    names = {str(entry["name"]) for entry in content["files"]}
+    frames: dict[str, pd.DataFrame] = {}
+    for level in LEVELS:
+        if f"{TABLES}/{level}s.parquet" not in names:
+            raise TableError(f"{raw / SIDECAR}: names no table of the {level} level.")
+        frames[f"{level}s"] = read_parquet(raw / TABLES, f"{level}s")
+    try:
+        return Tables(**frames)
+    except CohortError as error:
+        raise TableError(f"{raw / TABLES}: {error} Copy the export again.") from None
+
+
+def _places(
+    raw: Path, content: dict[str, Any], rows: int
+) -> Iterator[tuple[int, tuple[Path, int, int]]]:
+    """Row of each image, and where it lies: shard, offset, bytes."""
+    seen = set[int]()
+    for entry in content["files"]:
+        path = raw / str(entry["name"])
+        if path.suffix != ".tar":
+            continue
+        for name, offset, size in _members(path):
+            row = int(name[:8])
+            if name.endswith(".json"):
+                continue
+            if row >= rows or row in seen:
+                raise TableError(f"{path}: the image '{name}' is one too many. Export it again.")
+            seen.add(row)
+            yield row, (path, offset, size)
+    if len(seen) < rows:
+        missing = min(set(range(rows)) - seen)
+        raise TableError(
+            f"{raw}: {rows - len(seen)} of {rows} images are in no shard, such as "
+            f"{key_of(missing)}. Export the cohort again."
+        )
+
+
+def _members(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of each file of a shard.
+
+    Raises:
+        TableError: it is no tar file, or holds what no export has.
+    """
+    length = path.stat().st_size
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]  # or memory would hold them all
+                plain = member.type == tarfile.REGTYPE and not member.issparse()
+                inside = 0 <= member.size <= length - member.offset_data
+                if not (plain and inside and MEMBER.fullmatch(member.name)):
+                    raise TableError(
+                        f"{path}: holds '{member.name}', which no export has (a link, a device, a "
+                        "path, or a file of another kind or name). Nothing of it was used."
+                    )
+                yield member.name, member.offset_data, member.size
+    except tarfile.TarError as error:
+        raise TableError(f"{path}: is no readable tar file ({error}).") from None

@@ -1,0 +1,217 @@
+"""What was exported comes back as it was; what somebody tampered with does not come in."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from slimp.cohort import Cohort
+from slimp.errors import CohortError, TableError, UserError
+from slimp.export import ExportOptions, export_cohort
+from slimp.sources import import_source
+from slimp.sources.importing import ImportOptions
+from slimp.sources.synthetic import SyntheticConfig, write_synthetic
+from slimp.storage import sha256_of
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Cohort:
+    target = tmp_path_factory.mktemp("drawn") / "cohort"
+    write_synthetic(target, SyntheticConfig(patients=12, lesions=3, image_size=32, seed=2))
+    return Cohort.load(target)
+
+
+@pytest.fixture
+def exported(cohort, tmp_path) -> Path:
+    options = ExportOptions(published="all")
+    export_cohort(cohort, tmp_path / "raw", "webdataset", options=options)
+    return tmp_path / "raw"
+
+
+def folder_of(cohort: Cohort) -> Path:
+    return cohort.store.path.parent
+
+
+def test_export_and_import_give_the_same_files(cohort, exported, tmp_path):
+    """Tables, images, schema, licence and report, to the byte."""
+    again = import_source("webdataset", exported, tmp_path / "again")
+    assert repr(again) == repr(cohort)
+    names = sorted(path.name for path in folder_of(cohort).iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
+    for name in names:
+        assert sha256_of(tmp_path / "again" / name) == sha256_of(folder_of(cohort) / name), name
+
+
+def test_many_shards_in_any_order_of_patients(cohort, tmp_path):
+    order = np.random.default_rng(0).permutation(len(cohort))
+    images = cohort.images.iloc[order].reset_index(drop=True)
+    mixed = Cohort(
+        info=cohort.info,
+        schema=cohort.schema,
+        tables=type(cohort.tables)(
+            images=images, lesions=cohort.lesions, patients=cohort.patients.iloc[::-1]
+        ),
+        store=cohort.store,
+        positions=order,
+    )
+    export_cohort(mixed, tmp_path / "raw", "webdataset", options=ExportOptions(published="all"))
+    again = import_source("webdataset", tmp_path / "raw", tmp_path / "again")
+    pd.testing.assert_frame_equal(again.images, images)
+    pd.testing.assert_frame_equal(again.lesions, cohort.lesions)
+    expected = cohort.patients.iloc[::-1].reset_index(drop=True)
+    pd.testing.assert_frame_equal(again.patients, expected)
+    assert [again.read_image(i) for i in range(len(again))] == [
+        mixed.read_image(i) for i in range(len(mixed))
+    ]
+
+
+def test_downsizing_on_the_way_is_reported(exported, tmp_path):
+    options = ImportOptions(shorter_side=16)
+    again = import_source("webdataset", exported, tmp_path / "again", options=options)
+    assert again.info.import_report["resized"] == len(again)
+    assert again.info.import_report["options"]["shorter_side"] == 16
+
+
+def rewrite(shard: Path, change: Callable[[list[tuple[tarfile.TarInfo, bytes]]], None]) -> None:
+    """Changes the files of a shard, and the hash that the sidecar has of it."""
+    with tarfile.open(shard) as tar:
+        files = [(member, tar.extractfile(member).read()) for member in tar]
+    change(files)
+    with tarfile.open(shard, "w") as tar:
+        for member, content in files:
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    sidecar = shard.with_name("export.json")
+    content = json.loads(sidecar.read_text("utf-8"))
+    for entry in content["files"]:
+        if entry["name"] == shard.name:
+            entry["sha256"] = sha256_of(shard)
+    sidecar.write_text(json.dumps(content), "utf-8")
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname = kind, link
+    return made
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        member("../00000000.jpg"),
+        member("/etc/passwd"),
+        member("a/00000000.jpg"),
+        member("00000000.exe"),
+        member("00000000.jpg", tarfile.SYMTYPE, "/etc/passwd"),
+        member("00000000.jpg", tarfile.LNKTYPE, "00000001.jpg"),
+        member("00000000.jpg", tarfile.CHRTYPE),
+        member("00000000.jpg", tarfile.FIFOTYPE),
+        member("00000000.jpg", tarfile.DIRTYPE),
+    ],
+    ids=lambda made: f"{made.name}-{made.type.decode()}",
+)
+def test_malicious_members_are_refused(exported, tmp_path, evil):
+    shard = next(exported.glob("*.tar"))
+    rewrite(shard, lambda files: files.append((evil, b"")))
+    with pytest.raises(TableError, match=r"holds '.*', which no export has"):
+        import_source("webdataset", exported, tmp_path / "again")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+
+
+def test_a_size_beyond_the_file_is_refused(exported, tmp_path):
+    shard = next(exported.glob("*.tar"))
+    content = bytearray(shard.read_bytes())
+    content[124:136] = b"77777777777\0"  # the first header's size, octal
+    content[148:156] = b" " * 8
+    content[148:156] = f"{sum(content[:512]):06o}\0 ".encode()
+    shard.write_bytes(content)
+    text = (exported / "export.json").read_text("utf-8")
+    entries = json.loads(text)["files"]
+    old = next(entry["sha256"] for entry in entries if entry["name"] == shard.name)
+    (exported / "export.json").write_text(text.replace(old, sha256_of(shard)), "utf-8")
+    with pytest.raises(TableError, match=r"which no export has|no readable tar file"):
+        import_source("webdataset", exported, tmp_path / "again")
+
+
+def drop_an_image(files: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    del files[next(i for i, (made, _) in enumerate(files) if not made.name.endswith("json"))]
+
+
+def repeat_an_image(files: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    files.append(next(file for file in files if not file[0].name.endswith("json")))
+
+
+def spoil_an_image(files: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    i = next(i for i, (made, _) in enumerate(files) if not made.name.endswith("json"))
+    files[i] = (files[i][0], files[i][1][:100])
+
+
+def test_incomplete_exports_are_refused_and_say_why(exported, tmp_path):
+    shard = next(exported.glob("*.tar"))
+    rewrite(shard, repeat_an_image)
+    with pytest.raises(TableError, match=r"the image '\d{8}\.(jpg|png)' is one too many"):
+        import_source("webdataset", exported, tmp_path / "again")
+    rewrite(shard, lambda files: files.pop())
+    rewrite(shard, drop_an_image)
+    with pytest.raises(TableError, match=r"1 of \d+ images are in no shard, such as 0"):
+        import_source("webdataset", exported, tmp_path / "again")
+
+
+def test_a_corrupt_image_is_dropped_with_its_rows(cohort, exported, tmp_path):
+    rewrite(next(exported.glob("*.tar")), spoil_an_image)
+    with pytest.raises(CohortError, match=r"1 of \d+ images read are corrupt"):
+        import_source("webdataset", exported, tmp_path / "again")
+    options = ImportOptions(max_corrupt=0.1)
+    again = import_source("webdataset", exported, tmp_path / "again", options=options)
+    assert len(again) == len(cohort) - 1
+    assert again.info.import_report["corrupt"] == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "export.json").unlink(), r"holds no export\.json"),
+        (lambda f: (f / "export.json").write_text("[]"), "export format None"),
+        (lambda f: (f / "export.json").write_text("{"), r"export\.json: damaged"),
+        (lambda f: (f / "export.json").write_text('{"format": 1}'), "damaged .*info"),
+        (lambda f: (f / "tables/lesions.parquet").unlink(), r"lesions\.parquet is missing"),
+        (lambda f: next(f.glob("*.tar")).unlink(), r"\.tar is missing"),
+        (lambda f: next(f.glob("*.tar")).write_bytes(b"x" * 10240), "was changed since"),
+        (
+            lambda f: (f / "export.json").write_text(
+                (f / "export.json").read_text("utf-8").replace("tables/images", "../images"),
+                "utf-8",
+            ),
+            r"names a file '\.\./images\.parquet', which no export has",
+        ),
+    ],
+)
+def test_damage_is_named(exported, tmp_path, damage, message):
+    damage(exported)
+    with pytest.raises(UserError, match=message):
+        import_source("webdataset", exported, tmp_path / "again")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+
+
+def test_it_can_be_continued(cohort, exported, tmp_path):
+    def progress(done: int, total: int) -> None:
+        if done == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_source("webdataset", exported, tmp_path / "again", progress=progress)
+    import_source("webdataset", exported, tmp_path / "again", resume=True)
+    for path in folder_of(cohort).iterdir():
+        assert sha256_of(tmp_path / "again" / path.name) == sha256_of(path)
+
+
+def test_it_needs_no_schema(exported, tmp_path):
+    with pytest.raises(UserError, match="brings its own schema and tables"):
+        import_source("webdataset", exported, tmp_path / "again", table="metadata.csv")

@@ -63,6 +63,11 @@ class Layout:
     instead: str = ""
     """Why this is not the source for such data; then the import is refused."""
 
+    def __str__(self) -> str:
+        joins = [f" with {' or '.join(join.file)}" for join in self.join if join.needed]
+        instead = f" (not this source: {self.instead})" if self.instead else ""
+        return f"{self.name}: {self.files}{''.join(joins)}{instead}"
+
     @property
     def files(self) -> str:
         """The main tables, for messages."""
@@ -84,7 +89,7 @@ def read_published(
         TableError: no layout fits, which says what each of them lacks; or a file is at fault.
     """
     facts = tomllib.loads(toml.read_text(encoding="utf-8"))["dataset"]
-    layouts = tuple(_layout(entry) for entry in facts["layout"])
+    layouts = layouts_of(facts)
     derive = tuple(Derive(**entry) for entry in facts.get("derive", ()))
     usual = " or ".join(dict.fromkeys([table] if table else [layout.files for layout in layouts]))
     place = Place(raw, holds=usual)
@@ -111,6 +116,11 @@ def read_published(
         layout="; ".join(note for note in (layout.name, found, layout.note, *notes) if note),
         may_lack=layout.may_lack,
     )
+
+
+def layouts_of(facts: Mapping[str, Any]) -> tuple[Layout, ...]:
+    """The layouts that the table `[dataset]` of a source describes."""
+    return tuple(_layout(entry) for entry in facts["layout"])
 
 
 def fitted(schema: Schema, published: RawTable) -> tuple[Schema, RawTable]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from slimp.cells import IMAGE_ENDING, image_key, parse_cells
+from slimp.cells import IMAGE_ENDING, NUMERIC, image_key, read_feature
 from slimp.cohort import Cohort
 from slimp.encoding import Encoding, FittedFeature
 from slimp.errors import TableError, UserError
@@ -34,7 +34,9 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
         if entry.is_dir():
             inside = [path for path in sorted(entry.rglob("*")) if _is_image(path, entry)]
             if not inside:
-                raise UserError(f"{entry}: holds no image (.jpg, .png, .tif, .bmp, .webp, .gif).")
+                raise UserError(
+                    f"{entry}: holds no image (.jpg, .png, .tif, .bmp, .webp, .gif, .dcm)."
+                )
             found |= dict.fromkeys(inside)
         elif entry.is_file():
             found[entry] = None
@@ -113,17 +115,19 @@ class Metadata:
         cells, unseen, taken = {}, {}, {name, KEY}
         for level, features in empty.features.items():
             for fitted, feature in zip(encodings[level].features, features, strict=True):
-                for column in feature.columns:
-                    given = _column_of(table, feature, column)
-                    if given is None:
-                        continue
-                    taken.add(given)
-                    text = table[given].rename(column)
-                    # Its fixed categories are no reason to refuse: see `unseen`.
-                    cells[column] = parse_cells(text, replace(feature, categories=None), where)
+                # Its fixed categories are no reason to refuse: see `unseen`.
+                names, there = _present(table, replace(feature, categories=None))
+                if not names:
+                    continue
+                taken |= set(names)
+                part = table[list(names)].rename(columns=names)
+                numeric = set(table.attrs.get(NUMERIC, ()))
+                part.attrs[NUMERIC] = [new for old, new in names.items() if old in numeric]
+                for column, typed in read_feature(part, there, where).items():
+                    cells[column] = typed
                     if feature.kind == "categorical":
-                        new = ~cells[column].isin([*fitted.categories, *fitted.spellings])
-                        unseen[column] = new & cells[column].notna()
+                        new = ~typed.isin([*fitted.categories, *fitted.spellings])
+                        unseen[column] = new & typed.notna()
         frame = pd.DataFrame(cells, index=table.index).set_axis(keys.to_numpy(), axis="index")
         return replace(
             empty,
@@ -213,11 +217,20 @@ def _plain(fitted: FittedFeature) -> Feature:
     return Feature(name=fitted.name, kind=fitted.kind, columns=fitted.columns)
 
 
-def _column_of(table: pd.DataFrame, feature: Feature, column: str) -> str | None:
-    """The table's name of a feature's column: its own, or the feature's where it has just one."""
-    if column in table:
-        return column
-    return feature.name if len(feature.columns) == 1 and feature.name in table else None
+def _present(table: pd.DataFrame, feature: Feature) -> tuple[dict[str, str], Feature]:
+    """The table's columns for a feature -> the cohort's, and the feature as far as they go.
+
+    A column bears its own name, or the feature's where that has just one; instead of two dates
+    the table may have the time between them.
+    """
+    if feature.from_date is not None:
+        if all(column in table for column in feature.reads):
+            return {column: column for column in feature.reads}, feature
+        feature = replace(feature, from_date=None, to_date=None, date_format=None)
+    names = {column: column for column in feature.columns if column in table}
+    if not names and len(feature.columns) == 1 and feature.name in table:
+        names = {feature.name: feature.columns[0]}
+    return names, replace(feature, columns=tuple(names.values())) if names else feature
 
 
 def _as_text(source: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -225,4 +238,7 @@ def _as_text(source: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, str]:
         return read_table(Path(source)), str(source)
     text = source.astype("object").where(source.notna(), "").astype("str")
     rows = pd.MultiIndex.from_product([["table"], range(2, len(text) + 2)])
-    return text.set_axis(rows, axis="index"), "the metadata table"
+    numeric = [str(name) for name in source if pd.api.types.is_numeric_dtype(source[name])]
+    text = text.set_axis(rows, axis="index")
+    text.attrs[NUMERIC] = numeric
+    return text, "the metadata table"

@@ -79,6 +79,10 @@ class ImageCounts:
     corrupt_examples: list[str] = field(default_factory=list)
     resized: int = 0
     converted: int = 0
+    stripped: int = 0
+    """Images whose files held more than the image (EXIF, XMP, comments, DICOM tags), now gone."""
+    first_frames: int = 0
+    """Images that are the first of several frames."""
 
     def add(self, cell: str, record: Record) -> None:
         """Counts one row."""
@@ -91,6 +95,8 @@ class ImageCounts:
         else:
             self.resized += record[1]
             self.converted += record[2]
+            self.stripped += record[3]
+            self.first_frames += record[4]
 
 
 def import_cohort(
@@ -204,7 +210,8 @@ def _fetch(cell: str, raw: RawTable, options: ImportOptions) -> VerifiedImage | 
 
 
 def _record(image: VerifiedImage) -> Record:
-    return [len(image.encoded), int(image.resized), int(image.converted)]
+    counted = (image.resized, image.converted, image.stripped, image.first_frame)
+    return [len(image.encoded), *map(int, counted)]
 
 
 def hash_of(table: pd.DataFrame) -> str:

@@ -34,11 +34,12 @@ except ImportError:  # Windows: there, nobody keeps two imports apart
 
 SAVE_SECONDS = 2.0
 """Between entries in the journal; what a killed import has to do again."""
-FORMAT = 1
+FORMAT = 2
 """Version of this folder's layout, in `state.json`."""
 
 Record: TypeAlias = list[int] | str | None
-"""What became of a row's image: `[bytes, resized, converted]`, why it is corrupt, None: absent."""
+"""What became of a row's image: `[bytes, resized, converted, stripped, first frame]`, the last four
+as 0 or 1; why it is corrupt; None: absent."""
 
 
 class PartialImport:

@@ -19,6 +19,7 @@ from slimp.checks.duplicates import (
     NEAR,
     duplicate_findings,
     exact_groups,
+    exact_pairs,
     find_near_duplicates,
     near_groups,
 )
@@ -58,8 +59,10 @@ class CheckReport:
     missingness: Missingness = field(compare=False, repr=False)
     images: pd.DataFrame = field(compare=False, repr=False)
     """A row per image: see `checks.scan.ImageScan`."""
-    duplicates: pd.DataFrame | None = field(compare=False, repr=False)
-    """A row per pair of nearly identical images: see `checks.duplicates`; None if not searched."""
+    duplicates: pd.DataFrame = field(compare=False, repr=False)
+    """A row per pair of images that are identical, or nearly: see `checks.duplicates.PAIRS`."""
+    near_duplicates: bool = True
+    """Whether nearly identical images were searched for."""
 
     @property
     def usable(self) -> bool:
@@ -76,7 +79,12 @@ class CheckReport:
             "columns": [row.to_dict() for row in self.ranking],
             "subgroups": [table.to_dict() for table in self.subgroups],
             "missingness": asdict(self.missingness),
-            "near_duplicates": None if self.duplicates is None else len(self.duplicates),
+            "duplicate_pairs": {
+                "exact": int((self.duplicates["kind"] == "exact").sum()),
+                "near": int((self.duplicates["kind"] == "near").sum())
+                if self.near_duplicates
+                else None,
+            },
         }
 
     def render(self) -> str:
@@ -98,7 +106,8 @@ def check_cohort(
     cohort = _in_id_order(cohort)
     columns = list(published_columns(cohort))
     scan = scan_images(cohort, progress)
-    pairs = find_near_duplicates(scan) if near_duplicates else None
+    exact = exact_pairs(scan)
+    near = find_near_duplicates(scan) if near_duplicates else exact[:0]
     ranking = rank_columns(cohort, columns, scan.good)
     subgroups = subgroup_tables(cohort, columns)
     missing = missingness(columns)
@@ -106,7 +115,7 @@ def check_cohort(
         *hierarchy_findings(cohort),
         *image_findings(scan),
         *duplicate_findings(exact_groups(scan.good), EXACT),
-        *(duplicate_findings(near_groups(scan, pairs), NEAR) if pairs is not None else ()),
+        *duplicate_findings(near_groups(scan, near), NEAR),
         *column_findings(cohort, columns),
         *personal_findings(columns),
         *leak_findings(ranking),
@@ -129,7 +138,8 @@ def check_cohort(
         subgroups=subgroups,
         missingness=missing,
         images=scan.facts,
-        duplicates=pairs,
+        duplicates=pd.concat([exact, near], ignore_index=True) if len(near) else exact,
+        near_duplicates=near_duplicates,
     )
 
 

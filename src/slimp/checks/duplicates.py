@@ -49,12 +49,10 @@ def exact_groups(good: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def find_near_duplicates(scan: ImageScan, *, progress: Progress | None = None) -> pd.DataFrame:
-    """A row per pair of nearly identical images, the most alike first.
+    """A row per pair of nearly identical images, the most alike first; columns as `PAIRS`.
 
     Of pixel-identical images only the first takes part, and blank ones do not: all of them are
-    alike. Columns: `first second` (rows of the scan), `likeness`, `distance` (bits of the hash),
-    `turn` (see `near_duplicates.TURNS`), and whose they are: `first_id second_id first_patient
-    second_patient same_lesion same_patient same_label`.
+    alike.
     """
     good = scan.good
     rows = good.index[(good["spread"] >= FLAT_SPREAD) & ~good["pixels"].duplicated()].to_numpy()
@@ -74,7 +72,27 @@ def find_near_duplicates(scan: ImageScan, *, progress: Progress | None = None) -
     found = found.sort_values(order, ascending=[False, True, True, True])
     found = found.drop_duplicates(["first", "second"]).reset_index(drop=True)
     found["turn"] = [TURNS[turn] for turn in found["turn"]]
+    return _with_owners(found.assign(kind="near"), scan.facts)
+
+
+def exact_pairs(scan: ImageScan) -> pd.DataFrame:
+    """A row per pixel-identical copy and the first image of its set; columns as `PAIRS`."""
+    edges = [
+        (group.index[0], other) for group in exact_groups(scan.good) for other in group.index[1:]
+    ]
+    ends = np.array(edges, dtype=np.int64).reshape(-1, 2)
+    found = pd.DataFrame({"first": ends[:, 0], "second": ends[:, 1]})
+    found = found.assign(likeness=np.float32(1), distance=0, turn=TURNS[0], kind="exact")
     return _with_owners(found, scan.facts)
+
+
+PAIRS = (
+    *("first_id", "second_id", "kind", "likeness", "distance", "turn"),
+    *("first_patient", "second_patient", "first_label", "second_label"),
+    *("same_lesion", "same_patient"),
+)
+"""Columns of a table of pairs, besides rows of the scan `first second` and, with a published split,
+`first_split second_split`: `distance` is in bits of the hash, `turn` one of `TURNS`."""
 
 
 def _with_owners(found: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
@@ -88,7 +106,8 @@ def _with_owners(found: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
     if "split" in facts:
         for end, rows in ends.items():
             found[f"{end}_split"] = rows["split"]
-    return found
+    splits = [column for column in found if column.endswith("_split")]
+    return found[["first", "second", *PAIRS, *splits]]
 
 
 def near_groups(scan: ImageScan, pairs: pd.DataFrame) -> list[pd.DataFrame]:

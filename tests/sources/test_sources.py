@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import tomllib
 import zipfile
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from slimp.commands import data_sources
 from slimp.errors import TableError, UserError
 from slimp.schema import Schema
 from slimp.sources import READERS, get_source, import_source, sources
@@ -163,3 +165,63 @@ def test_published_classes_add_up(name):
     source = get_source(name)
     if source.classes:
         assert sum(source.classes.values()) == source.images
+
+
+PAGES = Path(__file__).resolve().parents[2] / "docs" / "datasets"
+
+
+@pytest.mark.parametrize("name", REVIEWED)
+def test_each_dataset_has_a_page_that_says_what_its_file_says(name):
+    source, text = get_source(name), (PAGES / f"{name}.md").read_text(encoding="utf-8")
+    schema = source.schema()
+    ids = [schema.image, schema.lesion, schema.patient, schema.label, schema.split]
+    named = set(re.findall(r"`([^`\n]+)`", text))
+    columns, refused = text.partition("| refused | why |")[::2]
+    for level in schema.levels:
+        for feature in level.features:
+            kind = {"checkbox": "yes/no"}.get(feature.kind, feature.kind)
+            kind += f", {feature.unit}" if feature.unit else ""
+            for column in feature.columns:
+                row = rf"^\| {level.name} \|[^|\n]*`{column}`[^|\n]*\| {re.escape(kind)}"
+                assert re.search(row, columns, re.MULTILINE), f"{column}: {kind}"
+    assert set(filter(None, ids)) <= named
+    assert set(re.findall(r"^\| `(\w+)` \|", refused, re.MULTILINE)) == set(schema.refused)
+    for count in (source.images, source.lesions, source.patients):
+        assert count is None or f"{count:,}" in text
+    for label, count in source.classes.items():
+        assert re.search(rf"^\| {label}\b[^|]*\| {count:,} \|$", text, re.MULTILINE)
+    for layout in source.layouts:
+        assert f"| {layout.partition(':')[0]} |" in text
+    doi = re.search(r"doi:\S+", source.citation)
+    assert doi is None or doi[0] in text
+    assert source.collection is None or f"--collections {source.collection} RAW" in text
+    assert f"slimp data import {name} RAW" in text
+    assert re.match(rf"# {name}: ", text)
+
+
+def test_the_index_lists_each_dataset():
+    text = (PAGES.parent / "datasets.md").read_text(encoding="utf-8")
+    for name in REVIEWED:
+        source = get_source(name)
+        row = re.search(rf"^\| \[`{name}`\]\(datasets/{name}\.md\) \|.*$", text, re.MULTILINE)
+        assert row, name
+        for count in (source.images, source.lesions, source.patients):
+            assert count is None or f"| {count:,} |" in row[0]
+        if source.classes and "diagnoses" not in row[0]:
+            assert all(label in row[0] for label in source.classes)
+    assert {path.stem for path in PAGES.glob("*.md")} == set(REVIEWED)
+
+
+def test_one_source_in_full(capsys):
+    for name in sources():
+        data_sources.run(data_sources.Arguments(source=name))
+        shown = capsys.readouterr().out
+        source = get_source(name)
+        assert source.title in shown
+        if source.schema_file is not None:
+            schema = source.schema()
+            columns = [column for feature in schema.features for column in feature.columns]
+            assert all(word in shown for word in [*columns, *schema.refused])
+    data_sources.run(data_sources.Arguments())
+    shown = capsys.readouterr().out
+    assert all(f"\n{name}: " in shown for name in sources())

@@ -153,6 +153,18 @@ def test_user_errors_are_one_paragraph_and_exit_2(verb, capsys):
     assert capsys.readouterr().err == "slimp: error: table.csv, row 3: no age.\n"
 
 
+def test_what_a_message_quotes_cannot_disturb_the_terminal(verb, capsys):
+    cell = "a\nb\0\x1b[2J\u202e\udcff \u2603 " + "x" * 5000
+    verb(raiser(UserError(f"table.csv: '{cell}' is no number.")))
+    assert cli.main(["go"]) == 2
+    message = capsys.readouterr().err
+    assert "'a b\\x00\\x1b[2J\\u202e\\udcff \u2603 xxx" in message
+    assert "xxx[...]xxx" in message
+    assert message.endswith("x' is no number.\n")
+    assert message.count("\n") == 1
+    assert len(message) < 500
+
+
 def test_unexpected_errors_are_called_a_bug_and_exit_1(verb, capsys):
     verb(raiser(KeyError("spam")))
     assert cli.main(["go"]) == 1

@@ -147,7 +147,7 @@ def _unknown(words: Sequence[str]) -> str:
 def _explain(error: Exception) -> tuple[str, int]:
     """What to tell the user about an error, and the exit status."""
     if isinstance(error, UserError):
-        return str(error), USER_ERROR
+        return _readable(str(error)), USER_ERROR
     if isinstance(error, MemoryError):
         return (
             "the computer's memory is full. Close other programs, or lower --chunk (pretrain), "
@@ -170,6 +170,17 @@ def _explain(error: Exception) -> tuple[str, int]:
         "it prints when run again with --debug.",
         OUR_BUG,
     )
+
+
+def _readable(message: str) -> str:
+    """One line that any terminal can show, whatever cells and names of files it quotes."""
+    import re
+
+    line = re.sub(r"[\r\n]+", " ", message.strip())
+    line = re.sub(r"\S{400,}", lambda word: f"{word[0][:200]}[...]{word[0][-100:]}", line)
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 @contextmanager

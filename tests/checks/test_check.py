@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from slimp.check import check_cohort
+from slimp.cohort import Cohort
+from slimp.schema import Feature
+from slimp.sources import import_source
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_clean_cohort_has_nothing_to_report(clean_tables, cohort, seed):
+    report = check_cohort(cohort(clean_tables(seed)))
+    assert report.findings == ()
+    assert report.usable
+    assert "Nothing to report" in report.render()
+
+
+def test_counts(clean_tables, cohort):
+    tables = clean_tables()
+    tables["images"] = tables["images"].assign(split=["train"] * 80 + ["test"] * 40)
+    tables["images"].loc[0, "label"] = None
+    counts = check_cohort(cohort(tables)).counts
+    assert (counts["patients"], counts["lesions"], counts["images"]) == (60, 120, 120)
+    assert counts["lesions_per_patient"] == {"min": 2, "median": 2.0, "max": 2}
+    assert counts["images_per_lesion"] == {"min": 1, "median": 1.0, "max": 1}
+    assert counts["parts"]["test"] == {"images": 40, "lesions": 40, "patients": 20}
+    assert sum(entry["images"] for entry in counts["classes"].values()) == 119
+    assert counts["unlabelled_images"] == 1
+    assert counts["missing"]["age"] == pytest.approx(tables["patients"]["age"].isna().mean(), 1e-3)
+    assert counts["width_px"] == {"min": 36, "median": 36.0, "max": 36}
+    assert counts["height_px"] == {"min": 40, "median": 40.0, "max": 40}
+
+
+@pytest.fixture
+def troubled(clean_tables, picture) -> tuple[dict[str, pd.DataFrame], dict[str, bytes]]:
+    """A cohort with much to report."""
+    tables = clean_tables()
+    images = tables["images"]
+    tables["images"] = images.assign(
+        biopsied=np.where(
+            images["label"] != "NEV", "True", np.where(images.index % 4, "False", "True")
+        ),
+        note=[f"free text {k}" for k in range(len(images))],
+        split=np.where(images.index < 61, "train", "test"),
+    )
+    tables["patients"].loc[[3, 4], "age"] = [999.0, -1.0]
+    tables["patients"].loc[[5, 6], "origin"] = ["Italy", "BRAZIL"]
+    encoded = {"i007": picture(8), "i030": picture(90), "i011": b"no image"}
+    return tables, encoded
+
+
+def test_the_order_of_rows_makes_no_difference(picture, cohort, troubled):
+    tables, encoded = troubled
+    straight = check_cohort(cohort(tables, encoded=encoded))
+    assert len(straight.findings) >= 8
+    bytes_of = {i: encoded.get(i, picture(k)) for k, i in enumerate(tables["images"]["image_id"])}
+    for seed in range(3):
+        mixed = {
+            name: table.sample(frac=1, random_state=seed, ignore_index=True)
+            for name, table in tables.items()
+        }
+        assert check_cohort(cohort(mixed, encoded=bytes_of)) == straight
+
+
+def test_the_report_survives_json_and_says_everything_as_text(cohort, troubled):
+    tables, encoded = troubled
+    report = check_cohort(cohort(tables, encoded=encoded))
+    content = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert content["usable"] is report.usable is False
+    assert [entry["code"] for entry in content["findings"]] == [f.code for f in report.findings]
+    text = " ".join(report.render().split())
+    assert all(" ".join(f"{f.code}: {f.message}".split()) in text for f in report.findings)
+    assert max(map(len, report.render().splitlines())) <= 100
+    severities = [f.severity for f in report.findings]
+    assert severities == sorted(severities, key=["error", "warning", "note"].index)
+
+
+def test_progress_is_told_image_by_image(cohort):
+    calls = []
+    check_cohort(cohort(), progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(k + 1, 120) for k in range(120)]
+
+
+def test_a_cohort_checks_itself(cohort):
+    assert cohort().check() == check_cohort(cohort())
+
+
+@pytest.fixture(scope="module")
+def pad(real_data, tmp_path_factory) -> Cohort:
+    """The part of PAD-UFES-20 whose images are at hand."""
+    target = tmp_path_factory.mktemp("check") / "pad"
+    return import_source("pad-ufes-20", real_data / "pad-ufes-20", target)
+
+
+@pytest.mark.real_data
+def test_pad_ufes_20_shows_its_traps(only, pad):
+    report = check_cohort(pad)
+    assert report.usable
+
+    malignant = int(pad.images["label"].isin(["BCC", "MEL", "SCC"]).sum())
+    evidence = f"all {malignant} images of BCC, MEL, SCC have biopsed = True"
+    assert evidence in only(report, "leak-refused").message
+    assert not [f for f in report.findings if f.code == "leak"], "honest columns were accused"
+    gaps = only(report, "leak-by-gaps")
+    assert {"smoke", "gender", "diameter_1"} <= set(gaps.example.replace(" and ", ", ").split(", "))
+
+    twins = only(report, "duplicate-across-lesions")
+    assert twins.count == 1
+    assert "PAT_701_1321_156" in twins.example
+    settled = [f for f in report.findings if f.code == "level-disagreement"]
+    assert any("column 'age' differs within" in f.message for f in settled)
+    spelled = only(report, "missing-spellings")
+    assert "empty cells" in spelled.message
+    assert "'UNK'" in spelled.message
+    assert "background_father" in spelled.example
+    assert "0 mm" in " ".join(f.message for f in report.findings)
+    assert only(report, "absent-image").severity == "note"
+
+
+@pytest.mark.real_data
+def test_biopsed_is_found_from_the_data_not_from_the_refused_list(only, pad):
+    trusting = replace(pad, schema=replace(pad.schema, refused={}))
+    assert "column 'biopsed'" in only(check_cohort(trusting), "leak-unused").message
+    of_lesion = pad.images.groupby("lesion_id")["biopsed"].first()
+    ticks = pd.array(pad.lesions["lesion_id"].map(of_lesion) == "True", dtype="boolean")
+    lesions = pad.lesions.assign(biopsed=ticks)
+    lesion_level = pad.schema.level("lesion")
+    feature = Feature(name="biopsed", kind="checkbox", columns=("biopsed",))
+    levels = tuple(
+        replace(level, features=(*level.features, feature)) if level == lesion_level else level
+        for level in pad.schema.levels
+    )
+    fooled = replace(
+        trusting,
+        schema=replace(trusting.schema, levels=levels),
+        tables=replace(pad.tables, lesions=lesions, images=pad.images.drop(columns="biopsed")),
+    )
+    finding = only(check_cohort(fooled), "leak")
+    assert finding.severity == "warning"
+    assert "move 'biopsed' to [refused]" in finding.remedy
+
+
+@pytest.mark.real_data
+def test_pad_ufes_20_with_a_picture_filed_twice(only, pad):
+    """As PAT_759_1433_914 (NEV) and PAT_759_1538_566 (BCC) in the whole dataset."""
+    labels = pad.images["label"]
+    first = int(labels.index[labels == "NEV"][0])
+    second = int(labels.index[labels == "BCC"][0])
+    positions = pad.positions.copy()
+    positions[second] = positions[first]
+    finding = only(check_cohort(replace(pad, positions=positions)), "duplicate-labels")
+    for row in (first, second):
+        assert f"{pad.images['image_id'][row]} ({labels[row]}" in finding.example
+
+
+@pytest.mark.real_data
+def test_ham10000_leaks_how_the_diagnosis_was_made(codes, only, real_data, tmp_path):
+    report = check_cohort(import_source("ham10000", real_data / "ham10000", tmp_path / "ham"))
+    assert codes(report, "note") == {
+        "absent-image",
+        "leak-refused",
+        "missing-spellings",
+        "small-subgroup",
+        "dark-corners",
+        "near-duplicate-within-lesion",
+    }
+    assert codes(report, "warning") == {"framed-image", "near-duplicate-across-patients"}
+    assert "ISIC_0027636" in only(report, "near-duplicate-across-patients").example
+    assert "dx_type = follow_up are nv" in only(report, "leak-refused").message

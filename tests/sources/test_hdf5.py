@@ -52,6 +52,24 @@ def test_finds(images, cell):
     assert images(cell) == CONTENT
 
 
+def test_bytes_are_those_that_h5py_reads(path, monkeypatch):
+    """Fixed strings lose the zeros behind them; longer strings and numbers are left to h5py."""
+    with h5py.File(path, "a") as file:
+        file["string"] = np.bytes_(CONTENT[:-1])
+        file.create_dataset("padded", data=np.bytes_(CONTENT[:-1]), dtype="S40")
+        terminated = h5py.string_dtype("ascii", 40)
+        file.create_dataset("terminated", data=CONTENT[:-1].strip(), dtype=terminated)
+        file["numbers"] = np.arange(6, dtype=">u2")
+        file["empty"] = np.zeros(0, np.uint8)
+    images = HDF5Images(path, path)
+    cells = ("opaque", "bytes", "string", "padded", "terminated", "numbers", "empty")
+    quick = [images(cell) for cell in cells]
+    monkeypatch.setattr(images, "_descriptor", None)
+    assert quick == [images(cell) for cell in cells]
+    assert quick[2] == quick[3] == CONTENT[:-1]
+    images.close()
+
+
 @pytest.mark.parametrize("cell", ["", "nothing", "folder", "opaque/more", "gone"])
 def test_what_is_not_there(images, cell):
     assert images(cell) is None

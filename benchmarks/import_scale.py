@@ -68,7 +68,7 @@ rows = []
 table = pd.read_csv(raw / "train-metadata.csv", nrows=count, low_memory=False)
 with h5py.File(raw / "train-image.hdf5") as file:
     for _, row in table.iterrows():
-        encoded = file[row["isic_id"]][()].tobytes()
+        encoded = file[row["isic_id"]][()]
         image = Image.open(io.BytesIO(encoded)).convert("RGB")
         (out / "images" / f"{row['isic_id']}.jpg").write_bytes(encoded)
         rows.append({**row, "width": image.width, "height": image.height})
@@ -139,7 +139,7 @@ def write_raw(folder: Path, tiles: list[bytes], rows: int) -> Path:
     folder.mkdir()
     ids = [f"ISIC_{i:07d}" for i in range(rows)]
     pa.csv.write_csv(make_table(ids), folder / "train-metadata.csv")
-    values = [np.void(tile) for tile in tiles]
+    values = [np.bytes_(tile) for tile in tiles]
     with h5py.File(folder / "train-image.hdf5", "w") as file:
         for i, name in enumerate(ids):
             file[name] = values[i % len(values)]

@@ -148,6 +148,7 @@ def with_link() -> bytes:
         (b"PK\5\6" + bytes(3), "not a whole zip file"),
         (zipped({"a.jpg": b"a"})[:20], "not a whole zip file"),
         (edited(0, "<I", 0), "not a whole zip file"),
+        (edited(42, "<I", 10**9), "not a whole zip file .the member 'a.jpg' lies outside of it"),
     ],
 )
 def test_refused_at_sight(content, message):
@@ -162,6 +163,26 @@ def test_a_bomb_is_refused_by_what_it_says_and_by_what_it_is():
     liar = Archive(Memory(edited(24, "<I", 10)), "a.zip")
     with pytest.raises(TableError, match=r"unpacks to more than the 10 bytes it says"):
         liar.read(0, limit=LIMIT)
+
+
+def test_what_unpacks_to_far_more_than_data_do_is_a_trap():
+    content = bytes((1 << 26) + 1)
+    inner = zipped({"a.csv": content})
+    for archive in (
+        Archive(Memory(inner), "a.zip"),
+        Archive(Memory(zipped({"a": inner})), "a.zip"),
+    ):
+        if archive.names == ["a.csv"]:
+            with pytest.raises(TableError, match=r"says that 65,\d+ bytes unpack to 67,108,865"):
+                archive.read(0, limit=1 << 30)
+            with pytest.raises(TableError, match="which no data do"):
+                archive.part(0)
+        else:
+            assert archive.part(0).read(0, len(inner)) == inner
+
+
+def test_names_are_tidied():
+    assert Archive(Memory(zipped({"./a//b.jpg": b""})), "a.zip").names == ["a/b.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +200,7 @@ def test_a_damaged_member_is_no_reason_to_refuse_the_others(at, value, reason):
         archive.read(0, limit=LIMIT)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_mangled_archives_are_read_or_refused(data):
     content = bytearray(zipped({"a.jpg": text(300), "b/c.csv": b"x,y\n1,2\n", "d.png": b""}))

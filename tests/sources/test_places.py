@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -167,6 +168,19 @@ def test_of_several_tables_the_highest_counts(tmp_path):
 def test_nowhere(tmp_path):
     with pytest.raises(TableError, match=r"nowhere: no such folder or zip file\. It should hold m"):
         Place(tmp_path / "nowhere", holds="metadata.csv")
+    (tmp_path / "metadata.csv").write_text("a,b\n")
+    with pytest.raises(
+        TableError, match=r"csv: neither a folder nor a zip file\. It should hold m"
+    ):
+        Place(tmp_path / "metadata.csv", holds="metadata.csv")
+
+
+def test_what_is_no_file_is_passed_over(tmp_path):
+    """Links to nowhere, and pipes, which would be waited on for ever."""
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "b.zip").symlink_to(tmp_path / "b.zip")
+    os.mkfifo(tmp_path / "metadata.csv")
+    assert Place(tmp_path).paths == []
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,9 @@ STRIDE_BYTES = 1 << 22
 """Least distance of two places where a packed member can be entered; a read inflates this much."""
 BLOCKS = 8
 """Stretches of that length that a packed member keeps inflated."""
+MAX_RATIO, RATIO_BYTES = 200, 1 << 26
+"""A member of more bytes than the second that says it unpacks to this many times its size is no
+data but a trap."""
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 DAMAGE = (
     *(zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError),
@@ -71,8 +74,8 @@ class FileBytes:
             if self._file is None:
                 self._file = self.path.open("rb")
                 finalize(self, self._file.close)
-            self._file.seek(start)
-            return self._file.read(count)
+            self._file.seek(min(start, self.size))
+            return self._file.read(max(0, min(count, self.size - start)))
 
     def close(self) -> None:
         """Closes the file; a further read opens it again."""
@@ -236,9 +239,14 @@ class Archive:
             name = info.filename.replace("\\", "/")
             if name.endswith("/"):
                 continue
+            if not 0 <= info.header_offset < source.size:
+                raise TableError(
+                    f"{shown}: not a whole zip file (the member '{name}' lies outside of it). "
+                    "Download it again, or remove it."
+                )
             if problem := _problem(info, name):
                 raise TableError(f"{shown}: the member '{name}' {problem}, so it is not read.")
-            self.names.append(name)
+            self.names.append("/".join(part for part in name.split("/") if part not in ("", ".")))
             self._offsets.append(info.header_offset)
             self._packed.append(info.compress_size)
             self.sizes.append(info.file_size)
@@ -258,6 +266,7 @@ class Archive:
                 f"{self.shown}: the member '{self.names[number]}' says that it unpacks to "
                 f"{size:,} bytes, more than the {limit:,} that are read. Remove it."
             )
+        self._check_ratio(number)
         packed = self._stretch(number).read(0, self._packed[number])
         if len(packed) < self._packed[number]:
             raise DamagedMemberError("the archive ends within it")
@@ -277,7 +286,13 @@ class Archive:
         return packed
 
     def part(self, number: int) -> Bytes:
-        """The member's bytes, without reading all of them."""
+        """The member's bytes, without reading all of them.
+
+        Raises:
+            TableError: it says that it unpacks to far more than data do.
+            DamagedMemberError: it is damaged.
+        """
+        self._check_ratio(number)
         stretch = self._stretch(number)
         if self._methods[number] == STORED:
             return stretch
@@ -286,6 +301,14 @@ class Archive:
     def is_stored(self, number: int) -> bool:
         """Whether the member is not packed, so that reading a part of it is cheap."""
         return self._methods[number] == STORED
+
+    def _check_ratio(self, number: int) -> None:
+        size, packed = self.sizes[number], self._packed[number]
+        if size > RATIO_BYTES and size > MAX_RATIO * packed:
+            raise TableError(
+                f"{self.shown}: the member '{self.names[number]}' says that {packed:,} bytes "
+                f"unpack to {size:,}, which no data do. Remove it."
+            )
 
     def _stretch(self, number: int) -> Stretch:
         """The packed bytes of a member."""

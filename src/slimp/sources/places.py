@@ -47,12 +47,20 @@ class Place:
         self._owners, self._members = array("l"), array("L")  # of each file: archive, number in it
         self._archives: list[Archive] = []
         self._files: list[FileBytes] = []
-        if raw.is_dir():
-            self._add_folder()
-        elif raw.is_file():
-            self._add_archive(self._file_bytes(raw), "", depth=1)
-        else:
-            raise TableError(f"{raw}: no such folder or zip file. It should hold {holds}.")
+        try:
+            if raw.is_dir():
+                self._add_folder()
+            elif raw.is_file() and (content := self._file_bytes(raw)).read(0, 2) == b"PK":
+                self._add_archive(content, "", depth=1)
+            else:
+                what = "neither a folder nor a" if raw.exists() else "no such folder or"
+                raise TableError(f"{raw}: {what} zip file. It should hold {holds}.")
+        except OSError as error:
+            self.close()
+            raise TableError(f"{raw}: cannot be read ({error}).") from None
+        except TableError:
+            self.close()
+            raise
 
     def shown(self, number: int) -> Path:
         """The file's place, for messages."""
@@ -274,7 +282,10 @@ def one_file(place: Place, numbers: Sequence[int]) -> int | None:
 
 
 def _walk(raw: Path) -> Iterator[str]:
-    """Paths of all files, in order; a folder that a link leads back to is not entered again."""
+    """Paths of all files that there are, in order.
+
+    Links to nowhere, and pipes, are no files; a folder that a link leads back to is not entered.
+    """
     entered = {os.path.realpath(raw)}
     pending = [""]
     while pending:
@@ -284,12 +295,15 @@ def _walk(raw: Path) -> Iterator[str]:
             path = f"{folder}/{entry.name}" if folder else entry.name
             if SKIPPED.search(entry.name):
                 continue
-            if not entry.is_dir():
-                yield path
-            elif not entry.is_symlink():
-                inside.append(path)
-            elif (real := os.path.realpath(entry.path)) not in entered:
+            if not entry.is_symlink():
+                is_file, is_folder = entry.is_file(), entry.is_dir()
+            else:
+                target, real = Path(entry.path), os.path.realpath(entry.path)
+                is_file, is_folder = target.is_file(), target.is_dir() and real not in entered
                 entered.add(real)
+            if is_file:
+                yield path
+            elif is_folder:
                 inside.append(path)
         pending += reversed(inside)
 

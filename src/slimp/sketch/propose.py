@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from slimp.checks.personal import personal_kind
 from slimp.errors import TableError
 from slimp.schema import LEVELS, RESERVED_COLUMNS, Feature, LevelName
 from slimp.sketch.facts import Facts
-from slimp.sketch.roles import Roles, find_standing
+from slimp.sketch.roles import Roles, find_standing, variation
 from slimp.sketch.words import hints_at, slug
 
 
@@ -58,7 +58,7 @@ def propose(facts: Sequence[Facts], roles: Roles, taken: Sequence[str]) -> Propo
     patients, lesions = _groups(by_name, roles, len(facts[0].cells))
     labels = None if roles.label is None else _known(by_name[roles.label].cells)
     names = set[str](RESERVED_COLUMNS)
-    for line in _ages(facts, names):
+    for line in _ages(facts, names, patients):
         proposal.features["patient"].append(line)
         used |= {line.value["from"], line.value["to"]}
     for fact in facts:
@@ -110,17 +110,15 @@ def _why_personal(fact: Facts) -> str | None:
     """Why the column should not enter a cohort; None if nothing speaks against it."""
     if fact.look == "date":
         return "a date: with others, it may say who somebody is"
-    if fact.look in ("category", "checkbox", "number", "empty"):
-        named = hints_at(fact.name, "person") and not hints_at(fact.name, "code")
-        repeats = fact.distinct <= max(2, fact.filled / 5)
-        if named and fact.look != "empty" and not (repeats and fact.look != "number"):
-            return "its name says that it may name a person"
+    if fact.look == "empty":
         return None
+    if hints_at(fact.name, "person") and not hints_at(fact.name, "code"):
+        return "its name says that it may name a person"
+    if fact.look in ("category", "checkbox", "number"):
+        return "free text, as its name says" if hints_at(fact.name, "text") else None
     kind = personal_kind(fact.cells)
     if kind is not None:
         return f"{kind[0]}, as it seems"
-    if hints_at(fact.name, "person"):
-        return "its name says that it names a person"
     if fact.look == "code":
         return "an identifier, as it seems"
     return "free text, which may say anything"
@@ -202,7 +200,7 @@ def _listed(counts: dict[str, int] | Any, most: int = 6) -> str:
     return ", ".join(shown) + (f" and {len(counts) - most} more" if len(counts) > most else "")
 
 
-def _ages(facts: Sequence[Facts], names: set[str]) -> Iterator[Line]:
+def _ages(facts: Sequence[Facts], names: set[str], patients: pd.Series | None) -> Iterator[Line]:
     """The age at examination, where a table has two dates instead."""
     dates = [fact for fact in facts if fact.look == "date"]
     births = [fact for fact in dates if hints_at(fact.name, "birth")]
@@ -226,6 +224,12 @@ def _ages(facts: Sequence[Facts], names: set[str]) -> Iterator[Line]:
     doubts = ["the dates themselves do not enter the cohort."]
     if len(common) > 1:
         doubts.append(f"dates can be read in several ways: {', '.join(common)}.")
+    visited = 0 if patients is None else variation(visit.cells, patients)[1]
+    if visited:
+        doubts.append(
+            f"{visited} patients were seen on several days: the import takes the median of their "
+            "ages. Move the line to [lesion_metadata] to keep each."
+        )
     odd = {**birth.missing, **birth.strays, **visit.missing, **visit.strays}
     if odd:
         entry["missing"] = list(odd)
@@ -247,7 +251,7 @@ def _ages(facts: Sequence[Facts], names: set[str]) -> Iterator[Line]:
     except TableError:
         return
     names.add(name)
-    yield replace(line)
+    yield line
 
 
 def _free_name(header: str, names: set[str]) -> str:

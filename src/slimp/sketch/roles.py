@@ -148,7 +148,7 @@ def find_standing(fact: Facts, lesions: pd.Series | None, patients: pd.Series | 
     """
     person = hints_at(fact.name, "person_level")
     if patients is not None:
-        groups, varying = _variation(fact.cells, patients)
+        groups, varying = variation(fact.cells, patients)
         of_lesions = lesions if lesions is not None else pd.Series(range(len(patients)))
         several = _groups_of_several(fact.cells, patients, of_lesions)
         if person or several >= EVIDENCE:
@@ -159,7 +159,7 @@ def find_standing(fact: Facts, lesions: pd.Series | None, patients: pd.Series | 
                     doubt = "no patient has two lesions, so its level follows from its name."
                 return Standing(level="patient", doubt=doubt)
     if lesions is not None and not hints_at(fact.name, "picture_level"):
-        groups, varying = _variation(fact.cells, lesions)
+        groups, varying = variation(fact.cells, lesions)
         if varying <= VARYING * max(groups, 1):
             doubt = f"differs within {varying} of {groups} lesions." if varying else ""
             return Standing(level="lesion", doubt=doubt)
@@ -169,7 +169,7 @@ def find_standing(fact: Facts, lesions: pd.Series | None, patients: pd.Series | 
     return Standing(level="patient" if person and patients is None else "lesion")
 
 
-def _variation(cells: pd.Series, groups: pd.Series) -> tuple[int, int]:
+def variation(cells: pd.Series, groups: pd.Series) -> tuple[int, int]:
     """Groups with two known cells or more, and those of them in which the cells differ."""
     known = (cells != "").to_numpy()
     values = cells[known].reset_index(drop=True).groupby(groups[known].to_numpy())

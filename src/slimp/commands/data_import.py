@@ -1,6 +1,6 @@
 """Makes a cohort from a public dataset as it was published, or from your own table and images.
 
-SOURCE is one of those that `slimp data sources` lists; RAW is the folder that holds the data. For
+SOURCE is one of those that `slimp data sources` lists; RAW is the folder or zip file with the data. For
 your own data SOURCE is csv, and --schema names a file that says what each column is. Rows without
 an image are dropped and counted; nothing is guessed. An import that is interrupted goes on where it
 was with --resume. `slimp data import synthetic` has a help of its own.
@@ -24,7 +24,7 @@ class Arguments:
     source: str
     """Name of the dataset, or csv."""
     raw: Path
-    """Folder that holds the data as published."""
+    """Folder or zip file that holds the data as published."""
     cohort: Path
     """Cohort folder to write."""
     schema: Path | None = None
@@ -32,7 +32,7 @@ class Arguments:
     table: str | None = None
     """The table, as a path from RAW on, if it is not where the source has it."""
     images: str | None = None
-    """The image folder, as a path from RAW on, if it is not where the source has it."""
+    """The folder, zip or HDF5 file of the images, as a path from RAW on, if it is elsewhere."""
     overwrite: bool = False
     """Replace what is in COHORT, and forget an import to it that was interrupted."""
     resume: bool = False

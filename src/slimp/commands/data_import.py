@@ -1,6 +1,6 @@
 """Makes a cohort from a public dataset as it was published, or from your own table and images.
 
-SOURCE is one of those that `slimp data sources` lists; RAW is the folder or zip file with the data. For
+SOURCE is one of those that `slimp data sources` lists; RAW is its folder or zip file. For
 your own data SOURCE is csv, and --schema names a file that says what each column is. Rows without
 an image are dropped and counted; nothing is guessed. An import that is interrupted goes on where it
 was with --resume. `slimp data import synthetic` has a help of its own.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimp.cells import image_key, missing_spellings, parse_cells, points_outside
+from slimp.cells import (
+    NUMERIC,
+    image_key,
+    missing_spellings,
+    parse_cells,
+    points_outside,
+    read_feature,
+)
 from slimp.errors import TableError
 from slimp.schema import Feature
 
@@ -115,6 +123,134 @@ def test_ticks_in_all_their_spellings():
 @pytest.mark.parametrize("kind", ["continuous", "categorical", "checkbox"])
 def test_a_column_may_be_all_missing(kind):
     assert parse(["", " "], feature(kind)).isna().all()
+
+
+def number(cell: str, **more: object) -> float:
+    return parse([cell], feature(**more)).iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("cell", "settings", "value"),
+    [
+        ("4,5", {"decimal": ","}, 4.5),
+        ("-,5", {"decimal": ","}, -0.5),
+        ("4.5", {"decimal": ","}, 4.5),
+        ("12345", {"decimal": ","}, 12345),
+        ("1.234,5", {"decimal": ",", "thousands": "."}, 1234.5),
+        ("1.234", {"decimal": ",", "thousands": "."}, 1234),
+        ("1,234,567.5", {"thousands": ","}, 1234567.5),
+        ("1'234", {"thousands": "'"}, 1234),
+        ("1\u00a0234,5", {"decimal": ",", "thousands": " "}, 1234.5),
+        ("12 mm", {"unit": "mm"}, 12),
+        ("12MM", {"unit": "mm"}, 12),
+        ("1,2 cm", {"unit": "mm", "decimal": ",", "units": {"cm": 10.0}}, 12),
+        ("1.2", {"unit": "mm", "factor": 10.0}, 12),
+        ("12 mm", {"unit": "mm", "factor": 10.0}, 12),
+        ("90+", {"aliases": {"90+": "90"}}, 90),
+        ("\u00b5m 3", {"missing": ("\u00b5m 3",)}, math.nan),
+        ("3 \u00b5m", {"unit": "\u03bcm"}, 3),
+        ("-1.0", {"missing": ("-1",)}, math.nan),
+        ("-1", {"missing": ("-1.0",)}, math.nan),
+        ("-1,0", {"missing": ("-1",), "decimal": ","}, math.nan),
+    ],
+)
+def test_numbers_as_people_write_them(cell, settings, value):
+    np.testing.assert_allclose(number(cell, **settings), value, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("cell", "settings", "message"),
+    [
+        ("1.234", {"decimal": ","}, r"'1.234' could mean two numbers\. If the point .*thousands"),
+        ("1.234.567", {"decimal": ","}, r"could mean two numbers|is not a number"),
+        ("1,234", {}, r"point: 1\.234\. .* between thousands, set f\.thousands = \",\""),
+        ("12,34,5", {"decimal": ","}, "is not a number"),
+        ("1.23,4", {"decimal": ",", "thousands": "."}, "is not a number"),
+        ("12 cm", {"unit": "mm"}, r"end in: mm\. If 'cm' is a unit, .* f\.units = { \"cm\" = "),
+        ("12 cm", {}, "is not a number"),
+        (">12", {"unit": "mm"}, "is not a number"),
+        ("1e400 mm", {"unit": "mm"}, "is not a number"),
+        ("mm", {"unit": "mm"}, "is not a number"),
+    ],
+)
+def test_numbers_that_could_be_another_are_refused(cell, settings, message):
+    with pytest.raises(TableError, match=message):
+        parse(["7", cell], feature(**settings))
+
+
+@given(st.lists(st.floats(-1e12, 1e12), min_size=1))
+def test_a_decimal_comma_loses_nothing(values):
+    cells = [f"{value!r}".replace(".", ",") for value in values]
+    assert parse(cells, feature(decimal=",")).tolist() == values
+
+
+@given(st.lists(st.integers(-(10**12), 10**12), min_size=1), st.sampled_from(".,' "))
+def test_groups_of_thousands_are_joined(values, mark):
+    cells = [f"{value:,}".replace(",", mark) for value in values]
+    what = feature(thousands=mark, decimal="," if mark != "," else ".")
+    assert parse(cells, what).tolist() == values
+
+
+def test_a_columns_values_do_not_depend_on_its_neighbours():
+    """A column read at once, and one in which some cells need a closer look, agree."""
+    cells = [f"{value / 7:.5f}" for value in range(-50, 50)]
+    what = feature(unit="mm", units={"cm": 10.0})
+    assert parse([*cells, "3 cm"], what).tolist() == [*parse(cells, what), 30]
+
+
+def test_aliases_of_yes_and_no():
+    what = feature("checkbox", aliases={"ja": "yes", "nein": "no"}, missing=("k.A.",))
+    assert parse(["ja", "nein", " ja ", "yes"], what).tolist() == [True, False, True, True]
+    assert parse(["k.A."], what).isna().all()
+
+
+AGE = Feature(
+    name="age",
+    kind="continuous",
+    columns=("age",),
+    unit="years",
+    from_date="born",
+    to_date="seen",
+    date_format="%d.%m.%Y",
+    missing=("?",),
+)
+
+
+def age(born: list[str], seen: list[str], what: Feature = AGE) -> list[float]:
+    table = pd.DataFrame({"born": born, "seen": seen}, dtype="str")
+    return read_feature(table, what, lambda row: f"t.csv, row {row + 2}")["age"].tolist()
+
+
+def test_time_between_dates():
+    got = age(["01.03.1960", "1960-03-01", "?", ""], ["01.03.2000", "2000-03-01 10:30", "", "?"])
+    assert got[:2] == [14610 / 365.2425] * 2
+    assert np.isnan(got[2:]).all()
+    assert age(["01.01.2000"], ["31.01.2000"], replace(AGE, unit="days")) == [30]
+
+
+@pytest.mark.parametrize(
+    ("born", "seen", "message"),
+    [
+        (
+            "31.02.1960",
+            "01.03.2000",
+            r"row 2, column 'born': '31.02.1960' is not a date written as",
+        ),
+        ("01.03.1960", "March 2000", r"'March 2000' is not a date .*age\.format = \"%d\.%m\.%Y\""),
+        ("01.03.2001", "01.03.2000", r"row 2, column 'seen': 01.03.2000 lies before 01.03.2001"),
+    ],
+)
+def test_dates_that_cannot_be(born, seen, message):
+    with pytest.raises(TableError, match=message):
+        age([born], [seen])
+
+
+def test_columns_that_were_numbers_in_the_file_keep_their_point():
+    table = pd.DataFrame({"f": ["1.234", ""]}, dtype="str")
+    what = feature(decimal=",", thousands=".")
+    assert read_feature(table, what, str)["f"].iloc[0] == 1234
+    table.attrs[NUMERIC] = ["f"]
+    assert read_feature(table, what, str)["f"].iloc[0] == 1.234
 
 
 def test_spellings_of_missing_are_counted():

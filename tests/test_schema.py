@@ -47,6 +47,26 @@ def test_survives_json():
     assert Schema.from_dict(json.loads(json.dumps(schema.to_dict()))) == schema
 
 
+def test_the_table_gives_features_their_marks():
+    content = {
+        "table": {"decimal": ",", "thousands": ".", "delimiter": ";"},
+        "lesion_metadata": {
+            "size": {"kind": "continuous", "unit": "mm", "units": {"cm": 10}, "factor": 2},
+            "depth": {"kind": "continuous", "decimal": ".", "thousands": ","},
+            "site": {"kind": "categorical"},
+        },
+        "patient_metadata": {
+            "age": {"kind": "continuous", "unit": "years", "from": "a", "to": "b", "format": "%d"}
+        },
+    }
+    schema = schema_with(**content)
+    marks = [(f.decimal, f.thousands) for f in schema.features]
+    assert marks == [(".", None), (",", "."), (".", ","), (".", None), (",", ".")]
+    assert [f.reads for f in schema.features][-1] == ("a", "b")
+    again = Schema.from_dict(json.loads(json.dumps(schema.to_dict())))
+    assert again == schema, "and prediction needs no [table]"
+
+
 def test_flatten_moves_all_features_to_the_lesion():
     flat = schema_with().flatten()
     assert flat.level("lesion").features == tuple(schema_with().features)
@@ -108,6 +128,29 @@ def test_is_immutable():
             {"patient_metadata": {"x": {"kind": "checkbox", "columns": ["y", "biopsied"]}}},
             "feature 'x': column 'biopsied' is refused",
         ),
+        *(
+            ({"patient_metadata": {"age": {"kind": "continuous"} | more}}, message)
+            for more, message in (
+                ({"decimal": "x"}, "decimal is '.' or ',', got 'x'"),
+                ({"decimal": ",", "thousands": ","}, "decimal and thousands are both ','"),
+                ({"thousands": "_"}, "thousands is one of"),
+                ({"factor": 0}, "a factor is a number other than 0"),
+                ({"factor": "2"}, "'age.factor' must be a number, got '2'"),
+                ({"units": {"cm": "10"}}, "'age.units' must be a number"),
+                ({"units": {"cm": float("nan")}}, "a factor is a number other than 0"),
+                ({"kind": "categorical", "factor": 2}, "only a continuous feature has decimal"),
+                ({"from": "born"}, "give both dates, 'from' and 'to'"),
+                ({"format": "%d"}, "'format' is for a feature made 'from' one date"),
+                ({"from": "a", "to": "b"}, "has a unit: years, months, days; got None"),
+                (
+                    {"from": "a", "to": "b", "unit": "days", "column": "x"},
+                    "made of dates has no column of its own",
+                ),
+                ({"from": "biopsied", "to": "b", "unit": "days"}, "'biopsied' is refused"),
+                ({"from": "diagnosis", "to": "b", "unit": "days"}, "'diagnosis' is the label"),
+            )
+        ),
+        ({"table": 3}, "'table' must be a table"),
         ({"patient_metadata": {"diagnosis": {"kind": "categorical"}}}, "is the label; it must not"),
         (
             {"patient_metadata": {"x": {"kind": "categorical", "column": "diagnosis"}}},

@@ -244,10 +244,13 @@ def _remedy(cell: str, feature: Feature) -> str:
         return f"Those are: {', '.join(feature.categories or ())}. {advice}"
     if feature.decimal == "." and re.fullmatch(r"-?[0-9]+,[0-9]+", cell):
         point = cell.replace(",", ".")
-        return (
+        advice = (
             f"Decimals are written with a point: {point}. If this table writes a comma, set "
             'decimal = "," under [table].'
         )
+        if re.fullmatch(r"-?[0-9]{1,3},[0-9]{3}", cell):
+            advice += f' If it stands between thousands, set {name}.thousands = ",".'
+        return advice
     if feature.decimal == "," and re.fullmatch(r"[+-]?[0-9]{1,3}(?:\.[0-9]{3})+", cell):
         return (
             f'If the point stands between thousands, set {name}.thousands = "."; if before '

@@ -85,6 +85,8 @@ class PartialImport:
 
     def __enter__(self) -> PartialImport:
         check_output(self.target, overwrite=self._overwrite)
+        if self.target.resolve() == Path.cwd():
+            raise UserError(f"{self.target}: is the folder you stand in. Name another one.")
         self.target.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.folder, self.target)
         try:

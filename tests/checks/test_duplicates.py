@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
 
 from slimp.check import check_cohort
+from slimp.checks.duplicates import PAIRS, exact_pairs, find_near_duplicates, near_groups
+from slimp.checks.scan import scan_images
 
 
 def test_the_same_pixels_in_another_encoding_are_duplicates(encode, clean_tables, cohort, codes):
@@ -41,3 +45,77 @@ def test_how_far_duplicates_reach(picture, clean_tables, cohort, only):
         assert only(report, code).severity == severity
         assert sum(f.code.startswith("duplicate") for f in report.findings) == 1
         assert report.usable == (severity != "error")
+
+
+def lesion(seed: int) -> np.ndarray:
+    """Smooth noise: something that survives compression."""
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=(96, 96, 3)), (3, 3, 0))
+    noise -= noise.min()
+    return (255 * noise / noise.max()).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def edited(encode) -> dict[str, bytes]:
+    """Pictures of which 4 are 0 again: compressed, halved, turned, and 0 itself."""
+    own = {f"i{k:03}": encode(lesion(k)) for k in range(120)}
+    first = lesion(0)
+    return own | {
+        "i009": encode(first, "jpeg", quality=60),
+        "i031": encode(first[::2, ::2]),
+        "i058": encode(np.rot90(first, 1)),
+        "i090": encode(first, "bmp"),
+    }
+
+
+def test_pictures_that_hang_together_are_one_set(cohort, edited):
+    scan = scan_images(cohort(encoded=edited))
+    pairs = find_near_duplicates(scan)
+    assert list(pairs.columns) == ["first", "second", *PAIRS]
+    assert (pairs["kind"] == "near").all()
+    assert pairs["likeness"].is_monotonic_decreasing
+    assert not pairs.duplicated(["first", "second"]).any()
+    [group] = near_groups(scan, pairs)
+    assert group["image_id"].tolist() == ["i000", "i009", "i031", "i058", "i090"]
+    turned = pairs[(pairs["first_id"] == "i000") & (pairs["second_id"] == "i058")]
+    assert turned["turn"].tolist() == ["turned by 90 degrees to the right"]
+    [copy] = exact_pairs(scan).to_dict("records")
+    assert (copy["first_id"], copy["second_id"], copy["kind"]) == ("i000", "i090", "exact")
+
+
+def test_near_duplicates_are_told_by_how_far_they_reach(clean_tables, cohort, encode, codes, only):
+    tables = clean_tables()
+    images, lesions = tables["images"], tables["lesions"]
+    images["label"] = np.where(images.index % 4 < 2, "NEV", "MEL")
+    images["split"] = np.where(images.index < 60, "train", "test")
+    images.loc[5, "lesion_id"] = images.loc[4, "lesion_id"]
+    tables["lesions"] = lesions[lesions["lesion_id"].isin(images["lesion_id"])]
+    own = {f"i{k:03}": encode(lesion(k)) for k in range(120)}
+    for first, second, code, severity in (
+        (4, 5, "near-duplicate-within-lesion", "note"),
+        (0, 1, "near-duplicate-across-lesions", "warning"),
+        (0, 8, "near-duplicate-across-patients", "warning"),
+        (0, 60, "near-duplicate-across-parts", "error"),
+    ):
+        again = {**own, f"i{second:03}": encode(lesion(first), "jpeg", quality=60)}
+        report = check_cohort(cohort(tables, encoded=again))
+        finding = only(report, code)
+        assert finding.severity == severity
+        assert f"i{first:03}" in finding.example
+        assert f"i{second:03}" in finding.example
+        assert report.usable == (severity != "error")
+        assert codes(check_cohort(cohort(tables, encoded=again), near_duplicates=False)) == set()
+
+
+def test_labels_of_one_picture_that_disagree(clean_tables, cohort, edited, only):
+    tables = clean_tables()
+    tables["images"].loc[[0, 9], "label"] = ["NEV", "BCC"]
+    finding = only(check_cohort(cohort(tables, encoded=edited)), "near-duplicate-labels")
+    assert finding.severity == "warning"
+    assert "i009 (BCC" in finding.example
+
+
+def test_blank_pictures_are_not_near_each_other(cohort, encode):
+    even = {f"i{k:03}": encode(np.full((40, 40, 3), 100 + k, dtype=np.uint8)) for k in range(40)}
+    scan = scan_images(cohort(encoded=even))
+    assert find_near_duplicates(scan).empty
+    assert near_groups(scan, find_near_duplicates(scan)) == []

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
 
 from slimp.check import check_cohort
 
@@ -32,3 +34,54 @@ def test_tiny_and_blank_images(encode, cohort, codes, only):
     assert codes(report) == {"tiny-image", "blank-image", "blurred-image"}
     assert only(report, "tiny-image").example == "i004: 50 x 8 px"
     assert only(report, "blank-image").example.startswith("i009")
+
+
+def skin(seed, blur=0.8):
+    rng = np.random.default_rng(seed)
+    noise = gaussian_filter(rng.normal(0, 50, (60, 64, 3)), (blur, blur, 0))
+    return (np.array([190, 150, 130]) + noise).clip(0, 255).astype(np.uint8)
+
+
+def framed(pixels):
+    pixels[:8] = 0
+    return pixels
+
+
+def vignetted(pixels):
+    y, x = np.mgrid[-1:1:60j, -1:1:64j]
+    return np.where((np.hypot(x, y) < 1.05)[..., None], pixels, 3).astype(np.uint8)
+
+
+def burnt(pixels):
+    pixels[10:50, 10:60] = 255
+    return pixels
+
+
+def colourless(pixels):
+    return np.repeat(pixels[:, :, :1], 3, axis=2)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "severity"),
+    [
+        (framed, "framed-image", "warning"),
+        (vignetted, "dark-corners", "note"),
+        (burnt, "exposure", "warning"),
+        (colourless, "grey-image", "warning"),
+        (lambda pixels: skin(7, blur=6), "blurred-image", "warning"),
+    ],
+)
+def test_pictures_unlike_the_others(cohort, codes, only, encode, spoil, code, severity):
+    encoded = {f"i{k:03}": encode(skin(k)) for k in range(120)}
+    assert codes(check_cohort(cohort(encoded=encoded))) == set()
+    spoilt = {**encoded, "i007": encode(spoil(skin(7)))}
+    finding = only(check_cohort(cohort(encoded=spoilt)), code)
+    assert finding.severity == severity
+    assert finding.count == 1
+    assert finding.example.startswith("i007: ")
+    assert finding.remedy
+
+
+def test_a_cohort_all_in_grey_is_meant_so(cohort, codes, encode):
+    encoded = {f"i{k:03}": encode(colourless(skin(k))) for k in range(120)}
+    assert codes(check_cohort(cohort(encoded=encoded))) == set()

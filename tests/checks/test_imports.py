@@ -43,3 +43,13 @@ def test_rows_that_the_import_lost_or_mended(cohort, codes, only):
     assert only(found, "dropped-image").example == "e.png (not an image)"
     assert only(found, "absent-image").example == "a.png, b.png and c.png"
     assert only(found, "empty-id").message == "2 rows without a patient id."
+
+
+def test_ages_that_differ_are_called_normal(cohort, only):
+    entry = {"level": "patient", "count": 3, "rule": "median", "example": "p: 41, 44 -> 42.5"}
+    report = {"disagreements": [{**entry, "column": "age"}]}
+    finding = only(check_cohort(cohort(report=report)), "level-disagreement")
+    assert finding.remedy.startswith("A patient seen over years has several ages: nothing to do")
+    report = {"disagreements": [{**entry, "column": "origin", "rule": "most frequent"}]}
+    finding = only(check_cohort(cohort(report=report)), "level-disagreement")
+    assert finding.remedy.startswith("Correct the table if it is wrong")

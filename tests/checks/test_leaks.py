@@ -113,3 +113,26 @@ def test_a_copy_of_the_label_is_always_a_leak(seed):
     assert link is not None
     assert is_leak(link)
     assert not link.one_to_one
+
+
+def sizes(encode, follows):
+    """Pictures of 40 x 36 px or 60 x 36 px; the larger ones are those of a mask."""
+    rng = np.random.default_rng(0)
+    return {
+        f"i{k:03}": encode(rng.integers(0, 255, (60 if large else 40, 36, 3), dtype=np.uint8))
+        for k, large in enumerate(follows)
+    }
+
+
+def test_the_size_of_pictures_as_a_shortcut(clean_tables, cohort, encode, codes, only):
+    tables = clean_tables()
+    nevus = (tables["images"]["label"] == "NEV").to_numpy()
+    rng = np.random.default_rng(1)
+    mostly = nevus ^ (rng.random(120) < 0.05)
+    report = check_cohort(cohort(tables, encoded=sizes(encode, mostly)))
+    found = [f for f in report.findings if f.code == "shortcut"]
+    assert any("height of the picture, px ('height') follows the label" in f.message for f in found)
+    assert {f.severity for f in found} == {"warning"}
+    assert "one source" in found[0].remedy
+    by_chance = check_cohort(cohort(tables, encoded=sizes(encode, rng.random(120) < 0.5)))
+    assert codes(by_chance) == set()

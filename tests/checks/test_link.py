@@ -53,3 +53,44 @@ def test_numbers_are_cut_at_their_deciles_and_few_values_stay():
     assert as_categories(text).dropna().tolist() == ["1", "2", "2"]
     mostly = as_categories(pd.Series([0.0] * 970 + list(range(1, 31))))
     assert sorted(mostly.value_counts()) == [30, 970]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_intervals_agree_with_a_bootstrap_over_patients(seed):
+    """The delta method against resampled patients, who bring all their rows with them."""
+    rng = np.random.default_rng(seed)
+    owner = rng.integers(0, 300, 500)
+    trait = rng.random(300) < 0.5
+    label = pd.Series(np.where(rng.random(500) < 0.3 + 0.4 * trait[owner], "BCC", "NEV"))
+    column = pd.Series(np.where(trait[owner] ^ (rng.random(500) < 0.1), "yes", "no"))
+    link = measure_link(column, label, pd.Series(owner.astype(str)))
+    assert link is not None
+    rows = [np.flatnonzero(owner == patient) for patient in range(300)]
+    accuracy, information = [], []
+    for _ in range(150):
+        drawn = [rows[patient] for patient in rng.integers(0, 300, 300)]
+        take = np.concatenate(drawn)
+        ids = pd.Series(np.repeat(np.arange(300), [len(own) for own in drawn]).astype(str))
+        again = measure_link(
+            column[take].reset_index(drop=True), label[take].reset_index(drop=True), ids
+        )
+        assert again is not None
+        accuracy.append(again.balanced_accuracy)
+        information.append(again.information)
+    for values, (low, high) in (
+        (accuracy, link.accuracy_ci95),
+        (information, link.information_ci95),
+    ):
+        assert (high - low) / (2 * 1.96) == pytest.approx(np.std(values), rel=0.3)
+
+
+def test_information_is_that_of_the_counts_in_bits():
+    rng = np.random.default_rng(0)
+    label = pd.Series(np.where(rng.random(400) < 0.4, "BCC", "NEV"))
+    column = label.where(rng.random(400) < 0.7, "other")
+    link = measure_link(column, label, pd.Series(np.arange(400).astype(str)))
+    assert link is not None
+    plain = mutual_info_score(column, label) / np.log(2)
+    bias = 2 * 1 / (2 * 400 * np.log(2))
+    assert link.information == pytest.approx(plain - bias)
+    assert link.information_ci95[0] < plain < link.information_ci95[1]

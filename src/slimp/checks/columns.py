@@ -10,6 +10,7 @@ import pandas as pd
 
 from slimp.checks.finding import Finding, count_of, name_list
 from slimp.checks.link import as_numbers
+from slimp.checks.personal import personal_kind
 from slimp.checks.published import Published
 from slimp.cohort import Cohort
 
@@ -30,7 +31,7 @@ def column_findings(cohort: Cohort, columns: Sequence[Published]) -> Iterator[Fi
     for column in columns:
         known = column.own.dropna()
         if column.feature is None:
-            if _is_identifier(known):
+            if _is_identifier(known) and personal_kind(known) is None:  # told elsewhere, masked
                 yield Finding(
                     severity="note",
                     code="identifier",

@@ -39,7 +39,8 @@ def test_tiny_and_blank_images(encode, cohort, codes, only):
 def skin(seed, blur=0.8):
     rng = np.random.default_rng(seed)
     noise = gaussian_filter(rng.normal(0, 50, (60, 64, 3)), (blur, blur, 0))
-    return (np.array([190, 150, 130]) + noise).clip(0, 255).astype(np.uint8)
+    shade = np.linspace(-15, 15, 64)[:, None]
+    return (np.array([190, 150, 130]) + shade + noise).clip(0, 255).astype(np.uint8)
 
 
 def framed(pixels):

@@ -40,7 +40,7 @@ def test_personal_data_are_known_by_their_values(kind):
         ("telephone numbers", lambda k: f"(089) {12345 + k} 17"),
         ("dates", lambda k: f"20{10 + k % 10}-{1 + k % 12:02}-{1 + k % 28:02}T08:15:00"),
         ("dates", lambda k: f"{1 + k % 12}/{13 + k % 15}/2019"),
-        ("e-mail addresses", lambda k: "nevus" if k else "call anna@example.org about it"),
+        ("e-mail addresses", lambda k: "nevus" if k % 20 else "call anna@example.org about it"),
     ],
 )
 def test_other_ways_of_writing_them(kind, make):

@@ -120,15 +120,13 @@ def _choose_sheet(book: Any, place: str, wanted: str | None) -> Any:
     shown = [s.name for s in book.sheets_metadata if str(s.visible).endswith("Visible")]
     sheets = [book.get_sheet_by_name(name) for name in shown or book.sheet_names]
     filled = [sheet for sheet in sheets if sheet.height]
-    if len(filled) != 1:
+    if not filled:
+        raise TableError(f"{place}: has no sheet that holds something.")
+    if len(filled) > 1:
         names = ", ".join(sheet.name for sheet in filled)
         raise TableError(
-            f"{place}: has {len(filled)} sheets that hold something"
-            + (
-                f' ({names}). Name one under [table], as in sheet = "{filled[0].name}".'
-                * bool(filled)
-                or "."
-            )
+            f"{place}: has {len(filled)} sheets that hold something ({names}). Name one under "
+            f'[table], as in sheet = "{filled[0].name}".'
         )
     return filled[0]
 

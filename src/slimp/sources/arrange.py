@@ -237,11 +237,12 @@ def _from_the_folder_on(cells: pd.Series, layout: TableLayout, roots: Sequence[s
     starts = [root for root in (layout.image_root, *roots) if root]
     starts = [start.replace("\\", "/").rstrip("/") + "/" for start in starts]
     paths = cells.str.strip().str.replace("\\", "/", regex=False)
-    folded = paths.str.lower()
+    folded, cut = paths.str.lower(), pd.Series(False, index=cells.index)
     for start in starts:
-        inside = folded.str.startswith(start.lower())
+        inside = folded.str.startswith(start.lower()) & ~cut
         if inside.any():
             cells = cells.where(~inside, paths.str.slice(len(start)))
+            cut |= inside
     return cells
 
 

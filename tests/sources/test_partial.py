@@ -344,15 +344,24 @@ def wait_for(process: subprocess.Popen[str], target: Path, rows: int) -> None:
         time.sleep(0.002)
 
 
-def test_kills_change_no_bit(tmp_path, own_data):
-    """SIGKILL thrice at random, then SIGTERM and SIGINT, of the command line."""
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        [signal.SIGKILL, signal.SIGTERM],
+        pytest.param(
+            [signal.SIGKILL] * 10 + [signal.SIGTERM, signal.SIGINT], marks=pytest.mark.slow
+        ),
+    ],
+    ids=["twice", "often"],
+)
+def test_kills_change_no_bit(tmp_path, own_data, kinds):
+    """Signals to the command line at random moments."""
     expected = tmp_path / "expected"
     assert start(own_data, expected).communicate()[1] == ""
     target, rng, reached = tmp_path / "c", np.random.default_rng(), 0
-    kinds = [signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGINT]
     for kind in kinds:
         process = start(own_data, target, "--resume")
-        wait_for(process, target, reached + int(rng.integers(5, 30)))
+        wait_for(process, target, reached + int(rng.integers(2, 20)))
         process.send_signal(kind)
         _, stderr = process.communicate(timeout=60)
         after = len(read_journal(partial_folder(target) / "journal.jsonl"))

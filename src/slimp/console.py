@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 PIPED_WIDTH = 160
 """Characters per line where standard output is a file or a pipe."""
+REDRAW_SECONDS = 0.1
+"""Between two drawings of a progress bar, at least."""
 
 
 def is_main_process() -> bool:
@@ -78,9 +81,10 @@ def _table(
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A function of (done, all) that draws progress with time left on standard error.
+    """A function of (done, all) that draws progress, pace and time left on standard error.
 
-    Nothing is drawn where standard error is not a terminal.
+    Nothing is drawn where standard error is not a terminal. It may be called for every small thing:
+    most calls draw nothing.
     """
     from rich.console import Console
     from rich.progress import (
@@ -91,12 +95,26 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bars:
-        task = bars.add_task("")
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[pace]}"),
+    )
+    console, quiet = Console(stderr=True), not sys.stderr.isatty()
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=quiet) as bars:
+        task = bars.add_task("", pace="")
+        began, first, drawn = 0.0, 0, 0.0
 
         def advance(done: int, total: int) -> None:
-            bars.update(task, completed=done, total=total)
+            nonlocal began, first, drawn
+            now = time.monotonic()
+            if not began:  # what a resumed job found done is not of its pace
+                began, first = now, done
+            if done < total and now < drawn + REDRAW_SECONDS:
+                return
+            drawn = now
+            pace = (done - first) / max(now - began, 1e-9)
+            bars.update(task, completed=done, total=total, pace=f"{pace:,.0f}/s")
 
         yield advance

@@ -69,6 +69,36 @@ def test_published_bytes_stay_where_nothing_is_amiss(kind, shorter_side):
     assert (verified.resized, verified.converted) == (False, False)
 
 
+def laden(kind: str = "JPEG", **options: object) -> bytes:
+    """A photograph that says who took it."""
+    exif = Image.Exif()
+    exif[0x013B] = "Jane Doe"
+    comment = {"comment": b"of Jane Doe"} if kind == "JPEG" else {}
+    return encode(picture(), kind, exif=exif, **comment, **options)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_metadata_go_and_pixels_stay(kind):
+    verified = verify_image(laden(kind), shorter_side=0)
+    assert verified.stripped
+    assert not verified.converted
+    assert b"Doe" not in verified.encoded
+    np.testing.assert_array_equal(decode(verified.encoded), decode(laden(kind)))
+    assert not verify_image(verified.encoded, shorter_side=0).stripped
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("shorter_side", [0, 15])
+def test_metadata_do_not_survive_another_encoding(kind, shorter_side):
+    image = picture().convert("L")
+    exif = Image.Exif()
+    exif[0x013B] = "Jane Doe"
+    options = {"comment": b"of Jane Doe"} if kind == "JPEG" else {}
+    verified = verify_image(encode(image, kind, exif=exif, **options), shorter_side=shorter_side)
+    assert verified.converted
+    assert b"Doe" not in verified.encoded
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP"])
 @pytest.mark.parametrize(
     ("size", "want"),

@@ -1,0 +1,216 @@
+"""DICOM images become plain pictures: every way to write pixels, and not one tag."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from slimp.schema import Schema
+from slimp.sources import dicom, import_source
+from slimp.sources.dicom import CorruptImageError, is_dicom, picture_of
+from slimp.sources.verify import own_limits, verify_image
+
+pydicom = pytest.importorskip("pydicom", reason="needs the extra 'dicom'")
+NAME = "Doe^Jane^Secret"
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+COLOURS = np.stack([RAMP, RAMP[::-1], RAMP.T], axis=2)
+
+
+def file(pixels: np.ndarray, kind: str, *, bits: int = 8, frames: int = 1, **tags: object) -> bytes:
+    """A DICOM file of these pixels, with a patient's name in it."""
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = tags.pop("syntax", ExplicitVRLittleEndian)
+    content = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
+    content.PatientName, content.PatientID, content.PatientBirthDate = NAME, "4711", "19600101"
+    content.SOPClassUID, content.SOPInstanceUID = meta[2, 2].value, meta[2, 3].value
+    shape = pixels.shape[1:] if frames > 1 else pixels.shape
+    content.Rows, content.Columns = shape[:2]
+    content.SamplesPerPixel = 3 if len(shape) == 3 else 1
+    if content.SamplesPerPixel == 3:
+        content.PlanarConfiguration = 0
+    content.PhotometricInterpretation = kind
+    content.BitsAllocated = 8 if bits <= 8 else 16
+    content.BitsStored, content.HighBit = bits, bits - 1
+    content.PixelRepresentation = int(np.issubdtype(pixels.dtype, np.signedinteger))
+    if frames > 1:
+        content.NumberOfFrames = frames
+    content.PixelData = tags.pop("data", pixels.tobytes())
+    content["PixelData"].VR = "OB" if bits <= 8 else "OW"
+    for tag, value in tags.items():
+        setattr(content, tag, value)
+    buffer = io.BytesIO()
+    content.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def shown(encoded: bytes) -> np.ndarray:
+    return np.asarray(picture_of(encoded)[0])
+
+
+def grey(encoded: bytes) -> np.ndarray:
+    image = shown(encoded)
+    assert (image == image[:, :, :1]).all()
+    return image[:, :, 0]
+
+
+def test_colours_come_through():
+    np.testing.assert_array_equal(shown(file(COLOURS, "RGB")), COLOURS)
+    np.testing.assert_array_equal(
+        shown(
+            file(COLOURS.transpose(2, 0, 1).copy().reshape(16, 16, 3), "RGB", PlanarConfiguration=1)
+        ),
+        COLOURS,
+    )
+
+
+def test_luminance_and_chrominance_become_colours():
+    plain = Image.fromarray(COLOURS)
+    got = shown(file(np.asarray(plain.convert("YCbCr")), "YBR_FULL"))
+    assert np.abs(got.astype(int) - COLOURS).max() <= 3
+
+
+def test_grey_values():
+    np.testing.assert_array_equal(grey(file(RAMP, "MONOCHROME2")), RAMP)
+    np.testing.assert_array_equal(grey(file(RAMP, "MONOCHROME1")), 255 - RAMP)
+
+
+def test_a_palette():
+    table = (np.arange(256, dtype=np.uint16) * 257)[::-1].tobytes()
+    tags = {}
+    for colour in ("Red", "Green", "Blue"):
+        tags[f"{colour}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
+        tags[f"{colour}PaletteColorLookupTableData"] = table
+    np.testing.assert_array_equal(grey(file(RAMP, "PALETTE COLOR", **tags)), 255 - RAMP)
+
+
+def test_twelve_bits_use_their_whole_range():
+    values = (np.arange(256, dtype=np.uint16).reshape(16, 16) * 5) + 1000
+    got = grey(file(values, "MONOCHROME2", bits=12))
+    np.testing.assert_array_equal(got, RAMP)
+
+
+def test_colours_of_sixteen_bits_keep_their_upper_half():
+    got = shown(file(COLOURS.astype(np.uint16) * 256 + 77, "RGB", bits=16))
+    np.testing.assert_array_equal(got, COLOURS)
+
+
+@pytest.mark.parametrize("slope", [1, 2])
+def test_a_window_is_obeyed(slope):
+    """Linear between its ends, black below, white above (PS3.3 C.11.2.1.2.1), formula by cell."""
+    values = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)
+    centre, width = 1000.0, 500.0
+    tags = {"WindowCenter": [centre, 9.0], "WindowWidth": [width, 9.0]}
+    if slope != 1:
+        tags |= {"RescaleSlope": slope, "RescaleIntercept": -100}
+    got = grey(file(values, "MONOCHROME2", bits=12, **tags))
+    for x, y in zip(values.ravel().tolist(), got.ravel().tolist(), strict=True):
+        x = x * slope - 100 if slope != 1 else x
+        share = (x - (centre - 0.5)) / (width - 1) + 0.5
+        assert abs(y - 255 * min(max(share, 0), 1)) <= 0.51
+
+
+def test_signed_values():
+    values = np.arange(-128, 128, dtype=np.int16).reshape(16, 16)
+    np.testing.assert_array_equal(grey(file(values, "MONOCHROME2", bits=16)), RAMP)
+
+
+def test_of_several_frames_the_first_counts():
+    frames = np.stack([COLOURS, 255 - COLOURS, COLOURS])
+    encoded = file(frames, "RGB", frames=3)
+    np.testing.assert_array_equal(shown(encoded), COLOURS)
+    assert picture_of(encoded)[1] == 3
+    assert verify_image(encoded, shorter_side=0).first_frame
+
+
+def test_jpeg_within():
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import JPEGBaseline8Bit
+
+    buffer = io.BytesIO()
+    Image.fromarray(COLOURS).save(buffer, "JPEG", quality=95, subsampling=0)
+    data = encapsulate([buffer.getvalue()])
+    encoded = file(COLOURS, "YBR_FULL", syntax=JPEGBaseline8Bit, data=data)
+    want = np.asarray(Image.open(buffer))
+    assert np.abs(shown(encoded).astype(int) - want).max() <= 3
+
+
+def test_a_verified_image_is_a_jpeg_of_the_size_asked_for():
+    big = np.tile(COLOURS, (4, 8, 1))
+    with own_limits():
+        verified = verify_image(file(big, "RGB"), shorter_side=32)
+    image = Image.open(io.BytesIO(verified.encoded))
+    assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (64, 32))
+    assert verified.resized
+    assert verified.converted
+    assert verified.stripped
+
+
+def refused(encoded: bytes) -> str:
+    with own_limits(), pytest.raises(CorruptImageError) as error:
+        verify_image(encoded, shorter_side=0)
+    return str(error.value)
+
+
+def test_refusals(monkeypatch):
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import JPEGLossless
+
+    whole = file(COLOURS, "RGB")
+    assert "a person is named in its pixels" in refused(
+        file(COLOURS, "RGB", BurnedInAnnotation="YES")
+    )
+    assert "damaged" in refused(whole[:-100])
+    assert "without an image" in refused(whole[:140] + b"\xff" * 300)
+    assert refused(bytes(128) + b"DICM")
+    lossless = file(COLOURS, "RGB", syntax=JPEGLossless, data=encapsulate([b"\xff\xd8 none"]))
+    message = refused(lossless)
+    assert "needs a decoder: pip install" in message or "damaged" in message
+    monkeypatch.setattr(dicom, "MAX_PIXELS", 100)
+    assert "too large: 16 x 16" in refused(whole)
+
+
+def test_without_the_extra_they_are_refused_in_a_sentence(monkeypatch):
+    def absent(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(dicom, "import_module", absent)
+    dicom._pydicom.cache_clear()
+    assert "pip install 'slimp[dicom]'" in refused(file(COLOURS, "RGB"))
+
+
+def test_no_tag_enters_a_cohort(tmp_path):
+    folder = tmp_path / "raw" / "images"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        (folder / f"{number}.dcm").write_bytes(file(np.roll(COLOURS, number, axis=0), "RGB"))
+    pd.DataFrame({"file": ["0.dcm", "1", "2.DCM"], "x": list("abc")}).to_csv(
+        tmp_path / "raw" / "metadata.csv", index=False
+    )
+    schema = Schema.from_dict({"image": "file"})
+    cohort = import_source("csv", tmp_path / "raw", tmp_path / "cohort", schema=schema)
+    assert len(cohort) == 3
+    report = cohort.info.import_report
+    assert (report["stripped"], report["converted"], report["absent"]) == (3, 3, 0)
+    for path in (tmp_path / "cohort").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert b"Doe" not in content, path
+            assert b"4711" not in content, path
+            assert b"19600101" not in content, path
+    assert "Doe" not in json.dumps(report)
+
+
+def test_magic_bytes():
+    assert is_dicom(file(COLOURS, "RGB"))
+    assert not is_dicom(b"")
+    assert not is_dicom(b"\xff\xd8" + bytes(300))

@@ -378,3 +378,23 @@ def test_an_interruption_leaves_nothing(tmp_path, cohort, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         cohort.save(tmp_path / "c")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("level", "column", "values", "message"),
+    [
+        ("patients", "age", "old", "the column 'age' is str, but continuous in the schema"),
+        ("images", "patient_id", b"\xff", "damaged"),
+        ("images", "byte_offset", 0.5, "damaged"),
+        ("images", "published", [1], "the column 'published' holds mixed"),
+    ],
+)
+def test_tables_that_were_rewritten_with_other_types_are_refused(
+    level, column, values, message, tmp_path
+):
+    make_cohort().save(tmp_path / "cohort")
+    path = tmp_path / "cohort" / f"{level}.parquet"
+    frame = pd.read_parquet(path)
+    frame.assign(**{column: pd.Series([values] * len(frame))}).to_parquet(path)
+    with pytest.raises(CohortError, match=f"{tmp_path}.*{message}"):
+        Cohort.load(tmp_path / "cohort")

@@ -24,7 +24,7 @@ from slimp.cohort_folder import (
     read_parquet,
     rows_of,
 )
-from slimp.errors import CohortError, UserError
+from slimp.errors import CohortError
 from slimp.parts import assign_groups, require_disjoint
 from slimp.schema import Schema
 from slimp.storage import Images
@@ -171,16 +171,18 @@ class Cohort:
         try:
             images = frames.pop("images")
             store = open_images(folder / "images.bin", images)
-            return cls(
+            cohort = cls(
                 info=CohortInfo(**content["info"]),
                 schema=Schema.from_dict(content["schema"]),
                 tables=Tables(images=images, **frames),
                 store=store,
                 positions=np.arange(len(images), dtype=np.int64),
             )
+            _check_types(cohort, folder)
+            return cohort
         except CohortError:
             raise
-        except (UserError, KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise CohortError(f"{folder}: damaged ({error}). Import the data again.") from None
 
     @classmethod
@@ -215,3 +217,29 @@ class Cohort:
             for row in range(len(self)):
                 writer.add_image(self.read_image(row))
             writer.finish(self.tables, self.schema, self.info)
+
+
+def _check_types(cohort: Cohort, folder: Path) -> None:
+    """Refuses tables that were rewritten with columns of another kind than the schema says."""
+    fits = {
+        "continuous": pd.api.types.is_numeric_dtype,
+        "categorical": pd.api.types.is_string_dtype,
+        "checkbox": pd.api.types.is_bool_dtype,
+    }
+    for level in cohort.schema.levels:
+        table = cohort.tables.of_level(level.name)
+        for name, column in table.items():
+            kind = pd.api.types.infer_dtype(column) if column.dtype == object else "string"
+            if kind not in ("string", "empty", "boolean"):
+                raise CohortError(
+                    f"{folder / f'{level.name}s.parquet'}: the column '{name}' holds {kind}, but a "
+                    "cell is one text, number or truth value. Import the data again."
+                )
+        for feature in level.features:
+            for name in feature.columns:
+                if not fits[feature.kind](table[name].dtype) and table[name].notna().any():
+                    raise CohortError(
+                        f"{folder / f'{level.name}s.parquet'}: the column '{name}' is "
+                        f"{table[name].dtype}, but {feature.kind} in the schema. Import the data "
+                        "again."
+                    )

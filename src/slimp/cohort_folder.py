@@ -187,8 +187,10 @@ def read_parquet(folder: Path, name: str) -> pd.DataFrame:
 
 def open_images(path: Path, images: pd.DataFrame) -> PackedImages:
     """The images of a folder; takes their place in the file out of the table."""
-    lengths = images.pop("byte_length").to_numpy(dtype=np.int64)
-    offsets = images.pop("byte_offset").to_numpy(dtype=np.int64)
+    places = [images.pop("byte_length"), images.pop("byte_offset")]
+    if not all(pd.api.types.is_integer_dtype(column) for column in places):
+        raise CohortError(f"{path.parent / 'images.parquet'}: damaged. Import the data again.")
+    lengths, offsets = (column.to_numpy(dtype=np.int64) for column in places)
     bounds = np.append(0, np.cumsum(lengths))
     if not path.is_file():
         raise CohortError(f"{path}: missing. Import the data again.")

@@ -18,7 +18,7 @@ import pandas as pd
 from slimp import __version__
 from slimp.cohort import Cohort
 from slimp.cohort_folder import CohortInfo, Tables, read_parquet
-from slimp.errors import CohortError, TableError, UserError
+from slimp.errors import TableError, UserError
 from slimp.schema import LEVELS, Schema
 from slimp.sources.importing import ImportOptions, Progress, collect_images
 from slimp.sources.partial import PartialImport
@@ -129,7 +129,7 @@ def _tables(raw: Path, content: dict[str, Any]) -> Tables:
         frames[f"{level}s"] = read_parquet(raw / TABLES, f"{level}s")
     try:
         return Tables(**frames)
-    except CohortError as error:
+    except ValueError as error:  # CohortError, or ids that are no text
         raise TableError(f"{raw / TABLES}: {error} Copy the export again.") from None
 
 

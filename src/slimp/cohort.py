@@ -19,6 +19,7 @@ from slimp.cohort_folder import (
     CohortInfo,
     CohortWriter,
     Tables,
+    check_types,
     open_images,
     read_content,
     read_parquet,
@@ -178,7 +179,7 @@ class Cohort:
                 store=store,
                 positions=np.arange(len(images), dtype=np.int64),
             )
-            _check_types(cohort, folder)
+            check_types(cohort.tables, cohort.schema, folder)
             return cohort
         except CohortError:
             raise
@@ -217,29 +218,3 @@ class Cohort:
             for row in range(len(self)):
                 writer.add_image(self.read_image(row))
             writer.finish(self.tables, self.schema, self.info)
-
-
-def _check_types(cohort: Cohort, folder: Path) -> None:
-    """Refuses tables that were rewritten with columns of another kind than the schema says."""
-    fits = {
-        "continuous": pd.api.types.is_numeric_dtype,
-        "categorical": pd.api.types.is_string_dtype,
-        "checkbox": pd.api.types.is_bool_dtype,
-    }
-    for level in cohort.schema.levels:
-        table = cohort.tables.of_level(level.name)
-        for name, column in table.items():
-            kind = pd.api.types.infer_dtype(column) if column.dtype == object else "string"
-            if kind not in ("string", "empty", "boolean"):
-                raise CohortError(
-                    f"{folder / f'{level.name}s.parquet'}: the column '{name}' holds {kind}, but a "
-                    "cell is one text, number or truth value. Import the data again."
-                )
-        for feature in level.features:
-            for name in feature.columns:
-                if not fits[feature.kind](table[name].dtype) and table[name].notna().any():
-                    raise CohortError(
-                        f"{folder / f'{level.name}s.parquet'}: the column '{name}' is "
-                        f"{table[name].dtype}, but {feature.kind} in the schema. Import the data "
-                        "again."
-                    )

@@ -199,6 +199,36 @@ def open_images(path: Path, images: pd.DataFrame) -> PackedImages:
     return PackedImages(path, bounds)
 
 
+def check_types(tables: Tables, schema: Schema, folder: Path) -> None:
+    """Refuses tables that were rewritten with columns of another kind than the schema says.
+
+    Raises:
+        CohortError: names the file in `folder` and the column.
+    """
+    fits = {
+        "continuous": pd.api.types.is_numeric_dtype,
+        "categorical": pd.api.types.is_string_dtype,
+        "checkbox": pd.api.types.is_bool_dtype,
+    }
+    for level in schema.levels:
+        table = tables.of_level(level.name)
+        for name, column in table.items():
+            kind = pd.api.types.infer_dtype(column) if column.dtype == object else "string"
+            if kind not in ("string", "empty", "boolean"):
+                raise CohortError(
+                    f"{folder / f'{level.name}s.parquet'}: the column '{name}' holds {kind}, but a "
+                    "cell is one text, number or truth value. Import the data again."
+                )
+        for feature in level.features:
+            for name in feature.columns:
+                if not fits[feature.kind](table[name].dtype) and table[name].notna().any():
+                    raise CohortError(
+                        f"{folder / f'{level.name}s.parquet'}: the column '{name}' is "
+                        f"{table[name].dtype}, but {feature.kind} in the schema. Import the data "
+                        "again."
+                    )
+
+
 def _rows_of_parents(
     child: pd.DataFrame, parent: pd.DataFrame, key: str, where: str
 ) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from slimp import __version__
 from slimp.cohort import Cohort
-from slimp.cohort_folder import CohortInfo, Tables, read_parquet
+from slimp.cohort_folder import CohortInfo, Tables, check_types, read_parquet
 from slimp.errors import TableError, UserError
 from slimp.schema import LEVELS, Schema
 from slimp.sources.importing import ImportOptions, Progress, collect_images
@@ -52,7 +52,7 @@ def import_webdataset(
     options = options or ImportOptions()
     check_output(target, overwrite=overwrite)
     content, info, schema = _sidecar(raw)
-    tables = _tables(raw, content)
+    tables = _tables(raw, content, schema)
     places = dict(_places(raw, content, len(tables.images)))
     cells = tables.images["image_id"].astype("str").tolist()
     row_of = {cell: row for row, cell in enumerate(cells)}
@@ -120,7 +120,7 @@ def _sidecar(raw: Path) -> tuple[dict[str, Any], CohortInfo, Schema]:
     return content, info, schema
 
 
-def _tables(raw: Path, content: dict[str, Any]) -> Tables:
+def _tables(raw: Path, content: dict[str, Any], schema: Schema) -> Tables:
     names = {str(entry["name"]) for entry in content["files"]}
     frames: dict[str, pd.DataFrame] = {}
     for level in LEVELS:
@@ -128,8 +128,10 @@ def _tables(raw: Path, content: dict[str, Any]) -> Tables:
             raise TableError(f"{raw / SIDECAR}: names no table of the {level} level.")
         frames[f"{level}s"] = read_parquet(raw / TABLES, f"{level}s")
     try:
-        return Tables(**frames)
-    except ValueError as error:  # CohortError, or ids that are no text
+        tables = Tables(**frames)
+        check_types(tables, schema, raw / TABLES)
+        return tables
+    except (TypeError, ValueError) as error:  # CohortError, or ids that are no text
         raise TableError(f"{raw / TABLES}: {error} Copy the export again.") from None
 
 

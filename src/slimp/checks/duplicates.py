@@ -106,7 +106,7 @@ def _with_owners(found: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
     if "split" in facts:
         for end, rows in ends.items():
             found[f"{end}_split"] = rows["split"]
-    splits = [column for column in found if column.endswith("_split")]
+    splits = [f"{end}_split" for end in ends if "split" in facts]
     return found[["first", "second", *PAIRS, *splits]]
 
 

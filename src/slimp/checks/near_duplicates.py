@@ -33,7 +33,7 @@ WORDS = 4
 """64 bits each: coefficients of even and odd row by even and odd column frequency."""
 RADIUS = 72
 """Candidates differ in at most so many of 255 bits."""
-EVEN_RADIUS = 22
+EVEN_RADIUS = 20
 """And in at most so many of the 63 that no mirroring changes."""
 TURNS = (
     "upright",
@@ -172,16 +172,21 @@ def _near_block(
     """First, second, turn and distance of the pairs whose first is in one block."""
     n, (high, wide) = even.shape[1], TILE
     found = [np.empty((4, 0), dtype=np.int64)]
+    words, bits, near = (np.empty(TILE, dtype=kind) for kind in (np.uint64, np.uint8, np.bool_))
     for top in range(start, min(start + BLOCK, n), high):
+        rows = even[:, top : min(top + high, start + BLOCK), None]  # (2, high, 1)
         for left in range(top, n, wide):
             columns = even[0, left : left + wide]
+            part = (slice(rows.shape[1]), slice(len(columns)))
             for axes in (0, 1):
-                differing = np.bitwise_count(even[axes, top : top + high, None] ^ columns)
-                rows, seconds = np.nonzero(differing <= even_radius)
-                rows, seconds = rows + top, seconds + left
-                later = seconds > rows
-                if later.any():
-                    found.extend(_positions(hashes, rows[later], seconds[later], axes, radius))
+                np.bitwise_xor(rows[axes], columns, out=words[part])
+                np.bitwise_count(words[part], out=bits[part])
+                np.less_equal(bits[part], even_radius, out=near[part])
+                if near[part].any():
+                    first, second = np.nonzero(near[part])
+                    first, second = first + top, second + left
+                    later = second > first
+                    found.extend(_positions(hashes, first[later], second[later], axes, radius))
     return np.concatenate(found, axis=1)
 
 
@@ -193,7 +198,13 @@ def _positions(
     radius: int,
 ) -> Iterator[Int[np.ndarray, "4 _"]]:
     """The mirrorings in which pairs are near: odd coefficients change sign, so bits swap."""
-    bits = np.bitwise_count(hashes[first, axes] ^ hashes[second, 0]).astype(np.int64)  # (k, 4)
+    bits = np.bitwise_count(hashes[first, axes] ^ hashes[second, 0])  # (k, 4)
+    at_best = np.minimum(bits, 64 - bits)
+    at_best[:, 0] = bits[:, 0]
+    hopeful = at_best.sum(axis=1) <= radius
+    if not hopeful.any():
+        return
+    first, second, bits = first[hopeful], second[hopeful], bits[hopeful].astype(np.int64)
     for mirror in range(4):
         across, along = mirror & 1, mirror >> 1 & 1
         flips = (0, across, along, across ^ along)

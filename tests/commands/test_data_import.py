@@ -52,15 +52,15 @@ def test_it_says_what_was_met_and_what_comes_next(words, tmp_path, capsys):
 
 
 def test_interrupted_told_how_to_go_on_and_gone_on(words, tmp_path, capsys, monkeypatch):
-    fetch, calls = importing._fetch, []
+    opened, calls = importing._open, []
 
     def interrupted(*args: object) -> object:
         calls.append(args)
         if len(calls) == 30:
             raise KeyboardInterrupt
-        return fetch(*args)
+        return opened(*args)
 
-    monkeypatch.setattr(importing, "_fetch", interrupted)
+    monkeypatch.setattr(importing, "_open", interrupted)
     assert main(words) == 130
     assert capsys.readouterr().err == (
         "what was imported so far is kept: run the command again with --resume\n"
@@ -70,7 +70,7 @@ def test_interrupted_told_how_to_go_on_and_gone_on(words, tmp_path, capsys, monk
     assert main(words) == 2
     assert "was interrupted there after" in capsys.readouterr().err
     calls.clear()
-    monkeypatch.setattr(importing, "_fetch", lambda *args: calls.append(args) or fetch(*args))
+    monkeypatch.setattr(importing, "_open", lambda *args: calls.append(args) or opened(*args))
     assert main([*words, "--resume"]) == 0
     assert 0 < len(calls) < 40
     assert len(Cohort.load(tmp_path / "cohort")) == 39

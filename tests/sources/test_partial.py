@@ -300,11 +300,11 @@ from pathlib import Path
 import slimp.sources.csv_folder, slimp.sources.importing as importing, slimp.sources.partial as p
 from slimp.cli import main
 p.SAVE_SECONDS = 0.01
-fetch = importing._fetch
+opened = importing._open
 def slow(*args):
     time.sleep(0.004)
-    return fetch(*args)
-importing._fetch = slow
+    return opened(*args)
+importing._open = slow
 sys.exit(main(sys.argv[1:]))
 """
 

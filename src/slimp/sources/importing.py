@@ -31,7 +31,8 @@ from slimp.schema import Schema
 from slimp.signals import deferred_signals
 from slimp.sources.partial import PartialImport, Record
 from slimp.sources.raw import RawTable
-from slimp.sources.verify import CorruptImageError, VerifiedImage, own_limits, verify_image
+from slimp.sources.verifiers import Opened, Verifiers
+from slimp.sources.verify import VerifiedImage, own_limits
 from slimp.storage import check_output
 from slimp.tables import split_levels, type_rows
 
@@ -43,8 +44,10 @@ Result = TypeVar("Result")
 NAMED = 10
 """Absent and corrupt images that are listed by name."""
 THREADS = min(8, os.cpu_count() or 1)
-GROUP = 8
+GROUP = 16
 """Rows that a thread works on at a time."""
+PROCESSES_FROM = 5_000
+"""Rows from which on it is worth to start processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,11 +179,16 @@ def collect_images(
         counts.add(cell, record)
     partial.earlier.clear()
 
-    def fetch(some: Sequence[str]) -> list[VerifiedImage | str | None]:
-        return [_fetch(cell, raw, options) for cell in some]
-
+    left = len(cells) - partial.done
     groups = (cells[i : i + GROUP] for i in range(partial.done, len(cells), GROUP))
-    with deferred_signals() as stop, own_limits(), closing(_in_order(fetch, groups)) as fetched:
+    with (
+        deferred_signals() as stop,
+        own_limits(),
+        Verifiers(
+            THREADS if left >= PROCESSES_FROM else 0, shorter_side=options.shorter_side
+        ) as verify,
+        closing(_in_order(lambda some: verify(_open(x, raw) for x in some), groups)) as fetched,
+    ):
         for outcome in chain.from_iterable(fetched):
             record = outcome if not isinstance(outcome, VerifiedImage) else _record(outcome)
             counts.add(cells[partial.done], record)
@@ -196,15 +204,10 @@ def collect_images(
     return counts
 
 
-def _fetch(cell: str, raw: RawTable, options: ImportOptions) -> VerifiedImage | str | None:
-    """The image of a cell, why it is corrupt, or None if it is absent."""
+def _open(cell: str, raw: RawTable) -> Opened:
+    """The encoded image of a cell, why it cannot be read, or None if it is absent."""
     try:
-        encoded = raw.open_image(cell)
-        if encoded is None:
-            return None
-        return verify_image(encoded, shorter_side=options.shorter_side)
-    except CorruptImageError as corrupt:
-        return str(corrupt)
+        return raw.open_image(cell)
     except OSError as error:
         return f"unreadable: {error}"
 

@@ -206,27 +206,28 @@ def check_types(tables: Tables, schema: Schema, folder: Path) -> None:
         CohortError: names the file in `folder` and the column.
     """
     fits = {
+        "text": pd.api.types.is_string_dtype,
         "continuous": pd.api.types.is_numeric_dtype,
         "categorical": pd.api.types.is_string_dtype,
         "checkbox": pd.api.types.is_bool_dtype,
     }
     for level in schema.levels:
-        table = tables.of_level(level.name)
+        table, file = tables.of_level(level.name), folder / f"{level.name}s.parquet"
+        wanted: dict[str, str] = dict.fromkeys(sorted(_OWN_COLUMNS[level.name]), "text")
+        wanted |= {name: feature.kind for feature in level.features for name in feature.columns}
         for name, column in table.items():
-            kind = pd.api.types.infer_dtype(column) if column.dtype == object else "string"
-            if kind not in ("string", "empty", "boolean"):
+            held = pd.api.types.infer_dtype(column) if column.dtype == object else "string"
+            if held not in ("string", "empty", "boolean"):
                 raise CohortError(
-                    f"{folder / f'{level.name}s.parquet'}: the column '{name}' holds {kind}, but a "
-                    "cell is one text, number or truth value. Import the data again."
+                    f"{file}: the column '{name}' holds {held}, but a cell is one text, number or "
+                    "truth value. Import the data again."
                 )
-        for feature in level.features:
-            for name in feature.columns:
-                if not fits[feature.kind](table[name].dtype) and table[name].notna().any():
-                    raise CohortError(
-                        f"{folder / f'{level.name}s.parquet'}: the column '{name}' is "
-                        f"{table[name].dtype}, but {feature.kind} in the schema. Import the data "
-                        "again."
-                    )
+            kind = wanted.get(str(name))
+            if kind and not fits[kind](column.dtype) and column.notna().any():
+                raise CohortError(
+                    f"{file}: the column '{name}' is {column.dtype}, but {kind} in the schema. "
+                    "Import the data again."
+                )
 
 
 def _rows_of_parents(

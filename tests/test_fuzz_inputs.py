@@ -1,0 +1,797 @@
+"""Mangled inputs of every kind: a sound cohort or one clear paragraph, and nothing beside it.
+
+Each family begins with an input that imports, and mangles one file of it: its structure where it
+has one, then its bytes. All follows from the family and a number, which a failure names:
+`pytest "tests/test_fuzz_inputs.py::test_mangled[csv]"` runs the same inputs again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import functools
+import hashlib
+import io
+import json
+import random
+import re
+import shutil
+import stat
+import struct
+import tarfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import docstring_parser
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from slimp import cli
+from slimp.cohort import Cohort
+from slimp.sources import READERS, get_source
+
+SECONDS = 20.0
+"""A single input that takes longer hangs; most take hundredths."""
+MORE = 4
+"""How many times more inputs the slow test takes."""
+
+SCHEMA = """\
+image = "file"
+lesion = "lesion"
+patient = "patient"
+label = "label"
+missing = ["UNK"]
+
+[label_names]
+nv = "nevus"
+
+[lesion_metadata]
+size = { kind = "continuous", unit = "mm" }
+site = { kind = "categorical", aliases = { back = "torso" } }
+
+[patient_metadata]
+age = { kind = "continuous", unit = "years", missing = ["-1"] }
+smoker = { kind = "checkbox" }
+
+[refused]
+biopsied = "gives the label away"
+"""
+HEADER = ["file", "lesion", "patient", "label", "size", "site", "age", "smoker", "biopsied"]
+ROWS = [
+    ["a.jpg", "1", "p1", "nv", "3.5", "back", "40", "yes", "no"],
+    ["b.jpg", "2", "p1", "mel", "", "leg", "40", "yes", "yes"],
+    ["c.jpg", "1", "p2", "nv", "2", "arm", "-1", "no", "no"],
+    ["d.jpg", "1", "p3", "mel", "7", "", "71", "UNK", "yes"],
+]
+STRANGE = [
+    *("", " ", "0", "-1", "1e400", "-1e308", "nan", "inf", "1,5", "1.234,5", "0x10", "1_000"),
+    *("UNK", "yes", "True", "12/31/1999", "31.12.99", "2024-02-30", "\u202egpj.a", "\u0661\u0662"),
+    *("../a.jpg", "/etc/passwd", "C:\\a.jpg", "\\\\host\\a.jpg", "images/a", "a", "A.JPG", "~/a"),
+    *(
+        "a.jpg;b.jpg",
+        '"',
+        '"a',
+        'a"b',
+        "'",
+        "\0",
+        "\ufeff",
+        "=1+1",
+        "#N/A",
+        "\U0001f4a9",
+        "e\u0301",
+    ),
+    *("x" * 70_000, "a/" * 3000, "file", "age", "\r", "\n", "a\nb", "\t", "|", ";", "\x1a", "\x85"),
+]
+
+
+TARGET = "(target)"
+
+
+@dataclass(frozen=True)
+class Seed:
+    """An input that is taken, and how to mangle it."""
+
+    argv: tuple[object, ...]
+    """The command; `TARGET` stands for the cohort or file that it writes."""
+    victims: tuple[Path, ...]
+    """Files that are mangled, each an input of its own."""
+    mangle: Callable[[random.Random, bytes], bytes]
+    names: tuple[str, ...]
+    """What a message may call the input; one of them must occur."""
+    afterwards: Callable[[random.Random], None] = lambda rng: None
+    """Called when the victims are mangled, and before the command."""
+
+
+def importing(source: str, raw: Path, *flags: object) -> tuple[object, ...]:
+    return ("data", "import", source, raw, TARGET, *flags)
+
+
+def photo(number: int, kind: str = "JPEG", mode: str = "RGB") -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 255, (24, 30, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, kind)
+    return file.getvalue()
+
+
+def table_text(rows: list[list[str]], mark: str = ",") -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=mark).writerows(rows)
+    return text.getvalue()
+
+
+def own_raw(folder: Path, rows: list[list[str]] = ROWS) -> Path:
+    """Somebody's table and images, with its schema beside them."""
+    raw = folder / "raw"
+    (raw / "images").mkdir(parents=True)
+    (raw / "metadata.csv").write_text(table_text([HEADER, *rows]), encoding="utf-8")
+    for number, row in enumerate(rows):
+        (raw / "images" / row[0]).write_bytes(photo(number))
+    (folder / "schema.toml").write_text(SCHEMA, encoding="utf-8")
+    return raw
+
+
+# How bytes are mangled.
+
+
+def edit_bytes(rng: random.Random, content: bytes, most: int = 6) -> bytes:
+    """A few accidents of a disk, a cable or a text editor."""
+    data = bytearray(content)
+    for _ in range(rng.randint(1, most)):
+        at, length = rng.randrange(len(data) + 1), rng.choice((1, 1, 2, 4, 8, 64, 1000))
+        kind = rng.randrange(8)
+        if kind == 0 and at < len(data):
+            data[at] ^= 1 << rng.randrange(8)
+        elif kind == 1 and at < len(data):
+            data[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, 0x22, 0x0A, 0x2C))
+        elif kind == 2:
+            del data[at : at + length]
+        elif kind == 3:
+            data[at:at] = rng.randbytes(length)
+        elif kind == 4:
+            data[at:at] = data[at : at + length]
+        elif kind == 5:
+            data[at : at + length] = bytes(min(length, max(len(data) - at, 0)))
+        elif kind == 6 and rng.random() < 0.4:
+            del data[at:]
+        elif at + 4 <= len(data):
+            data[at : at + 4] = struct.pack("<I", rng.choice((0, 1, 2**31 - 1, 2**32 - 1, 65536)))
+    return bytes(data)
+
+
+def edit_rows(rng: random.Random, rows: list[list[str]]) -> list[list[str]]:
+    """A few accidents of a spreadsheet."""
+    rows = [list(row) for row in rows]
+    for _ in range(rng.randint(0, 3)):
+        r = rng.randrange(len(rows))
+        c = rng.randrange(max(len(rows[r]), 1))
+        kind = rng.randrange(10)
+        if kind <= 3 and rows[r]:
+            rows[r][min(c, len(rows[r]) - 1)] = rng.choice(STRANGE)
+        elif kind == 4:
+            rows.insert(r, list(rng.choice(rows)))
+        elif kind == 5 and len(rows) > 1:
+            del rows[r]
+        elif kind == 6:
+            rows = [row[:c] + row[c + 1 :] for row in rows]
+        elif kind == 7:
+            rows[r] = rows[r][:c]
+        elif kind == 8:
+            rows[r] = rows[r] + [rng.choice(STRANGE)] * rng.choice((1, 3, 500))
+        elif rows[r] and len(rows) > 1:
+            other = rng.randrange(1, len(rows))
+            rows[r], rows[other] = rows[other], rows[r]
+    return rows
+
+
+ENCODINGS = ("utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252", "cp037", "utf-7")
+
+
+def mangle_csv(rng: random.Random, content: bytes) -> bytes:
+    first = content.decode("utf-8").splitlines()[0]
+    rows = edit_rows(rng, list(csv.reader(io.StringIO(content.decode("utf-8"), newline=""))))
+    mark = rng.choice((",", ",", ",", ";", "\t", "|", ":"))
+    text = table_text(rows, mark) if rng.random() < 0.6 else "\n".join(map(mark.join, rows))
+    if rng.random() < 0.1:
+        text = text.replace("\r\n", rng.choice(("\r", "\n\n", "\u2028", "\0\n")))
+    if rng.random() < 0.05:
+        text = f"Export of 2024\n\n{text}\n{first}\n"
+    encoding = "utf-8" if rng.random() < 0.7 else rng.choice(ENCODINGS)
+    encoded = text.encode(encoding, "replace")
+    return edit_bytes(rng, encoded, 3) if rng.random() < 0.5 else encoded
+
+
+def mangle_parquet(rng: random.Random, content: bytes) -> bytes:
+    if rng.random() < 0.6:
+        return edit_bytes(rng, content)
+    frame = pd.read_parquet(io.BytesIO(content))
+    name = rng.choice(list(frame.columns))
+    kinds = [
+        lambda c: c.astype("category"),
+        lambda c: pd.Series([[1], [2, 3], [], None]),
+        lambda c: pd.Series([b"\xff", b"a", None, b""]),
+        lambda c: pd.Series([np.nan, np.inf, -0.0, 1e300]),
+        lambda c: pd.Series([2**62, -1, 0, 7]),
+        lambda c: pd.to_datetime(pd.Series(["2020-01-01", None, "1900-01-01", "2261-01-01"])),
+        lambda c: pd.Series([None] * 4),
+        lambda c: pd.Series([rng.choice(STRANGE) for _ in range(4)]),
+        lambda c: pd.Series([{"a": 1}, None, {"a": 2}, {}]),
+        lambda c: pd.Series([True, False, None, True], dtype="boolean"),
+    ]
+    file = io.BytesIO()
+    frame.assign(**{name: rng.choice(kinds)(frame[name])}).to_parquet(file)
+    return file.getvalue()
+
+
+def mangle_zip(rng: random.Random, content: bytes) -> bytes:
+    """A zip file with a member that it should not have, or with bytes that lie."""
+    if rng.random() < 0.4:
+        end = max(content.rfind(b"PK\5\6") - 300, 0)  # mostly the central directory
+        return content[:end] + edit_bytes(rng, content[end:], 3)
+    if rng.random() < 0.3:
+        return edit_bytes(rng, content)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name, file = rng.choice(list(members)), io.BytesIO()
+    with zipfile.ZipFile(file, "w", rng.choice((0, 8, 8, 12, 14))) as archive:
+        for other, data in members.items():
+            archive.writestr(other, data)
+        with contextlib.suppress(UserWarning):
+            add_member(rng, archive, name, members[name])
+    result = bytearray(file.getvalue())
+    if rng.random() < 0.15:  # say that all is encrypted
+        for match in re.finditer(rb"PK\x01\x02", result):
+            result[match.start() + 8] |= 1
+    return bytes(result)
+
+
+def add_member(rng: random.Random, archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    odd = ["../evil.jpg", "/tmp/evil.jpg", "..\\evil.jpg", "C:/evil.jpg", "a/../../evil.jpg", "."]
+    odd += [
+        "images/",
+        "images/a.jpg/x.jpg",
+        "IMAGES/A.JPG",
+        "x" * 5000,
+        "\u202e.jpg",
+        "__MACOSX/._a",
+    ]
+    kind = rng.randrange(6)
+    if kind == 0:
+        archive.writestr(rng.choice(odd), photo(9))
+    elif kind == 1:
+        link = zipfile.ZipInfo("images/link.jpg")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+    elif kind == 2:
+        archive.writestr("bomb.csv" if rng.random() < 0.5 else name, bytes(3_000_000))
+    elif kind == 3:  # a zip in a zip in a zip
+        for depth in range(rng.randint(1, 8)):
+            inner = io.BytesIO()
+            with zipfile.ZipFile(inner, "w", rng.choice((0, 8))) as nested:
+                nested.writestr(name if depth == 0 else f"{depth}.zip", data)
+            data = inner.getvalue() if rng.random() < 0.9 else edit_bytes(rng, inner.getvalue())
+        archive.writestr("more.zip", data)
+    elif kind == 4:
+        archive.writestr(f"other/{name}", edit_bytes(rng, data))
+    else:
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr(name, photo(8))
+
+
+def mangle_sheet(rng: random.Random, content: bytes) -> bytes:
+    """A spreadsheet with one of its parts mangled, or all of it."""
+    if rng.random() < 0.3:
+        return edit_bytes(rng, content)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    victim = rng.choice(list(parts))
+    parts[victim] = mangle_text(rng, parts[victim], rb"<[^>]*>|[^<]+")
+    if rng.random() < 0.1:
+        del parts[victim]
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", 8) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def mangle_text(rng: random.Random, content: bytes, word: bytes) -> bytes:
+    """A text with words of it lost, doubled, exchanged or replaced."""
+    words = re.findall(word, content, re.DOTALL)
+    for _ in range(rng.randint(1, 3)):
+        at, kind = rng.randrange(len(words)), rng.randrange(5)
+        if kind == 0:
+            words[at] = b""
+        elif kind == 1:
+            words[at] = words[at] * rng.choice((2, 3, 200))
+        elif kind == 2:
+            other = rng.randrange(len(words))
+            words[at], words[other] = words[other], words[at]
+        elif kind == 3:
+            words[at] = rng.choice(STRANGE).encode("utf-8")
+        else:
+            words[at] = edit_bytes(rng, words[at], 2)
+    return b"".join(words)
+
+
+TOML_LINES = [
+    'encoding = "{}"',
+    'delimiter = "{}"',
+    "header = {}",
+    'sheet = "{}"',
+    'images = ["{}"]',
+    'separator = "{}"',
+    'columns = {{ "{}" = "age" }}',
+    'age = {{ kind = "{}" }}',
+    'age = {{ column = "{}" }}',
+    'age = {{ kind = "continuous", unit = "{}", decimal = "{}" }}',
+    'size = {{ kind = "continuous", missing = ["{}"], factor = {} }}',
+    'site = {{ kind = "categorical", categories = ["{}"] }}',
+    'image = "{}"',
+    'label = "{}"',
+    'patient = "{}"',
+    "missing = {}",
+    '[[table.join]]\nfile = "{}"\non = {{ patient = "{}" }}',
+    "[table]",
+    "[{}]",
+    '"{}" = {{ kind = "checkbox" }}',
+]
+TOML_VALUES = [
+    *("", "0", "1", "-1", "99999999999999999999", "1.5", "nan", "true", "[]", "{}", "[[]]"),
+    *("utf-8", "latin-1", "rot13", "idna", "undefined", "zlib_codec", "..", "../x", "/etc/passwd"),
+    *("patient", "age", "file", "mm", "continuous", "checkbox", ",", ";", "\\t", "\\n", "\\u0000"),
+    *("metadata.csv", "images/a.jpg", "2020-01-01", '""', "{patient}", "{", "table", "a.b"),
+]
+
+
+def mangle_toml(rng: random.Random, content: bytes) -> bytes:
+    if rng.random() < 0.4:
+        return mangle_text(rng, content, rb"\w+|\s+|.")
+    lines = content.decode("utf-8").splitlines()
+    for _ in range(rng.randint(1, 3)):
+        at, kind = rng.randrange(len(lines)), rng.randrange(4)
+        if kind == 0:
+            del lines[at]
+        elif kind == 1:
+            lines.insert(at, rng.choice(lines))
+        else:
+            pattern = rng.choice(TOML_LINES)
+            values = [rng.choice(TOML_VALUES) for _ in range(2)]
+            lines.insert(at, pattern.format(*values))
+            if kind == 3 and not pattern.startswith("["):
+                lines.insert(at, "[table]")
+    return "\n".join(lines).encode("utf-8")
+
+
+def mangle_dicom(rng: random.Random, content: bytes) -> bytes:
+    """Mostly within the data elements, which follow the preamble."""
+    if rng.random() < 0.3:
+        return edit_bytes(rng, content)
+    end = min(len(content), 1000)
+    return content[:128] + edit_bytes(rng, content[128:end], 4) + content[end:]
+
+
+# The families.
+
+
+def csv_family(folder: Path) -> list[Seed]:
+    raw = own_raw(folder)
+    argv = importing("csv", raw, "--schema", folder / "schema.toml")
+    return [Seed(argv, (raw / "metadata.csv",), mangle_csv, ("metadata.csv", "raw"))]
+
+
+def published_family(folder: Path) -> list[Seed]:
+    """Tables of the public datasets, each with the columns of its reviewed schema."""
+    seeds = []
+    for name, source in ((name, get_source(name)) for name in READERS):
+        if source.schema_file is None or name == "synthetic":
+            continue
+        raw, schema = folder / name, source.schema()
+        (raw / "images").mkdir(parents=True)
+        columns = [schema.image, schema.lesion, schema.patient, schema.label]
+        columns += [
+            c for level in schema.levels for feature in level.features for c in feature.columns
+        ]
+        header = list(dict.fromkeys(column for column in columns if column))
+        rows = [[f"x{r}" if c == 0 else "1" for c in range(len(header))] for r in range(4)]
+        table = "train-metadata.csv" if name == "slice3d" else "metadata.csv"
+        table = "HAM10000_metadata.csv" if name == "ham10000" else table
+        (raw / table).write_text(table_text([header, *rows]), encoding="utf-8")
+        for number in range(4):
+            (raw / "images" / f"x{number}.jpg").write_bytes(photo(number))
+        images = () if name in ("isic", "hiba", "bcn20000") else ("--images", "images")
+        seeds.append(Seed(importing(name, raw, *images), (raw / table,), mangle_csv, (table, name)))
+    return seeds
+
+
+def parquet_family(folder: Path) -> list[Seed]:
+    raw = own_raw(folder)
+    frame = pd.DataFrame(ROWS, columns=HEADER)
+    frame.assign(age=[40, 40, -1, 71]).to_parquet(raw / "table.parquet")
+    argv = importing("csv", raw, "--schema", folder / "schema.toml", "--table", "table.parquet")
+    return [Seed(argv, (raw / "table.parquet",), mangle_parquet, ("table.parquet", "raw"))]
+
+
+def sheet_family(folder: Path) -> list[Seed]:
+    raw = own_raw(folder)
+    (raw / "table.xlsx").write_bytes(workbook([HEADER, *ROWS]))
+    argv = importing("csv", raw, "--schema", folder / "schema.toml", "--table", "table.xlsx")
+    return [Seed(argv, (raw / "table.xlsx",), mangle_sheet, ("table.xlsx", "raw"))]
+
+
+def workbook(rows: list[list[str]]) -> bytes:
+    """The smallest spreadsheet: one sheet of texts."""
+    office = "http://schemas.openxmlformats.org/"
+    sheets = f"{office}officeDocument/2006/relationships"
+    main, links = f"{office}spreadsheetml/2006/main", f"{office}package/2006/relationships"
+    cells = "".join(
+        "<row>" + "".join(f'<c t="inlineStr"><is><t>{c}</t></is></c>' for c in row) + "</row>"
+        for row in rows
+    )
+    parts = {
+        "[Content_Types].xml": f'<Types xmlns="{office}package/2006/content-types"><Default '
+        'Extension="xml" ContentType="application/xml"/></Types>',
+        "_rels/.rels": f'<Relationships xmlns="{links}"><Relationship Id="r1" '
+        f'Type="{sheets}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{sheets}"><sheets>'
+        '<sheet name="S" sheetId="1" r:id="r1"/></sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{links}"><Relationship Id="r1" '
+        f'Type="{sheets}/worksheet" Target="worksheets/sheet1.xml"/></Relationships>',
+        "xl/worksheets/sheet1.xml": f'<worksheet xmlns="{main}"><sheetData>{cells}</sheetData>'
+        "</worksheet>",
+    }
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", 8) as archive:
+        for name, text in parts.items():
+            archive.writestr(name, f'<?xml version="1.0" encoding="UTF-8"?>{text}')
+    return file.getvalue()
+
+
+def image_rows(count: int) -> list[list[str]]:
+    return [[f"x{i}.jpg", "1", f"p{i}", "nv", "1", "leg", "40", "no", "no"] for i in range(count)]
+
+
+def image_family(folder: Path) -> list[Seed]:
+    """An image of each kind, all of them mangled at once."""
+    kinds = [
+        *(("JPEG", "RGB"), ("JPEG", "CMYK"), ("JPEG", "L"), ("PNG", "RGB"), ("PNG", "RGBA")),
+        *(("PNG", "P"), ("PNG", "I;16"), ("TIFF", "RGB"), ("BMP", "RGB"), ("GIF", "P")),
+        ("WEBP", "RGB"),
+    ]
+    encoded = [photo(5, kind, "L" if mode == "I;16" else mode) for kind, mode in kinds]
+    rows = image_rows(len(encoded) + len(bombs()) + 1)
+    raw = own_raw(folder, rows)
+    victims = tuple(raw / "images" / row[0] for row in rows[1:])  # one stays whole
+    for path, content in zip(victims, [*encoded, *bombs()], strict=True):
+        path.write_bytes(content)
+    argv = importing("csv", raw, "--schema", folder / "schema.toml", "--max-corrupt", "1")
+    return [Seed((*argv, "--shorter-side", "16"), victims, edit_bytes, ("images",))]
+
+
+def bombs() -> list[bytes]:
+    """Small files that say they are enormous."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+    size = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    packed = zlib.compress(bytes(1_000_000), 9)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(20_000_000), 9))
+    plain = photo(1, "PNG")
+    return [png, plain[:33] + text + plain[33:]]
+
+
+def dicom_family(folder: Path) -> list[Seed]:
+    pytest.importorskip("pydicom", reason="needs the extra 'dicom'")
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+    raw = own_raw(folder, image_rows(5))
+    picture = Dataset()
+    picture.file_meta = FileMetaDataset()
+    picture.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    picture.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    picture.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    picture.SOPClassUID = SecondaryCaptureImageStorage
+    picture.SOPInstanceUID = picture.file_meta.MediaStorageSOPInstanceUID
+    picture.PatientName = "Doe^Jane"
+    picture.Rows, picture.Columns, picture.SamplesPerPixel = 24, 30, 3
+    picture.PhotometricInterpretation, picture.PlanarConfiguration = "RGB", 0
+    picture.BitsAllocated, picture.BitsStored, picture.HighBit = 8, 8, 7
+    picture.PixelRepresentation = 0
+    picture.PixelData = np.random.default_rng(1).bytes(24 * 30 * 3)
+    victims = tuple(raw / "images" / f"x{i}.dcm" for i in range(1, 5))
+    for path in victims:
+        path.with_suffix(".jpg").unlink()
+        picture.save_as(path, enforce_file_format=True)
+    argv = importing("csv", raw, "--schema", folder / "schema.toml", "--max-corrupt", "1")
+    return [Seed(argv, victims, mangle_dicom, ("images",))]
+
+
+def zip_family(folder: Path) -> list[Seed]:
+    """A whole dataset in a zip file, and images of one in a zip file within the folder."""
+    raw, seeds = own_raw(folder), []
+    whole = folder / "whole.zip"
+    with zipfile.ZipFile(whole, "w", 8) as archive:
+        for path in sorted(raw.rglob("*")):
+            if path.is_file():
+                archive.write(path, path.relative_to(raw))
+    argv = importing("csv", whole, "--schema", folder / "schema.toml")
+    seeds.append(Seed(argv, (whole,), mangle_zip, ("whole.zip", ".jpg", "metadata.csv")))
+    shutil.rmtree(raw / "images")
+    with zipfile.ZipFile(raw / "images.zip", "w") as archive:
+        for number, row in enumerate(ROWS):
+            archive.writestr(row[0], photo(number))
+    argv = importing("csv", raw, "--schema", folder / "schema.toml")
+    seeds.append(Seed(argv, (raw / "images.zip",), mangle_zip, ("images.zip", "raw", ".jpg")))
+    return seeds
+
+
+def schema_family(folder: Path) -> list[Seed]:
+    raw = own_raw(folder)
+    argv = importing("csv", raw, "--schema", folder / "schema.toml")
+    return [
+        Seed(argv, (folder / "schema.toml",), mangle_toml, ("schema.toml", "metadata.csv", "raw"))
+    ]
+
+
+def hdf5_family(folder: Path) -> list[Seed]:
+    raw, source = folder / "raw", get_source("slice3d")
+    raw.mkdir()
+    schema = source.schema()
+    columns = [schema.image, schema.patient, schema.label]
+    columns += [c for level in schema.levels for feature in level.features for c in feature.columns]
+    header = list(dict.fromkeys(column for column in columns if column))
+    rows = [[f"ISIC_{r}", *["1"] * (len(header) - 1)] for r in range(4)]
+    (raw / "train-metadata.csv").write_text(table_text([header, *rows]), encoding="utf-8")
+    with h5py.File(raw / "train-image.hdf5", "w") as file:
+        for number in range(4):
+            file[f"ISIC_{number}"] = np.void(photo(number))
+    argv = importing("slice3d", raw, "--max-corrupt", "1")
+    return [Seed(argv, (raw / "train-image.hdf5",), edit_bytes, ("train-image.hdf5", "ISIC_"))]
+
+
+def shard_family(folder: Path) -> list[Seed]:
+    """An export as tar files: a shard, a table of it, and the file that lists them."""
+    raw, made, shards = own_raw(folder), folder / "made", folder / "shards"
+    words = [str(w) for w in importing("csv", raw, "--schema", folder / "schema.toml")]
+    quiet("data", "import", *words[2:4], made, *words[5:])
+    quiet("data", "export", made, "--format", "webdataset", "--out", shards)
+    tables = sorted((shards / "tables").glob("*.parquet"))
+    listing, tars = shards / "export.json", sorted(shards.glob("*.tar"))
+
+    def list_again(rng: random.Random) -> None:
+        """Mostly, so that more is looked at than hashes."""
+        content = json.loads(listing.read_bytes())
+        for entry in content["files"]:
+            entry["sha256"] = hashlib.sha256((shards / entry["name"]).read_bytes()).hexdigest()
+        if rng.random() < 0.9:
+            listing.write_text(json.dumps(content))
+
+    def mangle_listing(rng: random.Random, content: bytes) -> bytes:
+        return mangle_text(rng, content, rb'\w+|\s+|"|.')
+
+    argv = importing("webdataset", shards)
+    names = ("shards", "images read")
+    return [
+        Seed(argv, (tars[0],), mangle_tar, names, list_again),
+        Seed(argv, (tables[0],), mangle_parquet, names, list_again),
+        Seed(argv, (listing,), mangle_listing, names),
+        Seed(argv, (tables[-1],), mangle_parquet, names, list_again),
+    ]
+
+
+def mangle_tar(rng: random.Random, content: bytes) -> bytes:
+    """A tar file with another member, with headers that lie, or with accidents."""
+    if rng.random() < 0.3:
+        return edit_bytes(rng, content)
+    if rng.random() < 0.4:  # a header whose checksum is right
+        data = bytearray(content)
+        at = 512 * rng.randrange(len(data) // 512)
+        data[at : at + 512] = edit_bytes(rng, bytes(data[at : at + 500]), 2).ljust(512, b"\0")[:512]
+        data[at + 148 : at + 156] = b" " * 8
+        data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+        return bytes(data)
+    file = io.BytesIO(content)
+    with tarfile.open(fileobj=file, mode="a") as tar:
+        member = tarfile.TarInfo(
+            rng.choice(("../evil", "/tmp/evil", "00000000.jpg", "99999999.jpg", "a\nb", "x" * 300))
+        )
+        member.type = rng.choice(
+            (
+                tarfile.REGTYPE,
+                tarfile.SYMTYPE,
+                tarfile.LNKTYPE,
+                tarfile.CHRTYPE,
+                tarfile.GNUTYPE_SPARSE,
+            )
+        )
+        member.linkname = "/etc/passwd"
+        tar.addfile(member, io.BytesIO(b""))
+    return file.getvalue()
+
+
+def sketch_family(folder: Path) -> list[Seed]:
+    """`data sketch` of tables that nobody looked at yet."""
+    raw = own_raw(folder)
+    pd.DataFrame(ROWS, columns=HEADER).to_parquet(raw / "table.parquet")
+    (raw / "table.xlsx").write_bytes(workbook([HEADER, *ROWS]))
+    manglers = {
+        "metadata.csv": mangle_csv,
+        "table.parquet": mangle_parquet,
+        "table.xlsx": mangle_sheet,
+    }
+    return [
+        Seed(("data", "sketch", raw / name, "--out", TARGET), (raw / name,), mangle, (name, "raw"))
+        for name, mangle in manglers.items()
+    ]
+
+
+def cohort_family(folder: Path) -> list[Seed]:
+    """`data check` of a cohort whose files were damaged."""
+    raw, made = own_raw(folder), folder / "made"
+    words = [str(w) for w in importing("csv", raw, "--schema", folder / "schema.toml")]
+    quiet("data", "import", *words[2:4], made, *words[5:])
+    return [
+        Seed(("data", "check", made), (path,), mangle, ("made", ".parquet", ".bin"))
+        for path in sorted(made.iterdir())
+        for mangle in [mangle_parquet if path.suffix == ".parquet" else edit_bytes]
+    ]
+
+
+def quiet(*words: object) -> None:
+    """Runs a command that must succeed."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        assert cli.main([str(word) for word in words]) == 0
+
+
+FAMILIES: dict[str, tuple[Callable[[Path], list[Seed]], int]] = {
+    "csv": (csv_family, 350),
+    "published": (published_family, 130),
+    "parquet": (parquet_family, 120),
+    "sheet": (sheet_family, 130),
+    "image": (image_family, 600),
+    "dicom": (dicom_family, 160),
+    "zip": (zip_family, 200),
+    "schema": (schema_family, 250),
+    "hdf5": (hdf5_family, 30),
+    "shard": (shard_family, 50),
+    "sketch": (sketch_family, 70),
+    "cohort": (cohort_family, 90),
+}
+"""Family -> what it begins with, and how many files are mangled in a usual run."""
+
+
+# What must hold.
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    """All that is in a folder, by path, with size and time of change."""
+    found = {}
+    for path in folder.rglob("*"):
+        status = path.lstat()
+        found[str(path)] = (status.st_size, status.st_mtime_ns) if path.is_file() else (0, 0)
+    return found
+
+
+def problem(seed: Seed, target: Path) -> str | None:
+    """What is wrong with how the command takes the input, or None."""
+    before = files(target.parent.parent)
+    out, err, began = io.StringIO(), io.StringIO(), time.perf_counter()
+    words = [str(target) if word == TARGET else str(word) for word in seed.argv]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = cli.main(words)
+    if (took := time.perf_counter() - began) > SECONDS:
+        return f"took {took:.1f} s"
+    said = err.getvalue()
+    if status not in (0, 2):
+        return f"status {status}: {said}"
+    written = TARGET in seed.argv and status == 0
+    if written != target.exists():
+        return f"status {status}, but the target is {'' if target.exists() else 'not '}there"
+    if target.is_dir() and (wrong := unsound(target)):
+        return wrong
+    shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+    after = files(target.parent.parent)
+    if after != before:
+        return f"left or changed: {sorted(dict(set(after.items()) ^ set(before.items())))}"
+    return unclear(said, seed.names) if status else None
+
+
+def unclear(said: str, names: tuple[str, ...]) -> str | None:
+    """What is wrong with a refusal, or None."""
+    message = said[said.index("slimp: error: ") :]
+    if message.count("\n") != 1 or not 40 < len(message) < 4000:
+        return f"not one paragraph: {message[:300]!r} ({len(message)} characters)"
+    if not message[:-1].isprintable():
+        return f"not readable: {message!r}"
+    if not any(name in message for name in names):
+        return f"does not name the file: {message}"
+    return None
+
+
+def unsound(target: Path) -> str | None:
+    """What is wrong with a cohort, or None."""
+    cohort = Cohort.load(target)
+    if not 1 <= len(cohort) <= 20:
+        return f"has {len(cohort)} images"
+    ids = cohort.tables.images[["image_id", "lesion_id", "patient_id"]]
+    if ids.isna().any().any() or ids.eq("").any().any() or ids["image_id"].duplicated().any():
+        return "has odd ids"
+    for row in range(len(cohort)):
+        with Image.open(io.BytesIO(cohort.read_image(row))) as picture:
+            picture.load()
+            if picture.mode != "RGB" or picture.format not in ("JPEG", "PNG"):
+                return f"holds a {picture.format} of mode {picture.mode}"
+    return None
+
+
+def run(
+    family: str, folder: Path, first: int, inputs: int, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """The problems met with so many inputs of a family, beginning with the number `first`."""
+    prepare, _ = FAMILIES[family]
+    place = folder / "inputs"
+    (folder / "beside").mkdir(parents=True)
+    (folder / "beside" / "precious.txt").write_text("somebody's work")
+    place.mkdir()
+    monkeypatch.chdir(folder / "beside")
+    seeds, met = prepare(place), []
+    for seed in seeds:
+        target = folder / "out" / "cohort"
+        target.parent.mkdir(exist_ok=True)
+        wrong = problem(seed, target)
+        assert wrong is None, f"the input that is not mangled: {wrong}"
+    for number in count(first):
+        rng = random.Random(f"{family} {number}")
+        seed = seeds[number % len(seeds)]
+        sound = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+        for victim in seed.victims:
+            victim.write_bytes(seed.mangle(rng, sound[victim]))
+        seed.afterwards(rng)
+        if wrong := problem(seed, folder / "out" / "cohort"):
+            met.append(f"{family} {number}: {wrong}")
+            shutil.rmtree(folder / "out")
+            (folder / "out").mkdir()
+        for path, content in sound.items():
+            if path in seed.victims or path.suffix == ".json":
+                path.write_bytes(content)
+        inputs -= len(seed.victims)
+        if inputs <= 0:
+            return met
+    raise AssertionError
+
+
+@pytest.fixture(autouse=True)
+def _hasten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out what takes most of the time and is tested elsewhere: power cuts, help texts."""
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+    parse = functools.cache(docstring_parser.parse_from_object)
+    monkeypatch.setattr(docstring_parser, "parse_from_object", parse)
+
+
+def test_there_are_enough():
+    assert sum(inputs for _, inputs in FAMILIES.values()) >= 2000
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mangled(family, tmp_path, monkeypatch):
+    met = run(family, tmp_path, 0, FAMILIES[family][1], monkeypatch)
+    assert not met, f"{len(met)} met:\n" + "\n".join(met[:10])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_many_more_mangled(family, tmp_path, monkeypatch):
+    inputs = MORE * FAMILIES[family][1]
+    met = run(family, tmp_path, 1_000_000, inputs, monkeypatch)
+    assert not met, f"{len(met)} met:\n" + "\n".join(met[:10])

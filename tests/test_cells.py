@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slimp.cells import (
+    LARGEST,
+    NUMBER,
     NUMERIC,
     image_key,
     missing_spellings,
     parse_cells,
     points_outside,
     read_feature,
+    read_numbers,
 )
 from slimp.errors import TableError
 from slimp.schema import Feature
@@ -41,6 +45,18 @@ def test_numbers():
 @given(st.lists(st.floats(-1e29, 1e29), min_size=1))
 def test_numbers_are_read_to_the_last_digit(values):
     assert parse([repr(value) for value in values], feature()).tolist() == values
+
+
+@given(st.lists(st.from_regex(NUMBER, fullmatch=True) | st.text("0123456789.,eE+- m", max_size=6)))
+def test_cells_are_read_alike_whatever_stands_beside_them(cells):
+    what = feature(unit="m", missing=("missing",))
+    column = pd.Series(cells, name="f", dtype="str").str.strip()
+    together = read_numbers(column.where(column != ""), what)
+    for cell, value in zip(column, together, strict=True):
+        alone = read_numbers(pd.Series([cell], dtype="str"), what).iloc[0]
+        np.testing.assert_equal(value, alone if cell else np.nan)
+        if re.fullmatch(NUMBER, cell) and abs(float(cell)) < LARGEST:
+            assert value == float(cell)
 
 
 @pytest.mark.parametrize(

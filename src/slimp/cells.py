@@ -119,48 +119,31 @@ def _refuse_misfits(
 
 def read_numbers(known: pd.Series, feature: Feature) -> pd.Series:
     """The cells as float64 in the feature's unit; what is no number, or too large, is NaN."""
-    text = pa.array(known, type=pa.string(), from_pandas=True)
-    values = _cast(text, feature)
-    if values is None:  # some cell is no plain number: find out which, at leisure
-        values = _cast_some(known, feature) * feature.factor
-        if feature.unit or feature.units:
-            values = np.where(np.isnan(values), _with_units(known, feature), values)
-    elif feature.factor != 1:
-        values = values * feature.factor
+    values = _cast(known, feature) * feature.factor
+    if (feature.unit or feature.units) and np.isnan(values[known.notna().to_numpy()]).any():
+        values = np.where(np.isnan(values), _with_units(known, feature), values)
     return pd.Series(np.where(np.abs(values) < LARGEST, values, np.nan), index=known.index)
 
 
-def _cast(text: pa.Array | pa.ChunkedArray, feature: Feature) -> Array | None:
-    """The numbers, missing as NaN; None if some cell is none."""
+def _cast(known: pd.Series, feature: Feature) -> Array:
+    """The numbers that cells without a unit are; NaN where they are none, or could be two."""
+    text = pa.array(known, type=pa.string(), from_pandas=True)
     if feature.thousands is not None:
         mark, decimal = re.escape(feature.thousands), re.escape(feature.decimal)
         gap = r"[ \x{00a0}\x{202f}]" if feature.thousands == " " else mark
         pattern = rf"^[+-]?[0-9]{{1,3}}(?:{gap}[0-9]{{3}})+(?:{decimal}[0-9]*)?$"
         grouped = pc.match_substring_regex(text, pattern)
-        whole = pc.replace_substring_regex(text, gap, "")
-        text = pc.if_else(grouped, whole, text)
+        text = pc.if_else(grouped, pc.replace_substring_regex(text, gap, ""), text)
     if feature.decimal == ",":
         unclear = pc.match_substring_regex(text, r"^[+-]?[0-9]{1,3}(?:\.[0-9]{3})+$")
-        if pc.any(unclear).as_py():
-            return None
-        text = pc.replace_substring(text, ",", ".")
+        text = pc.replace_substring(pc.if_else(unclear, None, text), ",", ".")
     try:
-        values: Array = pc.cast(text, pa.float64()).to_numpy(zero_copy_only=False)
-    except pa.ArrowInvalid:
-        return None
-    return values
-
-
-def _cast_some(known: pd.Series, feature: Feature) -> Array:
-    """As `_cast`, cell by cell where the whole column will not do; what is no number is NaN."""
-    distinct = known.dropna().unique()
-    numbers = {}
-    for cell in distinct:
-        value = _cast(pa.array([str(cell)]), feature)
-        written = str(cell).replace(",", ".") if feature.decimal == "," else str(cell)
-        if value is not None and (feature.thousands or re.fullmatch(NUMBER, written)):
-            numbers[cell] = float(value[0])
-    return known.map(numbers).to_numpy(dtype=np.float64, na_value=np.nan)
+        values = pc.cast(text, pa.float64())
+    except pa.ArrowInvalid:  # some cell is no number: leave out those
+        plain = pc.match_substring_regex(text, f"^{NUMBER}$")
+        values = pc.cast(pc.if_else(plain, text, None), pa.float64())
+    numbers: Array = values.to_numpy(zero_copy_only=False)
+    return numbers
 
 
 def _with_units(known: pd.Series, feature: Feature) -> Array:
@@ -168,7 +151,7 @@ def _with_units(known: pd.Series, feature: Feature) -> Array:
     parts = known.str.extract(WITH_UNIT)
     factors = _unit_factors(feature)
     factor = parts["unit"].map(_plain_unit, na_action="ignore").map(factors)
-    numbers = _cast_some(parts["number"].str.strip(), feature)
+    numbers = _cast(parts["number"].str.strip(), feature)
     product: Array = numbers * factor.to_numpy(dtype=np.float64, na_value=np.nan)
     return product
 

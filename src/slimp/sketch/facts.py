@@ -254,3 +254,10 @@ def _spellings(counts: Mapping[str, int]) -> dict[str, str]:
 def is_whole(facts: Facts) -> bool:
     """Whether every cell is a whole number, as ids may be."""
     return all(re.fullmatch(r"[0-9]+", cell) for cell in facts.counts)
+
+
+def is_coded(facts: Facts) -> bool:
+    """Whether the cells are codes of one make, such as P-01 or 2024/17, as ids are."""
+    cells = list(facts.counts)[:1000]
+    shapes = {re.sub(r"[0-9]+", "9", re.sub(r"[^\W\d_]", "a", cell)) for cell in cells}
+    return len(shapes) == 1 and all(re.search(r"[0-9]", c) and len(c) > 2 for c in cells)

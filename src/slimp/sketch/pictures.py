@@ -38,6 +38,8 @@ class Pictures:
     """Cells that name a file of the image folder."""
     named: int = 0
     """Cells that name an image."""
+    guessed: bool = False
+    """Nothing speaks for the column; but a schema has to name one."""
     doubts: tuple[str, ...] = ()
 
 
@@ -61,7 +63,8 @@ def find_pictures(
         if share >= SOME
     ]
     if not scored:
-        return _by_names(table, facts, files)
+        made = _by_names(table, facts, files)
+        return made if made.names is not None else _guess(facts)
     best = max(share for _, share in scored)
     chosen = [pictures for pictures, share in scored if share >= best - 0.3]
     return _of_one_row(chosen, table, known)
@@ -173,12 +176,19 @@ def _stems(table: pd.DataFrame, pictures: Pictures) -> set[str]:
     return {fold(image_key(cell)).rpartition("/")[2] for cell in cells[cells != ""]}
 
 
+def _guess(facts: Sequence[Facts]) -> Pictures:
+    """The column called after images, else the one with most values."""
+    best = max(facts, key=lambda fact: (hints_at(fact.name, "image"), fact.distinct))
+    return Pictures(columns=(best.name,), guessed=True)
+
+
 def _by_names(table: pd.DataFrame, facts: Sequence[Facts], files: Sequence[str]) -> Pictures:
     """A pattern of ids that the files' names follow, if there is one."""
-    ids = [fact.name for fact in facts if fact.look in ("code", "number") and _is_bare(fact)]
-    ids = sorted(ids, key=lambda name: not (hints_at(name, "patient") or hints_at(name, "lesion")))
+    ids = [f for f in facts if f.look in ("code", "number", "category") and _is_bare(f)]
+    named = {f.name for f in ids if hints_at(f.name, "patient") or hints_at(f.name, "lesion")}
+    ids.sort(key=lambda fact: (fact.name not in named, fact.look != "code", -fact.distinct))
     best = Pictures()
-    for pattern in _patterns(ids[:TRIED]) if files else ():
+    for pattern in _patterns([fact.name for fact in ids[:TRIED]]) if files else ():
         layout = TableLayout(image_names=pattern)
         try:
             rows = arrange(table, layout, "\0", read_join=_no_join, files=files)
@@ -186,7 +196,7 @@ def _by_names(table: pd.DataFrame, facts: Sequence[Facts], files: Sequence[str])
             continue
         known = _Known(files)
         names = rows["\0"]
-        found = int(names[~names.duplicated(keep=False)].map(known.names).sum())
+        found = sum(map(known.names, names[~names.duplicated(keep=False)]))
         if found > max(best.found, SOME * min(len(files), len(table))):
             best = Pictures(names=pattern, found=found, named=len(rows))
     return best

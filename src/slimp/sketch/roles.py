@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from slimp.schema import RESERVED_COLUMNS, LevelName
-from slimp.sketch.facts import Facts, is_whole
+from slimp.sketch.facts import Facts, is_coded, is_whole
 from slimp.sketch.words import hints_at, parts_of, plain, words
 
 CLASSES = 50
@@ -99,8 +99,7 @@ def _ids(free: Sequence[Facts], doubts: list[tuple[str, str]]) -> tuple[str | No
         hinted = [f for f in hinted if role == "lesion" or not hints_at(f.name, other)] or hinted
         hinted.sort(key=lambda f: "id" not in parts_of(f.name) and "nr" not in parts_of(f.name))
         found[role] = hinted[0].name if hinted else None
-    unnamed = [f for f in candidates if f.name not in found.values() and f.look == "code"]
-    unnamed = [f for f in unnamed if f.distinct < 0.95 * f.filled]
+    unnamed = [f for f in candidates if f.name not in found.values() and _recurs(f)]
     if found["patient"] is None and unnamed:
         coarsest = min(unnamed, key=lambda f: f.distinct)
         found["patient"] = coarsest.name
@@ -129,6 +128,13 @@ def _may_be_id(fact: Facts) -> bool:
         return False
     coded = fact.look in ("code", "category", "text") and not any(" " in c for c in fact.counts)
     return (coded or (fact.look == "number" and is_whole(fact))) and fact.distinct > 1
+
+
+def _recurs(fact: Facts) -> bool:
+    """Whether ids stand in the column, and in several rows each."""
+    many = fact.look == "code" or fact.distinct >= max(5, fact.filled / 20)
+    coded = fact.look in ("code", "category") and is_coded(fact)
+    return coded and many and fact.distinct < 0.95 * fact.filled
 
 
 def _nests(inner: Facts, outer: Facts) -> bool:

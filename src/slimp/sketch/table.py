@@ -139,8 +139,7 @@ def _roles_lines(
     taken = {str(column) for column in rows.columns}
     image = pictures.columns[0] if pictures.columns else _free("photo", taken)
     doubts = [f"{doubt}." for doubt in pictures.doubts]
-    if not pictures.columns and pictures.names is None:
-        image = max(facts, key=lambda fact: fact.distinct).name
+    if pictures.guessed:
         doubts.append(
             "NO COLUMN NAMES IMAGE FILES, so this is a mere guess. If names can be made of other "
             'columns, set image_names under [table], as in image_names = "{patient}/{lesion}.jpg".'

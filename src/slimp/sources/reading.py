@@ -75,11 +75,11 @@ def _content(path: Path, content: bytes | None) -> pa.Buffer:
     if content is not None:
         return pa.py_buffer(content)
     try:
+        if path.is_dir():
+            raise TableError(f"{path}: is a folder, not a table.")
         if path.stat().st_size == 0:  # cannot be mapped
             return pa.py_buffer(b"")
         with pa.memory_map(str(path)) as file:
             return file.read_buffer()
     except FileNotFoundError:
         raise TableError(f"{path}: no such table.") from None
-    except IsADirectoryError:
-        raise TableError(f"{path}: is a folder, not a table.") from None

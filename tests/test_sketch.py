@@ -1,0 +1,394 @@
+"""What is proposed for a table: by what is in it, valid whatever it is, and honest about doubts."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from slimp.errors import TableError
+from slimp.schema import Schema
+from slimp.sketch.facts import facts_of
+from slimp.sketch.table import Sketch, sketch_table
+from slimp.sketch.words import header_unit, hints_at, parts_of, plain, slug, words
+from slimp.sources import import_source
+
+
+def facts(cells: list[str], name: str = "x"):
+    return facts_of(pd.Series(cells, name=name, dtype="str"))
+
+
+def test_numbers_in_every_style():
+    for cells, decimal, thousands in (
+        (["4.5", "3", "12.25"], ".", None),
+        (["4,5", "3", "12,25"], ",", None),
+        (["1.234,5", "3", "12,25"], ",", "."),
+        (["1,234.5", "3", "12.25"], ".", ","),
+    ):
+        found = facts(cells * 4)
+        assert (found.look, found.decimal, found.thousands) == ("number", decimal, thousands)
+
+
+def test_units_of_cells_and_headers():
+    found = facts(["4 mm", "5", "1,2 cm"] * 3, "size")
+    assert (found.look, found.unit, found.units) == ("number", "mm", {"cm": 10})
+    assert facts(["4", "5.5", "9", "12"], "diameter_mm").unit == "mm"
+    assert facts(["41", "52", "90", "38"], "Alter").unit == "years"
+    assert facts(["41", "52", "90", "38"], "image").unit is None
+
+
+def test_missing_words_and_codes():
+    found = facts(["41", "k.A.", "-1", "UNK", "63", "k.A."])
+    assert (found.look, found.missing) == ("number", {"k.A.": 2, "-1": 1, "UNK": 1})
+    assert found.codes == ("-1",)
+    assert facts(["-1", "-3", "2", "5"]).codes == ()
+    assert facts(["41", "999", "63", "58"]).codes == ("999",)
+    assert facts(["950", "999", "963", "958"]).codes == ()
+
+
+def test_strays_among_numbers_are_counted_as_missing():
+    found = facts([*map(str, range(20, 60)), "90+"])
+    assert (found.look, found.strays) == ("number", {"90+": 1})
+
+
+@pytest.mark.parametrize(
+    ("cells", "aliases"),
+    [
+        (["yes", "no"], {}),
+        (["ja", "nein"], {"ja": "yes", "nein": "no"}),
+        (["oui", "non"], {"oui": "yes", "non": "no"}),
+        (["Sí", "No"], {"Sí": "yes"}),
+        (["sim", "não"], {"sim": "yes", "não": "no"}),
+        (["vero", "falso"], {"vero": "yes", "falso": "no"}),
+        (["1", "0"], {}),
+        (["x", ""], {"x": "yes"}),
+    ],
+)
+def test_yes_and_no(cells, aliases):
+    found = facts(cells * 5)
+    assert (found.look, found.aliases) == ("checkbox", aliases)
+
+
+def test_sexes_and_single_ones_are_no_yes():
+    assert facts(["m", "f", "m", "f"]).look == "category"
+    assert facts(["m", "w"] * 4).look == "category"
+    assert facts(["1"] * 5).look != "checkbox"
+
+
+@pytest.mark.parametrize(
+    ("cells", "formats"),
+    [
+        (["1999-12-31", "2001-02-03"], ("%Y-%m-%d",)),
+        (["31.12.1999", "01.02.2001"], ("%d.%m.%Y",)),
+        (["31/12/1999", "01/02/2001"], ("%d/%m/%Y",)),
+        (["12/31/1999", "01/02/2001"], ("%m/%d/%Y",)),
+        (["01/02/1999", "01/03/2001"], ("%d/%m/%Y", "%m/%d/%Y")),
+    ],
+)
+def test_dates(cells, formats):
+    found = facts(cells * 3)
+    assert found.look == "date"
+    assert found.formats == formats
+
+
+def test_measures_are_no_dates():
+    assert facts(["4.5", "12.2", "7.25"] * 3).look == "number"
+    assert facts(["20200101", "5", "17"]).look == "number"
+
+
+def test_categories_codes_and_text():
+    found = facts(["Leg", "leg", "Leg", "lower_arm", "Lower Arm", "lower_arm"])
+    assert (found.look, found.aliases) == ("category", {"leg": "Leg", "Lower Arm": "lower_arm"})
+    assert facts([f"P-{i:03}" for i in range(30)]).look == "code"
+    assert facts([f"seen on day {i}, is well and comes back" for i in range(30)]).look == "text"
+    assert facts(["", " "]).look == "empty"
+
+
+def test_headers_in_six_languages():
+    for header in ("Patienten-Nr.", "ID_paciente", "patientId", "Paziente", "N° patient"):
+        assert hints_at(header, "patient"), header
+    for header in ("Läsion", "lésion", "lesión", "lesão", "lesione"):
+        assert hints_at(header, "lesion"), header
+    assert not hints_at("image", "age"), "no part of a word, unless it is a long one"
+    assert header_unit("Größe (mm)") == "mm"
+    assert parts_of("patientId2_nr") == ["patient", "id", "nr"]
+    assert plain("  São  Größe ") == "sao groesse"
+    assert slug("Größe (mm)") == "groesse_mm"
+    assert slug("???") == "column"
+
+
+def test_the_words_are_plain():
+    for topic in words()["headers"].values():
+        listed = topic if isinstance(topic, list) else [w for ws in topic.values() for w in ws]
+        assert not [word for word in listed if plain(word) != word or " " in word]
+
+
+def draw(folder: Path, names: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 9, 3), dtype=np.uint8)).save(path)
+
+
+def clinic(patients: int = 12) -> pd.DataFrame:
+    """Long: patient, lesion (unique within one), image; a column at each level."""
+    rows = [
+        {
+            "subject": f"P{p:02}",
+            "spot": str(spot + 1),
+            "file": f"p{p:02}_{spot}_{k}.jpg",
+            "dx": ["melanoma", "nevus", "bcc"][(p + spot) % 3],
+            "age": str(30 + 3 * p),
+            "site": ["leg", "arm", "back"][(2 * p + spot) % 3],
+            "camera": ["phone", "scope"][k],
+        }
+        for p in range(patients)
+        for spot in range(1 + p % 3)
+        for k in range(2)
+    ]
+    return pd.DataFrame(rows, dtype="str")
+
+
+def sketched(tmp_path: Path, frame: pd.DataFrame, **more: object) -> Sketch:
+    path = tmp_path / "metadata.csv"
+    frame.to_csv(path, index=False)
+    return sketch_table(path, **more)
+
+
+def roles(schema: Schema) -> tuple[str | None, ...]:
+    return schema.image, schema.lesion, schema.patient, schema.label
+
+
+def test_roles_and_levels_of_a_long_table(tmp_path):
+    frame = clinic()
+    draw(tmp_path / "images", frame["file"].tolist())
+    sketch = sketched(tmp_path, frame)
+    schema = sketch.schema()
+    assert roles(schema) == ("file", "spot", "subject", "dx")
+    levels = {level.name: [f.name for f in level.features] for level in schema.levels}
+    assert levels == {"image": ["camera"], "lesion": ["site"], "patient": ["age"]}
+    assert "46 of the 46 images" in sketch.text or "images named are in images" in sketch.text
+    assert "AN IMPORT WOULD STOP" not in sketch.text
+    cohort = import_source(
+        "csv",
+        sketch.raw,
+        tmp_path / "cohort",
+        schema=schema,
+        layout=sketch.layout(),
+        table=sketch.table,
+        images=sketch.images,
+    )
+    assert len(cohort) == len(frame)
+    assert cohort.info.import_report["disagreements"] == []
+
+
+def test_names_are_mere_hints(tmp_path):
+    """The same table with headers that say nothing."""
+    frame = clinic().assign(spot=lambda f: f["subject"] + "-" + f["spot"])
+    draw(tmp_path / "images", frame["file"].tolist())
+    silent = dict(zip(frame.columns, ["k1", "k2", "k3", "k4", "k5", "k6", "k7"], strict=True))
+    sketch = sketched(tmp_path, frame.rename(columns=silent))
+    assert roles(sketch.schema()) == ("k3", "k2", "k1", "k4")
+    assert "its name does not say so" in sketch.text
+
+
+def test_names_that_mislead_are_not_followed(tmp_path):
+    frame = clinic().rename(columns={"site": "image", "file": "target_x"})
+    draw(tmp_path / "images", frame["target_x"].tolist())
+    schema = sketched(tmp_path, frame).schema()
+    assert schema.image == "target_x"
+    assert schema.label == "dx"
+
+
+def test_wide_tables_and_windows_paths(tmp_path):
+    frame = clinic()
+    wide = frame.pivot_table(
+        index=["subject", "spot", "dx", "age"], columns="camera", values="file", aggfunc="first"
+    ).reset_index()
+    draw(tmp_path / "images" / "2024", frame["file"].tolist())
+    for column in ("phone", "scope"):
+        wide[column] = "D:\\Derma\\2024\\" + wide[column].str.upper()
+    sketch = sketched(tmp_path, wide)
+    layout = sketch.layout()
+    assert set(layout.images) == {"phone", "scope"}
+    assert layout.image_root == "D:\\Derma"
+    assert sketch.schema().image == "photo"
+
+
+def test_several_names_in_one_cell(tmp_path):
+    frame = clinic().groupby(["subject", "spot", "dx"], as_index=False)["file"].agg("; ".join)
+    draw(tmp_path / "images", clinic()["file"].tolist())
+    sketch = sketched(tmp_path, frame.drop(columns="spot"))
+    assert sketch.layout().separator == ";"
+    assert sketch.layout().row_id == sketch.schema().lesion == "row"
+    assert "a row is taken for a lesion" in sketch.text
+
+
+def test_files_named_by_ids(tmp_path):
+    frame = clinic()
+    files = (frame["subject"] + "/" + frame["spot"] + "_" + frame["camera"] + ".png").tolist()
+    draw(tmp_path / "images", files)
+    rows = frame.drop(columns=["file", "camera"]).drop_duplicates()
+    sketch = sketched(tmp_path, rows)
+    assert sketch.layout().image_names == "{subject}/{spot}_*"
+    cohort = import_source(
+        "csv", sketch.raw, tmp_path / "c", schema=sketch.schema(), layout=sketch.layout()
+    )
+    assert len(cohort) == len(files)
+
+
+def test_personal_data_are_dropped(tmp_path):
+    frame = clinic(20)
+    count = len(frame)
+    frame["surname"] = [f"Doe{chr(97 + i % 26)}" for i in range(count)]
+    frame["contact"] = [f"someone{i}@example.org" for i in range(count)]
+    frame["record"] = [f"R-{i * 7919 % 10007:05}" for i in range(count)]
+    frame["seen"] = [f"{1 + i % 28:02}.03.2021" for i in range(count)]
+    frame["remarks"] = [f"she says that it grew {i} times" for i in range(count)]
+    draw(tmp_path / "images", frame["file"].tolist())
+    sketch = sketched(tmp_path, frame)
+    assert set(sketch.layout().drop) == {"surname", "contact", "record", "seen", "remarks"}
+    assert not {"surname", "contact", "record", "seen", "remarks"} & {
+        column for feature in sketch.schema().features for column in feature.columns
+    }
+
+
+def test_two_dates_become_an_age(tmp_path):
+    frame = clinic().drop(columns="age")
+    frame["date of birth"] = "07.05." + (1950 + frame.index % 2).astype(str)
+    frame["visit"] = "01.03.2021"
+    draw(tmp_path / "images", frame["file"].tolist())
+    (age,) = [f for f in sketched(tmp_path, frame).schema().features if f.name == "age"]
+    assert (age.from_date, age.to_date, age.date_format) == ("date of birth", "visit", "%d.%m.%Y")
+
+
+def test_columns_that_follow_the_label_are_refused(tmp_path):
+    frame = clinic(90).drop(columns="site")
+    frame["biopsied"] = np.where(frame["dx"] == "nevus", "no", "yes")
+    frame["excision margin"] = [str(i % 7 + 1.5) for i in range(len(frame))]
+    frame["other"] = np.where(frame["dx"] == "melanoma", "urgent", "soon")
+    schema = sketched(tmp_path, frame).schema()
+    assert set(schema.refused) == {"biopsied", "excision margin", "other"}
+    assert "follows the label" in schema.refused["other"]
+
+
+def test_labels_are_joined_and_emptied(tmp_path):
+    frame = clinic()
+    frame.loc[0, "dx"], frame.loc[1, "dx"] = "Melanoma", "unknown"
+    assert sketched(tmp_path, frame).schema().label_names == {"unknown": "", "Melanoma": "melanoma"}
+
+
+def test_what_would_stop_an_import_is_said_on_top(tmp_path):
+    frame = pd.concat([clinic(), clinic().iloc[:1].assign(site="nose")])
+    sketch = sketched(tmp_path, frame)
+    assert "AN IMPORT WOULD STOP HERE" in sketch.text
+    assert "An image has one row" in " ".join(sketch.text.replace("\n#", " ").split())
+
+
+def test_without_images_endings_count(tmp_path):
+    sketch = sketched(tmp_path, clinic())
+    assert sketch.schema().image == "file"
+    assert sketch.images is None
+    assert "No image folder was given" in sketch.text
+    no_image = sketched(tmp_path, clinic().drop(columns="file"))
+    assert "NO COLUMN NAMES IMAGE FILES" in no_image.text
+
+
+def test_folders_may_lie_apart(tmp_path):
+    frame = clinic()
+    (tmp_path / "tables").mkdir()
+    draw(tmp_path / "pictures" / "all", frame["file"].tolist())
+    sketch = sketched(tmp_path / "tables", frame, images=tmp_path / "pictures")
+    assert (sketch.raw, sketch.table, sketch.images) == (
+        tmp_path,
+        "tables/metadata.csv",
+        "pictures",
+    )
+    assert "--table tables/metadata.csv --images pictures" in sketch.next_command(Path("s.toml"))
+
+
+def test_a_missing_table(tmp_path):
+    with pytest.raises(TableError, match="no such table"):
+        sketch_table(tmp_path / "none.csv")
+
+
+CELL = st.sampled_from(
+    [
+        *("", " ", "UNK", "-1", "999", "4,5", "4.5", "1.234", "1,234.5", "3 mm", "2 cm", "yes"),
+        *("nein", "x", "01.02.1999", "1999-01-02", "a.jpg", "D:\\x\\b.png", "../c.jpg", "P-01"),
+        *(
+            "Leg",
+            "leg",
+            'a "quote"',
+            "back\\slash",
+            "line\nbreak",
+            "\x7f\u2028",
+            "ß\u0301",
+            "#",
+            "{a}",
+        ),
+        *(
+            "melanoma",
+            "nevus",
+            "train",
+            "test",
+            "a@b.org",
+            "1e400",
+            "٣",
+            "'''",
+            "a.jpg;b.jpg",
+            "\t",
+        ),
+    ]
+)
+HEADER = st.sampled_from(
+    [
+        *("image", "patient", "lesion", "dx", "label", "age", "split", "image_id", "lesion_id"),
+        *("birth", "visit", "size_mm", "Größe (mm)", "a.b", 'q"q', "{x}", "#", "name", "unnamed_2"),
+        *("biopsy", "photo", "row", "byte_offset", "Alter", "[table]", "=", "\\", "' '", "z\x7f"),
+    ]
+)
+
+
+@settings(deadline=None, max_examples=50, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_any_table_has_a_valid_sketch(tmp_path_factory, data):
+    names = data.draw(st.lists(HEADER, min_size=1, max_size=6, unique=True))
+    size = data.draw(st.integers(1, 12))
+    cells = {name: data.draw(st.lists(CELL, min_size=size, max_size=size)) for name in names}
+    folder = tmp_path_factory.mktemp("any")
+    pd.DataFrame(cells, dtype="str").to_csv(folder / "t.csv", index=False)
+    if data.draw(st.booleans()):
+        draw(folder / "images", ["a.jpg", "b.png", "P-01_1.jpg"])
+    try:
+        sketch = sketch_table(folder / "t.csv")
+    except TableError:
+        return
+    tomllib.loads(sketch.text)
+    schema, layout = sketch.schema(), sketch.layout()
+    known = {*(" ".join(name.split()) for name in names), layout.row_id, schema.image}
+    for column in (schema.lesion, schema.patient, schema.label, schema.split, *layout.drop):
+        assert column is None or column in known
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("table", "patient", "label", "refused"),
+    [
+        ("pad-ufes-20/metadata.csv", "patient_id", "diagnostic", {"biopsed"}),
+        ("ham10000/HAM10000_metadata.csv", None, "dx", {"dx_type"}),
+    ],
+)
+def test_published_tables(real_data, table, patient, label, refused):
+    """Without a look at the reviewed schema, the sketch comes to its main points."""
+    schema = sketch_table(real_data / table).schema()
+    assert schema.label == label
+    assert schema.patient == patient
+    assert set(schema.refused) >= refused

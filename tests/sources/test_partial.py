@@ -217,6 +217,8 @@ def test_another_import_is_not_continued(tmp_path, change, message):
         lambda f: append(f / "journal.jsonl", b"\0" * 50 + b"\n[3,0,0]\n"),
         lambda f: os.truncate(f / "journal.jsonl", 100),
         lambda f: (f / "journal.jsonl").unlink(),
+        lambda f: (f / "cohort/.cohort.json.partial-x").touch(),
+        lambda f: (f / "cohort/lesions.parquet").write_bytes(b"half a table"),
     ],
 )
 def test_what_the_disk_lost_is_done_again(tmp_path, whole, damage):
@@ -383,3 +385,26 @@ def test_kills_change_no_bit(tmp_path, own_data, kinds):
     assert not partial_folder(target).exists()
     report = json.loads((target / "cohort.json").read_text())["info"]["import_report"]
     assert report["rows"] == 300
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_kill_while_the_folder_gets_its_name_loses_nothing(tmp_path, whole, renames, monkeypatch):
+    """Also where another cohort had that name, and was just put aside."""
+    run(tmp_path / "c", source=replace(raw(), table=table().replace("MEL", "BCC")))
+    rename, done = Path.replace, []
+
+    def killed(self: Path, target: Path) -> Path:
+        if self.name in ("c", "cohort"):
+            if len(done) == renames:
+                raise KeyboardInterrupt
+            done.append(self)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "c", overwrite=True)
+    monkeypatch.undo()
+    assert (tmp_path / "c").exists() == (renames == 0)
+    run(tmp_path / "c", resume=True, overwrite=True)
+    assert contents(tmp_path / "c") == whole
+    assert left_in(tmp_path) == ["c"]

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from slimp.cohort import Cohort
 from slimp.export.plan import Shard
-from slimp.export.release import BATCH, published_columns
+from slimp.export.release import published_columns
 from slimp.export.web import ending
 from slimp.schema import Kind
 
@@ -27,6 +27,8 @@ TYPES: dict[Kind, tuple[str, pa.DataType]] = {
     "checkbox": ("bool", pa.bool_()),
 }
 """Kind of a feature -> its type there, and in Parquet."""
+ROWS = 100
+"""In a row group, as `datasets` writes them for images; a column of one holds up to 2 GiB."""
 LICENCES = {
     *("cc0-1.0", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-sa-4.0", "cc-by-nc-sa-4.0"),
     *("cc-by-3.0", "cc-by-nc-3.0", "cc-by-2.0", "apache-2.0", "mit"),
@@ -118,8 +120,8 @@ def _batches(cohort: Cohort, shard: Shard, schema: pa.Schema) -> Iterator[pa.Rec
     """A shard's rows, as many at a time as memory is to hold."""
     of_lesion, of_patient = cohort.lesion_of_image, cohort.patient_of_lesion
     codes = {label: code for code, label in enumerate(cohort.classes)}
-    for start in range(0, len(shard.rows), BATCH):
-        rows = shard.rows[start : start + BATCH]
+    for start in range(0, len(shard.rows), ROWS):
+        rows = shard.rows[start : start + ROWS]
         places = {"image": rows, "lesion": of_lesion[rows], "patient": of_patient[of_lesion[rows]]}
         own = cohort.images.iloc[rows]
         encoded = [cohort.read_image(int(row)) for row in rows]

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from slimp.cohort_folder import CohortInfo, Tables, write_tables
 from slimp.errors import UserError
 from slimp.schema import Schema
-from slimp.storage import check_output, put_in_place, read_json, write_json
+from slimp.storage import check_output, put_in_place, read_json, remove_partials, write_json
 
 try:
     import fcntl
@@ -128,6 +128,7 @@ class PartialImport:
             (self.folder / "journal.jsonl").unlink(missing_ok=True)
             write_json(self.folder / "state.json", self._identity)
         cohort.mkdir(exist_ok=True)
+        remove_partials(cohort)  # of an import that was killed as it wrote the tables
         images.touch()
         there, size = images.stat().st_size, 0
         for record in self.earlier:
@@ -181,7 +182,7 @@ class PartialImport:
         keep = self.done and not self._finished and not isinstance(error, UserError)
         # A full disk may be why we are here; then the journal just stays behind.
         with suppress(OSError):
-            if keep:
+            if keep and not self._images.closed:
                 self.save()
         for file in (self._images, self._journal):
             with suppress(OSError):

@@ -655,18 +655,18 @@ def quiet(*words: object) -> None:
 
 
 FAMILIES: dict[str, tuple[Callable[[Path], list[Seed]], int]] = {
-    "csv": (csv_family, 350),
-    "published": (published_family, 130),
+    "csv": (csv_family, 230),
+    "published": (published_family, 80),
     "parquet": (parquet_family, 120),
-    "sheet": (sheet_family, 130),
-    "image": (image_family, 600),
-    "dicom": (dicom_family, 160),
-    "zip": (zip_family, 200),
-    "schema": (schema_family, 250),
+    "sheet": (sheet_family, 110),
+    "image": (image_family, 800),
+    "dicom": (dicom_family, 180),
+    "zip": (zip_family, 170),
+    "schema": (schema_family, 220),
     "hdf5": (hdf5_family, 30),
-    "shard": (shard_family, 50),
-    "sketch": (sketch_family, 70),
-    "cohort": (cohort_family, 90),
+    "shard": (shard_family, 25),
+    "sketch": (sketch_family, 40),
+    "cohort": (cohort_family, 70),
 }
 """Family -> what it begins with, and how many files are mangled in a usual run."""
 

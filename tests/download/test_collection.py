@@ -19,6 +19,7 @@ from PIL import Image
 pytest.importorskip("isic_cli", reason="needs the extra 'isic'")
 
 from slimp import cli
+from slimp.cohort import Cohort
 from slimp.download import collection as module
 from slimp.download.archive import Archive
 from slimp.download.collection import DownloadReport, csv_text, download
@@ -383,6 +384,28 @@ def test_interrupted_and_run_again(archive, whole, tmp_path):
     fetch(archive, raw)
     assert content(raw) == whole
     assert not before & set(archive.files_asked())
+
+
+def test_what_is_fetched_can_be_imported(archive, tmp_path, capsys):
+    for number, name in enumerate(sorted(archive.images)):
+        clinical = {"patient_id": f"IP_{number // 2}", "lesion_id": f"IL_{number}"}
+        clinical |= {
+            "diagnosis_1": "Benign",
+            "diagnosis_3": "Nevus",
+            "age_approx": 40,
+            "sex": "male",
+        }
+        metadata = {"acquisition": {"image_type": "dermoscopic"}, "clinical": clinical}
+        archive.records[name] = {"metadata": metadata}
+    raw = tmp_path / "raw"
+    fetch(archive, raw)
+    assert cli.main(["data", "import", "isic", str(raw), str(tmp_path / "cohort")]) == 0, (
+        capsys.readouterr().err
+    )
+    cohort = Cohort.load(tmp_path / "cohort")
+    assert len(cohort) == 10
+    assert len(cohort.patients) == 5
+    assert cohort.images["copyright_license"].tolist() == ["CC-0", "CC-BY"] * 5
 
 
 def test_sizes_in_words():

@@ -94,7 +94,11 @@ class CheckReport:
 
 
 def check_cohort(
-    cohort: Cohort, *, near_duplicates: bool = True, progress: Progress | None = None
+    cohort: Cohort,
+    *,
+    near_duplicates: bool = True,
+    progress: Progress | None = None,
+    searching: Progress | None = None,
 ) -> CheckReport:
     """Everything found; the order of the cohort's rows makes no difference.
 
@@ -102,12 +106,13 @@ def check_cohort(
         cohort: what to look at.
         near_duplicates: compare all pictures with all, which takes time with their square.
         progress: called with (images done, images in all) after each image.
+        searching: the same while pictures are compared.
     """
     cohort = _in_id_order(cohort)
     columns = list(published_columns(cohort))
     scan = scan_images(cohort, progress)
     exact = exact_pairs(scan)
-    near = find_near_duplicates(scan) if near_duplicates else exact[:0]
+    near = find_near_duplicates(scan, progress=searching) if near_duplicates else exact[:0]
     ranking = rank_columns(cohort, columns, scan.good)
     subgroups = subgroup_tables(cohort, columns)
     missing = missingness(columns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,9 @@ from slimp.checks.images import FLAT_SPREAD
 from slimp.checks.likeness import ALIKE, likeness
 from slimp.checks.near_duplicates import TURNS, Progress, near_pairs, perceptual_hashes
 from slimp.checks.scan import ImageScan
+
+PART = 4096
+"""Thumbnails hashed at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,18 +59,12 @@ def find_near_duplicates(scan: ImageScan, *, progress: Progress | None = None) -
     """
     good = scan.good
     rows = good.index[(good["spread"] >= FLAT_SPREAD) & ~good["pixels"].duplicated()].to_numpy()
-    thumbnails = scan.thumbnails[rows]
-    pairs = near_pairs(perceptual_hashes(thumbnails), progress=progress)
-    alike = likeness(thumbnails, pairs)
-    found = pd.DataFrame(
-        {
-            "first": rows[pairs.first],
-            "second": rows[pairs.second],
-            "likeness": alike,
-            "distance": pairs.distance,
-            "turn": pairs.turn,
-        }
-    )[alike >= ALIKE]
+    parts = np.split(rows, range(PART, len(rows), PART))  # all at once would copy the thumbnails
+    hashes = np.concatenate([perceptual_hashes(scan.thumbnails[part]) for part in parts])
+    pairs = near_pairs(hashes, progress=progress)
+    pairs = replace(pairs, first=rows[pairs.first], second=rows[pairs.second])
+    alike = likeness(scan.thumbnails, pairs)
+    found = pd.DataFrame({**vars(pairs), "likeness": alike})[alike >= ALIKE]
     order = ["likeness", "first", "second", "turn"]
     found = found.sort_values(order, ascending=[False, True, True, True])
     found = found.drop_duplicates(["first", "second"]).reset_index(drop=True)
@@ -116,10 +113,11 @@ def near_groups(scan: ImageScan, pairs: pd.DataFrame) -> list[pd.DataFrame]:
         return []
     good = scan.good
     n = len(scan.facts)
-    leader = good.groupby("pixels")["pixels"].transform(lambda group: group.index[0])
-    edges = np.concatenate(
-        [pairs[["first", "second"]].to_numpy().T, np.stack([leader.index, leader])], axis=1
-    ).astype(np.int64)
+    codes, _ = pd.factorize(good["pixels"])
+    _, first = np.unique(codes, return_index=True)
+    rows = good.index.to_numpy()
+    copies = np.stack([rows, rows[first[codes]]])  # each image and the first of its copies
+    edges = np.concatenate([pairs[["first", "second"]].to_numpy().T, copies], axis=1)
     graph = coo_array((np.ones(edges.shape[1], dtype=bool), edges), shape=(n, n))
     _, component = connected_components(graph, directed=False)
     near = np.unique(component[pairs["first"]])

@@ -48,8 +48,13 @@ def run(arguments: Arguments) -> None:
     if arguments.out is not None:
         check_output(arguments.out, overwrite=arguments.overwrite)
     cohort = Cohort.load(arguments.cohort)
-    with progress_bar("opening images") as progress:
-        report = check_cohort(cohort, near_duplicates=arguments.near_duplicates, progress=progress)
+    with progress_bar("opening, then comparing images") as progress:
+        report = check_cohort(
+            cohort,
+            near_duplicates=arguments.near_duplicates,
+            progress=progress,
+            searching=progress,
+        )
     if arguments.format == "json":
         say(json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
     else:

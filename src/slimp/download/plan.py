@@ -113,7 +113,8 @@ def check_folder(folder: Path, number: int, limit: int | None) -> None:
     begun = known.get("download") if isinstance(known, dict) else None
     if not isinstance(begun, dict):
         raise UserError(
-            f"{folder}: holds files that this command did not fetch. Choose an empty or new folder."
+            f"{folder}: holds files that this command did not fetch. Choose an empty or new "
+            "folder; what you fetched yourself can be imported as it is."
         )
     if begun.get("collection") != number:
         raise UserError(

@@ -302,9 +302,10 @@ from pathlib import Path
 import slimp.sources.csv_folder, slimp.sources.importing as importing, slimp.sources.partial as p
 from slimp.cli import main
 p.SAVE_SECONDS = 0.01
+importing.PROCESSES_FROM = int(sys.argv.pop(1))
 opened = importing._open
 def slow(*args):
-    time.sleep(0.004)
+    time.sleep(0.003)
     return opened(*args)
 importing._open = slow
 sys.exit(main(sys.argv[1:]))
@@ -313,11 +314,11 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture
 def own_data(tmp_path) -> list[str]:
-    """The words of a command that imports 300 images."""
+    """The words of a command that imports 900 images."""
     folder = tmp_path / "raw"
     (folder / "images").mkdir(parents=True)
-    table(300).to_csv(folder / "metadata.csv", index=False)
-    for k in range(300):
+    table(900).to_csv(folder / "metadata.csv", index=False)
+    for k in range(900):
         if (image := encoded(k % 60)) is not None:
             (folder / "images" / f"i{k}.png").write_bytes(image)
     (tmp_path / "schema.toml").write_text(SCHEMA_TOML)
@@ -325,10 +326,12 @@ def own_data(tmp_path) -> list[str]:
     return [*words, "--schema", str(tmp_path / "schema.toml"), "--max-corrupt", "0.2"]
 
 
-def start(words: list[str], target: Path, *more: str) -> subprocess.Popen[str]:
+def start(
+    words: list[str], target: Path, *more: str, processes_from: int = 1000
+) -> subprocess.Popen[str]:
     words = [str(target) if word == "COHORT" else word for word in words]
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, *words, *more],
+        [sys.executable, "-c", CHILD, str(processes_from), *words, *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -351,7 +354,7 @@ def wait_for(process: subprocess.Popen[str], target: Path, rows: int) -> None:
     [
         [signal.SIGKILL, signal.SIGTERM],
         pytest.param(
-            [signal.SIGKILL] * 10 + [signal.SIGTERM, signal.SIGINT], marks=pytest.mark.slow
+            [signal.SIGKILL] * 6 + [signal.SIGTERM, signal.SIGINT], marks=pytest.mark.slow
         ),
     ],
     ids=["twice", "often"],
@@ -361,13 +364,13 @@ def test_kills_change_no_bit(tmp_path, own_data, kinds):
     expected = tmp_path / "expected"
     assert start(own_data, expected).communicate()[1] == ""
     target, rng, reached = tmp_path / "c", np.random.default_rng(), 0
-    for kind in kinds:
-        process = start(own_data, target, "--resume")
+    for number, kind in enumerate(kinds):
+        process = start(own_data, target, "--resume", processes_from=1000 * (number % 2))
         wait_for(process, target, reached + int(rng.integers(2, 20)))
         process.send_signal(kind)
         _, stderr = process.communicate(timeout=60)
         after = len(read_journal(partial_folder(target) / "journal.jsonl"))
-        assert reached < after < 300, (kind, stderr)
+        assert reached < after < 900, (kind, stderr)
         reached = after
         if kind == signal.SIGKILL:
             assert process.returncode == -kind
@@ -384,7 +387,7 @@ def test_kills_change_no_bit(tmp_path, own_data, kinds):
     assert contents(target) == contents(expected)
     assert not partial_folder(target).exists()
     report = json.loads((target / "cohort.json").read_text())["info"]["import_report"]
-    assert report["rows"] == 300
+    assert report["rows"] == 900
 
 
 @pytest.mark.parametrize("renames", [0, 1])

@@ -296,7 +296,7 @@ def test_without_images_endings_count(tmp_path):
     sketch = sketched(tmp_path, clinic())
     assert sketch.schema().image == "file"
     assert sketch.images is None
-    assert "No image folder was given" in sketch.text
+    assert "No image folder was found" in sketch.text
     no_image = sketched(tmp_path, clinic().drop(columns="file"))
     assert "NO COLUMN NAMES IMAGE FILES" in no_image.text
 
@@ -312,6 +312,15 @@ def test_folders_may_lie_apart(tmp_path):
         "pictures",
     )
     assert "--table tables/metadata.csv --images pictures" in sketch.next_command(Path("s.toml"))
+
+
+def test_nobodys_whole_disk_is_searched(tmp_path):
+    frame = clinic()
+    draw(tmp_path / "a" / "b", frame["file"].tolist())
+    assert sketched(tmp_path, frame).images == "a/b"
+    for number in range(120):
+        (tmp_path / f"folder {number}").mkdir()
+    assert sketched(tmp_path, frame).images is None
 
 
 def test_a_missing_table(tmp_path):

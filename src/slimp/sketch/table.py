@@ -25,8 +25,10 @@ from slimp.sources.places import Place
 from slimp.sources.reading import read_table
 from slimp.tables import ASSUMED, type_rows
 
-ROWS = 50_000
+ROWS = 20_000
 """Rows that are looked at; more say nothing new."""
+DEPTH, FOLDERS = 3, 100
+"""How far below the table, and through how many folders, images are looked for unasked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ def sketch_table(
     Args:
         table: text, Parquet or a spreadsheet; a row per image, or per lesion.
         images: folder or zip file of the images; None: the folder `images` beside the table, or
-            the one in which all images beside or below the table are.
+            the one in which all images near the table are.
         layout: encoding, delimiter, header and sheet, where they cannot be detected.
 
     Raises:
@@ -106,14 +108,22 @@ def sketch_table(
 
 
 def _images_beside(table: Path) -> Path | None:
+    """The image folder that lies near the table; None if there is none, or one has to look far."""
     folder = table.absolute().parent
     if (folder / "images").is_dir():
         return table.parent / "images"
-    files = _image_files(folder)
-    if not files:
-        return None
-    inside = os.path.commonpath([f"./{Path(file).parent.as_posix()}" for file in files])
-    return table.parent / inside
+    found, seen = set[str](), 0
+    for where, inside, names in os.walk(folder):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        below = Path(where).relative_to(folder)
+        if len(below.parts) >= DEPTH:
+            inside.clear()
+        seen += len(inside)
+        if seen > FOLDERS:  # somebody's home, or the like
+            return None
+        if any(IMAGE_ENDING.search(name) for name in names):
+            found.add(f"./{below.as_posix()}")
+    return table.parent / os.path.commonpath(sorted(found)) if found else None
 
 
 def _image_files(images: Path) -> list[str]:
@@ -207,7 +217,9 @@ def _layout_lines(layout: TableLayout, assumed: Sequence[str]) -> list[Line]:
 
 def _images_said(pictures: Pictures, images: Path | None, files: Sequence[str]) -> list[str]:
     if images is None:
-        return ["No image folder was given (--images DIR), so images were told by their endings."]
+        return [
+            "No image folder was found (name it with --images); images were told by their endings."
+        ]
     if not pictures.named:
         return [f"{len(files)} images are in {images.name}; no column names them."]
     return [

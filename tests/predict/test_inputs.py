@@ -147,3 +147,34 @@ def test_without_metadata_a_cohort_has_images_only() -> None:
     cohort = Metadata.nothing({}).cohort(["a"], [b"1"], [])
     assert len(cohort) == 1
     assert not any(level.features for level in cohort.schema.levels)
+
+
+def test_cells_are_read_as_the_cohorts_table_was() -> None:
+    """Decimal commas, units, dates and words for yes, by the same schema."""
+    schema = Schema.from_dict(
+        {
+            "image": "img_id",
+            "table": {"decimal": ","},
+            "lesion_metadata": {
+                "size": {"kind": "continuous", "unit": "mm", "units": {"cm": 10}},
+                "itch": {"kind": "checkbox", "aliases": {"ja": "yes", "nein": "no"}},
+            },
+            "patient_metadata": {
+                "age": {"kind": "continuous", "unit": "days", "from": "born", "to": "seen"}
+            },
+        }
+    )
+    seen = pd.DataFrame({"size": [1.0, 2.0], "itch": [True, False], "age": [1.0, 2.0]})
+    seen = seen.astype({"itch": "boolean"})
+    encodings = {n: Encoding.fit(schema.level(n), seen) for n in ("lesion", "patient")}
+    rows = {"image": ["a", "b"], "size": ["4,5", "1,2 cm"], "itch": ["ja", "nein"]}
+    dates = {"born": ["2000-01-01", ""], "seen": ["2000-01-31", "2001-01-01"]}
+    got = Metadata.read(pd.DataFrame(rows | dates), encodings, schema).frame
+    assert got["size"].tolist() == [4.5, 12]
+    assert got["itch"].tolist() == [True, False]
+    assert got["age"].fillna(-1).tolist() == [30, -1]
+    typed = Metadata.read(
+        pd.DataFrame({"image": ["a"], "size": [1.234], "age": [7]}), encodings, schema
+    )
+    assert typed.frame["size"].tolist() == [1.234], "a number is no text of thousands"
+    assert typed.frame["age"].tolist() == [7], "the time itself will do"

@@ -17,6 +17,7 @@ from slimp.errors import CohortError, TableError, UserError
 from slimp.schema import Schema
 from slimp.sources import import_source
 from slimp.sources.importing import ImportOptions
+from slimp.sources.layout import Join, TableLayout
 
 SCHEMA = Schema.from_dict(
     {
@@ -167,6 +168,59 @@ def test_empty_patients_are_patients_of_their_own_if_asked_for(raw):
     cohort = run(raw, options=ImportOptions(empty_patients="own"))
     assert cohort.info.import_report["empty_patient_ids"] == 1
     assert cohort.images["patient_id"].iloc[4] == "image:e"
+
+
+@pytest.mark.parametrize("cell", ["sub/C.JPG", "SUB/c", "images/sub/c.png", "C", "sub\\c.jpg"])
+def test_images_are_found_in_other_spellings(raw, cell):
+    make_raw(raw, edited(2, "file", cell))
+    cohort = run(raw)
+    assert len(cohort) == 5
+    assert cohort.read_image(2) == jpeg(2)
+
+
+def test_spellings_that_two_files_answer_to_find_none(raw):
+    (raw / "images" / "sub" / "C.jpg").write_bytes(jpeg(9))
+    make_raw(raw, edited(2, "file", "sub/c.jpg"))
+    assert run(raw).read_image(2) == jpeg(2), "an exact spelling goes first"
+    make_raw(raw, edited(2, "file", "SUB/c.jpg"))
+    assert run(raw, overwrite=True).info.import_report["absent"] == 1
+
+
+def test_absolute_paths_below_raw_are_read(raw):
+    make_raw(raw, edited(2, "file", str(raw.resolve() / "images" / "sub" / "c.jpg")))
+    cohort = run(raw, layout=TableLayout())
+    assert cohort.images["image_id"].tolist() == ["a", "b", "sub/c", "d", "e"]
+    elsewhere = str(raw.resolve().parent / "secret.jpg")
+    make_raw(raw, edited(2, "file", elsewhere))
+    with pytest.raises(TableError, match=r"row 4 .* points outside .* image_root = 'D:"):
+        run(raw, overwrite=True)
+
+
+def test_tables_of_patients_and_images_are_joined(raw):
+    table = pd.DataFrame(ROWS, columns=HEADER, dtype="str")
+    patients = table[["patient", "age", "skin"]].drop_duplicates("patient")
+    table.drop(columns=["age", "skin"]).to_csv(raw / "metadata.csv", index=False)
+    patients.to_csv(raw / "people.csv", index=False, sep=";")
+    layout = TableLayout(joins=(Join(file="people.csv", on={"patient": "patient"}),))
+    cohort = run(raw, layout=layout)
+    assert cohort.patients["age"].fillna(-1).tolist() == [60, 0, -1]
+    (raw / "people.csv").unlink()
+    with pytest.raises(TableError, match=r"no table people\.csv, which \[\[table\.join\]\] names"):
+        run(raw, layout=layout, overwrite=True)
+
+
+def test_a_layout_is_for_ones_own_table_of_any_kind(raw):
+    pd.DataFrame(ROWS, columns=HEADER).to_parquet(raw / "t.parquet")
+    (raw / "metadata.csv").unlink()
+    assert len(run(raw, table="t.parquet")) == 5
+
+
+def test_what_was_assumed_stands_in_the_report(raw):
+    table = (raw / "metadata.csv").read_text().replace("phone", "Kamera für Läsionen")
+    (raw / "metadata.csv").write_bytes(table.encode("cp1252"))
+    (note,) = run(raw).info.import_report["assumed"]
+    assert note.startswith("metadata.csv: is not UTF-8; it was read as Windows-1252")
+    assert str(raw) not in note
 
 
 def test_a_label_cannot_be_metadata():

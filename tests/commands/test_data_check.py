@@ -30,7 +30,7 @@ def test_json_is_all_that_goes_to_standard_output(folder, capsys, tmp_path):
     printed = capsys.readouterr()
     content = json.loads(printed.out)
     assert content["usable"] is True
-    assert content == json.loads((out / "check.json").read_text())
+    assert content == json.loads((out / "metrics.json").read_text())
     assert f"written: {out}" in printed.err
 
 

@@ -145,10 +145,10 @@ def test_names_from_tables_are_text(cohort, report):
 def test_the_folder_holds_page_and_tables(cohort, report, tmp_path):
     target = write_audit(tmp_path / "audit", report, cohort, config={"cohort": "c"}, date=DATE)
     assert {path.name for path in target.iterdir()} == {
-        *("report.html", "check.json", "config.json", "images.parquet"),
+        *("report.html", "metrics.json", "config.json", "images.parquet"),
         *("findings.csv", "columns.csv", "near_duplicates.csv", "subgroups.csv"),
     }
-    content = json.loads((target / "check.json").read_text())
+    content = json.loads((target / "metrics.json").read_text())
     assert content["duplicate_pairs"] == {"exact": 1, "near": 1}
     assert len(content["columns"]) == len(report.ranking)
     findings = pd.read_csv(target / "findings.csv", keep_default_na=False)

@@ -22,7 +22,7 @@ class Arguments:
     cohort: Path
     """Cohort folder."""
     out: Path | None = None
-    """Folder to write: a page (report.html), tables (CSV, Parquet) and check.json."""
+    """Folder to write: a page (report.html), tables (CSV, Parquet) and metrics.json."""
     format: Literal["text", "json"] = "text"
     """What to print."""
     near_duplicates: bool = True

@@ -90,7 +90,7 @@ def write_audit(
         for name, table in audit_tables(report).items():
             table.to_csv(partial / f"{name}.csv", index=False)
         report.images.drop(columns="pixels").to_parquet(partial / "images.parquet", index=False)
-        write_json(partial / "check.json", report.to_dict())
+        write_json(partial / "metrics.json", report.to_dict())
         write_json(partial / "config.json", {**config, "versions": versions()})
     return target
 

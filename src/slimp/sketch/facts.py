@@ -31,6 +31,8 @@ FEW = 7
 """A column of whole numbers with at most so many values may be one of codes."""
 MANY = 60
 """A column of words with more values is no category."""
+SPELLINGS = 20
+"""Of yes and no in one column, at most."""
 STRAYS = 0.1
 """Share of the cells of a column of numbers, or dates, that may be something else."""
 
@@ -93,6 +95,8 @@ def facts_of(column: pd.Series) -> Facts:
 
 
 def _as_checkbox(facts: Facts) -> Facts | None:
+    if facts.distinct > SPELLINGS:
+        return None
     said = {cell: plain(cell) for cell in facts.counts}
     yes, no = (set(words()["cells"][side]) for side in ("yes", "no"))
     ticks = {cell: "yes" if word in yes else "no" for cell, word in said.items()}
@@ -111,11 +115,14 @@ def _as_dates(facts: Facts) -> Facts | None:
     if not distinct.head(50).str.contains(r"[0-9].*[0-9]", regex=True).mean() > 0.5:
         return None
     for style in words()["dates"]["formats"]:
+        few = distinct.head(200).str.slice(0, 10 if style == "%Y-%m-%d" else None)
+        if pd.to_datetime(few, format=style, errors="coerce").notna().mean() < 0.5:
+            continue  # spares most columns the work below
         text = distinct.str.slice(0, 10) if style == "%Y-%m-%d" else distinct
         days = pd.to_datetime(text, format=style, errors="coerce")
         days = days.where(days.dt.year.between(1880, 2100))
         best.append((int(times[days.notna()].sum()), style, days))
-    most = max(read for read, _, _ in best)
+    most = max((read for read, _, _ in best), default=0)
     if most < (1 - STRAYS) * facts.filled:
         return None
     styles = tuple(style for read, style, _ in best if read == most)

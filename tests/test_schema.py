@@ -94,6 +94,7 @@ def test_is_immutable():
     [
         ({"image": 3}, "'image' must name the column"),
         ({"lesion": 3}, "'lesion' must be a string, got 3"),
+        ({"label": ""}, "'label' must name a column. Leave it out"),
         ({"colour": "x"}, "unknown key 'colour'; a schema has: dataset"),
         ({"refused": ["a"]}, "'refused' must be a table"),
         ({"missing": "UNK"}, "'missing' must be a list of strings"),

@@ -352,4 +352,6 @@ def _optional_string(content: Mapping[str, Any], key: str) -> str | None:
     value = content.get(key)
     if value is not None and not isinstance(value, str):
         raise TableError(f"'{key}' must be a string, got {value!r}.")
+    if value == "" and key in ("lesion", "patient", "label", "split"):
+        raise TableError(f"'{key}' must name a column. Leave it out if the table has none.")
     return value

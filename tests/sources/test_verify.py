@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from slimp.sources.verify import MAX_PIXELS, CorruptImageError, own_limits, verify_image
 
@@ -97,6 +97,42 @@ def test_metadata_do_not_survive_another_encoding(kind, shorter_side):
     verified = verify_image(encode(image, kind, exif=exif, **options), shorter_side=shorter_side)
     assert verified.converted
     assert b"Doe" not in verified.encoded
+
+
+def odd(kind: str) -> bytes:
+    """A file that decoders read, though its segments do not follow one another."""
+    encoded = laden(kind)
+    if kind == "PNG":
+        return encoded[:-12]
+    return encoded[:20] + b"\x00\xd9" + encoded[20:]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_an_odd_file_is_written_anew(kind):
+    verified = verify_image(odd(kind), shorter_side=0)
+    assert verified.converted
+    assert verified.stripped
+    assert b"Doe" not in verified.encoded
+    assert_alike(decode(verified.encoded), decode(odd(kind)), 2)
+    assert_alike(decode(verified.encoded), picture())
+
+
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("shorter_side", [0, 15])
+def test_colour_profiles_stay(kind, shorter_side):
+    encoded = encode(picture(), kind, icc_profile=PROFILE)
+    verified = verify_image(encoded, shorter_side=shorter_side)
+    assert decode(verified.encoded).info["icc_profile"] == PROFILE
+
+
+@pytest.mark.parametrize(("mode", "colours"), [("L", b"GRAY"), ("CMYK", b"CMYK")])
+def test_profiles_of_other_colours_go(mode, colours):
+    profile = PROFILE[:16] + colours + PROFILE[20:]
+    encoded = encode(picture().convert(mode), icc_profile=profile)
+    assert "icc_profile" not in decode(verify_image(encoded, shorter_side=0).encoded).info
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP"])
@@ -233,3 +269,32 @@ def test_mangled_bytes_are_an_image_or_corrupt(encoded, edits, cut):
         verified = verify_image(bytes(mangled[: len(mangled) - cut]), shorter_side=20)
     if verified is not None:
         assert decode(verified.encoded).mode == "RGB"
+
+
+LADEN = [laden(), laden(progressive=True), laden(icc_profile=PROFILE), laden("PNG"), odd("JPEG")]
+
+
+@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(LADEN),
+    st.lists(st.tuples(st.integers(0, 700), st.integers(0, 7)), max_size=3),
+    st.lists(st.tuples(st.integers(2, 700), st.binary(max_size=4)), max_size=2),
+)
+def test_what_is_kept_shows_what_was_published(encoded, flips, insertions):
+    """Bits of headers turned over, and bytes that slipped in."""
+    mangled = bytearray(encoded)
+    for position, bit in flips:
+        mangled[position % len(mangled)] ^= 1 << bit
+    for position, extra in insertions:
+        mangled[position:position] = extra
+    with own_limits():
+        try:
+            verified = verify_image(bytes(mangled), shorter_side=0)
+        except CorruptImageError:
+            return
+        before, after = decode(bytes(mangled)), decode(verified.encoded)
+    if verified.converted:
+        assert after.mode == "RGB"
+        assert sorted(after.size) == sorted(before.size)
+    else:
+        np.testing.assert_array_equal(np.asarray(after), np.asarray(before))

@@ -22,6 +22,8 @@ __all__ = ["MAX_PIXELS", "CorruptImageError", "VerifiedImage", "own_limits", "ve
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 JPEG_QUALITY = 95
+PROFILE_COLOURS = slice(16, 20)
+"""Where a colour profile says which colours it is of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,8 @@ class VerifiedImage:
     encoded: bytes
     resized: bool = False
     converted: bool = False
-    """Re-encoded because of its file format, colour mode, orientation tag or transparency."""
+    """Re-encoded because of its file format, colour mode, orientation tag or transparency; or
+    because its file is put together so oddly that nothing can be cut out of it."""
     stripped: bool = False
     """The file held more than the image (EXIF, XMP, IPTC, comments, DICOM tags), now removed."""
     first_frame: bool = False
@@ -97,8 +100,9 @@ def _verify(image: Image.Image, encoded: bytes, shorter_side: int) -> VerifiedIm
         image.draft(None, (2 * size[0], 2 * size[1]))
     image.load()
     bare = strip_metadata(encoded)
-    if plain and not resized:
+    if plain and not resized and bare is not None:
         return VerifiedImage(encoded=bare, stripped=bare is not encoded)
+    profile = image.info.get("icc_profile")
     picture = _to_rgb(image)
     if resized:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
@@ -106,9 +110,9 @@ def _verify(image: Image.Image, encoded: bytes, shorter_side: int) -> VerifiedIm
         picture.getexif().update(image.getexif())
         picture = ImageOps.exif_transpose(picture)
     return VerifiedImage(
-        encoded=_jpeg(picture),
+        encoded=_jpeg(picture, profile),
         resized=resized,
-        converted=not plain,
+        converted=not plain or bare is None,
         stripped=bare is not encoded,
         first_frame=first_frame,
     )
@@ -136,10 +140,13 @@ def _size(width: int, height: int, shorter_side: int) -> tuple[int, int]:
     return max(round(width * scale), shorter_side), max(round(height * scale), shorter_side)
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def _jpeg(picture: Image.Image, profile: bytes | None = None) -> bytes:
+    """The picture as a file; its profile comes along unless it is of other colours than RGB."""
+    if profile is not None and profile[PROFILE_COLOURS] != b"RGB ":
+        profile = None
     picture.info = {}  # or Pillow would write the comment that it read
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    picture.save(buffer, "JPEG", quality=JPEG_QUALITY, icc_profile=profile)
     return buffer.getvalue()
 
 

@@ -94,6 +94,30 @@ def members(folder: Path) -> dict[str, dict[str, bytes]]:
     return found
 
 
+def test_examples_of_the_import_stay_at_home(cohort, tmp_path):
+    """They name files and quote rows of which the cohort need not hold anything."""
+    report = {
+        "absent": 1,
+        "absent_examples": ["Jane Doe.jpg"],
+        "corrupt_examples": ["Jane Doe 2.jpg (damaged)"],
+        "conflicting_labels_example": "l Doe",
+        "disagreements": [{"column": "age", "count": 2, "example": "Doe: 3, 4"}],
+    }
+    cohort = replace(cohort, info=replace(cohort.info, import_report=report))
+    for published in ("licence", "all"):
+        out = tmp_path / published
+        export_cohort(cohort, out, "webdataset", options=ExportOptions(published=published))
+        content = (out / "export.json").read_text()
+        assert "Doe" not in content
+        assert json.loads(content)["info"]["import_report"] == {
+            "absent": 1,
+            "absent_examples": [],
+            "corrupt_examples": [],
+            "conflicting_labels_example": "",
+            "disagreements": [{"column": "age", "count": 2, "example": ""}],
+        }
+
+
 def test_a_webdataset_holds_every_image_with_its_metadata(cohort, tmp_path):
     metrics = export_cohort(cohort, tmp_path / "out", "webdataset")
     assert metrics["splits"] == {

@@ -219,8 +219,22 @@ def test_what_was_assumed_stands_in_the_report(raw):
     table = (raw / "metadata.csv").read_text().replace("phone", "Kamera für Läsionen")
     (raw / "metadata.csv").write_bytes(table.encode("cp1252"))
     (note,) = run(raw).info.import_report["assumed"]
-    assert note.startswith("metadata.csv: is not UTF-8; it was read as Windows-1252")
+    assert note.startswith("metadata.csv: is not UTF-8 (line ")
+    assert "it was read as Windows-1252" in note
     assert str(raw) not in note
+
+
+def test_a_dropped_name_is_nowhere_in_the_cohort(raw, tmp_path):
+    """Not even as the word that shows a table's encoding."""
+    table = pd.read_csv(raw / "metadata.csv", dtype="str", keep_default_na=False)
+    table["surname"] = "Müller"
+    (raw / "metadata.csv").write_bytes(table.to_csv(index=False).encode("cp1252"))
+    run(raw, layout=TableLayout(drop=("surname",)))
+    written = list((tmp_path / "cohort").rglob("*"))
+    assert len(written) > 3
+    for path in written:
+        content = path.read_bytes() if path.is_file() else b""
+        assert b"ller" not in content, path
 
 
 def test_a_label_cannot_be_metadata():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,13 +25,28 @@ BATCH = 1000
 def released(cohort: Cohort, options: ExportOptions) -> Cohort:
     """The cohort with those published columns that `options` let go along.
 
-    Ids, labels, splits and the metadata of the schema always do.
+    Ids, labels, splits and the metadata of the schema always do; of the import report the counts
+    do, and the examples do not: they name files and quote rows that may not be in the cohort.
     """
+    info = replace(cohort.info, import_report=without_examples(cohort.info.import_report))
+    cohort = replace(cohort, info=info)
     if options.published == "all":
         return cohort
     stay = [name for name in published_columns(cohort) if not LICENCE.search(name)]
     tables = replace(cohort.tables, images=cohort.images.drop(columns=stay))
     return replace(cohort, tables=tables)
+
+
+def without_examples(report: Any) -> Any:
+    """An import report of the same fields whose examples are empty."""
+    if isinstance(report, Mapping):
+        return {
+            key: type(value)() if key.endswith(("example", "examples")) else without_examples(value)
+            for key, value in report.items()
+        }
+    if isinstance(report, list | tuple):
+        return [without_examples(item) for item in report]
+    return report
 
 
 def published_columns(cohort: Cohort) -> list[str]:

@@ -166,6 +166,8 @@ def _check_last_quote(text: pa.Buffer, table: pd.DataFrame, place: str, header: 
 def as_utf8(buffer: pa.Buffer, place: str, encoding: str | None) -> tuple[pa.Buffer, list[str]]:
     """The text in UTF-8 without a byte-order mark, and a note if its encoding is a guess.
 
+    The note is stored in the cohort, so it quotes no cell: those may name people.
+
     Raises:
         TableError: it is no text, or in an encoding that cannot be told.
     """
@@ -192,12 +194,9 @@ def as_utf8(buffer: pa.Buffer, place: str, encoding: str | None) -> tuple[pa.Buf
             "as 'CSV UTF-8', or name its encoding under [table], as in encoding = \"cp850\"."
         )
     text = _recode(buffer, "cp1252", place)
-    around = buffer.slice(max(0, fault - 40), min(80, buffer.size - max(0, fault - 40)))
-    words = re.findall(r"[^\W\d_]*[^\W\d_a-zA-Z][^\W\d_]*", around.to_pybytes().decode("cp1252"))
-    example = f", as in '{words[0]}'" if words else ""
     return text, [
-        f"{place}: is not UTF-8; it was read as Windows-1252, which contains Latin-1{example}. "
-        "If that is wrong, set encoding under [table]."
+        f"{place}: is not UTF-8 ({_byte(buffer, fault)}); it was read as Windows-1252, which "
+        "contains Latin-1. If that is wrong, set encoding under [table]."
     ]
 
 

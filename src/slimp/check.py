@@ -17,6 +17,7 @@ from slimp.checks.columns import column_findings
 from slimp.checks.duplicates import (
     EXACT,
     NEAR,
+    crowd_findings,
     duplicate_findings,
     exact_groups,
     exact_pairs,
@@ -112,7 +113,9 @@ def check_cohort(
     columns = list(published_columns(cohort))
     scan = scan_images(cohort, progress)
     exact = exact_pairs(scan)
-    near = find_near_duplicates(scan, progress=searching) if near_duplicates else exact[:0]
+    near, crowded = exact[:0], scan.facts[:0]
+    if near_duplicates:
+        near, crowded = find_near_duplicates(scan, progress=searching)
     ranking = rank_columns(cohort, columns, scan.good)
     subgroups = subgroup_tables(cohort, columns)
     missing = missingness(columns)
@@ -121,6 +124,7 @@ def check_cohort(
         *image_findings(scan),
         *duplicate_findings(exact_groups(scan.good), EXACT),
         *duplicate_findings(near_groups(scan, near), NEAR),
+        *crowd_findings(crowded),
         *column_findings(cohort, columns),
         *personal_findings(columns),
         *leak_findings(ranking),

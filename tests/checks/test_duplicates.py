@@ -69,7 +69,8 @@ def edited(encode) -> dict[str, bytes]:
 
 def test_pictures_that_hang_together_are_one_set(cohort, edited):
     scan = scan_images(cohort(encoded=edited))
-    pairs = find_near_duplicates(scan)
+    pairs, crowded = find_near_duplicates(scan)
+    assert crowded.empty
     assert list(pairs.columns) == ["first", "second", *PAIRS]
     assert (pairs["kind"] == "near").all()
     assert pairs["likeness"].is_monotonic_decreasing
@@ -117,5 +118,30 @@ def test_labels_of_one_picture_that_disagree(clean_tables, cohort, edited, only)
 def test_blank_pictures_are_not_near_each_other(cohort, encode):
     even = {f"i{k:03}": encode(np.full((40, 40, 3), 100 + k, dtype=np.uint8)) for k in range(40)}
     scan = scan_images(cohort(encoded=even))
-    assert find_near_duplicates(scan).empty
-    assert near_groups(scan, find_near_duplicates(scan)) == []
+    pairs, crowded = find_near_duplicates(scan)
+    assert pairs.empty
+    assert crowded.empty
+    assert near_groups(scan, pairs) == []
+
+
+def disc(seed: int) -> np.ndarray:
+    """A dark disc on plain skin."""
+    rng = np.random.default_rng(seed)
+    down, across = np.mgrid[:64, :64]
+    inside = np.hypot(down - 27.3, across - 22.1) < 14.2
+    grey = 200 - rng.uniform(90, 100) * inside + rng.normal(0, 0.3, inside.shape)
+    return np.repeat(grey[..., None], 3, axis=2).astype(np.uint8)
+
+
+def test_images_like_a_crowd_of_others_are_one_finding(cohort, encode, only):
+    plain = {f"i{k:03}": encode(disc(k)) for k in range(110)}
+    twins = {f"i{k:03}": encode(lesion(0), "jpeg", quality=90 - k % 10) for k in (115, 118)}
+    report = check_cohort(cohort(encoded={**plain, **twins}))
+    finding = only(report, "alike-images")
+    assert finding.severity == "warning"
+    assert finding.count == 110
+    assert finding.example.startswith("i000 (")
+    near = report.duplicates[["first_id", "second_id"]].to_numpy().tolist()
+    assert near == [["i115", "i118"]]
+    without = check_cohort(cohort(encoded=plain), near_duplicates=False)
+    assert not [found for found in without.findings if found.code == "alike-images"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -26,9 +28,9 @@ from slimp.sources.synthetic import SyntheticConfig, write_synthetic
 ALL = 2**64 - 1
 
 
-def slow_pairs(hashes, radius, even_radius):
+def slow_pairs(hashes, radius, even_radius, crowd=ALL):
     """The definition, bit by bit: mirroring complements the words of odd coefficients."""
-    found = []
+    found = {}
     for i in range(len(hashes)):
         for j in range(i + 1, len(hashes)):
             for turn in range(8):
@@ -40,8 +42,15 @@ def slow_pairs(hashes, radius, even_radius):
                     other[2], other[3] = other[2] ^ ALL, other[3] ^ ALL
                 bits = [(a ^ b).bit_count() for a, b in zip(own, other, strict=True)]
                 if sum(bits) <= radius and bits[0] <= even_radius:
-                    found.append((i, j, turn, sum(bits)))
-    return found
+                    found.setdefault((i, j), []).append((sum(bits), turn))
+    counts = Counter(picture for pair in found for picture in pair)
+    crowded = sorted(picture for picture, count in counts.items() if count > crowd)
+    rows = [
+        (*pair, turn, distance)
+        for pair, ((distance, turn), *_) in ((pair, sorted(ways)) for pair, ways in found.items())
+        if not set(pair) & set(crowded)
+    ]
+    return rows, crowded
 
 
 def rows_of(pairs):
@@ -61,18 +70,22 @@ def test_the_search_is_exact_in_both_radii(data):
     noise = np.packbits(flips, axis=-1).view(np.uint64)[..., 0]
     hashes = base[rng.integers(0, 2, n)] ^ noise
     hashes[..., 1:] ^= rng.choice(np.array([0, ALL], dtype=np.uint64), (n, 2, 3))
-    found = near_pairs(hashes, radius=radius, even_radius=even_radius)
-    assert rows_of(found) == slow_pairs(hashes, radius, even_radius)
+    crowd = data.draw(st.integers(1, 14))
+    found = near_pairs(hashes, radius=radius, even_radius=even_radius, crowd=crowd)
+    expected = slow_pairs(hashes, radius, even_radius, crowd)
+    assert (rows_of(found), found.crowded.tolist()) == expected
 
 
 @pytest.mark.parametrize(("tile", "block"), [((1, 1), 1), ((2, 3), 4), ((16, 5), 16)])
 def test_tiles_and_blocks_make_no_difference(monkeypatch, tile, block):
     hashes = np.random.default_rng(0).integers(0, 2**64, (23, 2, 4), dtype=np.uint64)
-    whole = rows_of(near_pairs(hashes, radius=112, even_radius=32))
-    assert len(whole) > 20
+    crowd = 5
+    whole, crowded = slow_pairs(hashes, 112, 32, crowd)
+    assert min(len(whole), len(crowded)) > 2
     monkeypatch.setattr(near_duplicates, "TILE", tile)
     monkeypatch.setattr(near_duplicates, "BLOCK", block)
-    assert rows_of(near_pairs(hashes, radius=112, even_radius=32)) == whole
+    found = near_pairs(hashes, radius=112, even_radius=32, crowd=crowd)
+    assert (rows_of(found), found.crowded.tolist()) == (whole, crowded)
 
 
 def test_none_and_one_picture_have_no_pairs():
@@ -129,6 +142,37 @@ def test_the_scan_in_threads_tells_its_progress_and_can_be_stopped():
 
     with pytest.raises(KeyboardInterrupt):
         near_pairs(hashes, progress=stop)
+
+
+def discs(count):
+    """A dark disc on plain skin, lighter or darker and with another noise in each picture."""
+    rng = np.random.default_rng(0)
+    down, across = np.mgrid[:32, :32]
+    inside = np.hypot(down - 13.6, across - 11.2) < 7.1
+    grey = 200 - rng.uniform(60, 100, (count, 1, 1)) * inside
+    return (grey + rng.normal(0, 1, grey.shape)).astype(np.uint8)
+
+
+def test_a_crowd_of_plain_pictures_is_told_and_not_paired():
+    """Two thousand discs would be more than a million candidates; others among them are found."""
+    rng = np.random.default_rng(1)
+    textured = rng.integers(0, 256, (1, 32, 32), dtype=np.uint8)
+    pictures = np.concatenate([textured, discs(2000), textured[:, ::-1]])
+    found = near_pairs(perceptual_hashes(pictures))
+    assert rows_of(found) == [(0, 2001, 2, 0)]
+    assert found.crowded.tolist() == list(range(1, 2001))
+
+
+def test_memory_of_a_search_does_not_grow_with_the_pairs():
+    hashes = perceptual_hashes(discs(3000))
+    assert len(near_pairs(hashes[:500], crowd=500)) == 500 * 499 / 2
+    tracemalloc.start()
+    try:
+        near_pairs(hashes)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 64 * 2**20, "a candidate takes 32 bytes, and these pictures have 4 million"
 
 
 # Pictures

@@ -13,7 +13,13 @@ from scipy.sparse.csgraph import connected_components
 from slimp.checks.finding import Finding, Severity, count_of
 from slimp.checks.images import FLAT_SPREAD
 from slimp.checks.likeness import ALIKE, likeness
-from slimp.checks.near_duplicates import TURNS, Progress, near_pairs, perceptual_hashes
+from slimp.checks.near_duplicates import (
+    CROWD,
+    TURNS,
+    Progress,
+    near_pairs,
+    perceptual_hashes,
+)
 from slimp.checks.scan import ImageScan
 
 PART = 4096
@@ -51,25 +57,31 @@ def exact_groups(good: pd.DataFrame) -> list[pd.DataFrame]:
     return sorted(groups, key=lambda group: str(group["image_id"].iloc[0]))
 
 
-def find_near_duplicates(scan: ImageScan, *, progress: Progress | None = None) -> pd.DataFrame:
-    """A row per pair of nearly identical images, the most alike first; columns as `PAIRS`.
+def find_near_duplicates(
+    scan: ImageScan, *, progress: Progress | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Pairs of nearly identical images, and facts of images that are like too many others.
 
-    Of pixel-identical images only the first takes part, and blank ones do not: all of them are
-    alike.
+    The first has a row per pair, the most alike first; columns as `PAIRS`. Of pixel-identical
+    images only the first takes part, and blank ones do not: all of them are alike. The second
+    holds images of so little detail that their hashes are near a crowd of others; no pair has one.
     """
     good = scan.good
     rows = good.index[(good["spread"] >= FLAT_SPREAD) & ~good["pixels"].duplicated()].to_numpy()
     parts = np.split(rows, range(PART, len(rows), PART))  # all at once would copy the thumbnails
     hashes = np.concatenate([perceptual_hashes(scan.thumbnails[part]) for part in parts])
     pairs = near_pairs(hashes, progress=progress)
-    pairs = replace(pairs, first=rows[pairs.first], second=rows[pairs.second])
+    pairs = replace(
+        pairs, first=rows[pairs.first], second=rows[pairs.second], crowded=rows[pairs.crowded]
+    )
     alike = likeness(scan.thumbnails, pairs)
-    found = pd.DataFrame({**vars(pairs), "likeness": alike})[alike >= ALIKE]
-    order = ["likeness", "first", "second", "turn"]
-    found = found.sort_values(order, ascending=[False, True, True, True])
-    found = found.drop_duplicates(["first", "second"]).reset_index(drop=True)
+    columns = {name: getattr(pairs, name) for name in ("first", "second", "turn", "distance")}
+    found = pd.DataFrame({**columns, "likeness": alike})[alike >= ALIKE]
+    found = found.sort_values(["likeness", "first", "second"], ascending=[False, True, True])
+    found = found.reset_index(drop=True)
     found["turn"] = [TURNS[turn] for turn in found["turn"]]
-    return _with_owners(found.assign(kind="near"), scan.facts)
+    crowded = scan.facts.loc[pairs.crowded]
+    return _with_owners(found.assign(kind="near"), scan.facts), crowded
 
 
 def exact_pairs(scan: ImageScan) -> pd.DataFrame:
@@ -151,6 +163,22 @@ def duplicate_findings(groups: Sequence[pd.DataFrame], kind: Kind) -> Iterator[F
                 remedy=remedy,
                 count=len(sets),
             )
+
+
+def crowd_findings(crowded: pd.DataFrame) -> Iterator[Finding]:
+    """Images that are like so many others that they were not compared one by one."""
+    if len(crowded):
+        yield Finding(
+            severity="warning",
+            code="alike-images",
+            message=f"{count_of(len(crowded), 'image')} of so little detail, or repeated so often, "
+            f"that each looks like more than {CROWD} others at a glance; near-duplicates among "
+            "them were not told apart.",
+            example=describe(crowded),
+            remedy="Look at some: plain skin or empty fields are of no use, and if they show one "
+            "picture again and again, keep it once.",
+            count=len(crowded),
+        )
 
 
 REACH: dict[str, tuple[Severity, str, str, str]] = {

@@ -20,8 +20,10 @@ from slimp.storage import (
     check_output,
     new_file,
     new_folder,
+    put_in_place,
     read_json,
     remove_partials,
+    restore,
     write_json,
 )
 
@@ -92,6 +94,41 @@ def test_a_failure_keeps_what_was_to_be_replaced(tmp_path):
     with new_folder(tmp_path / "run", overwrite=True) as partial:
         (partial / "new").write_text("1")
     assert contents(tmp_path / "run") == {"new"}
+
+
+def finished(tmp_path: Path) -> Path:
+    partial = tmp_path / ".run.partial"
+    partial.mkdir()
+    (partial / "new").touch()
+    return partial
+
+
+def test_what_a_crash_left_beside_a_replaced_folder_is_no_obstacle(tmp_path):
+    """Killed between the second rename and the removal: the name it took is taken again."""
+    partial = finished(tmp_path)
+    left = tmp_path / ".run.partial.old"
+    for folder in (left, tmp_path / "run"):
+        folder.mkdir()
+        (folder / "config.json").touch()
+    put_in_place(partial, tmp_path / "run")
+    assert contents(tmp_path) == {"run"}
+    assert contents(tmp_path / "run") == {"new"}
+
+
+def test_what_the_user_had_is_given_back(tmp_path):
+    """Killed between the two renames: the target is missing, and the old one is all there is."""
+    partial = finished(tmp_path)
+    left = tmp_path / ".run.partial.old"
+    left.mkdir()
+    (left / "config.json").touch()
+    restore(partial, tmp_path / "run")
+    assert contents(tmp_path) == {".run.partial", "run"}
+    assert contents(tmp_path / "run") == {"config.json"}
+    left.mkdir()
+    restore(partial, tmp_path / "run")
+    assert contents(tmp_path / "run") == {"config.json"}, "there is a target: nothing to give back"
+    put_in_place(partial, tmp_path / "run")
+    assert contents(tmp_path) == {"run"}
 
 
 @pytest.mark.parametrize("mark", sorted(OURS))
@@ -187,6 +224,24 @@ def test_a_file_that_cannot_be_brought_to_the_disk_is_one(tmp_path, monkeypatch)
         write_json(tmp_path / "a.json", 2)
     assert read_json(tmp_path / "a.json") == 1
     assert contents(tmp_path) == {"a.json"}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_on_macos_the_cache_of_the_drive_is_emptied_too(tmp_path, monkeypatch, known):
+    fcntl = pytest.importorskip("fcntl", reason="Windows has no fcntl")
+    asked, synced, sync = [], [], os.fsync
+
+    def as_on_macos(handle, command):
+        asked.append(command)
+        if not known:
+            raise OSError("operation not supported")
+
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", as_on_macos)
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(handle), sync(handle)))
+    write_json(tmp_path / "a.json", 1)
+    assert asked == [51, 51]
+    assert len(synced) == (0 if known else 2)
 
 
 def test_what_killed_writers_left_can_be_removed(tmp_path):

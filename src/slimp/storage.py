@@ -18,6 +18,11 @@ from numpy.typing import NDArray
 
 from slimp.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 OURS = {"cohort.json", "config.json", "metrics.json", "predictions.parquet", "state.json"}
 """Files by which a folder is known to be written by this package, and may be replaced."""
 
@@ -129,10 +134,18 @@ def put_in_place(partial: Path, target: Path) -> None:
         _to_disk(path)
     old = partial.with_name(f"{partial.name}.old")
     if target.is_dir():
+        shutil.rmtree(old, ignore_errors=True)  # of a writer that was killed before it could
         target.replace(old)  # deleting may take long; two renames do not
     partial.replace(target)
     _to_disk(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def restore(partial: Path, target: Path) -> None:
+    """Gives back what had the name `target`, if `put_in_place` was killed between its renames."""
+    old = partial.with_name(f"{partial.name}.old")
+    if old.is_dir() and not target.exists():
+        old.replace(target)
 
 
 @contextmanager
@@ -170,12 +183,23 @@ def _to_disk(path: Path) -> None:
     try:
         handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
         try:
-            os.fsync(handle)
+            _flush(handle)
         finally:
             os.close(handle)
     except OSError:
         if not folder:  # Windows and some network file systems cannot do this for a folder
             raise
+
+
+def _flush(handle: int) -> None:
+    """Returns when a file is on the disk; on macOS fsync leaves it in the cache of the drive."""
+    if fcntl is not None and hasattr(fcntl, "F_FULLFSYNC"):
+        try:
+            fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
+        except OSError:  # a network file system may not know it
+            os.fsync(handle)
+    else:
+        os.fsync(handle)
 
 
 def sha256_of(path: Path) -> str:

@@ -411,3 +411,23 @@ def test_a_kill_while_the_folder_gets_its_name_loses_nothing(tmp_path, whole, re
     run(tmp_path / "c", resume=True, overwrite=True)
     assert contents(tmp_path / "c") == whole
     assert left_in(tmp_path) == ["c"]
+
+
+def test_a_cohort_put_aside_is_not_lost_to_another_try(tmp_path, monkeypatch):
+    """Killed between the renames, and begun anew without --overwrite."""
+    run(tmp_path / "c", source=replace(raw(), table=table().replace("MEL", "BCC")))
+    earlier, rename = contents(tmp_path / "c"), Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if self.name == "cohort":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "c", overwrite=True)
+    monkeypatch.undo()
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(UserError, match="pass --overwrite"):
+        run(tmp_path / "c")
+    assert contents(tmp_path / "c") == earlier

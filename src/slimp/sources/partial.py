@@ -25,7 +25,14 @@ from numpy.typing import NDArray
 from slimp.cohort_folder import CohortInfo, Tables, write_tables
 from slimp.errors import UserError
 from slimp.schema import Schema
-from slimp.storage import check_output, put_in_place, read_json, remove_partials, write_json
+from slimp.storage import (
+    check_output,
+    put_in_place,
+    read_json,
+    remove_partials,
+    restore,
+    write_json,
+)
 
 try:
     import fcntl
@@ -84,6 +91,7 @@ class PartialImport:
         return np.array(self._lengths, dtype=np.int64) >= 0
 
     def __enter__(self) -> PartialImport:
+        restore(self.folder / "cohort", self.target.resolve())
         check_output(self.target, overwrite=self._overwrite)
         if self.target.resolve() == Path.cwd():
             raise UserError(f"{self.target}: is the folder you stand in. Name another one.")

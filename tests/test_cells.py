@@ -261,6 +261,19 @@ def test_dates_that_cannot_be(born, seen, message):
         age([born], [seen])
 
 
+@pytest.mark.parametrize(
+    ("cell", "decimal", "thousands", "message"),
+    [
+        ("0,125", ".", ",", r"'0,125' is not a number\. Decimals are written with a point: 0\.125"),
+        ("0.125", ",", ".", r"'0\.125' is not a number\. Decimals are written with a comma"),
+        ("012 500", ".", " ", r"'012 500' is not a number"),
+    ],
+)
+def test_no_grouped_number_begins_with_0(cell, decimal, thousands, message):
+    with pytest.raises(TableError, match=message):
+        parse([cell], feature(decimal=decimal, thousands=thousands))
+
+
 def test_columns_that_were_numbers_in_the_file_keep_their_point():
     table = pd.DataFrame({"f": ["1.234", ""]}, dtype="str")
     what = feature(decimal=",", thousands=".")

@@ -24,10 +24,20 @@ TICKS = {"true": True, "yes": True, "1": True, "1.0": True} | {
 }
 """Spellings of a checkbox cell, in lower case; pandas writes 1.0 where a column has holes."""
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+LEADING_ZERO = r"[+-]?0"
+"""No number with marks between thousands begins so."""
 WITH_UNIT = r"^(?P<number>.*[0-9][.,]?)\s*(?P<unit>[^0-9.,\s][^0-9]*)$"
 LARGEST = 1e30
 """A number beyond is no measurement, and its square overflows."""
-IMAGE_ENDING = re.compile(r"\.(?:jpe?g|png|tiff?|bmp|webp|gif|dcm)$", re.IGNORECASE)
+IMAGE_ENDING = re.compile(
+    r"\.(?:jpe?g|jpe|jfif|png|tiff?|bmp|webp|gif|dcm|dicom|ima)$", re.IGNORECASE
+)
+UNREAD_ENDING = re.compile(
+    r"\.(?:heic|heif|avif|jxl|jp2|dng|cr2|cr3|nef|arw|orf|rw2|raf)$", re.IGNORECASE
+)
+"""Of pictures by phones and cameras whose formats are not read."""
+NO_ENDING = re.compile(r"(?:^|/)[^/.]*(?:\.[0-9]*)*$")
+"""A file's name without an ending, as DICOM files often have it: `IM0001`, `1.2.840.1.7`."""
 NUMERIC = "numeric"
 """Key in `DataFrame.attrs` of the columns whose cells were numbers in the file, not text."""
 
@@ -106,9 +116,9 @@ def _refuse_misfits(
         return
     cell, more = str(cells.iloc[places[0]]), len(places) - 1
     if feature.kind == "continuous" and re.fullmatch(NUMBER, cell.replace(",", ".")):
-        unclear = feature.decimal == "," and "." in cell
-        problem = "could mean two numbers" if unclear else problem
-        if re.fullmatch(NUMBER, cell) and not unclear:
+        if feature.decimal == "," and "." in cell:
+            problem = problem if re.match(LEADING_ZERO, cell) else "could mean two numbers"
+        elif re.fullmatch(NUMBER, cell):
             problem = "is too large for a measurement"
     raise TableError(
         f"{where(int(places[0]))}, column '{cells.name}': '{cell}' {problem}. "
@@ -131,7 +141,7 @@ def _cast(known: pd.Series, feature: Feature) -> Array:
     if feature.thousands is not None:
         mark, decimal = re.escape(feature.thousands), re.escape(feature.decimal)
         gap = r"[ \x{00a0}\x{202f}]" if feature.thousands == " " else mark
-        pattern = rf"^[+-]?[0-9]{{1,3}}(?:{gap}[0-9]{{3}})+(?:{decimal}[0-9]*)?$"
+        pattern = rf"^[+-]?[1-9][0-9]{{0,2}}(?:{gap}[0-9]{{3}})+(?:{decimal}[0-9]*)?$"
         grouped = pc.match_substring_regex(text, pattern)
         text = pc.if_else(grouped, pc.replace_substring_regex(text, gap, ""), text)
     if feature.decimal == ",":
@@ -231,9 +241,15 @@ def _remedy(cell: str, feature: Feature) -> str:
             f"Decimals are written with a point: {point}. If this table writes a comma, set "
             'decimal = "," under [table].'
         )
-        if re.fullmatch(r"-?[0-9]{1,3},[0-9]{3}", cell):
+        if re.fullmatch(r"-?[1-9][0-9]{0,2},[0-9]{3}", cell):
             advice += f' If it stands between thousands, set {name}.thousands = ",".'
         return advice
+    if feature.decimal == "," and re.fullmatch(rf"{LEADING_ZERO}[0-9]*\.[0-9]+", cell):
+        comma = cell.replace(".", ",")
+        return (
+            f"Decimals are written with a comma: {comma}. If this column writes a point, set "
+            f'{name}.decimal = ".".'
+        )
     if feature.decimal == "," and re.fullmatch(r"[+-]?[0-9]{1,3}(?:\.[0-9]{3})+", cell):
         return (
             f'If the point stands between thousands, set {name}.thousands = "."; if before '
@@ -252,7 +268,8 @@ def _remedy(cell: str, feature: Feature) -> str:
 def image_key(cell: str) -> str:
     """The image cell as a relative path with `/` and without the file's ending; '' if empty."""
     parts = [part for part in cell.strip().replace("\\", "/").split("/") if part not in ("", ".")]
-    return IMAGE_ENDING.sub("", "/".join(parts))
+    path = "/".join(parts)
+    return UNREAD_ENDING.sub("", path) if UNREAD_ENDING.search(path) else IMAGE_ENDING.sub("", path)
 
 
 def points_outside(cell: str) -> bool:

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slimp.cells import NUMERIC
+from slimp.cells import NUMERIC, read_feature
 from slimp.errors import TableError
+from slimp.schema import Feature
 from slimp.sources import typed_files
 from slimp.sources.layout import TableLayout
 from slimp.sources.reading import join_tables, read_table
@@ -361,6 +362,37 @@ class TestSpreadsheets:
         monkeypatch.setattr(typed_files, "UNPACKED_BYTES", 100)
         with pytest.raises(TableError, match="more than a spreadsheet may"):
             self.read(spreadsheet({"One": sheet(ROWS)}))
+
+
+def test_numbers_beside_text_keep_their_point():
+    rows = [["img", "x"], ["a", 1.234], ["b", "unk"], ["c", 12.5], ["d", "1.234"], ["e", 0.125]]
+    cells, *_, numeric = typed_files._from_rows([*rows, ["f", -9.0]], [], "t", TableLayout())
+    assert numeric == []
+    for decimal, thousands, text in ((",", ".", 1234), (".", ",", 1.234), (".", None, 1.234)):
+        marks = {"decimal": decimal, "thousands": thousands, "missing": ("unk",)}
+        what = Feature(name="x", kind="continuous", columns=("x",), **marks)
+        values = read_feature(cells, what, str)["x"]
+        np.testing.assert_array_equal(values, [1.234, np.nan, 12.5, text, 0.125, -9])
+
+
+@given(st.floats(-1e29, 1e29), st.sampled_from([",", "."]), st.sampled_from([None, ".", ",", " "]))
+def test_a_float_beside_text_is_never_read_as_another(value, decimal, thousands):
+    if thousands == decimal:
+        return
+    rows = [["img", "x"], ["a", value], ["b", "unk"]]
+    cells = typed_files._from_rows(rows, [], "t", TableLayout())[0]
+    marks = {"decimal": decimal, "thousands": thousands, "missing": ("unk",)}
+    what = Feature(name="x", kind="continuous", columns=("x",), **marks)
+    assert read_feature(cells, what, str)["x"].iloc[0] == value
+
+
+def test_numbers_joined_to_text_keep_their_point(tmp_path):
+    pq.write_table(pa.table({"i": ["a"], "x": [1.234]}), tmp_path / "t.parquet")
+    (tmp_path / "t.csv").write_text("i;x\nb;2,5\nc;1.234\n")
+    joined = join_tables([read_table(tmp_path / name) for name in ("t.parquet", "t.csv")])
+    assert joined.attrs[NUMERIC] == []
+    what = Feature(name="x", kind="continuous", columns=("x",), decimal=",", thousands=".")
+    assert read_feature(joined, what, str)["x"].tolist() == [1.234, 2.5, 1234]
 
 
 def test_without_the_extra_spreadsheets_are_refused_in_a_sentence(monkeypatch):

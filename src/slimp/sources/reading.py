@@ -12,7 +12,7 @@ from slimp.cells import NUMERIC
 from slimp.errors import TableError
 from slimp.sources.layout import TableLayout
 from slimp.sources.plain_text import read_text
-from slimp.sources.typed_files import read_parquet, read_spreadsheet
+from slimp.sources.typed_files import decimal_text, read_parquet, read_spreadsheet
 from slimp.tables import ASSUMED
 
 _SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
@@ -64,10 +64,15 @@ def read_table(
 
 def join_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The rows of several tables under the columns of all; a cell that a table lacks is empty."""
-    joined = pd.concat(tables).fillna("")
+    numeric = [set(table.attrs.get(NUMERIC, ())) for table in tables]
+    everywhere = set.intersection(*numeric)
+    plain = [
+        table.assign(**{name: table[name].map(decimal_text) for name in sorted(own - everywhere)})
+        for table, own in zip(tables, numeric, strict=True)
+    ]
+    joined = pd.concat(plain).fillna("")
     joined.attrs[ASSUMED] = [note for table in tables for note in table.attrs.get(ASSUMED, [])]
-    both = (set(table.attrs.get(NUMERIC, ())) for table in tables)
-    joined.attrs[NUMERIC] = sorted(set.intersection(*both))
+    joined.attrs[NUMERIC] = sorted(everywhere)
     return joined
 
 

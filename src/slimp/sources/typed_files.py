@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import re
 import zipfile
 from collections.abc import Sequence
 from importlib import import_module
@@ -155,12 +156,17 @@ def _from_rows(
     if shared:
         notes.append(f"{place}: {shared} merged cell(s) count for every row that they span.")
     columns = list(zip(*rows[at + 1 :], strict=True)) or [() for _ in names]
-    cells = {name: list(map(cell_text, cs)) for name, cs in zip(names, columns, strict=True)}
-    numeric = [
-        name
-        for name, column in zip(names, columns, strict=True)
-        if {type(cell) for cell in column if cell not in (None, "")} in ({float}, {int, float})
-    ]
+    cells, numeric = dict[str, list[str]](), list[str]()
+    for name, column in zip(names, columns, strict=True):
+        kinds = {type(cell) for cell in column if cell not in (None, "")}
+        cells[name] = list(map(cell_text, column))
+        if kinds in ({float}, {int, float}):
+            numeric.append(name)
+        elif float in kinds:  # beside text, whose marks are the schema's
+            cells[name] = [
+                decimal_text(text) if isinstance(cell, float) else text
+                for cell, text in zip(column, cells[name], strict=True)
+            ]
     return pd.DataFrame(cells, dtype="str"), at + 1, notes, numeric
 
 
@@ -176,6 +182,14 @@ def cell_text(cell: object) -> str:
         midnight = cell.time() == dt.time() and cell.tzinfo is None
         return cell.date().isoformat() if midnight else cell.isoformat(sep=" ")
     return str(cell)
+
+
+def decimal_text(text: str) -> str:
+    """The text of a number such that whatever a schema says, its point stands before decimals.
+
+    1.234 becomes 1.2340: behind a point between thousands there are three digits.
+    """
+    return f"{text}0" if re.fullmatch(r"-?[0-9]{1,3}\.[0-9]{3}", text) else text
 
 
 def _refuse_bombs(content: bytes, place: str) -> None:

@@ -60,6 +60,12 @@ def test_folders_are_searched_and_files_are_taken_as_they_are(tmp_path: Path) ->
     assert found == [odd, tmp_path / "f/a.jpg", tmp_path / "f/b/c.PNG", tmp_path / "f/z.tiff"]
 
 
+def test_dicom_files_without_an_ending_are_found(tmp_path: Path) -> None:
+    touch(tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
+    touch(tmp_path / "README").write_bytes(b"text")
+    assert find_images([tmp_path]) == [tmp_path / "IM0001"]
+
+
 def test_what_holds_no_image_is_refused(tmp_path: Path) -> None:
     touch(tmp_path / "notes.txt")
     with pytest.raises(UserError, match="holds no image"):

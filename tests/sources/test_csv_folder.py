@@ -149,6 +149,27 @@ def test_a_corrupt_image_fails_a_small_import(raw):
     assert len(run(raw, options=ImportOptions(max_corrupt=0.5))) == 4
 
 
+def test_a_picture_that_is_there_in_a_format_that_is_not_read_is_told(raw):
+    (raw / "images" / "b.jpg").rename(raw / "images" / "B.HEIC")
+    (raw / "images" / "d.heic").write_bytes(b"a phone's copy of d.jpg")
+    why = r"b\.jpg \(unreadable: there is B\.HEIC, whose format is not read; save it as JPEG"
+    with pytest.raises(CohortError, match=why):
+        run(raw)
+    make_raw(raw, edited(3, "file", "D.heic"))
+    (raw / "images" / "B.HEIC").rename(raw / "images" / "b.heic")
+    report = run(raw, options=ImportOptions(max_corrupt=0.5)).info.import_report
+    assert (report["corrupt"], report["absent"], report["images"]) == (0, 0, 5)
+
+
+def test_files_without_an_ending_are_images_if_the_table_says_so(raw):
+    (raw / "images" / "b.jpg").rename(raw / "images" / "b")
+    (raw / "images" / "README").write_bytes(b"not an image")
+    (raw / "images" / "DICOMDIR").write_bytes(b"not an image")
+    cohort = run(raw)
+    assert len(cohort) == 5
+    assert cohort.read_image(1) == jpeg(1)
+
+
 def test_one_patient_one_class_and_empty_columns_are_imported_and_told(raw):
     rows = [[*r[:2], "P1", "MEL", "", "", "", "", "", "", ""] for r in ROWS]
     make_raw(raw, rows)

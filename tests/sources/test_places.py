@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from slimp.errors import TableError
-from slimp.sources.places import Images, Place, one_file
+from slimp.sources.places import Images, Place, is_image_file, one_file
 
 FILES = {
     "a.jpg": b"a",
@@ -121,6 +121,39 @@ def test_the_same_image_packed_and_unpacked(tmp_path):
     fill(raw, {"part/b.jpg": b"another"})
     with pytest.raises(TableError, match="they differ"):
         Images(Place(raw))("b")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_without_an_ending_are_found_by_name_only(tmp_path, kind):
+    """As a picture archive writes DICOM; what lies beside them is no image."""
+    files = {"IM0001": b"1", "1.2.840.113619.7": b"2", "s/x.dicom": b"3", "y.IMA": b"4"}
+    files |= {"z.jfif": b"5", "README": b"6", "DICOMDIR": b"7", "q.dat": b"8"}
+    place = Place(lay(tmp_path, kind, files))
+    images = Images(place, place.folders("images"))
+    cells = ["IM0001", "IM0001.dcm", "1.2.840.113619.7", "s/x", "y", "z.jpg", "README", "q", "IM"]
+    assert [images(c) for c in cells] == [b"1", b"1", b"2", b"3", b"4", b"5", b"6", None, None]
+    assert len(images) == 3, "known by their endings"
+    place.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_in_a_format_that_is_not_read_is_told(tmp_path, kind):
+    files = {"c2.HEIC": b"h", "s/c3.cr2": b"r", "a.heic": b"h", "a.jpg": b"a", "b.json": b"{}"}
+    place = Place(lay(tmp_path, kind, files))
+    images = Images(place, place.folders("images"))
+    for cell in ("c2", "c2.jpg", "c2.heic", "images/c2.HEIC"):
+        with pytest.raises(OSError, match=r"there is c2\.HEIC, whose format is not read; save it"):
+            images(cell)
+    with pytest.raises(OSError, match=r"c3\.cr2"):
+        images("s/c3")
+    assert [images(c) for c in ("a", "a.heic", "b", "t/c3")] == [b"a", b"a", None, None]
+    place.close()
+
+
+def test_image_files_are_told_by_ending_or_as_dicom(tmp_path):
+    fill(tmp_path, {"IM1": bytes(128) + b"DICM", "README": b"text", "a.JPE": b"", "b.txt": b""})
+    assert [p.name for p in sorted(tmp_path.iterdir()) if is_image_file(p)] == ["IM1", "a.JPE"]
+    assert not is_image_file(tmp_path)
 
 
 def test_several_folders_are_one(tmp_path):

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from slimp.cells import IMAGE_ENDING, NUMERIC, image_key, read_feature
+from slimp.cells import NUMERIC, image_key, read_feature
 from slimp.cohort import Cohort
 from slimp.encoding import Encoding, FittedFeature
 from slimp.errors import TableError, UserError
 from slimp.schema import LEVELS, Feature, Level, LevelName, Schema
+from slimp.sources.places import is_image_file
 from slimp.sources.reading import read_table
 from slimp.storage import ImagesInMemory
 
@@ -23,8 +24,8 @@ KEY = "image"
 def find_images(images: Iterable[str | Path]) -> list[Path]:
     """The image files among files and folders: files as given, folders with all that is in them.
 
-    In a folder a file counts by its ending, hidden ones are left out, and the order is that of
-    the names. A file that is reached twice counts once.
+    In a folder a file counts by its ending, or without one if it is DICOM; hidden ones are left
+    out, and the order is that of the names. A file that is reached twice counts once.
 
     Raises:
         UserError: a path is not there, or a folder holds no image.
@@ -49,7 +50,7 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
 
 def _is_image(path: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return not hidden and IMAGE_ENDING.search(path.name) is not None and path.is_file()
+    return not hidden and is_image_file(path)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from slimp.cells import IMAGE_ENDING
+from slimp.cells import IMAGE_ENDING, NO_ENDING
 from slimp.errors import TableError
 from slimp.schema import Schema
 from slimp.sketch.facts import Facts, facts_of
@@ -21,7 +21,7 @@ from slimp.sketch.roles import Roles, find_roles
 from slimp.sketch.write import render
 from slimp.sources.arrange import arrange
 from slimp.sources.layout import Join, TableLayout
-from slimp.sources.places import Place
+from slimp.sources.places import Place, is_image_file
 from slimp.sources.reading import read_table
 from slimp.tables import ASSUMED, type_rows
 
@@ -121,7 +121,7 @@ def _images_beside(table: Path) -> Path | None:
         seen += len(inside)
         if seen > FOLDERS:  # somebody's home, or the like
             return None
-        if any(IMAGE_ENDING.search(name) for name in names):
+        if any(is_image_file(Path(where, name)) for name in names if not name.startswith(".")):
             found.add(f"./{below.as_posix()}")
     return table.parent / os.path.commonpath(sorted(found)) if found else None
 
@@ -129,7 +129,13 @@ def _images_beside(table: Path) -> Path | None:
 def _image_files(images: Path) -> list[str]:
     place = Place(images, holds="images")
     try:
-        return [path for path in place.paths if IMAGE_ENDING.search(path)]
+        return [
+            path
+            for number, path in enumerate(place.paths)
+            if IMAGE_ENDING.search(path)
+            or (NO_ENDING.search(path) and place.inside_zip(number))
+            or is_image_file(place.shown(number))
+        ]
     finally:
         place.close()
 

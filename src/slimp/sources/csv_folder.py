@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from slimp.cells import image_key
+from slimp.cells import UNREAD_ENDING, image_key
 from slimp.errors import TableError
 from slimp.sources.arrange import arrange, fold
 from slimp.sources.layout import Join, TableLayout
@@ -102,9 +102,11 @@ class AnyCase:
         """Folded name or path -> the file's path; '' where several answer."""
         known = dict[str, str]()
         outer = self._folder.rpartition("/")[2]
-        for file in self.files:
+        for file in sorted(self.files, key=lambda file: UNREAD_ENDING.search(file) is not None):
             path = fold(image_key(file))
             for key in {path, path.rpartition("/")[2], f"{fold(outer)}/{path}"}:
+                if key in known and UNREAD_ENDING.search(file):
+                    continue  # a phone's copy of an image that can be read
                 known[key] = "" if key in known else file
         return known
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from slimp.cells import IMAGE_ENDING, image_key
+from slimp.cells import IMAGE_ENDING, NO_ENDING, UNREAD_ENDING, image_key
 from slimp.errors import TableError
 from slimp.sources.archives import Archive, Bytes, DamagedMemberError, FileBytes, Stream
+from slimp.sources.dicom import is_dicom
 
 MAX_IMAGE_BYTES = 1 << 28
 """An image in a zip that says it unpacks to more is refused."""
@@ -194,7 +195,8 @@ class Place:
 class Images:
     """Image files under some folders of a place, found by what a table calls them.
 
-    A cell may give a path from the folder on or just the file's name, with any ending or none.
+    A cell may give a path from the folder on or just the file's name, with any ending or none. A
+    file without an ending is found, too, and may be anything.
 
     Args:
         place: where the folders are.
@@ -204,14 +206,21 @@ class Images:
     def __init__(self, place: Place, folders: Sequence[str] = ("",)) -> None:
         self._place, self.folders = place, tuple(folders)
         self._by_stem: dict[str, int | tuple[int, ...]] = {}
+        self._unread: dict[str, int] = {}  # by stem, too: pictures in formats that are not read
         self._count = 0
         for number, path in enumerate(place.paths):
-            if IMAGE_ENDING.search(path) and any(_within(path, f) for f in self.folders):
-                stem = IMAGE_ENDING.sub("", path.rpartition("/")[2])
+            if not any(_within(path, folder) for folder in self.folders):
+                continue
+            name = path.rpartition("/")[2]
+            is_image = IMAGE_ENDING.search(name) is not None
+            if is_image or NO_ENDING.search(name):
+                stem = IMAGE_ENDING.sub("", name)
                 before = self._by_stem.get(stem)
                 known = () if before is None else before if isinstance(before, tuple) else (before,)
                 self._by_stem[stem] = (*known, number) if known else number
-                self._count += 1
+                self._count += is_image
+            elif UNREAD_ENDING.search(name):
+                self._unread.setdefault(UNREAD_ENDING.sub("", name), number)
 
     def __len__(self) -> int:
         return self._count
@@ -246,9 +255,20 @@ class Images:
         return found[0] if found else None
 
     def __call__(self, cell: str) -> bytes | None:
-        """The encoded image that the cell names, or None."""
+        """The encoded image that the cell names, or None.
+
+        Raises:
+            OSError: it is unreadable or damaged, or there only in a format that is not read.
+        """
         number = self.find(cell)
-        return None if number is None else self._place.read(number, limit=MAX_IMAGE_BYTES)
+        if number is not None:
+            return self._place.read(number, limit=MAX_IMAGE_BYTES)
+        key = image_key(cell)
+        other = self._unread.get(key.rpartition("/")[2])
+        if other is not None and ("/" not in key or key in self._keys(other)):
+            name = self._place.paths[other].rpartition("/")[2]
+            raise OSError(f"there is {name}, whose format is not read; save it as JPEG or PNG")
+        return None
 
     def _keys(self, number: int) -> Iterator[str]:
         """The paths that name the file: from each folder on, with the folder's name, from RAW."""
@@ -279,6 +299,19 @@ def one_file(place: Place, numbers: Sequence[int]) -> int | None:
                 "with --table, or import from the folder that holds one."
             )
     return highest[0]
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a file's ending is an image's; or it has none, and begins as DICOM does."""
+    if IMAGE_ENDING.search(path.name):
+        return path.is_file()
+    if not NO_ENDING.search(path.name) or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return is_dicom(file.read(132))
+    except OSError:
+        return False
 
 
 def _walk(raw: Path) -> Iterator[str]:

@@ -154,6 +154,24 @@ def test_a_join_is_a_look_up(ids, known):
     assert arranged(frame, further={"p.csv": other}, joins=(JOIN,))["age"].tolist() == slow
 
 
+def test_empty_ids_match_nothing():
+    main = table(pid=["1", "", " "], visit=["a", "a", ""])
+    people = table("p.csv", pid=["1", "", ""], age=["50", "99", "98"])
+    long = arranged(main, further={"p.csv": people}, joins=(Join(file="p.csv", on={"pid": "pid"}),))
+    assert long["age"].tolist() == ["50", "", ""]
+    assert long.attrs[ASSUMED] == [
+        "p.csv, joined by pid: 2 row(s) of t.csv have none there; 2 of its rows have no id and "
+        "were passed over."
+    ]
+    both = {"pid": "pid", "visit": "visit"}
+    visits = table("v.csv", pid=["1", "1", ""], visit=["a", "", "a"], x=["7", "8", "9"])
+    long = arranged(main, further={"v.csv": visits}, joins=(Join(file="v.csv", on=both),))
+    assert long["x"].tolist() == ["7", "", ""]
+    nobody = table("p.csv", pid=["", " "], age=["1", "2"])
+    with pytest.raises(TableError, match=r"p\.csv: no row of it has a cell in pid"):
+        arranged(main, further={"p.csv": nobody}, joins=(Join(file="p.csv", on={"pid": "pid"}),))
+
+
 def test_joins_over_several_columns_and_in_a_row():
     frame = table(image=["a", "b"], who=["P1", "P1"], mole=["1", "2"])
     lesions = table("l.csv", person=["P1", "P1"], nr=["2", "1"], site=["leg", "arm"])

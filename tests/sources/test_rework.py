@@ -39,6 +39,14 @@ def test_a_join_keeps_rows_order_and_places():
     assert notes == ["1 of 3 rows are not in truth.csv"]
 
 
+def test_empty_ids_match_nothing():
+    table = frame(image=["a", "", " "])
+    further = frame("truth.csv", image=["a", "", ""], dx=["A", "B", "C"])
+    found, notes = rework(table, **NOTHING | {"joins": [(JOIN, further)]})
+    assert found["dx"].tolist() == ["A", "", ""]
+    assert notes == ["2 of 3 rows are not in truth.csv"]
+
+
 def test_a_join_with_what_is_absent_changes_nothing():
     table = frame(image=["a"])
     found, notes = rework(table, **NOTHING | {"joins": [(JOIN, None)]})

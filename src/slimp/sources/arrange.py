@@ -94,6 +94,11 @@ def _join(
     _require(table, here, "[[table.join]]")
     _require(further, [*there, *(join.columns or ())], "[[table.join]]")
     further = further[~further.duplicated().to_numpy()]
+    named = _are_filled(further, there)
+    if not named.any():
+        raise TableError(f"{file}: no row of it has a cell in {', '.join(there)}, to join it by.")
+    blank = int((~named).sum())
+    further = further[named]
     keys, ids = _keys(further, there), _keys(table, here)
     twice = np.flatnonzero(keys.duplicated())
     if len(twice):
@@ -104,7 +109,7 @@ def _join(
             f"{further.index[first][1]}), and they differ. A joined table has one row per "
             f"{', '.join(there)}; remove one of them."
         )
-    rows = keys.get_indexer(ids)
+    rows = np.where(_are_filled(table, here), keys.get_indexer(ids), -1)
     lost = int((rows < 0).sum())
     if lost == len(table):
         raise TableError(
@@ -129,6 +134,7 @@ def _join(
     spare = len(further) - len(np.unique(rows[rows >= 0]))
     counts = [f"{lost} row(s) of {table.index[0][0]} have none there"] * (lost > 0)
     counts += [f"{spare} of its rows are about none here"] * (spare > 0)
+    counts += [f"{blank} of its rows have no id and were passed over"] * (blank > 0)
     note = [f"{file}, joined by {', '.join(there)}: {'; '.join(counts)}."] if counts else []
     return pd.concat([table, pd.DataFrame(cells, index=table.index)], axis=1), new, note
 
@@ -139,6 +145,12 @@ def _keys(table: pd.DataFrame, columns: Sequence[str]) -> pd.Index[Any]:
     for part in parts[1:]:
         text = text + "\x1f" + part
     return pd.Index(text.array)
+
+
+def _are_filled(table: pd.DataFrame, columns: Sequence[str]) -> Array:
+    """(rows,) whether no part of the key is empty: an empty id is nobody's, so it matches none."""
+    filled: Array = np.all([table[c].str.strip().to_numpy() != "" for c in columns], axis=0)
+    return filled
 
 
 def _row_per_image(

@@ -93,6 +93,7 @@ def _join(table: pd.DataFrame, join: Join, further: pd.DataFrame) -> tuple[pd.Da
     for one, name in ((table, table.index[0][0]), (further, place)):
         if join.on not in one.columns:
             raise TableError(f"{name}: there is no column '{join.on}', which ties it to the other.")
+    further = further[further[join.on].str.strip() != ""]  # an empty id is nobody's
     keys = further[join.on].str.strip()
     if keys.duplicated().any():
         row = further.index[keys.duplicated().to_numpy()][0][1]

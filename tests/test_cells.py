@@ -261,6 +261,18 @@ def test_dates_that_cannot_be(born, seen, message):
         age([born], [seen])
 
 
+def test_a_number_that_means_missing_does_so_in_every_spelling():
+    what = feature(decimal=",", missing=("-1", "999"))
+    cells = ["-1", "-1,0", "-1,00", "-01", "999,00", "9,99e2", "998", "1"]
+    np.testing.assert_array_equal(parse(cells, what), [np.nan] * 6 + [998, 1])
+    column = pd.Series(cells, dtype="str")
+    assert sum(missing_spellings(column, what).values()) == 6
+    grouped = feature(thousands=",", missing=("9999", "unk", "-9,999.0"))
+    cells = ["9,999", "9999.00", "unk", "-9999", "9,998"]
+    np.testing.assert_array_equal(parse(cells, grouped), [np.nan] * 4 + [9998])
+    np.testing.assert_array_equal(parse(["999.00"], feature(missing=("999",))), [np.nan])
+
+
 @pytest.mark.parametrize(
     ("cell", "decimal", "thousands", "message"),
     [

@@ -100,11 +100,14 @@ def missing_spellings(cells: pd.Series, feature: Feature) -> dict[str, int]:
 
 
 def _is_missing(stripped: pd.Series, feature: Feature) -> pd.Series:
-    words = ["", *feature.missing]
-    if feature.kind == "continuous":  # -1 and -1.0 are one number
-        codes = [word.removesuffix(".0") for word in words if re.fullmatch(NUMBER, word)]
-        words += [code + end for code in codes for end in ("", ".0", ",0")]
-    return stripped.isin(words)
+    missing: pd.Series = stripped.isin(["", *feature.missing])
+    if feature.kind == "continuous" and feature.missing:  # -1, -1.0 and -1,00 are one number
+        words = pd.Series([word.strip() for word in feature.missing], dtype="str")
+        plain = words.str.fullmatch(NUMBER)  # as TOML writes it, whatever the table's marks
+        codes = np.where(plain, words.where(plain, "nan").astype(np.float64), _cast(words, feature))
+        if (codes := codes[~np.isnan(codes)]).size:
+            missing |= np.isin(_cast(stripped, feature), codes)
+    return missing
 
 
 def _refuse_misfits(

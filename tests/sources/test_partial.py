@@ -229,6 +229,15 @@ def test_what_the_disk_lost_is_done_again(tmp_path, whole, damage):
     assert contents(tmp_path / "c") == whole
 
 
+@pytest.mark.parametrize(
+    "line", ["7", "true", '{"a":1}', "[]", "[1,2]", "[1,0,0,0,true]", "[-1,0,0,0,0]", "[" * 9999]
+)
+def test_a_line_that_is_no_record_ends_a_journal(tmp_path, line):
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text(f'[3,0,0,0,0]\nnull\n"torn"\n{line}\nnull\n')
+    assert read_journal(journal) == [[3, 0, 0, 0, 0], None, "torn"]
+
+
 def test_a_refusal_leaves_nothing_even_when_continued(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "c", progress=interrupt_at(8), options=ImportOptions())

@@ -207,17 +207,26 @@ def partial_folder(target: Path) -> Path:
 
 
 def read_journal(path: Path) -> list[Record]:
-    """The records of a journal; a torn line, and what follows it, counts as not written."""
+    """The records of a journal; what follows the first line that is none counts as not written."""
     records: list[Record] = []
     if not path.is_file():
         return records
     *lines, _ = path.read_bytes().split(b"\n")
     for line in lines:
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not _is_record(record):
+            break
+        records.append(record)
     return records
+
+
+def _is_record(value: object) -> bool:
+    if not isinstance(value, list):
+        return value is None or isinstance(value, str)
+    return len(value) == 5 and all(type(number) is int and number >= 0 for number in value)
 
 
 def _line(record: Record) -> str:

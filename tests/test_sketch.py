@@ -199,6 +199,51 @@ def test_names_are_mere_hints(tmp_path):
     assert "its name does not say so" in sketch.text
 
 
+def people(rows: int = 60) -> pd.DataFrame:
+    """A row per image; who it is of is a number, two or three rows each."""
+    who = np.arange(rows) * 2 // 5
+    return pd.DataFrame(
+        {
+            "number": (1001 + 7 * who).astype(str),
+            "file": [f"c{i}.jpg" for i in range(rows)],
+            "dx": np.array(["melanoma", "nevus", "bcc"])[np.arange(rows) % 3],
+            "sex": np.array(["m", "f"])[who % 2],
+            "hair": np.array(["red", "fair", "dark"])[who % 3],
+            "diameter_mm": (3 + 7 * np.arange(rows) % 19).astype(str),
+        },
+        dtype="str",
+    )
+
+
+@pytest.mark.parametrize(
+    "header", ["pid", "record_id", "study_id", "ID", "client", "subject no", "case number", "k"]
+)
+def test_numbers_that_recur_are_those_of_patients(tmp_path, header):
+    schema = sketched(tmp_path, people().rename(columns={"number": header})).schema()
+    assert schema.patient == header
+    assert not {header} & {column for f in schema.features for column in f.columns}
+
+
+def test_the_age_of_a_patient_is_no_id(tmp_path):
+    for header in ("age", "patient_age", "Alter Patient"):
+        frame = people().rename(columns={"number": header})
+        frame[header] = (frame[header].astype(int) % 61 + 20).astype(str)
+        schema = sketched(tmp_path, frame).schema()
+        assert schema.patient is None
+        assert header in {column for f in schema.features for column in f.columns}
+
+
+def test_numbers_called_ids_are_never_inputs(tmp_path):
+    frame = people().rename(columns={"number": "pid"})
+    for header in ("photo_nr", "center_id", "Lfd. No."):
+        frame[header] = (np.arange(len(frame)) % 3 + 1).astype(str)
+    frame["row id"] = np.arange(len(frame)).astype(str)
+    sketch = sketched(tmp_path, frame)
+    assert sketch.schema().patient == "pid"
+    assert {f.name for f in sketch.schema().features} == {"sex", "hair", "diameter_mm"}
+    assert "- row id: its name says that it is an id" in sketch.text
+
+
 def test_names_that_mislead_are_not_followed(tmp_path):
     frame = clinic().rename(columns={"site": "image", "file": "target_x"})
     draw(tmp_path / "images", frame["target_x"].tolist())

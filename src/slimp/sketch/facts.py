@@ -260,7 +260,7 @@ def _spellings(counts: Mapping[str, int]) -> dict[str, str]:
 
 def is_whole(facts: Facts) -> bool:
     """Whether every cell is a whole number, as ids may be."""
-    return all(re.fullmatch(r"[0-9]+", cell) for cell in facts.counts)
+    return all(re.fullmatch(r"[0-9]+(\.0)?", cell) for cell in facts.counts)
 
 
 def is_coded(facts: Facts) -> bool:

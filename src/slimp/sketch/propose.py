@@ -15,8 +15,8 @@ from slimp.checks.link import as_categories, measure_link
 from slimp.checks.personal import personal_kind
 from slimp.errors import TableError
 from slimp.schema import LEVELS, RESERVED_COLUMNS, Feature, LevelName
-from slimp.sketch.facts import Facts
-from slimp.sketch.roles import Roles, find_standing, variation
+from slimp.sketch.facts import Facts, is_whole
+from slimp.sketch.roles import Roles, find_standing, is_called_id, variation
 from slimp.sketch.words import hints_at, slug
 
 
@@ -76,6 +76,14 @@ def propose(facts: Sequence[Facts], roles: Roles, taken: Sequence[str]) -> Propo
         elif fact.distinct < 2 and fact.look != "checkbox":
             only = next(iter(fact.counts))
             proposal.left.append(Line(key=fact.name, value=f"it says '{only}' in every row"))
+        elif fact.look in ("number", "category") and is_called_id(fact.name) and is_whole(fact):
+            proposal.left.append(
+                Line(
+                    key=fact.name,
+                    value="its name says that it is an id, which tells nothing of a lesion; if it "
+                    "is that of the person, set patient to it above",
+                )
+            )
         elif (why := _why_refused(fact, roles, labels, patients)) is not None:
             proposal.refused.append(Line(key=fact.name, value=why))
         else:

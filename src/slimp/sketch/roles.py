@@ -10,7 +10,7 @@ import pandas as pd
 
 from slimp.schema import RESERVED_COLUMNS, LevelName
 from slimp.sketch.facts import Facts, is_coded, is_whole
-from slimp.sketch.words import hints_at, parts_of, plain, words
+from slimp.sketch.words import has_part, header_unit, hints_at, parts_of, plain, words
 
 CLASSES = 50
 """A label with more classes is none."""
@@ -18,6 +18,12 @@ EVIDENCE = 3
 """Patients with two lesions that it takes to tell the two levels apart."""
 VARYING = 0.05
 """Share of the groups whose values may differ in a column of their level."""
+GROUPS = 5
+"""Values that recur, at least, before a column without a telling name is one of ids."""
+NO_IDS = ("person_level", "age", "birth")
+"""Topics of headers that name something about a person, and not the person."""
+NO_PEOPLE = (*NO_IDS, "image", "lesion", "label", "code", "picture_level", "person", "visit")
+"""Topics of headers with a number that is not that of a person."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +101,17 @@ def _ids(free: Sequence[Facts], doubts: list[tuple[str, str]]) -> tuple[str | No
     found: dict[str, str | None] = {}
     for role, other in (("patient", "lesion"), ("lesion", "patient")):
         hinted = [f for f in candidates if hints_at(f.name, role) and f.name not in found.values()]
+        hinted = [f for f in hinted if is_called_id(f.name) or not _measures(f.name)]
         # "patient_lesion" names the lesion of a patient
         hinted = [f for f in hinted if role == "lesion" or not hints_at(f.name, other)] or hinted
-        hinted.sort(key=lambda f: "id" not in parts_of(f.name) and "nr" not in parts_of(f.name))
+        hinted.sort(key=lambda f: not is_called_id(f.name))
         found[role] = hinted[0].name if hinted else None
+    case = found["lesion"]
+    if found["patient"] is None and case is not None and _is_case_number(case):
+        found = {"patient": case, "lesion": None}
+        doubts.append(("patient", "is it the number of a person, or of a lesion?"))
+    if found["patient"] is None:
+        _find_numbered(free, found, doubts)
     unnamed = [f for f in candidates if f.name not in found.values() and _recurs(f)]
     if found["patient"] is None and unnamed:
         coarsest = min(unnamed, key=lambda f: f.distinct)
@@ -121,6 +134,64 @@ def _ids(free: Sequence[Facts], doubts: list[tuple[str, str]]) -> tuple[str | No
             )
         )
     return found["patient"], found["lesion"]
+
+
+def _find_numbered(
+    free: Sequence[Facts], found: dict[str, str | None], doubts: list[tuple[str, str]]
+) -> None:
+    """Takes ids that recur and are called so for those of patients, if there are such.
+
+    Without a column of codes that recur, numbers will do whose name says nothing, as long as other
+    columns are the same wherever the number is.
+    """
+    numbers = [
+        f for f in free if _may_be_id(f) and f.name not in found.values() and not _measures(f.name)
+    ]
+    numbers = [f for f in numbers if f.distinct < 0.95 * f.filled]
+    called = [f for f in numbers if is_called_id(f.name)]
+    people = [f for f in called if not any(hints_at(f.name, topic) for topic in NO_PEOPLE)]
+    people = [f for f in people if f.distinct >= max(GROUPS, f.filled / 20)]
+    why = "taken for it because its numbers recur, and its name says that they are ids."
+    if not people and not any(_recurs(f) for f in free if f.name not in found.values()):
+        whole = [f for f in numbers if f.look == "number" and header_unit(f.name) is None]
+        people = [f for f in whole if _holds_together(f, free)]
+        why = (
+            "taken for it because other columns are the same wherever the number is; its name "
+            "does not say so."
+        )
+    if people:
+        found["patient"] = min(people, key=lambda f: f.distinct).name
+        doubts.append(("patient", why))
+
+
+def is_called_id(header: str) -> bool:
+    """Whether the header calls its column an id, or a number of something."""
+    return has_part(header, "id") or hints_at(header, "record")
+
+
+def _is_case_number(header: str) -> bool:
+    """Whether the header is one of case numbers, which clinics give to persons."""
+    said = has_part(header, "case") and has_part(header, "id")
+    return said and "id" not in parts_of(header)
+
+
+def _measures(header: str) -> bool:
+    """Whether the header names something about a person, such as the age of a patient."""
+    return any(hints_at(header, topic) for topic in NO_IDS) or header_unit(header) is not None
+
+
+def _holds_together(ids: Facts, free: Sequence[Facts]) -> bool:
+    """Whether two other columns, too varied for chance, never differ within an id."""
+    if ids.distinct < max(GROUPS, ids.filled / 20):
+        return False
+    constant = 0
+    for fact in free:
+        if fact is ids or fact.look not in ("number", "category", "checkbox") or fact.distinct < 2:
+            continue
+        if max(fact.counts.values()) <= 0.8 * fact.filled:
+            groups, varying = variation(fact.cells, ids.cells)
+            constant += groups >= GROUPS and not varying
+    return constant >= 2
 
 
 def _may_be_id(fact: Facts) -> bool:

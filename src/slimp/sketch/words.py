@@ -26,6 +26,16 @@ def hints_at(header: str, topic: str) -> bool:
     return _has_word(header, tuple(words()["headers"][topic]))
 
 
+def has_part(header: str, topic: str) -> bool:
+    """Whether a part of the header is a word of the topic, none of which counts within a longer.
+
+    Example:
+        >>> has_part("Pat.-Nr.", "id"), has_part("nodule", "id")
+        (True, False)
+    """
+    return not set(words()["headers"][topic]).isdisjoint(parts_of(header))
+
+
 def header_unit(header: str) -> str | None:
     """The unit that the header names or implies, as in 'size_mm' or 'Alter'."""
     units = words()["headers"]["units"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -119,6 +120,39 @@ def test_a_window_is_obeyed(slope):
         assert abs(y - 255 * min(max(share, 0), 1)) <= 0.51
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"WindowCenter": None, "WindowWidth": None},
+        {"WindowCenter": 20, "WindowWidth": None},
+        {"VOILUTSequence": []},
+        {"ModalityLUTSequence": []},
+        {"RescaleSlope": None, "RescaleIntercept": None},
+        {"RescaleSlope": 1, "RescaleIntercept": 0},
+        {"RescaleSlope": 1, "RescaleIntercept": 0, "WindowCenter": None, "WindowWidth": None},
+    ],
+)
+def test_tags_that_say_nothing_change_nothing(tags):
+    """Neither is the file damaged, nor are its greys stretched to their own range."""
+    np.testing.assert_array_equal(grey(file(RAMP // 2 + 9, "MONOCHROME2", **tags)), RAMP // 2 + 9)
+
+
+def test_an_empty_function_is_the_linear_one():
+    tags = {"WindowCenter": 100, "WindowWidth": 50}
+    want = grey(file(RAMP, "MONOCHROME2", VOILUTFunction="LINEAR", **tags))
+    np.testing.assert_array_equal(
+        grey(file(RAMP, "MONOCHROME2", VOILUTFunction=None, **tags)), want
+    )
+    exact = grey(file(RAMP, "MONOCHROME2", VOILUTFunction="LINEAR_EXACT", **tags))
+    assert (exact != want).any()
+
+
+def test_a_rescaled_image_shows_its_whole_range():
+    tags = {"RescaleSlope": 2, "RescaleIntercept": -7}
+    got = grey(file(RAMP // 2, "MONOCHROME2", **tags))
+    np.testing.assert_array_equal(got, np.round(255 * (RAMP // 2 / 127)))
+
+
 def test_signed_values():
     values = np.arange(-128, 128, dtype=np.int16).reshape(16, 16)
     np.testing.assert_array_equal(grey(file(values, "MONOCHROME2", bits=16)), RAMP)
@@ -177,6 +211,25 @@ def test_refusals(monkeypatch):
     assert "needs a decoder: pip install" in message or "damaged" in message
     monkeypatch.setattr(dicom, "MAX_PIXELS", 100)
     assert "too large: 16 x 16" in refused(whole)
+
+
+@pytest.mark.parametrize("group_length", [None, 0, 5])
+def test_a_deflated_file_is_refused_before_it_is_inflated(group_length):
+    """It may be a bomb: 64 MB of nothing in as many KB."""
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    encoded = bytearray(
+        file(np.zeros((8000, 8000), np.uint8), "MONOCHROME2", syntax=DeflatedExplicitVRLittleEndian)
+    )
+    assert len(encoded) < 100_000
+    if group_length is not None:
+        encoded[140:144] = group_length.to_bytes(4, "little")
+    tracemalloc.start()
+    try:
+        assert "deflated as a whole" in refused(bytes(encoded))
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_without_the_extra_they_are_refused_in_a_sentence(monkeypatch):

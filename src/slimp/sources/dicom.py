@@ -40,9 +40,9 @@ def picture_of(encoded: bytes) -> tuple[Image.Image, int]:
             the file is damaged, too large, holds no image, or says that it shows a name.
     """
     pydicom = _pydicom()
-    dataset = pydicom.dcmread(io.BytesIO(encoded))
-    if str(dataset.file_meta.get("TransferSyntaxUID", "")) == _DEFLATED:
+    if _transfer_syntax(encoded, pydicom) == _DEFLATED:  # or dcmread would inflate all of it
         raise CorruptImageError("a DICOM file that is deflated as a whole; save it another way")
+    dataset = pydicom.dcmread(io.BytesIO(encoded))
     if "PixelData" not in dataset:
         raise CorruptImageError("a DICOM file without an image in it")
     if dataset.get("BurnedInAnnotation") == "YES":
@@ -66,6 +66,16 @@ def picture_of(encoded: bytes) -> tuple[Image.Image, int]:
     return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB"), frames
 
 
+def _transfer_syntax(encoded: bytes, pydicom: Any) -> str:
+    """How the file is written, as the group of tags at its beginning says."""
+    file = io.BytesIO(encoded)
+    file.seek(132)  # behind what `is_dicom` looks at
+    meta = pydicom.filereader.read_dataset(
+        file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2
+    )
+    return str(meta.get("TransferSyntaxUID", ""))
+
+
 def _decode(dataset: Any) -> Array:
     """The first frame, in RGB if it has colours."""
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -82,15 +92,21 @@ def _decode(dataset: Any) -> Array:
 
 
 def _grey(pixels: Array, dataset: Any, pydicom: Any) -> Array:
-    """Grey values as bytes: rescaled, seen through the first window, and bright where high."""
-    values = np.asarray(pydicom.pixels.apply_rescale(pixels, dataset))
+    """Grey values as bytes: rescaled, seen through the first window, and bright where high.
+
+    Tags may be there and empty, which says no more than if they were not.
+    """
+    scale = (dataset.get("RescaleSlope"), dataset.get("RescaleIntercept"))
+    as_stored = not dataset.get("ModalityLUTSequence") and (None in scale or scale == (1, 0))
+    values = pixels if as_stored else np.asarray(pydicom.pixels.apply_rescale(pixels, dataset))
     bits = int(dataset.BitsStored)
-    if "VOILUTSequence" in dataset:
+    window = _window(dataset)
+    if dataset.get("VOILUTSequence"):
         values = pydicom.pixels.apply_voi_lut(values, dataset, index=0)
         low, high = 0.0, float(2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1)
-    elif "WindowCenter" in dataset and "WindowWidth" in dataset:
-        low, high = _window(dataset)
-    elif bits <= 8 and values is pixels and not dataset.PixelRepresentation:
+    elif window is not None:
+        low, high = window
+    elif bits <= 8 and as_stored and not dataset.PixelRepresentation:
         low, high = 0.0, float(2**bits - 1)
     else:
         low, high = float(values.min()), float(values.max())
@@ -100,13 +116,14 @@ def _grey(pixels: Array, dataset: Any, pydicom: Any) -> Array:
     return np.asarray(255 - grey if inverse else grey)
 
 
-def _window(dataset: Any) -> tuple[float, float]:
+def _window(dataset: Any) -> tuple[float, float] | None:
     """The values shown black and white (DICOM PS3.3 C.11.2.1.2), of several windows the first."""
-    centre, width = (
-        float(value if isinstance(value, int | float) else value[0])
-        for value in (dataset.WindowCenter, dataset.WindowWidth)
-    )
-    if dataset.get("VOILUTFunction", "LINEAR") == "LINEAR":  # the odd one out: see the standard
+    ends = [dataset.get("WindowCenter"), dataset.get("WindowWidth")]
+    centre, width = (end if end is None or isinstance(end, int | float) else end[0] for end in ends)
+    if centre is None or width is None:
+        return None
+    centre, width = float(centre), float(width)
+    if (dataset.get("VOILUTFunction") or "LINEAR") == "LINEAR":  # the odd one out: see the standard
         centre, width = centre - 0.5, width - 1
     return centre - width / 2, centre + width / 2
 

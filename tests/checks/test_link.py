@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import mutual_info_score
 
+from slimp.checks.leaks import is_leak
 from slimp.checks.link import as_categories, measure_link, uncertainty
 
 CLASSES = np.array(["BCC", "MEL", "NEV"])
@@ -53,6 +54,46 @@ def test_numbers_are_cut_at_their_deciles_and_few_values_stay():
     assert as_categories(text).dropna().tolist() == ["1", "2", "2"]
     mostly = as_categories(pd.Series([0.0] * 970 + list(range(1, 31))))
     assert sorted(mostly.value_counts()) == [30, 970]
+
+
+@pytest.mark.parametrize("usual", [0.0, 25.0, 50.0, 100.0])
+def test_a_leak_is_seen_beside_a_value_that_most_rows_have(usual):
+    """The lowest, one in the middle, or the highest: the others are MEL, and cut from it."""
+    rng = np.random.default_rng(0)
+    rare = rng.random(2000) < 0.05
+    label = pd.Series(np.where(rare, "MEL", "NEV"))
+    cut = as_categories(pd.Series(np.where(rare, rng.uniform(0, 50, 2000), usual)))
+    assert (cut == f"{usual:g}").sum() == (~rare).sum()
+    link = measure_link(cut, label, pd.Series(np.arange(2000).astype(str)))
+    assert link is not None
+    assert link.balanced_accuracy > 0.99
+    assert is_leak(link)
+    shuffled = pd.Series(rng.permutation(label))
+    null = measure_link(cut, shuffled, pd.Series(np.arange(2000).astype(str)))
+    assert null is not None
+    assert not is_leak(null)
+
+
+def test_bins_have_as_many_digits_as_tell_them_apart():
+    cut = as_categories(pd.Series(1e6 + np.arange(1000) / 1000))
+    assert cut.value_counts().tolist() == [100] * 10
+    coarse = as_categories(pd.Series(np.arange(1000.0)))
+    assert coarse[0] == "0 to 99.9"
+
+
+@pytest.mark.parametrize("patients", [20, 100, 2000])
+def test_patients_who_are_all_right_are_not_certainty(patients):
+    """The interval of a perfect guess is at most as short as the exact one of a proportion."""
+    label = pd.Series(["BCC", "NEV"] * (patients // 2))
+    link = measure_link(label, label, pd.Series(np.arange(patients).astype(str)))
+    assert link is not None
+    assert link.balanced_accuracy == 1
+    low, high = link.accuracy_ci95
+    exact = 0.025 ** (1 / patients)
+    assert high == 1
+    assert 1 - 2 * (1 - exact) < low < exact
+    low, high = link.information_ci95
+    assert low < 1 < high
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -25,6 +25,8 @@ POOLED = "(rare values)"
 BINS = 10
 """Quantile bins of a column of numbers."""
 FOLDS = 5
+IMAGINED = 2.0
+"""Patients added to each class in the interval of the balanced accuracy."""
 SIGNIFICANT = 1e-6
 """Bound on the probability that a rule holds by chance."""
 
@@ -104,7 +106,7 @@ def measure_link(column: pd.Series, labels: pd.Series, patients: pd.Series) -> L
     table = folds.sum(axis=0)  # (v, c)
     column_share, p_value = uncertainty(table)
     label_share, guess = _held_out(folds)
-    balanced_accuracy, accuracy_error = entries.accuracy(guess, len(classes))
+    balanced_accuracy, accuracy_ci95 = entries.accuracy(guess, len(classes))
     information, information_error = entries.information(table)
     rule_share, rule = _rule(table, rows, values, classes)
     some = rows > 0
@@ -113,7 +115,7 @@ def measure_link(column: pd.Series, labels: pd.Series, patients: pd.Series) -> L
         label_share=label_share,
         rule_share=rule_share,
         balanced_accuracy=balanced_accuracy,
-        accuracy_ci95=_interval(balanced_accuracy, accuracy_error, most=1.0),
+        accuracy_ci95=accuracy_ci95,
         chance=1 / len(classes),
         information=information,
         information_ci95=_interval(information, information_error),
@@ -124,18 +126,33 @@ def measure_link(column: pd.Series, labels: pd.Series, patients: pd.Series) -> L
 
 
 def as_categories(column: pd.Series) -> pd.Series:
-    """The column as strings, numbers of many values cut at their deciles; missing stays NA."""
+    """The column as strings, numbers of many values cut at their deciles; missing stays NA.
+
+    A number that more than a tenth of the rows have is a value of its own, so that what sets the
+    others apart from it (0 for "not done", 100 for "at the end of the scale") is not blurred.
+    """
     numbers = as_numbers(column)
     if numbers is None or numbers.nunique() <= BINS + 2:
         return column.astype(object).where(column.notna()).map(str, na_action="ignore")
-    edges = np.unique(np.quantile(numbers.dropna(), np.linspace(0, 1, BINS + 1)))
-    if len(edges) < 3:  # more than nine tenths are one value: that value, or not
-        edges = np.array([edges[0], np.nextafter(edges[0], np.inf), numbers.max()])
+    known = numbers.dropna()
+    edges = np.quantile(known, np.linspace(0, 1, BINS + 1))
+    shares = known.value_counts(normalize=True)
+    often = shares.index[shares > 1 / BINS].to_numpy(dtype=float)
+    edges = np.unique(np.concatenate([edges, often, np.nextafter(often, np.inf)]))
     place = np.searchsorted(edges[1:-1], numbers, side="right")
-    names = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges)]
-    return pd.Series(np.array(names, dtype=object)[place], index=column.index).where(
-        numbers.notna()
-    )
+    return pd.Series(_bin_names(edges, often)[place], index=column.index).where(numbers.notna())
+
+
+def _bin_names(edges: Float[np.ndarray, " _"], often: Float[np.ndarray, " _"]) -> Names:
+    """'2 to 5', or '2' where that is all; in as many digits as tell the bins apart."""
+    for digits in (4, 8, 17):
+        names = [
+            f"{low:.{digits}g}" if low in often else f"{low:.{digits}g} to {high:.{digits}g}"
+            for low, high in pairwise(edges)
+        ]
+        if len(set(names)) == len(names):
+            break
+    return np.array(names, dtype=object)
 
 
 def as_numbers(column: pd.Series) -> pd.Series | None:
@@ -178,13 +195,26 @@ class _Entries:
         np.add.at(folds, (self.patient % FOLDS, self.value, self.label), self.weight)
         return folds
 
-    def accuracy(self, guess: Int[np.ndarray, "f v"], classes: int) -> tuple[float, float]:
-        """Balanced accuracy of a guess per fold and value, and its standard error."""
+    def accuracy(
+        self, guess: Int[np.ndarray, "f v"], classes: int
+    ) -> tuple[float, tuple[float, float]]:
+        """Balanced accuracy of a guess per fold and value, and its 95 % interval.
+
+        For the interval each class has `IMAGINED` more patients, right as often as by chance, so
+        that a few patients who are all right are not certainty (as in the interval of Agresti and
+        Coull 1998).
+        """
         right = guess[self.patient % FOLDS, self.value] == self.label
         total = np.bincount(self.label, self.weight, classes)
-        recall = np.bincount(self.label, self.weight * right, classes) / total
-        pull = self.weight * (right - recall[self.label]) / (classes * total[self.label])
-        return float(recall.mean()), self._error(pull)
+        hits = np.bincount(self.label, self.weight * right, classes)
+        chance, more = 1 / classes, total + IMAGINED
+        recall = (hits + IMAGINED * chance) / more
+        pull = self.weight * (right - recall[self.label]) / more[self.label]
+        imagined = chance * (1 - recall) ** 2 + (1 - chance) * recall**2
+        variance = self._error(pull) ** 2 + (IMAGINED * imagined / more**2).sum()
+        value, middle = float((hits / total).mean()), float(recall.mean())
+        low, high = _interval(middle, float(np.sqrt(variance)) / classes, most=1.0)
+        return value, (min(low, value), max(high, value))
 
     def information(self, table: Counts) -> tuple[float, float]:
         """Mutual information of value and class less its bias, and its standard error, bits."""
@@ -193,8 +223,13 @@ class _Entries:
         with np.errstate(divide="ignore"):
             bits = np.log2(table / expected)[self.value, self.label]
         mean = float((self.weight * bits).sum() / n)
-        bias = (table.shape[0] - 1) * (table.shape[1] - 1) / (2 * n * np.log(2))
-        return max(0.0, mean - float(bias)), self._error(self.weight * (bits - mean) / n)
+        freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
+        bias = freedom / (2 * n * np.log(2))
+        # To first order there is no error where the two are independent, nor where one is the
+        # other in equal parts; what is left is the spread of the G-test's statistic.
+        spread = float(np.sqrt(2 * freedom)) / (2 * n * np.log(2))
+        error = np.hypot(self._error(self.weight * (bits - mean) / n), spread)
+        return max(0.0, mean - float(bias)), float(error)
 
     def _error(self, pull: Float[np.ndarray, " e"]) -> float:
         """Standard error of a mean, from how far each patient pulls it (delta method)."""

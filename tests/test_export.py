@@ -208,6 +208,20 @@ def test_a_patient_in_two_splits_is_refused(cohort, tmp_path):
     assert list(members(tmp_path / "out")) == ["images-000000.tar"]
 
 
+def test_splits_that_differ_in_case_get_files_that_do_not(cohort, tmp_path):
+    """`Train-0.tar` would overwrite `train-0.tar` on Windows and macOS."""
+    parts = cohort.images["patient_id"].map(
+        lambda name: ("Train", "train", "TRAIN")[int(name[1:]) % 3]
+    )
+    images = cohort.images.assign(split=parts.astype("str"))
+    own = replace(cohort, tables=replace(cohort.tables, images=images))
+    shards = plan_shards(own, ExportOptions())
+    assert len({shard.split.casefold() for shard in shards}) == len(shards) == 3
+    export_cohort(own, tmp_path / "out", "webdataset")
+    files = [path.name.casefold() for path in (tmp_path / "out").rglob("*.tar")]
+    assert len(set(files)) == len(files) == 3
+
+
 def test_splits_of_strange_names_get_files_of_their_own(cohort, tmp_path):
     names = {"train": "../a b", "test": "a/b"}
     images = cohort.images.assign(split=cohort.images["split"].map(names).astype("str"))

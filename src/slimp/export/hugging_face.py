@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from slimp.cohort import Cohort
 from slimp.export.plan import Shard
-from slimp.export.release import published_columns
+from slimp.export.release import unreviewed_columns
 from slimp.export.web import ending
 from slimp.schema import Kind
 
@@ -71,7 +71,7 @@ def arrow_schema(cohort: Cohort) -> pa.Schema:
     for feature in cohort.schema.features:
         there, arrow = TYPES[feature.kind]
         columns |= {_free(column, columns): (arrow, _value(there)) for column in feature.columns}
-    for column in published_columns(cohort):
+    for column in unreviewed_columns(cohort):
         columns[_free(column, columns)] = text
     features = {name: entry for name, (_, entry) in columns.items()}
     return pa.schema(
@@ -108,7 +108,7 @@ def card(cohort: Cohort, splits: Sequence[str]) -> str:
                 f"| `{column}` | {level.name} | {feature.kind} | {feature.unit or ''} |"
                 for column in feature.columns
             ]
-    there = set(published_columns(cohort))
+    there = set(unreviewed_columns(cohort))
     refused = {name: why for name, why in schema.refused.items() if name in there}
     if refused:
         lines += ["\nNever inputs of a model:\n"]
@@ -137,7 +137,7 @@ def _batches(cohort: Cohort, shard: Shard, schema: pa.Schema) -> Iterator[pa.Rec
         for level in cohort.schema.levels:
             table = cohort.tables.of_level(level.name)
             columns += [table[name].iloc[places[level.name]] for name in level.columns]
-        columns += [own[name] for name in published_columns(cohort)]
+        columns += [own[name] for name in unreviewed_columns(cohort)]
         arrays = [_array(x, field.type) for x, field in zip(columns, schema, strict=True)]
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 

@@ -86,16 +86,21 @@ def _cuts(patients: NDArray[Any], lengths: NDArray[Any], most: int) -> list[int]
 
 
 def _file_names(splits: Any) -> list[str]:
-    """A name of letters, digits and `_` for each split, no two alike."""
+    """A name of letters, digits and `_` for each split, no two alike but for case.
+
+    Windows and macOS take `Train` and `train` for one file.
+    """
     names: list[str] = []
+    taken: set[str] = set()
     for split in splits:
         plain = WITHOUT if pd.isna(split) else re.sub(r"[^A-Za-z0-9]+", "_", str(split)).strip("_")
         plain = plain or "split"
         name, copies = plain, 1
-        while name in names:
+        while name.casefold() in taken:
             copies += 1
             name = f"{plain}_{copies}"
         names.append(name)
+        taken.add(name.casefold())
     return names
 
 

@@ -32,7 +32,7 @@ def released(cohort: Cohort, options: ExportOptions) -> Cohort:
     cohort = replace(cohort, info=info)
     if options.published == "all":
         return cohort
-    stay = [name for name in published_columns(cohort) if not LICENCE.search(name)]
+    stay = [name for name in unreviewed_columns(cohort) if not LICENCE.search(name)]
     tables = replace(cohort.tables, images=cohort.images.drop(columns=stay))
     return replace(cohort, tables=tables)
 
@@ -49,7 +49,7 @@ def without_examples(report: Any) -> Any:
     return report
 
 
-def published_columns(cohort: Cohort) -> list[str]:
+def unreviewed_columns(cohort: Cohort) -> list[str]:
     """Columns of `cohort.images` that are neither the cohort's own nor metadata."""
     own = {"image_id", "lesion_id", "patient_id", "label", "split"}
     own |= set(cohort.schema.level("image").columns)
@@ -61,7 +61,7 @@ def samples(cohort: Cohort, rows: NDArray[np.int64]) -> Iterator[dict[str, Any]]
     of_lesion, of_patient = cohort.lesion_of_image, cohort.patient_of_lesion
     ids = [name for name in cohort.images.columns if name in ("label", "split")]
     ids = ["image_id", "lesion_id", "patient_id", *ids]
-    published = published_columns(cohort)
+    published = unreviewed_columns(cohort)
     for start in range(0, len(rows), BATCH):
         some = rows[start : start + BATCH]
         places = {"image": some, "lesion": of_lesion[some], "patient": of_patient[of_lesion[some]]}

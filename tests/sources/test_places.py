@@ -66,6 +66,17 @@ def lay(path: Path, kind: str, files: dict[str, bytes]) -> Path:
     return path / "raw.zip"
 
 
+def test_a_file_of_no_image_size_is_not_read(tmp_path):
+    """Such as one that is nearly all holes: 3 GiB of nothing."""
+    path = lay(tmp_path, "folder", FILES) / "images" / "a.jpg"
+    with path.open("r+b") as file:
+        file.truncate(3 << 30)
+    images = Images(Place(tmp_path / "raw"))
+    with pytest.raises(TableError, match=r"a\.jpg: has 3,221,225,472 bytes, more than the 268,"):
+        images("a.jpg")
+    assert images("b.png") == b"b"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("cell", "content"),

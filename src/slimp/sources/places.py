@@ -19,7 +19,7 @@ from slimp.sources.archives import Archive, Bytes, DamagedMemberError, FileBytes
 from slimp.sources.dicom import is_dicom
 
 MAX_IMAGE_BYTES = 1 << 28
-"""An image in a zip that says it unpacks to more is refused."""
+"""An image of more is refused, as is one in a zip that says it unpacks to more."""
 MAX_TABLE_BYTES = 1 << 32
 """A table in a zip that says it unpacks to more is refused."""
 NESTED = 3
@@ -80,12 +80,17 @@ class Place:
         """The whole file.
 
         Raises:
-            TableError: a zip member that is larger than `limit`.
+            TableError: it is larger than `limit`.
             OSError: it is unreadable or damaged.
         """
         owner = self._owners[number]
         if owner < 0:
-            return self.shown(number).read_bytes()
+            path = self.shown(number)
+            if (size := path.stat().st_size) > limit:
+                raise TableError(
+                    f"{path}: has {size:,} bytes, more than the {limit:,} that are read. Remove it."
+                )
+            return path.read_bytes()
         return self._archives[owner].read(self._members[number], limit=limit)
 
     def open(self, number: int) -> io.BufferedReader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import stat
 import struct
+import tracemalloc
 import zipfile
 import zlib
 from contextlib import suppress
@@ -80,6 +81,24 @@ def test_packed_bytes_are_entered_anywhere(monkeypatch, level):
     assert inflated.read(0, 10**6) == content
     assert inflated.read(49_999, 5) == content[-1:]
     assert inflated.read(60_000, 5) == b""
+
+
+@pytest.mark.parametrize("filler", [bytes(1), text(1000)])
+def test_what_packs_to_almost_nothing_is_not_kept_whole(monkeypatch, filler):
+    """128 MiB within one chunk of packed bytes: a zip in a zip may be a bomb."""
+    monkeypatch.setattr(archives, "STRIDE_BYTES", 1 << 20)
+    size = 1 << 27
+    content = (filler * (size // len(filler) + 1))[: size - 7] + b"the end"
+    state = zlib.compressobj(wbits=-15)
+    packed = state.compress(content) + state.flush()
+    inflated = Inflated(Memory(packed), size, zlib.crc32(content))
+    tracemalloc.start()
+    try:
+        for start in [0, size - 7, *range(0, size, 9_999_991)]:
+            assert inflated.read(start, 1000) == content[start : start + 1000]
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_packed_bytes_that_are_not_what_they_say():

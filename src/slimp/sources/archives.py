@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 18
 """Read from a packed member at a time."""
 STRIDE_BYTES = 1 << 22
-"""Least distance of two places where a packed member can be entered; a read inflates this much."""
+"""Least distance of two places where a packed member can be entered, and half of the greatest; a
+read inflates this much."""
 BLOCKS = 8
-"""Stretches of that length that a packed member keeps inflated."""
+"""Stretches between such places that a packed member keeps inflated."""
 MAX_RATIO, RATIO_BYTES = 200, 1 << 26
 """A member of more bytes than the second that says it unpacks to this many times its size is no
 data but a trap."""
@@ -148,11 +149,12 @@ class Inflated:
                     chunk = state.unconsumed_tail
                     if unpacked > self.size or (last and not piece):
                         raise DamagedMemberError("it is cut off, or larger than it says")
+                    # within a chunk, too: a small one may unpack to a thousand times its size
+                    if unpacked - starts[-1] >= STRIDE_BYTES:
+                        starts.append(unpacked)
+                        entries.append((position - len(chunk), state.copy()))
                     if not chunk:
                         break
-                if unpacked - starts[-1] >= STRIDE_BYTES:
-                    starts.append(unpacked)
-                    entries.append((position, state.copy()))
         except zlib.error as error:
             raise DamagedMemberError(f"it does not unpack ({error})") from None
         if (unpacked, crc) != (self.size, self._crc):

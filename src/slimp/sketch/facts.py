@@ -90,8 +90,9 @@ def facts_of(column: pd.Series) -> Facts:
         return facts
     for reading in (_as_checkbox, _as_dates, _as_numbers):
         if (found := reading(facts)) is not None:
-            return found
-    return _as_words(facts)
+            return (_as_checkbox(found) or found) if found.codes else found
+    facts = _without_codes(facts)
+    return _as_checkbox(facts) or _as_words(facts)
 
 
 def _as_checkbox(facts: Facts) -> Facts | None:
@@ -238,6 +239,21 @@ def _as_words(facts: Facts) -> Facts:
     if digits >= 0.9 * facts.distinct and (
         blanks <= 0.1 * facts.distinct or files or (brief and len(shapes) <= 3)
     ):
+def _without_codes(facts: Facts) -> Facts:
+    """The column without numbers that stand for missing, where all other cells hold letters."""
+    codes = tuple(cell for cell in facts.counts if cell.removesuffix(".0") in CODES)
+    counts = {cell: n for cell, n in facts.counts.items() if cell not in codes}
+    if not codes or not counts or not all(re.search(r"[^\W\d_]", cell) for cell in counts):
+        return facts
+    return replace(
+        facts,
+        cells=facts.cells.where(~facts.cells.isin(list(codes)), ""),
+        counts=counts,
+        missing={**facts.missing, **{code: facts.counts[code] for code in codes}},
+        codes=codes,
+    )
+
+
         return replace(facts, look="code")
     small = facts.filled < 20 and values <= 10 and blanks == 0 and short
     if small and not hints_at(facts.name, "text") and not hints_at(facts.name, "person"):

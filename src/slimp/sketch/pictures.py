@@ -67,7 +67,7 @@ def find_pictures(
         return made if made.names is not None else _guess(facts)
     best = max(share for _, share in scored)
     chosen = [pictures for pictures, share in scored if share >= best - 0.3]
-    return _of_one_row(chosen, table, known)
+    return _of_one_row(chosen, table, known, roots)
 
 
 class _Known:
@@ -111,11 +111,15 @@ def _read(fact: Facts, known: _Known, roots: Sequence[str]) -> tuple[Pictures, f
             given = root.replace("/", slash)
             readings = [(Pictures(columns=column, root=given), share)]
         else:
-            ends = [
-                p.removeprefix(next((f"{r}/" for r in roots if p.startswith(r)), "")) for p in paths
-            ]
+            ends = [_below(path, roots) for path in paths]
             readings = [(Pictures(columns=column), known.share(ends))]
     return max(readings, key=lambda reading: reading[1])
+
+
+def _below(cell: str, roots: Sequence[str]) -> str:
+    """The cell from the image folder on, if it is a path that begins with that."""
+    path = cell.replace("\\", "/")
+    return next((path.removeprefix(f"{r}/") for r in roots if path.startswith(f"{r}/")), cell)
 
 
 def _root(paths: Sequence[str], known: _Known) -> tuple[str, float]:
@@ -133,7 +137,9 @@ def _root(paths: Sequence[str], known: _Known) -> tuple[str, float]:
     return best[0], min(1.0, best[1])
 
 
-def _of_one_row(chosen: Sequence[Pictures], table: pd.DataFrame, known: _Known) -> Pictures:
+def _of_one_row(
+    chosen: Sequence[Pictures], table: pd.DataFrame, known: _Known, folders: Sequence[str]
+) -> Pictures:
     """One reading of them all: columns that name the same files are one, others are several."""
     kept: list[Pictures] = []
     for pictures in chosen:
@@ -157,6 +163,8 @@ def _of_one_row(chosen: Sequence[Pictures], table: pd.DataFrame, known: _Known) 
     if separators:
         mark = next(iter(separators))
         ends = [part.strip() for end in ends for part in end.split(mark) if part.strip()]
+    if root is None:
+        ends = [_below(end, folders) for end in ends]
     return Pictures(
         columns=columns,
         separator=next(iter(separators), None),

@@ -59,7 +59,7 @@ def propose(facts: Sequence[Facts], roles: Roles, taken: Sequence[str]) -> Propo
     labels = None if roles.label is None else _known(by_name[roles.label].cells)
     names = set[str](RESERVED_COLUMNS)
     for line in _ages(facts, names, patients):
-        proposal.features["patient"].append(line)
+        proposal.features["lesion" if patients is None else "patient"].append(line)
         used |= {line.value["from"], line.value["to"]}
     for fact in facts:
         if fact.name in used:
@@ -120,7 +120,8 @@ def _why_personal(fact: Facts) -> str | None:
         return "a date: with others, it may say who somebody is"
     if fact.look == "empty":
         return None
-    if hints_at(fact.name, "person") and not hints_at(fact.name, "code"):
+    person = hints_at(fact.name, "person") or hints_at(fact.name, "public")
+    if person and not hints_at(fact.name, "code"):
         return "its name says that it may name a person"
     if fact.look in ("category", "checkbox", "number"):
         return "free text, as its name says" if hints_at(fact.name, "text") else None
@@ -195,7 +196,9 @@ def _missing_doubts(fact: Facts) -> Iterator[str]:
         yield f"counted as missing: {_listed(words)}."
     if fact.codes:
         codes = {code: fact.missing[code] for code in fact.codes}
-        yield f"counted as missing, being far from all other numbers: {_listed(codes)}."
+        words_beside = fact.look != "number" and not all(map(_is_number, fact.counts))
+        unlike = "numbers among words" if words_beside else "far from all other numbers"
+        yield f"counted as missing, being {unlike}: {_listed(codes)}."
     if fact.strays:
         yield (
             f"unlike all other cells, so counted as missing: {_listed(fact.strays)}. If they mean "
@@ -212,7 +215,13 @@ def _ages(facts: Sequence[Facts], names: set[str], patients: pd.Series | None) -
     """The age at examination, where a table has two dates instead."""
     dates = [fact for fact in facts if fact.look == "date"]
     births = [fact for fact in dates if hints_at(fact.name, "birth")]
-    visits = [fact for fact in dates if fact not in births and hints_at(fact.name, "visit")]
+    others = [fact for fact in dates if fact not in births]
+    named = [fact for fact in others if hints_at(fact.name, "visit")]
+    visits = named or (others if len(others) == 1 else [])
+def _is_number(cell: str) -> bool:
+    return not any(mark.isalpha() for mark in cell)
+
+
     has_age = any(fact.look == "number" and hints_at(fact.name, "age") for fact in facts)
     if not births or not visits or has_age:
         return
@@ -240,6 +249,8 @@ def _ages(facts: Sequence[Facts], names: set[str], patients: pd.Series | None) -
         )
     odd = {**birth.missing, **birth.strays, **visit.missing, **visit.strays}
     if odd:
+    if not named:
+        doubts.append(f"'{visit.name}' is taken for the day of the visit, as the only other date.")
         entry["missing"] = list(odd)
         doubts.append(f"counted as missing: {_listed(odd)}.")
     line = Line(key=name, value=entry, doubts=tuple(doubts))

@@ -104,8 +104,19 @@ def _ids(free: Sequence[Facts], doubts: list[tuple[str, str]]) -> tuple[str | No
         hinted = [f for f in hinted if is_called_id(f.name) or not _measures(f.name)]
         # "patient_lesion" names the lesion of a patient
         hinted = [f for f in hinted if role == "lesion" or not hints_at(f.name, other)] or hinted
-        hinted.sort(key=lambda f: not is_called_id(f.name))
+        hinted.sort(key=lambda f: (hints_at(f.name, "public"), not is_called_id(f.name)))
         found[role] = hinted[0].name if hinted else None
+    if found["patient"] is None:
+        public = [f for f in free if hints_at(f.name, "public") and f.distinct > 1]
+        found["patient"] = max(public, key=lambda f: f.distinct).name if public else None
+    if found["patient"] is not None and hints_at(found["patient"], "public"):
+        doubts.append(
+            (
+                "patient",
+                "a number by which others can find the person, and it would enter the cohort: "
+                "pseudonymise it before the import.",
+            )
+        )
     case = found["lesion"]
     if found["patient"] is None and case is not None and _is_case_number(case):
         found = {"patient": case, "lesion": None}
@@ -243,7 +254,8 @@ def find_standing(fact: Facts, lesions: pd.Series | None, patients: pd.Series | 
         return Standing(level="image")
     if hints_at(fact.name, "picture_level"):
         return Standing(level="image")
-    return Standing(level="patient" if person and patients is None else "lesion")
+    # without ids of persons, each image would be one: nothing is of a patient
+    return Standing(level="lesion")
 
 
 def variation(cells: pd.Series, groups: pd.Series) -> tuple[int, int]:

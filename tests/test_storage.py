@@ -18,6 +18,7 @@ from slimp.storage import (
     ImagesInMemory,
     PackedImages,
     check_output,
+    make_folder,
     new_file,
     new_folder,
     put_in_place,
@@ -242,6 +243,31 @@ def test_on_macos_the_cache_of_the_drive_is_emptied_too(tmp_path, monkeypatch, k
     write_json(tmp_path / "a.json", 1)
     assert asked == [51, 51]
     assert len(synced) == (0 if known else 2)
+
+
+@pytest.mark.parametrize("inside", ["x", "x/y", "x/y/z"])
+def test_what_would_lie_in_a_file_is_refused(tmp_path, inside):
+    (tmp_path / "fil").write_text("mine")
+    for make in (new_folder, new_file):
+        with (
+            pytest.raises(UserError, match=r"fil: is a file, so nothing"),
+            make(tmp_path / "fil" / inside),
+        ):
+            pass
+    with pytest.raises(UserError, match=r"fil: is a file"):
+        make_folder(tmp_path / "fil")
+    assert [path.name for path in tmp_path.iterdir()] == ["fil"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc, where nothing is made")
+@pytest.mark.parametrize("place", ["/proc/x", "/proc/x/y"])
+def test_a_place_where_nothing_can_be_made_is_refused(place):
+    for make in (new_folder, new_file):
+        with (
+            pytest.raises(UserError, match=r"/proc/x.*: cannot be written \(No such"),
+            make(Path(place)),
+        ):
+            pass
 
 
 def test_what_killed_writers_left_can_be_removed(tmp_path):

@@ -31,7 +31,7 @@ from slimp.config import PretrainConfig
 from slimp.errors import CheckpointError
 from slimp.signals import Stop as Stop
 from slimp.signals import deferred_signals as deferred_signals
-from slimp.storage import check_output, read_json, remove_partials, write_json
+from slimp.storage import check_output, make_folder, read_json, remove_partials, write_json
 
 UNHARMFUL = {
     *("workers", "checkpoint_every_steps", "keep_checkpoints"),
@@ -103,7 +103,7 @@ def open_run(
         return
     if out.is_dir() and any(out.iterdir()):
         shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_json(path, {"pretrain": asdict(config), **(record or {}), "versions": versions()})
 
 

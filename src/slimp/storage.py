@@ -105,6 +105,31 @@ def check_output(folder: Path, *, overwrite: bool = False) -> None:
         )
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it, if it is not there.
+
+    Raises:
+        UserError: a file is in the way, or nothing can be made there.
+    """
+    with _told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _told(wanted: Path) -> Iterator[None]:
+    """Turns errors about a place where no folder can be into sentences."""
+    try:
+        yield
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        for path in (wanted, *wanted.parents):
+            if path.exists() and not path.is_dir():
+                raise UserError(
+                    f"{path}: is a file, so nothing can be written below it. Choose another place."
+                ) from None
+        reason = error.strerror or "unknown reason"
+        raise UserError(f"{wanted}: cannot be written ({reason}). Choose another place.") from None
+
+
 @contextmanager
 def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder that becomes `target` when the block ends, and vanishes if it fails.
@@ -112,11 +137,12 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Its content is on the disk before it gets its name, so that a power cut leaves a whole one.
 
     Raises:
-        UserError: as `check_output`.
+        UserError: as `check_output` and `make_folder`.
     """
     check_output(target, overwrite=overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    make_folder(target.parent)
+    with _told(target):
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
     partial.chmod(0o755)  # mkdtemp makes folders private
     try:
         yield partial
@@ -153,9 +179,13 @@ def new_file(target: Path) -> Iterator[Path]:
     """A temporary path that is renamed to `target` when the block ends, and removed if it fails.
 
     Its content is on the disk before it gets its name, so that a power cut leaves a whole one.
+
+    Raises:
+        UserError: as `make_folder`.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.partial-", dir=target.parent)
+    make_folder(target.parent)
+    with _told(target):
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.partial-", dir=target.parent)
     os.close(handle)
     partial = Path(name)
     partial.chmod(0o644)

@@ -28,7 +28,7 @@ from slimp.download.plan import METRICS, TABLE, Plan, image_files, write_config
 from slimp.download.transfer import LostImageError, fetch_image
 from slimp.errors import UserError
 from slimp.sources.verify import own_limits
-from slimp.storage import new_file, remove_partials, sha256_of, write_json
+from slimp.storage import make_folder, new_file, remove_partials, sha256_of, write_json
 
 ATTRIBUTIONS, LICENCES = "attribution.csv", "licenses"
 NAMED = 5
@@ -83,7 +83,7 @@ def download(
             there is not what the archive says it holds.
     """
     plan.check_space()
-    plan.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(plan.folder)
     remove_partials(plan.folder)
     write_config(plan)
     report, rows = DownloadReport(), []

@@ -27,6 +27,7 @@ from slimp.errors import UserError
 from slimp.schema import Schema
 from slimp.storage import (
     check_output,
+    make_folder,
     put_in_place,
     read_json,
     remove_partials,
@@ -95,7 +96,7 @@ class PartialImport:
         check_output(self.target, overwrite=self._overwrite)
         if self.target.resolve() == Path.cwd():
             raise UserError(f"{self.target}: is the folder you stand in. Name another one.")
-        self.target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.target.parent)
         self._lock = _locked(self.folder, self.target)
         try:
             self.earlier = self._records()
@@ -249,7 +250,7 @@ def _locked(folder: Path, target: Path) -> IO[bytes]:
         UserError: another process has it.
     """
     while True:
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         path = folder / "lock"
         file = path.open("ab")
         try:

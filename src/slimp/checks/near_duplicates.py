@@ -18,7 +18,6 @@ Axis names: n = pictures, k = pairs, c = crowded pictures.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -79,13 +78,6 @@ class NearPairs:
 
     def __len__(self) -> int:
         return len(self.first)
-
-
-def thumbnail_of(encoded: bytes) -> UInt8[np.ndarray, "32 32"]:
-    """The grey thumbnail of an encoded picture, decoded no finer than it needs."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        image.draft("L", (4 * SIDE, 4 * SIDE))
-        return shrink(image)
 
 
 def shrink(image: Image.Image) -> UInt8[np.ndarray, "32 32"]:

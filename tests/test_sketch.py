@@ -52,6 +52,22 @@ def test_missing_words_and_codes():
     assert facts(["950", "999", "963", "958"]).codes == ()
 
 
+@pytest.mark.parametrize("cells", [["0", "1", "-1"], ["0.0", "1.0", "999"], ["ja", "nein", "-1"]])
+def test_a_checkbox_with_a_code_is_one(cells):
+    found = facts(cells * 5, "itch")
+    assert (found.look, found.missing, found.codes) == ("checkbox", {cells[2]: 5}, (cells[2],))
+    assert set(found.cells) == {*cells[:2], ""}
+
+
+def test_numbers_among_words_are_missing(tmp_path):
+    found = facts(["m", "w", "-1", "w", "999"] * 5, "Geschlecht")
+    assert (found.look, set(found.counts)) == ("category", {"m", "w"})
+    assert found.missing == {"-1": 5, "999": 5}
+    assert facts(["I", "II", "-1", "3"] * 5).missing == {}, "other numbers stand beside"
+    frame = people().assign(sex=["m", "w", "w", "m", "-1"] * 12)
+    assert "being numbers among words: '-1' (12 cells)" in sketched(tmp_path, frame).text
+
+
 def test_strays_among_numbers_are_counted_as_missing():
     found = facts([*map(str, range(20, 60)), "90+"])
     assert (found.look, found.strays) == ("number", {"90+": 1})
@@ -95,22 +111,6 @@ def test_dates(cells, formats):
     found = facts(cells * 3)
     assert found.look == "date"
     assert found.formats == formats
-
-
-@pytest.mark.parametrize("cells", [["0", "1", "-1"], ["0.0", "1.0", "999"], ["ja", "nein", "-1"]])
-def test_a_checkbox_with_a_code_is_one(cells):
-    found = facts(cells * 5, "itch")
-    assert (found.look, found.missing, found.codes) == ("checkbox", {cells[2]: 5}, (cells[2],))
-    assert set(found.cells) == {*cells[:2], ""}
-
-
-def test_numbers_among_words_are_missing(tmp_path):
-    found = facts(["m", "w", "-1", "w", "999"] * 5, "Geschlecht")
-    assert (found.look, set(found.counts)) == ("category", {"m", "w"})
-    assert found.missing == {"-1": 5, "999": 5}
-    assert facts(["I", "II", "-1", "3"] * 5).missing == {}, "other numbers stand beside"
-    frame = people().assign(sex=["m", "w", "w", "m", "-1"] * 12)
-    assert "being numbers among words: '-1' (12 cells)" in sketched(tmp_path, frame).text
 
 
 def test_measures_are_no_dates():
@@ -260,6 +260,26 @@ def test_numbers_called_ids_are_never_inputs(tmp_path):
     assert "- row id: its name says that it is an id" in sketch.text
 
 
+@pytest.mark.parametrize(("header", "form"), [("mrn", "00{}"), ("NHS number", "943 47{}")])
+def test_public_numbers_of_persons_are_to_be_pseudonymised(tmp_path, header, form):
+    frame = people().rename(columns={"number": header})
+    frame[header] = frame[header].map(form.format)
+    sketch = sketched(tmp_path, frame)
+    assert sketch.schema().patient == header
+    assert "pseudonymise it before the import" in sketch.text.replace("\n#  ", "")
+    both = sketched(tmp_path, frame.assign(patient=(np.arange(60) // 3).astype(str)))
+    assert both.schema().patient == "patient"
+    assert both.layout().drop == (header,)
+    assert "pseudonymise" not in both.text
+
+
+def test_without_patients_nothing_is_of_one(tmp_path):
+    frame = people().drop(columns="number").assign(age=(np.arange(60) % 50 + 20).astype(str))
+    schema = sketched(tmp_path, frame).schema()
+    assert [f.name for f in schema.levels[-1].features] == []
+    assert {f.name for level in schema.levels for f in level.features} >= {"age", "sex"}
+
+
 def test_names_that_mislead_are_not_followed(tmp_path):
     frame = clinic().rename(columns={"site": "image", "file": "target_x"})
     draw(tmp_path / "images", frame["target_x"].tolist())
@@ -283,6 +303,16 @@ def test_wide_tables_and_windows_paths(tmp_path):
     assert sketch.schema().image == "photo"
 
 
+def test_absolute_paths_of_the_image_folder_are_found(tmp_path):
+    frame = clinic()
+    draw(tmp_path / "images", frame["file"].tolist())
+    frame["file"] = f"{tmp_path}/images/" + frame["file"]
+    sketch = sketched(tmp_path, frame)
+    count = len(frame)
+    assert f"{count} of the {count} images named are in images" in sketch.text
+    assert "AN IMPORT WOULD STOP" not in sketch.text
+
+
 def test_several_names_in_one_cell(tmp_path):
     frame = clinic().groupby(["subject", "spot", "dx"], as_index=False)["file"].agg("; ".join)
     draw(tmp_path / "images", clinic()["file"].tolist())
@@ -303,26 +333,6 @@ def test_files_named_by_ids(tmp_path):
         "csv", sketch.raw, tmp_path / "c", schema=sketch.schema(), layout=sketch.layout()
     )
     assert len(cohort) == len(files)
-
-
-@pytest.mark.parametrize(("header", "form"), [("mrn", "00{}"), ("NHS number", "943 47{}")])
-def test_public_numbers_of_persons_are_to_be_pseudonymised(tmp_path, header, form):
-    frame = people().rename(columns={"number": header})
-    frame[header] = frame[header].map(form.format)
-    sketch = sketched(tmp_path, frame)
-    assert sketch.schema().patient == header
-    assert "pseudonymise it before the import" in sketch.text.replace("\n#  ", "")
-    both = sketched(tmp_path, frame.assign(patient=(np.arange(60) // 3).astype(str)))
-    assert both.schema().patient == "patient"
-    assert both.layout().drop == (header,)
-    assert "pseudonymise" not in both.text
-
-
-def test_without_patients_nothing_is_of_one(tmp_path):
-    frame = people().drop(columns="number").assign(age=(np.arange(60) % 50 + 20).astype(str))
-    schema = sketched(tmp_path, frame).schema()
-    assert [f.name for f in schema.levels[-1].features] == []
-    assert {f.name for level in schema.levels for f in level.features} >= {"age", "sex"}
 
 
 def test_personal_data_are_dropped(tmp_path):
@@ -348,16 +358,17 @@ def test_two_dates_become_an_age(tmp_path):
     draw(tmp_path / "images", frame["file"].tolist())
     (age,) = [f for f in sketched(tmp_path, frame).schema().features if f.name == "age"]
     assert (age.from_date, age.to_date, age.date_format) == ("date of birth", "visit", "%d.%m.%Y")
-def test_absolute_paths_of_the_image_folder_are_found(tmp_path):
-    frame = clinic()
-    draw(tmp_path / "images", frame["file"].tolist())
-    frame["file"] = f"{tmp_path}/images/" + frame["file"]
+
+
+@pytest.mark.parametrize("header", ["Aufnahme", "seen", "captured_on", "T0"])
+def test_a_birth_and_any_other_date_become_an_age(tmp_path, header):
+    frame = people().rename(columns={"number": "pid"})
+    frame["Geburtsdatum"] = "07.05." + (1950 + frame.index * 2 // 5 % 20).astype(str)
+    frame[header] = "31.03.2021"
     sketch = sketched(tmp_path, frame)
-    count = len(frame)
-    assert f"{count} of the {count} images named are in images" in sketch.text
-    assert "AN IMPORT WOULD STOP" not in sketch.text
-
-
+    (age,) = [f for f in sketch.schema().features if f.name == "age"]
+    assert (age.from_date, age.to_date) == ("Geburtsdatum", header)
+    assert ("as the only other date" in sketch.text.replace("\n#  ", "")) == (header == "T0")
 
 
 def test_columns_that_follow_the_label_are_refused(tmp_path):
@@ -403,17 +414,6 @@ def test_folders_may_lie_apart(tmp_path):
         "pictures",
     )
     assert "--table tables/metadata.csv --images pictures" in sketch.next_command(Path("s.toml"))
-
-
-@pytest.mark.parametrize("header", ["Aufnahme", "seen", "captured_on", "T0"])
-def test_a_birth_and_any_other_date_become_an_age(tmp_path, header):
-    frame = people().rename(columns={"number": "pid"})
-    frame["Geburtsdatum"] = "07.05." + (1950 + frame.index * 2 // 5 % 20).astype(str)
-    frame[header] = "31.03.2021"
-    sketch = sketched(tmp_path, frame)
-    (age,) = [f for f in sketch.schema().features if f.name == "age"]
-    assert (age.from_date, age.to_date) == ("Geburtsdatum", header)
-    assert ("as the only other date" in sketch.text.replace("\n#  ", "")) == (header == "T0")
 
 
 def test_nobodys_whole_disk_is_searched(tmp_path):

@@ -223,6 +223,21 @@ def _codes(
     )
 
 
+def _without_codes(facts: Facts) -> Facts:
+    """The column without numbers that stand for missing, where all other cells hold letters."""
+    codes = tuple(cell for cell in facts.counts if cell.removesuffix(".0") in CODES)
+    counts = {cell: n for cell, n in facts.counts.items() if cell not in codes}
+    if not codes or not counts or not all(re.search(r"[^\W\d_]", cell) for cell in counts):
+        return facts
+    return replace(
+        facts,
+        cells=facts.cells.where(~facts.cells.isin(list(codes)), ""),
+        counts=counts,
+        missing={**facts.missing, **{code: facts.counts[code] for code in codes}},
+        codes=codes,
+    )
+
+
 def _as_words(facts: Facts) -> Facts:
     aliases = _spellings(facts.counts)
     values = facts.distinct - len(aliases)
@@ -239,21 +254,6 @@ def _as_words(facts: Facts) -> Facts:
     if digits >= 0.9 * facts.distinct and (
         blanks <= 0.1 * facts.distinct or files or (brief and len(shapes) <= 3)
     ):
-def _without_codes(facts: Facts) -> Facts:
-    """The column without numbers that stand for missing, where all other cells hold letters."""
-    codes = tuple(cell for cell in facts.counts if cell.removesuffix(".0") in CODES)
-    counts = {cell: n for cell, n in facts.counts.items() if cell not in codes}
-    if not codes or not counts or not all(re.search(r"[^\W\d_]", cell) for cell in counts):
-        return facts
-    return replace(
-        facts,
-        cells=facts.cells.where(~facts.cells.isin(list(codes)), ""),
-        counts=counts,
-        missing={**facts.missing, **{code: facts.counts[code] for code in codes}},
-        codes=codes,
-    )
-
-
         return replace(facts, look="code")
     small = facts.filled < 20 and values <= 10 and blanks == 0 and short
     if small and not hints_at(facts.name, "text") and not hints_at(facts.name, "person"):

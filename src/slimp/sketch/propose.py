@@ -206,6 +206,10 @@ def _missing_doubts(fact: Facts) -> Iterator[str]:
         )
 
 
+def _is_number(cell: str) -> bool:
+    return not any(mark.isalpha() for mark in cell)
+
+
 def _listed(counts: dict[str, int] | Any, most: int = 6) -> str:
     shown = [f"'{word}' ({times} cells)" for word, times in list(counts.items())[:most]]
     return ", ".join(shown) + (f" and {len(counts) - most} more" if len(counts) > most else "")
@@ -218,10 +222,6 @@ def _ages(facts: Sequence[Facts], names: set[str], patients: pd.Series | None) -
     others = [fact for fact in dates if fact not in births]
     named = [fact for fact in others if hints_at(fact.name, "visit")]
     visits = named or (others if len(others) == 1 else [])
-def _is_number(cell: str) -> bool:
-    return not any(mark.isalpha() for mark in cell)
-
-
     has_age = any(fact.look == "number" and hints_at(fact.name, "age") for fact in facts)
     if not births or not visits or has_age:
         return
@@ -239,6 +239,8 @@ def _is_number(cell: str) -> bool:
     if common[0] != "%Y-%m-%d":
         entry["format"] = common[0]
     doubts = ["the dates themselves do not enter the cohort."]
+    if not named:
+        doubts.append(f"'{visit.name}' is taken for the day of the visit, as the only other date.")
     if len(common) > 1:
         doubts.append(f"dates can be read in several ways: {', '.join(common)}.")
     visited = 0 if patients is None else variation(visit.cells, patients)[1]
@@ -249,8 +251,6 @@ def _is_number(cell: str) -> bool:
         )
     odd = {**birth.missing, **birth.strays, **visit.missing, **visit.strays}
     if odd:
-    if not named:
-        doubts.append(f"'{visit.name}' is taken for the day of the visit, as the only other date.")
         entry["missing"] = list(odd)
         doubts.append(f"counted as missing: {_listed(odd)}.")
     line = Line(key=name, value=entry, doubts=tuple(doubts))

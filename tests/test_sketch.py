@@ -387,6 +387,19 @@ def test_labels_are_joined_and_emptied(tmp_path):
     assert sketched(tmp_path, frame).schema().label_names == {"unknown": "", "Melanoma": "melanoma"}
 
 
+def test_a_header_within_the_table_is_told(tmp_path):
+    frame = people().rename(columns={"number": "pid"})
+    header = pd.DataFrame([list(frame.columns)], columns=frame.columns)
+    frame = pd.concat([frame[:30], header, frame[30:]])
+    sketch = sketched(tmp_path, frame)
+    assert "# Row 32 repeats the header: remove it." in sketch.text
+    assert sketch.schema().patient == "pid"
+    assert "missing =" not in sketch.text
+    stop = " ".join(sketch.text.replace("\n#", " ").split())
+    assert "AN IMPORT WOULD STOP HERE" in stop
+    assert "where a row repeats the header" in stop
+
+
 def test_what_would_stop_an_import_is_said_on_top(tmp_path):
     frame = pd.concat([clinic(), clinic().iloc[:1].assign(site="nose")])
     sketch = sketched(tmp_path, frame)

@@ -228,6 +228,8 @@ def _ticks(known: pd.Series) -> pd.Series:
 
 def _remedy(cell: str, feature: Feature) -> str:
     name = feature.name
+    if cell in (*feature.columns, feature.from_date, feature.to_date):
+        return "That is the name of the column: where a row repeats the header, remove it."
     advice = (
         "Missing values are written as an empty cell. "
         f"If '{cell}' means missing, add: {name}.missing = [\"{cell}\"]"

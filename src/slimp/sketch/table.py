@@ -8,7 +8,9 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from slimp.cells import IMAGE_ENDING, NO_ENDING
@@ -25,6 +27,7 @@ from slimp.sources.places import Place, is_image_file
 from slimp.sources.reading import read_table
 from slimp.tables import ASSUMED, type_rows
 
+Array = np.ndarray[Any, np.dtype[Any]]
 ROWS = 20_000
 """Rows that are looked at; more say nothing new."""
 DEPTH, FOLDERS = 3, 100
@@ -77,6 +80,8 @@ def sketch_table(
     assumed = list(published.attrs.get(ASSUMED, ()))
     rows = published.iloc[:ROWS]
     rows.attrs = published.attrs
+    every, repeats = rows, _repeats_header(rows)
+    rows = rows[~repeats]
     images = _images_beside(table) if images is None else images
     files = [] if images is None else _image_files(images)
     raw = _common_folder(table, images)
@@ -92,6 +97,7 @@ def sketch_table(
         f"Proposed by slimp data sketch from {table.name}: {len(published)} rows, "
         f"{len(published.columns)} columns. Read and correct it; it says below what is in doubt.",
         *([f"Only the first {ROWS} rows were looked at."] if len(published) > ROWS else []),
+        *(f"Row {row} repeats the header: remove it." for _, row in every.index[repeats]),
         *_images_said(pictures, images, files),
     ]
     sketch = Sketch(
@@ -100,11 +106,19 @@ def sketch_table(
         table=table.resolve().relative_to(raw.resolve()).as_posix(),
         images=None if images is None else images.resolve().relative_to(raw.resolve()).as_posix(),
     )
-    problem = _dry_run(sketch, rows, files, roots)
+    problem = _dry_run(sketch, every, files, roots)
     if problem is None:
         return sketch
     head.append(f"AN IMPORT WOULD STOP HERE, until table or schema are mended: {problem}")
     return replace(sketch, text=render(top, settings, proposal, head))
+
+
+def _repeats_header(rows: pd.DataFrame) -> Array:
+    """(rows,) whether a row is the header once more, as where tables were put together."""
+    cells = rows.apply(lambda column: column.str.split().str.join(" ") == column.name)
+    same = cells.to_numpy(dtype=bool).sum(axis=1)
+    repeats: Array = (same >= 2) & (same > rows.shape[1] / 2)
+    return repeats if not repeats.all() else np.zeros(len(rows), dtype=bool)
 
 
 def _images_beside(table: Path) -> Path | None:

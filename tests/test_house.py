@@ -23,6 +23,7 @@ ORDER = (
         "config",
         "storage",
         "signals",
+        "in_order",
         "encoding",
         "cells",
         "parts",

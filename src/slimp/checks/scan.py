@@ -6,9 +6,7 @@ Memory: about 1.5 KiB per image, most of it the thumbnail, whatever the size of 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +15,7 @@ import pandas as pd
 from slimp.checks.near_duplicates import SIDE, Progress, Thumbnails
 from slimp.checks.pictures import BadPictureError, PictureFacts, picture_facts
 from slimp.cohort import Cohort
+from slimp.in_order import in_order
 from slimp.sources.verify import own_limits
 
 AHEAD = 64
@@ -65,8 +64,13 @@ def scan_images(cohort: Cohort, progress: Progress | None = None) -> ImageScan:
         except BadPictureError as error:
             return str(error)
 
-    with own_limits():
-        for row, seen in enumerate(_in_threads(open_image, total)):
+    # Threads read ahead; decoding itself gains next to nothing by them.
+    threads = min(8, os.cpu_count() or 1)
+    with (
+        own_limits(),
+        closing(in_order(open_image, range(total), threads=threads, ahead=AHEAD)) as scanned,
+    ):
+        for row, seen in enumerate(scanned):
             if isinstance(seen, str):
                 problems[row] = seen
             else:
@@ -80,20 +84,3 @@ def scan_images(cohort: Cohort, progress: Progress | None = None) -> ImageScan:
     more = pd.DataFrame({**columns, "pixels": pixels, "problem": problems})
     facts = pd.concat([ids.reset_index(drop=True), more], axis=1)
     return ImageScan(facts=facts, thumbnails=thumbnails)
-
-
-def _in_threads(
-    work: Callable[[int], PictureFacts | str], count: int
-) -> Iterator[PictureFacts | str]:
-    """The results in order. Threads read ahead; decoding itself gains next to nothing by them."""
-    waiting: deque[Future[PictureFacts | str]] = deque()
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
-    try:
-        for row in range(count):
-            waiting.append(pool.submit(work, row))
-            if len(waiting) >= AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -9,14 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,6 +25,7 @@ from slimp import __version__
 from slimp.cells import image_key
 from slimp.cohort import Cohort, CohortInfo
 from slimp.errors import CohortError, TableError
+from slimp.in_order import in_order
 from slimp.schema import Schema
 from slimp.signals import deferred_signals
 from slimp.sources.partial import PartialImport, Record
@@ -38,8 +37,6 @@ from slimp.tables import split_levels, type_rows
 
 Progress = Callable[[int, int], None]
 """Called after each row with the number done and the number in all."""
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 NAMED = 10
 """Absent and corrupt images that are listed by name."""
@@ -187,7 +184,14 @@ def collect_images(
         Verifiers(
             THREADS if left >= PROCESSES_FROM else 0, shorter_side=options.shorter_side
         ) as verify,
-        closing(_in_order(lambda some: verify(_open(x, raw) for x in some), groups)) as fetched,
+        closing(
+            in_order(
+                lambda some: verify(_open(x, raw) for x in some),
+                groups,
+                threads=THREADS,
+                ahead=2 * THREADS,
+            )
+        ) as fetched,
     ):
         for outcome in chain.from_iterable(fetched):
             record = outcome if not isinstance(outcome, VerifiedImage) else _record(outcome)
@@ -268,18 +272,3 @@ def _check_counts(
             f"{options.max_absent:.1%}, such as {', '.join(counts.absent_examples)}. Looked in "
             f"{raw.looked_in}. Allow more with --max-absent (their rows are then dropped)."
         )
-
-
-def _in_order(
-    work: Callable[[Item], Result], items: Iterable[Item]
-) -> Generator[Result, None, None]:
-    """Results in the order of `items`, worked out by several threads, a few ahead."""
-    pending = iter(items)
-    with ThreadPoolExecutor(THREADS) as pool:
-        ahead = deque(pool.submit(work, item) for item in islice(pending, 2 * THREADS))
-        try:
-            while ahead:
-                yield ahead.popleft().result()
-                ahead.extend(pool.submit(work, item) for item in islice(pending, 1))
-        finally:
-            pool.shutdown(cancel_futures=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimp.download.patience import Patience, retry_after_seconds
+from slimp.download.patience import Patience, PatientSession, retry_after_seconds
+from slimp.errors import UserError
 
 
 @given(
@@ -64,3 +67,34 @@ def test_no_header_breaks_it(text):
 def test_nonsense_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Patience(**settings)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8080/admin", "https://192.168.1.1/"])
+@pytest.mark.parametrize("redirected", [False, True])
+def test_an_archive_elsewhere_does_not_lead_into_the_house(address, redirected):
+    """Neither by the addresses that it lists nor by redirections; one in the house may."""
+    pytest.importorskip("requests", reason="needs the extra 'isic'")
+
+    class Far:
+        def __init__(self):
+            self.asked = []
+
+        def create_url(self, url):
+            return url
+
+        def get(self, url, *, hooks, **_):
+            self.asked.append(url)
+            answer = SimpleNamespace(
+                url=url, is_redirect=redirected, headers={"Location": address}, close=lambda: None
+            )
+            hooks["response"](answer)
+            answer.status_code, answer.ok, answer.headers = 200, True, {}
+            return answer
+
+    first = "https://far.example/" if redirected else address
+    session = Far()
+    options = {"patience": Patience(), "stop": threading.Event(), "tell": print}
+    with pytest.raises(UserError, match="of this machine or of a private network"):
+        PatientSession(session, internal=False, **options).get(first)
+    assert session.asked == [first] * redirected
+    assert PatientSession(session, internal=True, **options).get(first).ok

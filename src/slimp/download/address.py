@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import socket
 from urllib.parse import urlsplit
 
 from slimp.errors import UserError
@@ -27,10 +29,15 @@ def archive_address(given: str | None = None) -> str:
     return address if address.endswith("/") else f"{address}/"
 
 
-def check_address(address: str) -> None:
+def check_address(address: str, *, internal: bool = True) -> None:
     """Refuses what is not HTTPS: metadata of patients and pictures must arrive as they were sent.
 
     Plain HTTP is allowed to this machine itself, where nobody listens on the way.
+
+    Args:
+        address: to be asked.
+        internal: whether addresses of this machine and of private networks are allowed. An
+            archive far away has no reason to send one there.
 
     Raises:
         UserError: names the address.
@@ -47,6 +54,27 @@ def check_address(address: str) -> None:
             f"'{_short(address)}': not an https address, so what arrives could be altered on the "
             "way. Use https; http is only allowed to this machine (localhost)."
         )
+
+    if not internal and is_internal(address):
+        raise UserError(
+            f"'{_short(address)}': an address of this machine or of a private network, named by an "
+            "archive that is not in one. It was not asked."
+        )
+
+
+def is_internal(address: str) -> bool:
+    """Whether it is of this machine or of a private network, as far as the address itself says."""
+    host = (urlsplit(address).hostname or "").rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        number = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            number = ipaddress.IPv4Address(socket.inet_aton(host))  # 127.1 and 0x7f000001, too
+        except (OSError, ValueError):
+            return False
+    return not (getattr(number, "ipv4_mapped", None) or number).is_global
 
 
 def host_of(address: str) -> str:

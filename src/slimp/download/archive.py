@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from slimp.cells import IMAGE_ENDING
-from slimp.download.address import archive_address, check_address, host_of
+from slimp.download.address import archive_address, check_address, host_of, is_internal
 from slimp.download.patience import Patience, PatientSession
 from slimp.errors import UserError
 
@@ -94,6 +94,7 @@ class Archive:
             PatientSession(
                 IsicCliSession(base, retry_strategy=once),
                 patience=patience or Patience(),
+                internal=is_internal(self.address),
                 stop=self.stop,
                 tell=tell,
             )

@@ -87,6 +87,7 @@ class PatientSession:
     Args:
         session: makes one request; retries of its own would be multiplied.
         patience: how often, and after what time.
+        internal: whether addresses of this machine and of private networks may be asked.
         stop: when set, waiting ends and no request is made any more.
         tell: gets a line when the server lets one wait for long.
     """
@@ -96,11 +97,13 @@ class PatientSession:
         session: Any,
         *,
         patience: Patience,
+        internal: bool,
         stop: threading.Event,
         tell: Callable[[str], None],
     ) -> None:
         self._session = session
         self.patience = patience
+        self._internal = internal
         self.stop = stop
         self._tell = tell
 
@@ -114,9 +117,9 @@ class PatientSession:
         import requests
 
         options.setdefault("timeout", TIMEOUT_SECONDS)
-        options.setdefault("hooks", {"response": _check_redirection})
+        options.setdefault("hooks", {"response": self._check_redirection})
         full = self._session.create_url(url)
-        check_address(full)
+        check_address(full, internal=self._internal)
         host, failures = host_of(full), 0
         while True:
             self.check_stop()
@@ -173,15 +176,15 @@ class PatientSession:
         """Closes the connections."""
         self._session.close()
 
-
-def _check_redirection(answer: Any, **_: Any) -> None:
-    """Refuses to be led to an address without TLS; called before it is followed."""
-    if answer.is_redirect:
-        try:
-            check_address(urljoin(answer.url, answer.headers["Location"]))
-        except UserError:
-            answer.close()
-            raise
+    def _check_redirection(self, answer: Any, **_: Any) -> None:
+        """Refuses to be led to an address that must not be asked; called before it is followed."""
+        if answer.is_redirect:
+            try:
+                there = urljoin(answer.url, answer.headers["Location"])
+                check_address(there, internal=self._internal)
+            except UserError:
+                answer.close()
+                raise
 
 
 def _is_half(answer: Any) -> bool:

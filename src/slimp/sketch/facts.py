@@ -55,6 +55,8 @@ class Facts:
     """Of `missing`, numbers that may after all be values."""
     decimal: str = "."
     thousands: str | None = None
+    unclear: str | None = None
+    """A cell, if the mark before decimals could be one between thousands in all that have it."""
     unit: str | None = None
     units: Mapping[str, float] = field(default_factory=dict)
     formats: tuple[str, ...] = ()
@@ -169,6 +171,7 @@ def _as_numbers(facts: Facts) -> Facts | None:
         strays=strays,
         decimal=style[0],
         thousands=style[1],
+        unclear=_unclear(distinct[~unread], style),
         unit=unit,
         units=units,
     )
@@ -178,6 +181,19 @@ def _as_numbers(facts: Facts) -> Facts | None:
     if coded and (hints_at(facts.name, "code") or len(counts) <= 2):
         return replace(found, look="category", decimal=".", thousands=None)
     return found
+
+
+def _unclear(cells: pd.Series, style: tuple[str, str | None]) -> str | None:
+    """A cell such as 1,234 if all with that mark are like it, so that it may mean 1234."""
+    decimal, thousands = style
+    marked = cells[cells.str.contains(decimal, regex=False)]
+    if thousands is not None or marked.empty:
+        return None
+    numbers = marked.where(
+        ~marked.str.match(WITH_UNIT), marked.str.replace(r"[^0-9]+$", "", regex=True)
+    )
+    grouped = numbers.str.fullmatch(rf"[+-]?[1-9][0-9]{{0,2}}(?:{re.escape(decimal)}[0-9]{{3}})+")
+    return str(numbers.iloc[0]) if grouped.all() else None
 
 
 def _suffixes(facts: Facts) -> dict[str, int]:

@@ -28,6 +28,8 @@ class Line:
     """'': none, there is only something to say."""
     value: Any
     doubts: tuple[str, ...] = ()
+    unclear: bool = False
+    """Whether its `decimal` may be a mark between thousands, so that it says nothing of others."""
 
 
 @dataclass(kw_only=True)
@@ -173,6 +175,13 @@ def _feature(fact: Facts, names: set[str], doubts: tuple[str, ...]) -> Line:
         if fact.thousands is not None:
             entry["thousands"] = fact.thousands
         entry["decimal"] = fact.decimal
+        if fact.unclear is not None:
+            one, other = fact.decimal, "," if fact.decimal == "." else "."
+            said.append(
+                f"{fact.unclear} was read as {fact.unclear.replace(one, '.')}, but the mark could "
+                f"be one between thousands, as in all cells that have it. If it means "
+                f'{fact.unclear.replace(one, "")}, write: decimal = "{other}", thousands = "{one}"'
+            )
     elif fact.look == "checkbox":
         entry = {"kind": "checkbox"}
         if fact.distinct < 2:
@@ -187,7 +196,8 @@ def _feature(fact: Facts, names: set[str], doubts: tuple[str, ...]) -> Line:
     said += _missing_doubts(fact)
     if fact.look == "category" and all(cell.isdigit() for cell in fact.counts):
         said.append("whole numbers with few values: they could be continuous as well.")
-    return Line(key=name, value=entry, doubts=tuple(said))
+    unclear = fact.look == "number" and fact.unclear is not None
+    return Line(key=name, value=entry, doubts=tuple(said), unclear=unclear)
 
 
 def _missing_doubts(fact: Facts) -> Iterator[str]:

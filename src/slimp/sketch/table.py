@@ -87,6 +87,7 @@ def sketch_table(
     raw = _common_folder(table, images)
     facts = [facts_of(rows[column]) for column in rows.columns]
     roots = [] if images is None else [str(path) for path in (images.absolute(), images.resolve())]
+    facts = [replace(fact, unclear=None) if fact.name in numeric else fact for fact in facts]
     pictures = find_pictures(rows, facts, files, list(dict.fromkeys(roots)))
     roles = find_roles(facts, pictures.columns)
     proposal = propose(facts, roles, pictures.columns)

@@ -60,12 +60,12 @@ def render(
 
 
 def _usual_decimal(proposal: Proposal) -> str:
-    """The comma, if it is what most columns of numbers write; else the point."""
+    """The comma, if it is what some column of numbers writes for certain; else the point."""
     marks = Counter(
         line.value["decimal"]
         for level in LEVELS
         for line in proposal.features[level]
-        if "decimal" in line.value
+        if "decimal" in line.value and not line.unclear
     )
     return "," if marks[","] else "."
 
@@ -83,7 +83,8 @@ def _usual_missing(proposal: Proposal) -> list[str]:
 
 def _without_defaults(line: Line, decimal: str, missing: Sequence[str]) -> Line:
     entry = dict(line.value)
-    if entry.get("decimal", decimal) == decimal or "thousands" not in entry:
+    own_mark = "thousands" in entry or line.unclear
+    if entry.get("decimal", decimal) == decimal or not own_mark:
         entry.pop("decimal", None)
     if decimal == "," and entry.get("thousands") == ",":
         entry["decimal"] = "."

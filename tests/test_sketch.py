@@ -35,6 +35,51 @@ def test_numbers_in_every_style():
         assert (found.look, found.decimal, found.thousands) == ("number", decimal, thousands)
 
 
+@pytest.mark.parametrize(
+    ("cells", "unclear"),
+    [
+        (["950", "1,234", "2,500", "12,345"], "1,234"),
+        (["1.234", "950", "2.500"], "1.234"),
+        (["1,234 mm", "2,500 mm"], "1,234"),
+        (["-1,234", "12.5"], "-1,234"),
+        (["1,234", "2,5"], None),
+        (["0,125", "1,234"], None),
+        (["0.125", "1.234"], None),
+        (["1,234,567", "1,234"], None),
+        (["1234", "2500"], None),
+    ],
+)
+def test_marks_that_may_stand_between_thousands(cells, unclear):
+    assert facts(cells * 2).unclear == unclear
+
+
+@pytest.mark.parametrize(("mark", "other"), [(",", "."), (".", ",")])
+def test_marks_that_are_unclear_decide_nothing_and_are_told(tmp_path, mark, other):
+    cells = ["950", f"1{mark}234", f"2{mark}500", f"12{mark}345"] * 12
+    frame = clinic().assign(dose=cells)
+    entry = tomllib.loads(sketched(tmp_path, frame).text)
+    assert entry.get("table", {}).get("decimal", ".") == "."
+    assert entry_of(entry, "dose").get("decimal", ".") == mark
+    text = sketched(tmp_path, frame).text.replace("\n#  ", "")
+    assert f'If it means 1234, write: decimal = "{other}", thousands = "{mark}"' in text
+    clear = frame.assign(width=["4,5", "3,25", "2", "7,75"] * 12)
+    entry = tomllib.loads(sketched(tmp_path, clear).text)
+    assert entry["table"]["decimal"] == ","
+    assert entry_of(entry, "dose").get("decimal", ",") == mark
+
+
+def test_numbers_of_a_typed_file_are_clear(tmp_path):
+    cells = [1.234, 2.567, 12.345, 3.001] * 12
+    draw(tmp_path / "images", clinic()["file"].tolist())
+    clinic().assign(dose=cells).to_parquet(tmp_path / "t.parquet")
+    assert "thousands" not in sketch_table(tmp_path / "t.parquet", tmp_path / "images").text
+
+
+def entry_of(entry, name: str) -> dict[str, object]:
+    levels = ("patient_metadata", "lesion_metadata", "image_metadata")
+    return next(entry[level][name] for level in levels if name in entry.get(level, {}))
+
+
 def test_units_of_cells_and_headers():
     found = facts(["4 mm", "5", "1,2 cm"] * 3, "size")
     assert (found.look, found.unit, found.units) == ("number", "mm", {"cm": 10})

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from slimp.cells import IMAGE_ENDING, NO_ENDING
+from slimp.cells import IMAGE_ENDING, NO_ENDING, NUMERIC
 from slimp.errors import TableError
 from slimp.schema import Schema
 from slimp.sketch.facts import Facts, facts_of
@@ -85,9 +85,10 @@ def sketch_table(
     images = _images_beside(table) if images is None else images
     files = [] if images is None else _image_files(images)
     raw = _common_folder(table, images)
+    numeric = published.attrs.get(NUMERIC, ())
     facts = [facts_of(rows[column]) for column in rows.columns]
-    roots = [] if images is None else [str(path) for path in (images.absolute(), images.resolve())]
     facts = [replace(fact, unclear=None) if fact.name in numeric else fact for fact in facts]
+    roots = [] if images is None else [str(path) for path in (images.absolute(), images.resolve())]
     pictures = find_pictures(rows, facts, files, list(dict.fromkeys(roots)))
     roles = find_roles(facts, pictures.columns)
     proposal = propose(facts, roles, pictures.columns)

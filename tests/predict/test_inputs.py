@@ -120,6 +120,19 @@ def test_rows_are_found_by_name_stem_or_end_of_path() -> None:
     assert found.keys_of(paths) == {paths[0]: "x/a", paths[1]: "y/a", paths[2]: "b"}
 
 
+def test_rows_are_found_in_other_spellings_as_by_an_import() -> None:
+    found = read(image=["N\u00e4vus1", "CAPS1", "B", "b"], age=["1", "2", "3", "4"])
+    paths = [Path("x/Na\u0308vus1.JPG"), Path("x/caps1.jpg"), Path("x/b.jpg"), Path("x/B.jpg")]
+    keys = {paths[0]: "N\u00e4vus1", paths[1]: "CAPS1", paths[2]: "b", paths[3]: "B"}
+    assert found.keys_of(paths) == keys
+    exact = [Path("y/CAPS1.jpg"), Path("x/caps1.jpg")]
+    assert found.keys_of(exact) == {exact[0]: "CAPS1"}, "an exact spelling goes first"
+    with pytest.raises(TableError, match=r"row 'CAPS1' could be about x/caps1\.jpg or y/Caps1"):
+        found.keys_of([Path("x/caps1.jpg"), Path("y/Caps1.png")])
+    with pytest.raises(TableError, match=r"zz\.jpg could be what .* row 'Zz' is about, or 'zZ'"):
+        read(image=["Zz", "zZ"], age=["1", "2"]).keys_of([Path("z/zz.jpg")])
+
+
 def test_tables_that_do_not_say_which_image_are_refused() -> None:
     with pytest.raises(TableError, match=r"no column 'image' \(nor 'img_id'\)"):
         read(picture=["a"], age=["3"])

@@ -316,7 +316,9 @@ class TestSpreadsheets:
 
     def test_of_several_sheets_none_is_guessed(self):
         content = spreadsheet({"One": sheet(ROWS), "Two": sheet([["a"], ["b"]])})
-        with pytest.raises(TableError, match=r"2 sheets .*\(One, Two\)\. .* sheet = \"One\""):
+        with pytest.raises(
+            TableError, match=r"2 sheets .*\(One, Two\)\. .* as CSV; .* sheet = \"One\""
+        ):
             self.read(content)
         assert self.read(content, sheet="Two").columns.tolist() == ["a"]
         with pytest.raises(TableError, match=r"has no sheet 'Three'\. It has: One, Two"):

@@ -28,7 +28,8 @@ class Arguments:
     images: tuple[Path, ...]
     """Image files, and folders of images."""
     metadata: Path | None = None
-    """Table (CSV) with a column 'image' and columns as in the cohort's table, in its units."""
+    """Table (CSV, Parquet or spreadsheet) with a column 'image', and columns as in the cohort's
+    table, in its units."""
     run: Path | None = None
     """Run folder of the encoders, if it is no longer where the probe says."""
     out: Path | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from slimp.cohort import Cohort
 from slimp.encoding import Encoding, FittedFeature
 from slimp.errors import TableError, UserError
 from slimp.schema import LEVELS, Feature, Level, LevelName, Schema
+from slimp.sources.arrange import fold
 from slimp.sources.places import is_image_file
 from slimp.sources.reading import read_table
 from slimp.storage import ImagesInMemory
@@ -87,7 +88,7 @@ class Metadata:
         encodings: Mapping[LevelName, Encoding],
         schema: Schema,
     ) -> Metadata:
-        """The cells of a CSV file, or of a frame of the same form, as the schema says.
+        """The cells of a table on disk, or of a frame of the same form, as the schema says.
 
         The table has a column `image`, or one of the schema's name for it, with the file's name
         or the end of its path, with or without its ending; and columns by the names of the
@@ -141,23 +142,19 @@ class Metadata:
     def keys_of(self, paths: Sequence[Path]) -> dict[Path, str]:
         """Image file -> key of its row; files without a row are left out.
 
+        Where no row has a file's exact name, one that spells it otherwise (upper and lower case,
+        Unicode forms) is about it, as in an import.
+
         Raises:
-            TableError: a row could be about two of the files.
+            TableError: a row could be about two of the files, or a file about two of the rows.
         """
-        rows, owner, found = set(self.frame.index), dict[str, Path](), dict[Path, str]()
-        for path in paths:
-            parts = image_key(path.as_posix()).split("/")
-            ends = ("/".join(parts[i:]) for i in range(len(parts)))
-            key = next((end for end in ends if end in rows), None)
-            if key is None:
-                continue
-            if key in owner:
-                raise TableError(
-                    f"the metadata row '{key}' could be about {owner[key]} or {path}. Write more "
-                    "of the path into the table, as in 'folder/name.jpg'."
-                )
-            owner[key], found[path] = path, key
-        return found
+        exact = {row: (row,) for row in self.frame.index}
+        found = _matched(paths, exact, str)
+        folded = dict[str, tuple[str, ...]]()
+        for row in exact.keys() - found.values():
+            folded[fold(row)] = (*folded.get(fold(row), ()), row)
+        found |= _matched([path for path in paths if path not in found], folded, fold)
+        return {path: found[path] for path in paths if path in found}
 
     def cohort(self, names: Sequence[str], encoded: Sequence[bytes], keys: Sequence[str]) -> Cohort:
         """Images as a cohort in memory, each a lesion and a patient of its own.
@@ -203,6 +200,32 @@ class Metadata:
         if not wanted:
             return pd.DataFrame(index=range(count))
         return self.frame.reindex(index=list(keys), columns=wanted).reset_index(drop=True)
+
+
+def _matched(
+    paths: Sequence[Path], rows: Mapping[str, Sequence[str]], spell: Callable[[str], str]
+) -> dict[Path, str]:
+    """Image file -> the row that the longest end of its path is spelled like."""
+    owner, found = dict[str, Path](), dict[Path, str]()
+    for path in paths:
+        parts = spell(image_key(path.as_posix())).split("/")
+        ends = ("/".join(parts[i:]) for i in range(len(parts)))
+        answers = next((rows[end] for end in ends if end in rows), ())
+        if not answers:
+            continue
+        if len(answers) > 1:
+            one, other = sorted(answers)[:2]
+            raise TableError(
+                f"{path} could be what the metadata row '{one}' is about, or '{other}'. Write the "
+                "file's exact name into the table."
+            )
+        if (key := answers[0]) in owner:
+            raise TableError(
+                f"the metadata row '{key}' could be about {owner[key]} or {path}. Write more "
+                "of the path into the table, as in 'folder/name.jpg'."
+            )
+        owner[key], found[path] = path, key
+    return found
 
 
 def _features(encoding: Encoding, schema: Schema | None) -> tuple[Feature, ...]:

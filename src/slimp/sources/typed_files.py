@@ -126,8 +126,9 @@ def _choose_sheet(book: Any, place: str, wanted: str | None) -> Any:
     if len(filled) > 1:
         names = ", ".join(sheet.name for sheet in filled)
         raise TableError(
-            f"{place}: has {len(filled)} sheets that hold something ({names}). Name one under "
-            f'[table], as in sheet = "{filled[0].name}".'
+            f"{place}: has {len(filled)} sheets that hold something ({names}). Keep one, or "
+            "save the one as CSV; an import reads the one that its schema names under [table], as "
+            f'in sheet = "{filled[0].name}".'
         )
     return filled[0]
 

@@ -12,7 +12,8 @@ from slimp.errors import TableError
 from slimp.schema import Schema
 from slimp.sources.places import Place
 from slimp.sources.raw import RawTable
-from slimp.sources.recognise import fitted, read_published, table_at
+from slimp.sources.reading import table_at
+from slimp.sources.recognise import fitted, read_published
 
 TOML = """
 image = "image"

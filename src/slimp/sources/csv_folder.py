@@ -11,9 +11,9 @@ from slimp.cells import UNREAD_ENDING, image_key
 from slimp.errors import TableError
 from slimp.sources.arrange import arrange, fold
 from slimp.sources.layout import Join, TableLayout
-from slimp.sources.places import MAX_TABLE_BYTES, Images, Place
+from slimp.sources.places import Images, Place
 from slimp.sources.raw import RawTable
-from slimp.sources.reading import read_table
+from slimp.sources.reading import table_at
 
 TABLE = "metadata.csv"
 IMAGES = "images"
@@ -46,7 +46,7 @@ def read(
         raise TableError(f"{raw}: there is no table {table}. Name another with --table.")
     folder = place.folder(images or IMAGES)
     opener = AnyCase(place, folder)
-    published = _read(place, number, layout)
+    published = table_at(place, number, layout)
 
     def read_join(join: Join) -> pd.DataFrame:
         beside = (Path(table).parent / join.file).as_posix() if join.file else table
@@ -54,7 +54,7 @@ def read(
         if other is None:
             raise TableError(f"{raw}: there is no table {beside}, which [[table.join]] names.")
         encoding = layout.encoding if join.file is None else None
-        return _read(place, other, TableLayout(sheet=join.sheet, encoding=encoding))
+        return table_at(place, other, TableLayout(sheet=join.sheet, encoding=encoding))
 
     if image is not None:
         roots = dict.fromkeys(str(path) for path in (raw.absolute(), raw.resolve()))
@@ -109,14 +109,3 @@ class AnyCase:
                     continue  # a phone's copy of an image that can be read
                 known[key] = "" if key in known else file
         return known
-
-
-def _read(place: Place, number: int, layout: TableLayout) -> pd.DataFrame:
-    path = place.shown(number)
-    if not place.inside_zip(number):
-        return read_table(path, layout=layout)
-    try:
-        content = place.read(number, limit=MAX_TABLE_BYTES)
-    except OSError as error:
-        raise TableError(f"{path}: cannot be read from its zip file: {error}.") from None
-    return read_table(path, content=content, layout=layout)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from slimp.cells import NUMERIC
 from slimp.errors import TableError
 from slimp.sources.layout import TableLayout
+from slimp.sources.places import MAX_TABLE_BYTES, Place
 from slimp.sources.plain_text import read_text
 from slimp.sources.typed_files import decimal_text, read_parquet, read_spreadsheet
 from slimp.tables import ASSUMED
@@ -60,6 +61,22 @@ def read_table(
     notes = [note.replace(place, path.name) for note in notes]
     table.attrs |= {ASSUMED: notes, NUMERIC: numeric}
     return table
+
+
+def table_at(place: Place, number: int, layout: TableLayout | None = None) -> pd.DataFrame:
+    """The table in that file of a place, in a zip or not, as `read_table` gives it.
+
+    Raises:
+        TableError: as `read_table`; or it is damaged in its zip.
+    """
+    path = place.shown(number)
+    if not place.inside_zip(number):
+        return read_table(path, layout=layout)
+    try:
+        content = place.read(number, limit=MAX_TABLE_BYTES)
+    except OSError as error:
+        raise TableError(f"{path}: cannot be read from its zip file: {error}.") from None
+    return read_table(path, content=content, layout=layout)
 
 
 def join_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

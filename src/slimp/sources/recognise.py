@@ -18,9 +18,9 @@ import pandas as pd
 from slimp.errors import TableError
 from slimp.schema import Schema
 from slimp.sources.hdf5 import HDF5_ENDING, HDF5Images
-from slimp.sources.places import MAX_TABLE_BYTES, Images, Place, one_file
+from slimp.sources.places import Images, Place, one_file
 from slimp.sources.raw import OpenImage, RawTable
-from slimp.sources.reading import join_tables, read_table
+from slimp.sources.reading import join_tables, table_at
 from slimp.sources.rework import Derive, Join, Keep, OneHot, rework
 
 Part = TypeVar("Part")
@@ -148,18 +148,6 @@ def fitted(schema: Schema, published: RawTable) -> tuple[Schema, RawTable]:
         return schema, published
     layout = f"{published.layout}; without {', '.join(dict.fromkeys(gone))}"
     return replace(schema, levels=levels, **ids), replace(published, layout=layout)
-
-
-def table_at(place: Place, number: int) -> pd.DataFrame:
-    """The table in that file, as `reading.read_table` gives it."""
-    path = place.shown(number)
-    if not place.inside_zip(number):
-        return read_table(path)
-    try:
-        content = place.read(number, limit=MAX_TABLE_BYTES)
-    except OSError as error:
-        raise TableError(f"{path}: cannot be read from its zip file: {error}.") from None
-    return read_table(path, content=content)
 
 
 class _Search:

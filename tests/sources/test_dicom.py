@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from slimp.schema import Schema
-from slimp.sources import dicom, import_source
-from slimp.sources.dicom import CorruptImageError, is_dicom, picture_of
+from slimp.sources import dicom, import_source, pictures
+from slimp.sources.dicom import is_dicom, picture_of
+from slimp.sources.pictures import CorruptImageError
 from slimp.sources.verify import own_limits, verify_image
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra 'dicom'")
@@ -209,7 +210,7 @@ def test_refusals(monkeypatch):
     lossless = file(COLOURS, "RGB", syntax=JPEGLossless, data=encapsulate([b"\xff\xd8 none"]))
     message = refused(lossless)
     assert "needs a decoder: pip install" in message or "damaged" in message
-    monkeypatch.setattr(dicom, "MAX_PIXELS", 100)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 100)
     assert "too large: 16 x 16" in refused(whole)
 
 

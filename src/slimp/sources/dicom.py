@@ -13,15 +13,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-MAX_PIXELS = 128_000_000
-"""Images with more pixels are refused before they are decoded: 384 MB each, or a bomb."""
+from slimp.sources.pictures import CorruptImageError, check_size
+
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-
-
-class CorruptImageError(Exception):
-    """The image cannot be used; the message is the reason, in a few words."""
 
 
 def is_dicom(encoded: bytes) -> bool:
@@ -49,11 +45,7 @@ def picture_of(encoded: bytes) -> tuple[Image.Image, int]:
         raise CorruptImageError(
             "a DICOM file that says a person is named in its pixels; crop it and save it as PNG"
         )
-    width, height = int(dataset.Columns), int(dataset.Rows)
-    if width * height > MAX_PIXELS:
-        raise CorruptImageError(
-            f"too large: {width} x {height} pixels, allowed are {MAX_PIXELS:,} in all"
-        )
+    check_size(int(dataset.Columns), int(dataset.Rows))
     frames = int(dataset.get("NumberOfFrames") or 1)
     pixels = _decode(dataset)
     kind = str(dataset.PhotometricInterpretation)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from slimp.sources.dicom import MAX_PIXELS, CorruptImageError, is_dicom, picture_of
+from slimp.sources.dicom import is_dicom, picture_of
+from slimp.sources.pictures import MAX_PIXELS, CorruptImageError, check_size
 from slimp.sources.strip import strip_metadata
 
 __all__ = ["MAX_PIXELS", "CorruptImageError", "VerifiedImage", "own_limits", "verify_image"]
@@ -84,10 +85,7 @@ def verify_image(encoded: bytes, *, shorter_side: int) -> VerifiedImage:
 
 def _verify(image: Image.Image, encoded: bytes, shorter_side: int) -> VerifiedImage:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise CorruptImageError(
-            f"too large: {width} x {height} pixels, allowed are {MAX_PIXELS:,} in all"
-        )
+    check_size(width, height)
     format_ = image.format
     upright = image.getexif().get(0x0112, 1) in (0, 1)  # the orientation tag
     plain = upright and format_ in ("JPEG", "PNG") and image.mode == "RGB"

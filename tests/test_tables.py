@@ -350,3 +350,19 @@ def test_the_example_in_the_documentation():
     assert tables.images["label"].tolist() == ["benign", "benign", "malignant", "benign"]
     assert tables.lesions["itches"].isna().tolist() == [False, True, False]
     assert not report.warnings
+
+
+def test_labels_without_a_name_are_told():
+    schema = Schema.from_dict(
+        {"image": "i", "label": "dx", "label_names": {"1": "mel", "0": "nevus", "9": ""}}
+    )
+    frame = pd.DataFrame({"i": list("abcdef"), "dx": ["1.0", "0.0", "1", "9", "", "0,0"]})
+    tables, report = build_tables(frame, schema)
+    named = ["mel", "nevus", "mel", None, None, "nevus"]
+    assert [None if pd.isna(x) else x for x in tables.images["label"]] == named
+    assert not [warning for warning in report.warnings if "label_names" in warning]
+    frame["dx"] = ["1", "Nevus", "2", "2", "nevus", "0"]
+    (warning,) = (w for w in build_tables(frame, schema)[1].warnings if "label_names" in w)
+    assert "no name for '2' (2 images), 'Nevus' (1 images);" in warning
+    bare = Schema.from_dict({"image": "i", "label": "dx"})
+    assert not [w for w in build_tables(frame, bare)[1].warnings if "label_names" in w]

@@ -270,6 +270,12 @@ def _remedy(cell: str, feature: Feature) -> str:
     return advice
 
 
+def as_whole(cell: str) -> str | None:
+    """The whole number that the cell is, as '1' for '1.0' and '1,0'; None if it is none."""
+    found = re.fullmatch(r"([+-]?[0-9]{1,18})(?:[.,]0*)?", cell.strip())
+    return None if found is None else str(int(found[1]))
+
+
 def image_key(cell: str) -> str:
     """The image cell as a relative path with `/` and without the file's ending; '' if empty."""
     parts = [part for part in cell.strip().replace("\\", "/").split("/") if part not in ("", ".")]

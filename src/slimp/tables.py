@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from slimp.cells import image_key, missing_spellings, points_outside, read_feature
+from slimp.cells import as_whole, image_key, missing_spellings, points_outside, read_feature
 from slimp.cohort import Tables
 from slimp.errors import TableError
 from slimp.schema import RESERVED_COLUMNS, Schema
@@ -144,7 +144,11 @@ def split_levels(rows: TypedRows, schema: Schema) -> tuple[Tables, TableReport]:
         conflicting_labels=conflicts,
         conflicting_labels_example=example,
         disagreements=(*of_lesions, *of_patients),
-        warnings=(*_copies_of_the_label(frame, schema), *_doubts(frame, schema)),
+        warnings=(
+            *_copies_of_the_label(frame, schema),
+            *_unnamed_labels(frame, schema),
+            *_doubts(frame, schema),
+        ),
     )
     return Tables(images=images, lesions=lesions, patients=patients), report
 
@@ -284,8 +288,28 @@ def _known(cells: pd.Series) -> pd.Series:
 def _labels(table: pd.DataFrame, schema: Schema) -> pd.Series:
     if schema.label is None:
         return pd.Series(np.nan, index=table.index, dtype="str")
-    labels = _known(table[schema.label]).replace(dict(schema.label_names))
+    labels = _known(table[schema.label])
+    names = dict(schema.label_names)
+    numbers = {number: name for key, name in names.items() if (number := as_whole(key))}
+    for label in labels.dropna().unique():  # 1 and 1.0 are one code
+        if label not in names and (number := as_whole(label)) in numbers:
+            names[label] = numbers[str(number)]
+    labels = labels.replace(names)
     return labels.where(labels != "")  # label_names may map a label to '', that is none
+
+
+def _unnamed_labels(frame: pd.DataFrame, schema: Schema) -> list[str]:
+    """A warning if some labels have a name in the schema and others do not."""
+    named = {*schema.label_names, *schema.label_names.values()}
+    counts = frame["label"].value_counts()
+    unnamed = sorted(f"'{label}' ({n} images)" for label, n in counts.items() if label not in named)
+    if not schema.label_names or not unnamed:
+        return []
+    shown = ", ".join(unnamed[:5]) + (f" and {len(unnamed) - 5} more" if unnamed[5:] else "")
+    return [
+        f"label_names has no name for {shown}; they stay as they are. If one is meant by a name "
+        "there, correct its spelling."
+    ]
 
 
 def _unused_columns(table: pd.DataFrame, schema: Schema) -> dict[str, str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from slimp.cohort import Cohort
 from slimp.export.hugging_face import write_hugging_face
-from slimp.export.plan import ExportOptions, Shard, plan_shards
+from slimp.export.plan import WITHOUT, ExportOptions, Shard, plan_shards
 from slimp.export.release import released
 from slimp.export.web import write_webdataset
 from slimp.storage import check_output, new_folder, write_json
@@ -21,6 +21,8 @@ WRITERS: Mapping[Format, Callable[..., None]] = {
     "webdataset": write_webdataset,
     "hf": write_hugging_face,
 }
+HF_WITHOUT = "train"
+"""The split of a Hugging Face dataset whose cohort has none, as its users expect."""
 
 
 def export_cohort(
@@ -55,6 +57,8 @@ def export_cohort(
     everything = set(cohort.images.columns)
     cohort = released(cohort, options)
     shards = plan_shards(cohort, options)
+    if format == "hf" and {shard.split for shard in shards} == {WITHOUT}:
+        shards = [replace(shard, split=HF_WITHOUT) for shard in shards]
     with new_folder(out, overwrite=overwrite) as folder:
         WRITERS[format](cohort, shards, folder, progress or (lambda done, total: None))
         metrics = {

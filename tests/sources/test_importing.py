@@ -128,6 +128,19 @@ def test_rows_without_image_are_dropped_with_their_families(tmp_path):
     assert cohort.read_image(6) == jpeg(11)
 
 
+def test_many_absent_images_are_a_warning(tmp_path):
+    def warnings(absent: int, published: int | None = None) -> list[str]:
+        files = {f"i{k}.png": jpeg(k) for k in range(absent, 40)}
+        target = tmp_path / f"{absent}, {published}"
+        cohort = run(raw_table(40, files), target, published=published)
+        return [w for w in cohort.info.import_report["warnings"] if " here" in w]
+
+    assert warnings(4) == warnings(0, 40) == warnings(0, 30) == []
+    assert warnings(5) == ["5 of 40 rows (12%) have no image here and were dropped"]
+    assert warnings(1, 40) == ["39 of 40 published images are here"]
+    assert warnings(0, 1040) == ["40 of 1,040 published images are here"]
+
+
 def test_corrupt_images_within_the_limit_are_dropped_and_named(tmp_path):
     files = {f"i{k}.png": jpeg(k) for k in range(120)} | {"i7.png": jpeg(7)[:200]}
     cohort = run(raw_table(120, files), tmp_path / "c")

@@ -116,6 +116,10 @@ def test_absent_images_are_counted_and_their_patients_vanish(cohort):
     assert "PAT_4" not in set(cohort.patients["patient_id"])
 
 
+def test_fewer_images_than_published_are_a_warning(cohort):
+    assert "5 of 2,298 published images are here" in cohort.info.import_report["warnings"]
+
+
 def test_ages_that_differ_are_settled_stated_and_counted(cohort):
     found = {entry["column"]: entry for entry in cohort.info.import_report["disagreements"]}
     assert set(found) == {"age"}

@@ -174,6 +174,7 @@ def import_source(
             Path(target),
             info=info,
             options=options,
+            published=source.images,
             overwrite=overwrite,
             resume=resume,
             progress=progress,

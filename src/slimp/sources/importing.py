@@ -38,6 +38,8 @@ from slimp.tables import split_levels, type_rows
 Progress = Callable[[int, int], None]
 """Called after each row with the number done and the number in all."""
 
+MUCH = 0.1
+"""Share of the rows whose absence is worth a warning."""
 NAMED = 10
 """Absent and corrupt images that are listed by name."""
 THREADS = min(8, os.cpu_count() or 1)
@@ -106,6 +108,7 @@ def import_cohort(
     *,
     info: CohortInfo,
     options: ImportOptions | None = None,
+    published: int | None = None,
     overwrite: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
@@ -116,7 +119,8 @@ def import_cohort(
     counted; lesions and patients that have no image left vanish, and values that disagree are
     settled among the rows that stay. An import that is cut short leaves a hidden folder beside
     `target` (`partial_folder`), from which `resume` continues to the same files, bit for bit;
-    the images are taken to be the same ones then.
+    the images are taken to be the same ones then. `published` is how many images there ought to
+    be; where fewer are found, a warning says so.
 
     Raises:
         TableError: as `tables.type_rows`; or a patient cell is empty.
@@ -143,7 +147,9 @@ def import_cohort(
         counts = collect_images(cells, raw, partial, options, progress)
         tables, report = split_levels(rows.keep(partial.kept), schema)
         content: dict[str, Any] = asdict(report) | asdict(counts)
+        warnings = _few_images(counts, int(partial.kept.sum()), total, published)
         content |= {
+            "warnings": [*report.warnings, *warnings],
             "layout": raw.layout,
             "images": len(tables.images),
             "lesions": len(tables.lesions),
@@ -244,6 +250,19 @@ def _empty_patient(raw: RawTable, schema: Schema, count: int) -> TableError:
         "Fill it in; or if each lesion without a patient is a patient of its own, pass "
         "--empty-patients own."
     )
+
+
+def _few_images(counts: ImageCounts, kept: int, rows: int, published: int | None) -> list[str]:
+    """A warning if many images are not there, as after a download that was cut short."""
+    found = kept + counts.corrupt
+    if published is not None and found < published:
+        return [f"{found:,} of {published:,} published images are here"]
+    if counts.absent > MUCH * rows:
+        return [
+            f"{counts.absent:,} of {rows:,} rows ({counts.absent / rows:.0%}) have no image here "
+            "and were dropped"
+        ]
+    return []
 
 
 def _check_counts(

@@ -38,3 +38,31 @@ def test_a_patient_in_two_parts_is_an_error(cohort, with_column, only):
     report = check_cohort(cohort(with_column("images", "split", split)))
     assert not report.usable
     assert only(report, "patient-across-parts").example == "patient p030: in test and train"
+
+
+def renamed(tables, level, names):
+    """The tables with other ids of a level; `names`: old -> new."""
+    column = f"{level}_id"
+    return {
+        name: table.assign(**{column: table[column].replace(names)}) if column in table else table
+        for name, table in tables.items()
+    }
+
+
+def test_ids_in_several_spellings_are_told(clean_tables, cohort, codes, only):
+    tables = renamed(clean_tables(), "patient", {"p000": "P 7", "p001": "p7", "p002": "p_7"})
+    finding = only(check_cohort(cohort(tables)), "twin-ids")
+    assert (finding.severity, finding.count) == ("warning", 1)
+    assert finding.message.startswith("1 patient whose id")
+    assert finding.example == "'P 7' and 'p7' and 'p_7'"
+    apart = {"p000": "1-12", "p001": "11-2", "p002": "112", "p003": "a1", "p004": "a01"}
+    assert "twin-ids" not in codes(check_cohort(cohort(renamed(clean_tables(), "patient", apart))))
+
+
+def test_lesions_are_twins_within_a_patient_only(clean_tables, cohort, codes, only):
+    tables = renamed(clean_tables(), "lesion", {"l000": "L-1", "l001": "l1"})
+    finding = only(check_cohort(cohort(tables)), "twin-ids")
+    assert (finding.example, finding.count) == ("'L-1' and 'l1'", 1)
+    assert "write them alike in 'lesion'" in finding.remedy
+    tables = renamed(clean_tables(), "lesion", {"l000": "L-1", "l002": "l1"})
+    assert "twin-ids" not in codes(check_cohort(cohort(tables)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -23,8 +24,49 @@ def hierarchy_findings(cohort: Cohort) -> Iterator[Finding]:
             example=str(cohort.patients["patient_id"].iloc[0]),
             remedy="Check the patient column: nothing can be held out or contrasted.",
         )
+    yield from _twin_ids(cohort)
     yield from _label_findings(cohort)
     yield from _split_findings(cohort)
+
+
+def _twin_ids(cohort: Cohort) -> Iterator[Finding]:
+    """Patients, and lesions of one patient, whose ids look like two spellings of one."""
+    patients, lesions = cohort.patients["patient_id"].tolist(), cohort.lesions
+    owners = [""] * len(lesions) if cohort.schema.patient is None else lesions["patient_id"]
+    for noun, column, ids, of in (
+        ("patient", cohort.schema.patient, patients, [""] * len(patients)),
+        ("lesion", cohort.schema.lesion, lesions["lesion_id"].tolist(), list(owners)),
+    ):
+        twins = [] if column is None else _spelled_alike(ids, of)
+        if twins:
+            yield Finding(
+                severity="warning",
+                code="twin-ids",
+                message=(
+                    f"{count_of(len(twins), noun)} whose id is spelled in several ways, it seems: "
+                    "each spelling counts as one of its own, and may be held out from the other."
+                ),
+                example=name_list(
+                    (" and ".join(f"'{i}'" for i in names) for names in twins), most=3
+                ),
+                remedy=f"If they mean the same {noun}, write them alike in '{column}'.",
+                count=len(twins),
+            )
+
+
+def _spelled_alike(ids: Sequence[str], owners: Sequence[str]) -> list[list[str]]:
+    """The ids of one owner that differ by case, blanks or punctuation only, in groups."""
+    groups: dict[tuple[str, str], set[str]] = {}
+    for name, owner in zip(ids, owners, strict=True):
+        if key := _plain_id(name):
+            groups.setdefault((owner, key), set()).add(name)
+    return sorted(sorted(names) for names in groups.values() if len(names) > 1)
+
+
+def _plain_id(text: str) -> str:
+    """The id without case, blanks and marks, but where they keep numbers apart: 1-12 is no 11-2."""
+    spaced = re.sub(r"[\W_]+", " ", text.casefold())
+    return re.sub(r"(?<![0-9]) | (?![0-9])", "", spaced)
 
 
 def _label_findings(cohort: Cohort) -> Iterator[Finding]:

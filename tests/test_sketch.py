@@ -299,9 +299,12 @@ def test_numbers_called_ids_are_never_inputs(tmp_path):
     for header in ("photo_nr", "center_id", "Lfd. No."):
         frame[header] = (np.arange(len(frame)) % 3 + 1).astype(str)
     frame["row id"] = np.arange(len(frame)).astype(str)
+    frame["number of moles"] = (np.arange(len(frame)) % 11).astype(str)
     sketch = sketched(tmp_path, frame)
     assert sketch.schema().patient == "pid"
-    assert {f.name for f in sketch.schema().features} == {"sex", "hair", "diameter_mm"}
+    assert {f.name for f in sketch.schema().features} == {
+        *("sex", "hair", "diameter_mm", "number_of_moles")
+    }
     assert "- row id: its name says that it is an id" in sketch.text
 
 
@@ -414,6 +417,12 @@ def test_a_birth_and_any_other_date_become_an_age(tmp_path, header):
     (age,) = [f for f in sketch.schema().features if f.name == "age"]
     assert (age.from_date, age.to_date) == ("Geburtsdatum", header)
     assert ("as the only other date" in sketch.text.replace("\n#  ", "")) == (header == "T0")
+
+
+def test_a_date_that_names_the_images_is_no_visit(tmp_path):
+    sketch = sketched(tmp_path, pd.DataFrame({"birth": ["01.02.1999"], "image": ["01.02.1999"]}))
+    assert sketch.schema().image == "image"
+    assert list(sketch.schema().features) == []
 
 
 def test_columns_that_follow_the_label_are_refused(tmp_path):

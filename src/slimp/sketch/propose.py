@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +60,7 @@ def propose(facts: Sequence[Facts], roles: Roles, taken: Sequence[str]) -> Propo
     patients, lesions = _groups(by_name, roles, len(facts[0].cells))
     labels = None if roles.label is None else _known(by_name[roles.label].cells)
     names = set[str](RESERVED_COLUMNS)
-    for line in _ages(facts, names, patients):
+    for line in _ages(facts, used, names, patients):
         proposal.features["lesion" if patients is None else "patient"].append(line)
         used |= {line.value["from"], line.value["to"]}
     for fact in facts:
@@ -225,9 +225,14 @@ def _listed(counts: dict[str, int] | Any, most: int = 6) -> str:
     return ", ".join(shown) + (f" and {len(counts) - most} more" if len(counts) > most else "")
 
 
-def _ages(facts: Sequence[Facts], names: set[str], patients: pd.Series | None) -> Iterator[Line]:
+def _ages(
+    facts: Sequence[Facts],
+    used: Collection[str | None],
+    names: set[str],
+    patients: pd.Series | None,
+) -> Iterator[Line]:
     """The age at examination, where a table has two dates instead."""
-    dates = [fact for fact in facts if fact.look == "date"]
+    dates = [fact for fact in facts if fact.look == "date" and fact.name not in used]
     births = [fact for fact in dates if hints_at(fact.name, "birth")]
     others = [fact for fact in dates if fact not in births]
     named = [fact for fact in others if hints_at(fact.name, "visit")]

@@ -177,13 +177,14 @@ def _find_numbered(
 
 def is_called_id(header: str) -> bool:
     """Whether the header calls its column an id, or a number of something."""
-    return has_part(header, "id") or hints_at(header, "record")
+    # "number of moles" is a count, "case number" is none
+    last = " ".join(parts_of(header)[-1:])
+    return has_part(header, "id") or has_part(last, "number") or hints_at(header, "record")
 
 
 def _is_case_number(header: str) -> bool:
     """Whether the header is one of case numbers, which clinics give to persons."""
-    said = has_part(header, "case") and has_part(header, "id")
-    return said and "id" not in parts_of(header)
+    return has_part(header, "case") and is_called_id(header) and "id" not in parts_of(header)
 
 
 def _measures(header: str) -> bool:

@@ -370,6 +370,16 @@ def test_several_names_in_one_cell(tmp_path):
     assert "a row is taken for a lesion" in sketch.text
 
 
+def test_a_part_of_the_images_is_enough(tmp_path):
+    names = [f"IMG_{number}" for number in range(3000)]
+    draw(tmp_path / "images", [f"{name}.png" for name in names[:30]])
+    lesions = [f"L{number // 2}" for number in range(3000)]
+    dx = ["nevus" if number % 3 else "melanoma" for number in range(3000)]
+    sketch = sketched(tmp_path, pd.DataFrame({"name": names, "lesion": lesions, "dx": dx}))
+    assert sketch.schema().image == "name"
+    assert "30 of the 3000 images named are in images, which holds 30" in sketch.text
+
+
 def test_files_named_by_ids(tmp_path):
     frame = clinic()
     files = (frame["subject"] + "/" + frame["spot"] + "_" + frame["camera"] + ".png").tolist()

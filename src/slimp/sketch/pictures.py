@@ -19,6 +19,8 @@ from slimp.sources.layout import Join, TableLayout
 SOME = 0.5
 """Share of a column's cells that must name a file in the image folder, or end as one does."""
 SEPARATORS = (";", "|", ",", "\n", " ")
+SAMPLE = 1000
+"""Rows on which patterns of ids are tried."""
 TRIED = 5
 """Columns of ids, at most, from which names of images are made up."""
 
@@ -86,13 +88,22 @@ class _Known:
         return key in self.paths or key.partition("/")[2] in self.paths or key in self.stems
 
     def share(self, cells: Sequence[str]) -> float:
-        """Share of the cells that name one."""
-        return sum(map(self.names, cells)) / max(1, len(cells))
+        """Share of the cells that name one, or of the files that are named, if that is more.
+
+        Often only a part of the images is there; then few cells name a file, but most files are
+        named.
+        """
+        naming = [cell for cell in cells if self.names(cell)]
+        share = len(naming) / max(1, len(cells))
+        if not self.paths:
+            return share
+        named = {fold(image_key(cell)).rpartition("/")[2] for cell in naming} & self.stems
+        return max(share, len(named) / len(self.stems))
 
 
 def _read(fact: Facts, known: _Known, roots: Sequence[str]) -> tuple[Pictures, float]:
     """The best reading of one column as image names, and how much of it that explains."""
-    cells = list(fact.counts)[:5000]
+    cells = list(fact.counts)
     column = (fact.name,)
     readings = [(Pictures(columns=column), known.share(cells))]
     for separator in SEPARATORS:
@@ -195,19 +206,25 @@ def _by_names(table: pd.DataFrame, facts: Sequence[Facts], files: Sequence[str])
     ids = [f for f in facts if f.look in ("code", "number", "category") and _is_bare(f)]
     named = {f.name for f in ids if hints_at(f.name, "patient") or hints_at(f.name, "lesion")}
     ids.sort(key=lambda fact: (fact.name not in named, fact.look != "code", -fact.distinct))
+    known, some = _Known(files), table.head(SAMPLE)
     best = Pictures()
     for pattern in _patterns([fact.name for fact in ids[:TRIED]]) if files else ():
-        layout = TableLayout(image_names=pattern)
-        try:
-            rows = arrange(table, layout, "\0", read_join=_no_join, files=files)
-        except TableError:
-            continue
-        known = _Known(files)
-        names = rows["\0"]
-        found = sum(map(known.names, names[~names.duplicated(keep=False)]))
-        if found > max(best.found, SOME * min(len(files), len(table))):
-            best = Pictures(names=pattern, found=found, named=len(rows))
-    return best
+        found = _named_so(some, pattern, files, known)
+        if found.found > max(best.found, SOME * min(len(files), len(some))):
+            best = found
+    return _named_so(table, best.names, files, known) if best.names is not None else best
+
+
+def _named_so(table: pd.DataFrame, pattern: str, files: Sequence[str], known: _Known) -> Pictures:
+    """What a pattern of ids finds in the image folder; nothing if it does not fit the table."""
+    layout = TableLayout(image_names=pattern)
+    try:
+        rows = arrange(table, layout, "\0", read_join=_no_join, files=files)
+    except TableError:
+        return Pictures()
+    names = rows["\0"]
+    found = sum(map(known.names, names[~names.duplicated(keep=False)]))
+    return Pictures(names=pattern, found=found, named=len(rows))
 
 
 def _is_bare(fact: Facts) -> bool:

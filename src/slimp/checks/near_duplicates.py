@@ -11,7 +11,7 @@ gives the hashes of all 8 positions.
 among pictures that are near a crowd of others: plain skin is near all plain skin, and ten thousand
 such pictures are fifty million pairs. These are told, not paired.
 Pairs are candidates; `likeness` decides. Radii and thresholds are chosen on PAD-UFES-20 and
-HAM10000; the figures stand in `docs/check.md`.
+HAM10000; see `docs/check.md`.
 
 Axis names: n = pictures, k = pairs, c = crowded pictures.
 """

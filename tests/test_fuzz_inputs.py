@@ -36,7 +36,7 @@ from PIL import Image
 
 from slimp import cli
 from slimp.cohort import Cohort
-from slimp.sources import READERS, get_source
+from slimp.sources import NAMES, get_source
 
 SECONDS = 20.0
 """A single input that takes longer hangs; most take hundredths."""
@@ -390,7 +390,7 @@ def csv_family(folder: Path) -> list[Seed]:
 def published_family(folder: Path) -> list[Seed]:
     """Tables of the public datasets, each with the columns of its reviewed schema."""
     seeds = []
-    for name, source in ((name, get_source(name)) for name in READERS):
+    for name, source in ((name, get_source(name)) for name in NAMES):
         if source.schema_file is None or name == "synthetic":
             continue
         raw, schema = folder / name, source.schema()

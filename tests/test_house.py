@@ -138,9 +138,11 @@ def test_modules_say_what_they_are():
 
 
 def test_tests_mirror_the_tree():
-    """A test file is named after a module, a package, or a concern listed here."""
+    """A test file is named after a module, a package, a dataset, or a concern listed here."""
     concerns = {"house", "readme", "end_to_end", "refusals", "own_data", "fuzz_inputs"}
-    known = {path.stem for path in modules()} | {path.name for path in PACKAGE.rglob("*/")}
+    known = {path.stem for path in (*modules(), *PACKAGE.rglob("*.toml"))} | {
+        path.name for path in PACKAGE.rglob("*/")
+    }
     strange = [
         str(path.relative_to(ROOT))
         for path in (ROOT / "tests").rglob("test_*.py")

@@ -137,6 +137,7 @@ def test_what_this_package_wrote_may_be_overwritten(tmp_path, mark):
     (tmp_path / mark).touch()
     (tmp_path / "more").touch()
     check_output(tmp_path, overwrite=True)
+    assert contents(tmp_path) == {mark, "more"}, "a check deletes nothing"
 
 
 def test_refuses_what_is_not_empty(tmp_path):

@@ -201,12 +201,7 @@ class Schema:
     @classmethod
     def from_toml(cls, path: Path) -> Schema:
         """Reads a schema file (format: `docs/schema.md`)."""
-        try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise TableError(f"{path}: no such schema file.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise TableError(f"{path}: not a valid TOML file: {error}.") from None
+        content = read_schema_file(path)
         try:
             return cls.from_dict(content)
         except TableError as error:
@@ -259,6 +254,20 @@ class Schema:
             }
         content["refused"] = dict(self.refused)
         return content
+
+
+def read_schema_file(path: Path) -> dict[str, Any]:
+    """The content of a schema file, unchecked.
+
+    Raises:
+        TableError: it is missing, or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TableError(f"{path}: no such schema file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TableError(f"{path}: not a valid TOML file: {error}.") from None
 
 
 def _feature(

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from slimp import cli
-from slimp.sources import READERS, get_source
+from slimp.sources import NAMES, get_source
 
 
 def photo(seed: int) -> bytes:
@@ -112,7 +112,7 @@ def test_what_is_published_nowhere(name, tmp_path, capsys):
 
 
 def test_every_known_collection_has_its_number():
-    numbers = {name: get_source(name).collection for name in READERS}
+    numbers = {name: get_source(name).collection for name in NAMES}
     assert {name for name, number in numbers.items() if number is not None} == {"hiba", "bcn20000"}
 
 

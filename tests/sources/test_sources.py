@@ -13,7 +13,7 @@ import pytest
 from slimp.commands import data_sources
 from slimp.errors import TableError, UserError
 from slimp.schema import Schema
-from slimp.sources import READERS, get_source, import_source, sources
+from slimp.sources import NAMES, get_source, import_source, sources
 from slimp.tables import type_rows
 
 PUBLIC = ["slice3d", "pad-ufes-20", "hiba", "ham10000", "bcn20000"]
@@ -47,7 +47,7 @@ NEVER_INPUTS = {
 
 
 def test_every_source_is_listed():
-    assert set(sources()) == set(READERS) == {*REVIEWED, "csv", "webdataset", "synthetic"}
+    assert set(sources()) == set(NAMES) == {*REVIEWED, "csv", "webdataset", "synthetic"}
     for name, source in sources().items():
         assert source.name == name
         assert source.title

@@ -49,17 +49,17 @@ def check_fetched(
     """What of a source's published table and images is in `raw`.
 
     Args:
-        source: with a reader and a reviewed schema.
+        source: a public dataset.
         raw: folder that the user filled.
         progress: called with the number of images looked for and in all.
 
     Raises:
         UserError: there is no table, it is unreadable, or it lacks the column of the images.
     """
-    if source.read is None or source.schema_file is None:
+    if not source.is_published:
         raise UserError(f"source '{source.name}' is not published anywhere: nothing to fetch.")
     column = source.schema().image
-    published = source.read(raw, table=None, images=None)
+    published = source.read(raw)
     try:
         if column not in published.table.columns:
             raise TableError(

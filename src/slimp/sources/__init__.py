@@ -1,8 +1,7 @@
 """Known datasets, and the one call that makes a cohort of any of them.
 
-A source is a reviewed TOML file, which says what each column is, where the data come from and how
-they lie on disk (`recognise.Layout`), and a reader of a few lines. To add one, write the two and
-name it in `READERS`.
+A public dataset is a reviewed TOML file, which says what each column is, where the data come from
+and how they lie on disk (`recognise.Layout`). To add one, write the file and name it in `NAMES`.
 """
 
 from __future__ import annotations
@@ -12,30 +11,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from slimp.cohort import Cohort, CohortInfo
 from slimp.errors import UserError
 from slimp.schema import Schema
-from slimp.sources import bcn20000, csv_folder, ham10000, hiba, isic, pad_ufes_20, slice3d
+from slimp.sources import csv_folder
 from slimp.sources.importing import ImportOptions, Progress, import_cohort
 from slimp.sources.layout import TableLayout
-from slimp.sources.raw import Reader
-from slimp.sources.recognise import fitted, layouts_of
+from slimp.sources.raw import RawTable
+from slimp.sources.recognise import fitted, layouts_of, read_published
 from slimp.sources.webdataset import import_webdataset
 
-READERS: dict[str, Reader | None] = {
-    "slice3d": slice3d.read,
-    "pad-ufes-20": pad_ufes_20.read,
-    "hiba": hiba.read,
-    "ham10000": ham10000.read,
-    "bcn20000": bcn20000.read,
-    "isic": isic.read,
-    "csv": csv_folder.read,
-    "webdataset": None,
-    "synthetic": None,
-}
-"""Source -> its reader; None for what is no published table: an export of ours
-(`sources/webdataset.py`), and what is generated (`sources/synthetic.py`)."""
+NAMES = (
+    *("slice3d", "pad-ufes-20", "hiba", "ham10000", "bcn20000", "isic"),
+    *("csv", "webdataset", "synthetic"),
+)
+"""Public datasets, each `sources/NAME.toml`; anyone's own; an export of ours; what is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +54,11 @@ class Source:
     """In which it is recognised: each one's name, and its tables."""
     schema_file: Path | None = None
     """None for `csv`, whose schema the user writes, and `webdataset`, which brings its own."""
-    read: Reader | None = None
-    """None for `webdataset`, which is no table, and `synthetic`, which is generated."""
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it is a public dataset, which somebody hands out in known layouts."""
+        return bool(self.layouts)
 
     def schema(self) -> Schema:
         """What its columns are.
@@ -78,11 +73,40 @@ class Source:
             )
         return Schema.from_toml(self.schema_file)
 
+    def read(
+        self,
+        raw: Path,
+        *,
+        table: str | None = None,
+        images: str | None = None,
+        layout: TableLayout | None = None,
+        image: str | None = None,
+    ) -> RawTable:
+        """The table and images in `raw`; the caller closes it.
+
+        Args:
+            raw: folder or zip file that holds the data as published.
+            table: the table, from `raw` on, if it is not where the source has it.
+            images: the image folder, likewise.
+            layout: of the table of source `csv`.
+            image: column that names the images, of source `csv`.
+
+        Raises:
+            UserError: no known layout is there, a file is at fault, or there is nothing to read.
+        """
+        if self.is_published and self.schema_file is not None:
+            return read_published(self.schema_file, raw, table=table, images=images)
+        if self.name == "csv":
+            return csv_folder.read(raw, table=table, images=images, layout=layout, image=image)
+        raise UserError(
+            f"source '{self.name}' is generated, not read: slimp data import {self.name} - COHORT."
+        )
+
 
 @lru_cache(maxsize=1)
 def sources() -> dict[str, Source]:
     """All known sources by name."""
-    return {name: _source(name) for name in READERS}
+    return {name: _source(name) for name in NAMES}
 
 
 def get_source(name: str) -> Source:
@@ -91,8 +115,8 @@ def get_source(name: str) -> Source:
     Raises:
         UserError: there is none; lists those there are.
     """
-    if name not in READERS:
-        raise UserError(f"no source '{name}'. Known sources: {', '.join(READERS)}.")
+    if name not in NAMES:
+        raise UserError(f"no source '{name}'. Known sources: {', '.join(NAMES)}.")
     return sources()[name]
 
 
@@ -128,39 +152,24 @@ def import_source(
     Raises:
         UserError: the data, the schema or the target is at fault.
     """
-    source = get_source(name)
+    source, raw, target = get_source(name), Path(raw), Path(target)
+    how: dict[str, Any] = {"options": options, "overwrite": overwrite, "resume": resume}
+    how["progress"] = progress
     if name == "webdataset":
         if schema or layout or table or images:
             raise UserError(
                 "source 'webdataset' brings its own schema and tables: leave --schema, --table "
                 "and --images out."
             )
-        return import_webdataset(
-            Path(raw),
-            Path(target),
-            options=options,
-            overwrite=overwrite,
-            resume=resume,
-            progress=progress,
-        )
-    if source.read is None:
-        raise UserError(
-            f"source '{name}' is generated, not read: slimp data import {name} - COHORT."
-        )
+        return import_webdataset(raw, target, **how)
     if schema is not None and source.schema_file is not None:
         raise UserError(
             f"source '{name}' has a reviewed schema of its own. To use another one, import the "
             "table as source 'csv' with --schema FILE."
         )
     schema = source.schema() if schema is None else schema
-    raw = Path(raw)
-    if name == "csv":
-        published = csv_folder.read(
-            raw, table=table, images=images, layout=layout, image=schema.image
-        )
-    else:
-        published = source.read(raw, table=table, images=images)
-    schema, published = fitted(schema, published)
+    found = source.read(raw, table=table, images=images, layout=layout, image=schema.image)
+    schema, found = fitted(schema, found)
     info = CohortInfo(
         name=raw.resolve().name if name == "csv" else name,
         source=name,
@@ -168,19 +177,9 @@ def import_source(
         citation=source.citation,
     )
     try:
-        return import_cohort(
-            published,
-            schema,
-            Path(target),
-            info=info,
-            options=options,
-            published=source.images,
-            overwrite=overwrite,
-            resume=resume,
-            progress=progress,
-        )
+        return import_cohort(found, schema, target, info=info, published=source.images, **how)
     finally:
-        published.close()
+        found.close()
 
 
 def _source(name: str) -> Source:
@@ -191,7 +190,6 @@ def _source(name: str) -> Source:
             licence="unknown",
             citation="",
             how_to_get="a table with a row per image, a folder of images, and a schema file",
-            read=READERS[name],
         )
     if name == "webdataset":
         return Source(
@@ -207,4 +205,4 @@ def _source(name: str) -> Source:
     facts["layouts"] = tuple(map(str, layouts_of({"layout": facts.pop("layout", ())})))
     facts.setdefault("title", facts.pop("name", name))
     facts.setdefault("how_to_get", f"generated: slimp data import {name} - COHORT")
-    return Source(name=name, schema_file=file, read=READERS[name], **facts)
+    return Source(name=name, schema_file=file, **facts)

@@ -7,7 +7,6 @@ detected. How a single column writes its numbers belongs to its feature (`slimp.
 from __future__ import annotations
 
 import codecs
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from slimp.cells import points_outside
 from slimp.errors import TableError
-from slimp.schema import TABLE_DEFAULTS
+from slimp.schema import TABLE_DEFAULTS, read_schema_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +108,7 @@ class TableLayout:
     @classmethod
     def from_toml(cls, path: Path) -> TableLayout:
         """The layout in a schema file; `Schema.from_toml` reads the rest of it."""
-        try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise TableError(f"{path}: no such schema file.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise TableError(f"{path}: not a valid TOML file: {error}.") from None
+        content = read_schema_file(path)
         try:
             return cls.from_dict(content.get("table", {}))
         except TableError as error:

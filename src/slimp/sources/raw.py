@@ -1,11 +1,9 @@
-"""What a source's reader hands over: the published table, and a way to open its images."""
+"""What reading a source gives: the published table, and a way to open its images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import pandas as pd
 
@@ -31,16 +29,3 @@ class RawTable:
     """Which of the dataset's known layouts this is, and what is to be said about it."""
     may_lack: tuple[str, ...] = ()
     """Columns of the schema that the table may lack in this layout; '*' is any but the image."""
-
-
-@runtime_checkable
-class Reader(Protocol):
-    """Finds a dataset's table and images in a folder or zip file.
-
-    Raises:
-        TableError: the table is missing or unreadable.
-    """
-
-    def __call__(self, raw: Path, *, table: str | None, images: str | None) -> RawTable:
-        """`table` and `images` are paths from `raw` on that replace the usual ones."""
-        ...

@@ -8,9 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from slimp.cohort import Cohort
+from slimp.data.cohort import Cohort
 from slimp.sources import import_source
-from slimp.sources.synthetic import SyntheticConfig, synthesize
+from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 
 SYNTHETIC = {
     "synthetic": SyntheticConfig(patients=400, lesions=4),

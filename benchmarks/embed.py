@@ -30,18 +30,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cohorts import add_cohort, load_cohort
 from harness import plain_parser, record
-from slimp.cohort import Cohort
-from slimp.config import ModelConfig, PretrainConfig, part_of
-from slimp.evaluate.backends import (
+from slimp.data.cohort import Cohort
+from slimp.data.images import image_batches
+from slimp.features.backends import (
     batch_size_of,
     compile_with_openvino,
     openvino_backend,
     torch_backend,
 )
-from slimp.evaluate.features import embed
-from slimp.models.image import ImageEncoder
+from slimp.features.embed import embed
+from slimp.models.config import ModelConfig
+from slimp.models.image_encoder import ImageEncoder
 from slimp.models.nested import Slimp
-from slimp.pixels import image_batches
+from slimp.training.config import PretrainConfig, part_of
 
 CPU = torch.device("cpu")
 BASELINE_BATCH = 64

@@ -20,10 +20,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import last_line_of, plain_parser, record
-from slimp.config import PretrainConfig
-from slimp.models.image import ImageEncoder
-from slimp.precision import suit_to_device
-from slimp.profile import matmul_peak
+from slimp.models.image_encoder import ImageEncoder
+from slimp.models.precision import suit_to_device
+from slimp.training.config import PretrainConfig
+from slimp.training.profile import matmul_peak
 
 PRESETS = {"small": "small", "vits": "vit-s"}
 WAYS = {

@@ -22,21 +22,21 @@ import numpy as np
 
 from cohorts import load_cohort, real_data
 from harness import interval, record
+from pooling import pool_results
 from pretraining import prepare, shared_parser
-from slimp.baselines.floor import LEVELS_OF, metadata_floor, metadata_table, one_hot
-from slimp.cohort import Cohort
-from slimp.evaluate.features import embed
-from slimp.evaluate.linear_probe import probe_designs, probe_matrix
-from slimp.evaluate.pooling import pool_results
-from slimp.evaluate.probe_config import ProbeConfig
-from slimp.evaluate.result import ProbeResult, Task, make_task
-from slimp.held_out import set_aside
+from slimp.data.cohort import Cohort
+from slimp.evaluation.baselines import LEVELS_OF, metadata_floor, metadata_table, one_hot
+from slimp.evaluation.linear_probe import probe_designs, probe_matrix
+from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.result import ProbeResult, Task, make_task
+from slimp.features.embed import embed
 from slimp.models.nested import Slimp
-from slimp.retrieve.config import RetrievalConfig
-from slimp.retrieve.extrapolate import extrapolate
-from slimp.retrieve.result import Retrieval
-from slimp.retrieve.routes import Loans
-from slimp.train import pretrain
+from slimp.retrieval.config import RetrievalConfig
+from slimp.retrieval.extrapolate import extrapolate
+from slimp.retrieval.result import Retrieval
+from slimp.retrieval.routes import Loans
+from slimp.training.loop import pretrain
+from slimp.training.parts import set_aside
 from transfer import SAME, against
 
 Array = np.ndarray[Any, np.dtype[Any]]

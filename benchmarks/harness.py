@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from slimp.runs import versions
+from slimp.training.run_folder import versions
 
 
 def plain_parser(description: str | None, *, quick: str) -> argparse.ArgumentParser:

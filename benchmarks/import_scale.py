@@ -50,7 +50,7 @@ print(len(cohort), time.perf_counter() - began)
 """
 LOAD = """
 import sys, time
-from slimp.cohort import Cohort
+from slimp.data.cohort import Cohort
 began = time.perf_counter()
 cohort = Cohort.load(sys.argv[1])
 print(len(cohort), time.perf_counter() - began)

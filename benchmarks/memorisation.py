@@ -21,16 +21,16 @@ import numpy as np
 from cohorts import load_cohort
 from harness import record
 from pretraining import held_out, setting, shared_parser
-from slimp.cohort import Cohort
-from slimp.config import PretrainConfig
-from slimp.evaluate.features import embed
-from slimp.evaluate.linear_probe import probe
-from slimp.evaluate.probe_config import ProbeConfig
-from slimp.held_out import Parts, set_aside
-from slimp.models.image import read_tensors
+from slimp.data.cohort import Cohort
+from slimp.evaluation.linear_probe import probe
+from slimp.evaluation.probe_config import ProbeConfig
+from slimp.features.embed import embed
+from slimp.models.image_encoder import read_tensors
 from slimp.models.nested import Slimp
-from slimp.runs import read_log
-from slimp.train import pretrain
+from slimp.training.config import PretrainConfig
+from slimp.training.loop import pretrain
+from slimp.training.parts import Parts, set_aside
+from slimp.training.run_folder import read_log
 
 
 def main() -> None:

@@ -29,26 +29,26 @@ import torch
 
 from cohorts import load_cohort
 from harness import interval, record
+from missing_metadata import hide, impute_from, impute_typical
+from pooling import pool_results
 from pretraining import held_out, prepare, shared_parser
-from slimp.cohort import Cohort
-from slimp.config import PretrainConfig
-from slimp.evaluate.backends import inference
-from slimp.evaluate.features import embed, evaluating
-from slimp.evaluate.linear_probe import probe_designs
-from slimp.evaluate.pooling import pool_results
-from slimp.evaluate.probe_config import ProbeConfig
-from slimp.evaluate.result import Answer, ProbeResult, make_task, summarise
-from slimp.evaluate.similarity import similarity
-from slimp.held_out import Parts
-from slimp.missing import hide, impute_from, impute_typical
+from slimp.data.cohort import Cohort
+from slimp.evaluation.linear_probe import probe_designs
+from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.result import Answer, ProbeResult, make_task, summarise
+from slimp.evaluation.similarity import similarity
+from slimp.features.backends import inference
+from slimp.features.embed import embed, evaluating
 from slimp.models.nested import Slimp, mean_pool
-from slimp.retrieve.config import RetrievalConfig
-from slimp.retrieve.finders import Finder
-from slimp.retrieve.pseudo import lent_values
-from slimp.retrieve.reference import Reference
-from slimp.retrieve.routes import lend
-from slimp.retrieve.storeys import read_metadata
-from slimp.train import pretrain
+from slimp.retrieval.config import RetrievalConfig
+from slimp.retrieval.finders import Finder
+from slimp.retrieval.hierarchy import read_metadata
+from slimp.retrieval.index import Reference
+from slimp.retrieval.pseudo_table import lent_values
+from slimp.retrieval.routes import lend
+from slimp.training.config import PretrainConfig
+from slimp.training.loop import pretrain
+from slimp.training.parts import Parts
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MODES = ("zero", "mask", "learned")

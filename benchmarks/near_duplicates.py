@@ -33,6 +33,7 @@ from PIL import Image, ImageEnhance
 from scipy.fft import dctn
 
 from harness import plain_parser, record
+from slimp.checks.image_statistics import picture_facts
 from slimp.checks.likeness import ALIKE, likeness
 from slimp.checks.near_duplicates import (
     SIDE,
@@ -41,7 +42,6 @@ from slimp.checks.near_duplicates import (
     shrink,
     turned,
 )
-from slimp.checks.pictures import picture_facts
 
 SIZE = (600, 450)
 EVERY = 50

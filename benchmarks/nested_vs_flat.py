@@ -19,17 +19,17 @@ from typing import Any
 
 from cohorts import load_cohort
 from harness import record
+from pooling import pool_results
 from pretraining import held_out, prepare, run_floors, shared_parser
-from slimp.baselines.supervised import train_supervised
-from slimp.cohort import Cohort
-from slimp.config import PretrainConfig
-from slimp.evaluate.features import embed
-from slimp.evaluate.linear_probe import probe
-from slimp.evaluate.pooling import pool_results
-from slimp.evaluate.probe_config import ProbeConfig
-from slimp.evaluate.result import ProbeResult
-from slimp.held_out import Parts
-from slimp.train import pretrain
+from slimp.data.cohort import Cohort
+from slimp.evaluation.linear_probe import probe
+from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.result import ProbeResult
+from slimp.features.embed import embed
+from slimp.training.config import PretrainConfig
+from slimp.training.loop import pretrain
+from slimp.training.parts import Parts
+from supervised import train_supervised
 
 ARMS: dict[str, dict[str, Any]] = {
     "nested": {},

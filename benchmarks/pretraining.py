@@ -11,12 +11,12 @@ import numpy as np
 
 from cohorts import add_cohort
 from harness import plain_parser
-from slimp.baselines.floor import majority, metadata_floor
-from slimp.cohort import Cohort
-from slimp.config import PretrainConfig
-from slimp.evaluate.probe_config import ProbeConfig
-from slimp.evaluate.result import ProbeResult
-from slimp.held_out import Parts, set_aside
+from slimp.data.cohort import Cohort
+from slimp.evaluation.baselines import majority, metadata_floor
+from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.result import ProbeResult
+from slimp.training.config import PretrainConfig
+from slimp.training.parts import Parts, set_aside
 
 
 def shared_parser(

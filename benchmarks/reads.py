@@ -32,19 +32,19 @@ import torch
 
 from cohorts import add_cohort, load_cohort
 from harness import plain_parser, record
-from slimp.batches import PatientBatches, epoch_loader
-from slimp.cohort import Cohort
-from slimp.config import PretrainConfig
-from slimp.precision import fast_precision
-from slimp.schema import Schema
-from slimp.storage import PackedImages, write_json
-from slimp.train import build_model, learn, make_optimizer, prepare
+from slimp.data.batches import PatientBatches, epoch_loader
+from slimp.data.cohort import Cohort
+from slimp.data.files import PackedImages, write_json
+from slimp.data.schema import Schema
+from slimp.training.config import PretrainConfig
+from slimp.training.devices import fast_precision
+from slimp.training.loop import build_model, learn, make_optimizer, prepare
 
 PATIENTS = 1000
 KINDS = {"continuous": 32, "categorical": 5, "checkbox": 3}
 OPEN = """
 import sys, time
-from slimp.cohort import Cohort
+from slimp.data.cohort import Cohort
 began = time.perf_counter()
 cohort = Cohort.load(sys.argv[1])
 print(time.perf_counter() - began)

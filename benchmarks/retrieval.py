@@ -31,8 +31,8 @@ import numpy as np
 import torch
 
 from harness import last_line_of, plain_parser, record
-from slimp.evaluate.search import Neighbours, nearest
-from slimp.retrieve.approximate import ApproximateIndex
+from slimp.features.nearest import Neighbours, nearest
+from slimp.retrieval.approximate import ApproximateIndex
 from step import used_mib
 
 WIDTH = 384

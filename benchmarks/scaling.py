@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import last_line_of, plain_parser, record
-from slimp.runs import read_log
-from slimp.sources.synthetic import SyntheticConfig, synthesize
+from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
+from slimp.training.run_folder import read_log
 
 STEP = Path(__file__).with_name("step.py")
 LESIONS = (256, 512, 1024, 2048, 4096, 8192)

@@ -23,16 +23,18 @@ from typing import Any
 import torch
 
 from harness import last_line_of, plain_parser, record
-from slimp.batches import Batch, LevelBatch
-from slimp.config import ModelConfig, PretrainConfig, part_of
-from slimp.distributed import Shares
-from slimp.encoding import Encoding, Rows
-from slimp.gradient_cache import backward
-from slimp.losses import nested_loss
-from slimp.memory import rows_that_fit
+from slimp.data.batches import Batch, LevelBatch
+from slimp.data.encoding import Encoding, Rows
+from slimp.data.processes import Shares
+from slimp.models.config import ModelConfig
+from slimp.models.losses import nested_loss
 from slimp.models.nested import Slimp
-from slimp.precision import autocast_on, fast_precision, suit_to_device
-from slimp.sources.synthetic import SyntheticConfig, synthesize
+from slimp.models.precision import autocast_on, suit_to_device
+from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
+from slimp.training.chunk_size import rows_that_fit
+from slimp.training.config import PretrainConfig, part_of
+from slimp.training.devices import fast_precision
+from slimp.training.gradient_cache import backward
 
 MIB = 2**20
 LESIONS_PER_PATIENT = 32

@@ -24,18 +24,18 @@ import torch
 
 from cohorts import load_cohort, real_data
 from harness import interval, record
+from pooling import pool_results
 from pretraining import held_out, prepare, run_floors, shared_parser
-from slimp.adapt import adapt
-from slimp.cohort import Cohort
-from slimp.config import AdaptConfig, PretrainConfig, RunConfig, part_of
-from slimp.evaluate.comparison import compare
-from slimp.evaluate.features import embed
-from slimp.evaluate.linear_probe import probe
-from slimp.evaluate.pooling import pool_results
-from slimp.evaluate.probe_config import ProbeConfig
-from slimp.evaluate.result import ProbeResult
+from slimp.data.cohort import Cohort
+from slimp.evaluation.linear_probe import probe
+from slimp.evaluation.paired_bootstrap import compare
+from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.result import ProbeResult
+from slimp.features.embed import embed
 from slimp.models.nested import Slimp
-from slimp.train import build_model, pretrain
+from slimp.training.adapt import adapt
+from slimp.training.config import AdaptConfig, PretrainConfig, RunConfig, part_of
+from slimp.training.loop import build_model, pretrain
 
 POLICIES = ("embeddings", "heads", "full")
 ARMS = ("random", "scratch", "as it is", *POLICIES, "metadata_only", "majority")

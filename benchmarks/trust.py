@@ -23,16 +23,16 @@ import numpy as np
 
 from cohorts import load_cohort, real_data
 from harness import interval, plain_parser, record
+from pooling import pool_results
 from pretraining import held_out, prepare, run_floors
-from slimp.cohort import Cohort
-from slimp.evaluate.conformal import verified_coverage
-from slimp.evaluate.features import embed
-from slimp.evaluate.linear_probe import probe
-from slimp.evaluate.pooling import pool_results
-from slimp.evaluate.probe_config import ProbeConfig
-from slimp.evaluate.result import ProbeResult, answer_of, codes_of
-from slimp.evaluate.similarity import similarity_by_level
-from slimp.train import pretrain
+from slimp.data.cohort import Cohort
+from slimp.evaluation.conformal import verified_coverage
+from slimp.evaluation.linear_probe import probe
+from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.result import ProbeResult, answer_of, codes_of
+from slimp.evaluation.similarity import similarity_by_level
+from slimp.features.embed import embed
+from slimp.training.loop import pretrain
 
 COVERAGES = (0.8, 0.9, 0.95)
 METRICS = ("balanced_accuracy", "ece", "ece_scaled", "brier", "brier_scaled")

@@ -8,7 +8,7 @@ import duckdb
 import pandas as pd
 import pytest
 
-from slimp import cli
+from slimp.cli import main as cli
 
 
 @pytest.fixture(scope="module")

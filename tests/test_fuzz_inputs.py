@@ -34,8 +34,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from slimp import cli
-from slimp.cohort import Cohort
+from slimp.cli import main as cli
+from slimp.data.cohort import Cohort
 from slimp.sources import NAMES, get_source
 
 SECONDS = 20.0

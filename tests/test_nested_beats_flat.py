@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from slimp.cohort import Cohort
-from slimp.config import PretrainConfig
-from slimp.evaluate.features import embed
-from slimp.evaluate.linear_probe import linear_probe
-from slimp.sources.synthetic import SyntheticConfig, synthesize
-from slimp.train import pretrain
+from slimp.data.cohort import Cohort
+from slimp.evaluation.linear_probe import linear_probe
+from slimp.features.embed import embed
+from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
+from slimp.training.config import PretrainConfig
+from slimp.training.loop import pretrain
 
 FLAT = {"hierarchy": "flat", "lesion_weight": 1.0, "patient_weight": 0.0}
 

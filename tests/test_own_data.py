@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from slimp.cli import main
+from slimp.cli.main import main
 
 PAGE = Path(__file__).resolve().parents[1] / "examples" / "own_data.md"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

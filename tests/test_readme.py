@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from slimp.cli import VERBS, find_verb
-from slimp.flags import parse
-from slimp.schema import Schema
+from slimp.cli.flags import parse
+from slimp.cli.main import VERBS, find_verb
+from slimp.data.schema import Schema
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -34,7 +34,7 @@ def parsed(line: str) -> object:
     words = shlex.split(line.partition(" > ")[0], comments=True)[1:]
     verb = find_verb(words)
     assert verb, f"no such verb: {line}"
-    module = import_module(f"slimp.commands.{verb.replace(' ', '_')}")
+    module = import_module(f"slimp.cli.{verb.replace(' ', '_')}")
     argv = words[len(verb.split()) :]
     if "--print-config" in argv:
         with pytest.raises(SystemExit):
@@ -81,10 +81,10 @@ def test_links_lead_somewhere():
 
 def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     """On a synthetic cohort and a run of two steps, in the places that the README names."""
-    from slimp.cohort import Cohort
-    from slimp.config import PretrainConfig
-    from slimp.sources.synthetic import SyntheticConfig, write_synthetic
-    from slimp.train import pretrain
+    from slimp.data.cohort import Cohort
+    from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
+    from slimp.training.config import PretrainConfig
+    from slimp.training.loop import pretrain
 
     monkeypatch.chdir(tmp_path)
     write_synthetic(Path("cohorts/mine"), SyntheticConfig(patients=60, lesions=3, image_size=32))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slimp import cli
+from slimp.cli import main as cli
 
 SCHEMA = """
 image = "file"

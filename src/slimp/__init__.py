@@ -10,42 +10,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from slimp.cohort import Cohort as Cohort
-    from slimp.config import AdaptConfig as AdaptConfig
-    from slimp.config import PretrainConfig as PretrainConfig
+    from slimp.data.cohort import Cohort as Cohort
+    from slimp.data.schema import Schema as Schema
     from slimp.errors import UserError as UserError
-    from slimp.evaluate.features import FeatureTable as FeatureTable
-    from slimp.evaluate.features import embed as embed
-    from slimp.evaluate.linear_probe import linear_probe as linear_probe
-    from slimp.losses import info_nce as info_nce
+    from slimp.evaluation.linear_probe import linear_probe as linear_probe
+    from slimp.features.embed import FeatureTable as FeatureTable
+    from slimp.features.embed import embed as embed
+    from slimp.models.losses import info_nce as info_nce
     from slimp.models.nested import Slimp as Slimp
     from slimp.models.trace import Trace as Trace
-    from slimp.models.trace_coding import official_rows as official_rows
-    from slimp.predict.config import PredictConfig as PredictConfig
-    from slimp.predict.predictor import Predictor as Predictor
-    from slimp.retrieve.extrapolate import extrapolate as extrapolate
-    from slimp.schema import Schema as Schema
-    from slimp.train import pretrain as pretrain
+    from slimp.models.trace_checkpoints import official_rows as official_rows
+    from slimp.prediction.config import PredictConfig as PredictConfig
+    from slimp.prediction.predictor import Predictor as Predictor
+    from slimp.retrieval.extrapolate import extrapolate as extrapolate
+    from slimp.training.config import AdaptConfig as AdaptConfig
+    from slimp.training.config import PretrainConfig as PretrainConfig
+    from slimp.training.loop import pretrain as pretrain
 
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
-    "AdaptConfig": "slimp.config",
-    "Cohort": "slimp.cohort",
-    "FeatureTable": "slimp.evaluate.features",
-    "PredictConfig": "slimp.predict.config",
-    "Predictor": "slimp.predict.predictor",
-    "PretrainConfig": "slimp.config",
-    "Schema": "slimp.schema",
+    "AdaptConfig": "slimp.training.config",
+    "Cohort": "slimp.data.cohort",
+    "FeatureTable": "slimp.features.embed",
+    "PredictConfig": "slimp.prediction.config",
+    "Predictor": "slimp.prediction.predictor",
+    "PretrainConfig": "slimp.training.config",
+    "Schema": "slimp.data.schema",
     "Slimp": "slimp.models.nested",
     "Trace": "slimp.models.trace",
     "UserError": "slimp.errors",
-    "embed": "slimp.evaluate.features",
-    "extrapolate": "slimp.retrieve.extrapolate",
-    "info_nce": "slimp.losses",
-    "linear_probe": "slimp.evaluate.linear_probe",
-    "official_rows": "slimp.models.trace_coding",
-    "pretrain": "slimp.train",
+    "embed": "slimp.features.embed",
+    "extrapolate": "slimp.retrieval.extrapolate",
+    "info_nce": "slimp.models.losses",
+    "linear_probe": "slimp.evaluation.linear_probe",
+    "official_rows": "slimp.models.trace_checkpoints",
+    "pretrain": "slimp.training.loop",
 }
 
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604

@@ -1,6 +1,6 @@
 """`python -m slimp` is the command `slimp`."""
 
-from slimp.cli import main
+from slimp.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

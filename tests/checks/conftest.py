@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from slimp.cohort import Cohort, CohortInfo
-from slimp.schema import Schema
-from slimp.storage import ImagesInMemory
+from slimp.data.cohort import Cohort, CohortInfo
+from slimp.data.files import ImagesInMemory
+from slimp.data.schema import Schema
 
 SCHEMA = {
     "image": "file",

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from slimp.check import check_cohort
-from slimp.cohort import Cohort
-from slimp.schema import Feature
+from slimp.checks.report import check_cohort
+from slimp.data.cohort import Cohort
+from slimp.data.schema import Feature
 from slimp.sources import import_source
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimp.check import check_cohort
 from slimp.checks.columns import edit_distance, far_values, twin_spellings
+from slimp.checks.report import check_cohort
 
 
 def test_columns_that_carry_nothing(cohort, with_column, only):

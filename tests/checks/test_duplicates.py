@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from slimp.check import check_cohort
 from slimp.checks.duplicates import PAIRS, exact_pairs, find_near_duplicates, near_groups
+from slimp.checks.report import check_cohort
 from slimp.checks.scan import scan_images
 
 

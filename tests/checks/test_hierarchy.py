@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from slimp.check import check_cohort
+from slimp.checks.report import check_cohort
 
 
 def test_one_patient_is_an_error(clean_tables, cohort, codes):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from slimp.check import check_cohort
+from slimp.checks.report import check_cohort
 
 
 def test_corrupt_images_are_errors_with_their_reason(encode, cohort, only):

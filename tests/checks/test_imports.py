@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from slimp.check import check_cohort
+from slimp.checks.report import check_cohort
 
 
 def test_what_the_import_settled_is_told_again(cohort, codes, only):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from slimp.check import check_cohort
+from slimp.checks.report import check_cohort
 
 
 def test_unused_columns_that_seem_to_belong_to_patients(cohort, with_column, only):

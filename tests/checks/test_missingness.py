@@ -7,9 +7,9 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimp.check import check_cohort
 from slimp.checks.missingness import MOST_PATTERNS, missingness
 from slimp.checks.published import Published
+from slimp.checks.report import check_cohort
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=30))

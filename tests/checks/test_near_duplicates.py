@@ -21,8 +21,8 @@ from slimp.checks.near_duplicates import (
     shrink,
     turned,
 )
-from slimp.cohort import Cohort
-from slimp.sources.synthetic import SyntheticConfig, write_synthetic
+from slimp.data.cohort import Cohort
+from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
 
 ALL = 2**64 - 1
 

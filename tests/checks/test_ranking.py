@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from slimp.check import check_cohort
 from slimp.checks.ranking import ACQUISITION, CONTENT
+from slimp.checks.report import check_cohort
 
 
 def test_the_most_informative_comes_first_and_survives_json(cohort):

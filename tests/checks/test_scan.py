@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from slimp.checks.pictures import picture_facts
+from slimp.checks.image_statistics import picture_facts
 from slimp.checks.scan import AHEAD, MEASURED, WHOLE, scan_images
 
 

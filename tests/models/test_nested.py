@@ -20,17 +20,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from slimp.batches import Batch, PatientBatches
-from slimp.cohort import Cohort
-from slimp.config import BatchConfig, ModelConfig
-from slimp.encoding import Encoding
+from slimp.data.batches import Batch, PatientBatches
+from slimp.data.cohort import Cohort
+from slimp.data.config import BatchConfig
+from slimp.data.encoding import Encoding
+from slimp.data.files import read_json
+from slimp.data.schema import LEVELS, Level, LevelName
 from slimp.errors import CheckpointError
-from slimp.losses import nested_loss
-from slimp.models.image import read_tensors
+from slimp.models.config import ModelConfig
+from slimp.models.image_encoder import read_tensors
+from slimp.models.losses import nested_loss
 from slimp.models.nested import AttentionPool, MetadataLevel, Slimp, Temperature, mean_pool
-from slimp.schema import LEVELS, Level, LevelName
-from slimp.sources.synthetic import SyntheticConfig, synthesize
-from slimp.storage import read_json
+from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 
 torch.set_num_threads(1)
 

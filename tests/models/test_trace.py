@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from slimp.encoding import Encoding, Rows
+from slimp.data.encoding import Encoding, Rows
+from slimp.data.schema import Feature, Level
 from slimp.errors import UserError
 from slimp.models.trace import Trace, TraceConfig
-from slimp.models.trace_coding import TraceFeatures, official_rows
-from slimp.schema import Feature, Level
+from slimp.models.trace_checkpoints import TraceFeatures, official_rows
 
 MISSING = ("zero", "mask", "learned")
 CONTINUOUS = ("mlp", "embed", "norm")

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from slimp.check import CheckReport, check_cohort
-from slimp.cohort import Cohort
+from slimp.checks.report import CheckReport, check_cohort
+from slimp.data.cohort import Cohort
+from slimp.data.files import ImagesInMemory
 from slimp.errors import UserError
 from slimp.report.audit import MOST_PAIRS, audit_tables, render_audit, write_audit
-from slimp.sources.synthetic import SyntheticConfig, write_synthetic
-from slimp.storage import ImagesInMemory
+from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
 
 DATE = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 

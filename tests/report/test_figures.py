@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from slimp.evaluate.calibration import reliability
-from slimp.evaluate.intervals import Estimate
-from slimp.evaluate.low_shot import LowShot, LowShotPoint
-from slimp.evaluate.metrics import ece
-from slimp.evaluate.similarity import similarity
+from slimp.evaluation.bootstrap import Estimate
+from slimp.evaluation.calibration import reliability
+from slimp.evaluation.low_shot import LowShot, LowShotPoint
+from slimp.evaluation.metrics import ece
+from slimp.evaluation.similarity import similarity
 from slimp.report.figures import (
     MARKERS,
     curve_figures,

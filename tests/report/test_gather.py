@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from slimp.cohort import Cohort
+from slimp.data.cohort import Cohort
+from slimp.data.files import write_json
 from slimp.errors import UserError
-from slimp.evaluate.features import FeatureTable
-from slimp.evaluate.linear_probe import linear_probe
-from slimp.evaluate.result import ProbeResult
+from slimp.evaluation.linear_probe import linear_probe
+from slimp.evaluation.result import ProbeResult
+from slimp.features.embed import FeatureTable
 from slimp.report import write_report
 from slimp.report.gather import cohort_facts, gather, probe_facts
-from slimp.sources.synthetic import SyntheticConfig, synthesize
-from slimp.storage import write_json
+from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 
 DATE = datetime(2026, 1, 2, tzinfo=UTC)
 

@@ -17,14 +17,14 @@ import pytest
 import torch
 from PIL import Image
 
-from slimp.evaluate.intervals import Estimate
-from slimp.evaluate.leakage import Leakage
-from slimp.evaluate.low_shot import LowShot, LowShotPoint
-from slimp.evaluate.probe_config import ProbeConfig
-from slimp.evaluate.result import Answer, Task, summarise
-from slimp.evaluate.similarity import similarity
-from slimp.evaluate.splits import Split
-from slimp.evaluate.subgroups import Gap, Group, Subgroups
+from slimp.evaluation.bootstrap import Estimate
+from slimp.evaluation.folds import Split
+from slimp.evaluation.leakage import Leakage
+from slimp.evaluation.low_shot import LowShot, LowShotPoint
+from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.result import Answer, Task, summarise
+from slimp.evaluation.similarity import similarity
+from slimp.evaluation.subgroups import Gap, Group, Subgroups
 from slimp.report import CohortFacts, ProbeFacts, ReportInputs, Score, render
 from slimp.report.page import DASH
 

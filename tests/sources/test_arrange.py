@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimp.cells import NUMERIC
+from slimp.data.schema import Schema
 from slimp.errors import TableError
-from slimp.schema import Schema
 from slimp.sources.arrange import arrange
 from slimp.sources.layout import Join, TableLayout
-from slimp.tables import ASSUMED, JOINED, type_rows
+from slimp.sources.level_tables import ASSUMED, JOINED, type_rows
+from slimp.sources.parse_cells import NUMERIC
 
 
 def table(name: str = "t.csv", /, **columns: list[str]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from slimp.errors import TableError
 from slimp.sources import import_source
-from slimp.sources.importing import ImportOptions
+from slimp.sources.importer import ImportOptions
 
 OWN = ImportOptions(empty_patients="own")
 

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from slimp.cohort import Cohort
+from slimp.data.cohort import Cohort
+from slimp.data.schema import Schema
 from slimp.errors import CohortError, TableError, UserError
-from slimp.schema import Schema
 from slimp.sources import import_source
-from slimp.sources.importing import ImportOptions
+from slimp.sources.importer import ImportOptions
 from slimp.sources.layout import Join, TableLayout
 
 SCHEMA = Schema.from_dict(

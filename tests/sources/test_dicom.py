@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from slimp.schema import Schema
-from slimp.sources import dicom, import_source, pictures
+from slimp.data.schema import Schema
+from slimp.sources import dicom, import_source
+from slimp.sources import image_limits as pictures
 from slimp.sources.dicom import is_dicom, picture_of
-from slimp.sources.pictures import CorruptImageError
-from slimp.sources.verify import own_limits, verify_image
+from slimp.sources.image_limits import CorruptImageError
+from slimp.sources.verify_image import own_limits, verify_image
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra 'dicom'")
 NAME = "Doe^Jane^Secret"

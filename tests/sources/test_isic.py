@@ -11,7 +11,7 @@ from PIL import Image
 
 from slimp.errors import TableError
 from slimp.sources import import_source
-from slimp.sources.importing import ImportOptions
+from slimp.sources.importer import ImportOptions
 
 IDS = [f"ISIC_{k:07}" for k in range(4)]
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from slimp.cohort import Cohort
+from slimp.data.cohort import Cohort
 from slimp.errors import TableError
 from slimp.sources import get_source, import_source
 

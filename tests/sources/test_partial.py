@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from slimp.cohort import Cohort, CohortInfo
+from slimp.data.cohort import Cohort, CohortInfo
+from slimp.data.schema import Schema
 from slimp.errors import CohortError, UserError
-from slimp.schema import Schema
-from slimp.sources.importing import ImportOptions, hash_of, import_cohort
+from slimp.sources.importer import ImportOptions, hash_of, import_cohort
 from slimp.sources.partial import PartialImport, partial_folder, read_journal
 from slimp.sources.raw import RawTable
 
@@ -308,8 +308,8 @@ def test_the_hash_sees_every_cell_name_and_row():
 CHILD = """
 import sys, time
 from pathlib import Path
-import slimp.sources.csv_folder, slimp.sources.importing as importing, slimp.sources.partial as p
-from slimp.cli import main
+import slimp.sources.csv_folder, slimp.sources.importer as importing, slimp.sources.partial as p
+from slimp.cli.main import main
 p.SAVE_SECONDS = 0.01
 importing.PROCESSES_FROM = int(sys.argv.pop(1))
 opened = importing._open

@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from slimp.data.schema import Schema
 from slimp.errors import TableError
-from slimp.schema import Schema
-from slimp.sources.places import Place
 from slimp.sources.raw import RawTable
-from slimp.sources.reading import table_at
+from slimp.sources.raw_files import Place
+from slimp.sources.read_table import table_at
 from slimp.sources.recognise import fitted, read_published
 
 TOML = """

@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from slimp.commands import data_sources
+from slimp.cli import data_sources
+from slimp.data.schema import Schema
 from slimp.errors import TableError, UserError
-from slimp.schema import Schema
 from slimp.sources import NAMES, get_source, import_source, sources
-from slimp.tables import type_rows
+from slimp.sources.level_tables import type_rows
 
 PUBLIC = ["slice3d", "pad-ufes-20", "hiba", "ham10000", "bcn20000"]
 REVIEWED = [*PUBLIC, "isic"]

@@ -13,11 +13,13 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from slimp.cohort import Cohort, CohortInfo
+from slimp.data.cohort import Cohort, CohortInfo
+from slimp.data.schema import Schema
 from slimp.errors import TableError, UserError
-from slimp.schema import Schema
-from slimp.sources import synthetic, synthetic_images, synthetic_people
-from slimp.sources.synthetic import (
+from slimp.sources.synthetic import cohort as synthetic
+from slimp.sources.synthetic import images as synthetic_images
+from slimp.sources.synthetic import people as synthetic_people
+from slimp.sources.synthetic.cohort import (
     SyntheticConfig,
     synthesize,
     synthetic_mask,

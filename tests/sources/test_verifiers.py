@@ -12,7 +12,7 @@ from PIL import Image
 
 from slimp.sources import verifiers
 from slimp.sources.verifiers import Verifiers, serve, verified
-from slimp.sources.verify import VerifiedImage
+from slimp.sources.verify_image import VerifiedImage
 
 
 def encoded(k: int, size: tuple[int, int] = (12, 10), **more: object) -> bytes:

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from slimp.cohort import Cohort
+from slimp.data.cohort import Cohort
+from slimp.data.files import sha256_of
 from slimp.errors import CohortError, TableError, UserError
-from slimp.export import ExportOptions, export_cohort
 from slimp.sources import import_source
-from slimp.sources.importing import ImportOptions
-from slimp.sources.synthetic import SyntheticConfig, write_synthetic
-from slimp.storage import sha256_of
+from slimp.sources.export import ExportOptions, export_cohort
+from slimp.sources.importer import ImportOptions
+from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from slimp.checks.finding import Finding, count_of, name_list
-from slimp.cohort import Cohort
+from slimp.data.cohort import Cohort
 
 FEW_PATIENTS = 10
 """A class with fewer patients cannot be probed with folds and intervals that mean anything."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from slimp.checks.finding import Finding, count_of, name_list
-from slimp.schema import Schema
+from slimp.data.schema import Schema
 
 
 def import_findings(report: Mapping[str, Any], schema: Schema) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from slimp.checks.finding import Finding, name_list
 from slimp.checks.published import Published
-from slimp.cohort import Cohort
+from slimp.data.cohort import Cohort
 
 GROUPS = 10
 """Lesions (patients) with two known values or more that a column must have to be judged."""

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from slimp.cohort import Cohort
-from slimp.schema import LEVELS, Feature, LevelName
+from slimp.data.cohort import Cohort
+from slimp.data.schema import LEVELS, Feature, LevelName
 
 Role = Literal["feature", "refused", "unused"]
 

@@ -12,9 +12,9 @@ from typing import Literal
 
 import pandas as pd
 
-from slimp.checks.link import Link, as_categories, measure_link
+from slimp.checks.association import Link, as_categories, measure_link
 from slimp.checks.published import Published, Role
-from slimp.cohort import Cohort
+from slimp.data.cohort import Cohort
 
 FILLED, EMPTY = "filled in", "empty"
 Kind = Literal["values", "gaps", "picture"]

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from slimp.checks.image_statistics import BadPictureError, PictureFacts, picture_facts
 from slimp.checks.near_duplicates import SIDE, Progress, Thumbnails
-from slimp.checks.pictures import BadPictureError, PictureFacts, picture_facts
-from slimp.cohort import Cohort
-from slimp.in_order import in_order
-from slimp.sources.verify import own_limits
+from slimp.data.cohort import Cohort
+from slimp.data.in_order import in_order
+from slimp.sources.verify_image import own_limits
 
 AHEAD = 64
 """Pictures in work: an interrupted scan ends after these."""

@@ -11,7 +11,7 @@ import pandas as pd
 
 from slimp.checks.finding import Finding, count_of, name_list
 from slimp.checks.published import Published
-from slimp.cohort import Cohort
+from slimp.data.cohort import Cohort
 
 FEW = 5
 """A class of a subgroup with fewer patients is too small to say anything about."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from slimp.distributed import Shares
+from slimp.data.processes import Shares
 
 
 @dataclass(frozen=True, kw_only=True)

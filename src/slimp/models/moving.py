@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from slimp.encoding import Encoding
-from slimp.models.merging import LevelMerge, Match
+from slimp.data.encoding import Encoding
+from slimp.data.schema import LEVELS, LevelName
+from slimp.models.match_features import LevelMerge, Match
 from slimp.models.nested import AttentionPool, MetadataLevel, Slimp
 from slimp.models.trace import Trace
-from slimp.schema import LEVELS, LevelName
 
 
 class Places(NamedTuple):

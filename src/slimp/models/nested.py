@@ -31,17 +31,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from slimp.batches import Batch, LevelBatch
-from slimp.cohort import Cohort
-from slimp.config import ModelConfig
-from slimp.distributed import Shares
-from slimp.encoding import Encoding, Rows
+from slimp.data.batches import Batch, LevelBatch
+from slimp.data.cohort import Cohort
+from slimp.data.encoding import Encoding, Rows
+from slimp.data.files import new_file, read_json, write_json
+from slimp.data.processes import Shares
+from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import CheckpointError, UserError
+from slimp.models.config import ModelConfig
 from slimp.models.embeddings import Embeddings, Pair
-from slimp.models.image import ImageEncoder, ImageSpec, load_tensors, read_tensors
+from slimp.models.image_encoder import ImageEncoder, ImageSpec, load_tensors, read_tensors
 from slimp.models.trace import Trace, TraceConfig
-from slimp.schema import LEVELS, LevelName
-from slimp.storage import new_file, read_json, write_json
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 """Makes contexts in which the encoders compute in their number format."""

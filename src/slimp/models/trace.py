@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from slimp.encoding import Encoding, Rows
+from slimp.data.encoding import Encoding, Rows
 from slimp.errors import UserError
-from slimp.models.trace_coding import TraceFeatures, published_names, require_fit
+from slimp.models.trace_checkpoints import TraceFeatures, published_names, require_fit
 from slimp.models.transformer import TokenEncoder
 
 Pool = Literal["mean", "cls"]

@@ -11,16 +11,16 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from slimp.check import CheckReport
 from slimp.checks.finding import SEVERITIES, count_of
 from slimp.checks.ranking import ACQUISITION, CONTENT, Ranked
+from slimp.checks.report import CheckReport
 from slimp.checks.subgroups import FEW
-from slimp.cohort import Cohort
+from slimp.data.cohort import Cohort
+from slimp.data.files import new_folder, write_json
 from slimp.report.examples import thumbnail
 from slimp.report.inputs import Score
 from slimp.report.page import DASH
-from slimp.runs import versions
-from slimp.storage import new_folder, write_json
+from slimp.training.run_folder import versions
 
 MOST_PAIRS = 24
 """Pairs of duplicates on the page; all of them are in near_duplicates.csv."""

@@ -22,9 +22,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from slimp.evaluate.calibration import Reliability
-from slimp.evaluate.low_shot import LowShot, LowShotPoint
-from slimp.evaluate.similarity import Similarity
+from slimp.evaluation.calibration import Reliability
+from slimp.evaluation.low_shot import LowShot, LowShotPoint
+from slimp.evaluation.similarity import Similarity
 
 INK, MUTED, GRID, PAPER = "#010101", "#010102", "#010103", "#010104"
 SERIES = tuple(f"#01020{k}" for k in range(1, 9))

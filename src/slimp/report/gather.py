@@ -10,18 +10,18 @@ from typing import Any
 
 import pandas as pd
 
-from slimp.cohort import Cohort
+from slimp.data.cohort import Cohort
+from slimp.data.files import new_file, read_json
 from slimp.errors import UserError
-from slimp.evaluate.features import FeatureTable
-from slimp.evaluate.leakage import Leakage
-from slimp.evaluate.low_shot import LowShot
-from slimp.evaluate.result import ProbeResult
-from slimp.evaluate.similarity import Similarity
-from slimp.evaluate.subgroups import Subgroups
+from slimp.evaluation.leakage import Leakage
+from slimp.evaluation.low_shot import LowShot
+from slimp.evaluation.result import ProbeResult
+from slimp.evaluation.similarity import Similarity
+from slimp.evaluation.subgroups import Subgroups
+from slimp.features.embed import FeatureTable
 from slimp.report.inputs import CohortFacts, ProbeFacts, ReportInputs, Score
 from slimp.report.page import METRICS, render
-from slimp.runs import read_log, versions
-from slimp.storage import new_file, read_json
+from slimp.training.run_folder import read_log, versions
 
 Probe = ProbeResult | Path
 """In memory, or the folder that `slimp probe` wrote."""

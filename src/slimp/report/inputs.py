@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from slimp.evaluate.leakage import Leakage
-from slimp.evaluate.low_shot import LowShot
-from slimp.evaluate.similarity import Similarity
-from slimp.evaluate.subgroups import Subgroups
+from slimp.evaluation.leakage import Leakage
+from slimp.evaluation.low_shot import LowShot
+from slimp.evaluation.similarity import Similarity
+from slimp.evaluation.subgroups import Subgroups
 
 
 @dataclass(frozen=True, kw_only=True)

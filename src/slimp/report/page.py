@@ -13,8 +13,8 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from slimp.evaluate.calibration import reliability
-from slimp.evaluate.result import Kind, codes_of, has_probabilities, probabilities_of
+from slimp.evaluation.calibration import reliability
+from slimp.evaluation.result import Kind, codes_of, has_probabilities, probabilities_of
 from slimp.report.embedding_map import FEWEST_ROWS, draw_rows, project
 from slimp.report.examples import draw_examples
 from slimp.report.figures import (

@@ -12,17 +12,17 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from slimp.evaluate.intervals import Estimate
+from slimp.data.files import new_file
+from slimp.data.schema import LevelName
+from slimp.evaluation.bootstrap import Estimate
 from slimp.report.examples import thumbnail
 from slimp.report.figures import loan_figure, similarity_figure
 from slimp.report.page import DASH
-from slimp.retrieve.agreement import Compared
-from slimp.retrieve.failures import LoanCase
-from slimp.retrieve.result import Retrieval
-from slimp.retrieve.trust import NEIGHBOURS
-from slimp.runs import versions
-from slimp.schema import LevelName
-from slimp.storage import new_file
+from slimp.retrieval.abstention import NEIGHBOURS
+from slimp.retrieval.agreement import Compared
+from slimp.retrieval.failure_analysis import LoanCase
+from slimp.retrieval.result import Retrieval
+from slimp.training.run_folder import versions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from slimp.cohort import Cohort, CohortInfo
+from slimp.data.cohort import Cohort, CohortInfo
+from slimp.data.schema import Schema
 from slimp.errors import UserError
-from slimp.schema import Schema
 from slimp.sources import csv_folder
-from slimp.sources.importing import ImportOptions, Progress, import_cohort
+from slimp.sources.importer import ImportOptions, Progress, import_cohort
 from slimp.sources.layout import TableLayout
 from slimp.sources.raw import RawTable
 from slimp.sources.recognise import fitted, layouts_of, read_published

@@ -17,10 +17,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from slimp.cells import NUMERIC, image_key
 from slimp.errors import TableError
 from slimp.sources.layout import Join, TableLayout
-from slimp.tables import ASSUMED, JOINED
+from slimp.sources.level_tables import ASSUMED, JOINED
+from slimp.sources.parse_cells import NUMERIC, image_key
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 ReadJoin: TypeAlias = Callable[[Join], pd.DataFrame]

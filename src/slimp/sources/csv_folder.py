@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from slimp.cells import UNREAD_ENDING, image_key
 from slimp.errors import TableError
 from slimp.sources.arrange import arrange, fold
 from slimp.sources.layout import Join, TableLayout
-from slimp.sources.places import Images, Place
+from slimp.sources.parse_cells import UNREAD_ENDING, image_key
 from slimp.sources.raw import RawTable
-from slimp.sources.reading import table_at
+from slimp.sources.raw_files import Images, Place
+from slimp.sources.read_table import table_at
 
 TABLE = "metadata.csv"
 IMAGES = "images"

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from slimp.sources.pictures import CorruptImageError, check_size
+from slimp.sources.image_limits import CorruptImageError, check_size
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 

@@ -11,9 +11,9 @@ from threading import Lock
 import h5py
 import numpy as np
 
-from slimp.cells import image_key
 from slimp.errors import TableError
-from slimp.sources.places import MAX_IMAGE_BYTES
+from slimp.sources.parse_cells import image_key
+from slimp.sources.raw_files import MAX_IMAGE_BYTES
 
 HDF5_ENDING = re.compile(r"\.(?:hdf5|h5)$", re.IGNORECASE)
 

@@ -1,7 +1,7 @@
 """How a table file is laid out: what the reader cannot tell from the file itself.
 
 The table `[table]` of a schema file (`docs/schema.md`) holds these settings; what is not set is
-detected. How a single column writes its numbers belongs to its feature (`slimp.schema`).
+detected. How a single column writes its numbers belongs to its feature (`slimp.data.schema`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from slimp.cells import points_outside
+from slimp.data.schema import TABLE_DEFAULTS, read_schema_file
 from slimp.errors import TableError
-from slimp.schema import TABLE_DEFAULTS, read_schema_file
+from slimp.sources.parse_cells import points_outside
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,8 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from slimp.cohort_folder import CohortInfo, Tables, write_tables
-from slimp.errors import UserError
-from slimp.schema import Schema
-from slimp.storage import (
+from slimp.data.cohort_files import CohortInfo, Tables, write_tables
+from slimp.data.files import (
     check_output,
     make_folder,
     put_in_place,
@@ -34,6 +32,8 @@ from slimp.storage import (
     restore,
     write_json,
 )
+from slimp.data.schema import Schema
+from slimp.errors import UserError
 
 try:
     import fcntl

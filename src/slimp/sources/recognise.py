@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
+from slimp.data.schema import Schema
 from slimp.errors import TableError
-from slimp.schema import Schema
 from slimp.sources.hdf5 import HDF5_ENDING, HDF5Images
-from slimp.sources.places import Images, Place, one_file
 from slimp.sources.raw import OpenImage, RawTable
-from slimp.sources.reading import join_tables, table_at
+from slimp.sources.raw_files import Images, Place, one_file
+from slimp.sources.read_table import join_tables, table_at
 from slimp.sources.rework import Derive, Join, Keep, OneHot, rework
 
 Part = TypeVar("Part")

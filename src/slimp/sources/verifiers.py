@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import IO, Any, TypeAlias
 
-from slimp.sources.verify import CorruptImageError, VerifiedImage, own_limits, verify_image
+from slimp.sources.verify_image import CorruptImageError, VerifiedImage, own_limits, verify_image
 
 BATCH_BYTES = 1 << 22
 """Of encoded images that are sent at a time, about."""

@@ -16,14 +16,14 @@ from typing import Any
 import pandas as pd
 
 from slimp import __version__
-from slimp.cohort import Cohort
-from slimp.cohort_folder import CohortInfo, Tables, check_types, read_parquet
+from slimp.data.cohort import Cohort
+from slimp.data.cohort_files import CohortInfo, Tables, check_types, read_parquet
+from slimp.data.files import ImagesInMemory, check_output, read_json, sha256_of
+from slimp.data.schema import LEVELS, Schema
 from slimp.errors import TableError, UserError
-from slimp.schema import LEVELS, Schema
-from slimp.sources.importing import ImportOptions, Progress, collect_images
+from slimp.sources.importer import ImportOptions, Progress, collect_images
 from slimp.sources.partial import PartialImport
 from slimp.sources.raw import RawTable
-from slimp.storage import ImagesInMemory, check_output, read_json, sha256_of
 
 FORMAT = 1
 """Version of an export's layout, in its sidecar."""

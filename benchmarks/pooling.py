@@ -1,0 +1,66 @@
+"""One result from several, each with its own model and its own held-out patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from slimp.errors import UserError
+from slimp.evaluation.folds import Split
+from slimp.evaluation.result import ProbeResult, Task, answer_of, codes_of, summarise
+
+
+def pool_results(results: Sequence[ProbeResult], *, replicates: int = 1000) -> ProbeResult:
+    """The mean over runs, with intervals that draw each patient into all runs at once.
+
+    A probe varies the split but keeps the features; where pre-training is repeated too, there is
+    a result per run, and this joins them. A patient held out in several runs counts once in
+    the bootstrap, so that runs do not pass for independent patients.
+
+    Args:
+        results: of the same classes; one run each, of different `config.seed`.
+        replicates: of the bootstrap over patients.
+
+    Raises:
+        UserError: there are none, or their classes differ.
+    """
+    if not results:
+        raise UserError("there is no result to pool.")
+    first = results[0]
+    if any(result.classes != first.classes for result in results):
+        raise UserError("results of different classes cannot be pooled.")
+    frames = [result.predictions for result in results]
+    rows = pd.concat(frames, ignore_index=True)
+    ends = np.cumsum([len(frame) for frame in frames])
+    splits = tuple(
+        Split(
+            seed=result.config.seed,
+            train=np.zeros(result.n_train, dtype=np.int64),  # only counted
+            test=np.arange(end - len(frame), end),
+        )
+        for result, frame, end in zip(results, frames, ends, strict=True)
+    )
+    task = Task(
+        ids=rows,
+        classes=first.classes,
+        y=codes_of(rows["label"], first.classes),
+        splits=splits,
+        held_out=first.held_out,
+    )
+    answers = [answer_of(frame, first.classes) for frame in frames]
+    if any(answer.calibrated is None for answer in answers):  # a floor is not always of one kind
+        answers = [replace(answer, calibrated=None) for answer in answers]
+    pooled = summarise(
+        task,
+        answers,
+        replace(first.config, replicates=replicates),
+        name=first.name,
+        strengths=tuple(strength for result in results for strength in result.strengths),
+        temperatures=tuple(value for result in results for value in result.temperatures),
+        converged=all(result.converged for result in results),
+        probe=first.probe,
+    )
+    return replace(pooled, trained_on=first.trained_on)

@@ -1,1 +1,0 @@
-"""What a pre-trained model is compared with, on the same cohort and the same splits."""

@@ -1,0 +1,135 @@
+"""Continual pre-training of a run on a cohort whose metadata may differ.
+
+Features shared by name, kind and unit keep their weights, vocabularies are extended, new features
+start fresh. The table of what is kept, new and trained is printed and left in transfer.json. With
+--reference, probes on the run's own cohort say what was forgotten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slimp.cli.console import is_main_process, note, progress_bar, say, show_table
+from slimp.cli.flags import REQUIRED_FLAG
+from slimp.training.config import AdaptConfig
+
+if TYPE_CHECKING:
+    from slimp.data.cohort import Cohort
+    from slimp.evaluation.forgetting import Forgetting
+    from slimp.training.adapt import Adaptation
+
+FORGETTING = "forgetting.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Where things are."""
+
+    run: Path
+    """Run folder to start from; it is only read."""
+    cohort: Path
+    """Cohort folder to adapt to."""
+    out: Path = field(metadata=REQUIRED_FLAG)
+    """Run folder to write."""
+    reference: Path | None = None
+    """Cohort folder on which to measure forgetting, usually that of the pre-training."""
+    resume: bool = False
+    """Continue the adaptation in --out from its last checkpoint."""
+    overwrite: bool = False
+    """Replace what is in --out."""
+    config: AdaptConfig
+
+
+def run(arguments: Arguments) -> None:
+    """Adapts, says what was trained and, where a reference is given, what was forgotten."""
+    from slimp.data.cohort import Cohort
+    from slimp.training.adapt import adapt
+
+    cohort = Cohort.load(arguments.cohort)
+    reference = None if arguments.reference is None else Cohort.load(arguments.reference)
+    note(f"{cohort!r}")
+    adapt(
+        arguments.run,
+        cohort,
+        arguments.config,
+        arguments.out,
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+        announce=_announce,
+    )
+    if reference is None:
+        say(
+            "forgetting was not measured; to do so, repeat the command with "
+            "--resume --reference COHORT (the cohort of the pre-training)"
+        )
+    elif is_main_process():
+        _measure(arguments, reference)
+    say(f"next: slimp probe {arguments.out} {arguments.cohort} --out {arguments.out}/probe")
+
+
+def _announce(found: Adaptation) -> None:
+    show_table(
+        "what the run knows of this cohort, and what will learn",
+        ["part", "status", "trained", "parameters", ""],
+        [
+            (p.part, p.status, "yes" if p.trained else "no", f"{p.parameters:,}", p.detail)
+            for p in found.transfer.parts
+        ],
+    )
+    show_table(
+        "stages",
+        ["stage", "cohort", "patients", "epochs", "loss", "learned", "of", "parameters"],
+        [
+            (
+                f"{number} {stage.verb}",
+                *(stage.cohort, stage.patients or "?", stage.epochs or "?"),
+                " + ".join(f"{weight:g} {name}" for name, weight in stage.weights.items()),
+                *(stage.trained, f"{stage.trainable:,}", f"{stage.parameters:,}"),
+            )
+            for number, stage in enumerate(found.stages, start=1)
+        ],
+    )
+    if count := sum(found.known.values()):
+        say(
+            f"{count} patient(s) of this cohort were in an earlier stage; the "
+            f"{found.known['learned_from']} that it learned from are not held out. If they are "
+            "other people of the same ids, give one cohort ids of its own."
+        )
+
+
+def _measure(arguments: Arguments, reference: Cohort) -> None:
+    from slimp.data.files import write_json
+    from slimp.evaluation.forgetting import forgetting
+    from slimp.evaluation.protocol import device_of
+
+    with progress_bar("embedding the reference") as progress:
+        found = forgetting(
+            arguments.run,
+            arguments.out,
+            reference,
+            device=device_of(arguments.config.accelerator),
+            progress=progress,
+        )
+    write_json(arguments.out / FORGETTING, found.to_dict())
+    _show(found)
+
+
+def _show(found: Forgetting) -> None:
+    rows = [(name, found.main(name)) for name in found.comparisons]
+    show_table(
+        f"balanced accuracy on cohort '{found.cohort}', tested on {found.tested_on}",
+        ["features", "before", "after", "after - before, 95 % interval over patients", "p"],
+        [
+            (
+                *(name, f"{d.b:.3f}", f"{d.a:.3f}"),
+                f"{d.difference:+.3f} [{d.ci95[0]:+.3f}, {d.ci95[1]:+.3f}]",
+                f"{d.p_value:.3f}",
+            )
+            for name, d in rows
+        ],
+    )
+    if found.unseen:
+        say(f"no longer read: {', '.join(found.unseen)}")
+    say(found.sentence())

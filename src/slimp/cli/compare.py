@@ -1,0 +1,80 @@
+"""Whether one probe is better than another on the same patients: a paired bootstrap.
+
+A and B are folders that `slimp probe` wrote. Each replicate tests both probes on the same patients,
+drawn with replacement; so what makes a patient hard for both does not blur the difference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from slimp.cli.console import note, say, show_table
+from slimp.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What to compare."""
+
+    a: Path
+    """Folder of one probe."""
+    b: Path
+    """Folder of the other; differences are A minus B."""
+    out: Path | None = None
+    """Folder to write metrics.json and config.json to; without, results are only printed."""
+    overwrite: bool = False
+    """Replace what is in --out."""
+    replicates: int = 2000
+    """Of the bootstrap over patients."""
+    seed: int = 0
+    """Of its draws."""
+
+    def __post_init__(self) -> None:
+        if self.replicates < 1:
+            raise UserError(f"--replicates must be at least 1, got {self.replicates}.")
+
+
+def run(arguments: Arguments) -> None:
+    """Compares, prints the table and writes the folder if asked."""
+    from slimp.data.files import check_output, write_json
+    from slimp.evaluation.paired_bootstrap import compare, read_predictions
+    from slimp.training.run_folder import versions
+
+    if arguments.out is not None:
+        check_output(arguments.out, overwrite=arguments.overwrite)
+    found = compare(
+        read_predictions(arguments.a),
+        read_predictions(arguments.b),
+        replicates=arguments.replicates,
+        seed=arguments.seed,
+    )
+    if found.only_a or found.only_b:
+        note(f"left out: {found.only_a} prediction(s) only in A, {found.only_b} only in B")
+    say(f"{found.images} predictions in both, of {found.patients} patients; A: {arguments.a}")
+    show_table(
+        "A minus B, with 95 % interval over patients",
+        ["metric", "A", "B", "difference", "p", "effect size"],
+        [
+            (
+                name,
+                f"{row.a:.3f}",
+                f"{row.b:.3f}",
+                f"{row.difference:+.3f} [{row.ci95[0]:+.3f}, {row.ci95[1]:+.3f}]",
+                f"{row.p_value:.4f}",
+                f"{row.effect_size:+.2f}",
+            )
+            for name, row in found.differences.items()
+        ],
+    )
+    if arguments.out is not None:
+        write_json(arguments.out / "metrics.json", found.to_dict())
+        record = {
+            "a": str(arguments.a),
+            "b": str(arguments.b),
+            "replicates": arguments.replicates,
+            "seed": arguments.seed,
+            "versions": versions(),
+        }
+        write_json(arguments.out / "config.json", record)
+        say(f"written: {arguments.out}")

@@ -1,0 +1,80 @@
+"""Looks for everything in a cohort that could spoil a result, before a GPU is used.
+
+Counts, missing values, images that cannot be read or show little or occur twice, nearly or exactly,
+conflicting labels, columns that give the label away, personal data, patients that disagree with
+themselves. Exit status 2 if the cohort cannot be used as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from slimp.cli.console import note, progress_bar, say
+from slimp.errors import CohortError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Where things are."""
+
+    cohort: Path
+    """Cohort folder."""
+    out: Path | None = None
+    """Folder to write: a page (report.html), tables (CSV, Parquet) and metrics.json."""
+    format: Literal["text", "json"] = "text"
+    """What to print."""
+    near_duplicates: bool = True
+    """Also find pictures that were resized, compressed again, brightened, cropped or turned."""
+    images: bool = True
+    """Show duplicates on the page. Switch it off for a page that may leave the house."""
+    overwrite: bool = False
+    """Replace what is in --out."""
+
+
+def run(arguments: Arguments) -> None:
+    """Prints what was found, and writes it if asked to.
+
+    Raises:
+        CohortError: the cohort is unusable.
+    """
+    import json
+
+    from slimp.checks.report import check_cohort
+    from slimp.data.cohort import Cohort
+    from slimp.data.files import check_output
+
+    if arguments.out is not None:
+        check_output(arguments.out, overwrite=arguments.overwrite)
+    cohort = Cohort.load(arguments.cohort)
+    with progress_bar("opening, then comparing images") as progress:
+        report = check_cohort(
+            cohort,
+            near_duplicates=arguments.near_duplicates,
+            progress=progress,
+            searching=progress,
+        )
+    if arguments.format == "json":
+        say(json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        say(report.render())
+    if arguments.out is not None:
+        from slimp.report.audit import write_audit
+
+        write_audit(
+            arguments.out,
+            report,
+            cohort,
+            config={
+                "cohort": str(arguments.cohort),
+                "near_duplicates": arguments.near_duplicates,
+                "images": arguments.images,
+            },
+            images=arguments.images,
+            overwrite=arguments.overwrite,
+            command=f"slimp data check {arguments.cohort} --out {arguments.out}",
+        )
+        note(f"written: {arguments.out}")
+    if not report.usable:
+        raise CohortError(f"{arguments.cohort}: not usable as it is; see the errors above.")

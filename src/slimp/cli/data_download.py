@@ -1,0 +1,148 @@
+"""Fetches a dataset from the ISIC Archive, or checks what you fetched from elsewhere.
+
+SOURCE is one of those that `slimp data sources` lists; isic with --collection fetches any other
+public collection of the archive. Images and metadata.csv land in RAW, where `slimp data import`
+finds them. What the disk needs is said first. A download that was cut off goes on where it ended
+when the same command is run again. Other datasets are fetched by hand, because their owners want
+their terms accepted: this verb says where, and counts what is in RAW.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slimp.cli.console import note, progress_bar, say
+from slimp.errors import UserError
+
+if TYPE_CHECKING:
+    from slimp.sources import Source
+    from slimp.sources.download.archive import Archive
+    from slimp.sources.download.plan import Plan
+
+ANY_COLLECTION = "isic"
+"""The source that reads any collection of the archive."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What to fetch, and where to put it."""
+
+    source: str
+    """Name of the dataset, or isic."""
+    raw: Path
+    """Folder to fetch into, or that holds what you fetched."""
+    collection: int | None = None
+    """Number of a collection of the ISIC Archive (source isic)."""
+    limit: int | None = None
+    """Fetch the first images only; the same command with more goes on."""
+    max_missing: int = 0
+    """Images that the archive may list and fail to deliver."""
+    yes: bool = False
+    """Do not ask before the download begins."""
+    archive: str | None = None
+    """Address of the archive's API, such as a mirror's; default: the variable SLIMP_ISIC_ARCHIVE,
+    else the ISIC Archive."""
+
+
+def run(arguments: Arguments) -> None:
+    """Downloads or checks, and prints what there is.
+
+    Raises:
+        UserError: something is missing in the end.
+    """
+    from slimp.sources import get_source
+
+    source = get_source(arguments.source)
+    number = _collection(source, arguments)
+    if number is None:
+        _check(source, arguments.raw)
+    else:
+        _download(source, number, arguments)
+
+
+def _collection(source: Source, arguments: Arguments) -> int | None:
+    """The collection's number; None for a source that is not in the archive."""
+    own, given = source.collection, arguments.collection
+    if source.name == ANY_COLLECTION:
+        if given is None:
+            raise UserError(
+                "source 'isic' needs --collection NUMBER; the public collections are listed at "
+                "https://api.isic-archive.com/collections/."
+            )
+        return given
+    if given is not None and given != own:
+        raise UserError(
+            f"source '{source.name}' is not collection {given} of the ISIC Archive. To fetch that, "
+            f"use source '{ANY_COLLECTION}'."
+        )
+    if own is None and arguments.limit is not None:
+        raise UserError(f"--limit has no effect: '{source.name}' is fetched by hand.")
+    return own
+
+
+def _check(source: Source, raw: Path) -> None:
+    """Says where a dataset is, and counts what of it is in `raw`."""
+    from slimp.sources.download.fetched import check_fetched
+
+    lines = [source.title, source.homepage, f"licence: {source.licence}", source.citation]
+    say("\n  ".join(line for line in [*lines, f"to do: {source.how_to_get}"] if line))
+    with progress_bar("looking for images") as progress:
+        found = check_fetched(source, raw, progress=progress)
+    say(f"{raw}: {found.rows:,} rows, {found.images:,} images in {found.looked_in}")
+    if problem := found.problem():
+        raise UserError(f"{raw}: {problem}")
+    say(f"complete. next: slimp data import {source.name} {raw} COHORT")
+
+
+def _download(source: Source, number: int, arguments: Arguments) -> None:
+    """Fetches a collection, after the user agreed."""
+    from slimp.sources.download.archive import Archive
+    from slimp.sources.download.collection import download
+    from slimp.sources.download.plan import plan_download
+
+    archive = Archive(arguments.archive, tell=note)
+    try:
+        plan = plan_download(archive, number, arguments.raw, limit=arguments.limit)
+        plan.check_space()
+        _agree(plan, archive, yes=arguments.yes)
+        with progress_bar("fetching images") as progress:
+            report = download(archive, plan, max_missing=arguments.max_missing, progress=progress)
+    finally:
+        archive.close()
+    licences = ", ".join(f"{name} ({count:,})" for name, count in report.licences.items())
+    say(
+        f"{plan.folder}: {report.images:,} images, {report.fetched:,} of them fetched now\n"
+        f"licences: {licences}; whom to name for each image is in attribution.csv"
+    )
+    if report.lost:
+        note(f"not delivered by the archive: {', '.join(report.lost)}")
+    if report.unlisted:
+        note(f"in the folder, but not in the collection: {len(report.unlisted):,} images")
+    say(f"complete. next: slimp data import {source.name} {plan.folder} COHORT")
+
+
+def _agree(plan: Plan, archive: Archive, *, yes: bool) -> None:
+    """Returns if the user wants the download, or said so beforehand.
+
+    Raises:
+        UserError: the user does not, or cannot be asked.
+    """
+    from slimp.sources.download.plan import gigabytes
+
+    needed = "an unknown size" if plan.needed_bytes is None else gigabytes(plan.needed_bytes)
+    there = f", {plan.present:,} of them there already" if plan.present else ""
+    note(
+        f"collection {plan.collection.number} of {archive.host}, '{plan.collection.name}': "
+        f"{plan.images:,} images{there}; {needed} to fetch into {plan.folder}, where "
+        f"{gigabytes(plan.free_bytes)} are free"
+    )
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UserError("nobody can be asked whether to begin: pass --yes.")
+    note("Begin? [y/N]")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UserError("nothing was fetched.")

@@ -1,0 +1,91 @@
+"""Makes a cohort from a public dataset as it was published, or from your own table and images.
+
+SOURCE is one of those that `slimp data sources` lists; RAW is its folder or zip file. For
+your own data SOURCE is csv, and --schema names a file that says what each column is. Rows without
+an image are dropped and counted; nothing is guessed. An import that is interrupted goes on where it
+was with --resume. `slimp data import synthetic` has a help of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slimp.cli.console import note, progress_bar, say, show_table
+from slimp.sources import import_source
+from slimp.sources.importer import ImportOptions
+from slimp.sources.partial import partial_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Where things are."""
+
+    source: str
+    """Name of the dataset, or csv."""
+    raw: Path
+    """Folder or zip file that holds the data as published."""
+    cohort: Path
+    """Cohort folder to write."""
+    schema: Path | None = None
+    """Schema file of your own table (source csv)."""
+    table: str | None = None
+    """The table, as a path from RAW on, if it is not where the source has it."""
+    images: str | None = None
+    """The folder, zip or HDF5 file of the images, as a path from RAW on, if it is elsewhere."""
+    overwrite: bool = False
+    """Replace what is in COHORT, and forget an import to it that was interrupted."""
+    resume: bool = False
+    """Continue an import to COHORT that was interrupted, if there is one; else begin it."""
+    options: ImportOptions = field(default_factory=ImportOptions)
+
+
+def run(arguments: Arguments) -> None:
+    """Imports, and prints what was met and done."""
+    from slimp.data.schema import Schema
+    from slimp.sources.layout import TableLayout
+
+    schema = layout = None
+    if arguments.schema is not None:
+        schema = Schema.from_toml(arguments.schema)
+        layout = TableLayout.from_toml(arguments.schema)
+    try:
+        with progress_bar("importing images") as progress:
+            cohort = import_source(
+                arguments.source,
+                arguments.raw,
+                arguments.cohort,
+                schema=schema,
+                layout=layout,
+                table=arguments.table,
+                images=arguments.images,
+                options=arguments.options,
+                overwrite=arguments.overwrite,
+                resume=arguments.resume,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        if partial_folder(arguments.cohort).is_dir():
+            note("what was imported so far is kept: run the command again with --resume")
+        raise
+    say(repr(cohort))
+    report = cohort.info.import_report
+    show_table(
+        "what the import met and did",
+        ["", ""],
+        [(name.replace("_", " "), _short(value)) for name, value in report.items() if value],
+    )
+    say(f"written: {arguments.cohort}\nnext: slimp data check {arguments.cohort}")
+
+
+def _short(value: object, most: int = 5) -> str:
+    """A value of the report in one line; all of it is in cohort.json."""
+    if isinstance(value, dict):
+        items = [f"{key or '(empty)'}: {_short(entry)}" for key, entry in value.items()]
+        most = len(items)
+    elif isinstance(value, list | tuple):
+        items = [_short(entry) for entry in value]
+    else:
+        return str(value)
+    more = f", and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more

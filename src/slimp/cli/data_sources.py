@@ -1,0 +1,84 @@
+"""Lists the datasets that can be imported: size, licence, and where to get them.
+
+With --source, all about one: the layouts that are recognised, the columns at each level, and those
+that are refused with the reason. docs/datasets.md says the same in pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from slimp.cli.console import say, show_table
+
+if TYPE_CHECKING:
+    from slimp.data.schema import Schema
+    from slimp.sources import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What to show."""
+
+    source: str | None = None
+    """Name of a dataset, to see all about it."""
+
+
+def run(arguments: Arguments) -> None:
+    """Prints a table of the sources and how to get each, or one of them in full."""
+    from slimp.sources import get_source, sources
+
+    if arguments.source is not None:
+        _show(get_source(arguments.source))
+        return
+    known = sources().values()
+    show_table(
+        "sources",
+        ["source", "images", "lesions", "patients", "licence", "title"],
+        [
+            (s.name, s.images or "-", s.lesions or "-", s.patients or "-", s.licence, s.title)
+            for s in known
+        ],
+    )
+    for source in known:
+        lines = [f"\n{source.name}: {source.how_to_get}", source.homepage, source.citation]
+        say("\n  ".join(line for line in lines if line))
+    say("\nnext: slimp data sources --source NAME, for its columns and what is refused")
+
+
+def _show(source: Source) -> None:
+    counts = [
+        f"{count:,} {what}"
+        for count, what in (
+            *((source.images, "images"), (source.lesions, "lesions")),
+            (source.patients, "patients"),
+        )
+        if count
+    ]
+    classes = [f"{name} {count:,}" for name, count in source.classes.items()]
+    facts = [
+        *(source.title, source.citation, source.homepage, f"licence: {source.licence}"),
+        *(", ".join(counts), ", ".join(classes), f"get it: {source.how_to_get}"),
+        *(f"recognised: {layout}" for layout in source.layouts),
+    ]
+    say("\n".join(fact for fact in facts if fact))
+    if source.schema_file is None:
+        return
+    schema = source.schema()
+    show_table("columns", ["level", "column", "kind", "unit"], _columns(schema))
+    if schema.refused:
+        show_table("refused as inputs", ["column", "because"], sorted(schema.refused.items()))
+    if source.read is not None:
+        say(f"next: slimp data import {source.name} RAW COHORT")
+
+
+def _columns(schema: Schema) -> Iterator[tuple[str, str, str, str]]:
+    """Ids and the label, then the features level by level."""
+    for role in ("image", "lesion", "patient", "label", "split"):
+        if (column := getattr(schema, role)) is not None:
+            yield role, column, "label" if role == "label" else "id", ""
+    for level in schema.levels:
+        for feature in level.features:
+            for column in feature.columns:
+                yield level.name, column, feature.kind, feature.unit or ""

@@ -1,0 +1,169 @@
+"""Probabilities, conformal sets and nearest cases of new images, by a saved probe.
+
+IMAGES are files, or folders with all images in them. A picture that is far from anything the probe
+learned from gets no probabilities. Research software, not a medical device; not for diagnosis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from slimp.cli.console import note, progress_bar, say, show_table
+from slimp.errors import UserError
+from slimp.prediction.config import PredictConfig
+
+if TYPE_CHECKING:
+    from slimp.prediction.predictor import Prediction, Predictor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What to predict on, and what to promise."""
+
+    probe: Path
+    """Folder of slimp probe."""
+    images: tuple[Path, ...]
+    """Image files, and folders of images."""
+    metadata: Path | None = None
+    """Table (CSV, Parquet or spreadsheet) with a column 'image', and columns as in the cohort's
+    table, in its units."""
+    run: Path | None = None
+    """Run folder of the encoders, if it is no longer where the probe says."""
+    out: Path | None = None
+    """File to write, .json, .csv or .parquet; FILE.config.json is written beside it."""
+    overwrite: bool = False
+    """Replace --out."""
+    format: Literal["table", "json"] = "table"
+    """Of what is printed."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to embed."""
+    config: PredictConfig
+
+    def __post_init__(self) -> None:
+        if self.out is not None and self.out.suffix not in (".json", ".csv", ".parquet"):
+            raise UserError(f"--out {self.out}: its ending must be .json, .csv or .parquet.")
+
+
+def run(arguments: Arguments) -> None:
+    """Predicts, prints and writes."""
+    import json
+
+    from slimp.evaluation.protocol import device_of
+    from slimp.prediction.inputs import find_images
+    from slimp.prediction.output import STATEMENT, to_dict
+    from slimp.prediction.predictor import Predictor
+
+    out = arguments.out
+    if out is not None and out.exists() and not (arguments.overwrite and out.is_file()):
+        raise UserError(f"{out}: exists already. Choose another name or pass --overwrite.")
+    paths = find_images(arguments.images)
+    predictor = Predictor.load(
+        arguments.probe,
+        arguments.config,
+        run=arguments.run,
+        device=device_of(arguments.accelerator),
+    )
+    metadata = predictor.metadata(arguments.metadata, paths)
+    if arguments.metadata is not None and not predictor.levels:
+        note(f"--metadata has no effect: this probe reads images alone ({arguments.probe})")
+    if metadata.unread:
+        note(f"columns that the probe does not read: {', '.join(metadata.unread)}")
+    if metadata.absent:
+        note(f"columns that the table has not, counted as missing: {', '.join(metadata.absent)}")
+    predictions = []
+    with progress_bar("predicting") as progress:
+        for prediction in predictor.stream(paths, metadata):
+            predictions.append(prediction)
+            progress(len(predictions), len(paths))
+    if arguments.format == "json":
+        say(json.dumps(to_dict(predictor, predictions), indent=2, ensure_ascii=False))
+    else:
+        _print(predictor, predictions)
+    if out is not None:
+        _write(arguments, predictor, predictions)
+        note(f"written: {out}")
+    note(STATEMENT)
+    if all(prediction.status == "unreadable" for prediction in predictions):
+        raise UserError(
+            f"none of the {len(paths)} file(s) could be read as an image, such as "
+            f"{predictions[0].image}: {predictions[0].reason}"
+        )
+
+
+def _write(arguments: Arguments, predictor: Predictor, predictions: Sequence[Prediction]) -> None:
+    from slimp.data.files import new_file, write_json
+    from slimp.prediction.output import to_dict, to_frame
+    from slimp.training.run_folder import versions
+
+    out = arguments.out
+    assert out is not None
+    content = to_dict(predictor, predictions)
+    if out.suffix == ".json":
+        write_json(out, content)
+    else:
+        frame = to_frame(predictor, predictions)
+        with new_file(out) as partial:
+            if out.suffix == ".csv":
+                frame.to_csv(partial, index=False)
+            else:
+                frame.to_parquet(partial, index=False)
+    names = ("probe", "run", "metadata")
+    places = {name: getattr(arguments, name) for name in names}
+    record = {
+        "predict": asdict(arguments.config),
+        **{name: None if place is None else str(place) for name, place in places.items()},
+        "images": [prediction.image for prediction in predictions],
+        **{name: content[name] for name in content if name != "images"},
+        "versions": versions(),
+    }
+    write_json(out.with_name(f"{out.stem}.config.json"), record)
+
+
+def _print(predictor: Predictor, predictions: Sequence[Prediction]) -> None:
+    conformal, verified = predictor.conformal, predictor.verified
+    show_table(
+        f"predictions by a probe of '{predictor.probe.features}' features",
+        ["image", "decision", "probability", f"{conformal.coverage:.0%} set", "nearest", "p"],
+        _rows(predictions),
+    )
+    counts = {s: sum(p.status == s for p in predictions) for s in ("refused", "unreadable")}
+    if any(counts.values()):
+        say(", ".join(f"{count} {status}" for status, count in counts.items() if count))
+    say(
+        f"sets hold the truth for {conformal.coverage:.0%} of images of new patients like those of "
+        f"calibration{', for each class' * conformal.per_class}; verified: "
+        f"{verified.coverage} on {verified.n} images of {verified.n_patients} held-out patients"
+    )
+    always = [
+        c for c, t in zip(predictor.probe.classes, conformal.thresholds, strict=True) if t > 1
+    ]
+    if always:
+        say(f"always in the set, for want of calibration patients: {', '.join(always)}")
+    for caution in predictor.cautions():
+        say(f"CAUTION: {caution}")
+
+
+def _rows(predictions: Sequence[Prediction]) -> Iterator[tuple[str, ...]]:
+    for prediction in predictions:
+        p = "" if prediction.novelty_p is None else f"{prediction.novelty_p:.3f}"
+        if prediction.decision is None:
+            yield (prediction.image, prediction.status, "", "", prediction.reason, p)
+            continue
+        nearest = "; ".join(
+            f"{c.label} {c.image_id} {c.similarity:.2f}" for c in prediction.nearest
+        )
+        if prediction.unseen:
+            unseen = ", ".join(f"{k} '{v}'" for k, v in prediction.unseen.items())
+            nearest += f" (unknown to the model, so counted as missing: {unseen})"
+        chance = prediction.probabilities[prediction.decision]
+        yield (
+            prediction.image,
+            prediction.decision,
+            f"{chance:.2f}",
+            ", ".join(prediction.conformal_set),
+            nearest,
+            p,
+        )

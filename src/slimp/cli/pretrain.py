@@ -1,0 +1,82 @@
+"""Nested contrastive pre-training of a cohort's images against its metadata.
+
+Patients are set aside for validation and for honest probes before anything is fitted. The run
+folder holds the weights, all settings, the losses of every step, and checkpoints.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slimp.cli.console import note, say, show_table
+from slimp.errors import UserError
+from slimp.training.config import PretrainConfig
+
+if TYPE_CHECKING:
+    from slimp.data.cohort import Cohort
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Where things are."""
+
+    cohort: Path
+    """Cohort folder."""
+    out: Path | None = None
+    """Run folder to write; needed unless --profile."""
+    profile: int = 0
+    """Steps to time, part by part, instead of training; nothing is written."""
+    resume: bool = False
+    """Continue the run in --out from its last checkpoint."""
+    overwrite: bool = False
+    """Replace what is in --out."""
+    config: PretrainConfig
+
+    def __post_init__(self) -> None:
+        if self.profile < 0:
+            raise UserError(f"--profile must be a number of steps, got {self.profile}.")
+        if self.out is None and not self.profile:
+            raise UserError("--out is missing: name the run folder to write.")
+
+
+def run(arguments: Arguments) -> None:
+    """Pre-trains, then says how the last step and the last validation went; or profiles."""
+    from slimp.data.cohort import Cohort
+
+    cohort = Cohort.load(arguments.cohort)
+    settings = ", ".join(f"{name}={value}" for name, value in asdict(arguments.config).items())
+    note(f"{cohort!r}\n{textwrap.fill(settings, 100)}")
+    if arguments.profile:
+        _profile(cohort, arguments)
+    elif arguments.out is not None:
+        _pretrain(cohort, arguments, arguments.out)
+
+
+def _pretrain(cohort: Cohort, arguments: Arguments, out: Path) -> None:
+    from slimp.training.loop import pretrain
+    from slimp.training.run_folder import read_log
+
+    pretrain(cohort, arguments.config, out, resume=arguments.resume, overwrite=arguments.overwrite)
+    last = {row["kind"]: row for row in read_log(out)}
+    shown = {name: value for row in last.values() for name, value in row.items()}
+    show_table(
+        f"run {out}",
+        ["measure", "last value"],
+        [
+            (name, f"{value:.4g}" if isinstance(value, float) else value)
+            for name, value in shown.items()
+            if name != "kind" and value is not None
+        ],
+    )
+    say(f"next: slimp probe {out} {arguments.cohort} --out {out}/probe")
+
+
+def _profile(cohort: Cohort, arguments: Arguments) -> None:
+    from slimp.training.profile import profile
+
+    found = profile(cohort, arguments.config, arguments.profile)
+    show_table(f"{found.steps} steps", ["part", "ms per step", "share of the step"], found.rows())
+    say(found.summary())

@@ -1,0 +1,172 @@
+"""Lends a target the metadata that it lacks, from the most similar cases of a reference.
+
+Writes pseudo.parquet (who lends what to which image, for slimp embed --pseudo), and says how far it
+is to be trusted: whether the target looks like the reference, which images are too far from
+anything, and, where the target knows some of the truth, how far the loans agree with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from slimp.cli.console import note, progress_bar, say, show_table
+from slimp.cli.flags import REQUIRED_FLAG
+from slimp.errors import UserError
+from slimp.retrieval.config import RetrievalConfig
+
+if TYPE_CHECKING:
+    from slimp.retrieval.agreement import Agreement
+    from slimp.retrieval.result import Retrieval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Where things are, and how to embed."""
+
+    run: Path
+    """Run folder of pre-training, or of slimp adapt."""
+    reference: Path = field(metadata=REQUIRED_FLAG)
+    """Cohort folder that lends: one with the metadata that the run was trained on."""
+    target: Path = field(metadata=REQUIRED_FLAG)
+    """Cohort folder that borrows."""
+    out: Path = field(metadata=REQUIRED_FLAG)
+    """Folder to write."""
+    overwrite: bool = False
+    """Replace what is in --out."""
+    report: bool = True
+    """Also write report.html, which shows some of the images."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to embed and to search."""
+    workers: int = 1
+    """Processes that decode images."""
+    config: RetrievalConfig
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UserError(f"workers must not be negative, got {self.workers}.")
+
+
+def run(arguments: Arguments) -> None:
+    """Lends, measures, writes the folder and prints the tables."""
+    from slimp.data.files import check_output, new_folder
+    from slimp.report.retrieval import write_retrieval_report
+
+    check_output(arguments.out, overwrite=arguments.overwrite)
+    result = _retrieve(arguments)
+    with new_folder(arguments.out, overwrite=arguments.overwrite) as folder:
+        result.save(
+            folder, run=arguments.run, reference=arguments.reference, target=arguments.target
+        )
+        if arguments.report:
+            write_retrieval_report(folder / "report.html", result, command=_command(arguments))
+    _print(result)
+    say(f"written: {arguments.out}")
+    say(f"next: slimp embed {arguments.run} {arguments.target} --pseudo {arguments.out} --out FILE")
+
+
+def _retrieve(arguments: Arguments) -> Retrieval:
+    from slimp.data.cohort import Cohort
+    from slimp.evaluation.protocol import cached_features, device_of, parts_of_run
+    from slimp.models.nested import Slimp
+    from slimp.retrieval.extrapolate import extrapolate
+    from slimp.training.adapt import left_behind
+
+    device, workers = device_of(arguments.accelerator), arguments.workers
+    model = Slimp.from_pretrained(arguments.run)
+    reference, target = Cohort.load(arguments.reference), Cohort.load(arguments.target)
+    with progress_bar("embedding the reference") as progress:
+        theirs = cached_features(
+            arguments.run, arguments.reference, device=device, workers=workers, progress=progress
+        )
+    with progress_bar("embedding the target") as progress:
+        ours = cached_features(
+            arguments.run,
+            arguments.target,
+            device=device,
+            workers=workers,
+            lacking="missing",
+            progress=progress,
+        )
+    note("searching, and measuring what the loans are worth ...")
+    return extrapolate(
+        model,
+        reference,
+        target,
+        theirs.features["image"],
+        ours.features["image"],
+        arguments.config,
+        parts=parts_of_run(arguments.run, reference),
+        left_behind=left_behind(arguments.run),
+        device=device,
+    )
+
+
+def _command(arguments: Arguments) -> str:
+    paths = f"--reference {arguments.reference} --target {arguments.target} --out {arguments.out}"
+    return f"slimp retrieve {arguments.run} {paths}"
+
+
+def _print(result: Retrieval) -> None:
+    rate, trust = result.abstention_rate, result.abstention
+    say(result.verdict)
+    say(
+        f"{len(result.target)} images; LENT, not known: {', '.join(result.lent)} metadata by route "
+        f"{result.config.route}; nothing near enough for {rate:.1%} of them"
+    )
+    if trust.achieved is None:
+        say(f"coverage: {trust.coverage:.0%} stated; too few patients to verify it")
+    else:
+        say(
+            f"coverage: {trust.coverage:.0%} stated, {trust.achieved} found on "
+            f"{trust.n_patients} patients of the reference, half against half"
+        )
+    for caution in result.cautions:
+        say(f"CAUTION: {caution}")
+    if result.recall is not None:
+        say(f"approximate search: recall {result.recall.worst:.3f} in the worst search")
+    show_table(
+        "similarity: of images and metadata on calibration patients, and of loans",
+        ["level", "matching", "others", "overlap", "AUROC", "loans, calibration", "loans, target"],
+        _similarities(result),
+    )
+    for title, found in (
+        ("lent against true metadata of the target", result.agreement),
+        (
+            "the same on patients of the reference, their own rows hidden",
+            result.reference_agreement,
+        ),
+    ):
+        if found:
+            heads = ["column", "n", "agreement or error", "by chance", "kappa or skill"]
+            show_table(f"{title} (95 % interval over patients)", heads, _agreements(found))
+    if result.rank_correlation:
+        told = ", ".join(f"{level} {rho}" for level, rho in result.rank_correlation.items())
+        say(f"does similarity tell good loans from bad ones? rank correlation: {told}")
+
+
+def _similarities(result: Retrieval) -> Iterator[tuple[str, ...]]:
+    lenders = result.lender_similarity
+    for level in dict.fromkeys([*result.similarity, *lenders]):
+        found, loans = result.similarity.get(level), lenders.get(level)
+        figures = (
+            (found.median_matching, found.median_nonmatching, found.overlap, found.auroc)
+            if found
+            else (None,) * 4
+        )
+        medians = (loans.calibration, loans.target) if loans else (None, None)
+        yield (level, *(_figure(x) for x in (*figures, *medians)))
+    near = result.median_nearness
+    yield ("nearest images", *["-"] * 4, _figure(near.calibration), _figure(near.target))
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _agreements(found: tuple[Agreement, ...]) -> Iterator[tuple[str, ...]]:
+    for one in found:
+        chance = _figure(one.figures["chance"].mean)
+        yield (one.name, str(one.n), str(one.headline), chance, str(one.beyond_chance))

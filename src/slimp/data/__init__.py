@@ -1,0 +1,1 @@
+"""Cohorts: their schema, tables, files, encodings, splits, images and batches."""

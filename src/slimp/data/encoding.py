@@ -1,0 +1,221 @@
+"""Typed metadata -> numbers: statistics and vocabularies fitted on training patients only.
+
+Axis names: n = rows, c = continuous features, k = categorical features, s = checkbox columns,
+t = tokens (one per feature: continuous first, then the others in schema order).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from slimp.data.schema import Feature, Kind, Level, LevelName
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded metadata of one level; missing is a mask, never a number."""
+
+    continuous: Float[Tensor, "n c"]
+    """Standardised on the training patients; 0 where missing."""
+    categorical: Int[Tensor, "n k"]
+    """1..K; 0 where missing or unseen in training."""
+    checkbox: Float[Tensor, "n s"]
+    """1 ticked, 0 not; 0 where missing."""
+    present: Bool[Tensor, "n t"]
+    """Per token; a checkbox group is present if any of its columns is known."""
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    def __getitem__(self, index: Int[Tensor, " m"]) -> Rows:
+        return Rows(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+    def to(self, device: torch.device | str) -> Rows:
+        """The same rows on another device."""
+        return Rows(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+    def equal_groups(self) -> Int[Tensor, " n"]:
+        """A number per row; rows of equal metadata share it, and can serve as shared positives."""
+        numbers = [getattr(self, name).double() for name in self.__dataclass_fields__]
+        group: Tensor = torch.unique(torch.cat(numbers, dim=1), dim=0, return_inverse=True)[1]
+        return group
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedFeature:
+    """A feature with what was learned about it from the training patients."""
+
+    name: str
+    kind: Kind
+    columns: tuple[str, ...]
+    mean: float = 0.0
+    """Of a continuous feature, in its unit."""
+    std: float = 1.0
+    """Population standard deviation of a continuous feature; 1 where it is constant or unknown."""
+    categories: tuple[str, ...] = ()
+    """Of a categorical feature; code k+1 stands for category k."""
+    unit: str | None = None
+    """Of a continuous feature; None where nobody said."""
+    spellings: Mapping[str, str] = field(default_factory=dict)
+    """Cell -> the category that it stands for, where the cohort of a later stage spells it so."""
+    also: tuple[tuple[str, ...], ...] = ()
+    """Columns that hold it in cohorts of earlier stages, under other names."""
+
+    def columns_in(self, table: pd.DataFrame) -> tuple[str, ...]:
+        """The columns of `table` that hold the feature: its own, else those of an earlier stage."""
+        names = set(table.columns)
+        if names.issuperset(self.columns):
+            return self.columns
+        return next((known for known in self.also if names.issuperset(known)), self.columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How one level's typed table becomes `Rows`."""
+
+    level: LevelName
+    features: tuple[FittedFeature, ...]
+    """In token order: continuous first."""
+
+    @classmethod
+    def fit(cls, level: Level, table: pd.DataFrame) -> Encoding:
+        """Statistics and vocabularies of `table`, which must hold training rows only."""
+        ordered = sorted(level.features, key=lambda feature: feature.kind != "continuous")
+        return cls(level=level.name, features=tuple(_fit(f, table) for f in ordered))
+
+    def of_kind(self, kind: Kind) -> tuple[FittedFeature, ...]:
+        """The features of one kind, in token order."""
+        return tuple(feature for feature in self.features if feature.kind == kind)
+
+    def columns_in(self, table: pd.DataFrame) -> tuple[str, ...]:
+        """The columns that `encode` reads of `table`, whether it has them or not."""
+        return tuple(column for found in self.features for column in found.columns_in(table))
+
+    def encode(self, table: pd.DataFrame) -> Rows:
+        """Codes of `table`, row by row; categories unseen in training count as missing."""
+        n = len(table)
+        continuous, categorical, checkbox, present = [], [], [], []
+        for feature in self.features:
+            values, known = _encode(feature, table)
+            present.append(known)
+            if feature.kind == "continuous":
+                continuous.append(values)
+            elif feature.kind == "categorical":
+                categorical.append(values)
+            else:
+                checkbox.append(values)
+        return Rows(
+            continuous=torch.from_numpy(_stack(continuous, n, np.float32)),
+            categorical=torch.from_numpy(_stack(categorical, n, np.int64)),
+            checkbox=torch.from_numpy(_stack(checkbox, n, np.float32)),
+            present=torch.from_numpy(_stack(present, n, np.bool_)),
+        )
+
+    def disturb(
+        self, rows: Rows, rng: np.random.Generator, *, dropout: float, corruption: float
+    ) -> Rows:
+        """Rows with some known cells hidden and some swapped, against memorising (ours).
+
+        Args:
+            rows: rows of this encoding.
+            rng: of the draws.
+            dropout: probability with which a token counts as missing.
+            corruption: probability with which a token takes another row's value (SCARF,
+                arXiv 2106.15147).
+        """
+        n, tokens = rows.present.shape
+        donor = rng.integers(max(n, 1), size=(n, tokens))
+        keep = rng.random((n, tokens)) >= corruption
+        source = torch.from_numpy(np.where(keep, np.arange(n)[:, None], donor))  # (n, t)
+        hidden = torch.from_numpy(rng.random((n, tokens)) < dropout)
+        values: dict[Kind, list[Tensor]] = {"continuous": [], "categorical": [], "checkbox": []}
+        taken = dict.fromkeys(values, 0)
+        for token, feature in enumerate(self.features):
+            table = getattr(rows, feature.kind)
+            stop = taken[feature.kind] + len(feature.columns)
+            values[feature.kind].append(table[source[:, token], taken[feature.kind] : stop])
+            taken[feature.kind] = stop
+        present = rows.present.gather(0, source) & ~hidden
+        mixed = {k: torch.cat(v, dim=1) if v else getattr(rows, k) for k, v in values.items()}
+        return Rows(**mixed, present=present)
+
+    def unseen(self, table: pd.DataFrame) -> dict[str, dict[str, int]]:
+        """Categories of `table` that training did not have: feature -> category -> rows."""
+        found: dict[str, dict[str, int]] = {}
+        for feature in self.of_kind("categorical"):
+            counts = table[feature.columns_in(table)[0]].value_counts()
+            known = {*feature.categories, *feature.spellings}
+            strange = {str(k): int(v) for k, v in counts.items() if k not in known}
+            if strange:
+                found[feature.name] = strange
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `model.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Encoding:
+        """The inverse of `to_dict`, also after a trip through JSON."""
+        features = []
+        for entry in content["features"]:
+            fields: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in entry.items()
+            }
+            if "also" in fields:  # not in files of the first version
+                fields["also"] = tuple(tuple(columns) for columns in fields["also"])
+            features.append(FittedFeature(**fields))
+        return cls(level=content["level"], features=tuple(features))
+
+
+def _fit(feature: Feature, table: pd.DataFrame) -> FittedFeature:
+    kwargs: dict[str, Any] = {
+        "name": feature.name,
+        "kind": feature.kind,
+        "columns": feature.columns,
+        "unit": feature.unit,
+    }
+    column = table[feature.columns[0]]
+    if feature.kind == "continuous" and column.notna().any():
+        values = column.dropna().to_numpy(dtype=np.float64)
+        kwargs["mean"] = float(values.mean())
+        rounding = 1e-9 * float(np.abs(values).max())  # the spread of a constant column
+        kwargs["std"] = float(values.std()) if values.std() > rounding else 1.0
+    elif feature.kind == "categorical":
+        seen = sorted(column.dropna().unique().tolist())
+        kwargs["categories"] = feature.categories if feature.categories is not None else tuple(seen)
+    return FittedFeature(**kwargs)
+
+
+def _encode(feature: FittedFeature, table: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any]]:
+    columns = feature.columns_in(table)
+    if feature.kind == "continuous":
+        values = table[columns[0]].to_numpy(dtype=np.float64, na_value=np.nan)
+        known = np.isfinite(values)
+        return np.where(known, (values - feature.mean) / feature.std, 0.0), known
+    if feature.kind == "categorical":
+        vocabulary = pd.Index(feature.categories, dtype="object")
+        cells = table[columns[0]]
+        if feature.spellings:
+            cells = cells.replace(dict(feature.spellings))
+        codes = vocabulary.get_indexer(pd.Index(cells, dtype="object"))  # -1: none
+        return codes.astype(np.int64) + 1, codes >= 0
+    ticks = table[list(columns)].astype("boolean")
+    ticked = ticks.fillna(False).to_numpy(dtype=np.float32)  # (n, columns of the group)
+    return ticked, np.asarray(ticks.notna().any(axis=1))
+
+
+def _stack(columns: list[NDArray[Any]], n: int, dtype: type) -> NDArray[Any]:
+    if not columns:
+        return np.zeros((n, 0), dtype=dtype)
+    return np.column_stack(columns).astype(dtype)  # (n, columns)

@@ -1,0 +1,233 @@
+"""Are two sets of embeddings from the same population?
+
+Axis names: n and m = rows of the two sides, r = rows drawn of both, d = width, e = directions
+kept, p = patients, t = permutations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float64, Int, Shaped
+from scipy.stats import rankdata
+
+from slimp.errors import UserError
+from slimp.evaluation.bootstrap import bootstrap
+from slimp.evaluation.metrics import ranking_metrics
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+DIRECTIONS = 64
+"""Principal directions that the classifier sees, at most."""
+RIDGE = 0.1
+"""Added to the variances of the directions, which are 1."""
+PERMUTATIONS = 499
+REPLICATES = 500
+SIGNIFICANT = 0.01
+NOTABLE = 0.6
+"""AUROC that the interval must lie above: enough rows make any difference significant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shift:
+    """How well a classifier tells two sides apart, on patients that it was not fitted on."""
+
+    auroc: float
+    """0.5: not at all; 1: always."""
+    ci95: tuple[float, float]
+    """Over patients; covers who was tested, not who trained."""
+    accuracy: float
+    """Balanced; of the rule that calls a row the side whose mean it is nearer to."""
+    p_value: float
+    """Share of permutations of the patients between the sides that separate as well."""
+    n_a: int
+    """Rows drawn of the first side."""
+    n_b: int
+    patients_a: int
+    """Patients that these rows are of."""
+    patients_b: int
+
+    @property
+    def flagged(self) -> bool:
+        """The sides differ beyond chance (p < 0.01) and notably (interval above AUROC 0.6)."""
+        return self.p_value < SIGNIFICANT and self.ci95[0] > NOTABLE
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `metrics.json`."""
+        return {
+            "auroc": {"mean": self.auroc, "ci95": list(self.ci95)},
+            "balanced_accuracy": self.accuracy,
+            "p_value": self.p_value,
+            "rows": [self.n_a, self.n_b],
+            "patients": [self.patients_a, self.patients_b],
+            "flagged": self.flagged,
+        }
+
+
+def two_sample_test(
+    a: Float[Array, "n d"],
+    b: Float[Array, "m d"],
+    groups_a: Shaped[Array, " n"],
+    groups_b: Shaped[Array, " m"],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    rows: int = 2000,
+) -> Shift:
+    """Whether two sides come from one population (classifier two-sample test).
+
+    The null hypothesis is that patients of both sides are drawn alike, so patients are what is
+    permuted: rows of one patient resemble each other, and permuting rows would find a shift
+    wherever there are patients. The permutation keeps the folds, and so how many patients of
+    each side a fold has.
+
+    Reference: Lopez-Paz & Oquab, arXiv 1610.06545.
+    Differs: the AUROC is the statistic, not the accuracy, so that sides may differ in size; and
+    the classifier is a linear discriminant, not a neural network: it has a closed form, so one
+    product of matrices serves all permutations.
+
+    Args:
+        a: rows of one side; swapping the sides changes nothing.
+        b: rows of the other side.
+        groups_a: patient of each row; equal names on both sides are one patient.
+        groups_b: likewise.
+        folds: patients are dealt into these; each is judged by a classifier of the others.
+        seed: of the rows drawn, the folds, the permutations and the interval.
+        rows: of each side, at most. As many patients as possible are drawn, each with as few
+            rows as possible.
+
+    Raises:
+        UserError: a side has fewer than 2 patients per fold, or a value is not finite.
+    """
+    sides = [
+        _draw(x, np.asarray(g).astype(str), rows, seed) for x, g in ((a, groups_a), (b, groups_b))
+    ]
+    for name, (x, patients) in zip("ab", sides, strict=True):
+        _require(name, x, len(np.unique(patients)), folds)
+    x = np.concatenate([sides[0][0], sides[1][0]]).astype(np.float64)
+    patients = np.concatenate([sides[0][1], sides[1][1]])
+    side = np.repeat([0, 1], [len(sides[0][0]), len(sides[1][0])])
+    order = np.lexsort((side, patients))  # the order must not tell the sides apart
+    x, patients, side = x[order], patients[order], side[order]
+    fold = _deal(patients, side, folds, seed)
+    labels = np.column_stack([side, *_permuted(side, patients, fold, seed)])  # (r, 1 + t)
+    scores = _out_of_fold(x, labels, fold)
+    separations = _aurocs(scores, labels)
+    observed, score = float(separations[0]), scores[:, 0]
+    interval = bootstrap(
+        [patients],
+        lambda _, weights: {"auroc": _weighted_auroc(side, score, weights)},
+        replicates=REPLICATES,
+        seed=seed,
+    )["auroc"]
+    return Shift(
+        auroc=observed,
+        ci95=interval.ci95,
+        accuracy=float(np.mean([((score > 0) == s)[side == s].mean() for s in (0, 1)])),
+        p_value=float(np.mean(separations >= observed - 1e-9)),
+        n_a=len(sides[0][0]),
+        n_b=len(sides[1][0]),
+        patients_a=len(np.unique(sides[0][1])),
+        patients_b=len(np.unique(sides[1][1])),
+    )
+
+
+def _draw(x: Array, patients: Array, rows: int, seed: int) -> tuple[Array, Array]:
+    """At most `rows` rows: one of each patient in random order, then a second one, and so on.
+
+    Which ones does not depend on the order of the rows.
+    """
+    rng = np.random.default_rng(seed)
+    names, code = np.unique(patients, return_inverse=True)
+    content = np.einsum("nd,d->n", x.astype(np.float64), rng.standard_normal(x.shape[1]))
+    order = np.lexsort((content, code))
+    shuffled = order[rng.permutation(len(order))]
+    shuffled = shuffled[np.argsort(code[shuffled], kind="stable")]
+    starts = np.cumsum(np.bincount(code, minlength=len(names)))
+    turn = np.arange(len(shuffled)) - np.concatenate([[0], starts[:-1]])[code[shuffled]]
+    place = rng.permutation(len(names))[code[shuffled]]
+    kept = shuffled[np.lexsort((place, turn))[:rows]]
+    return x[kept], patients[kept]
+
+
+def _require(name: str, x: Array, patients: int, folds: int) -> None:
+    if folds < 2:
+        raise UserError(f"folds must be at least 2, got {folds}.")
+    if patients < 2 * folds:
+        raise UserError(
+            f"side {name} of the two-sample test has {patients} patients, but {folds} folds need "
+            f"{2 * folds} or more. Take fewer folds or more patients."
+        )
+    if not np.isfinite(x).all():
+        raise UserError(f"side {name} of the two-sample test has values that are not finite.")
+
+
+def _deal(patients: Array, side: Array, folds: int, seed: int) -> Int[Array, " r"]:
+    """Fold of each row; no patient is in two, and the sides are spread evenly."""
+    names, code = np.unique(patients, return_inverse=True)
+    on = np.stack([np.bincount(code, side == s, len(names)) > 0 for s in (0, 1)])
+    fold = np.empty(len(names), np.int64)
+    for some in (on[0] & ~on[1], on[1] & ~on[0], on[0] & on[1]):
+        members = np.flatnonzero(some)
+        dealt = np.random.default_rng(seed).permutation(len(members))
+        fold[members[dealt]] = np.arange(len(members)) % folds
+    return np.asarray(fold[code])
+
+
+def _permuted(side: Array, patients: Array, fold: Array, seed: int) -> Iterator[Int[Array, " r"]]:
+    """Sides of the rows, after patients of the same fold have swapped theirs."""
+    _, first, unit = np.unique(
+        np.char.add(np.char.add(patients, "\0"), side.astype(str)),
+        return_index=True,
+        return_inverse=True,
+    )
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(fold[first] == f) for f in np.unique(fold)]
+    for _ in range(PERMUTATIONS):
+        swapped = side[first]
+        for some in members:
+            swapped[some] = swapped[rng.permutation(some)]
+        yield swapped[unit]
+
+
+def _out_of_fold(
+    x: Float64[Array, "r d"], labels: Int[Array, "r t"], fold: Int[Array, " r"]
+) -> Float64[Array, "r t"]:
+    """Linear discriminant of each column of labels, fitted on the other folds; above 0: side 1."""
+    scores = np.empty(labels.shape)
+    for f in np.unique(fold):
+        train, test = fold != f, fold == f
+        z, held_out = _whitened(x[train], x[test])
+        y = labels[train]
+        # Each side's mean weighs the same, so that 0 is half way between the means.
+        ones, zeros = y.sum(axis=0), (1 - y).sum(axis=0)
+        means = z.T @ y / ones, z.T @ (1 - y) / zeros  # (e, t)
+        half_way = ((means[0] + means[1]) / 2 * (means[0] - means[1])).sum(axis=0)
+        scores[test] = held_out @ (means[0] - means[1]) - half_way
+    return scores
+
+
+def _whitened(train: Array, test: Array) -> tuple[Array, Array]:
+    """Both in the principal directions of `train`, in each of which that has variance 1 - RIDGE."""
+    mean, scale = train.mean(axis=0), train.std(axis=0)
+    scale[scale < 1e-9 * np.maximum(np.abs(mean), 1)] = np.inf  # constant, up to rounding
+    z = (train - mean) / scale
+    values, vectors = np.linalg.eigh(z.T @ z / len(z))
+    kept = slice(max(0, len(values) - min(DIRECTIONS, len(z) // 10)), None)
+    project = vectors[:, kept] / np.sqrt(np.maximum(values[kept], 0) + RIDGE)
+    return z @ project, (test - mean) / scale @ project
+
+
+def _aurocs(scores: Float64[Array, "r t"], labels: Int[Array, "r t"]) -> Float64[Array, " t"]:
+    ranks = rankdata(scores, axis=0)
+    ones = labels.sum(axis=0)
+    above = (ranks * labels).sum(axis=0) - ones * (ones + 1) / 2
+    return np.asarray(above / (ones * (len(labels) - ones)))
+
+
+def _weighted_auroc(side: Array, score: Array, weights: Array) -> Array:
+    both = np.column_stack([-score, score])
+    return ranking_metrics(side, both, weights)["auroc_macro_ovr"]

@@ -1,0 +1,173 @@
+"""Do images and metadata of the same lesion or patient meet? Cosine similarities and recall.
+
+Axis names: n = rows of a level, m = non-matching pairs, d = width of the space in which
+similarities are taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from sklearn.metrics import auc, roc_curve
+from torch import Tensor
+from torch.nn import functional as F
+
+from slimp.data.batches import PatientBatches, epoch_loader
+from slimp.data.cohort import Cohort
+from slimp.data.config import BatchConfig
+from slimp.features.recall import group_numbers, recall_at_k
+from slimp.models.nested import Slimp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similarity:
+    """How far matching pairs of image and metadata stand from non-matching ones.
+
+    Reference (SLIMP, arXiv 2505.23709, Table 4 and Fig. 3): medians 0.836 and -0.006.
+    """
+
+    matching: NDArray[np.float32]
+    """(n,) cosine of each row with its own metadata, in [-1, 1]."""
+    nonmatching: NDArray[np.float32]
+    """(m,) cosines of rows with the metadata of others: all such pairs, or a sample of them."""
+    median_matching: float
+    median_nonmatching: float
+    overlap: float
+    """Smallest sum of the two error rates that one threshold reaches: 0 separates, 1 is no help.
+
+    Equals the overlapping coefficient of the two densities where these cross once, and is an
+    upper bound of it elsewhere; unlike a histogram's it has no bin width to choose.
+    """
+    auroc: float
+    """Probability that a matching pair is more similar than a non-matching one."""
+    image_to_metadata: dict[int, float]
+    """k -> recall@k, retrieving metadata by image; see `recall_at_k`."""
+    metadata_to_image: dict[int, float]
+    """k -> recall@k, retrieving images by metadata."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures without the arrays, for `metrics.json`."""
+        return {
+            "n": len(self.matching),
+            "median_matching": self.median_matching,
+            "median_nonmatching": self.median_nonmatching,
+            "overlap": self.overlap,
+            "auroc": self.auroc,
+            **{f"image_to_metadata_recall_at_{k}": v for k, v in self.image_to_metadata.items()},
+            **{f"metadata_to_image_recall_at_{k}": v for k, v in self.metadata_to_image.items()},
+        }
+
+
+@torch.no_grad()
+def similarity_by_level(
+    model: Slimp,
+    cohort: Cohort,
+    *,
+    seed: int = 0,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> dict[str, Similarity]:
+    """Per trained metadata level, the similarity of both sides on `cohort`, from fine to coarse.
+
+    Each patient counts with up to 100 lesions and one image per lesion, without augmentation.
+    Rows of equal metadata count as matching, since metadata cannot tell them apart. From the
+    second level on the image side holds the finer metadata as well, as in the objective. A
+    level whose metadata are the same for everyone is left out.
+
+    Args:
+        model: left as it was found.
+        cohort: rows that training never saw, if the figures are to mean anything.
+        seed: of the lesions, images and pairs drawn.
+        workers: processes that decode images; 0 decodes in this one.
+        device: where to compute.
+    """
+    if model.config.hierarchy == "flat":
+        cohort = cohort.flatten()
+    config = BatchConfig(patients=32, lesions=100, seed=seed, workers=workers)
+    encodings = model.encodings_of(cohort)
+    batches = PatientBatches(
+        cohort, encodings, config, image_size=model.image_spec.size, augment=False
+    )
+    sides: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
+    training, before = model.training, next(model.parameters()).device
+    model.eval().to(device)
+    for batch in epoch_loader(batches, range(1)):
+        groups = {level.name: level.groups for level in batch.levels}
+        for pair in model(batch.to(torch.device(device))).pairs:
+            group = groups[pair.name]
+            if group is not None and model.config.weights[pair.name] > 0:
+                rows = (pair.anchor.float().cpu(), pair.target.float().cpu(), group)
+                sides.setdefault(pair.name, []).append(rows)
+    model.train(training).to(before)
+    joined = {name: [torch.cat(x) for x in zip(*rows, strict=True)] for name, rows in sides.items()}
+    return {
+        name: similarity(image, metadata, group, seed=seed)
+        for name, (image, metadata, group) in joined.items()
+        if (group != group[0]).any()
+    }
+
+
+def similarity(
+    image: Float[Tensor, "n d"],
+    metadata: Float[Tensor, "n d"],
+    groups: Int[Tensor, " n"] | None = None,
+    *,
+    pairs: int = 100_000,
+    ks: Sequence[int] = (1, 5, 10),
+    seed: int = 0,
+) -> Similarity:
+    """Cosines of matching and non-matching pairs, how well they separate, and recall@k.
+
+    Args:
+        image: projections of the image side of one level, on rows that training never saw.
+        metadata: projections of the metadata side; row i belongs to row i of `image`.
+        groups: rows of equal groups match each other, such as two images of one lesion or
+            equal metadata; None: each row only matches itself.
+        pairs: non-matching pairs that are drawn, at most.
+        ks: ranks of recall@k.
+        seed: of the draw.
+
+    Raises:
+        ValueError: all rows belong to one group, so that no pair is non-matching.
+    """
+    groups = group_numbers(image, groups)
+    recall = recall_at_k(image, metadata, ks, groups), recall_at_k(metadata, image, ks, groups)
+    a, b = (F.normalize(x.detach().float().cpu(), dim=-1) for x in (image, metadata))
+    i, j = _nonmatching_pairs(groups.cpu(), pairs, seed)
+    matching = (a * b).sum(dim=-1).numpy()  # (n,)
+    nonmatching = (a[i] * b[j]).sum(dim=-1).numpy()  # (m,)
+    truth = np.repeat([1, 0], [len(matching), len(nonmatching)])
+    false_rate, true_rate, _ = roc_curve(truth, np.concatenate([matching, nonmatching]))
+    return Similarity(
+        matching=matching,
+        nonmatching=nonmatching,
+        median_matching=float(np.median(matching)),
+        median_nonmatching=float(np.median(nonmatching)),
+        overlap=float(1 - (true_rate - false_rate).max()),
+        auroc=float(auc(false_rate, true_rate)),
+        image_to_metadata=recall[0],
+        metadata_to_image=recall[1],
+    )
+
+
+def _nonmatching_pairs(groups: Tensor, limit: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows (i, j) of different groups: all of them if they are few, else about `limit` drawn."""
+    n = len(groups)
+    if (groups == groups[0]).all():
+        raise ValueError("similarity needs rows of at least 2 groups: no pair is non-matching")
+    if n * n <= limit:
+        i, j = (groups[:, None] != groups).nonzero(as_tuple=True)
+        return i, j
+    generator = torch.Generator().manual_seed(seed)
+    # Drawn with a margin for the pairs within a group, which are dropped.
+    counts = np.unique(groups.numpy(), return_counts=True)[1]
+    different = 1 - ((counts / n) ** 2).sum()  # share of pairs across groups
+    i, j = torch.randint(n, (2, round(limit / different)), generator=generator)
+    keep = groups[i] != groups[j]
+    return i[keep][:limit], j[keep][:limit]

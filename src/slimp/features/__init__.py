@@ -1,0 +1,1 @@
+"""Frozen features: embedding, nearest neighbours, k-nearest-neighbour scores."""

@@ -1,0 +1,379 @@
+"""Frozen features per image: what an encoder makes of each image and of its metadata.
+
+Axis names: n = images, d = width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Bool, Float32
+from torch import Tensor
+
+from slimp.data.cohort import Cohort
+from slimp.data.encoding import Rows
+from slimp.data.files import new_file
+from slimp.data.images import image_batches
+from slimp.data.schema import LEVELS, LevelName
+from slimp.errors import UserError
+from slimp.features.backends import (
+    CHECKED,
+    BackendName,
+    Encode,
+    batch_size_of,
+    inference,
+    openvino_backend,
+    require_agreement,
+    torch_backend,
+)
+from slimp.features.feature_sets import FeatureSet
+from slimp.features.pseudo_metadata import LentFeatures
+from slimp.models.nested import Slimp
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+ID_COLUMNS = ("image_id", "lesion_id", "patient_id", "label")
+METADATA_KEYS: dict[LevelName, str] = {
+    "image": "image_metadata",
+    "lesion": "lesion",
+    "patient": "patient",
+}
+"""Level -> key of its metadata's features; those of the image itself are `image`."""
+FEATURE_SETS: dict[FeatureSet, tuple[str, ...]] = {
+    "image": ("image",),
+    "image+lesion": ("image", "image_metadata", "lesion"),
+    "full": ("image", "image_metadata", "lesion", "patient"),
+}
+ROWS_AT_ONCE = 4096
+"""Metadata rows encoded at once."""
+LENT_KEY = b"slimp.lent"
+"""Metadata of a features file: the names of the features that are lent."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureTable:
+    """Features per image, ids beside them."""
+
+    ids: pd.DataFrame
+    """`image_id lesion_id patient_id label [split]`, a row per image."""
+    features: Mapping[str, Float32[Array, "n _"]]
+    """`image`, and where there are metadata `lesion`, `patient`, `image_metadata`."""
+    lent: tuple[str, ...] = ()
+    """Those of which some or all rows are another patient's, lent by `slimp retrieve`."""
+
+    def __post_init__(self) -> None:
+        if missing := [name for name in ID_COLUMNS if name not in self.ids]:
+            raise UserError(f"feature table: the column '{missing[0]}' is missing.")
+        for name, values in self.features.items():
+            if len(values) != len(self.ids):
+                raise UserError(
+                    f"feature table: '{name}' has {len(values)} rows, the ids {len(self.ids)}."
+                )
+            bad = ~np.isfinite(values).all(axis=1)
+            if bad.any():
+                image = self.ids["image_id"].iloc[int(np.argmax(bad))]
+                raise UserError(
+                    f"feature table: '{name}' of image '{image}' is not finite "
+                    f"({bad.sum()} image(s) in all). Was training stable?"
+                )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"FeatureTable({len(self)} images: {self.widths})"
+
+    @property
+    def widths(self) -> str:
+        """The features with their widths, and which are lent, in words."""
+        return ", ".join(
+            f"{name} {values.shape[1]}{' (lent)' if name in self.lent else ''}"
+            for name, values in self.features.items()
+        )
+
+    def matrix(self, features: FeatureSet) -> Float32[Array, "n d"]:
+        """The features of a set side by side, in the order image, lesion, patient.
+
+        `full` is all there are. `image+lesion` needs metadata features below the patient.
+
+        Raises:
+            UserError: there is no such set, or the table lacks what it needs.
+        """
+        if features not in FEATURE_SETS:
+            raise UserError(f"features '{features}' is not one of {', '.join(FEATURE_SETS)}.")
+        found = [name for name in FEATURE_SETS[features] if name in self.features]
+        lacks_image = "image" not in found
+        if lacks_image or (features == "image+lesion" and len(found) < 2):
+            lacking = "image" if lacks_image else "lesion"
+            raise UserError(
+                f"features '{features}' need '{lacking}' features, but this table has only: "
+                f"{', '.join(self.features) or 'none'}. The model or the cohort has no metadata "
+                "at that level; choose another feature set."
+            )
+        return np.hstack([self.features[name] for name in found])
+
+    def select(self, mask: Bool[Array, " n"] | pd.Series) -> FeatureTable:
+        """The images where `mask` is true."""
+        keep = np.asarray(mask, dtype=bool)
+        return FeatureTable(
+            ids=self.ids[keep].reset_index(drop=True),
+            features={name: values[keep] for name, values in self.features.items()},
+            lent=self.lent,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes a parquet file, atomically: the ids, and a fixed-size list per feature set."""
+        table = pa.Table.from_pandas(self.ids, preserve_index=False)
+        for name, values in self.features.items():
+            flat = pa.array(np.ascontiguousarray(values).ravel())
+            lists = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+            table = table.append_column(name, lists)
+        notes = {**(table.schema.metadata or {}), LENT_KEY: json.dumps(self.lent).encode()}
+        table = table.replace_schema_metadata(notes)
+        with new_file(Path(path)) as partial:
+            pq.write_table(table, partial)
+
+    @classmethod
+    def load(cls, path: str | Path) -> FeatureTable:
+        """The inverse of `save`.
+
+        Raises:
+            UserError: the file is missing, damaged, or not a table of features.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"{path}: no such file. Make one with: slimp embed.")
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path}: damaged or not a parquet file ({error}).") from None
+        features = {}
+        for name in ("image", *METADATA_KEYS.values()):
+            if name in table.column_names:
+                features[name] = _read_lists(table[name].combine_chunks(), path, name)
+        if not features:
+            raise UserError(
+                f"{path}: holds no features; expected columns such as 'image'. "
+                "Make one with: slimp embed."
+            )
+        lent = json.loads((table.schema.metadata or {}).get(LENT_KEY, b"[]"))
+        ids = table.drop_columns(list(features)).to_pandas()
+        try:
+            return cls(ids=ids, features=features, lent=tuple(lent))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+
+def embed(
+    model: Slimp,
+    cohort: Cohort,
+    *,
+    batch_size: int | None = None,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    precision: Literal["32", "bf16"] = "32",
+    backend: BackendName = "torch",
+    lacking: Literal["refuse", "missing"] = "refuse",
+    pseudo: LentFeatures | str | Path | None = None,
+    progress: Progress | None = None,
+) -> FeatureTable:
+    """Features of every image of a cohort, in the cohort's order.
+
+    `image` is the image encoder's embedding; `lesion` and `patient` are those of the tabular
+    encoders for the image's own lesion and patient, before any projection. A level that the
+    model or the cohort lacks is left out.
+
+    Args:
+        model: the encoders; left as it was found.
+        cohort: whose images and metadata. For a model of the hierarchy `flat` its metadata are
+            joined at the lesion level first.
+        batch_size: images at once, at most; None: as many as suit the backend.
+        workers: processes that decode images while the encoder is at work; 0 decodes in this
+            process, between batches.
+        device: where to compute.
+        precision: of the encoders; features are always float32.
+        backend: what runs the image encoder. All but torch are compared with it first, on
+            images of the cohort.
+        lacking: what becomes of columns that the model reads and the cohort has not, at a level
+            of which it has some: an error, or cells that are missing in every row.
+        pseudo: what a reference lends to these images, or the folder where `slimp retrieve` left
+            it; see `with_lent`.
+        progress: called after each batch.
+
+    Raises:
+        UserError: the cohort lacks some of the columns of a level that the model reads, or the
+            backend is not installed, or cannot run this encoder, or does not agree with torch, or
+            the lent metadata are not of this model and these images.
+    """
+    if isinstance(pseudo, str | Path):
+        pseudo = LentFeatures.load(pseudo)
+    if model.config.hierarchy == "flat":
+        cohort = cohort.flatten()
+    lent = () if pseudo is None else tuple(pseudo.embeddings)
+    encoded = _encoded_levels(model, cohort, lacking, lent)  # refuses before any image is read
+    if pseudo is not None:
+        pseudo.require_model(model)
+        pseudo.rows_of(cohort.images["image_id"])
+    gather: dict[LevelName, Array] = {
+        "image": np.arange(len(cohort)),
+        "lesion": cohort.lesion_of_image,
+        "patient": cohort.patient_of_lesion[cohort.lesion_of_image],
+    }
+    device = torch.device(device)
+    batch_size = batch_size or batch_size_of(backend, device)
+    with evaluating(model, device):
+        encode = _backend(model, cohort, backend, batch_size, device, precision)
+        batches = image_batches(
+            cohort, model.image_spec.size, batch_size=batch_size, workers=workers
+        )
+        chunks, done = [], 0
+        for chunk in encode(pixels for pixels, _ in batches):
+            chunks.append(chunk)
+            done += len(chunk)
+            if progress is not None:
+                progress(done, len(cohort))
+        features = {"image": np.concatenate(chunks)}
+        with inference(device, precision):
+            for level, level_rows in encoded.items():
+                per_row = metadata_embeddings(model, level, level_rows, device)
+                features[METADATA_KEYS[level]] = per_row[gather[level]]
+    columns = [name for name in (*ID_COLUMNS, "split") if name in cohort.images]
+    table = FeatureTable(ids=cohort.images[columns].reset_index(drop=True), features=features)
+    return table if pseudo is None else with_lent(table, model, pseudo)
+
+
+def with_lent(table: FeatureTable, model: Slimp, pseudo: LentFeatures) -> FeatureTable:
+    """The table with lent embeddings in place of those of metadata that are not known.
+
+    An image for which the retrieval abstained gets the embedding of a row in which every cell is
+    missing; the ids say so in a column `abstained`.
+
+    Args:
+        table: features by `model`, of images among those of `pseudo`.
+        model: left as it was found.
+        pseudo: what is lent; metadata that an image has of its own stay.
+
+    Raises:
+        UserError: `pseudo` is of another model, or lacks an image.
+    """
+    pseudo.require_model(model)
+    rows = pseudo.rows_of(table.ids["image_id"])
+    features, abstained = dict(table.features), pseudo.abstained[rows]
+    for level, embeddings in pseudo.embeddings.items():
+        nothing = _missing_row(model, level)  # (1, h)
+        own = features.get(METADATA_KEYS[level], nothing)
+        borrows = pseudo.borrows[level][rows]
+        lent = np.where(abstained[:, None], nothing, embeddings[rows])  # (n, h)
+        features[METADATA_KEYS[level]] = np.where(borrows[:, None], lent, own)
+    ordered = ("image", *METADATA_KEYS.values())
+    return FeatureTable(
+        ids=table.ids.assign(abstained=abstained),
+        features={name: features[name] for name in ordered if name in features},
+        lent=tuple(METADATA_KEYS[level] for level in pseudo.embeddings),
+    )
+
+
+def _missing_row(model: Slimp, level: LevelName) -> Float32[Array, "1 d"]:
+    """The embedding of a row in which every cell is missing."""
+    encoding, device = model.encodings[level], next(model.parameters()).device
+    columns = [column for feature in encoding.features for column in feature.columns]
+    rows = encoding.encode(pd.DataFrame(index=[0], columns=columns, dtype="float64"))
+    with evaluating(model, device), inference(device, "32"):
+        return metadata_embeddings(model, level, rows, device)
+
+
+def _backend(
+    model: Slimp,
+    cohort: Cohort,
+    name: BackendName,
+    batch_size: int,
+    device: torch.device,
+    precision: Literal["32", "bf16"],
+) -> Encode:
+    """The backend, ready; if it is not torch, it agrees with torch on images of the cohort."""
+    encoder = model.image_encoder
+    if name == "torch":
+        return torch_backend(encoder, device, precision)
+    if device.type != "cpu":
+        raise UserError(f"the backend '{name}' runs on CPUs, not on '{device}'.")
+    largest = -(-len(cohort) // -(-len(cohort) // batch_size))  # of batches of nearly equal size
+    encode = openvino_backend(encoder, largest, precision)
+    tried = np.zeros(len(cohort), dtype=bool)
+    tried[np.linspace(0, len(cohort) - 1, min(CHECKED, largest)).astype(int)] = True
+    pixels, _ = next(image_batches(cohort.select(tried), encoder.spec.size, batch_size=CHECKED))
+    require_agreement(encode, encoder, pixels)
+    return encode
+
+
+def _encoded_levels(
+    model: Slimp,
+    cohort: Cohort,
+    lacking: Literal["refuse", "missing"],
+    lent: tuple[LevelName, ...] = (),
+) -> dict[LevelName, Rows]:
+    encoded = {}
+    for level in LEVELS:
+        if level not in model.encodings:
+            continue
+        encoding, table = model.encodings[level], cohort.tables.of_level(level)
+        needed = encoding.columns_in(table)
+        missing = [column for column in needed if column not in table]
+        if len(missing) == len(needed):
+            continue
+        if missing and lacking == "refuse" and level not in lent:
+            raise UserError(
+                f"cohort '{cohort.info.name}' has no {level}-level column '{missing[0]}' "
+                f"({len(missing)} of the {len(needed)} that the model reads are missing). "
+                "Adapt the model to this cohort first, or add the columns, empty if unknown."
+            )
+        encoded[level] = encoding.encode(table.reindex(columns=[*table.columns, *missing]))
+    return encoded
+
+
+def metadata_embeddings(
+    model: Slimp, level: LevelName, rows: Rows, device: torch.device
+) -> Float32[Array, "n d"]:
+    """Embeddings of metadata rows by a model that is on `device` already."""
+    return np.concatenate(
+        [
+            _to_numpy(model.encode_rows(level, rows[index].to(device)))
+            for index in torch.arange(len(rows)).tensor_split(-(-len(rows) // ROWS_AT_ONCE))
+        ]
+    )
+
+
+@contextmanager
+def evaluating(model: Slimp, device: torch.device) -> Iterator[None]:
+    """Evaluation mode on `device`; afterwards all is as before."""
+    training, before = model.training, next(model.parameters()).device
+    model.eval().to(device)
+    try:
+        yield
+    finally:
+        model.train(training).to(before)
+
+
+def _to_numpy(x: Tensor) -> Float32[Array, "n d"]:
+    return x.float().cpu().numpy()
+
+
+def _read_lists(column: Any, path: Path, name: str) -> Float32[Array, "n d"]:
+    wanted = pa.types.is_fixed_size_list(column.type) and column.type.value_type == pa.float32()
+    if not wanted or column.null_count:
+        raise UserError(
+            f"{path}: column '{name}' is {column.type}, expected a float32 list of fixed size in "
+            "every row. Make the file anew with: slimp embed."
+        )
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    return np.array(values.reshape(len(column), column.type.list_size))  # one that may be written

@@ -1,0 +1,129 @@
+"""Metadata embeddings that a reference lends to images whose own metadata are not known.
+
+`slimp retrieve` writes them; `embed` puts them where features of the real metadata would stand.
+Axis names: n = images, m = images of some table, h = width of a tabular encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float32, Int64
+
+from slimp.data.schema import LEVELS, LevelName
+from slimp.errors import UserError
+from slimp.models.nested import Slimp
+
+Array = np.ndarray[Any, np.dtype[Any]]
+FILE = "pseudo.parquet"
+MODEL_KEY = b"slimp.model"
+"""Metadata of the file: `fingerprint` of the model whose embeddings it holds."""
+REMEDY = "Make it anew with: slimp retrieve."
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LentFeatures:
+    """Per level, what each image borrows; the images in any order, each once."""
+
+    image_ids: Array
+    embeddings: Mapping[LevelName, Float32[Array, "n h"]]
+    """Not projected; 0 where an image borrows nothing, because it has metadata of its own."""
+    borrows: Mapping[LevelName, Bool[Array, " n"]]
+    """Per level of `embeddings`."""
+    abstained: Bool[Array, " n"]
+    """Nothing in the reference is near enough: these images are to be given nothing."""
+    model: str
+    """`fingerprint` of the model that the embeddings are of."""
+
+    def rows_of(self, image_ids: pd.Series) -> Int64[Array, " m"]:
+        """The row of each of these images.
+
+        Raises:
+            UserError: an image is not among ours.
+        """
+        rows = pd.Index(self.image_ids).get_indexer(pd.Index(image_ids))
+        if (rows < 0).any():
+            stranger = image_ids.iloc[int(np.argmax(rows < 0))]
+            raise UserError(
+                f"lent metadata: there are none for image '{stranger}' ({(rows < 0).sum()} such "
+                f"image(s) in all). Lend to this cohort with: slimp retrieve --target COHORT."
+            )
+        return np.asarray(rows, dtype=np.int64)
+
+    def require_model(self, model: Slimp) -> None:
+        """Refuses embeddings of another model, which would mean nothing to this one.
+
+        Raises:
+            UserError: the model is not the one that lent them.
+        """
+        if self.model != fingerprint(model):
+            raise UserError(
+                "lent metadata: they are embeddings of another model than this one, so they mean "
+                "nothing to it. Retrieve with the same run that embeds: slimp retrieve RUN."
+            )
+
+    @classmethod
+    def load(cls, folder: str | Path) -> LentFeatures:
+        """What `slimp retrieve` left in a folder.
+
+        Raises:
+            UserError: the file is missing, damaged, or not of that kind.
+        """
+        path = Path(folder) / FILE
+        if not path.is_file():
+            raise UserError(f"{folder}: holds no lent metadata (no {FILE}). {REMEDY}")
+        try:
+            ranks = pq.read_table(path, columns=["rank"])["rank"].to_numpy()
+            table = pq.read_table(path).take(np.flatnonzero(ranks == 1))
+            levels = [name for name in LEVELS if f"{name}_embedding" in table.column_names]
+            read = {name: _lists(table[f"{name}_embedding"], path) for name in levels}
+            return cls(
+                image_ids=table["image_id"].to_pandas().to_numpy(),
+                embeddings={name: values for name, (values, _) in read.items()},
+                borrows={name: known for name, (_, known) in read.items()},
+                abstained=np.asarray(table["abstained"].to_numpy(), dtype=bool),
+                model=(table.schema.metadata or {}).get(MODEL_KEY, b"").decode(),
+            )
+        except (pa.ArrowException, OSError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path}: damaged, or not lent metadata ({reason}). {REMEDY}") from None
+
+
+def fingerprint(model: Slimp) -> str:
+    """A number for the weights of the tabular encoders: equal ones give equal embeddings."""
+    digest = hashlib.sha256()
+    for name, level in model.levels.items():
+        for key, value in level.get_submodule("tabular").state_dict().items():
+            digest.update(f"{name}.{key}".encode())
+            digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def to_lists(values: Float32[Array, "n h"], known: Bool[Array, " n"]) -> pa.FixedSizeListArray:
+    """A column of lists of fixed size; null where not known."""
+    flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=pa.array(~known))
+
+
+def _lists(column: Any, path: Path) -> tuple[Float32[Array, "n h"], Bool[Array, " n"]]:
+    """The rows of such a column, 0 where null; and where it is not null."""
+    lists = column.combine_chunks()
+    wanted = pa.types.is_fixed_size_list(lists.type) and lists.type.value_type == pa.float32()
+    if not wanted:
+        raise UserError(
+            f"{path}: a column of embeddings is {lists.type}, expected lists of float32 of a fixed "
+            f"size. {REMEDY}"
+        )
+    known = np.asarray(lists.is_valid().to_numpy(zero_copy_only=False), dtype=bool)
+    values = np.zeros((len(lists), lists.type.list_size), dtype=np.float32)
+    filled = lists.drop_null().flatten().to_numpy(zero_copy_only=False)
+    values[known] = filled.reshape(-1, lists.type.list_size)
+    return values, known

@@ -1,0 +1,171 @@
+"""Contrastive losses.
+
+Axis names: n = rows of this process, m = rows of all processes, d = width of the projections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from slimp.data.processes import Shares, gather_rows
+from slimp.errors import UserError
+from slimp.models.embeddings import Embeddings, Pair
+
+LARGEST_BLOCK = 2**21
+"""Logits that are held at once: 8 MiB in 32 bit, more only where `FEWEST_ROWS` make more."""
+FEWEST_ROWS = 256
+
+
+def info_nce(
+    a: Float[Tensor, "n d"],
+    b: Float[Tensor, "n d"],
+    *,
+    temperature: float | Float[Tensor, ""] = 0.07,
+    groups: Int[Tensor, " n"] | None = None,
+    symmetric: bool = True,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of picking each row's own partner among all rows of the other side.
+
+    Row i of `a` and row i of `b` are a positive pair; all other rows are negatives. Both sides
+    are L2-normalised here, in 32 bits at least, so callers pass raw projections. As in CLIP
+    (arXiv 2103.00020, fig. 3); with `groups` as in supervised contrastive learning (arXiv
+    2004.11362, eq. 2): mean over the positives outside the logarithm.
+
+    Args:
+        a: one side, such as projected image features.
+        b: the other side, such as projected metadata.
+        temperature: divisor of the cosine similarities; dimensionless, in (0, inf).
+        groups: rows of equal number are positives of one another.
+        symmetric: mean of both directions; else only from `a` to `b`.
+
+    Raises:
+        UserError: the sides differ in shape, there is only one row, or the temperature is not
+            positive.
+
+    Example:
+        >>> rows = torch.eye(4)
+        >>> print(f"{info_nce(rows, rows, temperature=1.0):.3f}")
+        0.744
+    """
+    if a.shape != b.shape:
+        raise UserError(f"the two sides must have one shape, got {[*a.shape]} and {[*b.shape]}.")
+    if len(a) < 2:
+        raise UserError(f"info_nce needs at least 2 rows, got {len(a)}: 1 has no negative.")
+    if not temperature > 0:
+        value = torch.as_tensor(temperature).item()
+        raise UserError(f"temperature must be positive, got {value:g}.")
+    return _info_nce(a, b, temperature, groups, Shares((len(a),)), symmetric=symmetric)
+
+
+def _info_nce(
+    a: Float[Tensor, "n d"],
+    b: Float[Tensor, "n d"],
+    temperature: float | Float[Tensor, ""],
+    groups: Int[Tensor, " m"] | None,
+    shares: Shares,
+    *,
+    symmetric: bool = True,
+) -> Float[Tensor, ""]:
+    """This process's share: its own rows against all rows, over the number of all rows.
+
+    The shares of all processes add up to the loss, and their gradients to its gradient.
+    """
+    with torch.autocast(device_type=a.device.type, enabled=False):
+        wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+        a, b = F.normalize(a.to(wide), dim=-1), F.normalize(b.to(wide), dim=-1)
+        loss = _pick_positives(a / temperature, gather_rows(b, shares), groups, shares)
+        if symmetric:
+            back = _pick_positives(b / temperature, gather_rows(a, shares), groups, shares)
+            loss = (loss + back) / 2
+        return loss / shares.total
+
+
+def _pick_positives(
+    anchor: Float[Tensor, "n d"],
+    everyone: Float[Tensor, "m d"],
+    groups: Int[Tensor, " m"] | None,
+    shares: Shares,
+) -> Float[Tensor, ""]:
+    """One direction, summed over the rows here; row i's own partner is row `shares.first + i`.
+
+    The temperature is in `anchor` already: dividing the logits would keep a second (n, m).
+    Where even one (n, m) is much, rows are taken in blocks whose logits are made again in the
+    backward pass, so that memory grows with the rows, not with their square.
+    """
+    own = shares.first + torch.arange(len(anchor), device=anchor.device)
+    rows = max(FEWEST_ROWS, LARGEST_BLOCK // max(1, len(everyone)))
+    if len(anchor) <= rows:
+        return _pick_in_block(anchor, everyone, own, groups)
+    blocks = [
+        checkpoint(
+            *(_pick_in_block, block, everyone, positions, groups),
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+        for block, positions in zip(torch.split(anchor, rows), torch.split(own, rows), strict=True)
+    ]
+    return torch.stack(blocks).sum()
+
+
+def _pick_in_block(
+    anchor: Float[Tensor, "n d"],
+    everyone: Float[Tensor, "m d"],
+    own: Int[Tensor, " n"],
+    groups: Int[Tensor, " m"] | None,
+) -> Float[Tensor, ""]:
+    logits = anchor @ everyone.T  # (n, m)
+    if groups is None:
+        return F.cross_entropy(logits, own, reduction="sum")
+    positive = groups[own][:, None] == groups[None, :]  # (n, m)
+    share = positive.to(logits.dtype) / positive.sum(dim=1, keepdim=True)  # (n, m)
+    return F.cross_entropy(logits, share, reduction="sum")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NestedLoss:
+    """The weighted sum, and the unweighted loss of each level that took part.
+
+    Of several processes each has its share, and all shares add up to the loss.
+    """
+
+    total: Float[Tensor, ""]
+    parts: dict[str, Float[Tensor, ""]]
+    too_few: tuple[str, ...] = ()
+    """Levels with a weight that had fewer than 2 rows to compare and so added nothing."""
+
+
+def nested_loss(embeddings: Embeddings, weights: Mapping[str, float]) -> NestedLoss:
+    """The sum over levels of weight times InfoNCE (SLIMP, arXiv 2505.23709: 0.9 and 0.1).
+
+    Levels without a weight are not computed; a level with fewer than 2 rows adds 0.
+
+    Raises:
+        UserError: no level has both a weight and 2 rows.
+    """
+    asked = [pair for pair in embeddings.pairs if weights.get(pair.name, 0.0) > 0]
+    counts = {pair.name: _shares(pair).total for pair in asked}
+    parts = {
+        pair.name: _info_nce(pair.anchor, pair.target, pair.temperature, pair.groups, _shares(pair))
+        for pair in asked
+        if counts[pair.name] > 1
+    }
+    if not parts:
+        rows = ", ".join(f"{name}: {count} row(s)" for name, count in counts.items()) or "none"
+        raise UserError(
+            "a batch has no level with a weight and at least 2 rows, so there is nothing to "
+            f"contrast (levels with a weight: {rows}). Use more patients or lesions per batch."
+        )
+    total = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
+    few = tuple(pair.name for pair in asked if pair.name not in parts)
+    return NestedLoss(total=total, parts=parts, too_few=few)
+
+
+def _shares(pair: Pair) -> Shares:
+    return pair.shares or Shares((len(pair.anchor),))

@@ -1,0 +1,118 @@
+"""What `slimp probe` left in a folder, read and checked for prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from slimp.data.files import read_json, sha256_of
+from slimp.data.schema import LevelName, Schema
+from slimp.errors import CheckpointError
+from slimp.evaluation.conformal import Conformal, Coverage, calibrate, verified_coverage
+from slimp.evaluation.logistic import LinearProbe
+from slimp.evaluation.result import has_probabilities, probabilities_of
+from slimp.features.embed import FEATURE_SETS, METADATA_KEYS, FeatureTable
+from slimp.models.nested import Slimp
+
+REPLICATES = 200
+"""Of the interval of the verified coverage."""
+
+
+def levels_of(probe: LinearProbe, reference: FeatureTable, model: Slimp) -> tuple[LevelName, ...]:
+    """Levels whose metadata the probe reads.
+
+    Raises:
+        CheckpointError: probe, reference and model do not belong together.
+    """
+    used = [name for name in FEATURE_SETS.get(probe.features, ()) if name in reference.features]  # type: ignore[call-overload]
+    levels = tuple(level for level, key in METADATA_KEYS.items() if key in used)
+    width = sum(reference.features[name].shape[1] for name in used)
+    images = reference.features.get("image")
+    fits = width == len(probe.mean) and set(levels) <= set(model.encodings)
+    if images is None or not fits or images.shape[1] != model.image_encoder.embed_dim:
+        raise CheckpointError(
+            f"the probe (features '{probe.features}', {len(probe.mean)} wide), its reference "
+            f"({reference.widths}) and the run ({model.image_encoder.embed_dim} wide, metadata of: "
+            f"{', '.join(model.encodings) or 'no level'}) do not belong together. Pass the run "
+            "that the probe was made with (--run), or make the probe again."
+        )
+    return levels
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """`config.json` of a probe; refuses other folders."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder. Make a probe with: slimp probe.")
+    path = folder / "config.json"
+    content = read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict) or "probe" not in content:
+        raise CheckpointError(
+            f"{folder}: not the folder of a probe (no config.json that slimp probe wrote). Make "
+            "one with: slimp probe RUN COHORT --out DIR."
+        )
+    if content["probe"].get("method") == "knn":
+        raise CheckpointError(
+            f"{folder}: a probe of nearest neighbours (--method knn) leaves nothing to predict "
+            "with. Make a linear one: slimp probe RUN COHORT --out DIR."
+        )
+    metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
+    return {**content, "saw_test_patients": metrics.get("pretraining_saw_test_patients")}
+
+
+def read_model(record: Mapping[str, Any], run: str | Path | None, folder: Path) -> Slimp:
+    """The encoders, from `run` or from where the probe says that they are.
+
+    Raises:
+        CheckpointError: they are not there, or are not those that the probe was made with.
+    """
+    where = Path(run if run is not None else str(record.get("run", "")))
+    if run is None and not (where / "model.json").is_file():
+        raise CheckpointError(
+            f"{folder}: the probe was made with the run '{where}', which is not there. "
+            "If it moved, pass --run."
+        )
+    model = Slimp.from_pretrained(where)
+    if record.get("weights_sha256") not in (None, sha256_of(where / "model.safetensors")):
+        raise CheckpointError(
+            f"{where}: holds other weights than those that the probe {folder} was made with. "
+            "Pass the right run with --run, or make the probe again."
+        )
+    return model
+
+
+def read_schema(record: Mapping[str, Any]) -> Schema | None:
+    """The cohort's, as the probe kept it or as the cohort has it."""
+    if "schema" in record:
+        return Schema.from_dict(record["schema"])
+    path = Path(str(record.get("cohort", ""))) / "cohort.json"
+    return Schema.from_dict(read_json(path)["schema"]) if path.is_file() else None
+
+
+def read_calibration(
+    folder: Path, probe: LinearProbe, coverage: float, per_class: bool
+) -> tuple[Conformal, Coverage]:
+    """Thresholds from the probe's test images of the first seed, and what they are worth.
+
+    Raises:
+        CheckpointError: the predictions are missing or of other classes.
+    """
+    path = folder / "predictions.parquet"
+    try:
+        table = pd.read_parquet(path)
+        table = table[table["seed"] == table["seed"].iloc[0]]
+        y = pd.Index(probe.classes).get_indexer(table["label"])
+        decided = pd.Index(probe.classes).get_indexer(table["predicted"])
+        p = probabilities_of(table, probe.classes, "q" if has_probabilities(table, "q") else "p")
+        groups = table["patient_id"].to_numpy(dtype=str)
+        if (y < 0).any() or (decided < 0).any():
+            raise ValueError(f"a class that is none of {', '.join(probe.classes)}")
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise CheckpointError(
+            f"{path}: missing, damaged or not of this probe ({error}). Make the probe again."
+        ) from None
+    settings: dict[str, Any] = {"decided": decided, "per_class": per_class}
+    found = verified_coverage(p, y, groups, coverage, replicates=REPLICATES, **settings)
+    return calibrate(p, y, groups, coverage, **settings), found

@@ -1,0 +1,311 @@
+"""A saved probe, its encoders and its reference, ready for new images.
+
+Axis names: q = images, d = width, k = classes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from slimp.data.images import decode
+from slimp.data.schema import LevelName, Schema
+from slimp.errors import CohortError, UserError
+from slimp.evaluation.conformal import Conformal, Coverage
+from slimp.evaluation.logistic import LinearProbe
+from slimp.evaluation.probe_config import LEAKING
+from slimp.features.embed import METADATA_KEYS, FeatureTable, embed
+from slimp.models.nested import Slimp
+from slimp.prediction.config import PredictConfig
+from slimp.prediction.image_sanity import fault_of
+from slimp.prediction.inputs import Metadata, find_images
+from slimp.prediction.load_probe import (
+    levels_of,
+    read_calibration,
+    read_model,
+    read_record,
+    read_schema,
+)
+from slimp.prediction.novelty import Surroundings, load_reference
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Status = Literal["predicted", "refused", "unreadable"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """An image of the reference."""
+
+    image_id: str
+    patient_id: str
+    label: str
+    similarity: float
+    """Cosine of the standardised image features."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What is said about one image."""
+
+    image: str
+    """The file."""
+    status: Status
+    reason: str = ""
+    """Why nothing was predicted."""
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    """Per class, calibrated where the probe is."""
+    decision: str | None = None
+    """The class decided on."""
+    conformal_set: tuple[str, ...] = ()
+    """Classes, the likeliest first."""
+    novelty_p: float | None = None
+    """Share of reference images that are as far from the others, or farther."""
+    nearest: tuple[Case, ...] = ()
+    metadata_known: int | None = None
+    """Metadata features that are known; None: none are used."""
+    metadata_features: int | None = None
+    unseen: Mapping[str, str] = field(default_factory=dict)
+    """Column -> category that the model does not know, and counts as missing."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictor:
+    """Everything a prediction needs; make one with `load`."""
+
+    model: Slimp
+    probe: LinearProbe
+    reference: FeatureTable
+    surroundings: Surroundings
+    conformal: Conformal
+    verified: Coverage
+    """What the sets were found to hold on patients that their thresholds did not come from."""
+    schema: Schema | None
+    """Of the cohort, for reading metadata; None: it was not found."""
+    record: Mapping[str, Any]
+    """The probe's `config.json`, and `saw_test_patients` from its metrics."""
+    config: PredictConfig
+    device: str
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        config: PredictConfig | None = None,
+        *,
+        run: str | Path | None = None,
+        device: str = "cpu",
+    ) -> Predictor:
+        """The predictor of a folder that `slimp probe` wrote.
+
+        Args:
+            folder: of the probe.
+            config: what to promise, to refuse and to show.
+            run: of the encoders; None: where the probe says.
+            device: where to embed.
+
+        Raises:
+            UserError: the folder is not such a one, or its parts do not fit each other.
+        """
+        config, folder = config or PredictConfig(), Path(folder)
+        record = read_record(folder)
+        probe = LinearProbe.load(folder)
+        reference = load_reference(folder)
+        model = read_model(record, run, folder)
+        levels_of(probe, reference, model)  # refuses what does not fit
+        conformal, verified = read_calibration(folder, probe, config.coverage, config.per_class)
+        surroundings = Surroundings.of(
+            reference.features["image"], reference.ids["patient_id"].to_numpy(dtype=str)
+        )
+        return cls(
+            model=model,
+            probe=probe,
+            reference=reference,
+            surroundings=surroundings,
+            conformal=conformal,
+            verified=verified,
+            schema=read_schema(record),
+            record=record,
+            config=config,
+            device=device,
+        )
+
+    @property
+    def levels(self) -> tuple[LevelName, ...]:
+        """Levels whose metadata the probe reads."""
+        return levels_of(self.probe, self.reference, self.model)
+
+    @property
+    def can_refuse(self) -> bool:
+        """Whether the reference is large enough for any image to count as far."""
+        return 1 / (1 + len(self.surroundings.usual)) < self.config.novelty
+
+    def cautions(self) -> list[str]:
+        """What weakens everything said here, in sentences."""
+        found = []
+        if self.record.get("saw_test_patients"):
+            found.append(
+                "Pre-training saw patients that the probe was tested on, so probabilities, sets "
+                "and their coverage are optimistic."
+            )
+        if (mode := self.record["probe"].get("split")) in LEAKING:
+            found.append(
+                f"The probe was made with --split {mode}, so patients who calibrate it may have "
+                "trained it too: sets and their coverage are optimistic. Use a split by patient."
+            )
+        if self.config.novelty and not self.can_refuse:
+            found.append(
+                f"The reference has only {len(self.reference)} images, too few to call any image "
+                f"far at --novelty {self.config.novelty:g}."
+            )
+        if lent := [name for name in self.reference.lent if name in self._used]:
+            found.append(
+                f"The probe learned from lent metadata ({', '.join(lent)}), not from known ones."
+            )
+        return found
+
+    @property
+    def _used(self) -> tuple[str, ...]:
+        return tuple(METADATA_KEYS[level] for level in self.levels)
+
+    def predict(
+        self,
+        images: Iterable[str | Path],
+        metadata: str | Path | pd.DataFrame | None = None,
+    ) -> list[Prediction]:
+        """A prediction per image, in the order of `find_images`; see `stream`."""
+        paths = find_images(images)
+        return list(self.stream(paths, self.metadata(metadata, paths)))
+
+    def metadata(self, source: str | Path | pd.DataFrame | None, paths: Sequence[Path]) -> Metadata:
+        """The metadata of these images, read and matched.
+
+        Raises:
+            UserError: the probe reads metadata and there are none, or they do not fit.
+        """
+        encodings = {level: self.model.encodings[level] for level in self.levels}
+        if not encodings:
+            return Metadata.nothing({})  # a probe of images alone has no use for them
+        if source is None:
+            raise UserError(
+                f"this probe reads metadata (features '{self.probe.features}': "
+                f"{', '.join(encodings)} level), and without them its probabilities would be "
+                "made up. Pass them with --metadata TABLE.csv, or make a probe of images "
+                "alone: slimp probe RUN COHORT --features image --out DIR."
+            )
+        if self.schema is None:
+            raise UserError(
+                f"the cohort of the probe ({self.record.get('cohort')}) is not there any more, so "
+                "how to read its metadata is not known. Make the probe again."
+            )
+        found = Metadata.read(source, encodings, self.schema)
+        if not found.keys_of(paths):
+            raise UserError(
+                f"no row of the metadata table is about any of the {len(paths)} image(s): it has "
+                f"'{found.frame.index[0]}', they are '{paths[0].name}' and so on. Its column "
+                "'image' must hold the files' names."
+            )
+        return found
+
+    def stream(self, paths: Sequence[Path], metadata: Metadata) -> Iterator[Prediction]:
+        """Predictions one batch after the other, in the order of `paths`."""
+        keys = metadata.keys_of(paths) if metadata.encodings else {}
+        for first in range(0, len(paths), self.config.batch_size):
+            some = paths[first : first + self.config.batch_size]
+            said: dict[Path, Prediction] = {}
+            images: dict[Path, bytes] = {}
+            for path in some:
+                found = self._read(path, needs_row=bool(metadata.encodings), keys=keys)
+                if isinstance(found, Prediction):
+                    said[path] = found
+                else:
+                    images[path] = found
+            if images:
+                said |= self._answer(images, metadata, keys)
+            yield from (said[path] for path in some)
+
+    def _read(self, path: Path, *, needs_row: bool, keys: Mapping[Path, str]) -> bytes | Prediction:
+        """The encoded image, or why it gets no prediction."""
+        size = self.model.image_spec.size
+        try:
+            encoded = path.read_bytes()
+            fault = fault_of(decode(encoded, size))
+        except (OSError, CohortError) as error:
+            # Neither the advice to check the cohort nor the name of a buffer is for users.
+            reason = str(error).partition(" Find all such images")[0]
+            reason = re.sub(r" <_io\.BytesIO object at \w+>", "", reason)
+            return Prediction(image=str(path), status="unreadable", reason=reason)
+        if fault is not None:
+            return Prediction(image=str(path), status="refused", reason=fault)
+        if needs_row and path not in keys:
+            reason = "the metadata table has no row for it, and the probe reads metadata"
+            return Prediction(image=str(path), status="refused", reason=reason)
+        return encoded
+
+    def _answer(
+        self, images: Mapping[Path, bytes], metadata: Metadata, keys: Mapping[Path, str]
+    ) -> dict[Path, Prediction]:
+        rows = [keys[path] for path in images] if metadata.encodings else []
+        cohort = metadata.cohort([str(path) for path in images], list(images.values()), rows)
+        table = embed(
+            self.model,
+            cohort,
+            batch_size=self.config.batch_size,
+            device=self.device,
+            lacking="missing",
+        )
+        x = table.matrix(self.probe.features)  # type: ignore[arg-type]
+        plain, shown = self.probe.predict_proba(x), self.probe.calibrated_proba(x)
+        decided = self.probe.decide(plain)
+        sets = self.conformal.sets(shown, decided)
+        p = self.surroundings.p_values(table.features["image"])
+        cases = self._nearest(table.features["image"])
+        found = {}
+        for i, path in enumerate(images):
+            if p[i] < self.config.novelty:
+                reason = (
+                    f"far from anything seen: of {len(self.surroundings.usual)} reference images "
+                    f"a share of {p[i]:.2g} lies as far out, below {self.config.novelty:g}"
+                )
+                found[path] = Prediction(
+                    image=str(path), status="refused", reason=reason, novelty_p=float(p[i])
+                )
+                continue
+            order = np.argsort(-shown[i], kind="stable")
+            known = metadata.known(rows[i]) if rows else (None, None)
+            found[path] = Prediction(
+                image=str(path),
+                status="predicted",
+                probabilities=dict(zip(self.probe.classes, shown[i].tolist(), strict=True)),
+                decision=self.probe.classes[decided[i]],
+                conformal_set=tuple(self.probe.classes[c] for c in order if sets[i, c]),
+                novelty_p=float(p[i]),
+                nearest=cases[i],
+                metadata_known=known[0],
+                metadata_features=known[1],
+                unseen=metadata.strange(rows[i]) if rows else {},
+            )
+        return found
+
+    def _nearest(self, features: Array) -> list[tuple[Case, ...]]:
+        if not self.config.cases:
+            return [()] * len(features)
+        found = self.surroundings.nearest(features, min(self.config.cases, len(self.reference)))
+        ids = self.reference.ids
+        return [
+            tuple(
+                Case(
+                    image_id=str(ids["image_id"].iloc[row]),
+                    patient_id=str(ids["patient_id"].iloc[row]),
+                    label=str(ids["label"].iloc[row]),
+                    similarity=float(similarity),
+                )
+                for similarity, row in zip(found.similarity[i], found.row[i], strict=True)
+            )
+            for i in range(len(features))
+        ]

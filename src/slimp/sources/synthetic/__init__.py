@@ -1,0 +1,1 @@
+"""A drawn cohort with a true hierarchy, for demos, tests and benchmarks."""

@@ -1,0 +1,99 @@
+"""How many rows fit: what a row's activations take, and what the device has, both measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from slimp.data.encoding import Rows
+from slimp.data.schema import LevelName
+from slimp.models.nested import Autocast, Slimp
+
+SHARE_OF_GPU, SHARE_OF_CPU = 0.5, 0.25
+"""Of the free memory that activations may take. The rest of a GPU's is for gradients, the
+optimizer's state and what the backward pass holds for a moment; main memory is others' too."""
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+ROUND = 8
+PROBE = (16, 32)
+"""Rows whose activations are counted; the difference leaves out what does not grow with rows."""
+
+
+def rows_that_fit(
+    model: Slimp,
+    rows: Mapping[LevelName, Rows],
+    device: torch.device,
+    autocast: Autocast,
+    *,
+    sharing: int = 1,
+) -> int:
+    """Rows of every encoder that can be embedded with graph at once on `device`.
+
+    Args:
+        model: on the device, in training mode.
+        rows: some metadata of each level.
+        device: whose free memory counts.
+        autocast: number format of the encoders.
+        sharing: processes among which the memory of a CPU is shared.
+    """
+    size = model.image_spec.size
+    pixels = torch.zeros(PROBE[-1], 3, size, size, dtype=torch.uint8, device=device)
+    encoders: list[Callable[[int], Tensor]] = [lambda n: model.encode_images(pixels[:n])]
+    for name, found in rows.items():
+        some = found[torch.zeros(PROBE[-1], dtype=torch.long)].to(device)
+        encoders.append(partial(_embed_first, model, name, some))
+    bytes_per_row = 0.0
+    for embed in encoders:
+        with autocast(), torch.enable_grad():
+            few, more = (saved_bytes(partial(embed, n), model) for n in PROBE)
+        bytes_per_row += (more - few) / (PROBE[1] - PROBE[0])
+    share = SHARE_OF_CPU / sharing if device.type == "cpu" else SHARE_OF_GPU
+    fit = int(share * free_bytes(device) / max(bytes_per_row, 1))
+    return max(1, fit // ROUND * ROUND)
+
+
+def _embed_first(model: Slimp, level: LevelName, rows: Rows, n: int) -> Tensor:
+    return model.encode_rows(level, rows[torch.arange(n, device=rows.present.device)])
+
+
+def saved_bytes(forward: Callable[[], Tensor], model: nn.Module) -> int:
+    """What `forward` keeps in memory for its backward pass, weights aside."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+    held = []
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+            held.append(storage)  # so that no address is used twice
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        forward()
+    return sum(kept.values())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that this process can still take on a device."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + cached)
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    return min(psutil.virtual_memory().available, _left_to_the_job())
+
+
+def _left_to_the_job() -> int:
+    """What a container or a scheduler's control group still allows, where there is one."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            return int((CONTROL_GROUP / name).read_text()) - psutil.Process().memory_info().rss
+        except (OSError, ValueError):  # none, or "max"
+            continue
+    return psutil.virtual_memory().total

@@ -1,0 +1,75 @@
+"""Where a run computes: the devices of this process, and the processes of the run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from slimp.errors import UserError
+from slimp.models.precision import bf16_is_fast
+from slimp.training.config import PretrainConfig
+
+
+def make_fabric(config: PretrainConfig) -> Fabric:
+    """The devices of a configuration, in as many processes; `launch` starts them.
+
+    Raises:
+        UserError: there are not that many devices, or a launcher started another number of
+            processes.
+    """
+    # Fabric would announce what stands in config.json already.
+    for name in ("lightning_fabric", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    devices, nodes = _world(config)
+    try:
+        return Fabric(
+            accelerator=config.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy="ddp" if devices * nodes > 1 else "auto",
+        )
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"accelerator '{config.accelerator}' with {devices} device(s) on {nodes} node(s): "
+            f"{' '.join(str(error).split())}"
+        ) from None
+
+
+def _world(config: PretrainConfig) -> tuple[int, int]:
+    """(devices per node, nodes): those of the launcher that started this process, if one did."""
+    asked = (config.devices, config.nodes)
+    if TorchElasticEnvironment.detect():
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        launched, launcher = (devices, int(os.environ["WORLD_SIZE"]) // devices), "torchrun"
+    elif SLURMEnvironment.detect() and int(os.environ["SLURM_NTASKS"]) > 1:
+        nodes = int(os.environ.get("SLURM_NNODES", "1"))
+        launched, launcher = (int(os.environ["SLURM_NTASKS"]) // nodes, nodes), "srun"
+    else:
+        return asked
+    if asked not in ((1, 1), launched):
+        raise UserError(
+            f"{launcher} started {launched[0]} process(es) on each of {launched[1]} node(s), but "
+            f"--devices is {asked[0]} and --nodes {asked[1]}. Leave these two out: the launcher's "
+            "numbers count."
+        )
+    return launched
+
+
+def fast_precision(config: PretrainConfig) -> PretrainConfig:
+    """The configuration with `precision="auto"` resolved for the device that will be used."""
+    if config.precision != "auto":
+        return config
+    on_cpu = config.accelerator == "cpu" or (
+        config.accelerator == "auto"
+        and not torch.cuda.is_available()
+        and not torch.backends.mps.is_available()
+    )
+    bf16 = bf16_is_fast("cpu" if on_cpu else "cuda" if torch.cuda.is_available() else "mps")
+    return replace(config, precision="bf16" if bf16 else "32")

@@ -1,0 +1,196 @@
+"""Patients set aside before anything is fitted: to validate, and for honest probes.
+
+What an adapted model must not be tested on includes whom the stages before it learned from, so a
+run carries their parts along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from slimp.data.cohort import Cohort, require_disjoint
+from slimp.data.files import new_file
+from slimp.errors import CheckpointError, CohortError
+from slimp.training.config import PretrainConfig
+
+PARTS = ("train", "validation", "held_out")
+OFFICIAL_PARTS = {"train": "train", "validation": "validation", "held_out": "test"}
+"""Our name of a part -> its name in a cohort's `split` column."""
+LEARNED_FROM = ("train", "validation")
+"""Parts of a run whose patients shaped its weights or chose among them."""
+PATIENTS, EARLIER_PATIENTS = "patients.parquet", "earlier_patients.parquet"
+"""Files of a run: whom it learned from, and whom the stages before it learned from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Patient-disjoint parts of a cohort; validation and held-out may be empty."""
+
+    train: Cohort
+    validation: Cohort | None
+    held_out: Cohort | None
+
+    def __post_init__(self) -> None:
+        require_disjoint(
+            **{name: part.patients["patient_id"] for name, part in self.named().items()}
+        )
+
+    def named(self) -> dict[str, Cohort]:
+        """The parts that are not empty."""
+        parts = {"train": self.train, "validation": self.validation, "held_out": self.held_out}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def save(self, path: Path) -> None:
+        """Writes `patient_id` and `part` of every patient, so that probes can test honestly.
+
+        Raises:
+            CheckpointError: the file is there already, of other patients or parts.
+        """
+        rows = [
+            part.patients[["patient_id"]].assign(part=name) for name, part in self.named().items()
+        ]
+        table = pd.concat(rows, ignore_index=True)
+        if path.is_file() and pd.read_parquet(path).to_dict("list") != table.to_dict("list"):
+            raise CheckpointError(
+                f"{path}: the run was started with other patients, or other parts of them. Resume "
+                "with the same cohort, or choose another --out."
+            )
+        with new_file(path) as partial:
+            table.to_parquet(partial, index=False)
+
+
+def set_aside(
+    cohort: Cohort, config: PretrainConfig, known: Mapping[str, str] | None = None
+) -> Parts:
+    """Training, validation and held-out patients: the cohort's own split, else a random one.
+
+    Patients of an earlier stage keep the part that they had there, so that nobody whom the model
+    learned from is ever held out, and who was held out stays so. An official split goes before
+    the latter. Where validation or held-out patients are not asked for, theirs train.
+
+    Args:
+        cohort: whose patients.
+        config: shares of the parts, and the seed of the deal.
+        known: patient -> part in an earlier stage, as `earlier_parts` gives it.
+
+    Raises:
+        CohortError: too few patients, or an official split that shares a patient.
+    """
+    flat = config.hierarchy == "flat"
+    cohort = cohort.flatten() if flat else cohort
+    if not any(level.features for level in cohort.schema.levels) and not config.view_weight:
+        raise CohortError(
+            f"cohort '{cohort.info.name}' has no metadata features, so there is nothing to "
+            "contrast images with. Add features to its schema, or pass --view-weight 1."
+        )
+    dealt = _official if "split" in cohort.images else _random
+    parts = dealt(cohort, config, known or {})
+    if config.monitor != "last" and "validation" not in parts:
+        raise CohortError(
+            f"cohort '{cohort.info.name}': nobody is left to validate, because earlier stages "
+            f"learned from its patients, so --monitor {config.monitor} cannot choose. Leave it out."
+        )
+    return Parts(**{name: parts.get(name) for name in PARTS})  # type: ignore[arg-type]
+
+
+def _random(cohort: Cohort, config: PretrainConfig, known: Mapping[str, str]) -> dict[str, Cohort]:
+    shares = {"validation": config.validation_fraction, "held_out": config.held_out_fraction}
+    shares = {name: share for name, share in shares.items() if share > 0}
+    shares = {"train": 1.0 - sum(shares.values()), **shares}
+    earlier = cohort.images["patient_id"].map(known).astype("object")
+    if earlier.isna().all():
+        return cohort.split(shares, seed=config.seed)
+    part = earlier.where(earlier.isin(list(shares)) | earlier.isna(), "train")
+    new = part.isna().to_numpy()
+    if new.any():
+        others = cohort.select(new)
+        enough = len(others.patients) >= len(shares)
+        for name, dealt in (others.split(shares, seed=config.seed) if enough else {}).items():
+            part[cohort.images["patient_id"].isin(dealt.patients["patient_id"])] = name
+        part = part.fillna("train")
+    if not (part == "train").any():
+        raise CohortError(
+            f"cohort '{cohort.info.name}': all its patients were set aside by an earlier stage, so "
+            "nobody is left to learn from. Pass --held-out-fraction 0 and --validation-fraction 0."
+        )
+    return {name: cohort.select(part == name) for name in shares if (part == name).any()}
+
+
+def _official(
+    cohort: Cohort, config: PretrainConfig, known: Mapping[str, str]
+) -> dict[str, Cohort]:
+    official = cohort.images["split"]
+    if unknown := set(official.dropna()) - set(OFFICIAL_PARTS.values()):
+        raise CohortError(
+            f"cohort '{cohort.info.name}': its split column has '{min(unknown)}'; it may only "
+            f"have {', '.join(OFFICIAL_PARTS.values())}, or be empty for images to leave out."
+        )
+    learned = cohort.images["patient_id"].map(known).isin(LEARNED_FROM)
+    tests = official == OFFICIAL_PARTS["held_out"]
+    official = official.mask(tests & learned, OFFICIAL_PARTS["train"])
+    parts = {
+        name: cohort.select(official == spelling)
+        for name, spelling in OFFICIAL_PARTS.items()
+        if (official == spelling).any()
+    }
+    if "train" not in parts:
+        raise CohortError(
+            f"cohort '{cohort.info.name}': its split column has no '{OFFICIAL_PARTS['train']}'."
+        )
+    if "validation" not in parts and config.validation_fraction > 0:
+        share = config.validation_fraction
+        parts |= parts["train"].split({"train": 1 - share, "validation": share}, seed=config.seed)
+    return parts
+
+
+def stages(run: Path) -> tuple[dict[str, str], ...] | None:
+    """Patient -> part, of each stage that led to a run, the newest first; None if it does not say.
+
+    Raises:
+        CheckpointError: the files are damaged.
+    """
+    if not (run / PATIENTS).is_file():
+        return None
+    newest = _read_parts(run / PATIENTS)
+    found = [dict(zip(newest["patient_id"], newest["part"], strict=True))]
+    if (run / EARLIER_PATIENTS).is_file():
+        earlier = _read_parts(run / EARLIER_PATIENTS)
+        for _, rows in sorted(earlier.groupby("stage"), reverse=True):
+            found.append(dict(zip(rows["patient_id"], rows["part"], strict=True)))
+    return tuple(found)
+
+
+def earlier_parts(run: Path) -> dict[str, str]:
+    """Patient -> part over all stages of a run: train before validation before held_out."""
+    together: dict[str, str] = {}
+    for stage in stages(run) or ():
+        for patient, part in stage.items():
+            together[patient] = min(part, together.get(patient, part), key=PARTS.index)
+    return together
+
+
+def save_earlier(run: Path, target: Path) -> None:
+    """Writes the parts of all stages of `run` to `target`: `patient_id part stage`, from 1 up."""
+    oldest_first = reversed(stages(run) or ())
+    rows = [
+        {"patient_id": patient, "part": part, "stage": number}
+        for number, stage in enumerate(oldest_first, start=1)
+        for patient, part in stage.items()
+    ]
+    with new_file(target) as partial:
+        pd.DataFrame(rows, columns=["patient_id", "part", "stage"]).to_parquet(partial, index=False)
+
+
+def _read_parts(path: Path) -> pd.DataFrame:
+    wanted = ["patient_id", "part", *(["stage"] if path.name == EARLIER_PATIENTS else [])]
+    try:
+        table = pd.read_parquet(path)[wanted]
+        if not set(table["part"]) <= set(PARTS):
+            raise ValueError("a part is none of " + ", ".join(PARTS))
+        return table
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}). Pre-train again.") from None

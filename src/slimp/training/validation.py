@@ -1,0 +1,172 @@
+"""Validation during training, on patients that training never sees."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from slimp.data.batches import PatientBatches, epoch_loader
+from slimp.data.cohort import Cohort
+from slimp.data.images import image_batches
+from slimp.data.processes import Shares, agree, gather_rows, process_and_count, summed
+from slimp.errors import CohortError
+from slimp.features.knn import knn_balanced_accuracy
+from slimp.features.recall import recall_at_k
+from slimp.models.embeddings import Pair
+from slimp.models.losses import nested_loss
+from slimp.models.nested import Autocast, Slimp
+from slimp.training.config import PretrainConfig
+
+KNN_IMAGES = 2000
+"""Training images, at most, among which the kNN probe looks for neighbours."""
+
+
+class Validator:
+    """Contrastive loss, image -> metadata recall and a kNN probe on validation patients.
+
+    Args:
+        train: whose labelled images are the kNN probe's neighbours (at most 2,000 of them).
+        validation: patients to validate on; None makes every call return nothing.
+        model: its encodings.
+        config: batches are made as in training, but without augmentation and feature dropout,
+            and the same ones every time.
+
+    Raises:
+        CohortError: the validation patients are too few, or do not allow `config.monitor`.
+    """
+
+    def __init__(
+        self, train: Cohort, validation: Cohort | None, model: Slimp, config: PretrainConfig
+    ) -> None:
+        self.config = config
+        self.validation = validation
+        if validation is None:
+            return
+        self.batches = PatientBatches(
+            validation,
+            model.encodings_of(validation),
+            config,
+            image_size=config.image_size,
+            augment=False,
+            views=config.views,
+        )
+        self.neighbours = _labelled_sample(train, config.seed)
+        self.queries = _labelled_sample(validation, config.seed)
+        self.recalls = "lesion" in self.batches.encodings and config.lesion_weight > 0
+        _require_pairs(validation, model, config)
+        if config.monitor == "recall_at_5" and not self.recalls:
+            raise CohortError("monitor=recall_at_5 needs lesion metadata and a lesion weight.")
+        unlabelled = self.neighbours is None or self.queries is None
+        if config.monitor == "knn_balanced_accuracy" and unlabelled:
+            raise CohortError(
+                "monitor=knn_balanced_accuracy needs labels of two classes at least, among the "
+                "training and among the validation patients."
+            )
+
+    @torch.no_grad()
+    def __call__(self, model: Slimp, device: torch.device, autocast: Autocast) -> dict[str, float]:
+        """`validation_loss[_LEVEL]`, `recall_at_1/5/10` and `knn_balanced_accuracy`.
+
+        Recall is of each lesion's own metadata among those of all validation lesions, from
+        image to metadata; equal metadata count as its own, since nothing tells them apart.
+        Several processes share the images, and all come to the same values.
+        """
+        if self.validation is None:
+            return {}
+        model.eval()
+        metrics = self._contrast(model, device, autocast)
+        if self.neighbours is not None and self.queries is not None:
+            metrics["knn_balanced_accuracy"] = self._knn(model, device, autocast)
+        return {name: agree(value, device, on="first") for name, value in metrics.items()}
+
+    def _contrast(self, model: Slimp, device: torch.device, autocast: Autocast) -> dict[str, float]:
+        sums: dict[str, float] = {}
+        rows, pairs = 0, []
+        for batch in epoch_loader(self.batches.of_process(*process_and_count()), range(1)):
+            with autocast():
+                embeddings = model(batch.to(device))
+            loss = nested_loss(embeddings, self.config.weights)
+            values = summed(torch.stack([loss.total, *loss.parts.values()])).tolist()
+            for name, value in zip(["", *loss.parts], values, strict=True):
+                sums[name] = sums.get(name, 0.0) + value * batch.lesions
+            rows += batch.lesions
+            groups = {level.name: level.groups for level in batch.levels}
+            pairs += [
+                (*_of_all_processes(pair), cast("Tensor", groups["lesion"]).to(device))
+                for pair in embeddings.pairs
+                if pair.name == "lesion" and self.recalls
+            ]
+        metrics = {
+            "validation_loss" + (f"_{name}" if name else ""): value / rows
+            for name, value in sums.items()
+        }
+        if pairs:
+            anchors, targets, equal = (torch.cat(side) for side in zip(*pairs, strict=True))
+            recall = recall_at_k(anchors, targets, (1, 5, 10), equal)
+            metrics |= {f"recall_at_{k}": value for k, value in recall.items()}
+        return metrics
+
+    def _knn(self, model: Slimp, device: torch.device, autocast: Autocast) -> float:
+        assert self.neighbours is not None
+        assert self.queries is not None
+        return knn_balanced_accuracy(
+            self._image_features(model, self.neighbours, device, autocast),
+            self.neighbours.images["label"].to_numpy(dtype=object),
+            self._image_features(model, self.queries, device, autocast),
+            self.queries.images["label"].to_numpy(dtype=object),
+        )
+
+    def _image_features(
+        self, model: Slimp, cohort: Cohort, device: torch.device, autocast: Autocast
+    ) -> Float[Tensor, "n d"]:
+        process, processes = process_and_count()
+        shares = Shares(
+            tuple(len(part) for part in np.array_split(np.arange(len(cohort)), processes)), process
+        )
+        mask = np.zeros(len(cohort), dtype=bool)
+        mask[shares.mine] = True
+        chunks = [torch.empty(0, model.image_encoder.embed_dim, device=device)]
+        if mask.any():
+            mine = cohort.select(mask)
+            for pixels, _ in image_batches(
+                mine, self.config.image_size, workers=self.config.workers
+            ):
+                with autocast():
+                    chunks.append(model.encode_images(pixels.to(device)).float())
+        return gather_rows(torch.cat(chunks), shares)
+
+
+def _of_all_processes(pair: Pair) -> tuple[Tensor, Tensor]:
+    shares = cast("Shares", pair.shares)
+    return gather_rows(pair.anchor.float(), shares), gather_rows(pair.target.float(), shares)
+
+
+def _require_pairs(validation: Cohort, model: Slimp, config: PretrainConfig) -> None:
+    """Raises unless some level with a weight has two rows, of which one is the other's negative."""
+    counts: dict[str, int] = {
+        name: len(validation.tables.of_level(name)) for name in model.encodings_of(validation)
+    }
+    counts["view"] = len(validation)
+    if not any(count > 1 and config.weights[name] > 0 for name, count in counts.items()):
+        raise CohortError(
+            f"the validation part has {len(validation.patients)} patient(s) with "
+            f"{len(validation)} image(s): too few to contrast. Raise --validation-fraction, or "
+            "set it to 0."
+        )
+
+
+def _labelled_sample(cohort: Cohort, seed: int) -> Cohort | None:
+    """Up to `KNN_IMAGES` labelled images; None without two classes."""
+    labelled = cohort.images["label"].notna().to_numpy(dtype=bool)
+    if cohort.images["label"].nunique() < 2:
+        return None
+    rows = np.flatnonzero(labelled)
+    if len(rows) > KNN_IMAGES:
+        rows = np.random.default_rng(seed).choice(rows, size=KNN_IMAGES, replace=False)
+    mask = np.zeros(len(cohort), dtype=bool)
+    mask[rows] = True
+    return cohort.select(mask)

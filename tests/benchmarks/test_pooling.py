@@ -1,0 +1,117 @@
+"""One result from several runs: means as they are, patients not counted twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pooling import pool_results
+from slimp.errors import UserError
+from slimp.evaluation.folds import Split
+from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.result import Answer, ProbeResult, Task, summarise
+
+CLASSES = ("bcc", "mel", "nev")
+
+
+def run(seed: int, patients: range = range(40), classes: tuple[str, ...] = CLASSES) -> ProbeResult:
+    """The result of one run: two images per patient, guessed right about two times in three."""
+    rng = np.random.default_rng(seed)
+    ids = pd.DataFrame(
+        [(f"p{p}i{i}", f"p{p}l{i}", f"p{p}") for p in patients for i in range(2)],
+        columns=["image_id", "lesion_id", "patient_id"],
+    )
+    y = np.arange(len(ids)) % len(classes)
+    ids["label"] = [classes[k] for k in y]
+    probabilities = rng.dirichlet(np.ones(len(classes)), size=len(ids))
+    probabilities[np.arange(len(ids)), y] += 0.5
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    split = Split(seed=seed, train=np.arange(10 + seed), test=np.arange(len(ids)))
+    return summarise(
+        Task(ids=ids, classes=classes, y=y.astype(np.int64), splits=(split,), held_out=True),
+        [Answer(probabilities=probabilities, predicted=probabilities.argmax(axis=1))],
+        ProbeConfig(seed=seed, replicates=200),
+        name="linear",
+        strengths=(0.1 * (seed + 1),),
+        converged=seed != 2,
+    )
+
+
+def width(result: ProbeResult) -> float:
+    low, high = result.balanced_accuracy.ci95
+    return high - low
+
+
+def test_one_result_pools_to_itself() -> None:
+    alone = run(0)
+    pooled = pool_results([alone], replicates=200)
+    assert pooled.to_dict() == alone.to_dict()
+    pd.testing.assert_frame_equal(pooled.predictions, alone.predictions)
+
+
+def test_figures_are_means_over_runs_and_counts_are_sums() -> None:
+    runs = [run(seed, range(10 * seed, 10 * seed + 25)) for seed in range(3)]
+    pooled = pool_results(runs)
+    for name, estimate in pooled.metrics.items():
+        each = tuple(result.metrics[name].mean for result in runs)
+        assert estimate.per_seed == pytest.approx(each, nan_ok=True)
+        assert estimate.mean == pytest.approx(np.mean(each), nan_ok=True)
+    for name, estimate in pooled.recall.items():
+        assert estimate.per_seed == pytest.approx([result.recall[name].mean for result in runs])
+    np.testing.assert_array_equal(pooled.confusion, sum(result.confusion for result in runs))
+    assert pooled.n_test_patients == 45  # 0 to 44; those that several runs tested count once
+    assert (pooled.n_train, pooled.n_test) == (11, 50)
+    assert pooled.strengths == pytest.approx((0.1, 0.2, 0.3))
+    assert not pooled.converged
+    assert pooled.predictions["seed"].tolist() == [seed for seed in range(3) for _ in range(50)]
+
+
+def test_runs_do_not_pass_for_independent_patients() -> None:
+    """The same answers four times tell nothing new; the interval must not shrink."""
+    one = run(0)
+    assert width(pool_results([one] * 4, replicates=200)) == pytest.approx(width(one))
+
+
+def test_new_patients_do_narrow_the_interval() -> None:
+    one = run(0)
+    others = [run(seed, range(100 * seed, 100 * seed + 40)) for seed in range(1, 4)]
+    assert width(pool_results([one, *others])) < 0.75 * width(one)
+
+
+def test_the_order_of_the_runs_does_not_matter_for_the_mean() -> None:
+    runs = [run(seed) for seed in range(3)]
+    forth, back = pool_results(runs), pool_results(runs[::-1])
+    assert forth.balanced_accuracy.mean == pytest.approx(back.balanced_accuracy.mean)
+    assert forth.balanced_accuracy.ci95 == pytest.approx(back.balanced_accuracy.ci95, abs=0.02)
+
+
+def test_calibrated_probabilities_are_pooled_too() -> None:
+    alone = run(0)
+    shares = alone.predictions[[f"p_{c}" for c in CLASSES]].to_numpy() ** 2
+    shares /= shares.sum(axis=1, keepdims=True)
+    named = {f"q_{c}": shares[:, i] for i, c in enumerate(CLASSES)}
+    calibrated = replace(alone, predictions=alone.predictions.assign(**named), temperatures=(0.5,))
+    pooled = pool_results([calibrated, calibrated], replicates=20)
+    np.testing.assert_array_equal(pooled.predictions[list(named)].iloc[: len(shares)], shares)
+    assert pooled.metrics["ece_scaled"].mean != pooled.metrics["ece"].mean
+    assert pooled.temperatures == (0.5, 0.5)
+
+
+def test_floors_of_two_kinds_pool_by_what_both_have() -> None:
+    plain, calibrated = run(0), run(1)
+    shares = calibrated.predictions.rename(columns=lambda name: name.replace("p_", "q_"))
+    shares = shares[[name for name in shares if name.startswith("q_")]]
+    both = replace(calibrated, predictions=pd.concat([calibrated.predictions, shares], axis=1))
+    pooled = pool_results([both, plain], replicates=20)
+    assert pooled.balanced_accuracy.mean == pool_results([calibrated, plain]).balanced_accuracy.mean
+    assert "ece_scaled" not in pooled.metrics
+
+
+def test_what_cannot_be_pooled_is_refused() -> None:
+    with pytest.raises(UserError, match="no result to pool"):
+        pool_results([])
+    with pytest.raises(UserError, match="different classes cannot be pooled"):
+        pool_results([run(0), run(1, classes=("bcc", "mel"))])

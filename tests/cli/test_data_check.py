@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from slimp.cli.main import main
+from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    target = tmp_path_factory.mktemp("cohorts") / "drawn"
+    write_synthetic(target, SyntheticConfig(patients=20, lesions=2))
+    return target
+
+
+def test_text_is_printed_and_nothing_written(folder, capsys):
+    before = sorted(path.name for path in folder.iterdir())
+    assert main(["data", "check", str(folder)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("Cohort synthetic")
+    assert "Findings: 0 errors" in printed.out
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_json_is_all_that_goes_to_standard_output(folder, capsys, tmp_path):
+    out = tmp_path / "audit"
+    assert main(["data", "check", str(folder), "--format", "json", "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    content = json.loads(printed.out)
+    assert content["usable"] is True
+    assert content == json.loads((out / "metrics.json").read_text())
+    assert f"written: {out}" in printed.err
+
+
+def test_flags_reach_the_check_and_the_page(folder, capsys, tmp_path):
+    out = tmp_path / "audit"
+    words = ["data", "check", str(folder), "--no-near-duplicates", "--no-images"]
+    assert main([*words, "--out", str(out), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["duplicate_pairs"]["near"] is None
+    page = (out / "report.html").read_text()
+    assert "Only pixel-identical images were looked for." in page
+    assert "<img" not in page
+    config = json.loads((out / "config.json").read_text())
+    assert config["near_duplicates"] is False
+
+
+def test_a_folder_that_holds_something_is_refused_before_the_work(folder, capsys, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert main(["data", "check", str(folder), "--out", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert "is not empty" in printed.err
+    assert printed.out == ""
+
+
+def test_an_unusable_cohort_exits_with_2_and_still_leaves_its_page(tmp_path, capsys):
+    target, out = tmp_path / "one", tmp_path / "audit"
+    write_synthetic(target, SyntheticConfig(patients=1, lesions=3))
+    assert main(["data", "check", str(target), "--out", str(out)]) == 2
+    printed = capsys.readouterr()
+    assert "not usable as it is" in printed.err
+    assert "one-patient" in printed.out
+    assert "cannot be used as it is" in (out / "report.html").read_text()
+
+
+def test_an_interrupted_check_leaves_no_folder(folder, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("slimp.report.audit.render_audit", stop)
+    out = tmp_path / "audit"
+    assert main(["data", "check", str(folder), "--out", str(out)]) == 130
+    assert list(tmp_path.iterdir()) == []

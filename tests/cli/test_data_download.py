@@ -1,0 +1,152 @@
+"""`slimp data download` of what is fetched by hand; downloads proper are in tests/download."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from slimp.cli import main as cli
+from slimp.sources import NAMES, get_source
+
+
+def photo(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (24, 24, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def pad(tmp_path: Path) -> Path:
+    """A small PAD-UFES-20 as its archive unpacks: three rows, three images in two parts."""
+    raw = tmp_path / "raw"
+    schema = get_source("pad-ufes-20").schema()
+    columns = [schema.image, schema.lesion, schema.patient, schema.label]
+    columns += [name for level in schema.levels for f in level.features for name in f.columns]
+    raw.mkdir()
+    with (raw / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(columns)), restval="1")
+        writer.writeheader()
+        writer.writerows({schema.image: f"PAT_{i}_1_1.png"} for i in range(3))
+    for i in range(3):
+        place = raw / f"imgs_part_{1 + i % 2}" / f"PAT_{i}_1_1.png"
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(photo(i))
+    return raw
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch):
+    """Makes a source say that so many images were published."""
+
+    def say(name: str, images: int) -> None:
+        source = get_source(name)
+        monkeypatch.setitem(source.__dict__, "images", images)
+
+    return say
+
+
+def run(*words: object) -> int:
+    return cli.main(["data", "download", *map(str, words)])
+
+
+def test_it_says_where_to_get_it_before_anything_is_there(tmp_path, capsys):
+    assert run("pad-ufes-20", tmp_path / "raw") == 2
+    captured = capsys.readouterr()
+    source = get_source("pad-ufes-20")
+    for fact in (source.title, source.homepage, source.licence, source.how_to_get):
+        assert fact in captured.out
+    assert f"{tmp_path / 'raw'}" in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "raw").exists()
+
+
+def test_all_that_was_published_is_there(pad, published, capsys):
+    published("pad-ufes-20", 3)
+    assert run("pad-ufes-20", pad) == 0
+    text = capsys.readouterr().out
+    assert f"{pad}: 3 rows, 3 images in" in text
+    assert f"complete. next: slimp data import pad-ufes-20 {pad} COHORT" in text
+
+
+def test_a_part_of_the_images_is_missing(pad, published, capsys):
+    published("pad-ufes-20", 3)
+    (pad / "imgs_part_2" / "PAT_1_1_1.png").unlink()
+    assert run("pad-ufes-20", pad) == 2
+    message = capsys.readouterr().err
+    assert "1 of 3 images that the table names are not in" in message
+    assert "(such as PAT_1_1_1.png)" in message
+    assert message.count("\n") == 1
+
+
+def test_an_empty_image_file_counts_as_missing(pad, published, capsys):
+    published("pad-ufes-20", 3)
+    (pad / "imgs_part_1" / "PAT_2_1_1.png").write_bytes(b"")
+    assert run("pad-ufes-20", pad) == 2
+    assert "1 of 3 images" in capsys.readouterr().err
+
+
+def test_a_table_that_was_cut_short(pad, published, capsys):
+    published("pad-ufes-20", 5)
+    assert run("pad-ufes-20", pad) == 2
+    assert "the table names 3 images, but 5 were published" in capsys.readouterr().err
+
+
+def test_the_table_of_something_else(pad, capsys):
+    (pad / "metadata.csv").write_text("file,age\na.png,3\n")
+    assert run("pad-ufes-20", pad) == 2
+    message = capsys.readouterr().err
+    assert "metadata.csv" in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["csv", "synthetic"])
+def test_what_is_published_nowhere(name, tmp_path, capsys):
+    assert run(name, tmp_path) == 2
+    assert f"source '{name}' is not published anywhere" in capsys.readouterr().err
+
+
+def test_every_known_collection_has_its_number():
+    numbers = {name: get_source(name).collection for name in NAMES}
+    assert {name for name, number in numbers.items() if number is not None} == {"hiba", "bcn20000"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["isic", "RAW"], "source 'isic' needs --collection NUMBER"),
+        (["hiba", "RAW", "--collection", "3"], "source 'hiba' is not collection 3"),
+        (["ham10000", "RAW", "--collection", "3"], "source 'ham10000' is not collection 3"),
+        (["ham10000", "RAW", "--limit", "3"], "--limit has no effect"),
+        (["hibba", "RAW"], "no source 'hibba'"),
+    ],
+)
+def test_requests_without_sense(words, message, capsys):
+    assert run(*words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_addresses_without_tls_are_refused(tmp_path, capsys):
+    pytest.importorskip("isic_cli", reason="needs the extra 'isic'")
+    assert run("hiba", tmp_path / "raw", "--yes", "--archive", "http://mirror.example/") == 2
+    assert "not an https address" in capsys.readouterr().err
+    assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pad-ufes-20", "804 of 1,843 images that the table names are not in"),
+        ("ham10000", "3,980 of 10,015 images that the table names are not in"),
+        ("slice3d", "the table names 8 images, but 401,059 were published"),
+    ],
+)
+def test_parts_of_the_real_datasets_are_counted(name, message, real_data, capsys):
+    assert run(name, real_data / name) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,98 @@
+"""`slimp data sketch` writes a schema file that the command it names can import by."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from slimp.cli.main import main
+from slimp.data.cohort import Cohort
+from slimp.data.schema import Schema
+
+ROWS = [
+    *("Patient;Mole;Photo;Diagnosis;Size", "P1;1;a.jpg;nevus;4,5", "P1;2;b.jpg;melanoma;12,0"),
+    *("P2;1;c.jpg;nevus;3,5", "P3;1;d.jpg;nevus;UNK", "P3;2;e.jpg;melanoma;9,5"),
+]
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "my data"
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in "abcde":
+        pixels = rng.integers(0, 255, (9, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{name}.jpg")
+    (folder / "moles.csv").write_text("\n".join(ROWS) + "\n")
+    return Path("my data/moles.csv")
+
+
+def test_the_next_command_imports(table, capsys):
+    assert main(["data", "sketch", str(table), "--out", "mine.toml"]) == 0
+    said = capsys.readouterr().out
+    schema = Schema.from_toml(Path("mine.toml"))
+    assert (schema.image, schema.patient, schema.label) == ("Photo", "Patient", "Diagnosis")
+    command = shlex.split(said.splitlines()[-1])
+    assert command[0] == "slimp"
+    assert main([word.replace("COHORT", "cohort") for word in command[1:]]) == 0
+    cohort = Cohort.load("cohort")
+    assert repr(cohort) == "Cohort('my data': 3 patients, 5 lesions, 5 images)"
+    assert cohort.lesions["Size"].fillna(-1).tolist() == [4.5, 12, 3.5, -1, 9.5]
+
+
+def test_without_a_file_it_is_printed(table, capsys):
+    assert main(["data", "sketch", str(table)]) == 0
+    printed = capsys.readouterr()
+    Path("printed.toml").write_text(printed.out)
+    assert Schema.from_toml(Path("printed.toml")).image == "Photo"
+    assert "--out FILE" in printed.err
+
+
+def test_a_file_that_is_there_is_kept(table, capsys):
+    Path("mine.toml").write_text("mine")
+    assert main(["data", "sketch", str(table), "--out", "mine.toml"]) == 2
+    assert "is there already. Replace it with --overwrite" in capsys.readouterr().err
+    assert Path("mine.toml").read_text() == "mine"
+    assert main(["data", "sketch", str(table), "--out", "mine.toml", "--overwrite"]) == 0
+
+
+def test_what_is_told_of_the_file_stands_in_the_schema(table):
+    table.write_bytes("\n".join(["a;b;c;d;e", *ROWS, ""]).encode("utf-16"))
+    words = ["data", "sketch", str(table), "--out", "mine.toml", "--header", "2"]
+    assert main([*words, "--encoding", "utf-16", "--delimiter", ";"]) == 0
+    text = Path("mine.toml").read_text()
+    for line in ('encoding = "utf-16"', 'delimiter = ";"', "header = 2"):
+        assert line in text
+    assert main(["data", "import", "csv", "my data", "c", "--schema", "mine.toml"]) == 2
+    said = ["data", "import", "csv", "my data", "c", "--schema", "mine.toml", "--table"]
+    assert main([*said, "moles.csv"]) == 0
+
+
+def test_a_header_within_the_table_is_told_by_both(table, capsys):
+    table.write_text("\n".join([*ROWS[:3], ROWS[0], *ROWS[3:]]) + "\n")
+    assert main(["data", "sketch", str(table), "--out", "mine.toml"]) == 0
+    assert "Row 4 repeats the header: remove it." in Path("mine.toml").read_text()
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert main([word.replace("COHORT", "cohort") for word in command[1:]]) == 2
+    assert "where a row repeats the header, remove it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["none.csv"], "none.csv: no such table"),
+        (["my data"], "is a folder, not a table"),
+        (["my data/moles.csv", "--encoding", "klingon"], "there is no encoding 'klingon'"),
+        (["my data/moles.csv", "--images", "nowhere"], "nowhere: no such folder or zip file"),
+        (["my data/moles.csv", "--header", "99"], "has no row 99"),
+    ],
+)
+def test_mistakes_are_told(table, words, message, capsys):
+    assert main(["data", "sketch", *words, "--out", "mine.toml"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("mine.toml").exists()

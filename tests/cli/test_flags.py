@@ -1,0 +1,281 @@
+"""Flags and config files derived from dataclasses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import hypothesis
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slimp.cli.flags import REQUIRED_FLAG, flags_of, parse, read_config, to_yaml
+from slimp.errors import UserError
+from slimp.training.config import PRESETS, PretrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Settings of a part."""
+
+    rate: float = 0.5
+    """Per second; 100% of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Part):
+    """Settings of the whole."""
+
+    preset: Literal["plain", "fast"] = "plain"
+    """A set of defaults."""
+    steps: int = 10
+    """How many."""
+    precision: Literal["32", "bf16"] = "32"
+    """Of numbers."""
+    layers: Literal[1, 2] = 2
+    """One or two."""
+    workers: int | Literal["auto"] = "auto"
+    """That decode."""
+    seeds: tuple[int, ...] = (0, 1)
+    """One result each."""
+    shots: tuple[int, ...] | None = None
+    """Per class; all without it."""
+    label: str | None = None
+    """Always taken."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """For the encoder."""
+    crops: bool = True
+    """Cut images."""
+    weights: Path | None = None
+    """Where they lie."""
+
+    def __post_init__(self) -> None:
+        if self.steps <= 0:
+            raise ValueError(f"steps must be positive, got {self.steps}.")
+
+    @classmethod
+    def preset_values(cls, name: str) -> dict[str, Any]:
+        if name not in ("plain", "fast"):
+            raise UserError(f"no preset '{name}'.")
+        return {"preset": name, **({"steps": 1, "rate": 9.0} if name == "fast" else {})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """Where things are."""
+
+    source: str
+    """What to read."""
+    out: Path = field(metadata=REQUIRED_FLAG)
+    """Where to write."""
+    overwrite: bool = False
+    """Replace."""
+    settings: Settings
+
+
+def read(*argv: str) -> Verb:
+    return parse(["here", "--out", "there", *argv], Verb, command="slimp go", description="Goes.")
+
+
+def test_fields_become_arguments():
+    verb = read()
+    assert verb == Verb(source="here", out=Path("there"), overwrite=False, settings=Settings())
+    assert read("--overwrite").overwrite
+
+
+@pytest.mark.parametrize(
+    ("argv", "name", "value"),
+    [
+        (["--rate", "1e-3"], "rate", 1e-3),
+        (["--rate=2"], "rate", 2.0),
+        (["--steps", "3"], "steps", 3),
+        (["--precision", "32"], "precision", "32"),
+        (["--layers", "1"], "layers", 1),
+        (["--seeds", "4"], "seeds", (4,)),
+        (["--seeds", "4,5"], "seeds", (4, 5)),
+        (["--seeds=[4, 5]"], "seeds", (4, 5)),
+        (["--shots", "1,5"], "shots", (1, 5)),
+        (["--label", "007"], "label", "007"),
+        (["--label", "mel"], "label", "mel"),
+        (["--options", "{depth: 2, name: x}"], "options", {"depth": 2, "name": "x"}),
+        (["--options", '{"depth": 2}'], "options", {"depth": 2}),
+        (["--no-crops"], "crops", False),
+        (["--crops"], "crops", True),
+        (["--weights", "a/b.pt"], "weights", Path("a/b.pt")),
+    ],
+)
+def test_values_take_the_type_of_their_field(argv, name, value):
+    found = getattr(read(*argv).settings, name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_flags_beat_the_file_which_beats_the_preset_which_beats_defaults(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("steps: 7\npreset: fast\n")
+    from_file = ["--config", str(file)]
+    assert (Settings().steps, Settings().rate) == (10, 0.5)
+    assert read("--preset", "fast").settings.steps == 1
+    assert read(*from_file).settings.steps == 7
+    assert read(*from_file).settings.rate == 9.0  # of the preset that the file names
+    assert read(*from_file, "--preset", "plain").settings.rate == 0.5
+    assert read(*from_file, "--steps", "8", "--preset", "fast").settings.steps == 8
+    assert read("--steps", "8", *from_file).settings.steps == 8  # whatever the order
+
+
+def test_a_file_says_the_same_as_flags(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text(
+        "precision: 32\nlayers: 1\nseeds: 3\nshots: [1, 5]\nlabel: 7\noptions: {depth: 2}\n"
+        "crops: false\nrate: 1e-3\nweights: a/b.pt\n"
+    )
+    assert read("--config", str(file)).settings == Settings(
+        layers=1,
+        seeds=(3,),
+        shots=(1, 5),
+        label="7",
+        options={"depth": 2},
+        crops=False,
+        rate=1e-3,
+        weights=Path("a/b.pt"),
+    )
+
+
+def test_print_config_needs_no_other_argument_and_reads_back(tmp_path, capsys):
+    argv = ["--print-config", "--preset", "fast", "--seeds", "3", "--options", "{a: {b: 1.5}}"]
+    with pytest.raises(SystemExit) as stop:
+        parse(argv, Verb, command="slimp go", description="Goes.")
+    assert stop.value.code == 0
+    file = tmp_path / "settings.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert "# One result each.\nseeds:\n- 3\n" in file.read_text()
+    assert read("--config", str(file)).settings == Settings(
+        preset="fast", steps=1, rate=9.0, seeds=(3,), options={"a": {"b": 1.5}}
+    )
+
+
+def test_the_config_that_a_verb_left_reads_back(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"go": {"steps": 3}, "versions": {"torch": "2"}}))
+    assert read("--config", str(file)).settings == Settings(steps=3)
+
+
+@hypothesis.settings(max_examples=30, deadline=None)
+@given(
+    rate=st.floats(1e-9, 1e9),
+    steps=st.integers(1, 10**9),
+    seeds=st.lists(st.integers(0, 2**31)).map(tuple),
+    shots=st.none() | st.lists(st.integers(1, 99)).map(tuple),
+    precision=st.sampled_from(["32", "bf16"]),
+    crops=st.booleans(),
+    label=st.none() | st.from_regex(r"[A-Za-z][A-Za-z_ -]{0,8}[A-Za-z_]", fullmatch=True),
+    options=st.dictionaries(
+        st.from_regex(r"[a-z]{3,6}_", fullmatch=True),
+        st.integers() | st.booleans() | st.floats(0, 1),
+    ),
+)
+def test_every_config_survives_a_file(tmp_path_factory, **values):
+    settings = Settings(**values)
+    file = tmp_path_factory.mktemp("round") / "settings.yaml"
+    file.write_text(to_yaml(settings), encoding="utf-8")
+    assert Settings(**read_config(file, Settings)) == settings
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_of_pretraining_survive_a_file(tmp_path, preset):
+    config = PretrainConfig.from_preset(preset, seed=3, always_include="malignant")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(asdict(config)))
+    assert PretrainConfig(**read_config(file, PretrainConfig)) == config
+    file.write_text(to_yaml(config))
+    assert PretrainConfig(**read_config(file, PretrainConfig)) == config
+    assert list(yaml.safe_load(file.read_text())) == [
+        flag.name for flag in flags_of(PretrainConfig)
+    ]
+
+
+def test_every_setting_is_explained():
+    flags = flags_of(PretrainConfig)
+    assert {flag.name for flag in flags} == {field.name for field in fields(PretrainConfig)}
+    assert not [flag.name for flag in flags if not flag.help]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--step", "3"], "no flag '--step'; the nearest is '--steps'. See: slimp go --help"),
+        (["--zzzzz"], "no flag '--zzzzz'. See"),
+        (["--steps", "many"], "--steps takes a whole number, got many. See"),
+        (["--steps", "2.5"], "--steps takes a whole number, got 2.5. See"),
+        (["--rate", "nan"], "--rate takes a number, got nan. See"),
+        (["--rate", "null"], "--rate takes a number, got None. See"),
+        (["--precision", "64"], "--precision takes one of 32, bf16, got 64. See"),
+        (["--workers", "many"], "--workers takes a whole number or auto, got many. See"),
+        (["--shots", "few"], "--shots takes a list such as 1,2,3, got "),
+        (["--options", "3"], "--options takes a mapping such as '{key: value}', got 3. See"),
+        (["--steps"], "--steps needs a value: a whole number. See"),
+        (["--config"], "--config needs a value. See"),
+        (["--preset"], "--preset needs a value: one of plain, fast. See"),
+        (["there"], "unexpected argument 'there'. See"),
+        (["--steps", "0"], "steps must be positive, got 0."),
+        (["--preset", "slow"], "no preset 'slow'."),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: cannot read the config file"),
+    ],
+)
+def test_mistakes_are_named_in_one_sentence(argv, message):
+    with pytest.raises(UserError) as error:
+        read(*argv)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [([], "missing SOURCE and --out."), (["here"], "missing --out."), (["--out", "x"], "SOURCE.")],
+)
+def test_what_is_missing_is_named(argv, message):
+    with pytest.raises(UserError, match="missing ") as error:
+        parse(argv, Verb, command="slimp go", description="Goes.")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("stepps: 3", "unknown key 'stepps'; the nearest is 'steps'."),
+        ("steps: many", "key 'steps' takes a whole number, got 'many'."),
+        ("steps: null", "key 'steps' takes a whole number, got None."),
+        ("crops: 3", "key 'crops' takes true or false, got 3."),
+        ("precision: 64", "key 'precision' takes one of 32, bf16, got 64."),
+        ("seeds: [a]", "key 'seeds' takes a list such as 1,2,3, got ['a']."),
+        ("steps: [", "not a valid YAML or JSON file"),
+        ("steps", "holds lines of 'key: value'"),
+        ("", "holds lines of 'key: value'"),
+    ],
+)
+def test_mistakes_in_a_file_name_the_file_and_the_key(tmp_path, content, message):
+    file = tmp_path / "settings.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError) as error:
+        read("--config", str(file))
+    assert str(error.value).startswith(f"{file}: ")
+    assert message in str(error.value)
+
+
+def test_help_lists_every_flag_with_its_default(capsys):
+    with pytest.raises(SystemExit) as stop:
+        read("--preset", "fast", "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0
+    assert "usage: slimp go SOURCE --out PATH [FLAGS] Goes." in text
+    assert "--steps N How many. (default: 1)" in text  # of the preset
+    assert "--rate X Per second; 100% of it. (default: 9.0)" in text
+    assert "--[no-]crops Cut images. (on by default)" in text
+    assert "--overwrite Replace. " in text
+    assert "Settings of the whole: --preset {plain,fast}" in text
+    assert "Settings of a part: --rate" in text

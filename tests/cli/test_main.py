@@ -1,0 +1,300 @@
+"""The command line from outside: exit codes, messages, streams, and how fast it answers."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import types
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import slimp
+from slimp.cli import main as cli
+from slimp.cli.flags import read_config
+from slimp.errors import UserError
+from slimp.training.config import PretrainConfig
+
+HEAVY = ("torch", "pandas", "numpy", "timm", "sklearn", "matplotlib", "pyarrow", "rich", "yaml")
+PATIENCE = 3
+"""Times are those promised, times this: the machine may be busy."""
+
+
+def python(*argv: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *argv],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def fastest(argv: list[str], runs: int = 5) -> float:
+    times = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        assert python(*argv).returncode == 0
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch):
+    """Makes `slimp go` run the given function."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Arguments:
+        """None."""
+
+    def install(action) -> None:
+        module = types.ModuleType("slimp.cli.go", "Goes.")
+        module.Arguments, module.run = Arguments, lambda arguments: action()
+        monkeypatch.setitem(sys.modules, "slimp.cli.go", module)
+        monkeypatch.setitem(cli.VERBS, "go", "goes")
+
+    return install
+
+
+def raiser(error: BaseException):
+    def action() -> None:
+        raise error
+
+    return action
+
+
+def test_import_is_light():
+    code = "import sys, slimp, slimp.cli.main; print(*sys.modules)"
+    loaded = set(python("-c", code).stdout.split())
+    assert "slimp.cli.main" in loaded
+    assert not loaded & set(HEAVY)
+    assert fastest(["-c", "import slimp"]) < 0.3 * PATIENCE
+
+
+def test_help_is_light():
+    code = "import sys, slimp.cli.main; slimp.cli.main.main(['--help']); print(*sys.modules)"
+    loaded = set(python("-c", code).stdout.split())
+    assert not loaded & {*HEAVY, "jsonargparse"}
+    assert fastest(["-m", "slimp", "--help"]) < 0.5 * PATIENCE
+
+
+def test_config_and_flags_are_light():
+    code = "import sys, slimp.cli.flags, slimp.training.config; print(*sys.modules)"
+    loaded = set(python("-c", code).stdout.split())
+    assert not loaded & (set(HEAVY) - {"yaml"})
+
+
+def test_public_names_are_found_late():
+    assert slimp.PretrainConfig is PretrainConfig
+    assert "Cohort" in dir(slimp)
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = slimp.Nothing
+    for name, home in slimp._HOMES.items():
+        if importlib.util.find_spec(home):
+            assert getattr(slimp, name).__module__.startswith("slimp.")
+
+
+def test_help_names_every_verb(capsys):
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name in cli.VERBS:
+        assert re.search(rf"^  {name}  ", text, re.MULTILINE)
+    assert "not a medical device" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_every_verb_has_a_module():
+    folder = Path(cli.__file__).parent / "commands"
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert modules == {name.replace(" ", "_") for name in cli.VERBS}
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"slimp {slimp.__version__}\n"
+
+
+@pytest.mark.parametrize(("argv", "status"), [([], 2), (["data"], 2), (["data", "--help"], 0)])
+def test_half_a_command_gets_help(argv, status, capsys):
+    assert cli.main(argv) == status
+    captured = capsys.readouterr()
+    assert "data check" in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["pretran"], "no verb 'pretran'; did you mean 'pretrain'? See: slimp --help"),
+        (["data", "chek", "x"], "no verb 'data chek'; did you mean 'data check'?"),
+        (["xyzzy"], "no verb 'xyzzy'. See: slimp --help"),
+        (["--verbose"], "no verb '--verbose'. See: slimp --help"),
+    ],
+)
+def test_unknown_verbs_get_a_suggestion(argv, message, capsys):
+    assert cli.main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"slimp: error: {message}")
+    assert captured.err.count("\n") == 1
+
+
+def test_user_errors_are_one_paragraph_and_exit_2(verb, capsys):
+    verb(raiser(UserError("table.csv, row 3: no age.")))
+    assert cli.main(["go"]) == 2
+    assert capsys.readouterr().err == "slimp: error: table.csv, row 3: no age.\n"
+
+
+def test_what_a_message_quotes_cannot_disturb_the_terminal(verb, capsys):
+    cell = "a\nb\0\x1b[2J\u202e\udcff \u2603 " + "x" * 5000
+    verb(raiser(UserError(f"table.csv: '{cell}' is no number.")))
+    assert cli.main(["go"]) == 2
+    message = capsys.readouterr().err
+    assert "'a b\\x00\\x1b[2J\\u202e\\udcff \u2603 xxx" in message
+    assert "xxx[...]xxx" in message
+    assert message.endswith("x' is no number.\n")
+    assert message.count("\n") == 1
+    assert len(message) < 500
+
+
+def test_unexpected_errors_are_called_a_bug_and_exit_1(verb, capsys):
+    verb(raiser(KeyError("spam")))
+    assert cli.main(["go"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("slimp: error: this is a bug in slimp: KeyError: 'spam'.")
+    assert "--debug" in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyError("spam"), 1), (UserError("eggs"), 2)])
+def test_debug_adds_the_traceback(verb, capsys, error, status):
+    verb(raiser(error))
+    assert cli.main(["go", "--debug"]) == status
+    message = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in message
+    assert message.splitlines()[-1].startswith("slimp: error: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "run/x"), "run/x: No space left"),
+        (OSError(errno.EACCES, "Permission denied", "/x"), "/x: Permission denied."),
+        (MemoryError(), "memory is full"),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), "device's memory is full"),
+    ],
+)
+def test_a_full_or_closed_machine_is_no_bug(verb, capsys, error, message):
+    verb(raiser(error))
+    assert cli.main(["go"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_keyboard_interrupt_exits_130(verb, capsys):
+    verb(raiser(KeyboardInterrupt()))
+    assert cli.main(["go"]) == 130
+    assert capsys.readouterr().err == "slimp: interrupted\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
+def test_sigint_ends_a_process_with_130():
+    code = (
+        "import signal, slimp.cli.main as cli, sys, time\n"
+        # A shell starts background jobs with SIGINT ignored, and so would be this process.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def wait(words):\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(60)\n"
+        "cli._run = wait\n"
+        "sys.exit(cli.main(['go']))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert message == "slimp: interrupted\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX systems")
+def test_a_closed_pipe_is_quiet():
+    code = (
+        "import slimp.cli.main as cli, sys\n"
+        "cli._run = lambda words: [print('row', i) for i in range(100_000)]\n"
+        "sys.exit(cli.main(['go']))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout.readline() == "row 0\n"
+        process.stdout.close()
+        message = process.stderr.read()
+    assert process.returncode == 0
+    assert message == ""
+
+
+def test_warnings_are_one_line(verb, capsys):
+    def action() -> None:
+        warnings.simplefilter("always")
+        warnings.warn("--patience has\nno effect", stacklevel=1)
+
+    verb(action)
+    assert cli.main(["go"]) == 0
+    assert capsys.readouterr().err == "slimp: warning: --patience has no effect\n"
+
+
+def test_a_verb_takes_its_arguments_only(verb, capsys):
+    verb(lambda: None)
+    assert cli.main(["go"]) == 0
+    assert cli.main(["go", "there"]) == 2
+    assert "unexpected argument 'there'. See: slimp go --help" in capsys.readouterr().err
+
+
+def test_print_config_of_pretraining_reads_back(tmp_path, capsys):
+    argv = ["pretrain", "--preset", "small", "--seed", "3", "--print-config"]
+    assert cli.main(argv) == 0
+    file = tmp_path / "config.yaml"
+    file.write_text(capsys.readouterr().out)
+    want = PretrainConfig.from_preset("small", seed=3)
+    assert PretrainConfig(**read_config(file, PretrainConfig)) == want
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--learning-rate", "-1"], "learning_rate must be positive, got -1.0."),
+        (["--patients", "0"], "patients must be positive, got 0."),
+        (["--lerning-rate", "1"], "no flag '--lerning-rate'; the nearest is '--learning-rate'."),
+        (["--hierarchy", "deep"], "--hierarchy takes one of nested, flat, got deep."),
+    ],
+)
+def test_pretraining_refuses_nonsense_before_it_reads_the_cohort(flags, message, capsys, tmp_path):
+    assert cli.main(["pretrain", str(tmp_path), "--out", str(tmp_path / "run"), *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_cohort_is_refused(capsys, tmp_path):
+    assert cli.main(["pretrain", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
+    assert f"{tmp_path}: not a cohort (no cohort.json)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", cli.VERBS)
+def test_every_verb_explains_itself(name, capsys):
+    assert cli.main([*name.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: slimp {name}")
+    assert "-h, --help" in text

@@ -1,0 +1,146 @@
+"""`slimp predict` from the command line, on a probe that the command line made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from slimp.cli import main as cli
+from slimp.data.cohort import Cohort
+from slimp.evaluation.protocol import cached_features
+from slimp.prediction.novelty import save_reference
+from slimp.prediction.output import STATEMENT
+
+QUICK = ("--seeds", "1", "--folds", "2", "--strengths", "0.01", "--replicates", "5")
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few steps, probes on it, and some of the cohort's images as files."""
+    root = tmp_path_factory.mktemp("predict_command")
+    cohort, run = str(root / "cohort"), str(root / "run")
+    people = ("--patients", "120", "--lesions", "2", "--image-size", "32")
+    assert cli.main(["data", "import", "synthetic", "-", cohort, *people]) == 0
+    settings = ("--preset", "tiny", "--epochs", "1", "--image-size", "32", "--workers", "0")
+    assert cli.main(["pretrain", cohort, "--out", run, *settings]) == 0
+    probe = ("probe", run, cohort, *QUICK, "--workers", "0", "--no-report", "--out")
+    assert cli.main([*probe, str(root / "image"), "--features", "image"]) == 0
+    assert cli.main([*probe, str(root / "full")]) == 0
+    assert cli.main([*probe, str(root / "knn"), "--method", "knn"]) == 0
+    table = cached_features(root / "run", root / "cohort")
+    for name in ("image", "full"):
+        tested = pd.read_parquet(root / name / "predictions.parquet")["image_id"]
+        save_reference(root / name, table, ~table.ids["image_id"].isin(tested).to_numpy())
+    loaded = Cohort.load(cohort)
+    columns = [c for level in loaded.schema.levels for c in level.columns]
+    joined = loaded.images.merge(loaded.lesions.drop(columns="patient_id"), on="lesion_id")
+    joined = joined.merge(loaded.patients, on="patient_id")
+    joined[["image_id", *columns]].rename(columns={"image_id": "image"}).to_csv(
+        root / "metadata.csv", index=False
+    )
+    (root / "images").mkdir()
+    for row in range(6):
+        name = loaded.images["image_id"].iloc[row]
+        (root / "images" / f"{name}.jpg").write_bytes(loaded.read_image(row))
+    return root
+
+
+def predict(places: Path, probe: str, *more: object) -> int:
+    return cli.main(["predict", str(places / probe), *map(str, more), "--accelerator", "cpu"])
+
+
+def test_json_has_the_keys_that_the_docs_list(places, capsys) -> None:
+    assert predict(places, "image", places / "images", "--format", "json", "--cases", 2) == 0
+    out, err = capsys.readouterr()
+    content = json.loads(out)
+    assert content["statement"] == STATEMENT
+    assert STATEMENT in err
+    keys = ["statement", "format", "features", "classes", "conformal", "novelty", "cautions"]
+    assert list(content) == [*keys, "images"]
+    assert {"coverage", "per_class", "always_in_the_set", "verified"} <= set(content["conformal"])
+    assert len(content["images"]) == 6
+    for image in content["images"]:
+        assert image["status"] == "predicted"
+        assert sum(image["probabilities"].values()) == pytest.approx(1)
+        assert list(image["probabilities"]) == content["classes"]
+        assert image["decision"] in image["conformal_set"]
+        assert len(image["nearest"]) == 2
+        assert 0 < image["novelty_p"] <= 1
+
+
+def test_the_table_says_what_the_sets_are_worth(places, capsys) -> None:
+    assert predict(places, "full", places / "images", "--metadata", places / "metadata.csv") == 0
+    out, err = capsys.readouterr()
+    assert "90% set" in out
+    assert "verified: " in out
+    assert STATEMENT in err
+    assert "for each class" in out
+    predict(places, "image", places / "images", "--no-per-class", "--coverage", "0.8")
+    assert "for each class" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", ["json", "csv", "parquet"])
+def test_what_is_written_is_what_is_said(places, tmp_path, capsys, ending) -> None:
+    out = tmp_path / f"found.{ending}"
+    strange = np.random.default_rng(0).integers(0, 256, size=(40, 40, 3), dtype=np.uint8)
+    Image.fromarray(strange).save(tmp_path / "noise.png")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    files = (places / "images", tmp_path / "noise.png", tmp_path / "broken.jpg")
+    assert predict(places, "image", *files, "--out", out) == 0
+    assert "1 refused, 1 unreadable" in capsys.readouterr().out
+    if ending == "json":
+        rows = json.loads(out.read_text())["images"]
+        statuses = [row["status"] for row in rows]
+        assert rows[6]["probabilities"] == {}
+    else:
+        frame = pd.read_csv(out) if ending == "csv" else pd.read_parquet(out)
+        statuses = frame["status"].tolist()
+        shares = frame[[c for c in frame if c.startswith("p_")]]
+        np.testing.assert_allclose(shares[:6].sum(axis=1), 1)
+        assert shares[6:].isna().all(axis=None)
+        assert set(frame["statement"]) == {STATEMENT}
+    assert statuses == [*["predicted"] * 6, "refused", "unreadable"]
+    record = json.loads((tmp_path / "found.config.json").read_text())
+    assert record["probe"] == str(places / "image")
+    assert "torch" in record["versions"]
+    assert record["predict"]["coverage"] == 0.9
+    again = ("--config", tmp_path / "found.config.json", "--coverage", "0.8")
+    assert predict(places, "image", *files, *again) == 0
+    assert "80% set" in capsys.readouterr().out
+    assert predict(places, "image", *files, "--out", out) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert predict(places, "image", *files, "--out", out, "--overwrite") == 0
+
+
+def test_nothing_readable_exits_with_2_and_the_reason(places, tmp_path, capsys) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    assert predict(places, "image", tmp_path) == 2
+    assert "none of the 1 file(s) could be read as an image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("probe", "flags", "message"),
+    [
+        ("full", (), "make a probe of images alone: slimp probe RUN COHORT --features image"),
+        ("knn", (), "leaves nothing to predict with"),
+        ("run", (), "not the folder of a probe"),
+        ("image", ("--out", "found.txt"), "its ending must be .json, .csv or .parquet"),
+        ("image", ("--coverage", "1.5"), "coverage must be in (0, 1), got 1.5"),
+        ("image", ("--novelty", "2"), "novelty must be in [0, 1)"),
+        ("image", ("--metadata", "none.csv"), ""),
+    ],
+)
+def test_mistakes_are_explained(places, capsys, probe, flags, message) -> None:
+    assert predict(places, probe, places / "images", *flags) == (2 if message else 0)
+    err = capsys.readouterr().err
+    assert message in err if message else "--metadata has no effect" in err
+
+
+def test_images_must_be_named(places, capsys) -> None:
+    assert cli.main(["predict", str(places / "image")]) == 2
+    assert "missing IMAGES" in capsys.readouterr().err

@@ -1,0 +1,110 @@
+"""What `slimp probe` prints and leaves: every protocol by its flag, and what it refuses first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from slimp.cli.main import main
+from slimp.data.cohort import Cohort
+from slimp.data.files import read_json
+from slimp.features.embed import FeatureTable
+from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
+
+QUICK = ("--seeds", "2", "--replicates", "20", "--strengths", "0.01,0.1", "--no-report")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("probe") / "cohort"
+    synthesize(SyntheticConfig(patients=50, lesions=3, image_size=16)).save(target)
+    return target
+
+
+@pytest.fixture
+def probe(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs the verb on features that hint at the label; the exit status."""
+    cohort = Cohort.load(folder)
+    rng = np.random.default_rng(0)
+    codes = pd.Categorical(cohort.images["label"]).codes.astype(float)
+    image = rng.normal(size=(len(cohort), 4)) + codes[:, None]
+    table = FeatureTable(
+        ids=cohort.images[["image_id", "lesion_id", "patient_id", "label"]],
+        features={"image": image.astype(np.float32)},
+    )
+    embedded = []
+
+    def features(*_: object, **__: object) -> FeatureTable:
+        embedded.append(True)
+        return table
+
+    monkeypatch.setattr("slimp.evaluation.protocol.cached_features", features)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.safetensors").write_bytes(b"whose hash is noted")
+
+    def run(*words: str) -> int:
+        out = ("--out", str(tmp_path / "out"), "--overwrite")
+        return main(["probe", str(tmp_path / "run"), str(folder), *out, *QUICK, *words])
+
+    run.embedded = embedded  # type: ignore[attr-defined]
+    return run
+
+
+@pytest.mark.parametrize("method", ["linear", "knn"])
+def test_every_protocol_by_its_flag(probe, tmp_path, capsys, method):
+    flags = "--fractions 0.2,1 --shots 1,3 --draws 2 --leakage --subgroups"
+    assert probe("--method", method, *flags.split(), "age:40:60,sex") == 0
+    said = capsys.readouterr().out
+    for text in (
+        *("fraction 0.2", "fraction 1", "shots 1", "shots 3"),
+        "above the split by patient",
+        "CAUTION: only the split by patient is an honest estimate",
+        *("40 to < 60", ">= 60", "fewer than 10 patients: no interval"),
+    ):
+        assert text in said, text
+    assert ("calibration of 'full': ECE" in said) == (method == "linear")
+    content = read_json(tmp_path / "out" / "metrics.json")
+    assert {"low_shot", "leakage", "subgroups", "floors", "brier"} <= set(content)
+    assert ("ece_scaled" in content) == (method == "linear")
+    assert (tmp_path / "out" / "low_shot.parquet").is_file()
+    assert (tmp_path / "out" / "probe.json").is_file() == (method == "linear")
+    saved = read_json(tmp_path / "out" / "config.json")["probe"]
+    assert saved["shots"] == [1, 3]
+    assert saved["subgroups"] == ["age:40:60", "sex"]
+
+
+def test_two_classes_out_of_many(probe, tmp_path, capsys):
+    assert probe("--malignant", "melanoma,basal", "--subgroups", "none") == 2
+    classes = capsys.readouterr().err.partition("the classes are: ")[2].strip().rstrip(".")
+    assert not probe.embedded  # refused before anything slow
+    positive = classes.split(", ")[0]
+    assert probe("--malignant", positive, "--subgroups", "none") == 0
+    said = capsys.readouterr().out
+    assert "finding 'malignant': sensitivity at 90 % specificity" in said
+    assert "subgroups" not in said
+    content = read_json(tmp_path / "out" / "metrics.json")
+    assert content["classes"] == ["benign", "malignant"]
+    assert "subgroups" not in content
+
+
+def test_a_leaking_split_is_named_as_one(probe, capsys):
+    assert probe("--split", "image", "--subgroups", "none") == 0
+    assert "CAUTION: split by image, so patients may both train and test" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--split", "official"), "the cohort has no 'split' column"),
+        (("--subgroups", "shoe"), "has no column 'shoe'"),
+        (("--fractions", "0"), "fractions must be in (0, 1]"),
+        (("--shots", "1.5"), "--shots takes a list"),
+    ],
+)
+def test_refused_before_any_image_is_read(probe, capsys, words, message):
+    assert probe(*words) == 2
+    assert message in capsys.readouterr().err
+    assert not probe.embedded

@@ -1,0 +1,251 @@
+"""The whole command line: a reference lends, the target embeds and probes with what is lent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from slimp.cli import main as cli
+from slimp.data.cohort import Cohort
+from slimp.data.encoding import Encoding
+from slimp.features.embed import FeatureTable, embed
+from slimp.features.pseudo_metadata import LentFeatures
+from slimp.models.config import ModelConfig
+from slimp.models.nested import Slimp
+from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
+from slimp.training.parts import Parts
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run with a reference of 24 patients (12 unseen), and 16 more patients without metadata."""
+    root = tmp_path_factory.mktemp("retrieve")
+    write_synthetic(root / "all", SyntheticConfig(patients=40, lesions=2, image_size=24))
+    everyone = Cohort.load(root / "all")
+    ids = sorted(everyone.patients["patient_id"])
+    reference, target = everyone.select_patients(ids[:24]), everyone.select_patients(ids[24:])
+    reference.save(root / "reference")
+    target.save(root / "known")
+    without_metadata(target).save(root / "target")
+    options = {"patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2}
+    config = ModelConfig(
+        encoder="vit_tiny_patch16_224",
+        encoder_options=options,
+        image_size=24,
+        tabular_width=8,
+        projection_width=8,
+    )
+    train = reference.select_patients(ids[:12])
+    encodings = {
+        level.name: Encoding.fit(level, train.tables.of_level(level.name))
+        for level in train.schema.levels
+        if level.features
+    }
+    torch.manual_seed(0)
+    Slimp(config, encodings).save_pretrained(root / "run")
+    parts = Parts(train=train, validation=None, held_out=reference.select_patients(ids[12:24]))
+    parts.save(root / "run" / "patients.parquet")
+    names = ("run", "reference", "known", "target")
+    return {"root": root, **{name: root / name for name in names}}
+
+
+def without_metadata(cohort: Cohort) -> Cohort:
+    levels = tuple(replace(level, features=()) for level in cohort.schema.levels)
+    tables = replace(
+        cohort.tables,
+        lesions=cohort.lesions[["lesion_id", "patient_id"]],
+        patients=cohort.patients[["patient_id"]],
+    )
+    return replace(cohort, schema=replace(cohort.schema, levels=levels), tables=tables)
+
+
+def retrieve(places: dict[str, Path], target: str, out: Path, *flags: str) -> int:
+    paths = [str(places["run"]), "--reference", str(places["reference"])]
+    paths += ["--target", str(places[target]), "--out", str(out)]
+    few = ["--workers", "0", "--replicates", "20", "--accelerator", "cpu"]
+    return cli.main(["retrieve", *paths, *few, *flags])
+
+
+@pytest.fixture(scope="module")
+def lent(places: dict[str, Path]) -> Path:
+    out = places["root"] / "lent"
+    assert retrieve(places, "target", out, "--k", "2") == 0
+    return out
+
+
+def test_the_folder_holds_what_the_contract_names(places, lent):
+    assert {path.name for path in lent.iterdir()} == {
+        *("config.json", "metrics.json", "pseudo.parquet", "report.html")
+    }
+    metrics = json.loads((lent / "metrics.json").read_text())
+    assert metrics["lent"] == ["lesion", "patient"]
+    assert {"median_matching", "median_nonmatching", "overlap", "abstention_rate"} <= set(metrics)
+    assert "image_to_metadata_recall_at_1" in metrics["similarity"]["lesion"]
+    assert metrics["abstention"]["calibration_patients"] == 12
+    assert metrics["abstention"]["calibrated_on_unseen_patients"]
+    assert metrics["agreement"] == []  # the target knows nothing
+    assert metrics["agreement_on_reference"]
+    assert metrics["shared_patients"] == 0
+    config = json.loads((lent / "config.json").read_text())
+    assert (config["retrieve"]["k"], config["retrieve"]["route"]) == (2, "ilp")
+    folders = {name: str(places[name]) for name in ("run", "reference", "target")}
+    assert {name: config[name] for name in folders} == folders
+    assert "torch" in config["versions"]
+    table = pd.read_parquet(lent / "pseudo.parquet")
+    target = Cohort.load(places["target"])
+    assert table["image_id"].tolist() == np.repeat(target.images["image_id"], 2).tolist()
+    columns = "image_id route rank reference_image_id reference_patient_id lesion_similarity"
+    assert set(f"{columns} patient_similarity abstained".split()) <= set(table)
+    reference = Cohort.load(places["reference"])
+    for level in ("lesion", "patient"):
+        rows = reference.tables.of_level(level).set_index(f"{level}_id")
+        for column in reference.schema.level(level).columns:
+            given = rows.loc[table[f"reference_{level}_id"], column].reset_index(drop=True)
+            pd.testing.assert_series_equal(
+                table[f"{level}.{column}"], given, check_names=False, check_dtype=False
+            )
+
+
+def test_the_page_says_first_whether_to_trust_it(lent):
+    page = (lent / "report.html").read_text()
+    head = page[: page.index('<section id="trust">')]
+    assert "reference" in head
+    assert "lent nothing" in head
+    assert "nobody can say here how much of" in head
+    assert "<script" not in page
+    assert page.count("data:image/jpeg") >= 2
+
+
+def test_what_is_lent_flows_into_embed_and_probe_and_is_marked(places, lent, tmp_path, capsys):
+    file = tmp_path / "features.parquet"
+    paths = [str(places["run"]), str(places["target"]), "--pseudo", str(lent)]
+    assert cli.main(["embed", *paths, "--out", str(file), "--workers", "0"]) == 0
+    assert "LENT, not known: lesion, patient" in capsys.readouterr().out
+    record = json.loads(file.with_name("features.config.json").read_text())
+    assert (record["pseudo"], record["lent"]) == (str(lent), ["lesion", "patient"])
+    table = FeatureTable.load(file)
+    assert table.lent == ("lesion", "patient")
+    pseudo = LentFeatures.load(lent)
+    kept = ~pseudo.abstained
+    assert kept.any()
+    for level in ("lesion", "patient"):
+        np.testing.assert_array_equal(
+            table.features[level][kept], pseudo.embeddings[level][kept], strict=True
+        )
+    out = tmp_path / "probe"
+    fast = ["--seeds", "1", "--folds", "2", "--replicates", "5", "--strengths", "0.1"]
+    assert cli.main(["probe", *paths, "--out", str(out), "--workers", "0", *fast]) == 0
+    assert "LENT, not known: lesion, patient features" in capsys.readouterr().out
+    assert json.loads((out / "metrics.json").read_text())["lent"] == ["lesion", "patient"]
+    assert json.loads((out / "config.json").read_text())["pseudo"] == str(lent)
+    page = (out / "report.html").read_text()
+    assert "The features lesion, patient are lent, not known" in page
+
+
+def test_the_file_holds_the_weighted_mean_of_the_lenders(places, lent):
+    table = pq.read_table(lent / "pseudo.parquet").to_pandas()
+    model = Slimp.from_pretrained(places["run"])
+    reference = Cohort.load(places["reference"])
+    rows = reference.lesions.set_index("lesion_id").loc[table["reference_lesion_id"]]
+    encoding = model.encodings["lesion"]
+    with torch.no_grad():
+        m = model.encode_rows("lesion", encoding.encode(rows.reset_index())).numpy()
+    weighted = (table["lesion_weight"].to_numpy()[:, None] * m).reshape(-1, 2, 8).sum(axis=1)
+    first = table[table["rank"] == 1]
+    np.testing.assert_allclose(np.stack(first["lesion_embedding"]), weighted, atol=1e-5)
+    assert table.loc[table["rank"] == 2, "lesion_embedding"].isna().all()
+    np.testing.assert_allclose(
+        table["lesion_weight"].to_numpy().reshape(-1, 2).sum(axis=1), 1, atol=1e-5
+    )
+
+
+def test_known_metadata_serve_as_truth_when_all_is_lent(places, lent, tmp_path, capsys):
+    out = tmp_path / "judged"
+    assert retrieve(places, "known", out, "--k", "2", "--lend", "all", "--no-report") == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    known = Cohort.load(places["known"]).schema
+    assert {row["column"] for row in metrics["agreement"]} == {
+        column for feature in known.features for column in feature.columns
+    }
+    assert "lent against true metadata" in capsys.readouterr().out
+    assert metrics["groups"]
+    ours, theirs = (pd.read_parquet(x / "pseudo.parquet") for x in (out, lent))
+    pd.testing.assert_frame_equal(ours, theirs)  # the truth played no part in lending
+    table = embed(
+        Slimp.from_pretrained(places["run"]), Cohort.load(places["known"]), pseudo=str(out)
+    )
+    np.testing.assert_array_equal(
+        table.features["lesion"][~table.ids["abstained"]],
+        LentFeatures.load(lent).embeddings["lesion"][~table.ids["abstained"]],
+    )
+
+
+def test_patients_of_both_cohorts_do_not_lend_to_themselves(places, tmp_path, capsys):
+    both = {**places, "both": places["reference"]}
+    out = tmp_path / "self"
+    flags = ("--lend", "all", "--route", "ii", "--no-report")
+    assert retrieve(both, "both", out, *flags) == 0
+    assert "24 patient(s) are in both cohorts" in capsys.readouterr().out
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["shared_patients"] == 24
+    assert metrics["excluded_matches"] > 0
+    table = pd.read_parquet(out / "pseudo.parquet")
+    own = Cohort.load(places["reference"]).images.set_index("image_id")["patient_id"]
+    assert (own[table["image_id"]].to_numpy() != table["reference_patient_id"].to_numpy()).all()
+
+
+def test_a_run_that_does_not_say_whom_it_saw_is_cautioned(places, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("model.json", "model.safetensors"):
+        (run / name).write_bytes((places["run"] / name).read_bytes())
+    assert retrieve({**places, "run": run}, "target", tmp_path / "out", "--no-report") == 0
+    assert "CAUTION: the run does not say which patients" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("target", "flags", "message"),
+    [
+        ("known", (), "there is nothing to lend. To lend all the same"),
+        ("target", ("--k", "0"), "k must be at least 1, got 0"),
+        ("target", ("--coverage", "1"), "coverage must be in (0, 1), got 1"),
+        ("target", ("--groups", "pet"), "pet"),
+        ("target", ("--groups", "none,pet"), "groups takes names of columns, auto, or none alone"),
+        ("target", ("--same", "{pet: age}"), "has no feature 'pet'"),
+        ("target", ("--workers", "-1"), "workers must not be negative"),
+    ],
+)
+def test_refusals_leave_nothing(places, tmp_path, capsys, target, flags, message):
+    assert retrieve(places, target, tmp_path / "out", *flags) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten_unless_asked(places, lent, capsys):
+    before = (lent / "metrics.json").read_bytes()
+    assert retrieve(places, "target", lent) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert (lent / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "missing"])
+def test_damaged_loans_are_refused(places, lent, tmp_path, capsys, damage):
+    folder = tmp_path / "lent"
+    folder.mkdir()
+    content = (lent / "pseudo.parquet").read_bytes()
+    if damage == "cut":
+        (folder / "pseudo.parquet").write_bytes(content[:200])
+    elif damage == "other":
+        pd.DataFrame({"a": [1]}).to_parquet(folder / "pseudo.parquet")
+    paths = [str(places["run"]), str(places["target"]), "--pseudo", str(folder)]
+    assert cli.main(["embed", *paths, "--out", str(tmp_path / "f.parquet")]) == 2
+    error = capsys.readouterr().err
+    assert "slimp retrieve" in error
+    assert error.count("\n") == 1

@@ -1,0 +1,400 @@
+"""The canonical dataset: in memory, on disk, in parts; readable by others, refused when damaged."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from slimp.data.cohort import Cohort, CohortInfo, CohortWriter, Tables
+from slimp.data.files import ImagesInMemory
+from slimp.data.schema import Schema
+from slimp.errors import CohortError, UserError
+
+SCHEMA = Schema.from_dict(
+    {
+        "image": "file",
+        "image_metadata": {"device": {"kind": "categorical"}},
+        "lesion_metadata": {
+            "diameter": {"kind": "continuous", "unit": "mm"},
+            "itch": {"kind": "checkbox"},
+        },
+        "patient_metadata": {"age": {"kind": "continuous"}, "sex": {"kind": "categorical"}},
+        "refused": {"biopsied": "follows from the diagnosis"},
+    }
+)
+IMAGES, LESIONS, PATIENTS = 60, 40, 20
+
+
+def jpeg(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 6), (shade, 90, 70)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def make_cohort() -> Cohort:
+    """20 patients of 2 lesions each; every other lesion has 2 images. Some cells are missing."""
+    rng = np.random.default_rng(0)
+    lesion = np.sort(np.append(np.arange(LESIONS), np.arange(0, LESIONS, 2)))
+    labels = pd.Series(np.where(lesion % 3 == 0, "MEL", "NEV"), dtype="str")
+    images = pd.DataFrame(
+        {
+            "image_id": [f"i{i}" for i in range(IMAGES)],
+            "lesion_id": [f"l{n}" for n in lesion],
+            "patient_id": [f"p{n // 2}" for n in lesion],
+            "label": labels.where(np.arange(IMAGES) != 7),
+            "device": pd.Series(rng.choice(["phone", "camera"], IMAGES), dtype="str"),
+            "biopsied": "no",
+        }
+    )
+    images.loc[images.index % 5 == 0, "device"] = np.nan
+    lesions = pd.DataFrame(
+        {
+            "lesion_id": [f"l{n}" for n in range(LESIONS)],
+            "patient_id": [f"p{n // 2}" for n in range(LESIONS)],
+            "diameter": [np.nan if n == 3 else float(n) for n in range(LESIONS)],
+            "itch": pd.array([[True, False, None][n % 3] for n in range(LESIONS)], dtype="boolean"),
+        }
+    )
+    patients = pd.DataFrame(
+        {
+            "patient_id": [f"p{n}" for n in range(PATIENTS)],
+            "age": [np.nan if n == 2 else 20.0 + n for n in range(PATIENTS)],
+            "sex": pd.Series(["f", "m"] * (PATIENTS // 2), dtype="str"),
+        }
+    )
+    return Cohort.from_tables(
+        images,
+        lesions,
+        patients,
+        schema=SCHEMA,
+        store=ImagesInMemory([jpeg(i) for i in range(IMAGES)]),
+        info=CohortInfo(name="ours", licence="CC0-1.0", import_report={"rows": 60, "é": [1, None]}),
+    )
+
+
+@pytest.fixture(scope="module")
+def cohort() -> Cohort:
+    return make_cohort()
+
+
+@pytest.fixture
+def saved(cohort, tmp_path) -> Path:
+    cohort.save(tmp_path / "cohort")
+    return tmp_path / "cohort"
+
+
+def assert_equal(a: Cohort, b: Cohort) -> None:
+    assert (a.schema, a.classes) == (b.schema, b.classes)
+    for level in ("image", "lesion", "patient"):
+        pd.testing.assert_frame_equal(a.tables.of_level(level), b.tables.of_level(level))
+    assert [a.read_image(i) for i in range(len(a))] == [b.read_image(i) for i in range(len(b))]
+
+
+def test_says_what_it_is(cohort):
+    assert repr(cohort) == "Cohort('ours': 20 patients, 40 lesions, 60 images)"
+    assert cohort.classes == ("MEL", "NEV")
+    assert len(cohort) == 60
+
+
+def test_parents_are_rows(cohort):
+    lesion = cohort.lesions["lesion_id"].to_numpy()[cohort.lesion_of_image]
+    assert lesion.tolist() == cohort.images["lesion_id"].tolist()
+    patient = cohort.patients["patient_id"].to_numpy()[cohort.patient_of_lesion]
+    assert patient.tolist() == cohort.lesions["patient_id"].tolist()
+
+
+def test_save_and_load_give_the_same_cohort(cohort, saved):
+    loaded = Cohort.load(saved)
+    assert_equal(cohort, loaded)
+    assert loaded.info == cohort.info
+    assert sorted(path.name for path in saved.iterdir()) == [
+        *("cohort.json", "images.bin", "images.parquet", "lesions.parquet", "patients.parquet")
+    ]
+
+
+def test_a_selection_can_be_saved(cohort, tmp_path):
+    part = cohort.select(cohort.images["patient_id"].isin(["p3", "p11"]))
+    part.save(tmp_path / "part")
+    assert_equal(part, Cohort.load(tmp_path / "part"))
+    again = Cohort.load(tmp_path / "part").select(np.array([True, False] * 3))
+    again.save(tmp_path / "again")
+    assert_equal(again, Cohort.load(tmp_path / "again"))
+
+
+def test_saving_over_something_needs_a_word(cohort, saved):
+    with pytest.raises(UserError, match="is not empty"):
+        cohort.save(saved)
+    cohort.select_patients(["p1"]).save(saved, overwrite=True)
+    assert len(Cohort.load(saved).patients) == 1
+
+
+def test_pandas_alone_can_read_it(cohort, saved):
+    images = pd.read_parquet(saved / "images.parquet")
+    packed = (saved / "images.bin").read_bytes()
+    row = images.iloc[11]
+    encoded = packed[row["byte_offset"] : row["byte_offset"] + row["byte_length"]]
+    assert encoded == cohort.read_image(11)
+    assert Image.open(io.BytesIO(encoded)).size == (8, 6)
+    content = json.loads((saved / "cohort.json").read_text(encoding="utf-8"))
+    assert content["classes"] == ["MEL", "NEV"]
+    assert content["info"]["licence"] == "CC0-1.0"
+
+
+def test_duckdb_alone_can_read_it(cohort, saved):
+    query = f"""
+        select p.sex, count(*) as images, avg(l.diameter) as diameter
+        from '{saved}/images.parquet' i
+        join '{saved}/lesions.parquet' l using (lesion_id)
+        join '{saved}/patients.parquet' p on p.patient_id = l.patient_id
+        where i.label = 'NEV' and l.itch is not null group by p.sex order by p.sex
+    """
+    got = duckdb.sql(query).fetchall()
+    table = cohort.images.merge(cohort.lesions, on=["lesion_id", "patient_id"])
+    table = table.merge(cohort.patients, on="patient_id")
+    table = table[(table["label"] == "NEV") & table["itch"].notna()]
+    want = table.groupby("sex").agg(images=("image_id", "count"), diameter=("diameter", "mean"))
+    assert [row[:2] for row in got] == [(sex, n) for sex, n in want["images"].items()]
+    assert [row[2] for row in got] == pytest.approx(want["diameter"].tolist())
+
+
+def test_select_keeps_families_together(cohort):
+    mask = cohort.images["label"].eq("MEL").fillna(False)
+    part = cohort.select(mask)
+    assert part.images["image_id"].tolist() == cohort.images.loc[mask, "image_id"].tolist()
+    assert set(part.lesions["lesion_id"]) == set(part.images["lesion_id"])
+    assert set(part.patients["patient_id"]) == set(part.images["patient_id"])
+    rows = np.flatnonzero(mask).tolist()
+    assert [part.read_image(i) for i in range(len(part))] == [cohort.read_image(i) for i in rows]
+    twice = part.select(np.arange(len(part)) % 2 == 0)
+    assert twice.read_image(1) == cohort.read_image(rows[2])
+    assert len(cohort) == 60, "the whole is left alone"
+
+
+def test_selecting_nothing_or_nobody_is_refused(cohort):
+    with pytest.raises(CohortError, match="cohort 'ours': no image is left"):
+        cohort.select(np.zeros(60, dtype=bool))
+    with pytest.raises(CohortError, match="has no patient 'p99'"):
+        cohort.select_patients(["p1", "p99"])
+
+
+def test_split_is_patient_disjoint_and_complete(cohort):
+    parts = cohort.split({"train": 0.7, "validation": 0.1, "test": 0.2}, seed=1)
+    patients = [set(part.patients["patient_id"]) for part in parts.values()]
+    assert sum(map(len, patients)) == len(set.union(*patients)) == 20
+    assert sum(map(len, parts.values())) == 60
+    again = cohort.split({"train": 0.7, "validation": 0.1, "test": 0.2}, seed=1)
+    assert [p.images["image_id"].tolist() for p in parts.values()] == [
+        p.images["image_id"].tolist() for p in again.values()
+    ]
+
+
+def test_one_patient_cannot_be_split(cohort):
+    with pytest.raises(CohortError, match=r"cannot make 2 parts from 1 patient"):
+        cohort.select_patients(["p4"]).split({"train": 0.5, "test": 0.5})
+
+
+def test_flatten_gives_lesions_all_metadata(cohort):
+    flat = cohort.flatten()
+    assert flat.schema.level("lesion").columns == ("device", "diameter", "itch", "age", "sex")
+    assert flat.schema.level("patient").columns == flat.schema.level("image").columns == ()
+    assert len(flat.lesions) == 40
+    ages = cohort.patients.set_index("patient_id")["age"]
+    expected = flat.lesions["patient_id"].map(ages)
+    pd.testing.assert_series_equal(flat.lesions["age"], expected, check_names=False)
+    first = cohort.images.dropna(subset="device").drop_duplicates("lesion_id")
+    known = flat.lesions.set_index("lesion_id")["device"].dropna()
+    assert known.to_dict() == first.set_index("lesion_id")["device"].to_dict()
+    assert [flat.read_image(i) for i in range(60)] == [cohort.read_image(i) for i in range(60)]
+
+
+def shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def edit_json(path: Path, edit: Callable[[dict], object]) -> None:
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def drop_column(path: Path, column: str) -> None:
+    pd.read_parquet(path).drop(columns=column).to_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: shorten(f / "images.bin"), r"images\.bin: the file has .* it was cut short"),
+        (lambda f: (f / "images.bin").write_bytes(b""), "it was cut short"),
+        (lambda f: (f / "images.bin").unlink(), r"images\.bin: missing"),
+        (lambda f: shorten(f / "images.parquet"), r"images\.parquet: missing or damaged"),
+        (lambda f: shorten(f / "lesions.parquet"), r"lesions\.parquet: missing or damaged"),
+        (lambda f: (f / "patients.parquet").write_bytes(b""), r"patients\.parquet: missing or dam"),
+        (lambda f: (f / "patients.parquet").unlink(), r"patients\.parquet: missing or damaged"),
+        (lambda f: shorten(f / "cohort.json"), r"cohort\.json: damaged, not valid JSON"),
+        (lambda f: (f / "cohort.json").write_text("[]"), "cohort format None, this version reads"),
+        (lambda f: (f / "cohort.json").unlink(), r"not a cohort \(no cohort\.json\)"),
+        (lambda f: edit_json(f / "cohort.json", lambda c: c.update(format=99)), "cohort format 99"),
+        (lambda f: edit_json(f / "cohort.json", lambda c: c.pop("schema")), "damaged .*schema"),
+        (lambda f: edit_json(f / "cohort.json", lambda c: c["info"].update(x=1)), "damaged"),
+        (lambda f: edit_json(f / "cohort.json", lambda c: c.update(info=[])), "damaged"),
+        (lambda f: edit_json(f / "cohort.json", lambda c: c["schema"].pop("image")), "damaged"),
+        (lambda f: drop_column(f / "images.parquet", "byte_offset"), "damaged .*byte_offset"),
+        (
+            lambda f: drop_column(f / "images.parquet", "patient_id"),
+            r"images\.parquet: has no column 'patient_id'",
+        ),
+        (lambda f: drop_column(f / "images.parquet", "label"), "has no column 'label'"),
+        (lambda f: drop_column(f / "lesions.parquet", "itch"), "has a column 'itch' at the lesion"),
+        (
+            lambda f: (
+                pd.read_parquet(f / "images.parquet").iloc[1:].to_parquet(f / "images.parquet")
+            ),
+            "does not fit images",
+        ),
+        (
+            lambda f: (
+                pd.read_parquet(f / "images.parquet").iloc[:0].to_parquet(f / "images.parquet")
+            ),
+            "does not fit images",
+        ),
+        (
+            lambda f: (
+                pd.read_parquet(f / "patients.parquet").iloc[1:].to_parquet(f / "patients.parquet")
+            ),
+            "patient_id 'p0' is not in the table of its level",
+        ),
+    ],
+)
+def test_damage_is_named(saved, damage, message):
+    damage(saved)
+    with pytest.raises(CohortError, match=message):
+        Cohort.load(saved)
+
+
+def test_a_folder_that_is_none(tmp_path):
+    with pytest.raises(CohortError, match=r"nowhere: not a cohort .* slimp data import"):
+        Cohort.load(tmp_path / "nowhere")
+
+
+def tables_with(**changes: pd.DataFrame) -> Tables:
+    cohort = make_cohort()
+    tables = {"images": cohort.images, "lesions": cohort.lesions, "patients": cohort.patients}
+    return Tables(**tables | changes)
+
+
+def test_tables_must_fit_each_other():
+    cohort = make_cohort()
+    images, lesions, patients = cohort.images, cohort.lesions, cohort.patients
+    for changes, message in [
+        ({"images": images.assign(image_id="x")}, "image_id 'x' occurs twice"),
+        ({"lesions": lesions.assign(lesion_id="l0")}, "lesion_id 'l0' occurs twice"),
+        ({"patients": pd.concat([patients] * 2)}, "patient_id 'p0' occurs twice"),
+        ({"lesions": lesions.iloc[1:]}, r"images\.parquet: lesion_id 'l0' is not in the table"),
+        ({"patients": patients.iloc[1:]}, r"lesions\.parquet: patient_id 'p0' is not in the table"),
+        (
+            {"lesions": pd.concat([lesions, lesions.iloc[[5]]])},
+            r"lesions\.parquet: lesion_id 'l5' occurs twice",
+        ),
+        ({"images": images.iloc[2:]}, r"images\.parquet: nothing belongs to lesion_id 'l0'"),
+        (
+            {"images": images.assign(patient_id="p1")},
+            r"image 'i0' is of patient 'p1', its lesion 'l0' of another",
+        ),
+    ]:
+        with pytest.raises(CohortError, match=message):
+            tables_with(**changes)
+
+
+def test_rows_of_parents_are_those_of_a_slow_search():
+    cohort = make_cohort()
+    mixed = np.random.default_rng(3).permutation(LESIONS)
+    cohort = Cohort.from_tables(
+        cohort.images.astype({"lesion_id": "object"}),  # as other readers of tables have it
+        cohort.lesions.iloc[mixed].reset_index(drop=True),
+        cohort.patients.iloc[::-1].reset_index(drop=True),
+        schema=SCHEMA,
+        store=cohort.store,
+    )
+    lesions, patients = cohort.lesions["lesion_id"].tolist(), cohort.patients["patient_id"].tolist()
+    assert cohort.lesion_of_image.tolist() == [lesions.index(i) for i in cohort.images["lesion_id"]]
+    assert cohort.patient_of_lesion.tolist() == [
+        patients.index(i) for i in cohort.lesions["patient_id"]
+    ]
+
+
+def test_from_tables_counts_images():
+    cohort = make_cohort()
+    with pytest.raises(CohortError, match="60 image rows, but 1 images"):
+        Cohort.from_tables(
+            cohort.images,
+            cohort.lesions,
+            cohort.patients,
+            schema=SCHEMA,
+            store=ImagesInMemory([b"x"]),
+        )
+
+
+def test_an_unfinished_writer_leaves_nothing(tmp_path):
+    with pytest.raises(CohortError, match="not finished"), CohortWriter(tmp_path / "c") as writer:
+        writer.add_image(jpeg(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_writer_counts_images(tmp_path, cohort):
+    with CohortWriter(tmp_path / "c") as writer:
+        for row in range(59):
+            writer.add_image(jpeg(row))
+        with pytest.raises(CohortError, match="60 image rows, 59 images"):
+            writer.finish(cohort.tables, cohort.schema, cohort.info)
+        writer.add_image(jpeg(59))
+        writer.finish(cohort.tables, cohort.schema, cohort.info)
+    assert_equal(Cohort.load(tmp_path / "c"), cohort)
+
+
+def test_a_cohort_has_an_image(tmp_path, cohort):
+    empty = [table.iloc[:0] for table in (cohort.images, cohort.lesions, cohort.patients)]
+    nothing = Cohort.from_tables(*empty, schema=SCHEMA, store=ImagesInMemory([]))
+    with pytest.raises(CohortError, match="no images, so there is nothing to write"):
+        nothing.save(tmp_path / "c")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_leaves_nothing(tmp_path, cohort, monkeypatch):
+    def interrupt(self: Cohort, row: int) -> bytes:
+        if row == 30:
+            raise KeyboardInterrupt
+        return jpeg(row)
+
+    monkeypatch.setattr(Cohort, "read_image", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cohort.save(tmp_path / "c")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("level", "column", "values", "message"),
+    [
+        ("patients", "age", "old", "the column 'age' is str, but continuous in the schema"),
+        ("images", "patient_id", b"\xff", "damaged"),
+        ("images", "byte_offset", 0.5, "damaged"),
+        ("images", "published", [1], "the column 'published' holds mixed"),
+    ],
+)
+def test_tables_that_were_rewritten_with_other_types_are_refused(
+    level, column, values, message, tmp_path
+):
+    make_cohort().save(tmp_path / "cohort")
+    path = tmp_path / "cohort" / f"{level}.parquet"
+    frame = pd.read_parquet(path)
+    frame.assign(**{column: pd.Series([values] * len(frame))}).to_parquet(path)
+    with pytest.raises(CohortError, match=f"{tmp_path}.*{message}"):
+        Cohort.load(tmp_path / "cohort")

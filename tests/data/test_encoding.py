@@ -1,0 +1,168 @@
+"""Numbers from typed tables: fitted on training rows, missing as a mask."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slimp.data.encoding import Encoding, Rows
+from slimp.data.schema import Feature, Level
+
+LEVEL = Level(
+    name="lesion",
+    features=(
+        Feature(name="region", kind="categorical", columns=("region",)),
+        Feature(name="diameter", kind="continuous", columns=("d",), unit="mm"),
+        Feature(name="symptoms", kind="checkbox", columns=("itch", "hurt")),
+        Feature(name="depth", kind="continuous", columns=("depth",), unit="mm"),
+        Feature(name="shape", kind="categorical", columns=("shape",), categories=("round", "oval")),
+    ),
+)
+
+
+def table_of(**columns: list[object]) -> pd.DataFrame:
+    n = max(map(len, columns.values()))
+    kinds = {"region": "str", "d": "float64", "itch": "boolean", "hurt": "boolean"}
+    kinds |= {"depth": "float64", "shape": "str"}
+    return pd.DataFrame(
+        {name: pd.Series(columns.get(name, [None] * n), dtype=kind) for name, kind in kinds.items()}
+    )
+
+
+TRAIN = table_of(
+    region=["NOSE", "ARM", None, "ARM"],
+    d=[1.0, 3.0, None, 0.0],
+    itch=[True, None, None, False],
+    hurt=[False, True, None, None],
+    depth=[0.1, 0.1, 0.1, None],
+)
+
+
+def test_token_order_is_continuous_first():
+    encoding = Encoding.fit(LEVEL, TRAIN)
+    assert [f.name for f in encoding.features] == [
+        "diameter",
+        "depth",
+        "region",
+        "symptoms",
+        "shape",
+    ]
+    rows = encoding.encode(TRAIN)
+    assert rows.continuous.shape == (4, 2)
+    assert rows.categorical.shape == (4, 2)
+    assert rows.checkbox.shape == (4, 2)
+    assert rows.present.shape == (4, 5)
+
+
+def test_codes_by_hand():
+    rows = Encoding.fit(LEVEL, TRAIN).encode(TRAIN)
+    std = np.std([1, 3, 0])
+    want = [(1 - 4 / 3) / std, (3 - 4 / 3) / std, 0, (0 - 4 / 3) / std]
+    torch.testing.assert_close(rows.continuous[:, 0], torch.tensor(want, dtype=torch.float32))
+    assert rows.categorical[:, 0].tolist() == [2, 1, 0, 1]  # ARM, NOSE: sorted
+    assert rows.checkbox.tolist() == [[1, 0], [0, 1], [0, 0], [0, 0]]
+    assert rows.present.tolist() == [
+        [True, True, True, True, False],
+        [True, True, True, True, False],
+        [False, True, False, False, False],
+        [True, False, True, True, False],
+    ]
+
+
+def test_zero_is_a_value_and_missing_is_not_zero():
+    rows = Encoding.fit(LEVEL, TRAIN).encode(table_of(d=[0.0, None, 4 / 3]))
+    assert rows.present[:, 0].tolist() == [True, False, True]
+    assert rows.continuous[0, 0] != 0
+    assert rows.continuous[1:, 0].tolist() == pytest.approx([0, 0])
+
+
+def test_a_constant_column_is_not_blown_up():
+    """The computed spread of 0.1, 0.1, 0.1 is not 0 but 1e-17."""
+    encoding = Encoding.fit(LEVEL, TRAIN)
+    assert encoding.features[1].std == 1.0
+    rows = encoding.encode(table_of(depth=[0.1, 0.3]))
+    assert rows.continuous[:, 1].tolist() == pytest.approx([0, 0.2], abs=1e-6)
+
+
+def test_an_empty_column_has_a_token_that_is_never_there():
+    empty = table_of(region=[None, None])
+    encoding = Encoding.fit(LEVEL, empty)
+    assert not encoding.encode(empty).present.any()
+    assert encoding.encode(TRAIN).present[:, 2].tolist() == [False] * 4, "no vocabulary: all unseen"
+
+
+def test_unseen_categories_count_as_missing_and_are_told():
+    encoding = Encoding.fit(LEVEL, TRAIN)
+    new = table_of(region=["LIP", "ARM", "LIP"], shape=["oval", "square", None])
+    rows = encoding.encode(new)
+    assert rows.categorical.tolist() == [[0, 2], [1, 0], [0, 0]]
+    assert rows.present[:, [2, 4]].tolist() == [[False, True], [True, False], [False, False]]
+    assert encoding.unseen(new) == {"region": {"LIP": 2}, "shape": {"square": 1}}
+    assert encoding.unseen(TRAIN) == {}
+
+
+def test_statistics_come_from_the_rows_given_and_no_others():
+    encoding = Encoding.fit(LEVEL, TRAIN.iloc[:2])
+    assert encoding.features[0].mean == 2
+    assert encoding.features[2].categories == ("ARM", "NOSE")
+    again = Encoding.fit(LEVEL, pd.concat([TRAIN.iloc[:2], table_of(d=[99.0]).iloc[:0]]))
+    assert again == encoding
+
+
+def test_survives_json():
+    encoding = Encoding.fit(LEVEL, TRAIN)
+    assert Encoding.from_dict(json.loads(json.dumps(encoding.to_dict()))) == encoding
+
+
+def test_rows_are_taken_by_index():
+    rows = Encoding.fit(LEVEL, TRAIN).encode(TRAIN)
+    taken = rows[torch.tensor([2, 0])]
+    assert len(taken) == 2
+    assert taken.categorical[:, 0].tolist() == [0, 2]
+    for name in Rows.__dataclass_fields__:
+        assert torch.equal(getattr(taken, name)[1], getattr(rows, name)[0])
+
+
+def test_a_level_without_features_encodes_to_nothing():
+    rows = Encoding.fit(Level(name="patient"), TRAIN).encode(TRAIN)
+    assert rows.present.shape == (4, 0)
+    assert len(rows) == 4
+
+
+values = st.fixed_dictionaries(
+    {
+        "region": st.lists(st.sampled_from(["NOSE", "ARM", "LIP", None]), min_size=6, max_size=6),
+        "d": st.lists(st.none() | st.integers(-3, 3).map(float), min_size=6, max_size=6),
+        "itch": st.lists(st.none() | st.booleans(), min_size=6, max_size=6),
+        "hurt": st.lists(st.none() | st.booleans(), min_size=6, max_size=6),
+    }
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(values)
+def test_equal_groups_are_equal_rows(columns):
+    rows = Encoding.fit(LEVEL, TRAIN).encode(table_of(**columns))
+    groups = rows.equal_groups().tolist()
+    for i in range(6):
+        for j in range(6):
+            fields = [getattr(rows, name) for name in Rows.__dataclass_fields__]
+            equal = all(torch.equal(field[i], field[j]) for field in fields)
+            assert (groups[i] == groups[j]) == equal
+
+
+@settings(deadline=None, max_examples=50)
+@given(values, st.integers(0, 9))
+def test_encoding_is_row_by_row(columns, seed):
+    table, encoding = table_of(**columns), Encoding.fit(LEVEL, TRAIN)
+    order = np.random.default_rng(seed).permutation(6)
+    shuffled = encoding.encode(table.iloc[order].reset_index(drop=True))
+    whole = encoding.encode(table)[torch.from_numpy(order)]
+    for name in Rows.__dataclass_fields__:
+        assert torch.equal(getattr(shuffled, name), getattr(whole, name))

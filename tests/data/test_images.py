@@ -1,0 +1,214 @@
+"""Pixels: decoded, centred and augmented as stated, and damaged images named."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms.v2 import functional as F
+
+from slimp.data.cohort import Cohort
+from slimp.data.config import BatchConfig
+from slimp.data.files import ImagesInMemory
+from slimp.data.images import Pictures, augment, centre, decode, decoding_processes, image_batches
+from slimp.data.schema import Schema
+from slimp.errors import CohortError
+
+
+def encoded(seed: int, side: int = 24, kind: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, size=(side, side + 4, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def make_cohort(images: list[bytes]) -> Cohort:
+    """One lesion per image, one patient per lesion."""
+    schema = Schema.from_dict({"image": "image_id", "label": "label"})
+    ids = {"patient_id": [f"p{i}" for i in range(len(images))]}
+    lesions = pd.DataFrame({"lesion_id": [f"l{i}" for i in range(len(images))], **ids})
+    table = lesions.assign(image_id=[f"i{i}" for i in range(len(images))], label="usual")
+    return Cohort.from_tables(
+        table, lesions, pd.DataFrame(ids), schema=schema, store=ImagesInMemory(images)
+    )
+
+
+def tensor_of(image: Image.Image) -> torch.Tensor:
+    return F.pil_to_tensor(image)
+
+
+def one_at_a_time(
+    image: Image.Image, size: int, config: BatchConfig, rng: np.random.Generator
+) -> torch.Tensor:
+    """Augmentation as torchvision composes it, in fp32: the order of draws and steps is ours."""
+    area, where, turns = rng.uniform(config.crop_scale, 1.0), rng.random(2), int(rng.integers(4))
+    mirrored = rng.random() < 0.5
+    factors = rng.uniform(1 - config.colour, 1 + config.colour, size=3)
+    width, height = image.size
+    side = round(min(width, height) * area**0.5)
+    top, left = int(where[0] * (height - side + 1)), int(where[1] * (width - side + 1))
+    out = tensor_of(image).float() / 255
+    out = F.resized_crop(out, top, left, side, side, [size, size], antialias=True)
+    if config.flip and mirrored:
+        out = F.horizontal_flip(out)
+    if config.rotate:
+        out = torch.rot90(out, turns, (1, 2))
+    if config.colour:
+        out = F.adjust_brightness(out, float(factors[0]))
+        out = F.adjust_contrast(out, float(factors[1]))
+        out = F.adjust_saturation(out, float(factors[2]))
+    return out * 255
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    size=st.sampled_from([12, 16, 25, 40]),
+    crop_scale=st.sampled_from([0.3, 0.6, 1.0]),
+    flip=st.booleans(),
+    rotate=st.booleans(),
+    colour=st.sampled_from([0.0, 0.2]),
+)
+def test_augmentation_is_what_torchvision_composes(
+    seed: int, size: int, crop_scale: float, flip: bool, rotate: bool, colour: float
+) -> None:
+    config = BatchConfig(crop_scale=crop_scale, flip=flip, rotate=rotate, colour=colour)
+    middling = np.random.default_rng(seed).integers(60, 150, size=(24, 31, 3), dtype=np.uint8)
+    image = Image.fromarray(middling)  # no factor clips these
+    ours = augment(image, size, config, np.random.default_rng((seed, 1)))
+    theirs = one_at_a_time(image, size, config, np.random.default_rng((seed, 1)))
+    # Levels are whole after each pass of the resize (2) and after the colours, which stretch them.
+    torch.testing.assert_close(ours.float(), theirs, rtol=0, atol=2.0)
+    assert (ours.float() - theirs).abs().mean() < 0.6
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_colours_are_clipped_once_at_the_end(seed: int) -> None:
+    size, config = 6, BatchConfig(crop_scale=1.0, flip=False, rotate=False, colour=0.7)
+    pixels = np.random.default_rng(seed).integers(0, 256, size=(size, size, 3), dtype=np.uint8)
+    rng = np.random.default_rng(seed)
+    rng.uniform(), rng.random(2), rng.integers(4), rng.random()  # of crop, turn and mirror
+    bright, contrast, saturation = rng.uniform(0.3, 1.7, size=3).tolist()
+    got = augment(Image.fromarray(pixels), size, config, np.random.default_rng(seed))
+
+    def grey(colour: list[float]) -> float:
+        return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+
+    lit = [[[bright * float(v) for v in colour] for colour in row] for row in pixels]
+    mean = sum(grey(colour) for row in lit for colour in row) / size**2
+    for y, row in enumerate(lit):
+        for x, colour in enumerate(row):
+            far = [mean + contrast * (v - mean) for v in colour]
+            vivid = [grey(far) + saturation * (v - grey(far)) for v in far]
+            for channel, value in enumerate(vivid):  # the mean is that of rounded channel means
+                assert abs(float(got[channel, y, x]) - min(max(value, 0), 255)) < 1.2
+
+
+def test_switched_off_augmentation_is_the_central_square() -> None:
+    image = decode(encoded(0), 16)
+    plain = BatchConfig(crop_scale=1.0, flip=False, rotate=False, colour=0.0)
+    square = tensor_of(image)[:, :, 2:26]  # 24 x 28: only the place along the longer side is random
+    rng = np.random.default_rng(0)
+    crops = [augment(image, 24, plain, rng) for _ in range(30)]
+    assert any(torch.equal(crop, square) for crop in crops)
+    assert torch.equal(centre(image, 24), square)
+
+
+def test_the_centre_is_what_torchvision_resizes_it_to() -> None:
+    image = decode(encoded(0, side=40), 40)
+    expected = F.resize(F.center_crop(tensor_of(image), [40, 40]), [16, 16], antialias=True)
+    torch.testing.assert_close(centre(image, 16).float(), expected.float(), rtol=0, atol=1.0)
+
+
+@pytest.mark.parametrize("field", ["flip", "rotate", "colour", "crop_scale"])
+def test_each_augmentation_can_be_switched_on_alone(field: str) -> None:
+    image = decode(encoded(0), 16).crop((0, 0, 24, 24))
+    whole = tensor_of(image)
+    off = {"crop_scale": 1.0, "flip": False, "rotate": False, "colour": 0.0}
+    on = {"crop_scale": 0.5, "flip": True, "rotate": True, "colour": 0.3}
+    config = BatchConfig(**{**off, field: on[field]})  # type: ignore[arg-type]
+    rng = np.random.default_rng(1)
+    changed = [not torch.equal(augment(image, 24, config, rng), whole) for _ in range(8)]
+    assert any(changed)
+    if field in ("flip", "rotate"):  # pixels move, but none is lost
+        moved = augment(image, 24, config, rng)
+        assert torch.equal(moved.flatten(1).sort().values, whole.flatten(1).sort().values)
+
+
+def test_image_batches_keep_the_order_of_the_cohort() -> None:
+    cohort = make_cohort([encoded(i) for i in range(6)])
+    rows, pixels = [], []
+    for part, index in image_batches(cohort, 16, batch_size=4):
+        rows += index.tolist()
+        pixels.append(part)
+    assert rows == list(range(len(cohort)))
+    expected = [centre(decode(cohort.read_image(i), 16), 16) for i in rows]
+    assert torch.equal(torch.cat(pixels), torch.stack(expected))
+
+
+def test_a_jpeg_is_decoded_no_larger_than_needed() -> None:
+    image = decode(encoded(0, side=400, kind="JPEG"), 64)
+    assert 64 <= min(image.size) < 128
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+def test_whatever_the_colours_are_stored_as_they_become_rgb(mode: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 7), (200, 40, 60)).convert(mode).save(buffer, "TIFF")
+    image = decode(buffer.getvalue(), 4)
+    assert (image.mode, image.size) == ("RGB", (9, 7))
+
+
+def test_what_travels_to_a_decoding_process_is_neither_tables_nor_images(tmp_path: Path) -> None:
+    cohort = make_cohort([encoded(i) for i in range(20)])
+    cohort.save(tmp_path / "cohort")
+    cohort = Cohort.load(tmp_path / "cohort")
+    before = len(pickle.dumps(Pictures(cohort)))
+    for i in range(40):
+        cohort.images[f"more{i}"] = "metadata"
+        cohort.lesions[f"more{i}"] = 1.5
+    assert len(pickle.dumps(Pictures(cohort))) < before + 100
+    assert before < 2500
+
+
+def test_damaged_bytes_are_named_as_such() -> None:
+    with pytest.raises(CohortError, match="cannot be decoded"):
+        decode(encoded(0, kind="JPEG")[:40], 16)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_is_named_in_one_line_whoever_decodes_it(workers: int) -> None:
+    cohort = make_cohort([encoded(0), encoded(1), encoded(2)[:60]])
+    message = r"^image 'i2': cannot be decoded \(.*\)\. Find all .* slimp data check\.$"
+    before = set(multiprocessing.active_children())
+    with pytest.raises(CohortError, match=message) as held:
+        list(image_batches(cohort, 16, batch_size=1, workers=workers))
+    assert not set(multiprocessing.active_children()) - before
+    del held  # the error: alive until here, and the processes gone all the same
+
+
+# ------------------------------------------------------------------ processes
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "processes", "wanted"),
+    [(0, 64, 1, 1), (1, 64, 1, 8), (1, 4, 1, 4), (4, 16, 4, 4), (4, 16, 1, 8), (8, 2, 8, 1)],
+)
+def test_decoding_processes_are_for_gpus(
+    gpus: int, cores: int, processes: int, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("slimp.data.images.process_and_count", lambda: (0, processes))
+    assert decoding_processes("auto") == wanted
+    assert decoding_processes(3) == 3

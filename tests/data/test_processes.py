@@ -1,0 +1,322 @@
+"""Real processes (gloo, on the CPU) against one: the same loss, gradients and weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slimp.data.batches import PatientBatches
+from slimp.data.cohort import Cohort
+from slimp.data.encoding import Encoding
+from slimp.data.processes import Shares, deal
+from slimp.data.schema import LEVELS
+from slimp.errors import UserError
+from slimp.models.image_encoder import read_tensors
+from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
+from slimp.training.config import PretrainConfig
+from slimp.training.devices import make_fabric
+from slimp.training.loop import pretrain
+from slimp.training.run_folder import read_log
+
+torch.set_num_threads(1)
+
+SECONDS = 240
+"""After which processes that wait for each other are killed, and the test fails."""
+STEPS = 21
+"""Of a run: 7 epochs of batches of 4, 4 and 3 patients."""
+
+
+@lru_cache
+def cohort() -> Cohort:
+    whole = synthesize(
+        SyntheticConfig(patients=14, lesions=3, images_per_lesion=2, image_size=16, seed=4)
+    )
+    images = whole.images
+    keep = np.ones(len(images), dtype=bool)
+    for patient in whole.patients["patient_id"][:4]:  # one image each, others have six
+        keep &= ~((images["patient_id"] == patient) & images["patient_id"].duplicated())
+    return whole.select(keep)
+
+
+SETTINGS: dict[str, Any] = {
+    "encoder": "vit_tiny_patch16_224",
+    "encoder_options": {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2},
+    "image_size": 16,
+    "tabular_width": 8,
+    "projection_width": 8,
+    "view_weight": 0.3,
+    "pooling": "attention",
+    "duplicates": "positive",
+    "images_per_lesion": 2,
+    "patients": 4,
+    "epochs": 7,
+    "learning_rate": 1e-3,
+    "validation_fraction": 0.2,
+    "held_out_fraction": 0.0,
+    "validate_every": 3,
+    "monitor": "validation_loss",
+    "workers": 0,
+    "precision": "32",
+    "accelerator": "cpu",
+}
+
+
+def start(count: int, command: list[str], folder: Path) -> list[subprocess.Popen[bytes]]:
+    """Processes of `command` that find each other as torchrun would have set it up."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    shared |= {"TORCHELASTIC_RUN_ID": "test", "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0"}
+    started = []
+    for rank in range(count):
+        mine = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **shared, **mine}
+        with (folder / f"process_{rank}.log").open("w") as log:
+            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    return started
+
+
+def processes(count: int, command: list[str], folder: Path) -> None:
+    """Runs `command` in as many processes, to the end."""
+    started = start(count, command, folder)
+    try:
+        codes = [process.wait(SECONDS) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    logs = "\n".join(path.read_text() for path in sorted(folder.glob("process_*.log")))
+    assert codes == [0] * count, logs
+
+
+# ------------------------------------------------------------------ rows and gradients
+
+ROWS = """
+import sys
+import torch
+import torch.distributed as dist
+from torch import nn
+from slimp.data.processes import Shares, agree, gather_rows, sum_gradients, summed
+from slimp.models.losses import _info_nce
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+torch.manual_seed(0)
+rows, targets = torch.randn(2, 5, 4, dtype=torch.float64)
+layer, unused = nn.Linear(4, 3, bias=False).double(), nn.Linear(2, 2)
+scale = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+for groups in (None, torch.tensor([0, 1, 0, 2, 1])):
+    def loss_of(shares):
+        return _info_nce(
+            layer(rows[shares.mine]), layer(targets[shares.mine]), scale, groups, shares
+        )
+
+    wanted = loss_of(Shares((5,)))
+    expected = torch.autograd.grad(wanted, (layer.weight, scale))
+    for sizes in ((3, 0, 2), (0, 5, 0), (1, 2, 2)):
+        layer.zero_grad(), setattr(scale, "grad", None)
+        share = loss_of(Shares(sizes, rank))
+        share.backward()
+        sum_gradients([layer.weight, scale, *unused.parameters()])
+        torch.testing.assert_close(summed(share.detach()[None])[0], wanted)
+        torch.testing.assert_close((layer.weight.grad, scale.grad), expected)
+        assert unused.weight.grad is None
+only_one = nn.Parameter(torch.ones(2))
+(only_one.sum() * 3).backward() if rank == 1 else None
+sum_gradients([only_one])
+assert only_one.grad.tolist() == [3, 3]
+cpu = torch.device("cpu")
+assert [agree(float(rank), cpu, on=on) for on in ("least", "most", "first")] == [0, 2, 0]
+assert gather_rows(torch.full((rank, 2), float(rank)), Shares((0, 1, 2), rank)).tolist() == [
+    [1, 1], [2, 2], [2, 2],
+]
+"""
+
+
+def test_rows_losses_and_gradients_of_three_processes_are_those_of_one(tmp_path: Path) -> None:
+    """Dropping the offset of a process, or gathering without gradient, fails here."""
+    (tmp_path / "rows.py").write_text(ROWS)
+    processes(3, [sys.executable, str(tmp_path / "rows.py")], tmp_path)
+
+
+# ------------------------------------------------------------------ whole runs
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    cohort().save(folder / "cohort")
+    pretrain(cohort(), PretrainConfig(**SETTINGS, chunk=1000), folder / "run")
+    return folder
+
+
+def flags(folder: Path, out: Path, **changes: Any) -> list[str]:
+    import json
+
+    settings = {**SETTINGS, **changes}
+    path = out.with_suffix(".json")
+    path.write_text(json.dumps(settings))
+    return ["pretrain", str(folder / "cohort"), "--out", str(out), "--config", str(path)]
+
+
+def assert_same_run(found: Path, wanted: Path) -> None:
+    for ours, theirs in zip(read_log(found), read_log(wanted), strict=True):
+        for name in theirs.keys() - {"kind", "lesions_per_second"}:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), name
+    steps = [row for row in read_log(found) if row["kind"] == "step"]
+    assert len(steps) == STEPS
+    ours = read_tensors(found / "model.safetensors")
+    theirs = read_tensors(wanted / "model.safetensors")
+    start = max(value.abs().max().item() for value in theirs.values())
+    assert start > 0.1
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-5, msg=name)
+
+
+def test_the_gradient_cache_trains_to_the_same_weights(alone: Path, tmp_path: Path) -> None:
+    pretrain(cohort(), PretrainConfig(**SETTINGS, chunk=5), tmp_path / "run")
+    assert_same_run(tmp_path / "run", alone / "run")
+
+
+def test_two_processes_of_torchrun_train_to_the_same_weights(alone: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words = [*command, "-m", "slimp", *flags(alone, tmp_path / "run", chunk=1000)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("next: slimp probe") == 1, "one process speaks"
+    assert_same_run(tmp_path / "run", alone / "run")
+    assert read_log(tmp_path / "run")[-1]["validation_loss"] > 0
+
+
+def test_three_processes_of_our_own_with_a_cache_train_to_the_same_weights(
+    alone: Path, tmp_path: Path
+) -> None:
+    """Batches of three and four patients: a process may have one of them, or two."""
+    words = [sys.executable, "-m", "slimp", *flags(alone, tmp_path / "run", devices=3, chunk=4)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "run", alone / "run")
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_ends_all_and_another_number_goes_on(
+    alone: Path, tmp_path: Path
+) -> None:
+    """The second of two processes is warned, as by a scheduler; one process ends the run."""
+    out = tmp_path / "run"
+    words = flags(alone, out, checkpoint_every_steps=1000)
+    log = out / "metrics.jsonl"
+    started = start(2, [sys.executable, "-m", "slimp", *words], tmp_path)
+    try:
+        until = time.monotonic() + SECONDS
+        while not (log.is_file() and log.read_bytes().count(b"\n") >= 3):
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        started[1].send_signal(signal.SIGTERM)
+        codes = [process.wait(SECONDS) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert codes == [130, 130]
+    (kept,) = (out / "checkpoints").iterdir()
+    assert 0 < int(kept.name.removeprefix("step_")) < STEPS
+    pretrain(cohort(), PretrainConfig(**SETTINGS, chunk=1000), out, resume=True)
+    assert_same_run(out, alone / "run")
+
+
+# ------------------------------------------------------------------ dealing
+
+
+def batches(count: int, config: PretrainConfig) -> list[PatientBatches]:
+    encodings = {
+        name: Encoding.fit(cohort().schema.level(name), cohort().tables.of_level(name))
+        for name in LEVELS
+        if cohort().schema.level(name).features
+    }
+    whole = PatientBatches(cohort(), encodings, config, image_size=16)
+    return [whole.of_process(process, count) for process in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_the_shares_of_a_batch_make_up_the_batch(count: int) -> None:
+    """Also where there are more processes than patients."""
+    config = PretrainConfig(**SETTINGS, feature_corruption=0.3)
+    (whole,) = batches(1, config)
+    shares = [batch[1, 2] for batch in batches(count, config)]
+    batch = whole[1, 2]
+    images = torch.cat([share.image_rows for share in shares])
+    assert sorted(images.tolist()) == sorted(batch.image_rows.tolist())
+    at = {image: i for i, image in enumerate(batch.image_rows.tolist())}
+    order = torch.tensor([at[image] for image in images.tolist()])
+    torch.testing.assert_close(torch.cat([s.pixels for s in shares], dim=1), batch.pixels[:, order])
+    below = order
+    for depth, level in enumerate(batch.levels):
+        parts = [share.levels[depth] for share in shares]
+        assert {part.shares.sizes for part in parts} == {tuple(part.count for part in parts)}
+        assert sum(part.count for part in parts) == level.count
+        rows = torch.cat([part.parent + part.shares.first for part in parts])
+        which = torch.full((level.count,), -1)
+        which[rows] = level.parent[below]  # row of the whole batch for each gathered row
+        assert sorted(which.tolist()) == list(range(level.count))
+        assert torch.equal(rows, torch.argsort(which)[level.parent[below]])
+        if level.rows is not None and level.groups is not None:
+            for part in parts:
+                assert part.groups is not None
+                assert torch.equal(part.groups, level.groups[which])
+            for field in ("continuous", "categorical", "checkbox", "present"):
+                ours = torch.cat([getattr(part.rows, field) for part in parts])
+                assert torch.equal(ours, getattr(level.rows, field)[which])
+        below = which
+    loads = [len(share.image_rows) for share in shares]
+    most = cohort().images["patient_id"].value_counts().max()
+    assert max(loads) - min(loads) <= most
+
+
+@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 8))
+def test_dealing_is_nearly_even(weights: list[int], count: int) -> None:
+    owner = deal(weights, count)
+    assert len(owner) == len(weights)
+    loads = Counter(dict.fromkeys(range(count), 0))
+    for process, weight in zip(owner, weights, strict=True):
+        loads[process] += weight
+    assert set(loads) == set(range(count))
+    assert max(loads.values()) - min(loads.values()) <= max(weights, default=0)
+
+
+def test_shares_know_their_rows() -> None:
+    shares = [Shares((3, 0, 2), process) for process in range(3)]
+    assert [list(range(5))[share.mine] for share in shares] == [[0, 1, 2], [], [3, 4]]
+    assert {share.total for share in shares} == {5}
+
+
+# ------------------------------------------------------------------ launchers
+
+
+def test_a_launcher_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}
+    for name, value in {**launched, "RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert make_fabric(PretrainConfig(**SETTINGS)).world_size == 2
+    assert make_fabric(PretrainConfig(**SETTINGS, devices=2)).world_size == 2
+    with pytest.raises(UserError, match=r"torchrun started 2 process\(es\) on each of 1 node"):
+        make_fabric(PretrainConfig(**SETTINGS, devices=3))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_devices_that_are_not_there_are_refused() -> None:
+    with pytest.raises(UserError, match="accelerator 'cuda' with 2 device"):
+        make_fabric(PretrainConfig(**{**SETTINGS, "accelerator": "cuda"}, devices=2))

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slimp.errors import UserError
+from slimp.evaluation.folds import grouped_folds, held_out_split, make_splits
+
+
+def make_ids(labels, patients, lesions=None) -> pd.DataFrame:
+    n = len(labels)
+    lesions = lesions if lesions is not None else range(n)
+    return pd.DataFrame(
+        {
+            "image_id": [f"I{i}" for i in range(n)],
+            "lesion_id": [f"L{i}" for i in lesions],
+            "patient_id": [f"P{i}" for i in patients],
+            "label": pd.Series(labels, dtype="str"),
+        }
+    )
+
+
+def random_ids(seed: int, n: int = 120, patients: int = 30, classes: str = "abc") -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    patient = rng.integers(patients, size=n)
+    patient[:patients] = np.arange(patients)
+    labels = rng.choice(list(classes), size=n)
+    labels[: 3 * len(classes)] = list(classes) * 3  # each class has 3 patients at least
+    return make_ids(labels.tolist(), patient, patient * 3 + rng.integers(3, size=n))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), mode=st.sampled_from(["patient", "lesion", "image"]))
+def test_parts_are_disjoint_complete_and_of_the_size_asked_for(seed, mode):
+    ids = random_ids(seed)
+    for split in make_splits(ids, mode, (0, 1), test_fraction=0.25):
+        key = ids[f"{mode}_id"]
+        assert not set(key.iloc[split.train]) & set(key.iloc[split.test])
+        assert sorted([*split.train, *split.test]) == list(range(len(ids)))
+        assert 0.15 <= len(split.test) / len(ids) <= 0.35
+        for part in (split.train, split.test):
+            assert set(ids["label"].iloc[part]) == {"a", "b", "c"}
+
+
+def test_image_mode_shares_patients_and_that_is_its_purpose():
+    ids = random_ids(0)
+    (split,) = make_splits(ids, "image", (0,))
+    patients = ids["patient_id"]
+    assert set(patients.iloc[split.train]) & set(patients.iloc[split.test])
+
+
+def test_same_ids_same_splits_whatever_their_order():
+    ids = random_ids(1)
+    order = np.random.default_rng(0).permutation(len(ids))
+    for first, second in zip(
+        make_splits(ids), make_splits(ids.iloc[order].reset_index(drop=True)), strict=True
+    ):
+        assert set(first.test) == set(order[second.test])
+
+
+def test_seeds_differ_and_classes_keep_their_shares():
+    ids = random_ids(2, n=600, patients=200)
+    splits = make_splits(ids, seeds=range(3), test_fraction=0.25)
+    assert len({tuple(split.test) for split in splits}) == 3
+    for split in splits:
+        whole = ids["label"].value_counts(normalize=True)
+        test = ids["label"].iloc[split.test].value_counts(normalize=True)
+        assert (whole - test).abs().max() < 0.05
+
+
+def test_unlabelled_rows_are_in_neither_part():
+    ids = random_ids(3)
+    ids.loc[[5, 50], "label"] = None
+    for split in make_splits(ids):
+        assert not {5, 50} & {*split.train, *split.test}
+
+
+def test_a_class_of_two_patients_is_in_both_parts():
+    ids = make_ids(["a"] * 40 + ["b", "b"], [*range(40), 40, 41])
+    for split in make_splits(ids, seeds=range(10)):
+        for part in (split.train, split.test):
+            assert set(ids["label"].iloc[part]) == {"a", "b"}
+
+
+def test_deals_again_where_the_first_deal_leaves_a_class_out():
+    """'b' has two patients who also carry many 'a': some deals put both in training."""
+    patients = [0] * 30 + [1] * 30 + [*range(2, 12)]
+    labels = (["a"] * 29 + ["b"]) * 2 + ["a"] * 10
+    ids = make_ids(labels, patients)
+    for split in make_splits(ids, seeds=range(20), test_fraction=0.4):
+        assert "b" in set(ids["label"].iloc[split.test])
+        assert "b" in set(ids["label"].iloc[split.train])
+
+
+@pytest.mark.parametrize(
+    ("labels", "patients", "message"),
+    [
+        (["a", "a", "a"], [0, 1, 2], r"a single class, 'a' \(3 images\)"),
+        ([None, None], [0, 1], "no image has a label"),
+        (["a", "b", "a", "b"], [0, 0, 0, 0], r"class 'a' \(2 image\(s\) of 1 patient\(s\)\)"),
+        (["a", "a", "b", "b", "b"], [0, 1, 2, 2, 2], r"'b' \(3 image\(s\) of 1 patient\(s\)\)"),
+    ],
+)
+def test_refuses_what_cannot_be_split(labels, patients, message):
+    with pytest.raises(UserError, match=message):
+        make_splits(make_ids(labels, patients))
+
+
+def test_a_single_patient_can_be_split_by_image_only():
+    ids = make_ids(["a", "b"] * 10, [0] * 20)
+    assert make_splits(ids, "image", (0,))
+    with pytest.raises(UserError, match="Add patients with it, merge it"):
+        make_splits(ids, "patient", (0,))
+
+
+def test_refuses_bad_settings():
+    ids = random_ids(4)
+    with pytest.raises(UserError, match=r"test_fraction must be in \(0, 1\), got 1\.5"):
+        make_splits(ids, test_fraction=1.5)
+
+
+def test_held_out_rows_test_and_the_other_named_ones_train():
+    ids = make_ids(["a", "b"] * 4 + [None], [0, 1, 2, 3, 4, 5, 6, 7, 8])
+    parts = ["train", "train", "validation", "held_out", "held_out", "held_out", None, None, "test"]
+    split = held_out_split(ids, parts, seed=3)
+    assert (split.seed, list(split.train), list(split.test)) == (3, [0, 1, 2], [3, 4, 5])
+
+
+def test_held_out_split_refusals():
+    ids = make_ids(["a", "b", "a", "b"], [0, 0, 1, 1])
+    with pytest.raises(UserError, match=r"1 patient\(s\) are in both 'train' and 'test', such as"):
+        held_out_split(ids, ["train", "train", "train", "test"])
+    with pytest.raises(UserError, match="2 parts for 4 images"):
+        held_out_split(ids, ["train", "test"])
+    with pytest.raises(UserError, match="in the test part; the parts found are: fold1, train"):
+        held_out_split(ids, ["train", "train", "fold1", "fold1"])
+    lacking = make_ids(["a", "b", "a", "a"], [0, 0, 1, 1])
+    with pytest.raises(UserError, match=r"class 'b' \(1 images\) is not in the test part"):
+        held_out_split(lacking, ["train", "train", "test", "test"])
+
+
+def test_folds_are_patient_disjoint_and_no_more_than_patients():
+    ids = random_ids(5)
+    labels, groups = ids["label"].to_numpy(dtype=str), ids["patient_id"].to_numpy(dtype=str)
+    folds = grouped_folds(labels, groups, 5, seed=0)
+    assert set(folds) == set(range(5))
+    assert (pd.Series(folds).groupby(groups).nunique() == 1).all()
+    few = grouped_folds(labels[:4], np.array(["p", "q", "r", "q"]), 5, seed=0)
+    assert set(few) == {0, 1, 2}
+    with pytest.raises(UserError, match="at least 2 training patients"):
+        grouped_folds(labels[:2], np.array(["p", "p"]), 5, seed=0)

@@ -1,0 +1,169 @@
+"""What an adaptation cost on the cohort before it, on patients that neither run learned from."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from slimp.data.cohort import Cohort
+from slimp.data.schema import Level
+from slimp.errors import UserError
+from slimp.evaluation.forgetting import Forgetting, forgetting
+from slimp.evaluation.linear_probe import probe
+from slimp.evaluation.paired_bootstrap import Comparison, Difference
+from slimp.evaluation.probe_config import ProbeConfig
+from slimp.features.embed import embed
+from slimp.models.nested import Slimp
+from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
+from slimp.sources.synthetic.people import CANCERS
+from slimp.training.adapt import adapt
+from slimp.training.config import AdaptConfig, PretrainConfig
+from slimp.training.loop import pretrain
+
+torch.set_num_threads(1)
+
+QUICK = ProbeConfig(seeds=2, folds=2, strengths=(0.01, 1.0))
+RUN = {
+    **{"patients": 20, "lesions": 3, "epochs": 1, "validation_fraction": 0.0},
+    **{"held_out_fraction": 0.4, "workers": 0, "precision": "32", "accelerator": "cpu"},
+}
+MODEL = {
+    "encoder": "vit_tiny_patch16_224",
+    "encoder_options": {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2},
+    **{"image_size": 16, "tabular_width": 8, "projection_width": 8},
+}
+
+
+def of_two_classes(seed: int) -> Cohort:
+    found = synthesize(SyntheticConfig(patients=50, lesions=3, image_size=16, seed=seed))
+    cancer = found.images["label"].isin(CANCERS)
+    found.tables.images["label"] = cancer.map({True: "cancer", False: "benign"}).astype("str")
+    return found
+
+
+@pytest.fixture(scope="module")
+def reference() -> Cohort:
+    """Two classes, so that each is in every part."""
+    return of_two_classes(seed=1)
+
+
+@pytest.fixture(scope="module")
+def before(reference: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("before") / "run"
+    pretrain(reference, PretrainConfig(**RUN, **MODEL), out)  # type: ignore[arg-type]
+    return out
+
+
+@pytest.fixture(scope="module")
+def after(before: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("after") / "run"
+    target = synthesize(SyntheticConfig(patients=12, lesions=2, image_size=16, seed=2))
+    adapt(before, target, AdaptConfig(**RUN), out)  # type: ignore[arg-type]
+    return out
+
+
+def parts_in(run: Path) -> Mapping[str, str]:
+    table = pd.read_parquet(run / "patients.parquet")
+    return dict(zip(table["patient_id"], table["part"], strict=True))
+
+
+def test_a_model_has_not_forgotten_itself(before: Path, reference: Cohort) -> None:
+    found = forgetting(before, before, reference, QUICK)
+    for name in ("image", "full"):
+        change = found.main(name)  # type: ignore[arg-type]
+        assert (change.difference, change.ci95) == (0.0, (0.0, 0.0))
+        assert change.a == change.b
+    assert found.unseen == ()
+    assert found.sentence().startswith("no forgetting shown")
+
+
+def test_scores_are_those_of_probes_on_the_held_out_patients(
+    before: Path, after: Path, reference: Cohort
+) -> None:
+    found = forgetting(before, after, reference, QUICK)
+    parts = parts_in(before)
+    for run, side in ((before, "b"), (after, "a")):
+        table = embed(Slimp.from_pretrained(run), reference)
+        given = table.ids["patient_id"].map(parts).tolist()
+        for name in ("image", "full"):
+            config = ProbeConfig(features=name, folds=2, strengths=(0.01, 1.0))  # type: ignore[arg-type]
+            result = probe(table, config, parts=given)
+            assert set(result.predictions["patient_id"]) <= {
+                patient for patient, part in parts.items() if part == "held_out"
+            }
+            ours = getattr(found.main(name), side)  # type: ignore[arg-type]
+            assert ours == pytest.approx(result.balanced_accuracy.mean)
+    assert found.tested_on == "patients that both runs set aside"
+    assert found.to_dict()["after_minus_before"]["image"]["patients"] > 5
+
+
+def test_features_that_are_no_longer_read_are_named(
+    before: Path, reference: Cohort, tmp_path: Path
+) -> None:
+    target = synthesize(SyntheticConfig(patients=12, lesions=2, image_size=16, seed=2))
+    levels = tuple(Level(name=x.name, features=x.features[1:]) for x in target.schema.levels)
+    target = replace(target, schema=replace(target.schema, levels=levels))
+    adapt(before, target, AdaptConfig(**RUN), tmp_path / "run")  # type: ignore[arg-type]
+    found = forgetting(before, tmp_path / "run", reference, QUICK)
+    first = [level.features[0].name for level in reference.schema.levels if level.features]
+    assert found.unseen == (f"lesion: {first[0]}", f"patient: {first[1]}")
+
+
+def test_a_patient_whom_the_adaptation_learned_from_does_not_test(
+    before: Path, reference: Cohort, tmp_path: Path
+) -> None:
+    held_out = [patient for patient, part in parts_in(before).items() if part == "held_out"]
+    target = reference.select_patients(held_out[:10])
+    config = AdaptConfig(**{**RUN, "held_out_fraction": 0.0})  # type: ignore[arg-type]
+    adapt(before, target, config, tmp_path / "run")
+    found = forgetting(before, tmp_path / "run", reference, QUICK)
+    labelled = reference.select_patients(held_out[10:])
+    assert found.comparisons["image"].patients == len(labelled.patients)
+    assert found.comparisons["image"].images == len(labelled)
+
+
+def test_without_anybody_to_test_on_it_is_refused(
+    before: Path, after: Path, reference: Cohort, tmp_path: Path
+) -> None:
+    run = shutil.copytree(before, tmp_path / "run")
+    table = pd.read_parquet(run / "patients.parquet").assign(part="train")
+    table.to_parquet(run / "patients.parquet")
+    with pytest.raises(
+        UserError, match=r"learned from all patients of cohort .* --held-out-fraction above 0"
+    ):
+        forgetting(run, run, reference, QUICK)
+
+
+def test_a_cohort_that_neither_run_knows_is_split_at_random(before: Path, after: Path) -> None:
+    found = forgetting(before, after, of_two_classes(seed=5), QUICK)
+    assert found.tested_on == "2 random patient-disjoint splits"
+
+
+@pytest.mark.parametrize(
+    ("difference", "ci95", "said"),
+    [
+        (-0.1, (-0.15, -0.05), r"^forgetting: 'full' lost 0.100 \[0.050, 0.150\]"),
+        (0.1, (0.05, 0.15), r"^no forgetting: even 'full' gained 0.100 \[0.050, 0.150\]"),
+        (-0.1, (-0.3, 0.1), r"^no forgetting shown: 'full' changed by -0.100 \[-0.300, 0.100\]"),
+    ],
+)
+def test_the_sentence_claims_no_more_than_the_interval(
+    difference: float, ci95: tuple[float, float], said: str
+) -> None:
+    change = Difference(
+        a=0.5, b=0.6, difference=difference, ci95=ci95, p_value=0.1, effect_size=0.0
+    )
+    comparison = Comparison(
+        differences={"balanced_accuracy": change},
+        **{"classes": ("a", "b"), "images": 2, "patients": 2},  # type: ignore[arg-type]
+        **{"only_a": 0, "only_b": 0, "replicates": 9},
+    )
+    found = Forgetting(cohort="x", comparisons={"full": comparison}, tested_on="y", unseen=())
+    assert re.search(said, found.sentence())

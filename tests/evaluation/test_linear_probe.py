@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+import slimp
+from slimp.errors import UserError
+from slimp.evaluation.folds import make_splits
+from slimp.evaluation.linear_probe import ProbeConfig, linear_probe, load_probe, probe
+from slimp.evaluation.metrics import brier, ece
+from slimp.evaluation.result import codes_of
+from slimp.features.embed import FeatureTable
+
+FAST = {"replicates": 50, "seeds": 2, "strengths": (1e-3, 1e-1)}
+
+
+def make_table(
+    seed: int = 0,
+    *,
+    classes: str = "abc",
+    patients: int = 60,
+    per_patient: int = 3,
+    signal: float = 2.0,
+    identity: float = 0.0,
+    width: int = 32,
+) -> FeatureTable:
+    """Features that hold the class (`signal`) and who the patient is (`identity`), and noise.
+
+    All images of a patient have one class, as repeated photographs of a lesion do.
+    """
+    rng = np.random.default_rng(seed)
+    label_of = np.arange(patients) % len(classes)
+    patient = np.arange(patients).repeat(per_patient)
+    y = label_of[patient]
+    n = len(patient)
+    x = rng.normal(size=(n, width))
+    x += signal * rng.normal(size=(len(classes), width))[y]
+    x += identity * rng.normal(size=(patients, width))[patient]
+    ids = pd.DataFrame(
+        {
+            "image_id": [f"i{i}" for i in range(n)],
+            "lesion_id": [f"l{p}" for p in patient],
+            "patient_id": [f"p{p}" for p in patient],
+            "label": np.array(list(classes))[y],
+        }
+    )
+    return FeatureTable(ids=ids, features={"image": x.astype(np.float32)})
+
+
+@pytest.mark.parametrize("method", ["linear", "knn"])
+def test_leak_shows_in_the_image_split_and_not_in_the_patient_split(method):
+    """Features that tell patients apart and nothing else: honest score is chance, 1/3."""
+    table = make_table(signal=0.0, identity=2.0, width=128)
+    options = {**FAST, "method": method, "neighbours": 2}
+    leaking = linear_probe(table, split="image", **options)
+    by_lesion = linear_probe(table, split="lesion", **options)
+    honest = linear_probe(table, split="patient", **options)
+    assert leaking.balanced_accuracy.mean > 0.7
+    assert honest.balanced_accuracy.mean < 0.5
+    assert by_lesion.balanced_accuracy.mean < 0.5  # here each patient has one lesion
+    low, high = honest.balanced_accuracy.ci95
+    assert low - 0.05 <= 1 / 3 <= high + 0.05
+
+
+def test_it_says_which_rows_trained_the_probe_that_it_keeps():
+    result = linear_probe(make_table(), **FAST)
+    first = make_splits(make_table().ids, "patient", range(2))[0]
+    np.testing.assert_array_equal(result.trained_on, first.train)
+
+
+def test_a_class_written_in_the_features_is_read():
+    found = linear_probe(make_table(), **FAST)
+    assert found.balanced_accuracy.mean == 1.0
+    assert found.balanced_accuracy.ci95 == (1.0, 1.0)
+    assert (found.confusion == np.diag(np.diag(found.confusion))).all()
+    assert found.converged
+
+
+def test_metrics_are_those_of_the_saved_predictions():
+    """Recomputed with scikit-learn, seed by seed, from what `predictions.parquet` holds."""
+    found = linear_probe(make_table(signal=0.3), **FAST)
+    rows = found.predictions
+    assert list(rows.columns) == [
+        *("image_id", "patient_id", "seed", "label", "predicted"),
+        *("p_a", "p_b", "p_c"),
+        *("q_a", "q_b", "q_c"),
+    ]
+    for i, (_, seed) in enumerate(rows.groupby("seed")):
+        score = balanced_accuracy_score(seed["label"], seed["predicted"])
+        assert found.balanced_accuracy.per_seed[i] == pytest.approx(score)
+        p = seed[["p_a", "p_b", "p_c"]].to_numpy()
+        auroc = roc_auc_score(seed["label"], p, multi_class="ovr", average="macro")
+        assert found.metrics["auroc_macro_ovr"].per_seed[i] == pytest.approx(auroc)
+        assert p.sum(axis=1) == pytest.approx(np.ones(len(p)))
+    assert found.confusion.sum() == len(rows)
+    for c, name in enumerate(found.classes):
+        means = [
+            (seed.loc[seed["label"] == name, "predicted"] == name).mean()
+            for _, seed in rows.groupby("seed")
+        ]
+        assert found.recall[name].mean == pytest.approx(np.mean(means))
+        assert found.confusion[c].sum() == (rows["label"] == name).sum()
+
+
+def test_test_rows_are_those_of_the_splits():
+    table = make_table()
+    found = linear_probe(table, **FAST)
+    for split, (_, rows) in zip(
+        make_splits(table.ids, seeds=range(2)), found.predictions.groupby("seed"), strict=True
+    ):
+        assert set(rows["image_id"]) == set(table.ids["image_id"].iloc[split.test])
+    assert found.n_train + found.n_test == len(table)
+    assert found.n_test_patients == found.predictions["patient_id"].nunique()
+
+
+@pytest.mark.parametrize("method", ["linear", "knn"])
+def test_order_of_the_images_does_not_matter(method):
+    table = make_table(signal=0.3)
+    order = np.random.default_rng(1).permutation(len(table))
+    shuffled = FeatureTable(
+        ids=table.ids.iloc[order].reset_index(drop=True),
+        features={"image": table.features["image"][order]},
+    )
+    first = linear_probe(table, method=method, **FAST)
+    second = linear_probe(shuffled, method=method, **FAST)
+    for name, estimate in first.metrics.items():
+        assert second.metrics[name].mean == pytest.approx(estimate.mean, abs=2e-3), name
+
+
+def test_the_test_labels_are_never_looked_at():
+    """Swapping the labels of test rows changes the score and not one prediction."""
+    table = make_table(signal=0.5)
+    parts = np.where(table.ids["patient_id"].isin([f"p{i}" for i in range(12)]), "test", "train")
+    first = linear_probe(table, parts=parts, **FAST)
+    ids = table.ids.copy()
+    test = parts == "test"
+    ids.loc[test, "label"] = np.roll(ids.loc[test, "label"], 3)
+    second = linear_probe(FeatureTable(ids=ids, features=table.features), parts=parts, **FAST)
+    shares = ["p_a", "p_b", "p_c"]
+    np.testing.assert_array_equal(first.predictions[shares], second.predictions[shares])
+    assert first.balanced_accuracy.mean > second.balanced_accuracy.mean
+
+
+def test_a_given_split_is_one_seed():
+    table = make_table()
+    parts = [("held_out" if int(p[1:]) < 15 else "train") for p in table.ids["patient_id"]]
+    found = linear_probe(table, parts=parts, **FAST)
+    assert len(found.balanced_accuracy.per_seed) == 1
+    assert set(found.predictions["patient_id"]) == {f"p{i}" for i in range(15)}
+    assert found.to_dict()["split"] == "held_out"
+
+
+def test_unlabelled_images_are_left_out_and_counted():
+    table = make_table()
+    ids = table.ids.copy()
+    ids.loc[:6, "label"] = None
+    found = linear_probe(FeatureTable(ids=ids, features=table.features), **FAST)
+    assert found.n_unlabelled == 7
+    assert found.n_train + found.n_test == len(table) - 7
+
+
+def test_two_classes_have_a_positive_one_and_a_threshold_that_decides():
+    table = make_table(classes="ab", signal=0.25)
+    last = linear_probe(table, **FAST)
+    first = linear_probe(table, positive="a", **FAST)
+    assert (last.classes, first.classes) == (("a", "b"), ("b", "a"))
+    assert last.metrics["auroc_macro_ovr"].mean == pytest.approx(
+        first.metrics["auroc_macro_ovr"].mean, abs=1e-3
+    )
+    assert "pauc_above_80tpr" in last.metrics
+    rows = last.predictions[last.predictions["seed"] == 0]
+    assert last.probe is not None
+    assert ((rows["predicted"] == "b") == (rows["p_b"] >= last.probe.threshold)).all()
+
+
+def test_files_are_those_of_the_contract(tmp_path):
+    table = make_table(signal=0.5)
+    found = linear_probe(table, features="full", **FAST)
+    found.save(tmp_path / "probe")
+    content = json.loads((tmp_path / "probe" / "metrics.json").read_text())
+    for name in (
+        *("balanced_accuracy", "accuracy", "auroc_macro_ovr", "f1_macro"),
+        *("average_precision_macro", "ece"),
+    ):
+        assert set(content[name]) == {"mean", "ci95", "per_seed"}
+        low, high = content[name]["ci95"]
+        assert low <= high
+    assert content["classes"] == ["a", "b", "c"]
+    assert (content["split"], content["features"]) == ("patient", "full")
+    assert content["strengths"] == list(found.strengths)
+    saved = pd.read_parquet(tmp_path / "probe" / "predictions.parquet")
+    pd.testing.assert_frame_equal(saved, found.predictions)
+    again = load_probe(tmp_path / "probe")
+    rows = saved[saved["seed"] == 0]
+    where = table.ids.set_index("image_id").index.get_indexer(rows["image_id"])
+    predicted = again.predict(table.matrix("full")[where])
+    np.testing.assert_array_equal(predicted, rows["predicted"].to_numpy(dtype=str))
+    with pytest.raises(UserError, match="is not empty"):
+        found.save(tmp_path / "probe")
+    found.save(tmp_path / "probe", overwrite=True)
+
+
+def test_knn_leaves_no_probe_behind(tmp_path):
+    found = probe(make_table(), ProbeConfig(method="knn", **FAST))
+    assert found.balanced_accuracy.mean == 1.0
+    found.save(tmp_path)
+    assert not list(tmp_path.glob("probe.*"))
+
+
+def test_is_public():
+    assert slimp.linear_probe is linear_probe
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features": "images"}, "features 'images' is not one of: image, image+lesion, full"),
+        ({"split": "clinic"}, "split 'clinic' is not one of: patient, lesion, image, official"),
+        ({"method": "svm"}, "method 'svm' is not one of: linear, knn"),
+        ({"seeds": 0}, "seeds must be positive, got 0"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"test_fraction": 1.0}, "test_fraction must be in (0, 1), got 1.0"),
+        ({"folds": 1}, "folds must be at least 2, got 1"),
+        ({"strengths": ()}, "strengths must be positive numbers, got ()"),
+    ],
+)
+def test_configurations_that_make_no_sense(changes, message):
+    config = ProbeConfig()
+    for name, value in changes.items():  # past the type checks of the test run
+        object.__setattr__(config, name, value)
+    with pytest.raises(UserError, match=re.escape(message)):
+        config.__post_init__()
+
+
+def test_refusals():
+    table = make_table()
+    with pytest.raises(UserError, match=r"positive='a' must be one of exactly two classes"):
+        linear_probe(table, positive="a", **FAST)
+    with pytest.raises(UserError, match=r"need 'lesion' features, but this table has only: image"):
+        linear_probe(table, features="image+lesion", **FAST)
+    single = FeatureTable(ids=table.ids.assign(label="a"), features=table.features)
+    with pytest.raises(UserError, match="a single class, 'a'"):
+        linear_probe(single, **FAST)
+    alone = FeatureTable(ids=table.ids.assign(patient_id="p"), features=table.features)
+    with pytest.raises(UserError, match=r"of 1 patient\(s\)\) cannot be in both"):
+        linear_probe(alone, **FAST)
+
+
+def test_several_labels_become_malignant_and_the_rest_benign():
+    table = make_table(classes="abcd", signal=0.3)
+    joined = linear_probe(table, malignant=("b", "d"), **FAST)
+    assert joined.classes == ("benign", "malignant")
+    by_hand = table.ids["label"].map({"a": "0", "b": "1", "c": "0", "d": "1"})
+    two = FeatureTable(ids=table.ids.assign(label=by_hand), features=table.features)
+    wanted = linear_probe(two, **FAST)
+    for name, estimate in wanted.metrics.items():
+        assert joined.metrics[name] == estimate, name
+    assert {"pauc_above_80tpr", "sensitivity_at_90_specificity"} <= set(joined.metrics)
+    assert set(joined.predictions["label"]) == {"benign", "malignant"}
+
+
+def test_unlabelled_rows_are_neither_benign_nor_malignant():
+    table = make_table()
+    ids = table.ids.copy()
+    ids.loc[:6, "label"] = None
+    blank = FeatureTable(ids=ids, features=table.features)
+    assert linear_probe(blank, malignant=("b",), **FAST).n_unlabelled == 7
+
+
+def test_what_cannot_be_malignant_is_refused():
+    table = make_table()
+    with pytest.raises(UserError, match=r"malignant='z' is not a class here; .* are: a, b, c"):
+        linear_probe(table, malignant=("a", "z"), **FAST)
+    with pytest.raises(UserError, match="none is left to be benign"):
+        linear_probe(table, malignant=("a", "b", "c"), **FAST)
+    with pytest.raises(UserError, match="positive and malignant both say"):
+        linear_probe(table, malignant=("a",), positive="a", **FAST)
+
+
+def test_the_official_split_is_the_cohorts_column():
+    table = make_table()
+    split = np.where(table.ids["patient_id"].isin([f"p{i}" for i in range(12)]), "test", "train")
+    named = FeatureTable(ids=table.ids.assign(split=split), features=table.features)
+    found = linear_probe(named, split="official", **FAST)
+    given = linear_probe(table, parts=split, **FAST)
+    assert found.metrics == given.metrics
+    assert found.to_dict()["split"] == "official"
+    with pytest.raises(UserError, match=r"has no 'split' column\. Name it in the schema"):
+        linear_probe(table, split="official", **FAST)
+    torn = named.ids.assign(split=["test", *split[1:-1], "test"])
+    with pytest.raises(UserError, match="Parts must be patient-disjoint"):
+        linear_probe(FeatureTable(ids=torn, features=table.features), split="official", **FAST)
+    nobody = FeatureTable(ids=named.ids.assign(split="train"), features=table.features)
+    with pytest.raises(UserError, match="no labelled image is in the test part"):
+        linear_probe(nobody, split="official", **FAST)
+
+
+def test_scaled_figures_are_those_of_the_saved_calibrated_probabilities():
+    found = linear_probe(make_table(signal=0.3), **FAST)
+    for i, (_, rows) in enumerate(found.predictions.groupby("seed")):
+        q = rows[["q_a", "q_b", "q_c"]].to_numpy()
+        y = codes_of(rows["label"], found.classes)
+        one = np.ones((1, len(y)))
+        assert found.metrics["ece_scaled"].per_seed[i] == pytest.approx(ece(y, q, one)[0])
+        assert found.metrics["brier_scaled"].per_seed[i] == pytest.approx(brier(y, q, one)[0])
+    assert len(found.temperatures) == 2
+    neighbours = linear_probe(make_table(), method="knn", **FAST)
+    assert "ece_scaled" not in neighbours.metrics
+    assert not [name for name in neighbours.predictions if name.startswith("q_")]

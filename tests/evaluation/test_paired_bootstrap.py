@@ -1,0 +1,176 @@
+"""Two probes in pairs: the difference, its interval, and how often chance looks like it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import balanced_accuracy_score
+
+from slimp.cli.main import main
+from slimp.data.files import read_json
+from slimp.errors import UserError
+from slimp.evaluation.bootstrap import draw_patients
+from slimp.evaluation.paired_bootstrap import compare, read_predictions
+
+CLASSES = ["bcc", "mel", "nev"]
+
+
+def predictions(
+    skill: float, *, seeds: int = 2, patients: int = 30, chance: int = 0, images: int = 3
+) -> pd.DataFrame:
+    """Right with probability `skill`; what is hard about an image does not depend on the probe."""
+    rng = np.random.default_rng(chance)
+    rows = []
+    for seed in range(seeds):
+        for patient in range(seed, patients + seed):  # each seed tests other patients too
+            for image in range(images):
+                label = CLASSES[(patient + image) % 3]
+                wrong = CLASSES[(patient + image + 1) % 3]
+                predicted = label if rng.random() < skill else wrong
+                share = {f"p_{c}": 0.6 if c == predicted else 0.2 for c in CLASSES}
+                ids = {"image_id": f"p{patient}i{image}", "patient_id": f"p{patient}"}
+                rows.append({**ids, "seed": seed, "label": label, "predicted": predicted, **share})
+    return pd.DataFrame(rows)
+
+
+def test_the_figures_are_those_of_a_loop_over_drawn_patients() -> None:
+    """Images of a drawn patient are repeated as often as it was drawn; scikit-learn scores them."""
+    a, b = predictions(0.8, seeds=1, chance=1), predictions(0.6, seeds=1, chance=2)
+    found = compare(a, b, replicates=100, seed=4).differences["balanced_accuracy"]
+    names = np.unique(a["patient_id"])
+    drawn = draw_patients(len(names), 100, np.random.default_rng(4)).astype(int)
+    values = []
+    for times in drawn:
+        rows = np.repeat(np.arange(len(a)), times[np.searchsorted(names, a["patient_id"])])
+        ours, theirs = (
+            balanced_accuracy_score(t["label"].iloc[rows], t["predicted"].iloc[rows])
+            for t in (a, b)
+        )
+        values.append(ours - theirs)
+    assert found.a == pytest.approx(balanced_accuracy_score(a["label"], a["predicted"]))
+    assert found.difference == pytest.approx(found.a - found.b)
+    assert found.ci95 == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
+    far = np.abs(values - np.mean(values)) >= abs(found.difference)
+    assert found.p_value == pytest.approx((1 + far.sum()) / 101)
+    spread = np.std(values) * len(names) ** 0.5
+    assert found.effect_size == pytest.approx(found.difference / spread)
+
+
+def test_the_same_predictions_do_not_differ() -> None:
+    a = predictions(0.7)
+    for row in compare(a, a.sample(frac=1, random_state=0), replicates=50).differences.values():
+        assert (row.difference, row.ci95, row.p_value, row.effect_size) == (0, (0, 0), 1, 0)
+
+
+def test_swapping_the_probes_swaps_the_sign() -> None:
+    a, b = predictions(0.8, chance=1), predictions(0.5, chance=2)
+    there, back = compare(a, b, replicates=200), compare(b, a, replicates=200)
+    for name, row in there.differences.items():
+        other = back.differences[name]
+        assert (row.a, row.b) == (other.b, other.a)
+        assert row.difference == pytest.approx(-other.difference)
+        assert row.ci95 == pytest.approx((-other.ci95[1], -other.ci95[0]))
+        assert row.p_value == pytest.approx(other.p_value)
+        assert row.effect_size == pytest.approx(-other.effect_size)
+
+
+def test_equally_good_probes_seldom_look_different_and_a_better_one_does() -> None:
+    def p_value(skill: float, chance: int) -> float:
+        a = predictions(0.7, seeds=1, patients=60, chance=2 * chance)
+        b = predictions(skill, seeds=1, patients=60, chance=2 * chance + 1)
+        return compare(a, b, replicates=200).differences["balanced_accuracy"].p_value
+
+    equal = [p_value(0.7, chance) for chance in range(100, 160)]
+    assert 0 < np.mean(np.array(equal) < 0.2) < 0.37  # 0.2 within three standard errors
+    assert np.mean([p_value(0.4, chance) < 0.05 for chance in range(10)]) > 0.8
+
+
+def test_images_of_one_probe_only_are_left_out_and_counted() -> None:
+    a, b = predictions(0.8, chance=1), predictions(0.6, chance=2)
+    whole = compare(a, b, replicates=20)
+    assert (whole.only_a, whole.only_b, whole.images) == (0, 0, len(a))
+    assert whole.patients == 31
+    kept = a["patient_id"] != "p5"
+    fewer = compare(a[kept], b, replicates=20)
+    assert (fewer.only_a, fewer.only_b, fewer.patients) == (0, len(b) - kept.sum(), 30)
+    assert fewer.differences == compare(a[kept], b[kept], replicates=20).differences
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.assign(seed=t["seed"] + 9), "no image in common"),
+        (lambda t: t.assign(label="bcc"), r"image 'p0i1' has another label .* image\(s\) in all"),
+        (lambda t: t.assign(patient_id="x"), "image 'p0i0' has another patient_id"),
+        (lambda t: t.rename(columns={"p_nev": "p_ack"}), "have label 'nev', but no column"),
+        (lambda t: t.assign(p_scc=0.0), "tell other classes apart: bcc, mel, nev and bcc"),
+        (lambda t: pd.concat([t, t]), "the second predictions have an image twice"),
+    ],
+)
+def test_what_cannot_be_paired_is_refused(change, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UserError, match=message):
+        compare(predictions(0.8), change(predictions(0.6)), replicates=5)
+
+
+def saved(folder: Path, table: pd.DataFrame) -> str:
+    folder.mkdir()
+    table.to_parquet(folder / "predictions.parquet", index=False)
+    return str(folder)
+
+
+def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = saved(tmp_path / "a", predictions(0.8, chance=1))
+    b = saved(tmp_path / "b", predictions(0.5, chance=2)[1:])
+    out = tmp_path / "out"
+    words = ["compare", a, b, "--replicates", "50"]
+    assert main([*words, "--out", str(out)]) == 0
+    captured = capsys.readouterr()
+    assert "balanced_accuracy" in captured.out
+    assert "1 prediction(s) only in A, 0 only in B" in captured.err
+    found = compare(read_predictions(a), read_predictions(b), replicates=50)
+    written = read_json(out / "metrics.json")
+    assert written["differences"]["ece"]["p_value"] == found.differences["ece"].p_value
+    assert read_json(out / "config.json")["replicates"] == 50
+    assert main([*words, "--out", str(out)]) == 2
+    assert main(words) == 0
+    assert main(["compare", a, str(tmp_path)]) == 2
+    assert "holds no predictions.parquet" in capsys.readouterr().err
+    (tmp_path / "b" / "predictions.parquet").write_bytes(b"PAR1")
+    assert main(words) == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+def with_calibrated(table: pd.DataFrame, power: float) -> pd.DataFrame:
+    shares = table[[f"p_{c}" for c in CLASSES]].to_numpy() ** power
+    shares /= shares.sum(axis=1, keepdims=True)
+    return table.assign(**{f"q_{c}": shares[:, i] for i, c in enumerate(CLASSES)})
+
+
+def test_calibrated_columns_are_compared_where_both_have_them() -> None:
+    a, b = predictions(0.8, chance=1), predictions(0.6, chance=2)
+    plain = compare(a, b, replicates=20)
+    both = compare(with_calibrated(a, 1.0), with_calibrated(b, 2.0), replicates=20)
+    assert both.classes == plain.classes
+    for name, row in plain.differences.items():
+        assert both.differences[name] == row
+    extra = set(both.differences) - set(plain.differences)
+    assert extra == {"ece_scaled", "brier_scaled"}
+    assert both.differences["ece_scaled"].a == both.differences["ece"].a  # power 1
+    one = compare(with_calibrated(a, 2.0), b, replicates=20)
+    assert one.differences == plain.differences
+
+
+def test_two_classes_are_compared_by_what_two_classes_have() -> None:
+    a, b = (
+        t[t["label"] != "nev"].drop(columns="p_nev").replace({"predicted": {"nev": "bcc"}})
+        for t in (predictions(0.9, chance=1), predictions(0.6, chance=2))
+    )
+    a, b = (
+        t.assign(p_bcc=t["p_bcc"] / (t["p_bcc"] + t["p_mel"]), p_mel=lambda x: 1 - x["p_bcc"])
+        for t in (a, b)
+    )
+    found = compare(a, b, replicates=20).differences
+    assert {"pauc_above_80tpr", "sensitivity_at_90_specificity"} <= set(found)

@@ -1,0 +1,412 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from importlib.util import find_spec
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+import slimp
+from slimp.data.cohort import Cohort
+from slimp.data.encoding import Encoding
+from slimp.data.files import ImagesInMemory
+from slimp.data.images import image_batches
+from slimp.data.schema import LEVELS, Schema
+from slimp.errors import UserError
+from slimp.features import embed as features
+from slimp.features.embed import FeatureTable, embed
+from slimp.features.pseudo_metadata import LentFeatures, fingerprint
+from slimp.models.config import ModelConfig
+from slimp.models.nested import Slimp
+
+TINY = ModelConfig(
+    encoder="vit_tiny_patch16_224",
+    encoder_options={"patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2},
+    image_size=16,
+    tabular_width=8,
+    projection_width=8,
+)
+
+
+def encoded(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, size=(20, 24, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def make_cohort(*, image_level: bool = False) -> Cohort:
+    """Two patients with two lesions each, two images per lesion, interleaved in the table."""
+    content = {
+        "image": "image_id",
+        "lesion": "lesion_id",
+        "patient": "patient_id",
+        "label": "label",
+        "lesion_metadata": {"size": {"kind": "continuous"}, "site": {"kind": "categorical"}},
+        "patient_metadata": {"age": {"kind": "continuous"}},
+    }
+    if image_level:
+        content["image_metadata"] = {"camera": {"kind": "categorical"}}
+    images = [
+        {
+            "image_id": f"p{p}l{k}i{i}",
+            "lesion_id": f"p{p}l{k}",
+            "patient_id": f"p{p}",
+            "label": "ab"[k] if i == 0 else None,
+            "camera": "xy"[i],
+        }
+        for i in range(2)
+        for k in range(2)
+        for p in range(2)
+    ]
+    lesions = [
+        {"lesion_id": f"p{p}l{k}", "patient_id": f"p{p}", "size": 1.0 + p + 2 * k, "site": "st"[k]}
+        for p in (1, 0)
+        for k in range(2)
+    ]
+    patients = [{"patient_id": "p1", "age": 60.0}, {"patient_id": "p0", "age": 20.0}]
+    return Cohort.from_tables(
+        pd.DataFrame(images),
+        pd.DataFrame(lesions),
+        pd.DataFrame(patients),
+        schema=Schema.from_dict(content),
+        store=ImagesInMemory([encoded(i) for i in range(len(images))]),
+    )
+
+
+def make_model(cohort: Cohort, config: ModelConfig = TINY, levels=LEVELS) -> Slimp:
+    torch.manual_seed(0)
+    encodings = {
+        name: Encoding.fit(cohort.schema.level(name), cohort.tables.of_level(name))
+        for name in levels
+        if cohort.schema.level(name).features
+    }
+    return Slimp(config, encodings)
+
+
+def make_table(n: int = 5) -> FeatureTable:
+    rng = np.random.default_rng(0)
+    ids = pd.DataFrame(
+        {
+            **{f"{level}_id": [f"{level}{i}" for i in range(n)] for level in LEVELS},
+            "label": pd.Series([*("ab" * n)[: n - 1], None], dtype="str"),
+        }
+    )
+    features = {
+        name: rng.normal(size=(n, d)).astype(np.float32)
+        for name, d in (("image", 4), ("lesion", 2), ("patient", 3))
+    }
+    return FeatureTable(ids=ids, features=features)
+
+
+def test_each_image_gets_its_own_lesion_and_patient():
+    cohort = make_cohort()
+    model = make_model(cohort).eval()
+    table = embed(model, cohort, batch_size=3)
+    with torch.no_grad():
+        for i, image in cohort.images.iterrows():
+            pixels = next(image_batches(cohort.select(np.arange(8) == i), 16))[0]
+            wanted = {"image": model.encode_images(pixels)}
+            for level in ("lesion", "patient"):
+                rows = cohort.tables.of_level(level)
+                own = rows[rows[f"{level}_id"] == image[f"{level}_id"]]
+                wanted[level] = model.encode_rows(level, model.encodings[level].encode(own))
+            for name, values in wanted.items():
+                np.testing.assert_allclose(table.features[name][i], values[0], atol=1e-5)
+    pd.testing.assert_frame_equal(
+        table.ids, cohort.images[["image_id", "lesion_id", "patient_id", "label"]]
+    )
+
+
+def test_batch_size_and_workers_change_nothing_and_progress_is_told():
+    cohort = make_cohort()
+    model = make_model(cohort)
+    told = []
+    first = embed(
+        model, cohort, batch_size=3, progress=lambda done, total: told.append((done, total))
+    )
+    second = embed(model, cohort, batch_size=8, workers=1)
+    np.testing.assert_allclose(first.features["image"], second.features["image"], atol=1e-5)
+    assert told[-1] == (8, 8)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_leaves_the_model_as_it_was():
+    cohort = make_cohort()
+    model = make_model(cohort).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    embed(model, cohort)
+    assert model.training
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name])
+    # Parameters must still be trainable: no inference tensor may stay behind.
+    model.encode_images(torch.zeros(1, 3, 16, 16, dtype=torch.uint8)).sum().backward()
+
+
+def test_bf16_is_near_and_stored_as_float32():
+    cohort = make_cohort()
+    model = make_model(cohort)
+    exact, rough = embed(model, cohort), embed(model, cohort, precision="bf16")
+    for name, values in exact.features.items():
+        assert rough.features[name].dtype == np.float32
+        np.testing.assert_allclose(values, rough.features[name], atol=0.1)
+
+
+def test_openvino_gives_the_features_of_torch_for_any_batch_size():
+    if find_spec("openvino") is None:
+        pytest.skip("needs pip install 'slimp[openvino]'")
+    cohort = make_cohort()
+    model = make_model(cohort).train()
+    exact = embed(model, cohort)
+    for batch_size in (None, 1, 3, 8):  # 3: in batches of 3, 3 and 2
+        fast = embed(model, cohort, backend="openvino", batch_size=batch_size)
+        for name, values in exact.features.items():
+            np.testing.assert_allclose(fast.features[name], values, atol=1e-4)
+    assert model.training
+
+
+def test_an_accelerated_backend_is_compared_with_torch_first(monkeypatch):
+    """On images of the cohort, and before any feature is kept."""
+    cohort = make_cohort()
+    tried = []
+
+    def wrong(encoder, batch_size, precision):
+        def encode(batches):
+            for pixels in batches:
+                tried.append(len(pixels))
+                yield np.ones((len(pixels), 12), dtype=np.float32)
+
+        return encode
+
+    monkeypatch.setattr(features, "openvino_backend", wrong)
+    with pytest.raises(UserError, match="differ from PyTorch's: cosine"):
+        embed(make_model(cohort), cohort, backend="openvino")
+    assert tried == [8]
+
+
+def test_an_accelerated_backend_for_cpus_refuses_other_devices():
+    cohort = make_cohort()
+    with pytest.raises(UserError, match="'openvino' runs on CPUs, not on 'meta'"):
+        features._backend(make_model(cohort), cohort, "openvino", 4, torch.device("meta"), "32")
+
+
+def test_image_level_metadata_count_with_the_lesion():
+    cohort = make_cohort(image_level=True)
+    table = embed(make_model(cohort), cohort)
+    assert list(table.features) == ["image", "image_metadata", "lesion", "patient"]
+    assert table.matrix("image").shape == (8, 12)
+    assert table.matrix("image+lesion").shape == (8, 12 + 8 + 8)
+    assert table.matrix("full").shape == (8, 12 + 8 + 8 + 8)
+
+
+def test_a_level_that_the_model_lacks_is_left_out():
+    cohort = make_cohort()
+    table = embed(make_model(cohort, levels=("lesion",)), cohort)
+    assert list(table.features) == ["image", "lesion"]
+    assert table.matrix("full").shape == table.matrix("image+lesion").shape
+
+
+def test_a_level_that_the_cohort_lacks_is_left_out_and_half_a_level_is_refused():
+    cohort = make_cohort()
+    model = make_model(cohort)
+
+    def without(*columns: str) -> Cohort:
+        content = cohort.schema.to_dict()
+        for column in columns:
+            del content["lesion_metadata"][column]
+        return Cohort.from_tables(
+            cohort.images,
+            cohort.lesions.drop(columns=list(columns)),
+            cohort.patients,
+            schema=Schema.from_dict(content),
+            store=cohort.store,
+        )
+
+    table = embed(model, without("size", "site"))
+    assert list(table.features) == ["image", "patient"]
+    with pytest.raises(UserError, match=r"no lesion-level column 'site' \(1 of the 2"):
+        embed(model, without("site"))
+
+    hidden = replace(
+        cohort, tables=replace(cohort.tables, lesions=cohort.lesions.assign(site=pd.NA))
+    )
+    np.testing.assert_array_equal(
+        embed(model, without("site"), lacking="missing").features["lesion"],
+        embed(model, hidden).features["lesion"],
+    )
+
+
+def test_a_flat_model_sees_all_metadata_at_the_lesion():
+    cohort = make_cohort()
+    flat = ModelConfig(
+        **{**{f: getattr(TINY, f) for f in TINY.__dataclass_fields__}, "hierarchy": "flat"}
+    )
+    model = make_model(cohort.flatten(), flat)
+    table = embed(model, cohort)
+    assert list(table.features) == ["image", "lesion"]
+    np.testing.assert_allclose(
+        table.features["lesion"], embed(model, cohort.flatten()).matrix("full")[:, 12:], atol=1e-6
+    )
+
+
+def test_matrix_joins_in_order():
+    table = make_table()
+    image, lesion, patient = (table.features[name] for name in ("image", "lesion", "patient"))
+    np.testing.assert_array_equal(table.matrix("image"), image)
+    np.testing.assert_array_equal(table.matrix("image+lesion"), np.hstack([image, lesion]))
+    np.testing.assert_array_equal(table.matrix("full"), np.hstack([image, lesion, patient]))
+
+
+def test_saved_and_loaded_it_is_the_same_and_others_can_read_it(tmp_path):
+    table = make_table()
+    path = tmp_path / "features.parquet"
+    table.save(path)
+    again = FeatureTable.load(path)
+    pd.testing.assert_frame_equal(table.ids, again.ids)
+    assert list(again.features) == list(table.features)
+    for name, values in table.features.items():
+        np.testing.assert_array_equal(values, again.features[name])
+        np.testing.assert_array_equal(values, np.stack(pd.read_parquet(path)[name]))
+    (kind,) = duckdb.sql(
+        f"select distinct len(image), list_sum(image) is null from '{path}'"
+    ).fetchall()
+    assert kind == (4, False)
+    assert [p.name for p in tmp_path.iterdir()] == ["features.parquet"]
+
+
+def test_select():
+    table = make_table()
+    part = table.select(table.ids["label"].notna())
+    assert len(part) == 4
+    np.testing.assert_array_equal(part.features["patient"], table.features["patient"][:4])
+    nested = part.select(np.array([True, False, True, False]))
+    assert nested.ids["image_id"].tolist() == ["image0", "image2"]
+
+
+def test_refusals(tmp_path):
+    table = make_table()
+    with pytest.raises(UserError, match="'lesion' has 5 rows, the ids 4"):
+        FeatureTable(ids=table.ids[:4], features={"lesion": table.features["lesion"]})
+    with pytest.raises(UserError, match="the column 'label' is missing"):
+        FeatureTable(ids=table.ids.drop(columns="label"), features=table.features)
+    broken = table.features["image"].copy()
+    broken[2, 1] = np.nan
+    with pytest.raises(UserError, match=r"'image' of image 'image2' is not finite \(1 image"):
+        FeatureTable(ids=table.ids, features={"image": broken})
+    with pytest.raises(UserError, match=r"need 'image' features, but this table has only: lesion"):
+        FeatureTable(ids=table.ids, features={"lesion": table.features["lesion"]}).matrix("full")
+
+
+def test_files_that_are_no_feature_table(tmp_path):
+    path = tmp_path / "x.parquet"
+    with pytest.raises(UserError, match=r"no such file\. Make one with: slimp embed"):
+        FeatureTable.load(path)
+    path.write_bytes(b"PAR1 nonsense")
+    with pytest.raises(UserError, match=r"x\.parquet: damaged or not a parquet file"):
+        FeatureTable.load(path)
+    table = make_table()
+    table.ids.to_parquet(path)
+    with pytest.raises(UserError, match="holds no features"):
+        FeatureTable.load(path)
+    table.ids.assign(image=1.5).to_parquet(path)
+    with pytest.raises(UserError, match="column 'image' is double, expected a float32 list"):
+        FeatureTable.load(path)
+    table.save(path)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(UserError, match="damaged"):
+        FeatureTable.load(path)
+
+
+def test_is_public():
+    assert (slimp.embed, slimp.FeatureTable) == (embed, FeatureTable)
+
+
+def lent_to(cohort: Cohort, model: Slimp, **changes) -> LentFeatures:
+    """Random lesion and patient embeddings, for the images in another order than the cohort's."""
+    rng, n = np.random.default_rng(3), len(cohort)
+    content = {
+        "image_ids": cohort.images["image_id"].to_numpy()[::-1],
+        "embeddings": {
+            name: rng.normal(size=(n, 8)).astype(np.float32) for name in ("lesion", "patient")
+        },
+        "borrows": dict.fromkeys(("lesion", "patient"), np.ones(n, dtype=bool)),
+        "abstained": np.zeros(n, dtype=bool),
+        "model": fingerprint(model),
+    }
+    return LentFeatures(**{**content, **changes})
+
+
+def test_lent_embeddings_take_the_place_of_those_not_known():
+    cohort = make_cohort()
+    model = make_model(cohort).eval()
+    levels = tuple(replace(level, features=()) for level in cohort.schema.levels)
+    bare = replace(
+        cohort,
+        schema=replace(cohort.schema, levels=levels),
+        tables=replace(
+            cohort.tables,
+            lesions=cohort.lesions[["lesion_id", "patient_id"]],
+            patients=cohort.patients[["patient_id"]],
+        ),
+    )
+    pseudo = lent_to(cohort, model)
+    table = embed(model, bare, pseudo=pseudo)
+    assert table.lent == ("lesion", "patient")
+    assert "lesion 8 (lent)" in repr(table)
+    np.testing.assert_array_equal(table.features["lesion"], pseudo.embeddings["lesion"][::-1])
+    np.testing.assert_array_equal(table.features["patient"], pseudo.embeddings["patient"][::-1])
+    np.testing.assert_array_equal(
+        table.features["image"], embed(model, bare).features["image"], strict=True
+    )
+    assert table.select(np.arange(8) < 3).lent == table.lent
+
+
+def test_own_metadata_stay_and_abstention_gives_a_row_in_which_all_is_missing():
+    cohort = make_cohort()
+    model = make_model(cohort).eval()
+    borrows, abstained = np.arange(8) % 2 == 0, np.arange(8) < 3
+    pseudo = lent_to(
+        cohort, model, borrows={"lesion": borrows, "patient": borrows}, abstained=abstained
+    )
+    own, table = embed(model, cohort), embed(model, cohort, pseudo=pseudo)
+    blank = cohort.lesions.assign(size=np.nan, site=pd.Series([None] * 4, dtype="str"))
+    with torch.no_grad():
+        nothing = model.encode_rows("lesion", model.encodings["lesion"].encode(blank))[0].numpy()
+    for i in range(8):
+        j = 7 - i  # row of `pseudo`
+        wanted = own.features["lesion"][i]
+        if borrows[j]:
+            wanted = nothing if abstained[j] else pseudo.embeddings["lesion"][j]
+        np.testing.assert_allclose(table.features["lesion"][i], wanted, atol=1e-6)
+    assert table.ids["abstained"].tolist() == abstained[::-1].tolist()
+
+
+def test_a_file_remembers_what_is_lent(tmp_path):
+    cohort = make_cohort()
+    model = make_model(cohort)
+    table = embed(model, cohort, pseudo=lent_to(cohort, model))
+    table.save(tmp_path / "f.parquet")
+    again = FeatureTable.load(tmp_path / "f.parquet")
+    assert again.lent == ("lesion", "patient")
+    assert again.ids["abstained"].dtype == bool
+    make_table().save(tmp_path / "old.parquet")
+    without = pq.read_table(tmp_path / "old.parquet").replace_schema_metadata(None)
+    pq.write_table(without, tmp_path / "old.parquet")  # as an earlier version wrote it
+    assert FeatureTable.load(tmp_path / "old.parquet").lent == ()
+
+
+def test_lent_metadata_must_fit_the_model_and_the_images():
+    cohort = make_cohort()
+    model = make_model(cohort)
+    pseudo = lent_to(cohort, model)
+    with pytest.raises(UserError, match="of another model"):
+        embed(model, cohort, pseudo=replace(pseudo, model="0123"))
+    stranger = np.array(["x", *pseudo.image_ids[1:]])
+    with pytest.raises(UserError, match="none for image 'p1l1i1' \\(1 such"):
+        embed(model, cohort, pseudo=replace(pseudo, image_ids=stranger))

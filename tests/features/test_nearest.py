@@ -1,0 +1,314 @@
+"""Nearest rows: the answer of a slow loop, whatever the precision, the blocks or the order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slimp.errors import UserError
+from slimp.features import nearest as search
+from slimp.features.nearest import Neighbours, nearest, rows_that_may_answer
+from slimp.features.shortlist import Shortlist
+
+Array = np.ndarray[Any, np.dtype[Any]]
+torch.set_num_threads(1)
+
+PRECISIONS = ("bf16", "32")
+
+
+def clustered(rows: int, width: int, seed: int, *, spread: float = 0.3) -> Array:
+    """Unit vectors around few centres in a narrow cone, as embeddings lie."""
+    rng = np.random.default_rng(seed)
+    centres = 2 + rng.standard_normal((5, width))
+    x = centres[rng.integers(5, size=rows)] + spread * rng.standard_normal((rows, width))
+    return x.astype(np.float32)
+
+
+def slow(queries: Array, index: Array, k: int, exclude: Any = None) -> tuple[Array, Array]:
+    """One pair at a time, in 64 bit; of length 1 in 32 bit, as the definition says."""
+
+    def unit(row: Array) -> Array:
+        return (row / np.float32(np.sqrt((row.astype(np.float64) ** 2).sum()))).astype(np.float64)
+
+    similarity = np.full((len(queries), k), -np.inf, np.float32)
+    row = np.full((len(queries), k), -1)
+    units = [unit(x) for x in index]
+    for i, query in enumerate(queries):
+        scored = []
+        for j, x in enumerate(units):
+            if exclude is None or exclude[0][i] != exclude[1][j]:
+                scored.append((-np.clip(np.float32(unit(query) @ x), -1, 1), j))
+        for rank, (score, j) in enumerate(sorted(scored)[:k]):
+            similarity[i, rank], row[i, rank] = -score, j
+    return similarity, row
+
+
+def check(found: Neighbours, expected: tuple[Array, Array]) -> None:
+    # The loop sums in another order: its last bit may differ, and with it the order of such rows.
+    np.testing.assert_allclose(found.similarity, expected[0], atol=2e-7)
+    differ = found.row != expected[1]
+    assert not (differ & np.isneginf(expected[0])).any()
+    assert differ.mean() < 0.01
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that few rows make many blocks, passes and settlements."""
+    monkeypatch.setattr(search, "BLOCK", (7, 64))
+    monkeypatch.setattr(search, "QUERIES", 16)
+    monkeypatch.setattr(search, "PENDING", 100)
+    monkeypatch.setattr(search, "PAIRS_AT_ONCE", 9)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("k", [1, 5, 400])
+def test_it_is_the_slow_loop(precision: Any, k: int) -> None:
+    queries, index = clustered(20, 24, 0), clustered(300, 24, 1)
+    check(nearest(queries, index, k, precision=precision), slow(queries, index, k))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_rows_of_the_own_group_are_never_found(precision: Any) -> None:
+    rng = np.random.default_rng(0)
+    x = clustered(200, 16, 0)
+    patients = rng.integers(12, size=len(x)).astype(str)  # some 17 rows each
+    found = nearest(x, x, 10, exclude=(patients, patients), precision=precision)
+    assert (patients[found.row] != patients[:, None]).all()
+    check(found, slow(x, x, 10, (patients, patients)))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_where_too_few_rows_are_left_there_are_gaps(precision: Any) -> None:
+    x = np.eye(4, dtype=np.float32)
+    groups = np.array([0, 0, 0, 1])
+    found = nearest(x, x, 3, exclude=(groups, groups), precision=precision)
+    assert found.row.tolist() == [[3, -1, -1]] * 3 + [[0, 1, 2]]
+    assert np.isneginf(found.similarity[:3, 1:]).all()
+    assert (found.similarity[3] == 0).all()
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("with_groups", [False, True])
+def test_blocks_do_not_matter(precision: Any, with_groups: bool) -> None:
+    queries, index = clustered(40, 24, 0), clustered(500, 24, 1)
+    index[100:300] = index[:200]  # ties across chunks
+    groups = (np.arange(40) % 9, np.arange(500) % 9) if with_groups else None
+    blockwise = nearest(queries, index, 4, exclude=groups, precision=precision)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "BLOCK", (64, 1024))
+        patch.setattr(search, "PENDING", 1 << 20)
+        whole = nearest(queries, index, 4, exclude=groups, precision="32")
+    np.testing.assert_array_equal(blockwise.row, whole.row)
+    np.testing.assert_array_equal(blockwise.similarity, whole.similarity)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_of_equal_rows_the_lower_comes_first(precision: Any) -> None:
+    index = np.repeat(clustered(3, 8, 0, spread=1.0), 1000, axis=0)  # far more than k
+    index = index[np.random.default_rng(0).permutation(len(index))]
+    found = nearest(index[:50], index, 5, precision=precision)
+    for i, rows in enumerate(found.row):
+        assert rows.tolist() == np.flatnonzero((index == index[i]).all(axis=1))[:5].tolist()
+
+
+def test_order_of_rows_and_queries_only_reorders_the_answer() -> None:
+    queries, index = clustered(30, 16, 0), clustered(700, 16, 1)
+    rng = np.random.default_rng(2)
+    p, r = rng.permutation(len(queries)), rng.permutation(len(index))
+    plain = nearest(queries, index, 6, precision="bf16")
+    mixed = nearest(queries[p], index[r], 6, precision="bf16")
+    np.testing.assert_array_equal(r[mixed.row], plain.row[p])
+    np.testing.assert_array_equal(mixed.similarity, plain.similarity[p])
+
+
+def test_lengths_do_not_matter() -> None:
+    queries, index = clustered(30, 16, 0), clustered(200, 16, 1)
+    scales = 2.0 ** np.arange(-20, 20, 0.2, dtype=np.float32).round()[:200, None]
+    plain, scaled = nearest(queries, index, 3), nearest(queries * 8, index * scales, 3)
+    np.testing.assert_array_equal(plain.row, scaled.row)
+    np.testing.assert_array_equal(plain.similarity, scaled.similarity)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 150),
+    width=st.integers(1, 9),
+    k=st.integers(1, 12),
+    levels=st.integers(1, 3),
+    groups=st.integers(1, 5),
+    excluded=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_coarse_values_full_of_ties(
+    n: int, width: int, k: int, levels: int, groups: int, excluded: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    draw = lambda rows: rng.integers(1, levels + 1, size=(rows, width)).astype(np.float32)  # noqa: E731
+    queries, index = draw(6), draw(n)
+    codes = (rng.integers(groups, size=6), rng.integers(groups, size=n)) if excluded else None
+    found = [nearest(queries, index, k, exclude=codes, precision=p) for p in PRECISIONS]
+    np.testing.assert_array_equal(found[0].row, found[1].row)
+    expected = slow(queries, index, k, codes)
+    np.testing.assert_allclose(found[0].similarity, expected[0], atol=2e-7)
+    for rows, values in zip(found[0].row, found[0].similarity, strict=True):
+        tied = np.flatnonzero(np.diff(values) == 0) if np.isfinite(values).all() else []
+        assert all(rows[i] < rows[i + 1] for i in tied)
+
+
+def test_many_nearly_equal_rows_are_decided_in_32_bit() -> None:
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, 2 * np.pi, size=4000)
+    index = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+    found = nearest(index[:20], index, 2, precision="bf16")
+    assert found.repeated == 20
+    check(found, slow(index[:20], index, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_bound_holds_and_is_not_idle(dtype: torch.dtype) -> None:
+    """Of scores as the processor computes them, against 64 bit."""
+    q, x = (torch.nn.functional.normalize(torch.from_numpy(clustered(r, 96, r))) for r in (50, 640))
+    centre = x.mean(dim=0)
+    seen = Shortlist(q, 1, centre=centre, dtype=dtype, block=50, groups=None)
+    rounded = (x - centre).to(dtype)
+    error = seen._error(x - centre, rounded.float())
+    score = (rounded @ seen.queries.T).double()
+    exact = (x.double() - centre.double()) @ q.double().T
+    bound = error + seen.roundoff * score.abs()
+    assert ((score - exact).abs() <= bound).all()
+    assert (score - exact).abs().max() > bound.max() / (20 if dtype == torch.bfloat16 else 1000)
+
+
+def test_a_shortlist_drops_no_row_and_most_of_them() -> None:
+    q, x = (
+        torch.nn.functional.normalize(torch.from_numpy(clustered(r, 96, r))) for r in (30, 6400)
+    )
+    seen = Shortlist(q, 3, centre=x.mean(dim=0), dtype=torch.bfloat16, block=30, groups=None)
+    pairs = [seen.survivors(seen.prepare(part, None), 0) for part in x.split(640)]
+    left = np.concatenate(
+        [seen.may_matter(query, upper) for query, _, upper in filter(None, pairs)]
+    ).sum()
+    assert 3 * 30 <= left < 0.1 * len(q) * len(x)
+
+
+def test_only_rows_behind_enough_equal_ones_are_left_out() -> None:
+    index = np.array([[1, 2]] * 5 + [[3, 4]] + [[1, 2]] * 3, np.float32)
+    assert rows_that_may_answer(index, None, 2).tolist() == [0, 1, 5]
+    patients = np.array([0, 0, 0, 1, 1, 1, 1, 2, 3])
+    # Of patient 0 the first two, then one needs two that are of another patient.
+    assert rows_that_may_answer(index, patients, 2).tolist() == [0, 1, 3, 4, 5]
+
+
+def test_a_clash_of_fingerprints_drops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "_fingerprints", lambda rows: np.zeros(len(rows), np.uint64))
+    index = np.array([[1, 2], [3, 4], [1, 2], [5, 6], [1, 2]], np.float32)
+    assert rows_that_may_answer(index, None, 1).tolist() == [0, 1, 3]
+
+
+def test_a_user_who_allowed_coarse_products_gets_exact_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queries, index = clustered(20, 64, 0), clustered(3000, 64, 1)
+    plain = nearest(queries, index, 3, precision="32")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        coarse = nearest(queries, index, 3, precision="32")
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    np.testing.assert_array_equal(plain.row, coarse.row)
+
+
+def test_threads_are_given_back_and_their_number_does_not_matter() -> None:
+    queries, index = clustered(3000, 16, 0), clustered(3000, 16, 1)
+    before = torch.get_num_threads()
+    answers = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            answers.append(nearest(queries, index, 3, precision="bf16"))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(answers[0].row, answers[1].row)
+    np.testing.assert_array_equal(answers[0].similarity, answers[1].similarity)
+
+
+def test_read_only_and_strided_arrays_will_do() -> None:
+    queries, index = clustered(20, 8, 0), clustered(300, 8, 1)
+    fixed = index.copy()
+    fixed.setflags(write=False)
+    plain = nearest(queries, index, 3)
+    np.testing.assert_array_equal(nearest(queries, fixed, 3).row, plain.row)
+    strided = np.asfortranarray(index)
+    np.testing.assert_array_equal(nearest(queries, strided, 3).row, plain.row)
+
+
+def test_progress_ends_with_all() -> None:
+    seen: list[tuple[int, int]] = []
+    x = clustered(100, 8, 0)
+    nearest(x, x, 1, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1][0] == seen[-1][1]
+
+
+def test_no_queries_no_answers() -> None:
+    x = clustered(10, 8, 0)
+    found = nearest(x[:0], x, 3)
+    assert found.row.shape == (0, 3)
+
+
+def test_an_empty_index_has_no_neighbours() -> None:
+    x = clustered(4, 8, 0)
+    assert (nearest(x, x[:0], 2).row == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(0.0, "row 3, whose length is 0.0"), (np.nan, "row 3, whose length is nan"), (np.inf, "inf")],
+)
+def test_rows_without_direction_are_refused(value: float, message: str) -> None:
+    x = clustered(10, 8, 0)
+    broken = x.copy()
+    broken[3] = value
+    with pytest.raises(UserError, match=message):
+        nearest(x, broken, 1)
+    with pytest.raises(UserError, match="the queries"):
+        nearest(broken, x, 1)
+
+
+def test_nonsense_is_refused() -> None:
+    x = clustered(10, 8, 0)
+    with pytest.raises(UserError, match="k must be at least 1"):
+        nearest(x, x, 0)
+    with pytest.raises(UserError, match="8 columns and the index 7"):
+        nearest(x, x[:, :7], 1)
+    with pytest.raises(UserError, match="10 rows of the index"):
+        nearest(x, x, 1, exclude=(np.arange(10), np.arange(9)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_same_answer() -> None:
+    queries, index = clustered(200, 64, 0), clustered(70_000, 64, 1)
+    for precision in ("bf16", "32"):
+        gpu = nearest(queries, index, 5, device="cuda", precision=precision)  # type: ignore[arg-type]
+        cpu = nearest(queries, index, 5, precision="32")
+        np.testing.assert_array_equal(gpu.row, cpu.row)
+        np.testing.assert_array_equal(gpu.similarity, cpu.similarity)
+
+
+def test_a_caller_may_be_in_inference_mode(monkeypatch: pytest.MonkeyPatch):
+    """Which is a state of one thread, while the search has several."""
+    x, y = clustered(300, 16, 0), clustered(2000, 16, 1)
+    wanted = nearest(x, y, 3, precision="bf16")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with torch.inference_mode():
+        found = nearest(x, y, 3, precision="bf16")
+    np.testing.assert_array_equal(found.row, wanted.row)

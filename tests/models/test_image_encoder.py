@@ -1,0 +1,256 @@
+"""Image encoders: any timm model, its own preprocessing, and weights from a local file."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from slimp.errors import CheckpointError, UserError
+from slimp.models.config import ModelConfig
+from slimp.models.image_encoder import ImageEncoder, read_tensors
+
+VIT = {"patch_size": 8, "embed_dim": 12, "depth": 2, "num_heads": 2}
+
+
+def config(encoder: str = "vit_tiny_patch16_224", size: int = 16, **options: Any) -> ModelConfig:
+    return ModelConfig(encoder=encoder, encoder_options=options, image_size=size)
+
+
+def vit(size: int = 16, **options: Any) -> ImageEncoder:
+    torch.manual_seed(0)
+    return ImageEncoder(config(size=size, **{**VIT, **options}))
+
+
+def pixels(n: int = 3, size: int = 16) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(256, (n, 3, size, size), generator=generator, dtype=torch.uint8)
+
+
+def timm_state(**changes: Any) -> dict[str, Tensor]:
+    """What a published file holds: the same model with a classifier."""
+    torch.manual_seed(3)
+    options = {**VIT, "img_size": 16, "num_classes": 5, **changes}
+    return timm.create_model("vit_tiny_patch16_224", **options).state_dict()
+
+
+# ------------------------------------------------------------------ the encoder
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "width"),
+    [
+        ("vit_small_patch16_224", 32, 384),
+        ("resnet18", 32, 512),
+        ("mobilenetv3_small_050", 32, 1024),  # timm's num_features says 288
+    ],
+)
+def test_any_timm_model_gives_one_vector_per_image_from_pixels_normalised_as_it_expects(
+    name: str, size: int, width: int
+) -> None:
+    encoder = ImageEncoder(config(name, size)).eval()
+    expected = encoder.model.pretrained_cfg
+    mean, std = (torch.tensor(expected[key]).view(3, 1, 1) for key in ("mean", "std"))
+    images = pixels(size=size)
+    with torch.no_grad():
+        out, by_hand = encoder(images), encoder.model((images / 255 - mean) / std)
+    assert out.shape == (3, width)
+    assert encoder.embed_dim == width
+    assert (encoder.spec.size, encoder.spec.mean) == (size, tuple(expected["mean"]))
+    torch.testing.assert_close(out, by_hand, rtol=1e-4, atol=1e-4)
+
+
+def test_making_an_encoder_leaves_it_untouched_and_in_training_mode() -> None:
+    encoder = ImageEncoder(config("resnet18", 32))
+    assert encoder.training
+    assert encoder.model.training
+    counts = [value for name, value in encoder.state_dict().items() if name.endswith("tracked")]
+    assert counts
+    assert all(count == 0 for count in counts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (config("nonsense"), r"encoder 'nonsense' .*Unknown model"),
+        (config("resnet18", 32, depth=3), r"unexpected keyword argument 'depth'"),
+        (config(img_size=32), r"set image_size, not encoder_options\.img_size"),
+        (config(**VIT, global_pool=""), r"gives 3 axes .* Set a global_pool"),
+        (config("resnet18", 32, global_pool=""), r"gives 4 axes .* Set a global_pool"),
+    ],
+)
+def test_what_timm_cannot_make_is_refused_in_one_line(settings: ModelConfig, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        ImageEncoder(settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_published_weights_without_a_network_name_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"cannot be fetched .* --encoder-weights"):
+        ImageEncoder(config("resnet18", 32), pretrained=True)
+
+
+def gradients(encoder: ImageEncoder) -> dict[str, Tensor]:
+    encoder.zero_grad()
+    encoder(pixels()).square().sum().backward()
+    return {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    encoder = vit()
+    plain = gradients(encoder)
+    encoder.set_gradient_checkpointing(True)
+    recomputed = gradients(encoder)
+    assert plain.keys() == recomputed.keys()
+    assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
+
+
+def test_an_encoder_that_cannot_recompute_says_so() -> None:
+    encoder = ImageEncoder(config("dla46_c", 32))
+    with pytest.raises(UserError, match="'dla46_c' cannot do gradient checkpointing"):
+        encoder.set_gradient_checkpointing(True)
+
+
+def test_unfused_attention_is_the_same_function() -> None:
+    encoder = vit().double()
+    fused, wanted = encoder(pixels()), gradients(encoder)
+    encoder.set_fused_attention(False)
+    torch.testing.assert_close(encoder(pixels()), fused)
+    torch.testing.assert_close(gradients(encoder), wanted)
+
+
+def test_the_values_of_a_token_lie_side_by_side_along_the_residual_stream() -> None:
+    encoder, seen = vit(class_token=False, global_pool="avg"), []
+    for block in encoder.model.blocks:
+        block.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
+    encoder(pixels())
+    assert len(seen) == 2
+    assert all(out.is_contiguous() for out in seen)
+
+
+def test_the_layout_of_tokens_changes_no_value_and_no_gradient() -> None:
+    encoder = vit(class_token=False, global_pool="avg").double()
+    out, wanted = encoder(pixels()), gradients(encoder)
+    encoder.model.patch_embed._forward_hooks.clear()
+    torch.testing.assert_close(out, encoder(pixels()), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(wanted, gradients(encoder), rtol=1e-12, atol=1e-12)
+
+
+def test_pixels_are_normalised_in_the_number_format_of_the_module() -> None:
+    assert vit()(pixels()).dtype == torch.float32
+    assert vit().double()(pixels()).dtype == torch.float64
+    assert vit().bfloat16()(pixels()).dtype == torch.bfloat16
+
+
+# ------------------------------------------------------------------ weights from a file
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pth", "wrapped.pth"])
+def test_local_weights_load_and_their_classifier_is_left_aside(tmp_path: Path, ending: str) -> None:
+    state = timm_state()
+    path = tmp_path / f"weights.{ending}"
+    if ending == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state} if ending.startswith("wrapped") else state, path)
+    encoder = vit()
+    assert sorted(encoder.load_weights(path)) == ["head.bias", "head.weight"]
+    for name, value in encoder.model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+def test_the_classifier_goes_by_the_name_that_timm_has_for_it(tmp_path: Path) -> None:
+    for name, left in (("resnet18", "fc"), ("mobilenetv3_small_050", "classifier")):
+        path = tmp_path / f"{name}.safetensors"
+        save_file(timm.create_model(name, num_classes=3).state_dict(), path)
+        found = ImageEncoder(config(name, 32)).load_weights(path)
+        assert sorted(found) == [f"{left}.bias", f"{left}.weight"]
+
+
+def test_position_embeddings_of_another_size_are_resampled(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    state = timm_state(img_size=32)  # 4 x 4 patches and CLS; here 2 x 2
+    # Constant over the image, so resampling must give the constant back.
+    state["pos_embed"] = torch.ones(1, 17, 12) * torch.arange(12.0)
+    save_file(state, path)
+    encoder = vit()
+    encoder.load_weights(path)
+    torch.testing.assert_close(encoder.model.pos_embed, state["pos_embed"][:, :5])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth": 3}, r"'blocks\.2\..*' has shape .*, expected no such entry"),
+        ({"depth": 1}, r"'blocks\.1\..*' has shape none \(it is not there\), expected"),
+        ({"embed_dim": 16}, r"'cls_token' has shape \[1, 1, 16\], expected \[1, 1, 12\]"),
+    ],
+)
+def test_weights_of_another_architecture_name_the_first_misfit(
+    tmp_path: Path, changes: dict[str, int], message: str
+) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file(timm_state(**changes), path)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        vit().load_weights(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class Malicious:
+    """Unpickling it would make a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("as_torch", [True, False])
+def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path: Path, as_torch: bool) -> None:
+    path, trace = tmp_path / "weights.pth", tmp_path / "executed"
+    content = {"state_dict": {**timm_state(), "surprise": Malicious(trace)}}
+    if as_torch:
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(CheckpointError, match=r"weights\.pth: damaged or not a file of tensors"):
+        vit().load_weights(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_truncated_weights_are_refused(tmp_path: Path, ending: str, share: float) -> None:
+    path = tmp_path / f"weights.{ending}"
+    (save_file if ending == "safetensors" else torch.save)(timm_state(), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CheckpointError, match=rf"weights\.{ending}: damaged") as caught:
+        read_tensors(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.ones(3), {"a": 1}, {"state_dict": [1]}])
+def test_a_file_of_other_things_is_refused(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match="holds other things than named tensors"):
+        read_tensors(path)
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nowhere\.safetensors: no such file"):
+        read_tensors(tmp_path / "nowhere.safetensors")

@@ -1,0 +1,356 @@
+"""InfoNCE against a slow loop, CLIP's form and closed forms; the nested sum against its parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jaxtyping
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from slimp.data.processes import Shares
+from slimp.errors import UserError
+from slimp.models.embeddings import Embeddings, Pair
+from slimp.models.losses import _pick_positives, info_nce, nested_loss
+
+
+def sides(n: int = 6, d: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(2, n, d, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def slow_info_nce(a: Tensor, b: Tensor, temperature: float, groups: list[int] | None) -> float:
+    """From a to b, one pair at a time, in Python's own arithmetic."""
+
+    def cosine(x: list[float], y: list[float]) -> float:
+        dot = sum(p * q for p, q in zip(x, y, strict=True))
+        return dot / math.sqrt(sum(p * p for p in x) * sum(q * q for q in y))
+
+    anchors, targets = a.tolist(), b.tolist()
+    groups = groups or list(range(len(anchors)))
+    total = 0.0
+    for i, anchor in enumerate(anchors):
+        scores = [math.exp(cosine(anchor, target) / temperature) for target in targets]
+        positives = [j for j in range(len(targets)) if groups[j] == groups[i]]
+        logs = [math.log(scores[j] / sum(scores)) for j in positives]
+        total -= sum(logs) / len(positives)
+    return total / len(anchors)
+
+
+def clip_loss(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    """CLIP's symmetric loss as its paper prints it (arXiv 2103.00020, fig. 3)."""
+    a = a / a.norm(dim=1, keepdim=True)
+    b = b / b.norm(dim=1, keepdim=True)
+    logits = math.exp(math.log(1 / temperature)) * a @ b.t()
+    labels = torch.arange(len(a))
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.t(), labels)) / 2
+
+
+cases = st.fixed_dictionaries(
+    {
+        "n": st.integers(2, 9),
+        "d": st.integers(1, 6),
+        "seed": st.integers(0, 10_000),
+        "temperature": st.floats(0.03, 3.0),
+    }
+)
+
+
+@settings(deadline=None)
+@given(case=cases, group_count=st.integers(1, 9))
+def test_equals_a_slow_loop(case, group_count):
+    a, b = sides(case["n"], case["d"], case["seed"])
+    generator = torch.Generator().manual_seed(case["seed"])
+    some = torch.randint(group_count, (case["n"],), generator=generator)
+    temperature = case["temperature"]
+    for groups in (None, some):
+        slow = None if groups is None else groups.tolist()
+        forth = slow_info_nce(a, b, temperature, slow)
+        back = slow_info_nce(b, a, temperature, slow)
+        one_way = info_nce(a, b, temperature=temperature, groups=groups, symmetric=False)
+        both = info_nce(a, b, temperature=temperature, groups=groups)
+        assert float(one_way) == pytest.approx(forth, abs=1e-9)
+        assert float(both) == pytest.approx((forth + back) / 2, abs=1e-9)
+
+
+@settings(deadline=None)
+@given(case=cases)
+def test_equals_clips_symmetric_loss(case):
+    a, b = sides(case["n"], case["d"], case["seed"])
+    want = clip_loss(a, b, case["temperature"])
+    torch.testing.assert_close(info_nce(a, b, temperature=case["temperature"]), want)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.07, 1.0])
+def test_equals_clips_symmetric_loss_in_32_bits(temperature):
+    a, b = sides(64, 32, dtype=torch.float32)
+    got, want = info_nce(a, b, temperature=temperature), clip_loss(a, b, temperature)
+    torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-6)
+    exact = info_nce(a.double(), b.double(), temperature=temperature).float()
+    torch.testing.assert_close(got, exact, atol=1e-6, rtol=1e-6)
+
+
+@settings(deadline=None)
+@given(case=cases)
+def test_unchanged_by_scale_order_and_swapping_sides(case):
+    a, b = sides(case["n"], case["d"], case["seed"])
+    groups = torch.arange(case["n"]) // 2
+    loss = info_nce(a, b, temperature=case["temperature"], groups=groups)
+    generator = torch.Generator().manual_seed(case["seed"])
+    order = torch.randperm(case["n"], generator=generator)
+    scale = torch.rand(case["n"], 1, generator=generator, dtype=torch.float64) * 100 + 0.01
+    for other in (
+        info_nce(a[order], b[order], temperature=case["temperature"], groups=groups[order]),
+        info_nce(a * scale, b / scale, temperature=case["temperature"], groups=groups),
+        info_nce(b, a, temperature=case["temperature"], groups=groups),
+        info_nce(a, b, temperature=case["temperature"], groups=7 - 3 * groups),
+    ):
+        torch.testing.assert_close(other, loss)
+
+
+@pytest.mark.parametrize("n", [2, 3, 50])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_identical_rows_give_log_n(n, grouped):
+    rows = sides(1)[0].expand(n, -1)
+    groups = torch.arange(n) // 2 if grouped else None
+    assert float(info_nce(rows, rows, groups=groups)) == pytest.approx(math.log(n))
+
+
+@pytest.mark.parametrize("n", [2, 5])
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+def test_orthogonal_pairs(n, temperature):
+    """Own cosine 1, all others 0: log(1 + (n - 1) exp(-1 / temperature))."""
+    want = math.log1p((n - 1) * math.exp(-1 / temperature))
+    got = info_nce(torch.eye(n).double(), torch.eye(n).double(), temperature=temperature)
+    assert float(got) == pytest.approx(want)
+
+
+def test_two_groups_of_equal_rows_cost_log_of_their_size():
+    """With every row's positives perfect and the others far, only the tie among them is left."""
+    rows = torch.eye(2).double().repeat_interleave(3, dim=0)
+    groups = torch.tensor([0, 0, 0, 1, 1, 1])
+    loss = info_nce(rows, rows, temperature=0.01, groups=groups)
+    assert float(loss) == pytest.approx(math.log(3))
+    negative = info_nce(rows, rows, temperature=0.01)
+    torch.testing.assert_close(loss, negative)  # equal rows tie, whoever is called positive
+
+
+def test_shared_positives_do_not_push_equal_rows_apart():
+    """Plain InfoNCE drives the partners of equal rows apart; with groups it draws them together."""
+    target = torch.eye(2).double().repeat_interleave(2, dim=0)
+    tilt = torch.tensor([[1, 0.2], [1, -0.2], [0.2, 1], [-0.2, 1]]).double()
+
+    def gap_grows(groups: Tensor | None) -> bool:
+        b = (target + 0.3 * tilt).requires_grad_()
+        (gradient,) = torch.autograd.grad(info_nce(tilt, b, temperature=0.3, groups=groups), b)
+        moved = F.normalize(b - 1e-3 * gradient, dim=1)
+        before = F.normalize(b, dim=1)
+        return bool((moved[0] @ moved[1]) < (before[0] @ before[1]))
+
+    assert gap_grows(None)
+    assert not gap_grows(torch.tensor([0, 0, 1, 1]))
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_groups_that_are_all_distinct_change_nothing(symmetric):
+    a, b = sides(8)
+    a32, b32 = a.float(), b.float()
+    distinct = torch.randperm(8) * 10
+    for x, y in ((a, b), (a32, b32)):
+        torch.testing.assert_close(
+            info_nce(x, y, groups=distinct, symmetric=symmetric),
+            info_nce(x, y, symmetric=symmetric),
+        )
+
+
+def test_symmetric_is_the_mean_of_both_directions():
+    a, b = sides()
+    forth, back = info_nce(a, b, symmetric=False), info_nce(b, a, symmetric=False)
+    assert not torch.isclose(forth, back)
+    torch.testing.assert_close(info_nce(a, b), (forth + back) / 2)
+
+
+@pytest.mark.parametrize("groups", [None, torch.tensor([0, 1, 0, 2])])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_gradients(groups, symmetric):
+    a, b = sides(4, 3)
+    temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+
+    def loss(a: Tensor, b: Tensor, temperature: Tensor) -> Tensor:
+        return info_nce(a, b, temperature=temperature, groups=groups, symmetric=symmetric)
+
+    assert torch.autograd.gradcheck(loss, (a.requires_grad_(), b.requires_grad_(), temperature))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_share_of_the_rows_against_all_adds_up_to_the_whole(grouped):
+    """What a process computes of its own rows; the sum over processes is the whole loss."""
+    a, b = (F.normalize(side, dim=1) for side in sides(6))
+    groups = torch.tensor([0, 1, 0, 2, 1, 3]) if grouped else None
+    parts = []
+    for process in range(4):
+        shares = Shares((3, 0, 1, 2), process)
+        parts.append(_pick_positives(a[shares.mine] / 0.3, b, groups, shares))
+    whole = info_nce(a, b, temperature=0.3, groups=groups, symmetric=False)
+    torch.testing.assert_close(torch.stack(parts).sum() / 6, whole)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_blocks_of_rows_are_the_same_loss_with_the_same_gradient(grouped, monkeypatch):
+    a, b = (side.double().requires_grad_() for side in sides(7))
+    groups = torch.tensor([0, 1, 0, 2, 1, 3, 3]) if grouped else None
+    found = []
+    for block in (2**21, 7 * 3):  # all rows at once; three, three and one
+        monkeypatch.setattr("slimp.models.losses.LARGEST_BLOCK", block)
+        monkeypatch.setattr("slimp.models.losses.FEWEST_ROWS", 1)
+        loss = info_nce(a, b, temperature=0.2, groups=groups)
+        found.append((loss, *torch.autograd.grad(loss, (a, b))))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("match", [True, False])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_large_logits_are_stable(match, grouped):
+    """Cosines of +-1 over the smallest temperature anyone asks for."""
+    a = torch.eye(4).requires_grad_()
+    b = torch.eye(4) if match else -torch.eye(4)
+    loss = info_nce(a, b, temperature=1e-4, groups=torch.arange(4) if grouped else None)
+    loss.backward()
+    want = torch.tensor(0.0 if match else 1e4 + math.log(3))
+    torch.testing.assert_close(loss, want, rtol=1e-6, atol=0.0)
+    assert a.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_inputs_are_compared_in_32_bits(half):
+    a, b = sides(16, 8).to(half)
+    want = info_nce(a.float(), b.float(), temperature=0.02)
+    for temperature in (0.02, torch.tensor(0.02)):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            got = info_nce(a, b, temperature=temperature)
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, want)
+    assert info_nce(*sides()).dtype == torch.float64
+
+
+def test_thousands_of_rows_need_no_square_table():
+    """What is kept for the backward pass; a table of 2,000 x 2,000 is made block by block."""
+    a, b = sides(2000, 16, dtype=torch.float32)
+    a.requires_grad_()
+    kept: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        info_nce(a, b, temperature=torch.tensor(0.07, requires_grad=True)).backward()
+    assert kept
+    assert max(tensor.numel() for tensor in kept) <= 2**21
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: info_nce(*sides(1)), "at least 2 rows, got 1"),
+        (lambda: info_nce(*sides(0)), "at least 2 rows, got 0"),
+        (lambda: info_nce(*sides(), temperature=0.0), "temperature must be positive, got 0"),
+        (lambda: info_nce(*sides(), temperature=-1.0), "must be positive, got -1"),
+        (lambda: info_nce(*sides(), temperature=float("nan")), "must be positive, got nan"),
+        (lambda: info_nce(*sides(), temperature=torch.tensor(0.0)), "must be positive, got 0"),
+        (
+            lambda: info_nce(*sides(), temperature=torch.tensor(-2.0, requires_grad=True)),
+            "must be positive, got -2",
+        ),
+    ],
+)
+def test_refusals(call: Callable[[], Tensor], message: str):
+    with pytest.raises(UserError, match=message):
+        call()
+
+
+def test_sides_of_different_shape_are_refused_with_and_without_type_checks(monkeypatch):
+    a, b = sides(4)[0], sides(6)[1]
+    with pytest.raises(jaxtyping.TypeCheckError):
+        info_nce(a, b)
+    with pytest.raises(UserError, match=r"one shape, got \[4, 5\] and \[6, 5\]"):
+        jaxtyping_free(info_nce)(a, b)
+
+
+def jaxtyping_free(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function as users run it, without the test run's checks."""
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return function
+
+
+# ------------------------------------------------------------------------------ nested
+
+
+def pair(name: str, n: int = 6, seed: int = 0, groups: Tensor | None = None) -> Pair:
+    anchor, target = sides(n, seed=seed)
+    temperature = torch.tensor(0.1, dtype=torch.float64)
+    return Pair(name=name, anchor=anchor, target=target, temperature=temperature, groups=groups)
+
+
+def test_total_is_the_weighted_sum_of_the_levels():
+    groups = torch.tensor([0, 0, 1])
+    pairs = (pair("view", 8, 0), pair("lesion", 6, 1), pair("patient", 3, 2, groups))
+    weights = {"view": 0.5, "lesion": 0.9, "patient": 0.1, "image": 0.7}
+    result = nested_loss(Embeddings(pairs=pairs), weights)
+    parts = {p.name: info_nce(p.anchor, p.target, temperature=0.1, groups=p.groups) for p in pairs}
+    assert list(result.parts) == ["view", "lesion", "patient"]
+    for name, want in parts.items():
+        torch.testing.assert_close(result.parts[name], want)
+    total = 0.5 * parts["view"] + 0.9 * parts["lesion"] + 0.1 * parts["patient"]
+    torch.testing.assert_close(result.total, total)
+    assert result.too_few == ()
+
+
+@pytest.mark.parametrize("weights", [{"lesion": 0.9}, {"lesion": 0.9, "patient": 0.0}])
+def test_levels_without_a_weight_are_not_computed(weights):
+    broken = pair("patient", 3)
+    broken.target.fill_(torch.nan)
+    result = nested_loss(Embeddings(pairs=(pair("lesion"), broken)), weights)
+    assert list(result.parts) == ["lesion"]
+    torch.testing.assert_close(result.total, 0.9 * result.parts["lesion"])
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_level_with_too_few_rows_adds_nothing_and_is_named(n):
+    lonely, lesions = pair("patient", n), pair("lesion")
+    lesions.anchor.requires_grad_()
+    result = nested_loss(Embeddings(pairs=(lesions, lonely)), {"lesion": 0.9, "patient": 0.1})
+    assert result.too_few == ("patient",)
+    torch.testing.assert_close(result.total, 0.9 * result.parts["lesion"])
+    result.total.backward()
+    assert lesions.anchor.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "weights", "message"),
+    [
+        ((pair("lesion", 1), pair("patient", 1)), {"lesion": 1.0}, r"lesion: 1 row\(s\)\)"),
+        ((pair("lesion"),), {"patient": 1.0}, r"with a weight: none\)"),
+        ((pair("lesion"),), {}, "nothing to contrast"),
+        ((), {"lesion": 1.0}, "Use more patients or lesions per batch"),
+    ],
+)
+def test_nothing_to_contrast_is_refused(pairs, weights, message):
+    with pytest.raises(UserError, match=message):
+        nested_loss(Embeddings(pairs=pairs), weights)
+
+
+def test_gradients_reach_every_level_in_proportion_to_its_weight():
+    def gradient(weight: float) -> Tensor:
+        patient = pair("patient", 4)
+        patient.anchor.requires_grad_()
+        pairs = Embeddings(pairs=(pair("lesion"), patient))
+        nested_loss(pairs, {"lesion": 1 - weight, "patient": weight}).total.backward()
+        return patient.anchor.grad
+
+    torch.testing.assert_close(gradient(0.2), 2 * gradient(0.1))

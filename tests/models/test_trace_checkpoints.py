@@ -1,0 +1,153 @@
+"""Published rows, descriptions and state dicts: what they mean and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from slimp.data.encoding import Encoding
+from slimp.data.schema import Feature, Level
+from slimp.errors import CheckpointError, UserError
+from slimp.models.trace import Trace
+from slimp.models.trace_checkpoints import TraceFeatures, official_rows
+
+METADATA = {"continuous": ["age", "bmi"], "categorical": {"sex": 2, "pain": [1, 1, 1], "seen": 1}}
+X = torch.tensor([[50.0, 0.0, 2, 1, 0, 1, 1], [0.0, 21.5, 0, 0, 0, 0, 2]])
+
+
+def test_rows_hold_the_columns_and_which_cells_are_known():
+    rows = official_rows(X, METADATA)
+    assert rows.continuous.tolist() == [[50.0, 0.0], [0.0, 21.5]]
+    assert rows.categorical.tolist() == [[2, 1], [0, 2]]
+    assert rows.checkbox.tolist() == [[1, 0, 1], [0, 0, 0]]
+    assert rows.present.int().tolist() == [[1, 0, 1, 1, 1], [0, 1, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("convert", [torch.Tensor.double, torch.Tensor.numpy, lambda x: x.half()])
+def test_any_numeric_table_serves(convert):
+    table = convert(X)
+    rows, want = official_rows(table, METADATA), official_rows(X, METADATA)
+    assert torch.equal(rows.categorical, want.categorical)
+    assert torch.equal(rows.present, want.present)
+
+
+def test_whole_numbers_serve():
+    metadata = {"continuous": ["age"], "categorical": {"sex": 2}}
+    rows = official_rows(np.array([[50, 1], [0, 2]]), metadata)
+    assert rows.continuous.tolist() == [[50.0], [0.0]]
+    assert rows.categorical.tolist() == [[1], [2]]
+
+
+def test_no_rows_and_no_columns_of_a_kind():
+    assert len(official_rows(X[:0], METADATA)) == 0
+    only = official_rows(X[:, :2], {"continuous": ["age", "bmi"], "categorical": {}})
+    assert only.categorical.shape == only.checkbox.shape == (2, 0)
+    only = official_rows(X[:, 2:3], {"continuous": [], "categorical": {"sex": 2}})
+    assert only.continuous.shape == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "value", "message"),
+    [
+        (1, 2, 3, r"row 1, column 'sex': 3; its cells must be whole numbers from 0 .* to 2"),
+        (0, 2, -1, r"row 0, column 'sex': -1"),
+        (1, 2, 1.5, r"row 1, column 'sex': 1.5"),
+        (1, 4, 2, r"row 1, column 'pain': 2; .* to 1"),
+        (0, 6, 3, r"row 0, column 'seen': 3; .* to 2"),
+        (1, 0, float("nan"), r"row 1, column 'age': nan; its cells must be finite, with 0 for"),
+    ],
+)
+def test_a_cell_outside_the_coding_is_named(row, column, value, message):
+    x = X.clone()
+    x[row, column] = value
+    with pytest.raises(UserError, match=message):
+        official_rows(x, METADATA)
+
+
+def test_wrong_number_of_columns():
+    with pytest.raises(UserError, match="describe 7 columns, the rows have 6"):
+        official_rows(X[:, 1:], METADATA)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"continuous": ["age"]}, r'"categorical" is None'),
+        ({"categorical": {"sex": 2}}, r'"continuous" is None'),
+        ({"continuous": [], "categorical": {"sex": "two"}}, "'sex': the size 'two'"),
+        ({"continuous": [], "categorical": {"sex": 0}}, "'sex': the size 0"),
+        ({"continuous": [], "categorical": {"pain": []}}, r"'pain': the size \[\]"),
+        ({"continuous": [], "categorical": {"pain": [1, 4]}}, r"'pain': the size \[1, 4\]"),
+    ],
+)
+def test_a_description_in_another_form_is_refused(metadata, message):
+    with pytest.raises(UserError, match=message):
+        TraceFeatures.of_official(metadata)
+
+
+def test_sizes_of_an_encoding_are_those_of_its_published_description():
+    level = Level(
+        name="patient",
+        features=(
+            Feature(name="sex", kind="categorical", columns=("sex",)),
+            Feature(name="age", kind="continuous", columns=("age",)),
+            Feature(name="pain", kind="checkbox", columns=("a", "b", "c")),
+        ),
+    )
+    table = pd.DataFrame(
+        {
+            "sex": pd.array(["f", "m"], dtype="str"),
+            "age": [40.0, 50.0],
+            **{key: pd.array([True, None], dtype="boolean") for key in "abc"},
+        }
+    )
+    described = {"continuous": ["age"], "categorical": {"sex": 2, "pain": [1, 1, 1]}}
+    assert TraceFeatures.of(Encoding.fit(level, table)) == TraceFeatures.of_official(described)
+
+
+def published_state(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
+    state = Trace(TraceFeatures.of_official(METADATA), num_classes=1).state_dict()
+    return {**state, **changes}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone.tabular."])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_prefixes_and_checkpoints_are_unwrapped(prefix, wrapped):
+    state = published_state()
+    named = {prefix + name: value for name, value in state.items()}
+    trace = Trace.from_official({"model": named, "epoch": 3} if wrapped else named, METADATA)
+    assert all(torch.equal(value, state[name]) for name, value in trace.state_dict().items())
+    assert not trace.training
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({**METADATA, "continuous": ["age"]}, r"'num_mlp.mlp.0.weight' has shape \[128, 2\]"),
+        ({**METADATA, "continuous": []}, r"'num_mlp.mlp.0.weight' .* ask for no such entry"),
+        (
+            {**METADATA, "categorical": {**METADATA["categorical"], "sex": 5}},
+            r"'embeddings.0.weight' has shape \[3, 128\], where the metadata ask for \[6, 128\]",
+        ),
+        (
+            {**METADATA, "categorical": {**METADATA["categorical"], "more": 2}},
+            r"'embeddings.3.weight' has shape none \(it is not there\)",
+        ),
+        (
+            {**METADATA, "categorical": {"sex": 2, "pain": 3, "seen": 1}},
+            r"'embeddings.1.weight' has shape none",
+        ),
+    ],
+)
+def test_a_state_dict_of_other_features_is_refused(metadata, message):
+    with pytest.raises(CheckpointError, match=message):
+        Trace.from_official(published_state(), metadata)
+
+
+def test_something_else_is_refused():
+    with pytest.raises(CheckpointError, match="it lacks"):
+        Trace.from_official({"fc.weight": torch.zeros(2, 2)}, METADATA)
+    with pytest.raises(CheckpointError, match=r"'cat_norm.weight' has shape \[128\], where"):
+        Trace.from_official(published_state(**{"cat_norm.weight": torch.ones(128)}), METADATA)

@@ -1,0 +1,199 @@
+"""Which files are images, and which row of a table is about which of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from slimp.data.encoding import Encoding
+from slimp.data.schema import Schema
+from slimp.errors import TableError, UserError
+from slimp.prediction.inputs import Metadata, find_images
+
+SCHEMA = Schema.from_dict(
+    {
+        "image": "img_id",
+        "missing": ["UNK"],
+        "lesion_metadata": {
+            "size": {"kind": "continuous", "column": "size_mm", "unit": "mm"},
+            "site": {"kind": "categorical", "aliases": {"BRAZO": "arm"}},
+            "signs": {"kind": "checkbox", "columns": ["itch", "hurt"]},
+        },
+        "patient_metadata": {"age": {"kind": "continuous"}},
+    }
+)
+SEEN = pd.DataFrame(
+    {
+        "size_mm": [1.0, 3.0],
+        "site": ["arm", "leg"],
+        "itch": [True, False],
+        "hurt": [False, False],
+        "age": [40.0, 60.0],
+    }
+)
+ENCODINGS = {
+    level: Encoding.fit(SCHEMA.level(level), SEEN.astype({"itch": "boolean", "hurt": "boolean"}))
+    for level in ("lesion", "patient")
+}
+
+
+def read(**columns: list[object]) -> Metadata:
+    return Metadata.read(pd.DataFrame(columns), ENCODINGS, SCHEMA)
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    return path
+
+
+def test_folders_are_searched_and_files_are_taken_as_they_are(tmp_path: Path) -> None:
+    inside = [touch(tmp_path / "f" / name) for name in ("b/c.PNG", "a.jpg", "z.tiff")]
+    for name in ("notes.txt", ".hidden.jpg", ".cache/x.jpg"):
+        touch(tmp_path / "f" / name)
+    odd = touch(tmp_path / "scan.dat")
+    found = find_images([odd, tmp_path / "f", inside[1]])
+    assert found == [odd, tmp_path / "f/a.jpg", tmp_path / "f/b/c.PNG", tmp_path / "f/z.tiff"]
+
+
+def test_dicom_files_without_an_ending_are_found(tmp_path: Path) -> None:
+    touch(tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
+    touch(tmp_path / "README").write_bytes(b"text")
+    assert find_images([tmp_path]) == [tmp_path / "IM0001"]
+
+
+def test_what_holds_no_image_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "notes.txt")
+    with pytest.raises(UserError, match="holds no image"):
+        find_images([tmp_path])
+    with pytest.raises(UserError, match="no such file or folder"):
+        find_images([tmp_path / "x.jpg"])
+    with pytest.raises(UserError, match="no images were named"):
+        find_images([])
+
+
+def test_cells_are_read_as_the_schema_says() -> None:
+    found = read(img_id=["a.png"], size_mm=["2"], site=["BRAZO"], itch=["yes"], age=["UNK"])
+    row = found.frame.loc["a"]
+    assert (row["size_mm"], row["site"], bool(row["itch"])) == (2.0, "arm", True)
+    assert pd.isna(row["age"])
+    assert found.absent == ("hurt",)
+    assert found.unread == ()
+    assert found.known("a") == (3, 4)
+
+
+def test_typed_frames_read_like_text() -> None:
+    found = read(image=["a"], size_mm=[2.5], site=[None], itch=[True], age=[np.nan])
+    assert found.frame.loc["a", "size_mm"] == 2.5
+    assert found.known("a") == (2, 4)
+
+
+def test_a_feature_may_go_by_its_own_name() -> None:
+    assert read(image=["a"], size=["4"]).frame.loc["a", "size_mm"] == 4
+
+
+def test_columns_that_nothing_reads_are_listed() -> None:
+    found = read(image=["a"], diagnosis=["MEL"], age=["50"])
+    assert found.unread == ("diagnosis",)
+    assert "diagnosis" not in found.frame
+
+
+def test_unseen_categories_are_marked() -> None:
+    found = read(image=["a", "b", "c"], site=["nose", "leg", ""])
+    assert found.strange("a") == {"site": "nose"}
+    assert found.strange("b") == found.strange("c") == {}
+    assert [found.known(key)[0] for key in "abc"] == [0, 1, 0]
+
+
+def test_rows_are_found_by_name_stem_or_end_of_path() -> None:
+    found = read(image=["x/a.jpg", "y/a", "b.png"], age=["1", "2", "3"])
+    paths = [
+        Path("/data/x/a.png"),
+        Path("/data/y/a.png"),
+        Path("/data/z/b.jpg"),
+        Path("/data/c.jpg"),
+    ]
+    assert found.keys_of(paths) == {paths[0]: "x/a", paths[1]: "y/a", paths[2]: "b"}
+
+
+def test_rows_are_found_in_other_spellings_as_by_an_import() -> None:
+    found = read(image=["N\u00e4vus1", "CAPS1", "B", "b"], age=["1", "2", "3", "4"])
+    paths = [Path("x/Na\u0308vus1.JPG"), Path("x/caps1.jpg"), Path("x/b.jpg"), Path("x/B.jpg")]
+    keys = {paths[0]: "N\u00e4vus1", paths[1]: "CAPS1", paths[2]: "b", paths[3]: "B"}
+    assert found.keys_of(paths) == keys
+    exact = [Path("y/CAPS1.jpg"), Path("x/caps1.jpg")]
+    assert found.keys_of(exact) == {exact[0]: "CAPS1"}, "an exact spelling goes first"
+    with pytest.raises(TableError, match=r"row 'CAPS1' could be about x/caps1\.jpg or y/Caps1"):
+        found.keys_of([Path("x/caps1.jpg"), Path("y/Caps1.png")])
+    with pytest.raises(TableError, match=r"zz\.jpg could be what .* row 'Zz' is about, or 'zZ'"):
+        read(image=["Zz", "zZ"], age=["1", "2"]).keys_of([Path("z/zz.jpg")])
+
+
+def test_tables_that_do_not_say_which_image_are_refused() -> None:
+    with pytest.raises(TableError, match=r"no column 'image' \(nor 'img_id'\)"):
+        read(picture=["a"], age=["3"])
+    with pytest.raises(TableError, match="the image 'a' has two rows"):
+        read(image=["a.jpg", "a.png"], age=["3", "4"])
+
+
+def test_an_adapted_model_reads_the_columns_and_spellings_that_the_cohort_has() -> None:
+    """A feature may have had other column names in an earlier stage, and other spellings."""
+    lesion = ENCODINGS["lesion"]
+    site = next(f for f in lesion.features if f.name == "site")
+    moved = replace(site, columns=("place",), also=(("site",),), spellings={"pierna": "leg"})
+    features = tuple(moved if f is site else f for f in lesion.features)
+    encodings = {"lesion": replace(lesion, features=features)}
+    table = pd.DataFrame({"image": ["a", "b"], "site": ["pierna", "nose"]})
+    found = Metadata.read(table, encodings, SCHEMA)
+    assert found.strange("a") == {}
+    assert found.strange("b") == {"site": "nose"}
+
+
+def test_a_cohort_of_files_has_typed_tables() -> None:
+    found = read(image=["a", "b"], size_mm=["2", ""], itch=["no", ""], site=["leg", "leg"])
+    cohort = found.cohort(["/p/b.jpg", "/p/a.jpg"], [b"1", b"2"], ["b", "a"])
+    assert cohort.read_image(1) == b"2"
+    assert cohort.images["image_id"].tolist() == ["/p/b.jpg", "/p/a.jpg"]
+    rows = ENCODINGS["lesion"].encode(cohort.lesions.reindex(columns=SEEN.columns))
+    assert rows.present.tolist() == [[False, True, False], [True, True, True]]
+
+
+def test_without_metadata_a_cohort_has_images_only() -> None:
+    cohort = Metadata.nothing({}).cohort(["a"], [b"1"], [])
+    assert len(cohort) == 1
+    assert not any(level.features for level in cohort.schema.levels)
+
+
+def test_cells_are_read_as_the_cohorts_table_was() -> None:
+    """Decimal commas, units, dates and words for yes, by the same schema."""
+    schema = Schema.from_dict(
+        {
+            "image": "img_id",
+            "table": {"decimal": ","},
+            "lesion_metadata": {
+                "size": {"kind": "continuous", "unit": "mm", "units": {"cm": 10}},
+                "itch": {"kind": "checkbox", "aliases": {"ja": "yes", "nein": "no"}},
+            },
+            "patient_metadata": {
+                "age": {"kind": "continuous", "unit": "days", "from": "born", "to": "seen"}
+            },
+        }
+    )
+    seen = pd.DataFrame({"size": [1.0, 2.0], "itch": [True, False], "age": [1.0, 2.0]})
+    seen = seen.astype({"itch": "boolean"})
+    encodings = {n: Encoding.fit(schema.level(n), seen) for n in ("lesion", "patient")}
+    rows = {"image": ["a", "b"], "size": ["4,5", "1,2 cm"], "itch": ["ja", "nein"]}
+    dates = {"born": ["2000-01-01", ""], "seen": ["2000-01-31", "2001-01-01"]}
+    got = Metadata.read(pd.DataFrame(rows | dates), encodings, schema).frame
+    assert got["size"].tolist() == [4.5, 12]
+    assert got["itch"].tolist() == [True, False]
+    assert got["age"].fillna(-1).tolist() == [30, -1]
+    typed = Metadata.read(
+        pd.DataFrame({"image": ["a"], "size": [1.234], "age": [7]}), encodings, schema
+    )
+    assert typed.frame["size"].tolist() == [1.234], "a number is no text of thousands"
+    assert typed.frame["age"].tolist() == [7], "the time itself will do"

@@ -1,0 +1,340 @@
+"""Predictions on files equal the probe's own on the cohort; what is far or unfit is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from slimp.data.cohort import Cohort
+from slimp.data.encoding import Encoding
+from slimp.data.files import sha256_of
+from slimp.errors import CheckpointError, TableError, UserError
+from slimp.evaluation.linear_probe import probe
+from slimp.evaluation.logistic import load_probe
+from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.result import make_task
+from slimp.features.embed import FeatureTable, embed
+from slimp.models.config import ModelConfig
+from slimp.models.nested import Slimp
+from slimp.prediction.config import PredictConfig
+from slimp.prediction.novelty import save_reference
+from slimp.prediction.predictor import Prediction, Predictor
+from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
+
+QUICK = ProbeConfig(seeds=2, folds=2, strengths=(0.01,), replicates=5)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort, a model of random weights, probes on it, and the cohort's images as files."""
+    root = tmp_path_factory.mktemp("predict")
+    write_synthetic(root / "cohort", SyntheticConfig(patients=120, lesions=2, image_size=32))
+    cohort = Cohort.load(root / "cohort")
+    options = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    torch.manual_seed(0)
+    model = Slimp(
+        ModelConfig(
+            encoder="vit_tiny_patch16_224",
+            encoder_options=options,
+            image_size=32,
+            tabular_width=16,
+            tabular_heads=2,
+        ),
+        {
+            level.name: Encoding.fit(level, cohort.tables.of_level(level.name))
+            for level in cohort.schema.levels
+            if level.features
+        },
+    )
+    model.save_pretrained(root / "run")
+    table = embed(model.eval(), cohort)
+    table.save(root / "features.parquet")
+    for features in ("image", "full"):
+        make_probe(root / features, table, root, features)
+    (root / "images" / "b").mkdir(parents=True)
+    for row, name in enumerate(cohort.images["image_id"]):
+        folder = root / "images" / ("b" if row % 2 else "")
+        (folder / f"{name}.jpg").write_bytes(cohort.read_image(row))
+    metadata_of(cohort).to_csv(root / "metadata.csv", index=False)
+    return root
+
+
+def make_probe(folder: Path, table: FeatureTable, root: Path, features: str) -> None:
+    """What `slimp probe` leaves."""
+    config = dataclasses.replace(QUICK, features=features)
+    probe(table, config).save(folder)
+    save_reference(folder, table, make_task(table.ids, config).splits[0].train)
+    record = {
+        "probe": dataclasses.asdict(config),
+        "run": str(root / "run"),
+        "cohort": str(root / "cohort"),
+        "weights_sha256": sha256_of(root / "run" / "model.safetensors"),
+    }
+    (folder / "config.json").write_text(json.dumps(record))
+
+
+def metadata_of(cohort: Cohort) -> pd.DataFrame:
+    """A row per image, columns of all levels, as a clinic would keep them."""
+    columns = [c for level in cohort.schema.levels for c in level.columns]
+    lesions = cohort.lesions.drop(columns="patient_id")
+    joined = cohort.images.merge(lesions, on="lesion_id").merge(cohort.patients, on="patient_id")
+    assert (joined["image_id"] == cohort.images["image_id"]).all()
+    return joined[["image_id", *columns]].rename(columns={"image_id": "image"})
+
+
+@pytest.fixture
+def copied(places: Path, tmp_path: Path) -> Path:
+    """A probe that a test may spoil."""
+    shutil.copytree(places / "image", tmp_path / "probe")
+    return tmp_path / "probe"
+
+
+def images(places: Path) -> list[Path]:
+    """In the cohort's order."""
+    found = {path.stem: path for path in (places / "images").rglob("*.jpg")}
+    return [found[name] for name in Cohort.load(places / "cohort").images["image_id"]]
+
+
+def picture(path: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return path
+
+
+def noise(path: Path, *, size: tuple[int, int]) -> Path:
+    return picture(path, np.random.default_rng(0).integers(0, 256, size=(*size, 3)))
+
+
+def pattern(path: Path, seed: int = 0) -> Path:
+    """Patches of random colours, each of 8 px."""
+    colours = np.random.default_rng(seed).integers(0, 256, size=(8, 8, 3))
+    return picture(path, colours.repeat(8, axis=0).repeat(8, axis=1))
+
+
+def probabilities(found: list[Prediction]) -> np.ndarray:
+    return np.array([list(prediction.probabilities.values()) for prediction in found])
+
+
+@pytest.mark.parametrize("features", ["image", "full"])
+def test_images_of_the_cohort_get_the_probes_own_probabilities(places: Path, features) -> None:
+    predictor = Predictor.load(places / features, PredictConfig(novelty=0.0, batch_size=50))
+    metadata = places / "metadata.csv" if features == "full" else None
+    found = predictor.predict(images(places), metadata)
+    x = FeatureTable.load(places / "features.parquet").matrix(features)
+    saved = load_probe(places / features)
+    np.testing.assert_allclose(probabilities(found), saved.calibrated_proba(x), atol=1e-5)
+    assert [p.decision for p in found] == saved.predict(x).tolist()
+    assert all(p.decision in p.conformal_set for p in found)
+
+
+def test_a_batch_equals_one_by_one_in_any_order(places: Path) -> None:
+    some = images(places)[:9]
+    predictor = Predictor.load(places / "full", PredictConfig(batch_size=4, novelty=0.0))
+    table = places / "metadata.csv"
+    together = predictor.predict(some, table)
+    backwards = predictor.predict(some[::-1], table)[::-1]
+    alone = [predictor.predict([path], table)[0] for path in some]
+    assert [p.image for p in together] == list(map(str, some))
+    for other in (backwards, alone):
+        np.testing.assert_allclose(probabilities(other), probabilities(together), atol=1e-6)
+        assert [p.nearest[0].image_id for p in other] == [p.nearest[0].image_id for p in together]
+        assert [p.conformal_set for p in other] == [p.conformal_set for p in together]
+
+
+def test_predictions_come_batch_by_batch(places: Path) -> None:
+    predictor = Predictor.load(places / "image", PredictConfig(batch_size=2))
+    paths = [*images(places)[:2], places / "vanishes.jpg"]
+    shutil.copy(paths[0], paths[2])
+    stream = predictor.stream(paths, predictor.metadata(None, paths))
+    next(stream)
+    paths[2].unlink()  # the second batch has not been read yet
+    assert [p.status for p in stream][-1] == "unreadable"
+
+
+def test_a_training_image_is_its_own_nearest_case(places: Path) -> None:
+    predictor = Predictor.load(places / "image", PredictConfig(cases=2, novelty=0.0))
+    reference = predictor.reference.ids
+    path = next(p for p in images(places) if p.stem in set(reference["image_id"]))
+    (first, second) = predictor.predict([path])[0].nearest
+    row = reference[reference["image_id"] == path.stem].iloc[0]
+    assert (first.image_id, first.patient_id, first.label) == (
+        path.stem,
+        row["patient_id"],
+        row["label"],
+    )
+    assert first.similarity == pytest.approx(1.0, abs=1e-4)
+    assert second.similarity < 1
+
+
+def test_patterns_are_refused_and_unseen_lesions_are_not(places: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load(places / "image")
+    strange = predictor.predict([pattern(tmp_path / f"{i}.png", i) for i in range(5)])
+    assert {p.status for p in strange} == {"refused"}
+    assert all(p.reason.startswith("far from anything seen") for p in strange)
+    assert not any(p.probabilities or p.conformal_set or p.decision for p in strange)
+    seen = set(predictor.reference.ids["image_id"])
+    unseen = [path for path in images(places) if path.stem not in seen]
+    found = predictor.predict(unseen)
+    assert np.mean([p.status == "refused" for p in found]) < 0.1
+
+
+def test_noise_is_refused_whatever_its_size(places: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load(places / "image", PredictConfig(novelty=0.0))
+    sizes = [(32, 32), (40, 70), (300, 500)]
+    files = [noise(tmp_path / f"{w}.png", size=(h, w)) for h, w in sizes]
+    for prediction in predictor.predict(files):
+        assert prediction.status == "refused"
+        assert prediction.reason.startswith("the picture is noise")
+        assert not prediction.probabilities
+
+
+def test_novelty_0_refuses_nothing_that_is_a_picture(places: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load(places / "image", PredictConfig(novelty=0.0))
+    assert predictor.predict([pattern(tmp_path / "p.png")])[0].status == "predicted"
+
+
+def test_one_colour_is_refused_and_a_broken_file_is_named(places: Path, tmp_path: Path) -> None:
+    flat = picture(tmp_path / "flat.png", np.full((40, 40, 3), 90))
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no image")
+    good = images(places)[0]
+    found = Predictor.load(places / "image", PredictConfig(novelty=0.0)).predict(
+        [flat, broken, good]
+    )
+    assert [p.status for p in found] == ["refused", "unreadable", "predicted"]
+    assert found[0].reason == "the picture is of one colour throughout"
+    assert found[1].reason == "cannot be decoded (cannot identify image file)."
+
+
+def test_a_small_reference_that_can_refuse_nothing_says_so(places: Path) -> None:
+    predictor = Predictor.load(places / "image", PredictConfig(novelty=1e-4))
+    assert not predictor.can_refuse
+    assert "too few to call any image far at --novelty 0.0001" in predictor.cautions()[0]
+
+
+def test_a_probe_of_a_leaking_split_says_so(places: Path) -> None:
+    predictor = Predictor.load(places / "image")
+    leaking = {**predictor.record, "probe": {**predictor.record["probe"], "split": "image"}}
+    assert "--split image" in dataclasses.replace(predictor, record=leaking).cautions()[0]
+    assert not any("--split" in caution for caution in predictor.cautions())
+
+
+def test_metadata_are_needed_by_a_probe_that_reads_them(places: Path) -> None:
+    with pytest.raises(UserError, match=r"would be made up.*--features image"):
+        Predictor.load(places / "full").predict(images(places)[:1])
+
+
+def test_an_image_without_a_row_is_refused_and_the_others_are_not(places: Path) -> None:
+    some = images(places)[:3]
+    table = pd.read_csv(places / "metadata.csv", dtype=str)
+    table = table[table["image"] != some[1].stem]
+    found = Predictor.load(places / "full", PredictConfig(novelty=0.0)).predict(some, table)
+    assert [p.status for p in found] == ["predicted", "refused", "predicted"]
+    assert "no row for it" in found[1].reason
+    with pytest.raises(UserError, match="no row of the metadata table is about any"):
+        Predictor.load(places / "full").predict([some[1]], table)
+
+
+def test_missing_columns_and_cells_count_as_missing(places: Path) -> None:
+    path = images(places)[0]
+    predictor = Predictor.load(places / "full", PredictConfig(novelty=0.0))
+    table = pd.read_csv(places / "metadata.csv", dtype=str)
+    columns = [c for c in table if c != "image"]
+    emptied = table.assign(**dict.fromkeys(columns, ""))
+    without = table[["image", columns[0]]].assign(**{columns[0]: ""})
+    full, a, b = (predictor.predict([path], t)[0] for t in (table, emptied, without))
+    np.testing.assert_allclose(probabilities([a]), probabilities([b]))
+    assert np.abs(probabilities([full]) - probabilities([a])).max() > 1e-4
+    assert a.metadata_known == 0 < full.metadata_known <= full.metadata_features
+
+
+def test_a_category_that_the_model_does_not_know_is_missing_and_named(places: Path) -> None:
+    predictor = Predictor.load(places / "full", PredictConfig(novelty=0.0))
+    path, table = images(places)[0], pd.read_csv(places / "metadata.csv", dtype=str)
+    features = [f for f in predictor.schema.features if f.kind == "categorical"]
+    column = features[0].columns[0]
+    strange = predictor.predict([path], table.assign(**{column: "martian"}))[0]
+    empty = predictor.predict([path], table.assign(**{column: ""}))[0]
+    assert strange.unseen == {column: "martian"}
+    assert empty.unseen == {}
+    assert strange.metadata_known == empty.metadata_known
+    np.testing.assert_allclose(probabilities([strange]), probabilities([empty]))
+
+
+def test_a_cell_that_is_no_number_is_refused_with_its_place(places: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load(places / "full")
+    table = pd.read_csv(places / "metadata.csv", dtype=str)
+    column = next(f for f in predictor.schema.features if f.kind == "continuous").columns[0]
+    table.loc[2, column] = "about 3"
+    table.to_csv(tmp_path / "m.csv", index=False)
+    with pytest.raises(TableError, match=rf"m.csv, row 4 .*'{column}': 'about 3' is not a number"):
+        predictor.predict(images(places)[:1], tmp_path / "m.csv")
+
+
+def test_a_row_that_could_be_about_two_files_is_refused(places: Path, tmp_path: Path) -> None:
+    path = images(places)[0]
+    twin = tmp_path / path.name
+    shutil.copy(path, twin)
+    with pytest.raises(TableError, match=r"could be about .*Write more of the path"):
+        Predictor.load(places / "full").predict([path, twin], places / "metadata.csv")
+
+
+def test_folders_that_are_no_linear_probe_are_refused(places: Path, copied: Path) -> None:
+    with pytest.raises(CheckpointError, match="not the folder of a probe"):
+        Predictor.load(places / "run")
+    with pytest.raises(CheckpointError, match="no such folder"):
+        Predictor.load(places / "nowhere")
+    record = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**record, "probe": {"method": "knn"}}))
+    with pytest.raises(CheckpointError, match=r"nearest neighbours .*leaves nothing to predict"):
+        Predictor.load(copied)
+
+
+def test_a_probe_without_its_reference_is_refused(copied: Path) -> None:
+    (copied / "reference.parquet").unlink()
+    with pytest.raises(CheckpointError, match=r"no reference.parquet .*make the probe again"):
+        Predictor.load(copied)
+
+
+def test_a_run_that_moved_must_be_named_and_be_the_same(places: Path, copied: Path) -> None:
+    record = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**record, "run": "gone"}))
+    with pytest.raises(CheckpointError, match=r"'gone', which is not there. If it moved"):
+        Predictor.load(copied)
+    assert Predictor.load(copied, run=places / "run").predict(images(places)[:1])
+    other = copied.parent / "other"
+    model = Slimp.from_pretrained(places / "run")
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    model.save_pretrained(other)
+    with pytest.raises(CheckpointError, match="other weights than those"):
+        Predictor.load(copied, run=other)
+
+
+def test_parts_that_do_not_belong_together_are_refused(places: Path, copied: Path) -> None:
+    shutil.copy(places / "full" / "probe.json", copied / "probe.json")
+    with pytest.raises(CheckpointError, match="do not belong together"):
+        Predictor.load(copied)
+
+
+def test_damaged_predictions_are_refused(copied: Path) -> None:
+    table = pd.read_parquet(copied / "predictions.parquet")
+    table.assign(label="other").to_parquet(copied / "predictions.parquet")
+    with pytest.raises(CheckpointError, match="not of this probe"):
+        Predictor.load(copied)
+
+
+def test_sets_are_calibrated_on_the_first_seed_alone(places: Path) -> None:
+    table = pd.read_parquet(places / "image" / "predictions.parquet")
+    first = table[table["seed"] == table["seed"].iloc[0]]
+    assert len(first) < len(table)
+    predictor = Predictor.load(places / "image", PredictConfig(coverage=0.8))
+    assert predictor.conformal.n == len(first) == predictor.verified.n
+    assert predictor.verified.nominal == 0.8

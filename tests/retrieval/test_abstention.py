@@ -1,0 +1,159 @@
+"""Thresholds keep their promise on patients who are like those that set them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from slimp.errors import UserError
+from slimp.retrieval.abstention import (
+    IMAGES,
+    Abstention,
+    calibrate_thresholds,
+    calibration_patients,
+    nearness,
+)
+from slimp.retrieval.finders import Finder
+from slimp.retrieval.routes import Loan, Loans
+
+
+def draw(rng: np.random.Generator, patients: int, levels: int = 2) -> tuple[dict, np.ndarray]:
+    """Similarities of one to four images per patient, who share a shift and the levels' scales."""
+    counts = rng.integers(1, 5, size=patients)
+    shift = np.repeat(rng.normal(size=patients), counts)
+    names = ("lesion", "patient")[:levels]
+    found = {
+        name: (10**i * (shift + rng.normal(size=len(shift)))).astype(np.float32)
+        for i, name in enumerate(names)
+    }
+    return found, np.repeat(np.arange(patients), counts)
+
+
+def kept_share(found: Abstention, similarity: dict, patients: np.ndarray) -> float:
+    """Each patient counts once."""
+    kept = np.all([similarity[name] >= t for name, t in found.thresholds.items()], axis=0)
+    return float(np.mean([kept[patients == p].mean() for p in np.unique(patients)]))
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.9])
+@pytest.mark.parametrize("levels", [1, 2])
+def test_new_patients_of_the_same_kind_pass_as_often_as_stated(coverage, levels):
+    rng = np.random.default_rng(0)
+    shares, achieved = [], []
+    for _ in range(60):
+        similarity, patients = draw(rng, 100, levels)
+        found = calibrate_thresholds(similarity, patients, coverage, repeats=3, replicates=10)
+        shares.append(kept_share(found, *draw(rng, 200, levels)))
+        achieved.append(found.achieved.mean)
+    # The mean over calibrations is at least the coverage, and above it by 1 / (patients + 1) and
+    # some for the images of a patient that are counted together.
+    assert coverage - 0.01 <= np.mean(shares) <= coverage + 0.02
+    assert coverage - 0.015 <= np.mean(achieved) <= coverage + 0.03
+
+
+def test_few_patients_and_three_independent_levels_keep_the_promise():
+    """19 patients of one image: without the rank that joint thresholds cost, 0.86 would pass."""
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(300):
+        drawn = {name: rng.normal(size=219).astype(np.float32) for name in ("a", "b", "c")}
+        old = {name: values[:19] for name, values in drawn.items()}
+        new = {name: values[19:] for name, values in drawn.items()}
+        found = calibrate_thresholds(old, np.arange(19), 0.8, repeats=1, replicates=1)
+        shares.append(kept_share(found, new, np.arange(200)))
+    assert np.mean(shares) >= 0.795
+
+
+def test_one_level_is_the_plain_conformal_threshold():
+    similarity = {"lesion": np.arange(1, 20, dtype=np.float32) / 20}
+    found = calibrate_thresholds(similarity, np.arange(19), 0.9, replicates=10)
+    # the ceil(20 * 0.9) = 18th largest of 19, so that 2 of 20 may fall below
+    assert found.thresholds["lesion"] == pytest.approx(2 / 20)
+
+
+def test_levels_get_the_similarity_of_the_same_rank():
+    rng = np.random.default_rng(1)
+    x = rng.permutation(50).astype(np.float32)
+    similarity = {"lesion": x, "patient": x**3}
+    found = calibrate_thresholds(similarity, np.arange(50), 0.8, replicates=10)
+    assert found.thresholds["patient"] == pytest.approx(found.thresholds["lesion"] ** 3)
+
+
+def test_too_few_patients_refuse_nobody():
+    found = calibrate_thresholds(
+        {"lesion": np.ones(3, np.float32)}, np.arange(3), 0.9, replicates=10
+    )
+    assert found.thresholds["lesion"] == -np.inf
+    assert found.to_dict()["thresholds"] == {"lesion": None}
+    one = calibrate_thresholds({"lesion": np.ones(3, np.float32)}, np.zeros(3), 0.9, replicates=10)
+    assert one.achieved is None
+    with pytest.raises(UserError, match="no image to calibrate"):
+        calibrate_thresholds({"lesion": np.ones(0, np.float32)}, np.zeros(0), 0.9)
+
+
+def loan(similarity: list[float], borrows: list[bool]) -> Loan:
+    n = len(similarity)
+    return Loan(
+        borrows=np.array(borrows),
+        lender=np.zeros((n, 1), np.int64),
+        image=np.zeros((n, 1), np.int64),
+        similarity=np.array(similarity, np.float32)[:, None],
+        weight=np.ones((n, 1), np.float32),
+        embedding=np.zeros((n, 2), np.float32),
+    )
+
+
+def test_an_image_is_refused_if_any_level_is_too_far_or_has_no_lender():
+    found = Abstention(
+        coverage=0.9,
+        thresholds={"lesion": 0.5, "patient": 0.2},
+        n=9,
+        n_patients=9,
+        achieved=None,
+        unseen=True,
+    )
+    levels = {
+        "lesion": loan([0.5, 0.4, 0.9, np.nan, np.nan], [True] * 4 + [False]),
+        "patient": loan([0.9, 0.9, 0.1, 0.9, 0.3], [True] * 5),
+    }
+    loans = Loans(route="ilp", levels=levels, shared_patients=0, excluded=0)
+    assert found.abstains(loans).tolist() == [False, True, True, True, False]
+    with_images = replace(found, thresholds={**found.thresholds, IMAGES: 0.3})
+    near = np.array([0.2, 0.9, 0.9, 0.9, np.nan], np.float32)
+    assert with_images.abstains(loans, near).tolist() == [True, True, True, True, True]
+
+
+def test_an_image_that_borrows_nothing_is_not_refused():
+    found = calibrate_thresholds(
+        {"lesion": np.ones(40, np.float32)}, np.arange(40), 0.9, replicates=10
+    )
+    levels = {"lesion": loan([np.nan, 1.0], [False, True])}
+    loans = Loans(route="ilp", levels=levels, shared_patients=0, excluded=0)
+    found = replace(found, thresholds={**found.thresholds, IMAGES: 0.5})
+    assert found.abstains(loans, np.zeros(2, np.float32)).tolist() == [False, True]
+
+
+def test_nearness_is_the_mean_over_the_nearest_images_of_others():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(30, 5)).astype(np.float32)
+    patients = np.repeat(np.arange(10), 3)
+    found = nearness(images, images, Finder(), (patients, patients))
+    unit = images / np.linalg.norm(images, axis=1, keepdims=True)
+    for i in range(30):
+        scores = sorted((unit[patients != patients[i]] @ unit[i]).tolist())
+        assert found[i] == pytest.approx(np.mean(scores[-10:]), abs=1e-5)
+    alone = nearness(images[:3], images[:3], Finder(), (patients[:3], patients[:3]))
+    assert np.isnan(alone).all()
+
+
+def test_who_calibrates():
+    everyone = np.array(["a", "b", "c", "d"])
+    parts = {"a": "train", "b": "held_out", "c": "validation", "x": "held_out"}
+    assert calibration_patients(everyone, parts) == (frozenset("bc"), "")
+    patients, caution = calibration_patients(everyone, dict.fromkeys("abcd", "train"))
+    assert patients == frozenset("abcd")
+    assert "learned from all patients of the reference" in caution
+    assert "does not say" in calibration_patients(everyone, None)[1]
+    assert calibration_patients(everyone, {}) == (frozenset("abcd"), "")

@@ -1,0 +1,567 @@
+"""Both routes against slow loops, and what must not change them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from slimp.data.cohort import Cohort
+from slimp.data.encoding import Encoding
+from slimp.data.files import ImagesInMemory
+from slimp.data.schema import LEVELS, Schema
+from slimp.errors import UserError
+from slimp.features.nearest import nearest
+from slimp.models.config import ModelConfig
+from slimp.models.nested import Slimp
+from slimp.retrieval.config import RetrievalConfig
+from slimp.retrieval.extrapolate import extrapolate
+from slimp.retrieval.finders import Finder
+from slimp.retrieval.index import Reference
+from slimp.retrieval.pseudo_table import lent_values, pseudo_table
+from slimp.retrieval.routes import Loans, lend
+
+TINY = ModelConfig(
+    encoder="vit_tiny_patch16_224",
+    encoder_options={"patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2},
+    image_size=16,
+    tabular_width=8,
+    projection_width=6,
+)
+CONTENT = {
+    "image": "image_id",
+    "lesion": "lesion_id",
+    "patient": "patient_id",
+    "label": "label",
+    "lesion_metadata": {"size": {"kind": "continuous"}, "site": {"kind": "categorical"}},
+    "patient_metadata": {"age": {"kind": "continuous"}, "smokes": {"kind": "checkbox"}},
+}
+
+
+def make_cohort(prefix: str, patients: int, seed: int, *, camera: bool = False) -> Cohort:
+    """Patients of one to three lesions with one or two images each; every value differs."""
+    rng = np.random.default_rng(seed)
+    images, lesions, people = [], [], []
+    for p in range(patients):
+        people.append(
+            {
+                "patient_id": f"{prefix}{p}",
+                "age": 20 + 60 * rng.random(),
+                "smokes": rng.random() < 0.5,
+            }
+        )
+        for k in range(rng.integers(1, 4)):
+            lesion = {"lesion_id": f"{prefix}{p}l{k}", "patient_id": f"{prefix}{p}"}
+            lesions.append({**lesion, "size": 1 + 9 * rng.random(), "site": rng.choice(["s", "t"])})
+            images += [
+                {
+                    **lesion,
+                    "image_id": f"{prefix}{p}l{k}i{i}",
+                    "label": "a",
+                    "camera": rng.choice(["x", "y"]),
+                }
+                for i in range(rng.integers(1, 3))
+            ]
+    content = dict(CONTENT)
+    if camera:
+        content["image_metadata"] = {"camera": {"kind": "categorical"}}
+    order = rng.permutation(len(images))
+    return Cohort.from_tables(
+        pd.DataFrame(images).iloc[order].reset_index(drop=True),
+        pd.DataFrame(lesions),
+        pd.DataFrame(people).astype({"smokes": "boolean"}),
+        schema=Schema.from_dict(content),
+        store=ImagesInMemory([b""] * len(images)),
+    )
+
+
+def make_model(cohort: Cohort, levels=("lesion", "patient"), **changes) -> Slimp:
+    torch.manual_seed(1)
+    encodings = {
+        name: Encoding.fit(cohort.schema.level(name), cohort.tables.of_level(name))
+        for name in levels
+    }
+    model = Slimp(replace(TINY, **changes), encodings).eval()
+    for module in model.modules():
+        if hasattr(module, "score"):  # attention pooling starts as the mean
+            torch.nn.init.normal_(module.score.weight)
+    return model
+
+
+def embeddings(cohort: Cohort, seed: int = 5) -> np.ndarray:
+    """Random ones, which follow the image and not its row."""
+    names = cohort.images["image_id"]
+    return np.stack(
+        [
+            np.random.default_rng([seed, *name.encode()]).normal(size=12).astype(np.float32)
+            for name in names
+        ]
+    )
+
+
+def without(cohort: Cohort, *levels: str) -> Cohort:
+    """The cohort with the columns of these levels taken out of schema and tables."""
+    gone = {name: list(cohort.schema.level(name).columns) for name in levels}
+    schema = replace(
+        cohort.schema,
+        levels=tuple(
+            replace(level, features=() if level.name in levels else level.features)
+            for level in cohort.schema.levels
+        ),
+    )
+    tables = replace(
+        cohort.tables,
+        **{f"{n}s": cohort.tables.of_level(n).drop(columns=c) for n, c in gone.items()},
+    )
+    return replace(cohort, schema=schema, tables=tables)
+
+
+def renaming(cohort: Cohort, names: dict[str, str]) -> Cohort:
+    """The cohort with other names for some of its columns."""
+    schema = replace(
+        cohort.schema,
+        levels=tuple(
+            replace(
+                level,
+                features=tuple(
+                    replace(f, name=names[f.name], columns=(names[f.name],))
+                    if f.name in names
+                    else f
+                    for f in level.features
+                ),
+            )
+            for level in cohort.schema.levels
+        ),
+    )
+    tables = {f"{n}s": cohort.tables.of_level(n).rename(columns=names) for n in LEVELS}
+    return replace(cohort, schema=schema, tables=replace(cohort.tables, **tables))
+
+
+def borrow(model, reference, target, search=None, hide=(), **settings) -> Loans:
+    index = Reference.build(model, reference, embeddings(reference))
+    config = RetrievalConfig(**settings)
+    return lend(
+        model, index, target, embeddings(target), config, search=search or Finder(), hide=hide
+    )
+
+
+def cosine(a, b) -> float:
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def encode(model, cohort, level, row) -> torch.Tensor:
+    table = cohort.tables.of_level(level).iloc[[row]]
+    return model.encode_rows(level, model.encodings[level].encode(table))[0]
+
+
+def pooled(model, level, rows) -> torch.Tensor:
+    parent = torch.zeros(len(rows), dtype=torch.int64)
+    return model.level(level).pool(torch.stack(rows), parent, 1)
+
+
+@torch.no_grad()
+def slow_ilp(model, reference, target, k, temperature):
+    """image_id -> (lenders, similarities, weights, embedding) per level, one lesion at a time."""
+
+    def search(level, query):
+        q = model.level(level).project_below(query)[0].numpy()
+        table, scored = reference.tables.of_level(level), []
+        for row in range(len(table)):
+            m = encode(model, reference, level, row)
+            scored.append((cosine(q, model.level(level).project_metadata(m[None])[0].numpy()), row))
+        best = sorted(scored, key=lambda pair: -pair[0])[:k]
+        weights = np.exp([s / temperature for s, _ in best])
+        weights /= weights.sum()
+        lent = sum(
+            w * encode(model, reference, level, row)
+            for w, (_, row) in zip(weights, best, strict=True)
+        )
+        return [row for _, row in best], [s for s, _ in best], weights, lent.float()
+
+    h, found = embeddings(target), {}
+    for patient in target.patients["patient_id"]:
+        rows = []
+        for lesion in target.lesions.loc[target.lesions["patient_id"] == patient, "lesion_id"]:
+            own = np.flatnonzero(target.images["lesion_id"] == lesion)
+            below = pooled(model, "lesion", [torch.from_numpy(h[i]) for i in own])
+            loan = search("lesion", below)
+            rows.append(torch.cat([below[0], loan[3]]))
+            for i in own:
+                found[target.images["image_id"][i]] = {"lesion": loan}
+        loan = search("patient", pooled(model, "patient", rows))
+        for i in np.flatnonzero(target.images["patient_id"] == patient):
+            found[target.images["image_id"][i]]["patient"] = loan
+    return found
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+@pytest.mark.parametrize("k", [1, 3])
+def test_image_to_lesion_to_patient_is_the_slow_loop(k, pooling):
+    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
+    model = make_model(reference, pooling=pooling)
+    loans = borrow(model, reference, target, k=k, temperature=0.2)
+    slow = slow_ilp(model, reference, target, k, 0.2)
+    assert list(loans.levels) == ["lesion", "patient"]
+    for name, loan in loans.levels.items():
+        assert loan.borrows.all()
+        for i, image in enumerate(target.images["image_id"]):
+            lenders, similarity, weights, embedding = slow[image][name]
+            assert loan.lender[i].tolist() == lenders
+            np.testing.assert_allclose(loan.similarity[i], similarity, atol=1e-5)
+            np.testing.assert_allclose(loan.weight[i], weights, atol=1e-5)
+            np.testing.assert_allclose(loan.embedding[i], embedding, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_image_to_image_lends_both_rows_of_the_nearest_image(k):
+    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
+    model = make_model(reference)
+    loans = borrow(model, reference, target, route="ii", k=k)
+    theirs, ours = embeddings(reference), embeddings(target)
+    rows = {
+        "lesion": reference.lesion_of_image,
+        "patient": reference.patient_of_lesion[reference.lesion_of_image],
+    }
+    for i in range(len(target)):
+        scores = [cosine(ours[i], row) for row in theirs]
+        best = np.argsort(scores)[::-1][:k]
+        weights = np.exp(np.array(scores)[best] / 0.07)
+        weights /= weights.sum()
+        for name, loan in loans.levels.items():
+            assert loan.image[i].tolist() == best.tolist()
+            assert loan.lender[i].tolist() == rows[name][best].tolist()
+            with torch.no_grad():
+                lent = sum(
+                    w * encode(model, reference, name, row).numpy()
+                    for w, row in zip(weights, rows[name][best], strict=True)
+                )
+            np.testing.assert_allclose(loan.embedding[i], lent, atol=1e-5)
+
+
+@pytest.mark.parametrize("route", ["ilp", "ii"])
+def test_the_order_of_the_reference_changes_nothing(route):
+    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
+    model, rng = make_model(reference), np.random.default_rng(2)
+    tables = {
+        f"{name}s": (table := reference.tables.of_level(name))
+        .iloc[rng.permutation(len(table))]
+        .reset_index(drop=True)
+        for name in LEVELS
+    }
+    shuffled = replace(reference, tables=replace(reference.tables, **tables))
+    found = []
+    for cohort in (reference, shuffled):
+        index = Reference.build(model, cohort, embeddings(cohort))
+        config = RetrievalConfig(route=route, k=2)
+        loans = lend(model, index, target, embeddings(target), config, search=Finder())
+        nobody = np.zeros(len(target), dtype=bool)
+        found.append((loans, pseudo_table(loans, index, target, nobody)))
+    (a, one), (b, other) = found
+    for name in a.levels:
+        np.testing.assert_allclose(a.levels[name].embedding, b.levels[name].embedding, atol=1e-5)
+    columns = one.columns.difference(["reference_image_id"])  # of a lesion's images the first
+    pd.testing.assert_frame_equal(one[columns], other[columns], atol=1e-5)
+
+
+def test_own_metadata_are_used_as_they_are_and_only_what_lacks_is_lent():
+    reference, whole = make_cohort("r", 6, 0), make_cohort("t", 4, 1)
+    model = make_model(reference)
+    target = without(whole, "patient")
+    loans = borrow(model, reference, target)
+    assert list(loans.levels) == ["patient"]
+    with torch.no_grad():
+        for patient in target.patients["patient_id"]:
+            rows = []
+            for lesion in np.flatnonzero(target.lesions["patient_id"] == patient):
+                own = np.flatnonzero(target.lesion_of_image == lesion)
+                images = [torch.from_numpy(embeddings(target)[i]) for i in own]
+                below = pooled(model, "lesion", images)[0]
+                rows.append(torch.cat([below, encode(model, target, "lesion", lesion)]))
+            query = model.level("patient").project_below(pooled(model, "patient", rows))[0].numpy()
+            metadata = [encode(model, reference, "patient", row) for row in range(6)]
+            project = model.level("patient").project_metadata
+            scores = [cosine(query, project(m[None])[0].numpy()) for m in metadata]
+            for i in np.flatnonzero(target.images["patient_id"] == patient):
+                assert loans.levels["patient"].lender[i, 0] == np.argmax(scores)
+
+
+def test_rows_without_a_known_cell_borrow_beside_rows_that_have_some():
+    reference, target = make_cohort("r", 6, 0), make_cohort("t", 4, 1)
+    empty = target.lesions.index == 2
+    lesions = target.lesions.assign(
+        size=target.lesions["size"].mask(empty), site=target.lesions["site"].mask(empty)
+    )
+    gap = replace(target, tables=replace(target.tables, lesions=lesions))
+    loans = borrow(make_model(reference), reference, gap)
+    assert list(loans.levels) == ["lesion"]
+    loan, wants = loans.levels["lesion"], target.lesion_of_image == 2
+    assert loan.borrows.tolist() == wants.tolist()
+    assert (loan.lender[~wants] == -1).all()
+    assert np.isnan(loan.similarity[~wants]).all()
+    assert not loan.embedding[~wants].any()
+
+
+def test_hidden_levels_borrow_like_levels_that_are_not_there():
+    reference, target = make_cohort("r", 6, 0), make_cohort("t", 4, 1)
+    model = make_model(reference)
+    bare = borrow(model, reference, without(target, "lesion", "patient"))
+    for loans in (
+        borrow(model, reference, target, hide=("lesion", "patient")),
+        borrow(model, reference, target, lend="all"),
+    ):
+        for name, loan in bare.levels.items():
+            np.testing.assert_array_equal(loans.levels[name].lender, loan.lender)
+            np.testing.assert_array_equal(loans.levels[name].embedding, loan.embedding)
+    assert not borrow(model, reference, target).levels
+
+
+@pytest.mark.parametrize("route", ["ilp", "ii"])
+def test_nobody_borrows_from_himself(route):
+    reference = make_cohort("r", 6, 0)
+    target = without(reference.select_patients(["r1", "r4"]), "lesion", "patient")
+    model = make_model(reference)
+    loans = borrow(model, reference, target, route=route, k=2)
+    assert loans.shared_patients == 2
+    owners = {
+        "lesion": reference.lesions["patient_id"],
+        "patient": reference.patients["patient_id"],
+    }
+    for name, loan in loans.levels.items():
+        lenders = owners[name].to_numpy()[loan.lender]  # (i, k)
+        assert (lenders != target.images["patient_id"].to_numpy()[:, None]).all()
+    if route == "ii":
+        assert loans.excluded >= len(target)  # each image's nearest one is itself
+
+
+def test_matches_with_oneself_are_counted():
+    reference = make_cohort("r", 6, 0)
+    target = without(reference.select_patients(["r1"]), "lesion", "patient")
+    loans = borrow(make_model(reference), reference, target, route="ii", k=50)
+    own = int((reference.images["patient_id"] == "r1").sum())
+    assert loans.excluded == len(target) * own
+    assert (loans.levels["lesion"].lender >= 0).sum(axis=1).tolist() == [
+        len(reference) - own
+    ] * len(target)
+
+
+def test_who_meets_himself_is_searched_again_and_finds_what_one_search_would():
+    reference, other = make_cohort("r", 6, 0), make_cohort("t", 4, 1)
+    asked: list[tuple[int, bool]] = []
+
+    def search(queries, index, k, groups):
+        asked.append((len(queries), groups is not None))
+        return Finder()(queries, index, k, groups)
+
+    model, patients = make_model(reference), ["r1", "r4"]
+    own = without(reference.select_patients(patients), "lesion", "patient")
+    loans = borrow(model, reference, own, search=search, route="ii", k=2)
+    assert asked == [(len(own), False), (len(own), True)]  # each image is its own nearest
+    codes = own.images["patient_id"].to_numpy(), reference.images["patient_id"].to_numpy()
+    wanted = nearest(embeddings(own), embeddings(reference), 2, exclude=codes)
+    np.testing.assert_array_equal(loans.levels["lesion"].image, wanted.row)
+    asked.clear()
+    borrow(model, reference, without(other, "lesion", "patient"), search=search, route="ii")
+    assert asked == [(len(other), False)]
+
+
+@pytest.mark.parametrize("route", ["ilp", "ii"])
+def test_fewer_lenders_than_asked_for_weigh_all_the_same(route):
+    reference, target = make_cohort("r", 2, 0), without(make_cohort("t", 3, 1), "lesion", "patient")
+    model = make_model(reference)
+    index = Reference.build(model, reference, embeddings(reference))
+    config = RetrievalConfig(route=route, k=40)
+    loans = lend(model, index, target, embeddings(target), config, search=Finder())
+    for loan in loans.levels.values():
+        np.testing.assert_allclose(loan.weight.sum(axis=1), 1, atol=1e-6)
+        assert ((loan.lender < 0) == (loan.weight == 0)).all()
+    table = pseudo_table(loans, index, target, np.zeros(len(target), dtype=bool))
+    most = len(reference) if route == "ii" else max(len(reference.lesions), 2)
+    assert table.groupby("image_id").size().max() == most
+
+
+def test_nobody_to_borrow_from_leaves_the_loan_empty():
+    reference = make_cohort("r", 1, 0)
+    target = without(reference, "lesion", "patient")
+    loans = borrow(make_model(reference), reference, target)
+    for loan in loans.levels.values():
+        assert loan.borrows.all()
+        assert np.isnan(loan.similarity).all()
+        assert not loan.embedding.any()
+
+
+def test_a_model_of_one_level_lends_that_one():
+    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
+    for level in ("lesion", "patient"):
+        loans = borrow(make_model(reference, levels=(level,)), reference, target)
+        assert list(loans.levels) == [level]
+    untrained = make_model(reference, lesion_weight=0.0)
+    assert list(borrow(untrained, reference, target).levels) == ["patient"]
+
+
+def test_three_levels():
+    reference = make_cohort("r", 6, 0, camera=True)
+    target = without(make_cohort("t", 4, 1, camera=True), "image", "lesion", "patient")
+    model = make_model(reference, levels=LEVELS, image_weight=0.5)
+    index = Reference.build(model, reference, embeddings(reference))
+    loans = lend(model, index, target, embeddings(target), RetrievalConfig(), search=Finder())
+    assert list(loans.levels) == ["image", "lesion", "patient"]
+    table = pseudo_table(loans, index, target, np.zeros(len(target), dtype=bool))
+    cameras = reference.images.set_index("image_id")["camera"]
+    assert table["image.camera"].tolist() == cameras[table["reference_image_id"]].tolist()
+
+
+def test_a_flat_model_lends_the_joined_row():
+    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
+    flat = reference.flatten()
+    model = make_model(flat, levels=("lesion",), hierarchy="flat")
+    index = Reference.build(model, reference, embeddings(reference))
+    loans = lend(model, index, target, embeddings(target), RetrievalConfig(), search=Finder())
+    table = pseudo_table(loans, index, target.flatten(), np.zeros(len(target), dtype=bool))
+    rows = flat.lesions.set_index("lesion_id").loc[table["reference_lesion_id"]]
+    np.testing.assert_array_equal(table["lesion.age"], rows["age"])
+    np.testing.assert_array_equal(table["lesion.size"], rows["size"])
+
+
+def test_the_table_names_who_lends_and_what_was_published():
+    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
+    model = make_model(reference)
+    index = Reference.build(model, reference, embeddings(reference))
+    loans = lend(model, index, target, embeddings(target), RetrievalConfig(k=2), search=Finder())
+    table = pseudo_table(loans, index, target, np.arange(len(target)) == 0)
+    assert table["image_id"].tolist() == np.repeat(target.images["image_id"], 2).tolist()
+    assert table["rank"].tolist() == [1, 2] * len(target)
+    assert table["abstained"].tolist() == [True, True, *[False] * (2 * len(target) - 2)]
+    lesions = reference.lesions.set_index("lesion_id").loc[table["reference_lesion_id"]]
+    patients = reference.patients.set_index("patient_id").loc[table["reference_patient_id"]]
+    np.testing.assert_array_equal(table["lesion.size"], lesions["size"])
+    assert table["lesion.site"].tolist() == lesions["site"].tolist()
+    np.testing.assert_array_equal(table["patient.age"], patients["age"])
+    assert table["patient.smokes"].tolist() == patients["smokes"].tolist()
+    shown = reference.images.set_index("image_id").loc[table["reference_image_id"]]
+    assert shown["lesion_id"].tolist() == table["reference_lesion_id"].tolist()
+
+
+def test_values_of_several_lenders_are_combined_by_weight():
+    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
+    lesions = reference.lesions.assign(
+        size=reference.lesions["size"].mask([True] + [False] * (len(reference.lesions) - 1))
+    )
+    reference = replace(reference, tables=replace(reference.tables, lesions=lesions))
+    model = make_model(reference)
+    index = Reference.build(model, reference, embeddings(reference))
+    loans = lend(
+        model,
+        index,
+        target,
+        embeddings(target),
+        RetrievalConfig(k=4, temperature=1.0),
+        search=Finder(),
+    )
+    values = lent_values(loans, index)
+    for level, column in (("lesion", "size"), ("lesion", "site"), ("patient", "smokes")):
+        cells = reference.tables.of_level(level)[column]
+        for i in range(len(target)):
+            loan = loans.levels[level]
+            pairs = [
+                (float(w), cells[row])
+                for w, row in zip(loan.weight[i], loan.lender[i], strict=True)
+                if pd.notna(cells[row])
+            ]
+            got, total = values[level][column][i], sum(w for w, _ in pairs)
+            if column == "size":
+                assert got == pytest.approx(sum(w * v for w, v in pairs) / total)
+            elif column == "site":
+                votes = {s: sum(w for w, v in pairs if v == s) for s in ("s", "t")}
+                assert got == max(votes, key=lambda s: (votes[s], s == "s"))
+            else:
+                assert got == (sum(w for w, v in pairs if v) / total >= 0.5)
+
+
+def adapted(model: Slimp) -> Slimp:
+    """As `slimp adapt --same` leaves it: a name of its own for each column, the earlier known."""
+    encodings = {
+        name: replace(
+            encoding,
+            features=tuple(
+                replace(
+                    feature,
+                    name=f"new {feature.name}",
+                    columns=tuple(f"new_{column}" for column in feature.columns),
+                    also=(feature.columns,),
+                )
+                for feature in encoding.features
+            ),
+        )
+        for name, encoding in model.encodings.items()
+    }
+    renamed = Slimp(model.config, encodings).eval()
+    renamed.load_state_dict(model.state_dict())
+    return renamed
+
+
+@pytest.mark.parametrize("route", ["ilp", "ii"])
+@pytest.mark.parametrize("hierarchy", ["nested", "flat"])
+def test_a_reference_under_the_names_of_an_earlier_stage_lends_the_same(route, hierarchy):
+    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "patient")
+    levels = {"nested": ("lesion", "patient"), "flat": ("lesion",)}[hierarchy]
+    fitted = reference.flatten() if hierarchy == "flat" else reference
+    model = make_model(fitted, levels, hierarchy=hierarchy)
+    for some, hide in ((without(target, "lesion"), ()), (target, ()), (target, ("lesion",))):
+        plain = borrow(model, reference, some, route=route, hide=hide)
+        again = borrow(adapted(model), reference, some, route=route, hide=hide)
+        assert plain.levels.keys() == again.levels.keys()
+        for name, loan in plain.levels.items():
+            for field in ("lender", "image", "similarity", "weight", "embedding"):
+                np.testing.assert_array_equal(
+                    getattr(loan, field), getattr(again.levels[name], field)
+                )
+        index = Reference.build(adapted(model), reference, embeddings(reference))
+        for name, values in lent_values(again, index).items():
+            assert values.notna().all(axis=None), name
+
+
+def test_lent_values_under_earlier_names_are_compared_with_the_target_s_own():
+    reference, target = make_cohort("r", 12, 0), make_cohort("t", 6, 1)
+    model, images = make_model(reference), (embeddings(reference), embeddings(target))
+    columns = {"age": "new_age", "size": "new_size", "site": "new_site"}
+    renamed = renaming(target, columns)
+    settings = {"lend": "all", "replicates": 20}
+    plain = extrapolate(model, reference, target, *images, RetrievalConfig(**settings))
+    same = {new: old for old, new in columns.items()}
+    config = RetrievalConfig(same=same, **settings)
+    again = extrapolate(adapted(model), reference, renamed, *images, config)
+    for one, two in (
+        (plain.agreement, again.agreement),
+        (plain.reference_agreement, again.reference_agreement),
+    ):
+        figures = [{c.lent.name: (c.n, str(c.figures)) for c in found} for found in (one, two)]
+        assert figures[0] == figures[1]
+        assert figures[0].keys() == {"age", "smokes", "size", "site"}
+
+
+def test_refusals():
+    reference, target = make_cohort("r", 4, 0), without(make_cohort("t", 3, 1), "lesion", "patient")
+    with pytest.raises(UserError, match="relates images to no metadata"):
+        borrow(make_model(reference, levels=()), reference, target)
+    with pytest.raises(UserError, match="k must be at least 1, got 0"):
+        RetrievalConfig(k=0)
+    model = make_model(reference)
+    with pytest.raises(UserError, match=r"none of its metadata at the level\(s\) lesion, patient"):
+        borrow(model, without(reference, "lesion", "patient"), target)
+    partial = replace(
+        reference,
+        schema=target.schema,
+        tables=replace(reference.tables, lesions=reference.lesions.drop(columns="site")),
+    )
+    with pytest.raises(UserError, match=r"no lesion-level column 'site' \(1 of the 2"):
+        borrow(model, partial, target)
+
+
+def test_a_reference_that_lacks_a_level_lends_the_other():
+    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
+    model = make_model(reference)
+    loans = borrow(model, without(reference, "patient"), target)
+    assert list(loans.levels) == ["lesion"]

@@ -1,0 +1,79 @@
+"""Which servers may be asked."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slimp.errors import UserError
+from slimp.sources.download.address import (
+    ARCHIVE,
+    archive_address,
+    check_address,
+    host_of,
+    is_internal,
+)
+
+
+def test_the_archive_unless_told_otherwise(monkeypatch):
+    monkeypatch.delenv("SLIMP_ISIC_ARCHIVE", raising=False)
+    assert archive_address() == ARCHIVE
+    monkeypatch.setenv("SLIMP_ISIC_ARCHIVE", "https://mirror.example/api/v2")
+    assert archive_address() == "https://mirror.example/api/v2/"
+    assert archive_address("http://localhost:8000/") == "http://localhost:8000/"
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("http://mirror.example/api/v2/", "not an https address"),
+        ("ftp://mirror.example/", "not an https address"),
+        ("file:///etc/passwd", "is no address of a server"),
+        ("mirror.example", "is no address of a server"),
+        ("https://[::1", "is no address of a server"),
+        ("", "is no address of a server"),
+    ],
+)
+def test_addresses_without_tls_are_refused(address, message):
+    with pytest.raises(UserError, match=message):
+        check_address(address)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "127.8.9.1", "127.1", "2130706433", "0x7f000001", "0.0.0.0", "localhost"),
+        *("LOCALHOST.", "a.localhost", "[::1]", "[::ffff:127.0.0.1]", "[fe80::1]", "[fd00::1]"),
+        *("10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1"),
+    ],
+)
+def test_addresses_of_this_machine_and_of_private_networks(host):
+    address = f"https://{host}:8080/admin?secret"
+    assert is_internal(address)
+    check_address(address)
+    with pytest.raises(UserError, match=r"a private network, named by an archive") as error:
+        check_address(address, internal=False)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("host", ["api.isic-archive.com", "8.8.8.8", "[2606:4700::1111]", "10.com"])
+def test_other_addresses_may_always_be_asked(host):
+    assert not is_internal(f"https://{host}/")
+    check_address(f"https://{host}/", internal=False)
+
+
+def test_messages_do_not_tell_signatures():
+    with pytest.raises(UserError) as error:
+        check_address("http://mirror.example/a.jpg?X-Amz-Signature=secret")
+    assert "secret" not in str(error.value)
+    assert host_of("https://mirror.example/a.jpg?X-Amz-Signature=secret") == "mirror.example"
+
+
+@given(st.text())
+def test_any_text_is_an_address_or_refused(text):
+    try:
+        check_address(text)
+    except UserError:
+        return
+    assert text.strip().lower().startswith("http")

@@ -1,0 +1,342 @@
+"""Exports: nothing lost, nothing that should stay at home, readable by those they are for."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from slimp.data.cohort import Cohort, CohortInfo
+from slimp.data.files import ImagesInMemory, sha256_of
+from slimp.data.schema import Schema
+from slimp.errors import CohortError, UserError
+from slimp.sources.export import ExportOptions, export_cohort
+from slimp.sources.export.plan import plan_shards
+
+SCHEMA = Schema.from_dict(
+    {
+        "image": "file",
+        "split": "part",
+        "image_metadata": {"device": {"kind": "categorical"}},
+        "lesion_metadata": {
+            "diameter": {"kind": "continuous", "unit": "mm"},
+            "itch": {"kind": "checkbox"},
+        },
+        "patient_metadata": {"age": {"kind": "continuous", "unit": "years"}},
+        "refused": {"biopsied": "follows from the diagnosis"},
+    }
+)
+IMAGES = 60
+
+
+def encoded(k: int, more: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 6), (k, 90, 70)).save(buffer, "PNG" if k % 4 == 0 else "JPEG")
+    return buffer.getvalue() + b"\0" * more
+
+
+def make_cohort(patients: np.ndarray | None = None, more: int = 0) -> Cohort:
+    """Images of 20 patients in no order, a lesion each, the first 15 patients for training."""
+    rng = np.random.default_rng(0)
+    patient = rng.permutation(np.arange(IMAGES) % 20) if patients is None else patients
+    n = len(patient)
+    labels = pd.Series(np.where(patient % 3 == 0, "MEL", "NEV"), dtype="str")
+    images = pd.DataFrame(
+        {
+            "image_id": [f"set/i.{i}" for i in range(n)],
+            "lesion_id": [f"l{i}" for i in range(n)],
+            "patient_id": [f"p{i}" for i in patient],
+            "label": labels.where(np.arange(n) % 7 != 0),
+            "split": pd.Series(np.where(patient < 15, "train", "test"), dtype="str"),
+            "device": pd.Series(np.where(np.arange(n) % 5 == 0, None, "phone"), dtype="str"),
+            "biopsied": "yes",
+            "surname": "Müller",
+            "copyright_license": pd.Series(np.where(patient % 2, "CC-BY", "CC-0"), dtype="str"),
+        }
+    )
+    lesions = images[["lesion_id", "patient_id"]].assign(
+        diameter=[np.nan if i == 3 else 0.1 + i / 3 for i in range(n)],
+        itch=pd.array([[True, False, None][i % 3] for i in range(n)], dtype="boolean"),
+    )
+    people = pd.unique(patient)
+    ages = [np.nan if p == 2 else 20.0 + p for p in people]
+    return Cohort.from_tables(
+        images,
+        lesions.iloc[::-1].reset_index(drop=True),
+        pd.DataFrame({"patient_id": [f"p{p}" for p in people], "age": ages}),
+        schema=SCHEMA,
+        store=ImagesInMemory([encoded(i % 256, more) for i in range(n)]),
+        info=CohortInfo(name="ours", licence="CC BY 4.0", citation="Müller 2024", source="csv"),
+    )
+
+
+@pytest.fixture(scope="module")
+def cohort() -> Cohort:
+    return make_cohort()
+
+
+def members(folder: Path) -> dict[str, dict[str, bytes]]:
+    """Shard -> file name -> content, by the standard library alone."""
+    found = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            found[path.name] = {m.name: tar.extractfile(m).read() for m in tar}
+    return found
+
+
+def test_examples_of_the_import_stay_at_home(cohort, tmp_path):
+    """They name files and quote rows of which the cohort need not hold anything."""
+    report = {
+        "absent": 1,
+        "absent_examples": ["Jane Doe.jpg"],
+        "corrupt_examples": ["Jane Doe 2.jpg (damaged)"],
+        "conflicting_labels_example": "l Doe",
+        "disagreements": [{"column": "age", "count": 2, "example": "Doe: 3, 4"}],
+    }
+    cohort = replace(cohort, info=replace(cohort.info, import_report=report))
+    for published in ("licence", "all"):
+        out = tmp_path / published
+        export_cohort(cohort, out, "webdataset", options=ExportOptions(published=published))
+        content = (out / "export.json").read_text()
+        assert "Doe" not in content
+        assert json.loads(content)["info"]["import_report"] == {
+            "absent": 1,
+            "absent_examples": [],
+            "corrupt_examples": [],
+            "conflicting_labels_example": "",
+            "disagreements": [{"column": "age", "count": 2, "example": ""}],
+        }
+
+
+def test_a_webdataset_holds_every_image_with_its_metadata(cohort, tmp_path):
+    metrics = export_cohort(cohort, tmp_path / "out", "webdataset")
+    assert metrics["splits"] == {
+        name: int((cohort.images["split"] == name).sum()) for name in ("train", "test")
+    }
+    shards = members(tmp_path / "out")
+    assert sorted(shards) == ["test-000000.tar", "train-000000.tar"]
+    rows = set()
+    for name, files in shards.items():
+        keys = list(files)
+        for picture, text in zip(keys[::2], keys[1::2], strict=True):
+            key, ending = picture.split(".")
+            assert text == f"{key}.json", "a sample's files lie together"
+            row, sample = int(key), json.loads(files[text])
+            rows.add(row)
+            image = cohort.images.iloc[row]
+            assert files[picture] == cohort.read_image(row)
+            assert ending == ("png" if row % 4 == 0 else "jpg")
+            assert name.startswith(sample["split"])
+            assert sample["split"] == image["split"]
+            for column in ("image_id", "lesion_id", "patient_id"):
+                assert sample[column] == image[column]
+            assert sample["label"] == (None if pd.isna(image["label"]) else image["label"])
+            diameter = None if row == 3 else 0.1 + row / 3
+            itch = [True, False, None][row % 3]
+            assert sample["metadata"]["lesion"] == {"diameter": diameter, "itch": itch}
+            age = None if image["patient_id"] == "p2" else 20.0 + int(image["patient_id"][1:])
+            assert sample["metadata"]["patient"] == {"age": age}
+            assert sample["metadata"]["image"] == {"device": None if row % 5 == 0 else "phone"}
+            assert sample["published"] == {"copyright_license": image["copyright_license"]}
+    assert rows == set(range(IMAGES))
+
+
+@pytest.mark.parametrize("format", ["webdataset", "hf"])
+def test_the_same_cohort_gives_the_same_bytes(cohort, tmp_path, format):
+    for name in ("a", "b"):
+        export_cohort(cohort, tmp_path / name, format)
+    files = [p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file()]
+    assert len(files) >= 5
+    for file in files:
+        assert sha256_of(tmp_path / "a" / file) == sha256_of(tmp_path / "b" / file), file
+
+
+def test_names_stay_at_home_unless_told_otherwise(cohort, tmp_path):
+    metrics = export_cohort(cohort, tmp_path / "out", "webdataset")
+    assert metrics["columns_left_out"] == ["biopsied", "surname"]
+    for path in (tmp_path / "out").rglob("*"):
+        if path.suffix in (".tar", ".parquet"):
+            content = path.read_bytes()
+            assert b"surname" not in content
+            assert "Müller".encode() not in content
+    options = ExportOptions(published="all")
+    metrics = export_cohort(cohort, tmp_path / "all", "webdataset", options=options)
+    assert metrics["columns_left_out"] == []
+    sample = json.loads(members(tmp_path / "all")["train-000000.tar"]["00000001.json"])
+    assert sample["published"]["surname"] == "Müller"
+
+
+@given(
+    patients=st.lists(st.integers(0, 12), min_size=1, max_size=40),
+    more=st.integers(0, 400_000),
+)
+@settings(max_examples=40, deadline=None)
+def test_no_patient_is_in_two_shards(patients, more):
+    cohort = make_cohort(np.array(patients), more)
+    shards = plan_shards(cohort, ExportOptions(shard_mib=1))
+    rows = np.concatenate([shard.rows for shard in shards])
+    assert sorted(rows.tolist()) == list(range(len(cohort)))
+    ids = [set(cohort.images["patient_id"].iloc[shard.rows]) for shard in shards]
+    assert sum(map(len, ids)) == len(set.union(*ids))
+    for shard, people in zip(shards, ids, strict=True):
+        assert set(cohort.images["split"].iloc[shard.rows]) == {shard.split}
+        size = sum(len(cohort.read_image(row)) for row in shard.rows.tolist())
+        assert size <= 2**20 or len(people) == 1
+        assert shard.of == sum(other.split == shard.split for other in shards)
+
+
+def test_a_patient_in_two_splits_is_refused(cohort, tmp_path):
+    images = cohort.images.copy()
+    first = images.index[images["patient_id"] == "p3"][0]
+    images.loc[first, "split"] = "test"
+    mixed = replace(cohort, tables=replace(cohort.tables, images=images))
+    with pytest.raises(CohortError, match=r"patient 'p3' has images in the official splits 't"):
+        export_cohort(mixed, tmp_path / "out", "webdataset")
+    assert list(tmp_path.iterdir()) == []
+    options = ExportOptions(ignore_splits=True)
+    export_cohort(mixed, tmp_path / "out", "webdataset", options=options)
+    assert list(members(tmp_path / "out")) == ["images-000000.tar"]
+
+
+def test_splits_that_differ_in_case_get_files_that_do_not(cohort, tmp_path):
+    """`Train-0.tar` would overwrite `train-0.tar` on Windows and macOS."""
+    parts = cohort.images["patient_id"].map(
+        lambda name: ("Train", "train", "TRAIN")[int(name[1:]) % 3]
+    )
+    images = cohort.images.assign(split=parts.astype("str"))
+    own = replace(cohort, tables=replace(cohort.tables, images=images))
+    shards = plan_shards(own, ExportOptions())
+    assert len({shard.split.casefold() for shard in shards}) == len(shards) == 3
+    export_cohort(own, tmp_path / "out", "webdataset")
+    files = [path.name.casefold() for path in (tmp_path / "out").rglob("*.tar")]
+    assert len(set(files)) == len(files) == 3
+
+
+def test_splits_of_strange_names_get_files_of_their_own(cohort, tmp_path):
+    names = {"train": "../a b", "test": "a/b"}
+    images = cohort.images.assign(split=cohort.images["split"].map(names).astype("str"))
+    odd = replace(cohort, tables=replace(cohort.tables, images=images))
+    export_cohort(odd, tmp_path / "out", "webdataset")
+    assert sorted(members(tmp_path / "out")) == ["a_b-000000.tar", "a_b_2-000000.tar"]
+
+
+def test_the_output_is_checked_and_nothing_half_written_stays(cohort, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").touch()
+    with pytest.raises(UserError, match="is not empty"):
+        export_cohort(cohort, tmp_path / "out", "hf")
+    with pytest.raises(UserError, match="somebody's work"):
+        export_cohort(cohort, tmp_path / "out", "hf", overwrite=True)
+
+    def progress(done: int, total: int) -> None:
+        if done > 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_cohort(cohort, tmp_path / "new", "webdataset", progress=progress)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    export_cohort(cohort, tmp_path / "new", "webdataset")
+    export_cohort(cohort, tmp_path / "new", "hf", overwrite=True)
+    assert not list((tmp_path / "new").glob("*.tar"))
+    settings = json.loads((tmp_path / "new" / "config.json").read_text())["export"]
+    assert settings["format"] == "hf"
+
+
+def test_parquet_shards_read_by_pyarrow_alone(cohort, tmp_path):
+    export_cohort(cohort, tmp_path / "out", "hf")
+    paths = sorted((tmp_path / "out" / "data").iterdir())
+    assert [p.name for p in paths] == [
+        "test-00000-of-00001.parquet",
+        "train-00000-of-00001.parquet",
+    ]
+    features = json.loads(pq.read_schema(paths[0]).metadata[b"huggingface"])["info"]["features"]
+    assert features["image"] == {"_type": "Image"}
+    assert features["label"] == {"names": ["MEL", "NEV"], "_type": "ClassLabel"}
+    assert features["itch"] == {"dtype": "bool", "_type": "Value"}
+    rows = [row for path in paths for row in pq.read_table(path).to_pylist()]
+    by_id = {row["image_id"]: row for row in rows}
+    assert len(by_id) == len(rows) == IMAGES
+    assert list(rows[0]) == list(features)
+    ages = cohort.patients.set_index("patient_id")["age"]
+    for i, image in cohort.images.iterrows():
+        row = by_id[image["image_id"]]
+        assert row["image"]["bytes"] == cohort.read_image(i)
+        assert row["image"]["path"] == f"set/i.{i}." + ("png" if i % 4 == 0 else "jpg")
+        label = image["label"]
+        assert row["label"] == (None if pd.isna(label) else ["MEL", "NEV"].index(label))
+        assert row["itch"] == [True, False, None][i % 3]
+        age = ages[image["patient_id"]]
+        assert row["age"] == (None if np.isnan(age) else age)
+        assert row["copyright_license"] == image["copyright_license"]
+
+
+def test_a_dataset_without_splits_is_called_train(cohort, tmp_path):
+    options = ExportOptions(ignore_splits=True)
+    metrics = export_cohort(cohort, tmp_path / "hf", "hf", options=options)
+    assert metrics["splits"] == {"train": IMAGES}
+    assert [path.name for path in (tmp_path / "hf/data").iterdir()] == [
+        "train-00000-of-00001.parquet"
+    ]
+    assert '"split": "train"' in (tmp_path / "hf/README.md").read_text()
+    metrics = export_cohort(cohort, tmp_path / "web", "webdataset", options=options)
+    assert metrics["splits"] == {"images": IMAGES}
+
+
+def test_the_dataset_card_says_whose_it_is(cohort, tmp_path):
+    export_cohort(cohort, tmp_path / "out", "hf", options=ExportOptions(published="all"))
+    text = (tmp_path / "out" / "README.md").read_text("utf-8")
+    header = text.split("---")[1]
+    assert 'license: "cc-by-4.0"' in header
+    assert '"path": "data/train-*.parquet"' in header
+    assert "Cite: Müller 2024" in text
+    assert "| `diameter` | lesion | continuous | mm |" in text
+    assert "`biopsied`: follows from the diagnosis" in text
+    odd = replace(cohort, info=replace(cohort.info, licence="ask us: a\nlot"))
+    export_cohort(odd, tmp_path / "odd", "hf")
+    header = (tmp_path / "odd" / "README.md").read_text("utf-8").split("---")[1]
+    assert 'license: "other"\nlicense_name: "ask-us:-a-lot"' in header
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files left open
+def test_the_webdataset_package_reads_it(cohort, tmp_path):
+    webdataset = pytest.importorskip("webdataset", reason="webdataset is not installed")
+    export_cohort(cohort, tmp_path / "out", "webdataset")
+    url = str(tmp_path / "out" / "train-000000.tar")
+    data = webdataset.WebDataset(url, shardshuffle=False).decode("pil")
+    samples = list(data)
+    assert len(samples) == int((cohort.images["split"] == "train").sum())
+    for sample in samples:
+        picture = sample.get("jpg") or sample["png"]
+        assert picture.size == (8, 6)
+        assert sample["json"]["image_id"] == f"set/i.{int(sample['__key__'])}"
+
+
+def test_the_datasets_package_reads_it(cohort, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    export_cohort(cohort, tmp_path / "out", "hf")
+    data = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(part) for name, part in data.items()} == {
+        name: int((cohort.images["split"] == name).sum()) for name in ("train", "test")
+    }
+    assert data["train"].features["label"].names == ["MEL", "NEV"]
+    row = data["train"][0]
+    number = int(row["image_id"].rpartition(".")[2])
+    assert row["image"].size == (8, 6)
+    assert row["diameter"] == pytest.approx(0.1 + number / 3)
+
+
+def test_options_are_checked():
+    with pytest.raises(ValueError, match="shard_mib must be 1 or more, got 0"):
+        ExportOptions(shard_mib=0)

@@ -1,0 +1,294 @@
+"""From table and images to a cohort folder: what is dropped, what is counted, what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from slimp.data.cohort import Cohort, CohortInfo
+from slimp.data.schema import Schema
+from slimp.errors import CohortError, TableError, UserError
+from slimp.sources.importer import GROUP, THREADS, ImportOptions, import_cohort
+from slimp.sources.raw import RawTable
+
+SCHEMA = Schema.from_dict(
+    {
+        "image": "img",
+        "lesion": "lesion",
+        "patient": "patient",
+        "label": "dx",
+        "patient_metadata": {"age": {"kind": "continuous"}},
+    }
+)
+INFO = CohortInfo(name="ours", source="test", licence="CC0-1.0")
+
+
+def jpeg(shade: int, size: tuple[int, int] = (12, 10)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (shade % 256, 90, 70)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def raw_table(
+    n: int = 12, files: dict[str, bytes] | Callable[[str], bytes | None] | None = None
+) -> RawTable:
+    """A table of n images, n / 2 lesions and n / 4 patients; file `i3.jpg` holds `jpeg(3)`."""
+    table = pd.DataFrame(
+        {
+            "img": [f"i{k}.png" for k in range(n)],
+            "lesion": [str(k // 2) for k in range(n)],
+            "patient": [f"p{k // 4}" for k in range(n)],
+            "dx": ["MEL" if k % 3 else "NEV" for k in range(n)],
+            "age": [str(40 + k) for k in range(n)],
+        },
+        dtype="str",
+    )
+    files = {f"i{k}.png": jpeg(k) for k in range(n)} if files is None else files
+    opener = files.get if isinstance(files, dict) else files
+    return RawTable(table=table, open_image=opener, looked_in="the drawer")
+
+
+def run(raw: RawTable, target: Path, **more: object) -> Cohort:
+    return import_cohort(raw, SCHEMA, target, info=INFO, **more)
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_whole_cohort(tmp_path):
+    cohort = run(raw_table(), tmp_path / "c")
+    assert repr(cohort) == "Cohort('ours': 3 patients, 6 lesions, 12 images)"
+    assert [cohort.read_image(i) for i in range(12)] == [jpeg(i) for i in range(12)]
+    assert cohort.patients["age"].tolist() == [41.5, 45.5, 49.5]
+    report = cohort.info.import_report
+    expected = {"rows": 12, "images": 12, "lesions": 6, "patients": 3, "absent": 0, "corrupt": 0}
+    assert {key: report[key] for key in expected} == expected
+    assert report["disagreements"][0]["column"] == "age"
+    assert report["options"] == {
+        "shorter_side": 320,
+        "max_corrupt": 0.01,
+        "max_absent": 1.0,
+        "empty_patients": "refuse",
+    }
+    assert left_in(tmp_path) == ["c"]
+    json.dumps(dict(report), allow_nan=False)
+
+
+def test_images_stay_with_their_rows_whatever_the_threads_do(tmp_path):
+    """Later images are ready before earlier ones; order must not change."""
+    gate = threading.Event()
+
+    def opener(cell: str) -> bytes:
+        number = int(cell[1:-4])
+        if number == 0:
+            gate.wait(5)
+        if number == GROUP:  # the first that another thread has
+            gate.set()
+        return jpeg(number)
+
+    raw = raw_table(100, opener)
+    cohort = run(raw, tmp_path / "c")
+    assert [cohort.read_image(i) for i in range(100)] == [jpeg(i) for i in range(100)]
+
+
+def test_few_images_are_held_at_a_time(tmp_path):
+    """Memory must not grow with the cohort: opening waits for writing."""
+    opened, ahead = 0, 0
+
+    def opener(cell: str) -> bytes:
+        nonlocal opened
+        opened += 1
+        return jpeg(1)
+
+    def progress(done: int, total: int) -> None:
+        nonlocal ahead
+        ahead = max(ahead, opened - done)
+
+    run(raw_table(1000, opener), tmp_path / "c", progress=progress)
+    assert 0 < ahead <= (2 * THREADS + 1) * GROUP
+
+
+def test_rows_without_image_are_dropped_with_their_families(tmp_path):
+    files = {f"i{k}.png": jpeg(k) for k in range(12) if k not in (1, 4, 5, 6, 7)}
+    cohort = run(raw_table(files=files), tmp_path / "c")
+    assert cohort.images["image_id"].tolist() == ["i0", "i2", "i3", "i8", "i9", "i10", "i11"]
+    assert cohort.patients["patient_id"].tolist() == ["p0", "p2"]
+    assert cohort.patients["age"].tolist() == [42, 49.5], "settled among the rows that stay"
+    report = cohort.info.import_report
+    assert (report["rows"], report["images"], report["absent"]) == (12, 7, 5)
+    assert report["absent_examples"] == ["i1.png", "i4.png", "i5.png", "i6.png", "i7.png"]
+    assert cohort.read_image(6) == jpeg(11)
+
+
+def test_many_absent_images_are_a_warning(tmp_path):
+    def warnings(absent: int, published: int | None = None) -> list[str]:
+        files = {f"i{k}.png": jpeg(k) for k in range(absent, 40)}
+        target = tmp_path / f"{absent}, {published}"
+        cohort = run(raw_table(40, files), target, published=published)
+        return [w for w in cohort.info.import_report["warnings"] if " here" in w]
+
+    assert warnings(4) == warnings(0, 40) == warnings(0, 30) == []
+    assert warnings(5) == ["5 of 40 rows (12%) have no image here and were dropped"]
+    assert warnings(1, 40) == ["39 of 40 published images are here"]
+    assert warnings(0, 1040) == ["40 of 1,040 published images are here"]
+
+
+def test_corrupt_images_within_the_limit_are_dropped_and_named(tmp_path):
+    files = {f"i{k}.png": jpeg(k) for k in range(120)} | {"i7.png": jpeg(7)[:200]}
+    cohort = run(raw_table(120, files), tmp_path / "c")
+    assert len(cohort) == 119
+    report = cohort.info.import_report
+    assert report["corrupt"] == 1
+    assert report["corrupt_examples"][0].startswith("i7.png (")
+    assert cohort.read_image(7) == jpeg(8)
+
+
+def test_corrupt_images_beyond_the_limit_fail(tmp_path):
+    files = {f"i{k}.png": jpeg(k) for k in range(12)} | {"i7.png": b"no image", "i9.png": b""}
+    with pytest.raises(CohortError) as error:
+        run(raw_table(files=files), tmp_path / "c")
+    assert "1 of 8 images read are corrupt" in str(error.value), "it stops as soon as it must"
+    assert "i7.png (not an image)" in str(error.value)
+    assert "--max-corrupt" in str(error.value)
+    assert left_in(tmp_path) == []
+    options = ImportOptions(max_corrupt=0.2)
+    cohort = run(raw_table(files=files), tmp_path / "c", options=options)
+    assert cohort.info.import_report["corrupt_examples"] == [
+        "i7.png (not an image)",
+        "i9.png (an empty file)",
+    ]
+
+
+def test_all_corrupt_is_too_many_for_any_limit(tmp_path):
+    files = {"i0.png": b"no image", "i1.png": b""}
+    with pytest.raises(
+        CohortError, match=r"all 2 images that were read are corrupt: i0\.png \(not"
+    ):
+        run(raw_table(files=files), tmp_path / "c", options=ImportOptions(max_corrupt=1.0))
+    assert left_in(tmp_path) == []
+
+
+def test_the_limit_is_a_share_of_the_images_found(tmp_path):
+    """Of 12 rows, one in ten may be corrupt: but only five images are there, so none may."""
+    files = {f"i{k}.png": jpeg(k) for k in range(4)} | {"i7.png": b"no image"}
+    with pytest.raises(CohortError, match="1 of 5 images read are corrupt"):
+        run(raw_table(files=files), tmp_path / "c", options=ImportOptions(max_corrupt=0.1))
+    assert left_in(tmp_path) == []
+
+
+def test_at_most_ten_are_named(tmp_path):
+    files = {f"i{k}.png": jpeg(k) for k in range(4)}
+    report = run(raw_table(40, files), tmp_path / "c").info.import_report
+    assert (report["absent"], len(report["absent_examples"])) == (36, 10)
+
+
+def test_absent_images_beyond_a_stated_limit_fail(tmp_path):
+    files = {f"i{k}.png": jpeg(k) for k in range(6)}
+    options = ImportOptions(max_absent=0.4)
+    with pytest.raises(CohortError, match=r"6 of 12 images are absent, .* 40\.0%, such as i6\.png"):
+        run(raw_table(files=files), tmp_path / "c", options=options)
+    assert len(run(raw_table(files=files), tmp_path / "c")) == 6
+
+
+def test_no_image_at_all(tmp_path):
+    with pytest.raises(CohortError) as error:
+        run(raw_table(files={}), tmp_path / "c")
+    assert str(error.value) == (
+        "none of the 12 images of the table was found. Looked in the drawer, for instance for "
+        "i0.jpg (or another ending)."
+    )
+    assert left_in(tmp_path) == []
+
+
+def test_unreadable_files_are_corrupt(tmp_path):
+    def opener(cell: str) -> bytes:
+        raise PermissionError(13, "Permission denied", cell)
+
+    with pytest.raises(CohortError, match=r"i0\.png \(unreadable: .*Permission denied"):
+        run(raw_table(files=opener), tmp_path / "c")
+
+
+def test_large_images_are_downsized_and_counted(tmp_path):
+    files = {f"i{k}.png": jpeg(k, (900, 640) if k < 3 else (90, 64)) for k in range(12)}
+    cohort = run(raw_table(files=files), tmp_path / "c")
+    sizes = [Image.open(io.BytesIO(cohort.read_image(i))).size for i in range(12)]
+    assert sizes == [(450, 320)] * 3 + [(90, 64)] * 9
+    assert cohort.info.import_report["resized"] == 3
+    assert cohort.info.import_report["converted"] == 0
+    whole = run(raw_table(files=files), tmp_path / "d", options=ImportOptions(shorter_side=0))
+    assert whole.read_image(0) == files["i0.png"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_a_stop_leaves_only_what_can_be_continued(tmp_path, stop):
+    def progress(done: int, total: int) -> None:
+        assert total == 100
+        if done == 50:
+            raise stop
+
+    threads = threading.active_count()
+    with pytest.raises(stop):
+        run(raw_table(100), tmp_path / "c", progress=progress)
+    assert left_in(tmp_path) == [".c.import"]
+    assert threading.active_count() == threads
+
+
+def test_an_opener_may_refuse(tmp_path):
+    def opener(cell: str) -> bytes:
+        raise TableError(f"the image '{cell}' could be two")
+
+    with pytest.raises(TableError, match="could be two"):
+        run(raw_table(files=opener), tmp_path / "c")
+    assert left_in(tmp_path) == []
+
+
+def test_the_target_is_checked_before_any_work(tmp_path):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "config.json").write_text("1")
+
+    def opener(cell: str) -> bytes:
+        pytest.fail("an image was opened")
+
+    with pytest.raises(UserError, match="is not empty"):
+        run(raw_table(files=opener), tmp_path / "c")
+    assert left_in(tmp_path / "c") == ["config.json"]
+    assert len(run(raw_table(), tmp_path / "c", overwrite=True)) == 12
+
+
+def test_progress_counts_rows(tmp_path):
+    seen = []
+    run(raw_table(), tmp_path / "c", progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(k, 12) for k in range(1, 13)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shorter_side": -1}, "shorter_side must be 0 or more, got -1"),
+        ({"max_corrupt": 1.5}, "max_corrupt must be between 0 and 1, got 1.5"),
+        ({"max_absent": -0.5}, "max_absent must be between 0 and 1"),
+    ],
+)
+def test_options_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        ImportOptions(**options)
+
+
+def test_large_tables_are_verified_by_processes_with_the_same_result(tmp_path, monkeypatch):
+    files = {f"i{k}.png": jpeg(k, (900, 640) if k < 3 else (90, 64)) for k in range(200)}
+    files |= {"i7.png": b"no image", "i9.png": b""}
+    del files["i11.png"]
+    options = ImportOptions(max_corrupt=0.1)
+    run(raw_table(200, files), tmp_path / "c", options=options)
+    monkeypatch.setattr("slimp.sources.importer.PROCESSES_FROM", 0)
+    run(raw_table(200, files), tmp_path / "d", options=options)
+    for path in (tmp_path / "c").iterdir():
+        assert (tmp_path / "d" / path.name).read_bytes() == path.read_bytes(), path.name

@@ -1,0 +1,417 @@
+"""Table files as text: delimiters, encodings, row numbers, and files that are no tables."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slimp.data.schema import Feature
+from slimp.errors import TableError
+from slimp.sources import typed_files
+from slimp.sources.layout import TableLayout
+from slimp.sources.level_tables import ASSUMED
+from slimp.sources.parse_cells import NUMERIC, read_feature
+from slimp.sources.read_table import join_tables, read_table
+
+
+def written(folder: Path, content: bytes | str) -> Path:
+    path = folder / "metadata.csv"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+def test_delimiters_line_ends_and_byte_order_marks(tmp_path, mark, end, start):
+    lines = [["img", "age", "note"], ["a.png", "NA", '"x, y; z"'], ["b.png", "", "é"]]
+    content = end.join(mark.join(line) for line in lines) + end
+    table = read_table(written(tmp_path, start + content.encode()))
+    assert table.columns.tolist() == ["img", "age", "note"]
+    assert table.to_numpy().tolist() == [["a.png", "NA", "x, y; z"], ["b.png", "", "é"]]
+
+
+def test_cells_stay_text(tmp_path):
+    cells = ["007", "1e5", "NA", "nan", "NULL", "True", " x ", "", "2020-01-01"]
+    table = read_table(written(tmp_path, "a,b\n" + "".join(f"{cell},k\n" for cell in cells)))
+    assert table["a"].tolist() == cells
+
+
+def test_rows_are_numbered_as_a_person_sees_them(tmp_path):
+    table = read_table(written(tmp_path, 'a,b\n1,x\n\n2,"two\nlines"\n,\n3,z\n\n'))
+    assert table["a"].tolist() == ["1", "2", "3"]
+    assert [file for file, _ in table.index] == ["metadata.csv"] * 3
+    assert [row for _, row in table.index] == [2, 4, 6]
+
+
+def test_unnamed_columns_get_a_name(tmp_path):
+    table = read_table(written(tmp_path, ",img,\n0,a,\n1,b,\n"))
+    assert table.columns.tolist() == ["unnamed_1", "img", "unnamed_3"]
+
+
+def test_a_single_column_is_a_table(tmp_path):
+    assert read_table(written(tmp_path, "img\na.png\nb.png")).shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the first row is empty"),
+        (b"\n\n", "the first row is empty"),
+        (b"a,b\n", "has no rows, only a header"),
+        (b"a,b\n,\n\n", "has no rows, only a header"),
+        (b"a,b, a\n1,2,3\n", "two columns are called 'a'. Rename"),
+        (b"a,b\n1,2\n1,2,3\n", r"row 3: has 3 cells, but the header names 2 columns .*','"),
+        (b"a;b\n1;2\n\n1\n", r"row 4: has 1 cells, but the header names 2 columns .*';'"),
+        (b"a,b\n1,2,3\n4,5,6\n", "row 2: has 3 cells"),
+        (b"a,b\n1,caf\x81\n", r"neither UTF-8 nor Windows-1252 .*line 2 holds the byte 0x81"),
+        ("ä,ö\n1,ü\n2,é\n".encode() + b"3,\xe9\n", r"UTF-8 text, but for 1 place.*line 4 .* 0xe9"),
+        (b"a,b\n1,2\n\xff\0", "neither text nor Parquet nor a spreadsheet"),
+        ("a,b\n1,2\n".encode("utf-16")[:-1], r"not text in the encoding utf-16-le"),
+        (b"PAR1, b\n1,2\n", "a damaged Parquet file"),
+        (b"PK\x03\x04\x14\x00\x06\x00\xff\xfe\n\n", "a damaged spreadsheet or archive"),
+        (b'a,b\n1,2\n3,"4\n5,6\n', "row 3: a double quote is opened and never closed"),
+        (b'a,b\n"1,2\n3,4\n5,6\n', "row 2: has 1 cells"),
+    ],
+)
+def test_refusals(tmp_path, content, message):
+    path = written(tmp_path, content)
+    with pytest.raises(TableError, match=message) as error:
+        read_table(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(TableError, match=r"metadata\.csv: no such table"):
+        read_table(tmp_path / "metadata.csv")
+
+
+text = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=12)
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.lists(st.tuples(text, text), min_size=1, max_size=8))
+def test_what_pandas_writes_comes_back(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("csv") / "metadata.csv"
+    frame = pd.DataFrame(rows, columns=["a", "b"], dtype="str").assign(c="end")
+    frame.to_csv(path, index=False)
+    pd.testing.assert_frame_equal(read_table(path).reset_index(drop=True), frame)
+
+
+def test_joining_tables_of_other_columns(tmp_path):
+    first = read_table(written(tmp_path, "a,b\n1,2\n"))
+    second = read_table(written(tmp_path, "a,c\n3,4\n"))
+    joined = join_tables([first, second])
+    assert joined.to_dict("list") == {"a": ["1", "3"], "b": ["2", ""], "c": ["", "4"]}
+    assert len(joined.index) == 2
+
+
+UMLAUTS = "Größe;Fälle\n4,5;Übel\n3;ß\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "assumed"),
+    [
+        *((name, 0) for name in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be")),
+        *((name, 1) for name in ("cp1252", "latin-1")),
+    ],
+)
+def test_encodings_are_told_apart(tmp_path, encoding, assumed):
+    table = read_table(written(tmp_path, UMLAUTS.encode(encoding)))
+    assert table.to_dict("list") == {"Größe": ["4,5", "3"], "Fälle": ["Übel", "ß"]}
+    notes = table.attrs[ASSUMED]
+    assert len(notes) == assumed
+    if assumed:
+        assert "is not UTF-8 (line 1 holds the byte 0xf6); it was read as Windows-1" in notes[0]
+        assert not any(word in notes[0] for word in ("Größe", "Fälle", "Übel"))
+
+
+@pytest.mark.parametrize("encoding", ["cp1250", "mac-roman", "cp850", "utf-16", "utf-8-sig"])
+def test_a_named_encoding_is_taken(tmp_path, encoding):
+    path = written(tmp_path, UMLAUTS.encode(encoding))
+    table = read_table(path, layout=TableLayout(encoding=encoding))
+    assert table.columns.tolist() == ["Größe", "Fälle"]
+    assert table.attrs[ASSUMED] == []
+
+
+def test_a_fault_far_down_is_found(tmp_path):
+    rows = "".join(f"{row};x\n" for row in range(400_000))
+    table = read_table(written(tmp_path, f"a;b\n{rows}1;".encode() + b"\xe9\n"))
+    assert table["b"].iloc[-1] == "é"
+    assert table.index[-1] == ("metadata.csv", 400_002)
+
+
+def test_content_may_be_given_instead_of_a_file(tmp_path):
+    path = tmp_path / "archive.zip" / "inner.csv"
+    table = read_table(path, content=b"a,b\n1,2\n")
+    assert table.index[0] == ("inner.csv", 2)
+    with pytest.raises(TableError, match=r"archive\.zip/inner\.csv: has no rows"):
+        read_table(path, content=b"a,b\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "header", "names"),
+    [
+        ("Title;;\n;;\na;b;c\n1;2;3\n", 3, ["a", "b", "c"]),
+        ("Title\nby the clinic\na,b,c,d\n1,2,3,4\n5,6,7,8\n", 3, list("abcd")),
+        ("sep=|\na|b,c,d\n1|2\n", 2, ["a", "b,c,d"]),
+        ('"Title;\nin two lines";;\na;b;c\n1;2;3\n', 2, ["a", "b", "c"]),
+        ("a,b\nx,y\n", 1, ["a", "b"]),
+        (",a,\nx,y,z\n1,2,3\n", 2, ["x", "y", "z"]),
+        (",a,\n0,y,z\n1,2,3\n", 1, ["unnamed_1", "a", "unnamed_3"]),
+    ],
+)
+def test_titles_above_the_header(tmp_path, content, header, names):
+    table = read_table(written(tmp_path, content))
+    assert table.columns.tolist() == names
+    assert table.index[0] == ("metadata.csv", header + 1)
+    assert (f"row {header} was taken for the header" in str(table.attrs[ASSUMED])) == (header > 1)
+
+
+def test_a_named_header_is_taken(tmp_path):
+    path = written(tmp_path, "a,b\nc,d\n1,2\n")
+    table = read_table(path, layout=TableLayout(header=2))
+    assert table.columns.tolist() == ["c", "d"]
+    assert table.index.tolist() == [("metadata.csv", 3)]
+    with pytest.raises(TableError, match=r"has no row 9, where \[table\] expects the header"):
+        read_table(path, layout=TableLayout(header=9))
+    with pytest.raises(TableError, match="row 4: has 1 cells"):
+        read_table(written(tmp_path, "a,b\nc,d\n1,2\n3\n"), layout=TableLayout(header=2))
+
+
+def test_delimiters_within_other_cells(tmp_path):
+    table = read_table(written(tmp_path, "a;b\n1,2,3,4;x\n1,5;y\n"))
+    assert table.columns.tolist() == ["a", "b"]
+    table = read_table(written(tmp_path, "a;b\n1;2\n"), layout=TableLayout(delimiter=","))
+    assert table.columns.tolist() == ["a;b"]
+
+
+def test_parquet_cells_lose_nothing(tmp_path):
+    path = tmp_path / "t.parquet"
+    frame = pa.table(
+        {
+            "id": pa.array([1, 2, None], pa.int64()),
+            "age": pa.array([45.0, 0.1, float("nan")]),
+            "small": pa.array([0.1, 2.0, None], pa.float32()),
+            "big": pa.array([1e300, -0.0, 123456789012.5]),
+            "word": pa.array(["a", " b ", None]).dictionary_encode(),
+            "tick": [True, False, None],
+            "day": pa.array([dt.date(2020, 1, 2), None, dt.date(1999, 12, 31)]),
+            "time": pa.array([dt.datetime(2020, 1, 2), None, dt.datetime(2020, 1, 2, 3, 4)]),
+            "noon": pa.array([dt.datetime(2020, 1, 2), None, dt.datetime(1960, 5, 6)]),
+            "none": pa.nulls(3),
+        }
+    )
+    pq.write_table(frame, path)
+    table = read_table(path)
+    cells = {name: column.tolist() for name, column in table.items()}
+    assert cells["id"] == ["1", "2", ""]
+    assert cells["age"] == ["45", "0.1", ""]
+    assert cells["small"] == ["0.1", "2", ""]
+    assert [float(cell) for cell in cells["big"]] == [1e300, 0.0, 123456789012.5]
+    assert cells["word"] == ["a", " b ", ""]
+    assert cells["tick"] == ["true", "false", ""]
+    assert cells["day"] == ["2020-01-02", "", "1999-12-31"]
+    assert cells["noon"] == ["2020-01-02", "", "1960-05-06"]
+    assert cells["time"][2].startswith("2020-01-02 03:04:00")
+    assert set(cells["none"]) == {""}
+    assert table.attrs[NUMERIC] == ["id", "age", "small", "big"]
+    assert table.index.tolist() == [("t.parquet", row) for row in (2, 3, 4)]
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
+def test_any_float_survives_parquet(values):
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"x": values}), buffer)
+    table = read_table(Path("t.parquet"), content=buffer.getvalue())
+    assert [float(cell) for cell in table["x"]] == values
+
+
+@pytest.mark.parametrize("cells", [[[1, 2]], [{"a": 1}], [b"\0"]])
+def test_parquet_cells_that_are_no_single_value(cells):
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"x": cells, "y": ["z"]}), buffer)
+    with pytest.raises(TableError, match=r"t\.parquet, column 'x': holds .* one text, number or"):
+        read_table(Path("t.parquet"), content=buffer.getvalue())
+
+
+def spreadsheet(sheets: dict[str, str], *, hidden: tuple[str, ...] = ()) -> bytes:
+    """An .xlsx file, sheet name -> XML of its rows (and merged cells)."""
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    package = "http://schemas.openxmlformats.org/package/2006/relationships"
+    listed = "".join(
+        f'<sheet name="{name}" sheetId="{i}" r:id="r{i}" '
+        f'state="{"hidden" if name in hidden else "visible"}"/>'
+        for i, name in enumerate(sheets, start=1)
+    )
+    links = "".join(
+        f'<Relationship Id="r{i}" Type="{office}/worksheet" Target="worksheets/s{i}.xml"/>'
+        for i in range(1, len(sheets) + 1)
+    )
+    parts = {
+        "[Content_Types].xml": f'<Types xmlns="{package[:-13]}content-types"/>',
+        "_rels/.rels": f'<Relationships xmlns="{package}"><Relationship Id="r0" '
+        f'Type="{office}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets>{listed}'
+        "</sheets></workbook>",
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}">{links}</Relationships>',
+    }
+    for i, rows in enumerate(sheets.values(), start=1):
+        parts[f"xl/worksheets/s{i}.xml"] = f'<worksheet xmlns="{main}">{rows}</worksheet>'
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def sheet(rows: list[list[object]], merged: str = "") -> str:
+    def cell(row: int, column: int, value: object) -> str:
+        place = f"{chr(65 + column)}{row}"
+        if isinstance(value, str):
+            return f'<c r="{place}" t="inlineStr"><is><t>{value}</t></is></c>'
+        if isinstance(value, bool):
+            return f'<c r="{place}" t="b"><v>{int(value)}</v></c>'
+        return f'<c r="{place}"><v>{value}</v></c>'
+
+    lines = "".join(
+        f'<row r="{r}">'
+        + "".join(cell(r, c, value) for c, value in enumerate(row) if value is not None)
+        + "</row>"
+        for r, row in enumerate(rows, start=1)
+    )
+    spans = f'<mergeCells><mergeCell ref="{merged}"/></mergeCells>' if merged else ""
+    return f"<sheetData>{lines}</sheetData>{spans}"
+
+
+ROWS: list[list[object]] = [["id", "age", "sick", "note"], [1, 45, True, "x"], [2, 0.1, False]]
+
+
+class TestSpreadsheets:
+    @pytest.fixture(autouse=True)
+    def _reader(self):
+        pytest.importorskip("python_calamine", reason="needs the extra 'excel'")
+
+    def read(self, content: bytes, **layout: object) -> pd.DataFrame:
+        return read_table(Path("t.xlsx"), content=content, layout=TableLayout(**layout))
+
+    def test_cells_become_text(self):
+        table = self.read(spreadsheet({"One": sheet(ROWS)}))
+        assert table.columns.tolist() == ["id", "age", "sick", "note"]
+        assert table.to_numpy().tolist() == [["1", "45", "True", "x"], ["2", "0.1", "False", ""]]
+        assert table.index.tolist() == [("t.xlsx", 2), ("t.xlsx", 3)]
+        assert table.attrs[NUMERIC] == ["id", "age"]
+
+    def test_of_several_sheets_none_is_guessed(self):
+        content = spreadsheet({"One": sheet(ROWS), "Two": sheet([["a"], ["b"]])})
+        with pytest.raises(
+            TableError, match=r"2 sheets .*\(One, Two\)\. .* as CSV; .* sheet = \"One\""
+        ):
+            self.read(content)
+        assert self.read(content, sheet="Two").columns.tolist() == ["a"]
+        with pytest.raises(TableError, match=r"has no sheet 'Three'\. It has: One, Two"):
+            self.read(content, sheet="Three")
+
+    def test_hidden_and_empty_sheets_do_not_count(self):
+        sheets = {"One": sheet(ROWS), "Lists": sheet([["a"]]), "Empty": sheet([])}
+        assert len(self.read(spreadsheet(sheets, hidden=("Lists",)))) == 2
+
+    def test_titles_and_merged_cells(self):
+        rows: list[list[object]] = [["Report of the clinic"], [], ["id", "side", "image"]]
+        rows += [["P1", "left", "a.jpg"], [None, "right", "b.jpg"], ["P2", "left", "c.jpg"]]
+        table = self.read(spreadsheet({"One": sheet(rows, merged="A4:A5")}))
+        assert table["id"].tolist() == ["P1", "P1", "P2"]
+        assert table.index.tolist() == [("t.xlsx", row) for row in (4, 5, 6)]
+        assert "row 3 was taken for the header" in table.attrs[ASSUMED][0]
+        assert "1 merged cell(s) count for every row that they span" in table.attrs[ASSUMED][1]
+
+    def test_pandas_agrees(self):
+        table = self.read(spreadsheet({"One": sheet(ROWS)}))
+        theirs = pd.read_excel(
+            io.BytesIO(spreadsheet({"One": sheet(ROWS)})), engine="calamine", dtype=object
+        )
+        np.testing.assert_array_equal(table["age"].astype(float), theirs["age"].astype(float))
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"PK\x03\x04 no zip", "a damaged spreadsheet or archive"),
+            (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "cannot be read as a spreadsheet"),
+            (spreadsheet({"One": sheet(ROWS)})[:-90], "a damaged spreadsheet or archive"),
+            (spreadsheet({"One": "<sheetData><row"}), "cannot be read|has no sheet"),
+            (spreadsheet({"One": sheet([])}), "has no sheet that holds something"),
+            (spreadsheet({"One": sheet([["a", "b"]])}), "has no rows, only a header"),
+            (spreadsheet({"One": sheet([["a", "a"], [1, 2]])}), "two columns are called 'a'"),
+        ],
+    )
+    def test_refusals(self, content, message):
+        with pytest.raises(TableError, match=message):
+            self.read(content)
+
+    def test_bombs_are_refused_unread(self, monkeypatch):
+        monkeypatch.setattr(typed_files, "UNPACKED_BYTES", 100)
+        with pytest.raises(TableError, match="more than a spreadsheet may"):
+            self.read(spreadsheet({"One": sheet(ROWS)}))
+
+
+def test_numbers_beside_text_keep_their_point():
+    rows = [["img", "x"], ["a", 1.234], ["b", "unk"], ["c", 12.5], ["d", "1.234"], ["e", 0.125]]
+    cells, *_, numeric = typed_files._from_rows([*rows, ["f", -9.0]], [], "t", TableLayout())
+    assert numeric == []
+    for decimal, thousands, text in ((",", ".", 1234), (".", ",", 1.234), (".", None, 1.234)):
+        marks = {"decimal": decimal, "thousands": thousands, "missing": ("unk",)}
+        what = Feature(name="x", kind="continuous", columns=("x",), **marks)
+        values = read_feature(cells, what, str)["x"]
+        np.testing.assert_array_equal(values, [1.234, np.nan, 12.5, text, 0.125, -9])
+
+
+@given(st.floats(-1e29, 1e29), st.sampled_from([",", "."]), st.sampled_from([None, ".", ",", " "]))
+def test_a_float_beside_text_is_never_read_as_another(value, decimal, thousands):
+    if thousands == decimal:
+        return
+    rows = [["img", "x"], ["a", value], ["b", "unk"]]
+    cells = typed_files._from_rows(rows, [], "t", TableLayout())[0]
+    marks = {"decimal": decimal, "thousands": thousands, "missing": ("unk",)}
+    what = Feature(name="x", kind="continuous", columns=("x",), **marks)
+    assert read_feature(cells, what, str)["x"].iloc[0] == value
+
+
+def test_numbers_joined_to_text_keep_their_point(tmp_path):
+    pq.write_table(pa.table({"i": ["a"], "x": [1.234]}), tmp_path / "t.parquet")
+    (tmp_path / "t.csv").write_text("i;x\nb;2,5\nc;1.234\n")
+    joined = join_tables([read_table(tmp_path / name) for name in ("t.parquet", "t.csv")])
+    assert joined.attrs[NUMERIC] == []
+    what = Feature(name="x", kind="continuous", columns=("x",), decimal=",", thousands=".")
+    assert read_feature(joined, what, str)["x"].tolist() == [1.234, 2.5, 1234]
+
+
+def test_without_the_extra_spreadsheets_are_refused_in_a_sentence(monkeypatch):
+    def absent(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(typed_files, "import_module", absent)
+    with pytest.raises(TableError, match=r"a spreadsheet; .*: pip install 'slimp\[excel\]'"):
+        read_table(Path("t.xlsx"), content=spreadsheet({"One": sheet(ROWS)}))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=200) | st.text('äß;,|\t\n"ab1.\0', max_size=80).map(str.encode))
+def test_any_bytes_are_a_table_or_refused(content):
+    table = None
+    with suppress(TableError):
+        table = read_table(Path("t.csv"), content=content)
+    if table is not None:
+        assert len(table)
+        assert (table != "").any(axis=1).all()

@@ -1,0 +1,582 @@
+"""What is proposed for a table: by what is in it, valid whatever it is, and honest about doubts."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from slimp.data.schema import Schema
+from slimp.errors import TableError
+from slimp.sources import import_source
+from slimp.sources.sketch.facts import facts_of
+from slimp.sources.sketch.table import Sketch, sketch_table
+from slimp.sources.sketch.words import header_unit, hints_at, parts_of, plain, slug, words
+
+
+def facts(cells: list[str], name: str = "x"):
+    return facts_of(pd.Series(cells, name=name, dtype="str"))
+
+
+def test_numbers_in_every_style():
+    for cells, decimal, thousands in (
+        (["4.5", "3", "12.25"], ".", None),
+        (["4,5", "3", "12,25"], ",", None),
+        (["1.234,5", "3", "12,25"], ",", "."),
+        (["1,234.5", "3", "12.25"], ".", ","),
+    ):
+        found = facts(cells * 4)
+        assert (found.look, found.decimal, found.thousands) == ("number", decimal, thousands)
+
+
+@pytest.mark.parametrize(
+    ("cells", "unclear"),
+    [
+        (["950", "1,234", "2,500", "12,345"], "1,234"),
+        (["1.234", "950", "2.500"], "1.234"),
+        (["1,234 mm", "2,500 mm"], "1,234"),
+        (["-1,234", "12.5"], "-1,234"),
+        (["1,234", "2,5"], None),
+        (["0,125", "1,234"], None),
+        (["0.125", "1.234"], None),
+        (["1,234,567", "1,234"], None),
+        (["1234", "2500"], None),
+    ],
+)
+def test_marks_that_may_stand_between_thousands(cells, unclear):
+    assert facts(cells * 2).unclear == unclear
+
+
+@pytest.mark.parametrize(("mark", "other"), [(",", "."), (".", ",")])
+def test_marks_that_are_unclear_decide_nothing_and_are_told(tmp_path, mark, other):
+    cells = ["950", f"1{mark}234", f"2{mark}500", f"12{mark}345"] * 12
+    frame = clinic().assign(dose=cells)
+    entry = tomllib.loads(sketched(tmp_path, frame).text)
+    assert entry.get("table", {}).get("decimal", ".") == "."
+    assert entry_of(entry, "dose").get("decimal", ".") == mark
+    text = sketched(tmp_path, frame).text.replace("\n#  ", "")
+    assert f'If it means 1234, write: decimal = "{other}", thousands = "{mark}"' in text
+    clear = frame.assign(width=["4,5", "3,25", "2", "7,75"] * 12)
+    entry = tomllib.loads(sketched(tmp_path, clear).text)
+    assert entry["table"]["decimal"] == ","
+    assert entry_of(entry, "dose").get("decimal", ",") == mark
+
+
+def test_numbers_of_a_typed_file_are_clear(tmp_path):
+    cells = [1.234, 2.567, 12.345, 3.001] * 12
+    draw(tmp_path / "images", clinic()["file"].tolist())
+    clinic().assign(dose=cells).to_parquet(tmp_path / "t.parquet")
+    assert "thousands" not in sketch_table(tmp_path / "t.parquet", tmp_path / "images").text
+
+
+def entry_of(entry, name: str) -> dict[str, object]:
+    levels = ("patient_metadata", "lesion_metadata", "image_metadata")
+    return next(entry[level][name] for level in levels if name in entry.get(level, {}))
+
+
+def test_units_of_cells_and_headers():
+    found = facts(["4 mm", "5", "1,2 cm"] * 3, "size")
+    assert (found.look, found.unit, found.units) == ("number", "mm", {"cm": 10})
+    assert facts(["4", "5.5", "9", "12"], "diameter_mm").unit == "mm"
+    assert facts(["41", "52", "90", "38"], "Alter").unit == "years"
+    assert facts(["41", "52", "90", "38"], "image").unit is None
+
+
+def test_missing_words_and_codes():
+    found = facts(["41", "k.A.", "-1", "UNK", "63", "k.A."])
+    assert (found.look, found.missing) == ("number", {"k.A.": 2, "-1": 1, "UNK": 1})
+    assert found.codes == ("-1",)
+    assert facts(["-1", "-3", "2", "5"]).codes == ()
+    assert facts(["41", "999", "63", "58"]).codes == ("999",)
+    assert facts(["950", "999", "963", "958"]).codes == ()
+
+
+@pytest.mark.parametrize("cells", [["0", "1", "-1"], ["0.0", "1.0", "999"], ["ja", "nein", "-1"]])
+def test_a_checkbox_with_a_code_is_one(cells):
+    found = facts(cells * 5, "itch")
+    assert (found.look, found.missing, found.codes) == ("checkbox", {cells[2]: 5}, (cells[2],))
+    assert set(found.cells) == {*cells[:2], ""}
+
+
+def test_numbers_among_words_are_missing(tmp_path):
+    found = facts(["m", "w", "-1", "w", "999"] * 5, "Geschlecht")
+    assert (found.look, set(found.counts)) == ("category", {"m", "w"})
+    assert found.missing == {"-1": 5, "999": 5}
+    assert facts(["I", "II", "-1", "3"] * 5).missing == {}, "other numbers stand beside"
+    frame = people().assign(sex=["m", "w", "w", "m", "-1"] * 12)
+    assert "being numbers among words: '-1' (12 cells)" in sketched(tmp_path, frame).text
+
+
+def test_strays_among_numbers_are_counted_as_missing():
+    found = facts([*map(str, range(20, 60)), "90+"])
+    assert (found.look, found.strays) == ("number", {"90+": 1})
+
+
+@pytest.mark.parametrize(
+    ("cells", "aliases"),
+    [
+        (["yes", "no"], {}),
+        (["ja", "nein"], {"ja": "yes", "nein": "no"}),
+        (["oui", "non"], {"oui": "yes", "non": "no"}),
+        (["Sí", "No"], {"Sí": "yes"}),
+        (["sim", "não"], {"sim": "yes", "não": "no"}),
+        (["vero", "falso"], {"vero": "yes", "falso": "no"}),
+        (["1", "0"], {}),
+        (["x", ""], {"x": "yes"}),
+    ],
+)
+def test_yes_and_no(cells, aliases):
+    found = facts(cells * 5)
+    assert (found.look, found.aliases) == ("checkbox", aliases)
+
+
+def test_sexes_and_single_ones_are_no_yes():
+    assert facts(["m", "f", "m", "f"]).look == "category"
+    assert facts(["m", "w"] * 4).look == "category"
+    assert facts(["1"] * 5).look != "checkbox"
+
+
+@pytest.mark.parametrize(
+    ("cells", "formats"),
+    [
+        (["1999-12-31", "2001-02-03"], ("%Y-%m-%d",)),
+        (["31.12.1999", "01.02.2001"], ("%d.%m.%Y",)),
+        (["31/12/1999", "01/02/2001"], ("%d/%m/%Y",)),
+        (["12/31/1999", "01/02/2001"], ("%m/%d/%Y",)),
+        (["01/02/1999", "01/03/2001"], ("%d/%m/%Y", "%m/%d/%Y")),
+    ],
+)
+def test_dates(cells, formats):
+    found = facts(cells * 3)
+    assert found.look == "date"
+    assert found.formats == formats
+
+
+def test_measures_are_no_dates():
+    assert facts(["4.5", "12.2", "7.25"] * 3).look == "number"
+    assert facts(["20200101", "5", "17"]).look == "number"
+
+
+def test_categories_codes_and_text():
+    found = facts(["Leg", "leg", "Leg", "lower_arm", "Lower Arm", "lower_arm"])
+    assert (found.look, found.aliases) == ("category", {"leg": "Leg", "Lower Arm": "lower_arm"})
+    assert facts([f"P-{i:03}" for i in range(30)]).look == "code"
+    assert facts([f"seen on day {i}, is well and comes back" for i in range(30)]).look == "text"
+    assert facts(["", " "]).look == "empty"
+
+
+def test_headers_in_six_languages():
+    for header in ("Patienten-Nr.", "ID_paciente", "patientId", "Paziente", "N° patient"):
+        assert hints_at(header, "patient"), header
+    for header in ("Läsion", "lésion", "lesión", "lesão", "lesione"):
+        assert hints_at(header, "lesion"), header
+    assert not hints_at("image", "age"), "no part of a word, unless it is a long one"
+    assert header_unit("Größe (mm)") == "mm"
+    assert parts_of("patientId2_nr") == ["patient", "id", "nr"]
+    assert plain("  São  Größe ") == "sao groesse"
+    assert slug("Größe (mm)") == "groesse_mm"
+    assert slug("???") == "column"
+
+
+def test_the_words_are_plain():
+    for topic in words()["headers"].values():
+        listed = topic if isinstance(topic, list) else [w for ws in topic.values() for w in ws]
+        assert not [word for word in listed if plain(word) != word or " " in word]
+
+
+def draw(folder: Path, names: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (8, 9, 3), dtype=np.uint8)).save(path)
+
+
+def clinic(patients: int = 12) -> pd.DataFrame:
+    """Long: patient, lesion (unique within one), image; a column at each level."""
+    rows = [
+        {
+            "subject": f"P{p:02}",
+            "spot": str(spot + 1),
+            "file": f"p{p:02}_{spot}_{k}.jpg",
+            "dx": ["melanoma", "nevus", "bcc"][(p + spot) % 3],
+            "age": str(30 + 3 * p),
+            "site": ["leg", "arm", "back"][(2 * p + spot) % 3],
+            "camera": ["phone", "scope"][k],
+        }
+        for p in range(patients)
+        for spot in range(1 + p % 3)
+        for k in range(2)
+    ]
+    return pd.DataFrame(rows, dtype="str")
+
+
+def sketched(tmp_path: Path, frame: pd.DataFrame, **more: object) -> Sketch:
+    path = tmp_path / "metadata.csv"
+    frame.to_csv(path, index=False)
+    return sketch_table(path, **more)
+
+
+def roles(schema: Schema) -> tuple[str | None, ...]:
+    return schema.image, schema.lesion, schema.patient, schema.label
+
+
+def test_roles_and_levels_of_a_long_table(tmp_path):
+    frame = clinic()
+    draw(tmp_path / "images", frame["file"].tolist())
+    sketch = sketched(tmp_path, frame)
+    schema = sketch.schema()
+    assert roles(schema) == ("file", "spot", "subject", "dx")
+    levels = {level.name: [f.name for f in level.features] for level in schema.levels}
+    assert levels == {"image": ["camera"], "lesion": ["site"], "patient": ["age"]}
+    assert "46 of the 46 images" in sketch.text or "images named are in images" in sketch.text
+    assert "AN IMPORT WOULD STOP" not in sketch.text
+    cohort = import_source(
+        "csv",
+        sketch.raw,
+        tmp_path / "cohort",
+        schema=schema,
+        layout=sketch.layout(),
+        table=sketch.table,
+        images=sketch.images,
+    )
+    assert len(cohort) == len(frame)
+    assert cohort.info.import_report["disagreements"] == []
+
+
+def test_names_are_mere_hints(tmp_path):
+    """The same table with headers that say nothing."""
+    frame = clinic().assign(spot=lambda f: f["subject"] + "-" + f["spot"])
+    draw(tmp_path / "images", frame["file"].tolist())
+    silent = dict(zip(frame.columns, ["k1", "k2", "k3", "k4", "k5", "k6", "k7"], strict=True))
+    sketch = sketched(tmp_path, frame.rename(columns=silent))
+    assert roles(sketch.schema()) == ("k3", "k2", "k1", "k4")
+    assert "its name does not say so" in sketch.text
+
+
+def people(rows: int = 60) -> pd.DataFrame:
+    """A row per image; who it is of is a number, two or three rows each."""
+    who = np.arange(rows) * 2 // 5
+    return pd.DataFrame(
+        {
+            "number": (1001 + 7 * who).astype(str),
+            "file": [f"c{i}.jpg" for i in range(rows)],
+            "dx": np.array(["melanoma", "nevus", "bcc"])[np.arange(rows) % 3],
+            "sex": np.array(["m", "f"])[who % 2],
+            "hair": np.array(["red", "fair", "dark"])[who % 3],
+            "diameter_mm": (3 + 7 * np.arange(rows) % 19).astype(str),
+        },
+        dtype="str",
+    )
+
+
+@pytest.mark.parametrize(
+    "header", ["pid", "record_id", "study_id", "ID", "client", "subject no", "case number", "k"]
+)
+def test_numbers_that_recur_are_those_of_patients(tmp_path, header):
+    schema = sketched(tmp_path, people().rename(columns={"number": header})).schema()
+    assert schema.patient == header
+    assert not {header} & {column for f in schema.features for column in f.columns}
+
+
+def test_the_age_of_a_patient_is_no_id(tmp_path):
+    for header in ("age", "patient_age", "Alter Patient"):
+        frame = people().rename(columns={"number": header})
+        frame[header] = (frame[header].astype(int) % 61 + 20).astype(str)
+        schema = sketched(tmp_path, frame).schema()
+        assert schema.patient is None
+        assert header in {column for f in schema.features for column in f.columns}
+
+
+def test_numbers_called_ids_are_never_inputs(tmp_path):
+    frame = people().rename(columns={"number": "pid"})
+    for header in ("photo_nr", "center_id", "Lfd. No."):
+        frame[header] = (np.arange(len(frame)) % 3 + 1).astype(str)
+    frame["row id"] = np.arange(len(frame)).astype(str)
+    frame["number of moles"] = (np.arange(len(frame)) % 11).astype(str)
+    sketch = sketched(tmp_path, frame)
+    assert sketch.schema().patient == "pid"
+    assert {f.name for f in sketch.schema().features} == {
+        *("sex", "hair", "diameter_mm", "number_of_moles")
+    }
+    assert "- row id: its name says that it is an id" in sketch.text
+
+
+@pytest.mark.parametrize(("header", "form"), [("mrn", "00{}"), ("NHS number", "943 47{}")])
+def test_public_numbers_of_persons_are_to_be_pseudonymised(tmp_path, header, form):
+    frame = people().rename(columns={"number": header})
+    frame[header] = frame[header].map(form.format)
+    sketch = sketched(tmp_path, frame)
+    assert sketch.schema().patient == header
+    assert "pseudonymise it before the import" in sketch.text.replace("\n#  ", "")
+    both = sketched(tmp_path, frame.assign(patient=(np.arange(60) // 3).astype(str)))
+    assert both.schema().patient == "patient"
+    assert both.layout().drop == (header,)
+    assert "pseudonymise" not in both.text
+
+
+def test_without_patients_nothing_is_of_one(tmp_path):
+    frame = people().drop(columns="number").assign(age=(np.arange(60) % 50 + 20).astype(str))
+    schema = sketched(tmp_path, frame).schema()
+    assert [f.name for f in schema.levels[-1].features] == []
+    assert {f.name for level in schema.levels for f in level.features} >= {"age", "sex"}
+
+
+def test_names_that_mislead_are_not_followed(tmp_path):
+    frame = clinic().rename(columns={"site": "image", "file": "target_x"})
+    draw(tmp_path / "images", frame["target_x"].tolist())
+    schema = sketched(tmp_path, frame).schema()
+    assert schema.image == "target_x"
+    assert schema.label == "dx"
+
+
+def test_wide_tables_and_windows_paths(tmp_path):
+    frame = clinic()
+    wide = frame.pivot_table(
+        index=["subject", "spot", "dx", "age"], columns="camera", values="file", aggfunc="first"
+    ).reset_index()
+    draw(tmp_path / "images" / "2024", frame["file"].tolist())
+    for column in ("phone", "scope"):
+        wide[column] = "D:\\Derma\\2024\\" + wide[column].str.upper()
+    sketch = sketched(tmp_path, wide)
+    layout = sketch.layout()
+    assert set(layout.images) == {"phone", "scope"}
+    assert layout.image_root == "D:\\Derma"
+    assert sketch.schema().image == "photo"
+
+
+def test_absolute_paths_of_the_image_folder_are_found(tmp_path):
+    frame = clinic()
+    draw(tmp_path / "images", frame["file"].tolist())
+    frame["file"] = f"{tmp_path}/images/" + frame["file"]
+    sketch = sketched(tmp_path, frame)
+    count = len(frame)
+    assert f"{count} of the {count} images named are in images" in sketch.text
+    assert "AN IMPORT WOULD STOP" not in sketch.text
+
+
+def test_several_names_in_one_cell(tmp_path):
+    frame = clinic().groupby(["subject", "spot", "dx"], as_index=False)["file"].agg("; ".join)
+    draw(tmp_path / "images", clinic()["file"].tolist())
+    sketch = sketched(tmp_path, frame.drop(columns="spot"))
+    assert sketch.layout().separator == ";"
+    assert sketch.layout().row_id == sketch.schema().lesion == "row"
+    assert "a row is taken for a lesion" in sketch.text
+
+
+def test_a_part_of_the_images_is_enough(tmp_path):
+    names = [f"IMG_{number}" for number in range(3000)]
+    draw(tmp_path / "images", [f"{name}.png" for name in names[:30]])
+    lesions = [f"L{number // 2}" for number in range(3000)]
+    dx = ["nevus" if number % 3 else "melanoma" for number in range(3000)]
+    sketch = sketched(tmp_path, pd.DataFrame({"name": names, "lesion": lesions, "dx": dx}))
+    assert sketch.schema().image == "name"
+    assert "30 of the 3000 images named are in images, which holds 30" in sketch.text
+
+
+def test_files_named_by_ids(tmp_path):
+    frame = clinic()
+    files = (frame["subject"] + "/" + frame["spot"] + "_" + frame["camera"] + ".png").tolist()
+    draw(tmp_path / "images", files)
+    rows = frame.drop(columns=["file", "camera"]).drop_duplicates()
+    sketch = sketched(tmp_path, rows)
+    assert sketch.layout().image_names == "{subject}/{spot}_*"
+    cohort = import_source(
+        "csv", sketch.raw, tmp_path / "c", schema=sketch.schema(), layout=sketch.layout()
+    )
+    assert len(cohort) == len(files)
+
+
+def test_personal_data_are_dropped(tmp_path):
+    frame = clinic(20)
+    count = len(frame)
+    frame["surname"] = [f"Doe{chr(97 + i % 26)}" for i in range(count)]
+    frame["contact"] = [f"someone{i}@example.org" for i in range(count)]
+    frame["record"] = [f"R-{i * 7919 % 10007:05}" for i in range(count)]
+    frame["seen"] = [f"{1 + i % 28:02}.03.2021" for i in range(count)]
+    frame["remarks"] = [f"she says that it grew {i} times" for i in range(count)]
+    draw(tmp_path / "images", frame["file"].tolist())
+    sketch = sketched(tmp_path, frame)
+    assert set(sketch.layout().drop) == {"surname", "contact", "record", "seen", "remarks"}
+    assert not {"surname", "contact", "record", "seen", "remarks"} & {
+        column for feature in sketch.schema().features for column in feature.columns
+    }
+
+
+def test_two_dates_become_an_age(tmp_path):
+    frame = clinic().drop(columns="age")
+    frame["date of birth"] = "07.05." + (1950 + frame.index % 2).astype(str)
+    frame["visit"] = "01.03.2021"
+    draw(tmp_path / "images", frame["file"].tolist())
+    (age,) = [f for f in sketched(tmp_path, frame).schema().features if f.name == "age"]
+    assert (age.from_date, age.to_date, age.date_format) == ("date of birth", "visit", "%d.%m.%Y")
+
+
+@pytest.mark.parametrize("header", ["Aufnahme", "seen", "captured_on", "T0"])
+def test_a_birth_and_any_other_date_become_an_age(tmp_path, header):
+    frame = people().rename(columns={"number": "pid"})
+    frame["Geburtsdatum"] = "07.05." + (1950 + frame.index * 2 // 5 % 20).astype(str)
+    frame[header] = "31.03.2021"
+    sketch = sketched(tmp_path, frame)
+    (age,) = [f for f in sketch.schema().features if f.name == "age"]
+    assert (age.from_date, age.to_date) == ("Geburtsdatum", header)
+    assert ("as the only other date" in sketch.text.replace("\n#  ", "")) == (header == "T0")
+
+
+def test_a_date_that_names_the_images_is_no_visit(tmp_path):
+    sketch = sketched(tmp_path, pd.DataFrame({"birth": ["01.02.1999"], "image": ["01.02.1999"]}))
+    assert sketch.schema().image == "image"
+    assert list(sketch.schema().features) == []
+
+
+def test_columns_that_follow_the_label_are_refused(tmp_path):
+    frame = clinic(90).drop(columns="site")
+    frame["biopsied"] = np.where(frame["dx"] == "nevus", "no", "yes")
+    frame["excision margin"] = [str(i % 7 + 1.5) for i in range(len(frame))]
+    frame["other"] = np.where(frame["dx"] == "melanoma", "urgent", "soon")
+    schema = sketched(tmp_path, frame).schema()
+    assert set(schema.refused) == {"biopsied", "excision margin", "other"}
+    assert "follows the label" in schema.refused["other"]
+
+
+def test_labels_are_joined_and_emptied(tmp_path):
+    frame = clinic()
+    frame.loc[0, "dx"], frame.loc[1, "dx"] = "Melanoma", "unknown"
+    assert sketched(tmp_path, frame).schema().label_names == {"unknown": "", "Melanoma": "melanoma"}
+
+
+def test_a_header_within_the_table_is_told(tmp_path):
+    frame = people().rename(columns={"number": "pid"})
+    header = pd.DataFrame([list(frame.columns)], columns=frame.columns)
+    frame = pd.concat([frame[:30], header, frame[30:]])
+    sketch = sketched(tmp_path, frame)
+    assert "# Row 32 repeats the header: remove it." in sketch.text
+    assert sketch.schema().patient == "pid"
+    assert "missing =" not in sketch.text
+    stop = " ".join(sketch.text.replace("\n#", " ").split())
+    assert "AN IMPORT WOULD STOP HERE" in stop
+    assert "where a row repeats the header" in stop
+
+
+def test_what_would_stop_an_import_is_said_on_top(tmp_path):
+    frame = pd.concat([clinic(), clinic().iloc[:1].assign(site="nose")])
+    sketch = sketched(tmp_path, frame)
+    assert "AN IMPORT WOULD STOP HERE" in sketch.text
+    assert "An image has one row" in " ".join(sketch.text.replace("\n#", " ").split())
+
+
+def test_without_images_endings_count(tmp_path):
+    sketch = sketched(tmp_path, clinic())
+    assert sketch.schema().image == "file"
+    assert sketch.images is None
+    assert "No image folder was found" in sketch.text
+    no_image = sketched(tmp_path, clinic().drop(columns="file"))
+    assert "NO COLUMN NAMES IMAGE FILES" in no_image.text
+
+
+def test_folders_may_lie_apart(tmp_path):
+    frame = clinic()
+    (tmp_path / "tables").mkdir()
+    draw(tmp_path / "pictures" / "all", frame["file"].tolist())
+    sketch = sketched(tmp_path / "tables", frame, images=tmp_path / "pictures")
+    assert (sketch.raw, sketch.table, sketch.images) == (
+        tmp_path,
+        "tables/metadata.csv",
+        "pictures",
+    )
+    assert "--table tables/metadata.csv --images pictures" in sketch.next_command(Path("s.toml"))
+
+
+def test_nobodys_whole_disk_is_searched(tmp_path):
+    frame = clinic()
+    draw(tmp_path / "a" / "b", frame["file"].tolist())
+    assert sketched(tmp_path, frame).images == "a/b"
+    for number in range(120):
+        (tmp_path / f"folder {number}").mkdir()
+    assert sketched(tmp_path, frame).images is None
+
+
+def test_a_missing_table(tmp_path):
+    with pytest.raises(TableError, match="no such table"):
+        sketch_table(tmp_path / "none.csv")
+
+
+CELL = st.sampled_from(
+    [
+        *("", " ", "UNK", "-1", "999", "4,5", "4.5", "1.234", "1,234.5", "3 mm", "2 cm", "yes"),
+        *("nein", "x", "01.02.1999", "1999-01-02", "a.jpg", "D:\\x\\b.png", "../c.jpg", "P-01"),
+        *(
+            "Leg",
+            "leg",
+            'a "quote"',
+            "back\\slash",
+            "line\nbreak",
+            "\x7f\u2028",
+            "ß\u0301",
+            "#",
+            "{a}",
+        ),
+        *(
+            "melanoma",
+            "nevus",
+            "train",
+            "test",
+            "a@b.org",
+            "1e400",
+            "٣",
+            "'''",
+            "a.jpg;b.jpg",
+            "\t",
+        ),
+    ]
+)
+HEADER = st.sampled_from(
+    [
+        *("image", "patient", "lesion", "dx", "label", "age", "split", "image_id", "lesion_id"),
+        *("birth", "visit", "size_mm", "Größe (mm)", "a.b", 'q"q', "{x}", "#", "name", "unnamed_2"),
+        *("biopsy", "photo", "row", "byte_offset", "Alter", "[table]", "=", "\\", "' '", "z\x7f"),
+    ]
+)
+
+
+@settings(deadline=None, max_examples=50, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_any_table_has_a_valid_sketch(tmp_path_factory, data):
+    names = data.draw(st.lists(HEADER, min_size=1, max_size=6, unique=True))
+    size = data.draw(st.integers(1, 12))
+    cells = {name: data.draw(st.lists(CELL, min_size=size, max_size=size)) for name in names}
+    folder = tmp_path_factory.mktemp("any")
+    pd.DataFrame(cells, dtype="str").to_csv(folder / "t.csv", index=False)
+    if data.draw(st.booleans()):
+        draw(folder / "images", ["a.jpg", "b.png", "P-01_1.jpg"])
+    try:
+        sketch = sketch_table(folder / "t.csv")
+    except TableError:
+        return
+    tomllib.loads(sketch.text)
+    schema, layout = sketch.schema(), sketch.layout()
+    known = {*(" ".join(name.split()) for name in names), layout.row_id, schema.image}
+    for column in (schema.lesion, schema.patient, schema.label, schema.split, *layout.drop):
+        assert column is None or column in known
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("table", "patient", "label", "refused"),
+    [
+        ("pad-ufes-20/metadata.csv", "patient_id", "diagnostic", {"biopsed"}),
+        ("ham10000/HAM10000_metadata.csv", None, "dx", {"dx_type"}),
+    ],
+)
+def test_published_tables(real_data, table, patient, label, refused):
+    """Without a look at the reviewed schema, the sketch comes to its main points."""
+    schema = sketch_table(real_data / table).schema()
+    assert schema.label == label
+    assert schema.patient == patient
+    assert set(schema.refused) >= refused

@@ -1,0 +1,435 @@
+"""Adaptation through the loop: any target, any interruption, and nobody tested whom it knows."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from slimp.data.cohort import Cohort, Tables
+from slimp.data.files import read_json
+from slimp.data.schema import Level, Schema
+from slimp.errors import CheckpointError, CohortError, UserError
+from slimp.evaluation.protocol import parts_of_run
+from slimp.features.embed import embed
+from slimp.models.config import ModelConfig
+from slimp.models.image_encoder import read_tensors
+from slimp.models.nested import Slimp
+from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
+from slimp.training import loop as train
+from slimp.training.adapt import Adaptation, adapt, left_behind, stages_of
+from slimp.training.config import AdaptConfig, PretrainConfig, RunConfig
+from slimp.training.loop import pretrain
+from slimp.training.parts import earlier_parts, set_aside
+from slimp.training.run_folder import read_log
+
+torch.set_num_threads(1)
+
+VIT = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+RUN: dict[str, Any] = {
+    **{"patients": 6, "lesions": 3, "epochs": 2, "learning_rate": 1e-3},
+    **{"validation_fraction": 0.15, "held_out_fraction": 0.2, "validate_every": 1},
+    **{"checkpoint_every_steps": 2, "workers": 0, "precision": "32", "accelerator": "cpu"},
+}
+MODEL: dict[str, Any] = {
+    "encoder": "vit_tiny_patch16_224",
+    "encoder_options": {**VIT, "drop_path_rate": 0.2},
+    **{"image_size": 16, "tabular_width": 8, "tabular_dropout": 0.1, "projection_width": 8},
+}
+
+
+@lru_cache
+def cohort(seed: int = 3, *, image_metadata: bool = False) -> Cohort:
+    return synthesize(
+        SyntheticConfig(
+            patients=20, lesions=2, image_size=16, seed=seed, image_metadata=image_metadata
+        )
+    )
+
+
+def of_levels(data: Cohort, **features: int) -> Cohort:
+    """The cohort with as many features at each level, and their columns alone."""
+    levels = tuple(
+        Level(name=level.name, features=level.features[: features.get(level.name, 0)])
+        for level in data.schema.levels
+    )
+    keep: dict[str, list[str]] = {
+        "images": ["image_id", "lesion_id", "patient_id", "label"],
+        "lesions": ["lesion_id", "patient_id"],
+        "patients": ["patient_id"],
+    }
+    frames = {
+        name: getattr(data.tables, name)[[*ids, *level.columns]]
+        for (name, ids), level in zip(keep.items(), levels, strict=True)
+    }
+    schema: Schema = replace(data.schema, levels=levels, refused={})
+    return replace(data, schema=schema, tables=Tables(**frames))
+
+
+def other_schema() -> Cohort:
+    return of_levels(cohort(4), lesion=3, patient=2)
+
+
+def settings(**changes: Any) -> AdaptConfig:
+    return AdaptConfig(**{**RUN, **changes})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pretrained") / "run"
+    pretrain(cohort(), PretrainConfig(**RUN, **MODEL), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def adapted(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adaptation to another schema that nothing interrupted."""
+    out = tmp_path_factory.mktemp("adapted") / "run"
+    adapt(run, other_schema(), settings(), out)
+    return out
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    ours, theirs = (read_tensors(x / "model.safetensors") for x in (a, b))
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+# ------------------------------------------------------------------ targets
+
+TARGETS: dict[str, tuple[Callable[[], Cohort], set[str]]] = {
+    "another schema": (other_schema, {"loss_lesion", "loss_patient"}),
+    "the same cohort": (cohort, {"loss_lesion", "loss_patient"}),
+    "lesions only": (lambda: of_levels(cohort(4), lesion=3), {"loss_lesion"}),
+    "images only": (lambda: of_levels(cohort(4)), {"loss_view"}),
+    "three levels": (
+        lambda: cohort(4, image_metadata=True),
+        {"loss_image", "loss_lesion", "loss_patient"},
+    ),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_run_adapts_to_any_cohort(run: Path, tmp_path: Path, target: str) -> None:
+    make, losses = TARGETS[target]
+    data = make()
+    model = adapt(run, data, settings(epochs=1), tmp_path / "run")
+    rows = [row for row in read_log(tmp_path / "run") if row["kind"] == "step"]
+    assert {key for key in rows[-1] if key.startswith("loss_")} == losses
+    found = {name.partition("_")[0] for name in embed(model, data).features}
+    assert found == {"image", *(loss.removeprefix("loss_") for loss in losses)} - {"view"}
+    assert set(model.encodings) >= {"lesion", "patient"}  # those that the cohort lacks stay
+
+
+def test_a_flat_run_stays_flat(tmp_path: Path) -> None:
+    first = PretrainConfig(**{**RUN, "epochs": 1}, **MODEL, hierarchy="flat")
+    pretrain(cohort(), first, tmp_path / "run")
+    model = adapt(tmp_path / "run", other_schema(), settings(epochs=1), tmp_path / "adapted")
+    names = {feature.name for feature in model.encodings["lesion"].features}
+    assert names == {feature.name for feature in other_schema().schema.features}
+    assert list(model.encodings) == ["lesion"]
+
+
+def test_a_target_of_images_alone_still_lends_to_a_reference(run: Path, tmp_path: Path) -> None:
+    """Metadata embeddings of the reference are those of the run, bit for bit."""
+    model = adapt(run, of_levels(cohort(4)), settings(train="full", epochs=1), tmp_path / "run")
+    ours, theirs = embed(model, cohort()), embed(Slimp.from_pretrained(run), cohort())
+    for name in ("lesion", "patient"):
+        assert (ours.features[name] == theirs.features[name]).all()
+    assert not (ours.features["image"] == theirs.features["image"]).all()
+
+
+@pytest.mark.parametrize("policy", ["embeddings", "heads", "full"])
+def test_frozen_weights_are_those_of_the_run(run: Path, tmp_path: Path, policy: Any) -> None:
+    found: list[Adaptation] = []
+    adapt(run, cohort(), settings(train=policy), tmp_path / "run", announce=found.append)
+    learning = {name for name, p in found[0].transfer.model.named_parameters() if p.requires_grad}
+    ours, theirs = (read_tensors(x / "model.safetensors") for x in (tmp_path / "run", run))
+    moved = {name for name, value in ours.items() if not torch.equal(value, theirs[name])}
+    assert moved <= learning
+    assert len(moved) > len(learning) // 2
+    blocks = {name for name in moved if ".blocks." in name or ".layers." in name}
+    assert bool(blocks) is (policy == "full")
+
+
+def test_the_first_step_of_the_same_cohort_has_the_loss_of_the_run(
+    run: Path, tmp_path: Path
+) -> None:
+    """What is adapted begins where the run ended, not anew."""
+    losses = {}
+    for name, rate in (("still", 1e-30), ("moving", 1e-3)):
+        config = settings(train="full", learning_rate=rate, epochs=1)
+        adapt(run, cohort(), config, tmp_path / name)
+        losses[name] = [row["validation_loss"] for row in read_log(tmp_path / name)[-1:]]
+    before = [row["validation_loss"] for row in read_log(run) if row["kind"] == "epoch"][-1]
+    assert losses["still"][0] == pytest.approx(before, rel=1e-6)
+    assert losses["moving"][0] != pytest.approx(before, rel=1e-6)
+
+
+# ------------------------------------------------------------------ interrupted and resumed
+
+
+@pytest.mark.parametrize("policy", ["embeddings", "heads"])
+def test_an_interrupted_adaptation_ends_as_one_that_was_not(
+    run: Path, tmp_path: Path, policy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(train=policy)
+    adapt(run, other_schema(), config, tmp_path / "whole")
+    original, steps = train.learn, iter([None] * 3)
+
+    def stop_at_the_fourth(*args: Any, **kwargs: Any) -> dict[str, float]:
+        if next(steps, 0) == 0:
+            raise RuntimeError("the power went out")
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(train, "learn", stop_at_the_fourth)
+    with pytest.raises(RuntimeError, match="power"):
+        adapt(run, other_schema(), config, tmp_path / "run")
+    monkeypatch.undo()
+    adapt(run, other_schema(), config, tmp_path / "run", resume=True)
+    assert same_weights(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_finished_adaptation_resumes_to_itself(run: Path, adapted: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(adapted, tmp_path / "run")
+    adapt(run, other_schema(), settings(), copy, resume=True)
+    assert same_weights(copy, adapted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": "heads"}, "started with train='embeddings', not 'heads'"),
+        ({"same": {"age": "age"}}, r"started with same=\{\}"),
+        ({"epochs": 3}, "started with epochs=2, not 3"),
+        ({"view_weight": 0.5}, "started with view_weight=0.0, not 0.5"),
+    ],
+)
+def test_other_settings_are_no_resumption(
+    run: Path, adapted: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        adapt(run, other_schema(), settings(**changes), adapted, resume=True)
+
+
+def test_another_run_is_no_resumption(run: Path, adapted: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="weights_sha256"):
+        adapt(
+            adapted,
+            other_schema(),
+            settings(),
+            shutil.copytree(adapted, tmp_path / "x"),
+            resume=True,
+        )
+    moved = shutil.copytree(run, tmp_path / "moved")  # where it lies does not matter
+    adapt(moved, other_schema(), settings(), shutil.copytree(adapted, tmp_path / "y"), resume=True)
+
+
+def test_chunks_change_the_weights_by_rounding_only(
+    run: Path, adapted: Path, tmp_path: Path
+) -> None:
+    first = PretrainConfig(
+        **{**RUN, "epochs": 1}, **{**MODEL, "tabular_dropout": 0.0, "encoder_options": VIT}
+    )
+    pretrain(cohort(), first, tmp_path / "run")
+    weights = []
+    for chunk in (999, 4):
+        out = tmp_path / str(chunk)
+        adapt(tmp_path / "run", other_schema(), settings(chunk=chunk, epochs=1), out)
+        weights.append(read_tensors(out / "model.safetensors"))
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-4)
+
+
+# ------------------------------------------------------------------ what is left on disk
+
+
+def test_the_settings_repeat_the_adaptation(adapted: Path) -> None:
+    saved = read_json(adapted / "config.json")
+    again = AdaptConfig(**saved["adapt"])
+    assert asdict(again) == {**asdict(settings()), "view_weight": 0.0, "chunk": again.chunk}
+    assert saved["pretrain"]["encoder_options"] == MODEL["encoder_options"]
+    assert saved["data"]["cohort"] == other_schema().info.name
+    assert {"run", "weights_sha256"} == set(saved["from"])
+
+
+def test_the_table_and_the_stages_are_saved(run: Path, adapted: Path, tmp_path: Path) -> None:
+    adapt(adapted, of_levels(cohort(5)), settings(train="heads", epochs=1), tmp_path / "third")
+    content = read_json(tmp_path / "third" / "transfer.json")
+    stages = content["stages"]
+    assert [stage["verb"] for stage in stages] == ["pretrain", "adapt", "adapt"]
+    assert [stage["trained"] for stage in stages] == ["all", "embeddings", "heads"]
+    assert [stage["cohort"] for stage in stages] == [cohort(seed).info.name for seed in (3, 4, 5)]
+    assert [set(stage["weights"]) for stage in stages] == [
+        {"lesion", "patient"},
+        {"lesion", "patient"},
+        {"view"},
+    ]
+    assert stages[0]["trainable"] == stages[0]["parameters"]
+    assert 0 < stages[2]["trainable"] < stages[1]["trainable"] < stages[1]["parameters"]
+    assert stages[0]["patients"] == len(
+        set_aside(cohort(), PretrainConfig(**RUN, **MODEL)).train.patients
+    )
+    assert stages[1] == read_json(adapted / "transfer.json")["stages"][1]
+    total = sum(part["parameters"] for part in content["parts"])
+    assert total == content["parameters"] == stages[2]["parameters"]
+
+
+def test_levels_that_the_images_moved_away_from_are_named(run: Path, tmp_path: Path) -> None:
+    assert left_behind(run) == ()
+    for name, data, policy, expected in (
+        ("images", of_levels(cohort(4)), "embeddings", ("lesion", "patient")),
+        ("frozen", of_levels(cohort(4)), "heads", ()),
+        ("lesions", of_levels(cohort(4), lesion=3), "embeddings", ("patient",)),
+    ):
+        adapt(run, data, settings(train=policy, epochs=1), tmp_path / name)
+        assert left_behind(tmp_path / name) == expected
+
+
+def test_a_run_of_an_older_version_has_a_stage_too(run: Path, tmp_path: Path) -> None:
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(run / name, tmp_path)
+    model = Slimp.from_pretrained(tmp_path)
+    (stage,) = stages_of(tmp_path, model)
+    assert (stage.cohort, stage.patients, stage.trainable) == ("unknown", 0, stage.parameters)
+    adapt(tmp_path, other_schema(), settings(epochs=1), tmp_path / "out")
+
+
+# ------------------------------------------------------------------ nobody is tested twice
+
+
+def parts(out: Path, name: str = "patients") -> dict[str, str]:
+    table = pd.read_parquet(out / f"{name}.parquet")
+    return dict(zip(table["patient_id"], table["part"], strict=True))
+
+
+def test_patients_keep_the_part_of_the_earlier_stage(run: Path, tmp_path: Path) -> None:
+    found: list[Adaptation] = []
+    some = cohort().select_patients(sorted(parts(run))[:14])
+    adapt(run, some, settings(seed=9, epochs=1), tmp_path / "run", announce=found.append)
+    here = parts(tmp_path / "run")
+    assert here == {patient: parts(run)[patient] for patient in here}
+    held_out = sum(part == "held_out" for part in here.values())
+    assert found[0].known == {"learned_from": 14 - held_out, "held_out": held_out}
+    assert parts(tmp_path / "run", "earlier_patients") == parts(run)
+
+
+def test_where_nobody_is_to_be_held_out_everybody_trains(run: Path, tmp_path: Path) -> None:
+    adapt(run, cohort(), settings(held_out_fraction=0.0, epochs=1), tmp_path / "run")
+    assert set(parts(tmp_path / "run").values()) == {"train", "validation"}
+    # They were unseen once, and are so no more: not in the reference either.
+    assert "held_out" not in parts_of_run(tmp_path / "run", cohort()).values()  # type: ignore[union-attr]
+
+
+def test_new_patients_are_dealt_and_known_ones_are_not(run: Path, tmp_path: Path) -> None:
+    mixed = _with_ids_of(cohort(6), cohort(), 8)
+    adapt(run, mixed, settings(epochs=1), tmp_path / "run")
+    here, before = parts(tmp_path / "run"), parts(run)
+    shared = set(here) & set(before)
+    assert len(shared) == 8
+    assert all(here[patient] == before[patient] for patient in shared)
+    strangers = [part for patient, part in here.items() if patient not in shared]
+    assert set(strangers) == {"train", "validation", "held_out"}
+
+
+def test_an_official_test_patient_who_was_learned_from_trains(run: Path) -> None:
+    data, known = cohort(), earlier_parts(run)
+    tables = replace(data.tables, images=data.images.assign(split="test"))
+    first = data.images["patient_id"].iloc[0]
+    tables.images.loc[data.images["patient_id"] == first, "split"] = "train"
+    official = replace(data, tables=tables)
+    found = set_aside(official, PretrainConfig(**{**RUN, "validation_fraction": 0.0}), known)
+    assert found.held_out is not None
+    tested = set(found.held_out.patients["patient_id"])
+    assert tested == {p for p, part in known.items() if part == "held_out"} - {first}
+
+
+def test_a_monitor_without_anyone_to_validate_is_refused() -> None:
+    config = PretrainConfig(**{**RUN, "monitor": "validation_loss"})
+    known = dict.fromkeys(cohort().patients["patient_id"], "train")
+    with pytest.raises(
+        CohortError, match=r"nobody is left to validate.* --monitor validation_loss"
+    ):
+        set_aside(cohort(), config, known)
+
+
+def test_the_parts_of_all_stages_are_honest(run: Path, tmp_path: Path) -> None:
+    """The reference's held-out patients stay so, but for those whom a later stage learned from."""
+    mixed = _with_ids_of(cohort(6), cohort(), 8)
+    adapt(run, mixed, settings(held_out_fraction=0.0, epochs=1), tmp_path / "run")
+    before, after = parts(run), parts(tmp_path / "run")
+    reference = parts_of_run(tmp_path / "run", cohort())
+    assert reference is not None
+    assert set(reference) == set(before)
+    for patient, part in reference.items():
+        unseen = before[patient] == "held_out" and after.get(patient) is None
+        assert (part == "held_out") is unseen
+    target = parts_of_run(tmp_path / "run", mixed)
+    assert target is not None
+    assert set(target) == set(after)
+    assert parts_of_run(tmp_path / "run", cohort(7)) == {}
+
+
+def _with_ids_of(data: Cohort, other: Cohort, count: int) -> Cohort:
+    """The cohort with the first patients under the names of those of another."""
+    pairs = zip(data.patients["patient_id"][:count], other.patients["patient_id"], strict=False)
+    names: Mapping[str, str] = dict(pairs)
+    frames = {
+        name: getattr(data.tables, name).assign(
+            patient_id=getattr(data.tables, name)["patient_id"].replace(names)
+        )
+        for name in ("images", "lesions", "patients")
+    }
+    return replace(data, tables=Tables(**frames))
+
+
+# ------------------------------------------------------------------ settings and refusals
+
+
+def test_the_settings_of_a_run_make_those_of_its_adaptation() -> None:
+    model = ModelConfig(view_weight=0.3, tabular_width=64)
+    config = AdaptConfig(epochs=7)
+    made = config.of_run(model, images_alone=False)
+    assert {f.name: getattr(made, f.name) for f in fields(ModelConfig)} == asdict(model)
+    assert {f.name: getattr(made, f.name) for f in fields(RunConfig)}.items() <= asdict(
+        config
+    ).items()
+    assert config.of_run(ModelConfig(), images_alone=True).view_weight == 1.0
+    assert config.of_run(model, images_alone=True).view_weight == 0.3
+    assert AdaptConfig(view_weight=0.0).of_run(model, images_alone=False).view_weight == 0.0
+
+
+def test_nonsense_is_refused() -> None:
+    with pytest.raises(UserError, match="view_weight must be a number from 0 up, got -1"):
+        AdaptConfig(view_weight=-1.0)
+    with pytest.raises(UserError, match="'a' is not the only feature that is said to be 'c'"):
+        AdaptConfig(same={"a": "c", "b": "c"})
+    with pytest.raises(UserError, match="patience needs a monitor"):
+        AdaptConfig(patience=2)
+
+
+def test_what_cannot_be_adapted_is_refused_and_nothing_is_written(
+    run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(CheckpointError, match=r"no model here \(no model\.json\)"):
+        adapt(tmp_path, cohort(), settings(), out)
+    with pytest.raises(CohortError, match="no metadata features"):
+        adapt(run, of_levels(cohort(4)), settings(view_weight=0.0), out)
+    with pytest.raises(UserError, match="the run has no feature 'gender'"):
+        adapt(run, cohort(4), settings(same={"sex": "gender"}), out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("where", ["", ".."])
+def test_the_run_itself_is_never_written_to(run: Path, where: str) -> None:
+    with pytest.raises(UserError, match=re.escape("is the run to start from, or holds it")):
+        adapt(run, cohort(4), settings(), run / where, overwrite=True)
+    assert (run / "model.safetensors").is_file()

@@ -1,0 +1,346 @@
+"""Training state on disk: everything comes back, nothing foreign gets in."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from slimp.data.files import read_json, write_json
+from slimp.errors import CheckpointError
+from slimp.models.image_encoder import read_tensors
+from slimp.training import checkpoint
+from slimp.training.checkpoint import Checkpoints, Progress
+
+torch.set_num_threads(1)
+
+
+def made(seed: int = 0, width: int = 3) -> tuple[nn.Module, Optimizer]:
+    """A model with dropout and a buffer, and an optimizer with two groups."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.Dropout(0.5))
+    groups = [
+        {"params": [model[0].weight], "weight_decay": 0.1},
+        {"params": [model[0].bias, *model[1].parameters()], "weight_decay": 0.0},
+    ]
+    return model, AdamW(groups, lr=0.03, betas=(0.9, 0.98))
+
+
+def step(model: nn.Module, optimizer: Optimizer, number: int = 0) -> Tensor:
+    """One step on random rows, with dropout: it depends on all of the state and on `number`."""
+    torch.manual_seed(number)
+    loss: Tensor = model(torch.randn(8, 4)).square().mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.detach()
+
+
+def save(folder: Path, *numbers: int, keep: int = 2) -> Path:
+    """Checkpoints after one step and some more, each of other weights; the last one's folder."""
+    model, optimizer = made()
+    with Checkpoints(folder, keep=keep) as saved:
+        for number in numbers:
+            step(model, optimizer, number)
+            saved.save(model, optimizer, Progress(step=number))
+    return folder / f"step_{numbers[-1]:08d}"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def load(folder: Path, width: int = 3) -> Progress | None:
+    return Checkpoints(folder, keep=2).load_last(*made(seed=1, width=width))
+
+
+def test_a_loaded_state_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    model, optimizer = made()
+    for number in range(3):
+        step(model, optimizer, number)
+    progress = Progress(step=3, epoch=1, log_bytes=77, best=0.1 + 0.2, stale=2, stopped=True)
+    with Checkpoints(tmp_path, keep=2) as saved:
+        saved.save(model, optimizer, progress)
+    wanted = [step(model, optimizer, number) for number in range(3, 6)]
+
+    other, fresh = made(seed=1)
+    found = Checkpoints(tmp_path, keep=2).load_last(other, fresh)
+    assert found == progress
+    losses = [step(other, fresh, number) for number in range(3, 6)]
+    assert torch.equal(torch.stack(losses), torch.stack(wanted))
+    for name, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+    assert [group["weight_decay"] for group in fresh.param_groups] == [0.1, 0.0]
+
+
+def test_without_a_checkpoint_there_is_nothing_to_load(tmp_path: Path) -> None:
+    assert load(tmp_path / "nowhere") is None
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_before_the_first_step_there_is_a_state_too(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, keep=1) as saved:
+        saved.save(*made(), Progress())
+    assert load(tmp_path) == Progress()
+
+
+def test_the_newest_stay_and_the_newest_is_loaded(tmp_path: Path) -> None:
+    save(tmp_path, 5, 9, 10, 100)  # as text 9 would come after 10
+    assert names(tmp_path) == ["step_00000010", "step_00000100"]
+    assert load(tmp_path) == Progress(step=100)
+
+
+def test_a_step_that_is_saved_again_replaces_its_checkpoint(tmp_path: Path) -> None:
+    model, optimizer = made()
+    with Checkpoints(tmp_path, keep=2) as saved:
+        for epoch in (1, 2):
+            saved.save(model, optimizer, Progress(step=5, epoch=epoch))
+    assert names(tmp_path) == ["step_00000005"]
+    assert load(tmp_path) == Progress(step=5, epoch=2)
+
+
+# ------------------------------------------------------------------ behind the training
+
+
+class Gate:
+    """Stands in for the writing of tensors: says when it began, and waits to be opened."""
+
+    def __init__(self) -> None:
+        self.began, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self, tensors: dict[str, Tensor], path: Path) -> None:
+        self.began.set()
+        assert self.opened.wait(30)
+        save_file(tensors, path)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    gate = Gate()
+    monkeypatch.setattr(checkpoint, "save_file", gate)
+    return gate
+
+
+def test_training_goes_on_while_what_it_was_is_written(tmp_path: Path, gate: Gate) -> None:
+    model, optimizer = made()
+    step(model, optimizer)
+    was = {name: value.clone() for name, value in model.state_dict().items()}
+    progress = Progress(step=1)
+    with Checkpoints(tmp_path, keep=1) as saved:
+        saved.save(model, optimizer, progress)
+        assert gate.began.wait(30)
+        step(model, optimizer)  # changes weights, buffers and moments in place
+        progress.step = 2
+        optimizer.param_groups[0]["lr"] = 7.0
+        assert not list(tmp_path.glob("step_*"))
+        gate.opened.set()
+    other, fresh = made(seed=1)
+    assert Checkpoints(tmp_path, keep=1).load_last(other, fresh) == Progress(step=1)
+    assert all(torch.equal(value, was[name]) for name, value in other.state_dict().items())
+    assert fresh.param_groups[0]["lr"] == 0.03
+    assert {int(entry["step"]) for entry in fresh.state.values()} == {1}
+
+
+def test_a_save_waits_for_the_one_before(tmp_path: Path, gate: Gate) -> None:
+    model, optimizer = made()
+    with Checkpoints(tmp_path, keep=5) as saved:
+        saved.save(model, optimizer, Progress(step=1))
+        second = threading.Thread(target=saved.save, args=(model, optimizer, Progress(step=2)))
+        second.start()
+        second.join(0.2)
+        assert second.is_alive()
+        gate.opened.set()
+        second.join(30)
+    assert names(tmp_path) == ["step_00000001", "step_00000002"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
+def test_the_last_one_is_whole_however_training_ends(
+    tmp_path: Path, gate: Gate, stop: type[BaseException]
+) -> None:
+    def train() -> None:
+        with Checkpoints(tmp_path, keep=1) as saved:
+            saved.save(*made(), Progress(step=1))
+            threading.Timer(0.2, gate.opened.set).start()
+            raise stop
+
+    with pytest.raises(stop):
+        train()
+    assert load(tmp_path) == Progress(step=1)
+
+
+def end(saved: Checkpoints) -> None:
+    saved.close()
+
+
+def save_again(saved: Checkpoints) -> None:
+    saved.save(*made(), Progress(step=3))
+
+
+@pytest.mark.parametrize("then", [end, save_again])
+@pytest.mark.parametrize(
+    ("writer", "error"), [("save_file", SafetensorError), ("write_json", OSError)]
+)
+def test_a_full_disk_is_told_at_the_next_occasion_and_leaves_the_one_before(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    then: Callable[[Checkpoints], None],
+    writer: str,
+    error: type[Exception],
+) -> None:
+    save(tmp_path, 1)
+
+    def full(*args: object) -> None:
+        raise error("no space left on device")
+
+    saved = Checkpoints(tmp_path, keep=1)
+    message = r"step_00000002: could not be written \(no space left on device\)\. Make room"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, writer, full)
+        saved.save(*made(), Progress(step=2))
+        with pytest.raises(CheckpointError, match=message):
+            then(saved)
+    saved.close()  # what was told once is not told again
+    assert names(tmp_path) == ["step_00000001"]
+    assert load(tmp_path) == Progress(step=1)
+
+
+def test_what_killed_writers_left_is_not_seen_and_goes_with_the_next_save(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    left = tmp_path / ".step_00000003.partial-x"
+    shutil.copytree(tmp_path / "step_00000001", left)
+    assert load(tmp_path) == Progress(step=1)
+    assert left.exists(), "loading writes nothing: other processes may be loading too"
+    save(tmp_path, 2)
+    assert names(tmp_path) == ["step_00000001", "step_00000002"]
+
+
+# ------------------------------------------------------------------ damage
+
+
+def truncate(path: Path, share: float) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+
+
+def damaged(folder: Path, how: str) -> None:
+    """Damages a checkpoint: removes a file, leaves a share of it, or writes other JSON."""
+    name, what = how.split(" ", 1)
+    if what == "missing":
+        (folder / name).unlink()
+    elif what.endswith("%"):
+        truncate(folder / name, int(what[:-1]) / 100)
+    else:
+        (folder / name).write_text(what)
+
+
+DAMAGES = [
+    *("tensors.safetensors missing", "tensors.safetensors 0%", "tensors.safetensors 50%"),
+    *("tensors.safetensors 99%", "state.json missing", "state.json 0%", "state.json 50%"),
+    *("state.json {}", "state.json []", 'state.json {"progress": {}}'),
+    'state.json {"param_groups": [], "progress": {"mood": "good"}}',
+]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_one_is_passed_over_with_a_warning(tmp_path: Path, how: str) -> None:
+    newest = save(tmp_path, 1, 2, 3, keep=9)
+    damaged(newest, how)
+    other, fresh = made(seed=1)
+    with pytest.warns(UserWarning, match=r"passed over .* not whole: .*step_00000003/.*") as told:
+        assert Checkpoints(tmp_path, keep=9).load_last(other, fresh) == Progress(step=2)
+    assert len(told) == 1
+    wanted = read_tensors(tmp_path / "step_00000002" / "tensors.safetensors")
+    assert torch.equal(other.state_dict()["0.weight"], wanted["model.0.weight"])
+    assert torch.equal(fresh.state_dict()["state"][0]["exp_avg"], wanted["optimizer.0.exp_avg"])
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_damaged_one_does_not_take_the_place_of_a_whole_one(
+    tmp_path: Path, how: str, keep: int
+) -> None:
+    damaged(save(tmp_path, 2, 10), how)
+    with pytest.warns(UserWarning, match="passed over"):
+        assert load(tmp_path) == Progress(step=2)
+    save(tmp_path, 4, keep=keep)
+    assert load(tmp_path) == Progress(step=4)
+    assert names(tmp_path) == ["step_00000002", "step_00000004"][-keep:]
+    save(tmp_path, 10)  # the step that was damaged comes again
+    assert load(tmp_path) == Progress(step=10)
+
+
+def test_if_none_is_whole_that_is_said(tmp_path: Path) -> None:
+    damaged(save(tmp_path, 1, 2), "state.json missing")
+    damaged(tmp_path / "step_00000001", "tensors.safetensors 50%")
+    with (
+        pytest.warns(UserWarning, match="passed over"),
+        pytest.raises(
+            CheckpointError, match=r"of 2 checkpoint\(s\) none is whole\. Begin"
+        ) as caught,
+    ):
+        load(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+def refused(folder: Path, message: str, width: int = 3) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load(folder.parent, width)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_configuration_is_named_by_its_first_misfit(tmp_path: Path) -> None:
+    refused(save(tmp_path, 1), r"'0\.weight' has shape \[3, 4\], expected \[5, 4\]", width=5)
+
+
+def test_another_optimizer_is_refused(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    content = read_json(folder / "state.json")
+    write_json(folder / "state.json", {**content, "param_groups": []})
+    refused(folder, r"not of this configuration .*group.* Resume with the settings")
+
+
+def test_a_lost_tensor_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path, 1) / "tensors.safetensors"
+    save_file({k: v for k, v in read_tensors(path).items() if k != "model.0.bias"}, path)
+    refused(path.parent, r"0\.bias")
+
+
+class Malicious:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_no_pickle_is_ever_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = save(tmp_path, 1)
+
+    def forbidden(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a pickle was opened")
+
+    with monkeypatch.context() as patch:
+        for name in ("load", "loads", "Unpickler"):
+            patch.setattr(pickle, name, forbidden)
+        patch.setattr(torch, "load", forbidden)
+        assert load(tmp_path) == Progress(step=1)
+    trace = saved / "executed"
+    (saved / "tensors.safetensors").write_bytes(pickle.dumps(Malicious(trace)))
+    with pytest.warns(UserWarning, match="passed over"), pytest.raises(CheckpointError):
+        load(tmp_path)
+    assert not trace.exists()

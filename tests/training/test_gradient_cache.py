@@ -1,0 +1,258 @@
+"""Two passes against one graph over the whole batch: the same gradient, in 64 bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from slimp.data.batches import Batch, PatientBatches
+from slimp.data.cohort import Cohort
+from slimp.data.encoding import Encoding
+from slimp.data.schema import LEVELS, Level
+from slimp.errors import UserError
+from slimp.models.config import ModelConfig
+from slimp.models.losses import NestedLoss, nested_loss
+from slimp.models.nested import ROWS_ON_CPU, Slimp, mixes_rows
+from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
+from slimp.training import gradient_cache
+from slimp.training.chunk_size import rows_that_fit, saved_bytes
+from slimp.training.config import PretrainConfig, part_of
+from slimp.training.gradient_cache import backward, draw_from
+
+torch.set_num_threads(1)
+
+SIZE = 16
+VIT = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "the paper": (("lesion", "patient"), {}),
+    "lesions only": (("lesion",), {"patient_weight": 0.0, "lesion_weight": 1.0}),
+    "patients only": (("patient",), {}),
+    "three levels": (("image", "lesion", "patient"), {}),
+    "attention": (("image", "lesion", "patient"), {"pooling": "attention"}),
+    "views": (("lesion", "patient"), {"view_weight": 0.5}),
+    "views alone": (
+        ("lesion", "patient"),
+        {"view_weight": 1.0, "lesion_weight": 0.0, "patient_weight": 0.0},
+    ),
+    "duplicates": (("lesion", "patient"), {"duplicates": "positive"}),
+    "learned missing": (("lesion", "patient"), {"missing": "learned"}),
+    "checkpointed encoder": (("lesion", "patient"), {"gradient_checkpointing": True}),
+}
+
+
+@lru_cache
+def cohort() -> Cohort:
+    return synthesize(
+        SyntheticConfig(
+            patients=5,
+            lesions=3,
+            images_per_lesion=2,
+            image_size=SIZE,
+            image_metadata=True,
+            seed=2,
+        )
+    )
+
+
+def made(levels: tuple[str, ...], **changes: Any) -> tuple[Slimp, Batch]:
+    """A model in 64 bit, in training mode, and a ragged batch."""
+    config = PretrainConfig(
+        **{
+            "encoder": "vit_tiny_patch16_224",
+            "encoder_options": VIT,
+            "image_size": SIZE,
+            "tabular_width": 8,
+            "projection_width": 6,
+            "images_per_lesion": 2,
+            **changes,
+        }
+    )
+    whole = cohort()
+    kept = whole.images["patient_id"] != whole.patients["patient_id"].iloc[0]
+    kept.iloc[0] = True  # a patient with one image among others with six
+    some = whole.select(kept)
+    wanted = tuple(
+        Level(name=level.name, features=level.features if level.name in levels else ())
+        for level in some.schema.levels
+    )
+    some = replace(some, schema=replace(some.schema, levels=wanted))
+    encodings = {
+        name: Encoding.fit(some.schema.level(name), some.tables.of_level(name))
+        for name in LEVELS
+        if some.schema.level(name).features
+    }
+    torch.manual_seed(0)
+    model = Slimp(part_of(config, ModelConfig), encodings).double().train()
+    if config.gradient_checkpointing:
+        model.image_encoder.set_gradient_checkpointing(True)
+    views = 2 if config.view_weight else 1
+    return model, PatientBatches(some, encodings, config, image_size=SIZE, views=views)[0, 0]
+
+
+def gradients(model: Slimp, run: Callable[[], NestedLoss]) -> tuple[float, dict[str, Tensor]]:
+    model.zero_grad()
+    loss = run()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return loss.total.item(), found
+
+
+def plainly(model: Slimp, batch: Batch) -> NestedLoss:
+    loss = nested_loss(model(batch), model.config.weights)
+    loss.total.backward()
+    return loss
+
+
+def cached(
+    model: Slimp,
+    batch: Batch,
+    chunk: int,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> NestedLoss:
+    return backward(
+        model, batch, model.config.weights, chunk=chunk, autocast=autocast, chance=(3, 1)
+    )
+
+
+def assert_same(
+    found: tuple[float, dict[str, Tensor]], wanted: tuple[float, dict[str, Tensor]]
+) -> None:
+    assert found[0] == pytest.approx(wanted[0], rel=1e-12)
+    assert found[1].keys() == wanted[1].keys()
+    largest = max(gradient.abs().max().item() for gradient in wanted[1].values())
+    for name, gradient in wanted[1].items():
+        error = (found[1][name] - gradient).abs().max().item()
+        assert error <= 1e-10 * max(gradient.abs().max().item(), 1e-3 * largest), name
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 15, 1000])
+@pytest.mark.parametrize("case", CASES)
+def test_chunks_give_the_gradient_of_the_whole_batch(case: str, chunk: int) -> None:
+    levels, changes = CASES[case]
+    model, batch = made(levels, **changes)
+    wanted = gradients(model, partial(plainly, model, batch))
+    assert_same(gradients(model, partial(cached, model, batch, chunk)), wanted)
+
+
+def test_both_passes_drop_the_same_units() -> None:
+    """Against one graph over all chunks, each drawn as the cache draws it."""
+    model, batch = made(
+        ("lesion", "patient"),
+        tabular_dropout=0.4,
+        encoder_options={**VIT, "drop_path_rate": 0.4, "proj_drop_rate": 0.3},
+    )
+
+    def in_one_graph() -> NestedLoss:
+        embedded: dict[str, list[Tensor]] = {}
+        for number, piece in enumerate(gradient_cache._pieces(model, batch, 2)):
+            draw_from((3, 1), number)
+            embedded.setdefault(piece.encoder, []).append(piece.embed())
+        whole = {name: torch.cat(parts) for name, parts in embedded.items()}
+        h = whole.pop("pixels").unsqueeze(0)
+        loss = nested_loss(model.relate(h, whole, batch), model.config.weights)
+        loss.total.backward()
+        return loss
+
+    wanted = gradients(model, in_one_graph)
+    assert_same(gradients(model, partial(cached, model, batch, 6)), wanted)
+    torch.manual_seed(99)  # what was drawn before has no influence
+    torch.rand(7)
+    assert_same(gradients(model, partial(cached, model, batch, 6)), wanted)
+    without = gradients(model.eval(), partial(plainly, model, batch))
+    assert without[0] != pytest.approx(wanted[0], rel=1e-6)
+
+
+def test_in_bf16_the_chunks_come_as_close_as_the_whole_batch() -> None:
+    """Weights rounded in the first pass must not be taken, without graph, for the second."""
+    model, batch = made(("lesion", "patient"))
+    exact = gradients(model, partial(plainly, model, batch))
+    model.float()
+    bf16 = partial(torch.autocast, "cpu", torch.bfloat16)
+    errors = []
+    for chunk in (1000, 4):
+        _, found = gradients(model, partial(cached, model, batch, chunk, bf16))
+        assert found.keys() == exact[1].keys()
+        ours, theirs = (
+            torch.cat([g[n].flatten().double() for n in exact[1]]) for g in (found, exact[1])
+        )
+        errors.append(((ours - theirs).norm() / theirs.norm()).item())
+    assert errors[0] < 0.05
+    assert errors[1] < 1.5 * errors[0]
+
+
+def test_frozen_encoders_are_embedded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = made(("lesion", "patient"))
+    model.image_encoder.requires_grad_(False)
+    wanted = gradients(model, partial(plainly, model, batch))
+    calls = []
+    encode = model.encode_images
+    monkeypatch.setattr(model, "encode_images", lambda x: calls.append(len(x)) or encode(x))
+    assert_same(gradients(model, partial(cached, model, batch, 5)), wanted)
+    assert sum(calls) == len(batch.image_rows)
+
+
+def test_batch_normalisation_is_refused_in_chunks_only() -> None:
+    config = {"encoder": "resnet10t", "encoder_options": {}, "image_size": 32}
+    model, batch = made(("lesion",), **config)
+    batch = replace(batch, pixels=torch.zeros(*batch.pixels.shape[:3], 32, 32, dtype=torch.uint8))
+    assert mixes_rows(model) == "image_encoder.model.conv1.1"
+    cached(model, batch, 1000)
+    with pytest.raises(UserError, match=r"batch normalisation \(image_encoder.model.conv1.1\)"):
+        cached(model, batch, 4)
+
+
+def test_activations_are_held_for_one_chunk_only() -> None:
+    """Counted: what autograd keeps for the backward pass, in either way."""
+    model, batch = made(("lesion", "patient"))
+    whole = saved_bytes(lambda: model.image_encoder(batch.pixels[0]), model)
+    chunk = saved_bytes(lambda: model.image_encoder(batch.pixels[0, :4]), model)
+    assert chunk < whole * 5 / len(batch.image_rows)
+    alive, held = [], []
+    encode = model.encode_images
+
+    def counted(pixels: Tensor) -> Tensor:
+        out = encode(pixels)
+        if out.requires_grad:
+            alive.append(len(pixels))
+            out.register_hook(lambda _: held.append(alive.pop()))
+        assert len(alive) <= 1
+        return out
+
+    model.encode_images = counted  # type: ignore[method-assign]
+    cached(model, batch, 4)
+    assert sum(held) == len(batch.image_rows)
+
+
+@pytest.mark.parametrize("count", [1, 5, ROWS_ON_CPU])
+def test_filling_up_a_batch_changes_no_row_and_no_gradient(count: int) -> None:
+    model, batch = made(("lesion", "patient"))
+    pixels = batch.pixels[0, :count]
+    weights = list(model.image_encoder.parameters())
+    found = []
+    for encode in (model.encode_images, model.image_encoder):
+        embedded = encode(pixels)
+        assert embedded.shape == (count, 16)
+        found.append((embedded, *torch.autograd.grad(embedded.square().sum(), weights)))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+
+
+def test_what_fits_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = made(("lesion", "patient"))
+    rows = model.inputs(batch)
+    device = torch.device("cpu")
+    per_image = saved_bytes(lambda: model.encode_images(batch.pixels[0, :8]), model) / 8
+    for free in (10**7, 10**8):
+        monkeypatch.setattr("slimp.training.chunk_size.free_bytes", lambda device, free=free: free)
+        fit = rows_that_fit(model, rows, device, nullcontext)
+        assert fit % 8 == 0
+        assert 0.05 * free < fit * per_image < 0.25 * free
+        shared = rows_that_fit(model, rows, device, nullcontext, sharing=2)
+        assert shared == pytest.approx(fit / 2, abs=8)
+    monkeypatch.setattr("slimp.training.chunk_size.free_bytes", lambda device: 10**3)
+    assert rows_that_fit(model, rows, device, nullcontext) == 1

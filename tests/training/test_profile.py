@@ -1,0 +1,95 @@
+"""What `slimp pretrain --profile` measures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from slimp.cli.main import main
+from slimp.data.batches import PatientBatches
+from slimp.errors import UserError
+from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
+from slimp.training.config import PretrainConfig
+from slimp.training.loop import build_model
+from slimp.training.profile import forward_operations, matmul_peak, profile
+
+torch.set_num_threads(1)
+
+WIDTH, DEPTH, TOKENS = 16, 2, 4
+SETTINGS = PretrainConfig(
+    encoder="vit_tiny_patch16_224",
+    encoder_options={
+        "patch_size": 8,
+        "embed_dim": WIDTH,
+        "depth": DEPTH,
+        "num_heads": 2,
+        "class_token": False,
+        "global_pool": "avg",
+    },
+    image_size=16,
+    tabular_width=8,
+    patients=6,
+    workers=0,
+    precision="32",
+    accelerator="cpu",
+)
+COHORT = synthesize(SyntheticConfig(patients=24, lesions=2, image_size=16, seed=1))
+
+
+@pytest.mark.parametrize(("chunk", "part"), [(1000, "backward"), (4, "encoders, with gradient")])
+def test_every_second_of_a_step_is_accounted_for(
+    chunk: int, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slimp.training.profile.matmul_peak", lambda *_: 1e12)
+    found = profile(COHORT, replace(SETTINGS, chunk=chunk), 3)
+    assert found.parts[part] > 0
+    assert found.seconds == pytest.approx(sum(found.parts.values()) + found.waiting)
+    assert min(found.decode, found.tera_operations, found.peak_mib) > 0
+    assert found.transform >= 0  # what is left of two timings, of some microseconds here
+    assert found.chunk == chunk
+    assert found.images == found.lesions > 2
+    shares = [int(share.rstrip("%")) for _, _, share in found.rows() if share]
+    assert sum(shares) == pytest.approx(200, abs=len(shares))  # the parts, and their sum
+    assert "of the 1 that matrix products reach" in found.summary()
+
+
+def test_operations_are_those_of_the_formula() -> None:
+    """Of a Transformer: 24 t w^2 for the matrices and 4 t^2 w for the attention of a layer."""
+    model = build_model(COHORT, SETTINGS)
+    batch = PatientBatches(COHORT, model.encodings, SETTINGS, image_size=16)[0, 0]
+    layer = 24 * TOKENS * WIDTH**2 + 4 * TOKENS**2 * WIDTH
+    patches = 2 * TOKENS * WIDTH * 3 * 8**2
+    images = len(batch.image_rows) * (DEPTH * layer + patches)
+    found = forward_operations(model, batch)
+    assert found > images
+    for level in batch.levels:  # without the encoders of metadata
+        model.levels.pop(level.name)
+    assert forward_operations(model, batch) == pytest.approx(images)
+
+
+def test_a_peak_is_a_rate() -> None:
+    assert 1e8 < matmul_peak(torch.device("cpu"), torch.float32, repeats=1) < 1e15
+
+
+def test_the_command_prints_a_table_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slimp.training.profile.matmul_peak", lambda *_: 1e12)
+    COHORT.save(tmp_path / "cohort")
+    words = "--preset tiny --image-size 16 --patients 6 --profile 1 --workers 0 --precision 32"
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["pretrain", str(tmp_path / "cohort"), *words.split()]) == 0
+    assert "waiting for data" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+    assert main(["pretrain", str(tmp_path / "cohort")]) == 2
+    assert "--out is missing" in capsys.readouterr().err
+    assert main(["pretrain", str(tmp_path / "cohort"), "--profile", "2", "--devices", "2"]) == 2
+    assert "times one process" in capsys.readouterr().err
+
+
+def test_what_pre_training_refuses_is_refused() -> None:
+    with pytest.raises(UserError, match="always_include"):
+        profile(COHORT, replace(SETTINGS, always_include="nothing"), 1)

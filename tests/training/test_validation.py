@@ -1,0 +1,234 @@
+"""Validation during training: the same figures that one would compute by hand afterwards."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from slimp.data.batches import PatientBatches
+from slimp.data.cohort import Cohort
+from slimp.data.images import image_batches
+from slimp.errors import CohortError
+from slimp.features.knn import knn_balanced_accuracy
+from slimp.models.losses import nested_loss
+from slimp.models.nested import Slimp
+from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
+from slimp.training import validation as online
+from slimp.training.config import PretrainConfig
+from slimp.training.loop import build_model
+from slimp.training.validation import Validator
+
+torch.set_num_threads(1)
+
+
+@lru_cache
+def parts() -> tuple[Cohort, Cohort]:
+    """Training and validation patients."""
+    whole = synthesize(SyntheticConfig(patients=18, lesions=2, image_size=16, seed=3))
+    ids = whole.patients["patient_id"].to_numpy()
+    return whole.select_patients(ids[:12]), whole.select_patients(ids[12:])
+
+
+def config(**changes: Any) -> PretrainConfig:
+    return PretrainConfig(
+        **{
+            "encoder": "vit_tiny_patch16_224",
+            "encoder_options": {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2},
+            "image_size": 16,
+            "tabular_width": 8,
+            "projection_width": 8,
+            "patients": 99,
+            "workers": 0,
+            "accelerator": "cpu",
+            "precision": "32",
+            **changes,
+        }
+    )
+
+
+CPU = torch.device("cpu"), nullcontext
+"""Device and number format."""
+
+
+def model_of(settings: PretrainConfig, train: Cohort | None = None) -> Slimp:
+    torch.manual_seed(0)
+    return build_model(train or parts()[0], settings)
+
+
+def validate(
+    settings: PretrainConfig, train: Cohort | None = None, validation: Cohort | None = None
+) -> dict[str, float]:
+    train, validation = train or parts()[0], validation or parts()[1]
+    model = model_of(settings, train)
+    return Validator(train, validation, model, settings)(model, *CPU)
+
+
+def relabelled(cohort: Cohort, label: str | None) -> Cohort:
+    images = cohort.images.assign(label=label)
+    return replace(cohort, tables=replace(cohort.tables, images=images))
+
+
+# ------------------------------------------------------------------ figures
+
+
+def test_without_validation_patients_there_are_no_figures() -> None:
+    model = model_of(config())
+    assert Validator(parts()[0], None, model, config())(model, *CPU) == {}
+
+
+@torch.no_grad()
+def by_hand(model: Slimp, settings: PretrainConfig) -> tuple[dict[str, float], Tensor, Tensor]:
+    """Losses, and both sides of the lesion level, of all validation patients at once."""
+    batches = PatientBatches(
+        parts()[1], model.encodings, settings, image_size=settings.image_size, augment=False
+    )
+    embeddings = model.eval()(batches[0, 0])
+    loss = nested_loss(embeddings, settings.weights)
+    lesion = embeddings.pairs[0]
+    losses = {"validation_loss": loss.total, **loss.parts}
+    return {name: value.item() for name, value in losses.items()}, lesion.anchor, lesion.target
+
+
+def test_the_figures_are_those_of_the_undisturbed_validation_patients() -> None:
+    settings = config(feature_dropout=0.9, feature_corruption=0.5)  # in training only
+    losses, images, metadata = by_hand(model_of(settings), settings)
+    found = validate(settings)
+    assert found["validation_loss"] == pytest.approx(losses["validation_loss"])
+    assert found["validation_loss_lesion"] == pytest.approx(losses["lesion"])
+    assert found["validation_loss_patient"] == pytest.approx(losses["patient"])
+    cosine = F.normalize(images, dim=1) @ F.normalize(metadata, dim=1).T
+    rank = (cosine >= cosine.diagonal()[:, None]).sum(dim=1) - 1
+    for k in (1, 5, 10):
+        assert found[f"recall_at_{k}"] == pytest.approx((rank < k).float().mean().item())
+
+
+def test_several_batches_count_by_their_lesions() -> None:
+    settings = config(patients=2)
+    model = model_of(settings)
+    batches = PatientBatches(
+        parts()[1], model.encodings, settings, image_size=settings.image_size, augment=False
+    )
+    total, lesions = 0.0, 0
+    with torch.no_grad():
+        for k in range(3):
+            loss = nested_loss(model.eval()(batches[0, k]), settings.weights)
+            total += loss.total.item() * batches[0, k].lesions
+            lesions += batches[0, k].lesions
+    found = validate(settings)
+    assert lesions == len(parts()[1].lesions)
+    assert found["validation_loss"] == pytest.approx(total / lesions)
+    assert found["recall_at_5"] == validate(config())["recall_at_5"]  # over all of them
+
+
+def of_equal_lesions(cohort: Cohort) -> Cohort:
+    columns = cohort.schema.level("lesion").columns
+    constant = {column: cohort.lesions[column].iloc[0] for column in columns}
+    return replace(cohort, tables=replace(cohort.tables, lesions=cohort.lesions.assign(**constant)))
+
+
+def test_equal_metadata_count_as_found() -> None:
+    """Nothing tells them apart, so no model could find the right one of them."""
+    train, validation = map(of_equal_lesions, parts())
+    assert validate(config(), train, validation)["recall_at_1"] == 1.0
+
+
+def test_the_knn_probe_asks_training_images_about_validation_images() -> None:
+    settings = config()
+    model = model_of(settings).eval()
+    features, labels = [], []
+    for part in parts():
+        with torch.no_grad():
+            chunks = [model.encode_images(pixels) for pixels, _ in image_batches(part, 16)]
+        features.append(torch.cat(chunks))
+        labels.append(part.images["label"].to_numpy(dtype=object))
+    wanted = knn_balanced_accuracy(features[0], labels[0], features[1], labels[1])
+    assert validate(settings)["knn_balanced_accuracy"] == pytest.approx(wanted)
+
+
+def test_unlabelled_images_are_no_neighbours_and_large_cohorts_are_sampled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train, validation = parts()
+    labels = train.images["label"].where(np.arange(len(train)) % 2 == 0, None)
+    half = replace(train, tables=replace(train.tables, images=train.images.assign(label=labels)))
+    validator = Validator(half, validation, model_of(config()), config())
+    assert validator.neighbours is not None
+    assert set(validator.neighbours.images["image_id"]) == set(train.images["image_id"][::2])
+    monkeypatch.setattr(online, "KNN_IMAGES", 7)
+    validator = Validator(half, validation, model_of(config()), config())
+    assert validator.neighbours is not None
+    assert len(validator.neighbours) == 7
+
+
+@pytest.mark.parametrize("label", [None, "nevus"])
+def test_without_two_classes_there_is_no_knn_probe(label: str | None) -> None:
+    train, validation = parts()
+    for a, b in ((relabelled(train, label), validation), (train, relabelled(validation, label))):
+        assert "knn_balanced_accuracy" not in validate(config(), a, b)
+
+
+@pytest.mark.parametrize(
+    ("changes", "losses", "recall"),
+    [
+        ({"view_weight": 0.5}, {"view", "lesion", "patient"}, True),
+        ({"view_weight": 1.0, "lesion_weight": 0.0, "patient_weight": 0.0}, {"view"}, False),
+        ({"lesion_weight": 0.0}, {"patient"}, False),
+    ],
+)
+def test_only_trained_levels_are_judged(
+    changes: dict[str, float], losses: set[str], recall: bool
+) -> None:
+    found = validate(config(**changes))
+    assert {n.removeprefix("validation_loss_") for n in found if "loss_" in n} == losses
+    assert ("recall_at_1" in found) is recall
+
+
+def test_validation_is_repeatable_and_leaves_no_trace() -> None:
+    settings = config(view_weight=0.5, patients=3)
+    model = model_of(settings)
+    validator = Validator(*parts(), model, settings)
+    state, weights = torch.get_rng_state(), [p.clone() for p in model.parameters()]
+    first = validator(model, *CPU)
+    assert first == validator(model, *CPU)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(map(torch.equal, weights, model.parameters()))
+    assert all(p.grad is None for p in model.parameters())
+
+
+# ------------------------------------------------------------------ refusals
+
+
+def test_too_few_validation_patients_are_refused_before_training_begins() -> None:
+    train, validation = parts()
+    one = validation.select(np.arange(len(validation)) == 0)
+    message = r"validation part has 1 patient\(s\) with 1 image\(s\): too few to contrast"
+    with pytest.raises(CohortError, match=message):
+        validate(config(), train, one)
+    patients = config(lesion_weight=0.0)
+    one_patient = validation.select_patients(validation.patients["patient_id"][:1])
+    with pytest.raises(CohortError, match="too few to contrast"):
+        validate(patients, train, one_patient)
+
+
+@pytest.mark.parametrize("unlabelled", ["train", "validation"])
+def test_a_knn_monitor_needs_labels_on_both_sides(unlabelled: str) -> None:
+    train, validation = parts()
+    if unlabelled == "train":
+        train = relabelled(train, None)
+    else:
+        validation = relabelled(validation, None)
+    with pytest.raises(CohortError, match="knn_balanced_accuracy needs labels of two classes"):
+        validate(config(monitor="knn_balanced_accuracy"), train, validation)
+
+
+def test_a_recall_monitor_needs_a_trained_lesion_level() -> None:
+    with pytest.raises(CohortError, match="recall_at_5 needs lesion metadata and a lesion weight"):
+        validate(config(monitor="recall_at_5", lesion_weight=0.0))

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import mutual_info_score
 
-from slimp.checks.association import as_categories, measure_link, uncertainty
-from slimp.checks.label_leaks import is_leak
+from slimp.sources.association import as_categories, is_leak, measure_link, uncertainty
 
 CLASSES = np.array(["BCC", "MEL", "NEV"])
 

@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from slimp.checks.association import as_categories, measure_link
-from slimp.checks.label_leaks import is_leak
 from slimp.checks.report import check_cohort
+from slimp.sources.association import as_categories, is_leak, measure_link
 
 CLASSES = np.array(["BCC", "MEL", "NEV"])
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from slimp.checks.personal import personal_kind
 from slimp.checks.report import check_cohort
+from slimp.sources.personal_data import personal_kind
 
 FIRST = ["Anna", "José", "Li", "Mary", "Jürgen", "Zoë", "Omar", "Ingrid"]
 LAST = ["Schmidt", "García", "Wang", "O", "Müller-Lang", "Costa", "Haddad", "Berg"]

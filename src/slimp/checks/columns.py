@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from slimp.checks.association import as_numbers
 from slimp.checks.finding import Finding, count_of, name_list
-from slimp.checks.personal import personal_kind
 from slimp.checks.published import Published
 from slimp.data.cohort import Cohort
+from slimp.sources.association import as_numbers
+from slimp.sources.personal_data import personal_kind
 
 IDENTIFIER_SHARE = 0.9
 """Columns whose values are distinct in more than this share of the rows name rows."""

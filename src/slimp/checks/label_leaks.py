@@ -1,15 +1,6 @@
 """Columns that give the label away, found from the data whatever the schema says about them.
 
-A clinical column makes a diagnosis more or less likely; a leak follows from it. Three measures
-of `link.Link` tell them apart, each bounded well above what honest columns reach and below what
-known leaks reach (PAD-UFES-20, 1,843 rows, and HAM10000, 10,015 rows; next to them the bounds):
-
-| measure | bound | honest, at most | `biopsed` | `dx_type` |
-| --- | --- | --- | --- | --- |
-| `rule_share` | 0.20 | 0.02 (bleed) | 0.46 | 0.40 |
-| `column_share` | 0.45 | 0.25 (bleed) | 0.60 | 0.31 |
-| `label_share` | 0.60 | 0.12 (localization) | 0.27 | 0.29 |
-
+A clinical column makes a diagnosis more or less likely; a leak follows from it (`is_leak`).
 Between two classes alone an honest column can be as telling (all nevi of PAD-UFES-20 do not
 bleed), so a finding is a reason to look, with its evidence stated, and not a verdict.
 """
@@ -18,23 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from slimp.checks.association import SIGNIFICANT, Link
 from slimp.checks.finding import Finding, Severity, name_list
 from slimp.checks.published import Published
 from slimp.checks.ranking import ACQUISITION, Ranked
+from slimp.sources.association import SIGNIFICANT, Link, is_leak
 
-RULE_SHARE, COLUMN_SHARE, LABEL_SHARE = 0.20, 0.45, 0.60
 SHORTCUT_LIFT = 0.20
 """Of the way from chance to perfect that how a picture was taken may go, by its lower bound."""
-
-
-def is_leak(link: Link) -> bool:
-    """Whether the column follows the label more closely than a clinical finding would."""
-    return link.p_value < SIGNIFICANT and (
-        link.rule_share >= RULE_SHARE
-        or link.column_share >= COLUMN_SHARE
-        or link.label_share >= LABEL_SHARE
-    )
 
 
 def is_shortcut(link: Link) -> bool:

@@ -12,9 +12,9 @@ from typing import Literal
 
 import pandas as pd
 
-from slimp.checks.association import Link, as_categories, measure_link
 from slimp.checks.published import Published, Role
 from slimp.data.cohort import Cohort
+from slimp.sources.association import Link, as_categories, measure_link
 
 FILLED, EMPTY = "filled in", "empty"
 Kind = Literal["values", "gaps", "picture"]

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from slimp.checks.association import as_categories, measure_link
-from slimp.checks.label_leaks import is_leak
-from slimp.checks.personal import personal_kind
 from slimp.data.schema import LEVELS, RESERVED_COLUMNS, Feature, LevelName
 from slimp.errors import TableError
+from slimp.sources.association import as_categories, is_leak, measure_link
 from slimp.sources.parse_cells import read_feature
+from slimp.sources.personal_data import personal_kind
 from slimp.sources.sketch.facts import Facts, is_whole
 from slimp.sources.sketch.roles import Roles, find_standing, is_called_id, variation
 from slimp.sources.sketch.words import hints_at, slug

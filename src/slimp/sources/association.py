@@ -29,6 +29,16 @@ IMAGINED = 2.0
 """Patients added to each class in the interval of the balanced accuracy."""
 SIGNIFICANT = 1e-6
 """Bound on the probability that a rule holds by chance."""
+RULE_SHARE, COLUMN_SHARE, LABEL_SHARE = 0.20, 0.45, 0.60
+"""Bounds of a leak, well above what clinical columns reach and below what known leaks reach
+(PAD-UFES-20, 1,843 rows, and HAM10000, 10,015 rows):
+
+| measure | bound | clinical, at most | `biopsed` | `dx_type` |
+| --- | --- | --- | --- | --- |
+| `rule_share` | 0.20 | 0.02 (bleed) | 0.46 | 0.40 |
+| `column_share` | 0.45 | 0.25 (bleed) | 0.60 | 0.31 |
+| `label_share` | 0.60 | 0.12 (localization) | 0.27 | 0.29 |
+"""
 
 Counts = Float[np.ndarray, "v c"]
 Names = Shaped[np.ndarray, " _"]
@@ -83,6 +93,15 @@ class Link:
     """Each value means one class, and each class has one value."""
     rule: Rule | None
     """The rule that carries most information, where one is significant."""
+
+
+def is_leak(link: Link) -> bool:
+    """Whether the column follows the label more closely than a clinical finding would."""
+    return link.p_value < SIGNIFICANT and (
+        link.rule_share >= RULE_SHARE
+        or link.column_share >= COLUMN_SHARE
+        or link.label_share >= LABEL_SHARE
+    )
 
 
 def measure_link(column: pd.Series, labels: pd.Series, patients: pd.Series) -> Link | None:

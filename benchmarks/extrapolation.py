@@ -122,7 +122,7 @@ def run_pair(
                 route=route,
                 k=k,
                 lend="all",
-                same=SAME.get(pair, {}),
+                rename=SAME.get(pair, {}),
                 seed=seed,
                 replicates=200,
             )

@@ -154,7 +154,7 @@ def adaptation(
         "epochs": max(1, round(args.adapt_steps / per_epoch)),
         "learning_rate": args.learning_rate,
     }
-    return AdaptConfig(**shared, train=policy, same=same)  # type: ignore[arg-type]
+    return AdaptConfig(**shared, train=policy, rename=same)  # type: ignore[arg-type]
 
 
 def rows_of(pair: str, found: dict[tuple[str, str], list[ProbeResult]]) -> list[dict[str, Any]]:

@@ -65,7 +65,7 @@ def test_the_settings_it_leaves_repeat_it(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
-        (["--same", "{sex: gender}"], "the run has no feature 'gender'"),
+        (["--rename", "sex=gender"], "the run has no feature 'gender'"),
         (["--train", "all"], "--train"),
         (["--reference", "nowhere"], "nowhere: not a cohort"),
     ],

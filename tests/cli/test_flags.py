@@ -49,6 +49,8 @@ class Settings(Part):
     """Always taken."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """For the encoder."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """New names."""
     crops: bool = True
     """Cut images."""
     weights: Path | None = None
@@ -59,7 +61,7 @@ class Settings(Part):
             raise ValueError(f"steps must be positive, got {self.steps}.")
 
     @classmethod
-    def preset_values(cls, name: str) -> dict[str, Any]:
+    def preset_values(cls, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         if name not in ("plain", "fast"):
             raise UserError(f"no preset '{name}'.")
         return {"preset": name, **({"steps": 1, "rate": 9.0} if name == "fast" else {})}
@@ -104,6 +106,8 @@ def test_fields_become_arguments():
         (["--label", "mel"], "label", "mel"),
         (["--options", "{depth: 2, name: x}"], "options", {"depth": 2, "name": "x"}),
         (["--options", '{"depth": 2}'], "options", {"depth": 2}),
+        (["--options", "depth=2", "--options=name=x"], "options", {"depth": 2, "name": "x"}),
+        (["--names", "a=1", "--names", "b=c=d"], "names", {"a": "1", "b": "c=d"}),
         (["--no-crops"], "crops", False),
         (["--crops"], "crops", True),
         (["--weights", "a/b.pt"], "weights", Path("a/b.pt")),
@@ -113,6 +117,12 @@ def test_values_take_the_type_of_their_field(argv, name, value):
     found = getattr(read(*argv).settings, name)
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("pairs", [["depth"], ["depth="], ["=2"], ["depth=1", "depth=2"]])
+def test_a_pair_is_a_name_and_a_value_once(pairs):
+    with pytest.raises(UserError, match="--options takes a pair"):
+        read(*(word for pair in pairs for word in ("--options", pair)))
 
 
 def test_flags_beat_the_file_which_beats_the_preset_which_beats_defaults(tmp_path):
@@ -217,7 +227,7 @@ def test_every_setting_is_explained():
         (["--precision", "64"], "--precision takes one of 32, bf16, got 64. See"),
         (["--workers", "many"], "--workers takes a whole number or auto, got many. See"),
         (["--shots", "few"], "--shots takes a list such as 1,2,3, got "),
-        (["--options", "3"], "--options takes a mapping such as '{key: value}', got 3. See"),
+        (["--options", "3"], "--options takes a pair such as key=value"),
         (["--steps"], "--steps needs a value: a whole number. See"),
         (["--config"], "--config needs a value. See"),
         (["--preset"], "--preset needs a value: one of plain, fast. See"),

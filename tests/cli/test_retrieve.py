@@ -218,7 +218,7 @@ def test_a_run_that_does_not_say_whom_it_saw_is_cautioned(places, tmp_path, caps
         ("target", ("--coverage", "1"), "coverage must be in (0, 1), got 1"),
         ("target", ("--groups", "pet"), "pet"),
         ("target", ("--groups", "none,pet"), "groups takes names of columns, auto, or none alone"),
-        ("target", ("--same", "{pet: age}"), "has no feature 'pet'"),
+        ("target", ("--rename", "pet=age"), "has no feature 'pet'"),
         ("target", ("--workers", "-1"), "workers must not be negative"),
     ],
 )

@@ -83,11 +83,11 @@ def moved(
     source: Slimp | None = None,
     *,
     train: Policy = "embeddings",
-    same: Mapping[str, str] | None = None,
+    rename: Mapping[str, str] | None = None,
     **changes: Any,
 ) -> Transfer:
     source = source or run()
-    return transfer(source, cohort, replace(source.config, **changes), train=train, same=same)
+    return transfer(source, cohort, replace(source.config, **changes), train=train, rename=rename)
 
 
 def part(found: Transfer, name: str) -> Part:
@@ -242,7 +242,7 @@ def test_vocabularies_grow_stage_by_stage() -> None:
 def test_a_renamed_feature_reads_the_columns_of_both_cohorts() -> None:
     gender = replace(SEX, name="gender", columns=("gender",), categories=("f", "m"))
     found = moved(
-        {**REFERENCE, "patient": encoding("patient", AGE, gender)}, same={"gender": "sex"}
+        {**REFERENCE, "patient": encoding("patient", AGE, gender)}, rename={"gender": "sex"}
     )
     here = TABLES["patient"].drop(columns="sex").assign(gender=["f", "m"])
     for table in (here, TABLES["patient"]):
@@ -444,14 +444,17 @@ def test_an_encoder_that_does_not_tell_is_refused_for_embeddings_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("same", "message"),
+    ("rename", "message"),
     [
-        ({"weight": "age"}, "same: the cohort has no feature 'weight'; it has: age, hurt"),
-        ({"hurt": "age", "age": "hurt"}, "same: 'hurt' belongs to the lesion level of the cohort"),
-        ({"sex": "gender"}, "same: the run has no feature 'gender'; it has: age"),
+        ({"weight": "age"}, "rename: the cohort has no feature 'weight'; it has: age, hurt"),
+        (
+            {"hurt": "age", "age": "hurt"},
+            "rename: 'hurt' belongs to the lesion level of the cohort",
+        ),
+        ({"sex": "gender"}, "rename: the run has no feature 'gender'; it has: age"),
         ({"sex": "site"}, "the cohort has a feature 'site' of its own, so 'sex' cannot be it"),
     ],
 )
-def test_what_is_said_to_be_the_same_must_be_there(same: dict[str, str], message: str) -> None:
+def test_what_is_said_to_be_the_same_must_be_there(rename: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        moved(REFERENCE, same=same)
+        moved(REFERENCE, rename=rename)

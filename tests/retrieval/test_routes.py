@@ -481,7 +481,7 @@ def test_values_of_several_lenders_are_combined_by_weight():
 
 
 def adapted(model: Slimp) -> Slimp:
-    """As `slimp adapt --same` leaves it: a name of its own for each column, the earlier known."""
+    """As `slimp adapt --rename` leaves it: a name of its own for each column, the earlier known."""
     encodings = {
         name: replace(
             encoding,
@@ -531,7 +531,7 @@ def test_lent_values_under_earlier_names_are_compared_with_the_target_s_own():
     settings = {"lend": "all", "replicates": 20}
     plain = extrapolate(model, reference, target, *images, RetrievalConfig(**settings))
     same = {new: old for old, new in columns.items()}
-    config = RetrievalConfig(same=same, **settings)
+    config = RetrievalConfig(rename=same, **settings)
     again = extrapolate(adapted(model), reference, renamed, *images, config)
     for one, two in (
         (plain.agreement, again.agreement),

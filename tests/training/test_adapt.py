@@ -207,7 +207,7 @@ def test_a_finished_adaptation_resumes_to_itself(run: Path, adapted: Path, tmp_p
     ("changes", "message"),
     [
         ({"train": "heads"}, "started with train='embeddings', not 'heads'"),
-        ({"same": {"age": "age"}}, r"started with same=\{\}"),
+        ({"rename": {"age": "age"}}, r"started with rename=\{\}"),
         ({"epochs": 3}, "started with epochs=2, not 3"),
         ({"view_weight": 0.5}, "started with view_weight=0.0, not 0.5"),
     ],
@@ -409,8 +409,8 @@ def test_the_settings_of_a_run_make_those_of_its_adaptation() -> None:
 def test_nonsense_is_refused() -> None:
     with pytest.raises(UserError, match="view_weight must be a number from 0 up, got -1"):
         AdaptConfig(view_weight=-1.0)
-    with pytest.raises(UserError, match="'a' is not the only feature that is said to be 'c'"):
-        AdaptConfig(same={"a": "c", "b": "c"})
+    with pytest.raises(UserError, match="'a' and 'b' are both renamed to 'c'"):
+        AdaptConfig(rename={"a": "c", "b": "c"})
     with pytest.raises(UserError, match="patience needs a monitor"):
         AdaptConfig(patience=2)
 
@@ -424,7 +424,7 @@ def test_what_cannot_be_adapted_is_refused_and_nothing_is_written(
     with pytest.raises(CohortError, match="no metadata features"):
         adapt(run, of_levels(cohort(4)), settings(view_weight=0.0), out)
     with pytest.raises(UserError, match="the run has no feature 'gender'"):
-        adapt(run, cohort(4), settings(same={"sex": "gender"}), out)
+        adapt(run, cohort(4), settings(rename={"sex": "gender"}), out)
     assert not out.exists()
 
 

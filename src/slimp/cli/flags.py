@@ -14,7 +14,7 @@ import dataclasses
 import inspect
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -45,15 +45,16 @@ def parse(
     nested, config_class = config_field(arguments)
     own = [flag for flag in flags_of(arguments) if flag.name != nested]
     settings = flags_of(config_class) if config_class else []
+    flags = [*own, *settings]
     printing = config_class is not None and "--print-config" in argv
-    parser = _parser([*own, *settings], command, description, lenient=printing)
+    parser = _parser(flags, command, description, lenient=printing)
     if config_class:
         _add_config_flags(parser)
         parser.set_defaults(_starting_values(argv, config_class, command.split()[-1]))
     try:
-        namespace = parser.parse_args(_bracket_lists(argv, [*own, *settings]))
+        namespace = parser.parse_args(_join_pairs(_bracket_lists(argv, flags), flags))
     except argparse.ArgumentError as error:
-        reason = explain(str(error), [*own, *settings])
+        reason = explain(str(error), flags)
         raise UsageError(f"{reason} See: {command} --help") from None
     values = {flag.name: namespace[flag.name] for flag in own}
     values |= {f.name: tuple(values[f.name]) for f in own if f.positional and f.kind is tuple}
@@ -149,6 +150,7 @@ def _starting_values(argv: Sequence[str], config_class: type, verb: str) -> dict
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--config", type=Path)
     early.add_argument("--preset")
+    early.add_argument("--encoder")
     try:
         chosen, _ = early.parse_known_args(list(argv))
     except argparse.ArgumentError:  # a flag without its value: the full parser says so
@@ -157,7 +159,8 @@ def _starting_values(argv: Sequence[str], config_class: type, verb: str) -> dict
     preset = chosen.preset or values.get("preset") or getattr(config_class, "preset", None)
     if preset is None or not hasattr(config_class, "preset_values"):
         return values
-    return {**config_class.preset_values(preset), **values}
+    given = {**values, "encoder": chosen.encoder or values.get("encoder")}
+    return {**config_class.preset_values(preset, given), **values}
 
 
 def _build(config_class: type, values: dict[str, Any]) -> Any:
@@ -236,6 +239,34 @@ def _bracket_lists(argv: Sequence[str], flags: Sequence[Flag]) -> list[str]:
         else:
             tokens.append(token)
     return tokens
+
+
+def _join_pairs(argv: Sequence[str], flags: Sequence[Flag]) -> list[str]:
+    """`--rename a=b --rename c=d` as one mapping; `--rename '{a: b}'` stays as it is.
+
+    Raises:
+        UserError: what is given is no pair, or a key is given twice.
+    """
+    mappings = {flag.spelling: flag for flag in flags if flag.kind is Mapping}
+    tokens: list[str] = []
+    pairs: dict[str, dict[str, Any]] = {}
+    remaining = iter(argv)
+    for token in remaining:
+        name, equals, text = token.partition("=")
+        if name not in mappings:
+            tokens.append(token)
+            continue
+        text = text if equals else next(remaining, "")
+        key, equals, value = text.partition("=")
+        if text.startswith("{") or not text:
+            tokens.append(f"{name}={text}" if text else name)
+        elif not (key and equals and value) or key in pairs.setdefault(name, {}):
+            problem = f"got '{key}' twice" if equals and value and key else f"got '{text}'"
+            raise UsageError(f"{name} takes {describe(mappings[name])}, {problem}.")
+        else:
+            text_only = get_args(mappings[name].plain_hint)[1] is str
+            pairs[name][key] = value if text_only else yaml.safe_load(value)
+    return [*(f"{name}={json.dumps(found)}" for name, found in pairs.items()), *tokens]
 
 
 def _bracket(value: str) -> str:

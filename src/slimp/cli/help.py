@@ -58,8 +58,7 @@ _KINDS: dict[Any, tuple[str, str]] = {
     str: ("TEXT", "a text"),
     Path: ("PATH", "a path"),
     tuple: ("A,B,...", "a list such as 1,2,3"),
-    Mapping: ("{KEY: VALUE}", "a mapping such as '{key: value}'"),
-    dict: ("{KEY: VALUE}", "a mapping such as '{key: value}'"),
+    Mapping: ("KEY=VALUE", "a pair such as key=value (repeat the flag for more)"),
     bool: ("", "true or false"),
 }
 """Type -> its placeholder in the help, and how an error names it."""

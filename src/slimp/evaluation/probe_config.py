@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from slimp.data.config import super_post_init
 from slimp.errors import UserError
 from slimp.features.feature_sets import FeatureSet
 
@@ -47,7 +46,6 @@ class ProbeConfig:
     """Classes that count as one, as in MEL,BCC, to be told from all others: benign, malignant."""
 
     def __post_init__(self) -> None:
-        super_post_init(ProbeConfig, self)
         choices = (("features", FeatureSet), ("split", SplitMode))
         for name, allowed in (*choices, ("method", Literal["linear", "knn"])):
             if getattr(self, name) not in get_args(allowed):
@@ -85,7 +83,6 @@ class LowShotConfig:
     """Random draws per split, for each share and each number of shots."""
 
     def __post_init__(self) -> None:
-        super_post_init(LowShotConfig, self)
         if not all(0 < share <= 1 for share in self.fractions):
             raise UserError(f"fractions must be in (0, 1], got {_listed(self.fractions)}.")
         if not all(number >= 1 for number in self.shots):
@@ -104,7 +101,7 @@ class ProtocolConfig(LowShotConfig):
     """Columns to score by, as in sex,age:30:60 (edges; without, quartiles); auto, or none."""
 
     def __post_init__(self) -> None:
-        super_post_init(ProtocolConfig, self)
+        LowShotConfig.__post_init__(self)
         if not self.subgroups or (len(self.subgroups) > 1 and "none" in self.subgroups):
             raise UserError("subgroups takes names of columns, auto, or none alone.")
 
@@ -112,6 +109,10 @@ class ProtocolConfig(LowShotConfig):
 @dataclass(frozen=True, kw_only=True)
 class FullProbeConfig(ProbeConfig, ProtocolConfig):
     """Everything that `slimp probe` can be asked for."""
+
+    def __post_init__(self) -> None:
+        ProbeConfig.__post_init__(self)
+        ProtocolConfig.__post_init__(self)
 
 
 def _listed(values: tuple[float | int, ...]) -> str:

@@ -61,7 +61,7 @@ def transfer(
     config: ModelConfig,
     *,
     train: Policy = "embeddings",
-    same: Mapping[str, str] | None = None,
+    rename: Mapping[str, str] | None = None,
 ) -> Transfer:
     """A model for a cohort that keeps what `run` knows of it; only what `train` says learns.
 
@@ -76,13 +76,13 @@ def transfer(
         train: `embeddings` (SLIMP): patch and position embedding and CLS of the image encoder, all
             tabular embeddings, projection heads and temperatures; `heads`: the latter two alone;
             `full`: everything.
-        same: feature of the cohort -> the run's name for it, where that is another.
+        rename: feature of the cohort -> the run's name for it, where that is another.
 
     Raises:
-        UserError: `same` names what is not there, or the image encoder does not tell which of its
+        UserError: `rename` names what is not there, or the image encoder does not tell which of its
             layers are embeddings.
     """
-    levels = merge(run.encodings, cohort, same or {})
+    levels = merge(run.encodings, cohort, rename or {})
     model = Slimp(config, {x.name: x.encoding for x in levels if x.status != "dropped"})
     move(run, model, levels)
     groups = [*_image_groups(model, train), *_view_groups(run, model)]

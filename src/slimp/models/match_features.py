@@ -52,7 +52,7 @@ class LevelMerge:
 def merge(
     run: Mapping[LevelName, Encoding],
     cohort: Mapping[LevelName, Encoding],
-    same: Mapping[str, str],
+    rename: Mapping[str, str],
 ) -> tuple[LevelMerge, ...]:
     """The levels of the adapted model, and those that it loses, from fine to coarse.
 
@@ -62,16 +62,16 @@ def merge(
     Args:
         run: encodings of the model that is adapted.
         cohort: encodings fitted on the training patients of the cohort.
-        same: feature of the cohort -> the run's name for it, where that is another.
+        rename: feature of the cohort -> the run's name for it, where that is another.
 
     Raises:
-        UserError: `same` names a feature that is not there, or one of the run twice.
+        UserError: `rename` names a feature that is not there, or one of the run twice.
     """
-    _require_known(run, cohort, same)
+    _require_known(run, cohort, rename)
     merged = []
     for i, name in enumerate(LEVELS):
         if name in cohort:
-            merged.append(_merge_level(run.get(name), cohort[name], same))
+            merged.append(_merge_level(run.get(name), cohort[name], rename))
         elif name in run:
             in_the_way = any(level in cohort for level in LEVELS[i + 1 :])
             kept = () if in_the_way else run[name].features
@@ -81,9 +81,11 @@ def merge(
     return tuple(merged)
 
 
-def _merge_level(run: Encoding | None, cohort: Encoding, same: Mapping[str, str]) -> LevelMerge:
+def _merge_level(run: Encoding | None, cohort: Encoding, rename: Mapping[str, str]) -> LevelMerge:
     known = {} if run is None else {feature.name: feature for feature in run.features}
-    matches = tuple(_match(f, known.get(same.get(f.name, f.name)), same) for f in cohort.features)
+    matches = tuple(
+        _match(f, known.get(rename.get(f.name, f.name)), rename) for f in cohort.features
+    )
     taken = {match.source.name for match in matches if match.source is not None}
     return LevelMerge(
         name=cohort.level,
@@ -93,7 +95,7 @@ def _merge_level(run: Encoding | None, cohort: Encoding, same: Mapping[str, str]
     )
 
 
-def _match(feature: FittedFeature, known: FittedFeature | None, same: Mapping[str, str]) -> Match:
+def _match(feature: FittedFeature, known: FittedFeature | None, rename: Mapping[str, str]) -> Match:
     """What a feature of the cohort takes from the run's feature of that name, if there is one."""
     if known is None:
         return Match(feature=feature, source=None, status="new")
@@ -105,7 +107,7 @@ def _match(feature: FittedFeature, known: FittedFeature | None, same: Mapping[st
         "categorical": _categorical,
         "checkbox": _checkbox,
     }[feature.kind]
-    match = merge_kind(feature, known, same)
+    match = merge_kind(feature, known, rename)
     if match.source is not None and known.name != feature.name:
         text = ", ".join(filter(None, [f"was '{known.name}'", match.detail]))
         return replace(match, detail=text)
@@ -121,14 +123,14 @@ def _differs(feature: FittedFeature, known: FittedFeature) -> str:
     return ""
 
 
-def _continuous(feature: FittedFeature, known: FittedFeature, same: Mapping[str, str]) -> Match:
+def _continuous(feature: FittedFeature, known: FittedFeature, rename: Mapping[str, str]) -> Match:
     """The run's mean and standard deviation stay: its weights expect values scaled so."""
     unit = known.unit or feature.unit
     merged = replace(feature, mean=known.mean, std=known.std, unit=unit, also=_also(feature, known))
     return Match(feature=merged, source=known, status="kept")
 
 
-def _categorical(feature: FittedFeature, known: FittedFeature, same: Mapping[str, str]) -> Match:
+def _categorical(feature: FittedFeature, known: FittedFeature, rename: Mapping[str, str]) -> Match:
     """The run's categories come first, then those that it does not know, however spelled."""
     folded = {category.casefold(): category for category in reversed(known.categories)}
     spellings, new = dict(known.spellings), []
@@ -153,9 +155,9 @@ def _categorical(feature: FittedFeature, known: FittedFeature, same: Mapping[str
     return Match(feature=merged, source=known, status=status, detail=detail)
 
 
-def _checkbox(feature: FittedFeature, known: FittedFeature, same: Mapping[str, str]) -> Match:
+def _checkbox(feature: FittedFeature, known: FittedFeature, rename: Mapping[str, str]) -> Match:
     """Boxes that the cohort lacks go; one that is never ticked adds nothing to the token."""
-    places = _boxes(feature, known, same)
+    places = _boxes(feature, known, rename)
     shared = [place for place in places if place is not None]
     if not shared:
         return Match(feature=feature, source=None, status="new", detail="no box in common")
@@ -177,14 +179,14 @@ def _checkbox(feature: FittedFeature, known: FittedFeature, same: Mapping[str, s
 
 
 def _boxes(
-    feature: FittedFeature, known: FittedFeature, same: Mapping[str, str]
+    feature: FittedFeature, known: FittedFeature, rename: Mapping[str, str]
 ) -> tuple[int | None, ...]:
     """The place of each column in the run's group; a lone box is the other lone one."""
     if len(feature.columns) == len(known.columns) == 1:
         return (0,)
     places = {column.casefold(): k for k, column in enumerate(known.columns)}
     places |= {column: k for k, column in enumerate(known.columns)}
-    names = [same.get(column, column) for column in feature.columns]
+    names = [rename.get(column, column) for column in feature.columns]
     return tuple(places.get(name, places.get(name.casefold())) for name in names)
 
 
@@ -200,31 +202,33 @@ def _others(
 
 
 def _require_known(
-    run: Mapping[LevelName, Encoding], cohort: Mapping[LevelName, Encoding], same: Mapping[str, str]
+    run: Mapping[LevelName, Encoding],
+    cohort: Mapping[LevelName, Encoding],
+    rename: Mapping[str, str],
 ) -> None:
-    """Raises unless `same` speaks of what is there, each of the run once.
+    """Raises unless `rename` speaks of what is there, each of the run once.
 
     Raises:
         UserError: with the names that there are.
     """
     ours = _names(cohort)
     theirs = _names(run)
-    for name, other in same.items():
+    for name, other in rename.items():
         for wanted, there, whose in ((name, ours, "the cohort"), (other, theirs, "the run")):
             if wanted not in there:
                 listed = ", ".join(sorted(there)) or "none"
                 raise UserError(
-                    f"same: {whose} has no feature '{wanted}'; it has: {listed}. Write it as "
-                    "{feature of the cohort: feature of the run}."
+                    f"rename: {whose} has no feature '{wanted}'; it has: {listed}. Write it as "
+                    "NAME_IN_COHORT=NAME_IN_RUN."
                 )
-        if other in ours and other not in same and other != name:
+        if other in ours and other not in rename and other != name:
             raise UserError(
-                f"same: the cohort has a feature '{other}' of its own, so '{name}' cannot be it "
+                f"rename: the cohort has a feature '{other}' of its own, so '{name}' cannot be it "
                 f"too. Rename one of them, or say what '{other}' is."
             )
         if not theirs[other] & ours[name]:
             raise UserError(
-                f"same: '{name}' belongs to the {' and '.join(sorted(ours[name]))} level of the "
+                f"rename: '{name}' belongs to the {' and '.join(sorted(ours[name]))} level of the "
                 f"cohort, '{other}' to the {' and '.join(sorted(theirs[other]))} level of the "
                 "run. Weights of one level are of no use at another; leave the pair out."
             )

@@ -122,7 +122,7 @@ def _cautions(result: Retrieval) -> list[str]:
     if not result.compared:
         found.append(
             "Nothing of what is lent is known for the target, so nobody can say here how much of "
-            "it is true. Name features that mean the same with --same, if there are any."
+            "it is true. Name features that mean the same with --rename, if there are any."
         )
     return found
 

@@ -127,18 +127,18 @@ def matched_columns(
         for name, known, cohort in ((own, theirs, target), (other, ours, reference)):
             if name not in known:
                 raise UserError(
-                    f"same: cohort '{cohort.info.name}' has no feature '{name}'; it has: "
+                    f"rename: cohort '{cohort.info.name}' has no feature '{name}'; it has: "
                     f"{', '.join(known) or 'none'}."
                 )
         if theirs[own].kind != ours[other].kind:
             raise UserError(
-                f"same: '{own}' of the target is {theirs[own].kind}, '{other}' of the reference "
+                f"rename: '{own}' of the target is {theirs[own].kind}, '{other}' of the reference "
                 f"is {ours[other].kind}; only features of one kind can be compared."
             )
         if theirs[own].in_other_unit(ours[other]):
             raise UserError(
-                f"same: '{own}' of the target is in {theirs[own].unit}, '{other}' of the reference "
-                f"in {ours[other].unit}; import one of them in the unit of the other."
+                f"rename: '{own}' of the target is in {theirs[own].unit}, '{other}' of the "
+                f"reference in {ours[other].unit}; import one of them in the unit of the other."
             )
     pairs, seen = [], set()
     for name, true in theirs.items():

@@ -31,9 +31,8 @@ class RetrievalConfig:
     what is known serves as the truth to compare with."""
     approximate: bool = False
     """Search a large reference with FAISS (pip install 'slimp[faiss]'); recall is measured."""
-    same: Mapping[str, str] = field(default_factory=dict)
-    """Features of the target that mean what a feature of the reference means, where their names
-    differ: '{target: reference}'."""
+    rename: Mapping[str, str] = field(default_factory=dict)
+    """Feature of the target = the reference's name for it, as in gender=sex; repeat for more."""
     groups: tuple[str, ...] | None = None
     """Columns of the target to group failures by, as in sex,age:30:60 (edges; without, quartiles);
     auto: categorical features, or none. Default: the label and text columns of 2 to 12 values,

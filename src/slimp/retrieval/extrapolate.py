@@ -92,7 +92,7 @@ def extrapolate(
     )
     near_images = nearness(target_images, reference_images, finder, _owners(index.cohort, target))
     abstained = abstention.abstains(loans, near_images)
-    compared = compare_columns(index.cohort, flat, lent_values(loans, index), config.same)
+    compared = compare_columns(index.cohort, flat, lent_values(loans, index), config.rename)
     near = {name: loan.similarity[:, 0] for name, loan in loans.levels.items()}
     bins, correlation = by_similarity(near, compared, patients, **settings)
     finest = next(iter(loans.levels.values()))

@@ -126,7 +126,7 @@ def adapt(
             fit_encodings(part, settings),
             part_of(settings, ModelConfig),
             train=config.train,
-            same=config.same,
+            rename=config.rename,
         )
         stage = _stage(moved, parts, settings, config.train)
         stages = (*stages_of(run, source), stage)

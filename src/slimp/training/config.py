@@ -1,18 +1,19 @@
-"""Settings of pre-training and adaptation, in parts that each room takes as it needs.
+"""Settings of pre-training and adaptation, composed of parts.
 
-`PretrainConfig` inherits all parts, so that its fields are flat: a flag of the command line is a
-field, and a room that asks for a `BatchConfig` can be handed the whole. `AdaptConfig` has the
-same ones but for the model, which is that of the run it starts from.
+`PretrainConfig` inherits the fields of all parts, so they are flat: a flag of the command line is a
+field, and a function that needs a `BatchConfig` can be given the whole. Each class checks its own
+fields and calls the checks of its parts. `AdaptConfig` lacks the model, which is that of the run.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
-from slimp.data.config import BatchConfig, require_choices, require_positive, super_post_init
+from slimp.data.config import BatchConfig, require_choices, require_fractions, require_positive
 from slimp.errors import UserError
 from slimp.models.config import ModelConfig
 
@@ -21,75 +22,70 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """How the weights are learned."""
+    """Optimisation."""
 
     epochs: int = 150
-    """Visits of every training patient (paper: 150 for pre-training, 100 for continual)."""
+    """Epochs; each visits every training patient once (paper: 150, and 100 for adaptation)."""
     learning_rate: float = 5e-4
-    """Peak value, after warm-up and before the cosine to 0."""
+    """Peak learning rate, after warm-up and before the cosine decay to 0."""
     warmup: float = 0.1
-    """Share of all steps over which the learning rate rises linearly."""
+    """Fraction of all steps over which the learning rate rises linearly."""
     weight_decay: float = 0.05
-    """AdamW's, on matrices only (no biases, norms, embeddings, temperatures)."""
+    """AdamW's weight decay, of matrices only (not of biases, norms, embeddings, temperatures)."""
     clip_norm: float = 1.0
-    """Largest norm of the whole gradient."""
+    """Largest norm of the gradient."""
 
     def __post_init__(self) -> None:
-        super_post_init(OptimConfig, self)
         require_positive(self, "epochs", "learning_rate", "clip_norm")
-        if not 0 <= self.warmup < 1:
-            raise UserError(f"warmup must be in [0, 1), got {self.warmup}.")
+        require_fractions(self, "warmup")
         if not self.weight_decay >= 0:
             raise UserError(f"weight_decay must not be negative, got {self.weight_decay}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(BatchConfig, OptimConfig):
-    """How a run is divided, watched and computed."""
+    """Validation, checkpoints and devices."""
 
     validation_fraction: float = 0.1
-    """Share of the images whose patients validate."""
+    """Fraction of the images whose patients are used for validation."""
     held_out_fraction: float = 0.2
-    """Share of the images whose patients training never sees, for honest probes; may be 0."""
+    """Fraction of the images whose patients are held out to test probes on; may be 0."""
     validate_every: int = 5
     """Epochs between validations."""
     patience: int = 0
-    """Validations without improvement after which training stops; 0 never stops early."""
+    """Validations without improvement after which training stops; 0: never."""
     monitor: Literal["validation_loss", "recall_at_5", "knn_balanced_accuracy", "last"] = "last"
-    """What chooses the weights that are kept; last: those after the final step."""
+    """Metric by which the saved weights are chosen; last: the weights after the final step."""
     checkpoint_every_steps: int = 200
-    """Steps between checkpoints for --resume; one more is written after the last step."""
+    """Steps between checkpoints for --resume; the last step is always saved."""
     keep_checkpoints: int = 2
-    """Newest checkpoints that are kept."""
+    """Newest checkpoints to keep."""
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """Of the encoders; the loss and the optimizer stay in 32 bit. auto: bf16 where it is fast."""
+    """Precision of the encoders (loss and optimizer use 32 bit). auto: bf16 where it is fast."""
     gradient_checkpointing: bool = False
     """Recompute the image encoder's activations in the backward pass: slower, less memory."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute."""
+    """Device type."""
     devices: int = 1
-    """Devices per node, a process each; torchrun and srun set it. Batches are shared among all."""
+    """Devices per node, one process each (set by torchrun and srun); they share each batch."""
     nodes: int = 1
-    """Computers; torchrun and srun set it."""
+    """Nodes (set by torchrun and srun)."""
     chunk: int | Literal["auto"] = "auto"
-    """Images that are embedded with graph at once, at most; a larger batch takes two passes, with
-    the same gradient (gradient cache). auto: as many as the device holds, measured at the start."""
+    """Gradient-cache chunk size, images; a larger batch takes two passes, with the same gradient.
+    auto: as many as fit on the device, measured at the start."""
 
     def __post_init__(self) -> None:
-        super_post_init(RunConfig, self)
+        BatchConfig.__post_init__(self)
+        OptimConfig.__post_init__(self)
         require_choices(RunConfig, self)
         require_positive(self, "validate_every", "checkpoint_every_steps", "keep_checkpoints")
-        require_positive(self, "devices", "nodes")
-        if self.chunk != "auto":
-            require_positive(self, "chunk")
-        for name in ("validation_fraction", "held_out_fraction"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+        require_positive(self, "devices", "nodes", *([] if self.chunk == "auto" else ["chunk"]))
+        require_fractions(self, "validation_fraction", "held_out_fraction")
         if self.validation_fraction + self.held_out_fraction >= 1:
             raise UserError("validation_fraction and held_out_fraction leave nothing to train on.")
         if self.monitor != "last" and self.validation_fraction == 0:
             raise UserError(
-                f"monitor={self.monitor} needs validation patients; none are set aside."
+                f"monitor={self.monitor} needs validation patients: raise validation_fraction."
             )
         if self.patience and self.monitor == "last":
             raise UserError("patience needs a monitor other than 'last'.")
@@ -97,66 +93,74 @@ class RunConfig(BatchConfig, OptimConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(ModelConfig, RunConfig):
-    """Everything that changes the result of `slimp pretrain`. The defaults are the paper's."""
+    """Preset and starting weights."""
 
     preset: Literal["tiny", "small", "vit-s"] = "vit-s"
-    """Defaults for a laptop (tiny, small) or the paper's model (vit-s)."""
+    """Defaults: vit-s is the paper's setting (ViT-S/16 at 224 px; docs/method.md lists what
+    differs), small and tiny train in minutes and seconds per epoch on two cores."""
     pretrained: bool = False
     """Start the image encoder from timm's published weights (needs the network once)."""
     encoder_weights: str | None = None
-    """File of image-encoder weights to start from (.safetensors, or a .pth of tensors only)."""
+    """Image-encoder weights to start from: a .safetensors file, or a .pth file of tensors."""
 
     def __post_init__(self) -> None:
-        super_post_init(PretrainConfig, self)
+        ModelConfig.__post_init__(self)
+        RunConfig.__post_init__(self)
         require_choices(PretrainConfig, self)
 
     @classmethod
-    def preset_values(cls, name: str) -> dict[str, Any]:
-        """The fields that a preset changes.
+    def preset_values(cls, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields that a preset sets, where `changes` are those that the user sets.
+
+        Options of the preset's encoder are left out where the user chose another encoder.
 
         Raises:
             UserError: there is no such preset.
         """
         if name not in PRESETS:
             raise UserError(f"no preset '{name}'; there are: {', '.join(PRESETS)}.")
-        return {"preset": name, **PRESETS[name]}
+        values = {"preset": name, **PRESETS[name]}
+        if changes.get("encoder") not in (None, values.get("encoder")):
+            values.pop("encoder_options", None)
+        return values
 
     @classmethod
     def from_preset(cls, name: str, **changes: Any) -> PretrainConfig:
         """A preset with some fields changed."""
-        return cls(**{**cls.preset_values(name), **changes})
+        return cls(**{**cls.preset_values(name, changes), **changes})
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptConfig(RunConfig):
-    """Everything that changes the result of `slimp adapt`, given the run."""
+    """Adaptation."""
 
     train: Literal["embeddings", "heads", "full"] = "embeddings"
-    """What learns: embedding layers and projection heads (the paper), heads alone, or all
-    weights. What starts fresh always learns."""
-    same: Mapping[str, str] = field(default_factory=dict)
-    """Features of the cohort that the run knows by another name, as in {sex: gender}."""
+    """Parameters that learn: embedding layers and projection heads (the paper), heads only, or
+    all. New parameters always learn."""
+    rename: Mapping[str, str] = field(default_factory=dict)
+    """Feature of the cohort = the run's name for it, as in gender=sex; repeat for more."""
     view_weight: float | None = None
-    """Weight of the view level. null: as in the run; 1 for a cohort of images alone."""
+    """Loss weight of the view level. Default: as in the run; 1 for a cohort without metadata."""
     epochs: int = 100
-    """Visits of every training patient (paper: 100)."""
+    """Epochs; each visits every training patient once (paper: 100)."""
     learning_rate: float = 1e-4
-    """Peak value: a fifth of pre-training's, since what is there already is to be kept."""
+    """Peak learning rate, a fifth of pre-training's, so that less is forgotten."""
 
     def __post_init__(self) -> None:
-        super_post_init(AdaptConfig, self)
+        RunConfig.__post_init__(self)
         require_choices(AdaptConfig, self)
         if self.view_weight is not None and not 0 <= self.view_weight < math.inf:
             raise UserError(f"view_weight must be a number from 0 up, got {self.view_weight}.")
-        for name, other in self.same.items():
-            if list(self.same.values()).count(other) > 1:
+        for name, count in Counter(self.rename.values()).items():
+            if count > 1:
+                renamed = " and ".join(f"'{x}'" for x, to in self.rename.items() if to == name)
                 raise UserError(
-                    f"same: '{name}' is not the only feature that is said to be '{other}'. "
-                    "A feature of the run can become one feature of the cohort."
+                    f"rename: {renamed} are both renamed to '{name}'. A feature of the run can "
+                    "become one feature of the cohort: leave one out."
                 )
 
     def of_run(self, model: ModelConfig, *, images_alone: bool) -> PretrainConfig:
-        """The settings as the training loop takes them, for the model of a run.
+        """The settings of the training loop, for the model of a run.
 
         Args:
             model: of the run; architecture and weights of the levels stay.
@@ -165,8 +169,7 @@ class AdaptConfig(RunConfig):
         weight = model.view_weight if self.view_weight is None else self.view_weight
         if images_alone and self.view_weight is None:
             weight = model.view_weight or 1.0
-        settings = {f.name: getattr(model, f.name) for f in fields(model)}
-        settings |= {f.name: getattr(self, f.name) for f in fields(RunConfig)}
+        settings = values_of(model, ModelConfig) | values_of(self, RunConfig)
         return PretrainConfig(**{**settings, "view_weight": weight})
 
 
@@ -199,6 +202,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def values_of(config: object, part: type) -> dict[str, Any]:
+    """The fields of a part, from a configuration that has them."""
+    return {f.name: getattr(config, f.name) for f in fields(part)}
+
+
 def part_of(config: object, part: type[Part]) -> Part:
     """The `part` of a configuration that inherits from it."""
-    return part(**{f.name: getattr(config, f.name) for f in fields(part)})  # type: ignore[arg-type]
+    return part(**values_of(config, part))

@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -32,61 +34,153 @@ ORDER = (
 )
 """What lies under `src/slimp`, in the order of the data's way; imports go up this list only."""
 
-LINES = 400
-"""Ceiling for a module."""
+ENTRIES, LINES, MEDIAN, FUNCTION, LOOP, PARAMETERS = 12, 350, 150, 60, 100, 7
+"""Limits: entries of the package, lines of a module, of the median module, of a function, of the
+training loop, parameters of a function."""
+TRAINING_LOOP = ("training/loop.py", "train")
+
+# What is still over a limit. To be emptied, and then removed.
+LONG_MODULES: set[str] = {
+    "data/schema.py",
+    "features/embed.py",
+    "features/nearest.py",
+    "models/nested.py",
+    "report/figures.py",
+    "report/page.py",
+    "sources/level_tables.py",
+    "sources/raw_files.py",
+    "sources/synthetic/cohort.py",
+    "training/loop.py",
+}
+LONG_FUNCTIONS: set[str] = {
+    "cli/demonstration.py:run_demo",
+    "evaluation/conformal.py:verified_coverage",
+    "evaluation/domain_shift.py:two_sample_test",
+    "evaluation/forgetting.py:forgetting",
+    "evaluation/logistic.py:fit_logistic",
+    "features/embed.py:embed",
+    "report/gather.py:write_report",
+    "retrieval/extrapolate.py:extrapolate",
+    "sources/sketch/propose.py:_ages",
+    "training/adapt.py:adapt",
+}
+MANY_PARAMETERS: set[str] = {
+    "evaluation/conformal.py:calibrate",
+    "evaluation/conformal.py:verified_coverage",
+    "evaluation/forgetting.py:forgetting",
+    "evaluation/logistic.py:fit_logistic",
+    "evaluation/protocol.py:cached_features",
+    "evaluation/result.py:summarise",
+    "features/embed.py:embed",
+    "prediction/image_folder.py:save_probe",
+    "report/audit.py:write_audit",
+    "report/gather.py:gather",
+    "report/gather.py:write_report",
+    "retrieval/extrapolate.py:extrapolate",
+    "retrieval/routes.py:_borrow",
+    "retrieval/routes.py:lend",
+    "sources/__init__.py:import_source",
+    "sources/importer.py:import_cohort",
+}
+MEDIAN_HOLDS = False
 
 
 def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def inside(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
 
 
-def imported_rooms(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, room) of every import from within the package, wherever it stands in the file."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def name_of(path: Path) -> str:
+    """The dotted name; of a package, that of its folder."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def folder_of(name: str) -> str:
+    return name.split(".")[1]
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import from within the package, wherever it stands in the file.
+
+    `import_module` and `__import__` count too, with the constant start of an f-string or a sum.
+    """
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
-            inside = [f"slimp.{alias.name}" for alias in node.names]
-            names = inside if node.module == "slimp" else [node.module or ""]
+            names = [node.module or ""]
+            if (PACKAGE.parent / (node.module or "").replace(".", "/")).is_dir():
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and called(node) in ("import_module", "__import__"):
+            names = [constant_start(argument).rstrip(".") for argument in node.args[:1]]
         else:
             continue
         for name in names:
             if name.startswith("slimp.") and name != "slimp.__version__":
-                yield node.lineno, name.split(".")[1]
+                yield node.lineno, name
 
 
-def test_every_room_has_its_place():
-    rooms = {room_of(path) for path in modules()} - {"__init__", "__main__"}
-    assert not rooms - set(ORDER), "add the new room to ORDER, where the data pass it"
+def called(node: ast.Call) -> str:
+    return getattr(node.func, "attr", getattr(node.func, "id", ""))
 
 
-def test_imports_point_upwards():
+def constant_start(node: ast.expr) -> str:
+    """What a text is known to begin with."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        first = node.values[:1]
+        return constant_start(first[0]) if first and isinstance(first[0], ast.Constant) else ""
+    return constant_start(node.left) if isinstance(node, ast.BinOp) else ""
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield f"{inside(path)}:{node.name}", node
+
+
+def test_the_package_is_its_folders():
+    entries = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()}
+    entries -= {"__init__", "__main__", "py.typed", "__pycache__"}
+    assert entries == set(ORDER), "one row of ORDER per folder, where the data pass it"
+    assert len(entries) <= ENTRIES
+
+
+def test_imports_point_to_earlier_folders():
     wrong = []
     for path in modules():
-        room = room_of(path)
-        if room in ("__init__", "__main__"):
+        if path.parent == PACKAGE and path.stem in ("__init__", "__main__"):
             continue
-        for line, other in imported_rooms(path):
-            if other != room and ORDER.index(other) >= ORDER.index(room):
-                wrong.append(f"{path.relative_to(ROOT)}:{line}: {room} imports {other}")
+        own = folder_of(name_of(path))
+        for line, name in imports(path):
+            other = folder_of(name)
+            if other == "checks" and own == "sources":
+                continue  # the sketch's use of the audit's measures, until they move to sources
+            if other != own and ORDER.index(other) >= ORDER.index(own):
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {own} imports {other}")
     assert not wrong, "\n".join(wrong)
 
 
-def test_within_a_package_imports_make_no_circle():
+def test_imports_make_no_circle():
     """Also where Python would not mind, because one of them stands inside a function."""
+    known = {name_of(path) for path in modules()}
     depends = {
-        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): {
-            node.module
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("slimp.")
+        name_of(path): {
+            name if name in known else name.rpartition(".")[0] for _, name in imports(path)
         }
         for path in modules()
-        if path.name != "__init__.py"
+        if path != PACKAGE / "__init__.py"
     }
     finished: set[str] = set()
 
@@ -101,13 +195,52 @@ def test_within_a_package_imports_make_no_circle():
         visit(name, ())
 
 
+@pytest.mark.parametrize(
+    ("line", "module"),
+    [
+        ("import slimp.checks.report", "slimp.checks.report"),
+        ("from slimp.checks import report", "slimp.checks.report"),
+        ("from slimp.checks.report import cautions", "slimp.checks.report"),
+        ("importlib.import_module('slimp.checks.report')", "slimp.checks.report"),
+        ("import_module(f'slimp.checks.{name}')", "slimp.checks"),
+        ("__import__('slimp.checks.' + name)", "slimp.checks"),
+    ],
+)
+def test_every_way_to_import_is_seen(tmp_path, line, module):
+    (tmp_path / "some.py").write_text(line)
+    assert list(imports(tmp_path / "some.py")) == [(1, module)]
+
+
+def lines_of(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
 def test_modules_are_short():
+    long = {inside(path) for path in modules() if lines_of(path) > LINES}
+    assert not long - LONG_MODULES
+    holds = median(map(lines_of, modules())) <= MEDIAN
+    assert holds or not MEDIAN_HOLDS
+
+
+def test_functions_are_short():
     long = {
-        str(path.relative_to(ROOT)): lines
+        name
         for path in modules()
-        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > LINES
+        for name, node in functions(path)
+        for limit in [LOOP if name == ":".join(TRAINING_LOOP) else FUNCTION]
+        if (node.end_lineno or 0) - node.lineno + 1 > limit
     }
-    assert not long
+    assert not long - LONG_FUNCTIONS
+
+
+def test_functions_take_few_parameters():
+    many = set()
+    for path in modules():
+        for name, node in functions(path):
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            if len([a for a in given if a.arg not in ("self", "cls")]) > PARAMETERS:
+                many.add(name)
+    assert not many - MANY_PARAMETERS
 
 
 def test_no_room_for_odds_and_ends():
@@ -117,25 +250,17 @@ def test_no_room_for_odds_and_ends():
 
 def test_modules_say_what_they_are():
     silent = [
-        str(path.relative_to(ROOT))
-        for path in modules()
-        if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        str(path.relative_to(ROOT)) for path in modules() if not ast.get_docstring(parsed(path))
     ]
     assert not silent
 
 
-def test_tests_mirror_the_tree():
-    """A test file is named after a module, a package, a dataset, or a concern listed here."""
-    concerns = {"house", "readme", "end_to_end", "refusals", "own_data", "fuzz_inputs"}
-    known = {path.stem for path in (*modules(), *PACKAGE.rglob("*.toml"))} | {
-        path.name for path in PACKAGE.rglob("*/")
-    }
-    strange = [
-        str(path.relative_to(ROOT))
-        for path in (ROOT / "tests").rglob("test_*.py")
-        if not any(path.stem.removeprefix("test_").startswith(name) for name in {*known, *concerns})
+def test_tests_mirror_the_folders():
+    tests = ROOT / "tests"
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("*/test_*.py")}
+    assert not [
+        name for name in folders if name != Path("benchmarks") and not (PACKAGE / name).is_dir()
     ]
-    assert not strange
 
 
 def tracked_files() -> list[Path]:

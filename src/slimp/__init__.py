@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from slimp.checks.report import check_cohort as check_cohort
     from slimp.data.cohort import Cohort as Cohort
     from slimp.data.schema import Schema as Schema
     from slimp.errors import UserError as UserError
@@ -40,6 +41,7 @@ _HOMES = {
     "Slimp": "slimp.models.nested",
     "Trace": "slimp.models.trace",
     "UserError": "slimp.errors",
+    "check_cohort": "slimp.checks.report",
     "embed": "slimp.features.embed",
     "extrapolate": "slimp.retrieval.extrapolate",
     "info_nce": "slimp.models.losses",

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from slimp.checks.report import check_cohort
+from slimp.checks.report import cautions, check_cohort
 from slimp.data.cohort import Cohort
 from slimp.data.schema import Feature
 from slimp.sources import import_source
@@ -87,8 +87,22 @@ def test_progress_is_told_image_by_image(cohort):
     assert calls == [(k + 1, 120) for k in range(120)]
 
 
-def test_a_cohort_checks_itself(cohort):
-    assert cohort().check() == check_cohort(cohort())
+def test_cautions_repeat_what_every_result_depends_on(clean_tables, cohort):
+    assert cautions(cohort()) == []
+    tables = clean_tables()
+    tables["lesions"]["bleed"] = pd.array(tables["images"]["label"] == "MEL", dtype="boolean")
+    owners = {"patient_id": tables["lesions"]["lesion_id"]}
+    tables = {
+        "images": tables["images"].assign(**owners),
+        "lesions": tables["lesions"].assign(**owners),
+        "patients": tables["patients"]
+        .iloc[np.arange(120) // 2]
+        .assign(patient_id=owners["patient_id"].to_numpy()),
+    }
+    found = cautions(cohort(tables, schema={"patient": "lesion"}, report={"empty_patient_ids": 2}))
+    assert len(found) == 3
+    assert any("'bleed' gives the label away" in text for text in found)
+    assert any(text.startswith("No patient ids") for text in found)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +175,8 @@ def test_pad_ufes_20_with_a_picture_filed_twice(only, pad):
 
 @pytest.mark.real_data
 def test_ham10000_leaks_how_the_diagnosis_was_made(codes, only, real_data, tmp_path):
-    report = check_cohort(import_source("ham10000", real_data / "ham10000", tmp_path / "ham"))
+    ham = import_source("ham10000", real_data / "ham10000", tmp_path / "ham")
+    report = check_cohort(ham)
     assert codes(report, "note") == {
         "absent-image",
         "leak-refused",
@@ -170,6 +185,11 @@ def test_ham10000_leaks_how_the_diagnosis_was_made(codes, only, real_data, tmp_p
         "dark-corners",
         "near-duplicate-within-lesion",
     }
-    assert codes(report, "warning") == {"framed-image", "near-duplicate-across-patients"}
+    assert codes(report, "warning") == {
+        "framed-image",
+        "near-duplicate-across-patients",
+        "no-patient-ids",
+    }
+    assert len(cautions(ham)) == 1
     assert "ISIC_0027636" in only(report, "near-duplicate-across-patients").example
     assert "dx_type = follow_up are nv" in only(report, "leak-refused").message

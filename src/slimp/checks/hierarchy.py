@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -23,6 +24,16 @@ def hierarchy_findings(cohort: Cohort) -> Iterator[Finding]:
             message="every image belongs to one patient.",
             example=str(cohort.patients["patient_id"].iloc[0]),
             remedy="Check the patient column: nothing can be held out or contrasted.",
+        )
+    if not cohort.has_patient_ids:
+        lesions = count_of(len(cohort.lesions), "lesion")
+        yield Finding(
+            severity="warning",
+            code="no-patient-ids",
+            message=f"no patient ids: each of {lesions} counts as a patient of its own, so one "
+            "person may be in training and test.",
+            remedy="Name the patient column in the schema if the table has one; else report "
+            "results per lesion, and read intervals as too narrow.",
         )
     yield from _twin_ids(cohort)
     yield from _label_findings(cohort)
@@ -145,6 +156,7 @@ def table_counts(cohort: Cohort) -> dict[str, object]:
     """Patients, lesions and images, in all, per part, per class and per parent."""
     images = cohort.images
     counts: dict[str, object] = {
+        "patient_ids": cohort.has_patient_ids,
         "patients": len(cohort.patients),
         "lesions": len(cohort.lesions),
         "images": len(images),
@@ -156,6 +168,16 @@ def table_counts(cohort: Cohort) -> dict[str, object]:
     if "split" in images:
         counts["parts"] = _units(images, "split")
     return counts
+
+
+def size_in_words(counts: Mapping[str, Any]) -> str:
+    """'3 patients, 4 lesions, 5 images', or '4 lesions, no patient ids, 5 images'."""
+    patients, lesions, images = (
+        count_of(counts[f"{unit}s"], unit) for unit in ("patient", "lesion", "image")
+    )
+    if not counts["patient_ids"]:
+        return f"{lesions}, no patient ids, {images}"
+    return f"{patients}, {lesions}, {images}"
 
 
 def _units(images: pd.DataFrame, by: str) -> dict[str, dict[str, int]]:

@@ -83,8 +83,13 @@ def rank_columns(
         columns: as published.
         good: facts of the images that can be decoded, see `scan.ImageScan`.
     """
-    found = [*_values(cohort, columns), *_gaps(cohort, columns), *_pictures(cohort, good)]
+    found = [*rank_tables(cohort, columns), *_pictures(cohort, good)]
     return tuple(sorted(found, key=lambda row: (-row.link.information, row.name, row.kind)))
+
+
+def rank_tables(cohort: Cohort, columns: Sequence[Published]) -> list[Ranked]:
+    """What the columns and their gaps tell, in no order; opens no image."""
+    return [*_values(cohort, columns), *_gaps(cohort, columns)]
 
 
 def _values(cohort: Cohort, columns: Sequence[Published]) -> Iterator[Ranked]:

@@ -25,7 +25,7 @@ from slimp.checks.duplicates import (
     near_groups,
 )
 from slimp.checks.finding import SEVERITIES, Finding, by_weight, count_of
-from slimp.checks.hierarchy import hierarchy_findings, table_counts
+from slimp.checks.hierarchy import hierarchy_findings, size_in_words, table_counts
 from slimp.checks.images import image_findings
 from slimp.checks.imports import import_findings
 from slimp.checks.label_leaks import leak_findings
@@ -34,7 +34,7 @@ from slimp.checks.missingness import Missingness, missing_findings, missingness
 from slimp.checks.near_duplicates import Progress
 from slimp.checks.personal import personal_findings
 from slimp.checks.published import Published, published_columns
-from slimp.checks.ranking import Ranked, rank_columns
+from slimp.checks.ranking import Ranked, rank_columns, rank_tables
 from slimp.checks.scan import scan_images
 from slimp.checks.subgroups import SubgroupTable, subgroup_findings, subgroup_tables
 from slimp.data.cohort import Cohort, Tables
@@ -152,6 +152,22 @@ def check_cohort(
     )
 
 
+CAUTIONS = {"no-patient-ids", "empty-id", "patient-across-parts", "leak", "leak-by-gaps"}
+"""Findings that every result on the cohort depends on."""
+
+
+def cautions(cohort: Cohort) -> list[str]:
+    """The warnings that every later page repeats, a sentence each; read from the tables alone."""
+    columns = [column for column in published_columns(cohort) if column.role == "feature"]
+    findings = [
+        *hierarchy_findings(cohort),
+        *leak_findings(rank_tables(cohort, columns)),
+        *import_findings(cohort.info.import_report, cohort.schema),
+    ]
+    messages = [f.message for f in by_weight(findings) if f.code in CAUTIONS]
+    return [message[:1].upper() + message[1:] for message in messages]
+
+
 def _in_id_order(cohort: Cohort) -> Cohort:
     order = cohort.images["image_id"].argsort().to_numpy()
     tables = Tables(
@@ -172,10 +188,7 @@ def _missing(columns: Sequence[Published]) -> dict[str, float]:
 
 
 def _render_counts(name: str, counts: Mapping[str, Any]) -> list[str]:
-    lines = [
-        f"Cohort {name}: "
-        + ", ".join(count_of(counts[f"{unit}s"], unit) for unit in ("patient", "lesion", "image"))
-    ]
+    lines = [f"Cohort {name}: {size_in_words(counts)}"]
     for key, what in (
         ("lesions_per_patient", "lesions per patient"),
         ("images_per_lesion", "images per lesion"),

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,6 +80,12 @@ class Cohort:
         return tuple(sorted(self.images["label"].dropna().unique().tolist()))
 
     @property
+    def has_patient_ids(self) -> bool:
+        """Whether patients are known; if not, each lesion counts as a patient of its own."""
+        named = self.schema.patient not in (None, self.schema.lesion, self.schema.image)
+        return named or len(self.patients) < len(self.lesions)
+
+    @property
     def lesion_of_image(self) -> NDArray[np.int64]:
         """(images,) row of each image's lesion in `lesions`."""
         return rows_of(self.images["lesion_id"], self.lesions["lesion_id"])
@@ -149,11 +153,6 @@ class Cohort:
             lesions = lesions.merge(first, left_on="lesion_id", right_index=True, how="left")
         tables = replace(self.tables, lesions=lesions)
         return replace(self, schema=self.schema.flatten(), tables=tables)
-
-    def check(self) -> Any:
-        """Everything that could spoil a result, as a `slimp.checks.report.CheckReport`."""
-        # By name: the checks stand on this module, not this module on them.
-        return import_module("slimp.checks.report").check_cohort(self)
 
     @classmethod
     def load(cls, folder: str | Path) -> Cohort:

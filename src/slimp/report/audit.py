@@ -12,6 +12,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from slimp.checks.finding import SEVERITIES, count_of
+from slimp.checks.hierarchy import size_in_words
 from slimp.checks.ranking import ACQUISITION, CONTENT, Ranked
 from slimp.checks.report import CheckReport
 from slimp.checks.subgroups import FEW
@@ -146,8 +147,7 @@ def render_audit(
 
 
 def _lead(report: CheckReport) -> str:
-    counts = report.counts
-    size = ", ".join(count_of(counts[f"{u}s"], u) for u in ("patient", "lesion", "image"))
+    size = size_in_words(report.counts)
     totals = [
         count_of(sum(f.severity == severity for f in report.findings), severity)
         for severity in SEVERITIES

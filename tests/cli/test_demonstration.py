@@ -42,10 +42,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult]:
 def test_everything_lies_where_it_says(made: tuple[Path, DemoResult]) -> None:
     out, result = made
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["clinic", "cohort", "config.json", "loans", "probe", "report.html", "run"]
+    assert names == ["clinic", "cohort", "config.json", "probe", "report.html", "retrieved", "run"]
     assert sorted(path.name for path in (out / "clinic").iterdir()) == ["cohort", "probe", "run"]
     assert (out / "clinic" / "run" / "transfer.json").is_file()
-    assert {path.name for path in (out / "loans").iterdir()} == {
+    assert {path.name for path in (out / "retrieved").iterdir()} == {
         *("config.json", "metrics.json", "pseudo.parquet", "report.html")
     }
     assert result.report == out / "report.html"
@@ -58,8 +58,8 @@ def test_everything_lies_where_it_says(made: tuple[Path, DemoResult]) -> None:
 def test_the_table_sets_features_beside_floors(made: tuple[Path, DemoResult]) -> None:
     out, result = made
     probed = ["image", "image+lesion", "full", "majority", "metadata"]
-    lent = ["image", "image + LENT metadata"]
-    assert list(result.table["features"]) == [*probed, *probed, *lent]
+    imputed = ["image", "image + imputed metadata"]
+    assert list(result.table["features"]) == [*probed, *probed, *imputed]
     assert list(result.table["cohort"].unique()) == [REFERENCE, ADAPTED, HIDDEN]
     for cell in result.table["balanced accuracy"]:
         assert re.fullmatch(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", cell)

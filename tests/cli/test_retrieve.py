@@ -1,4 +1,4 @@
-"""The whole command line: a reference lends, the target embeds and probes with what is lent."""
+"""The whole command line: metadata are retrieved, then used by embed and probe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slimp.cli import main as cli
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding
 from slimp.features.embed import FeatureTable, embed
-from slimp.features.pseudo_metadata import LentFeatures
+from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
@@ -74,18 +74,18 @@ def retrieve(places: dict[str, Path], target: str, out: Path, *flags: str) -> in
 
 
 @pytest.fixture(scope="module")
-def lent(places: dict[str, Path]) -> Path:
-    out = places["root"] / "lent"
+def retrieved(places: dict[str, Path]) -> Path:
+    out = places["root"] / "retrieved"
     assert retrieve(places, "target", out, "--k", "2") == 0
     return out
 
 
-def test_the_folder_holds_what_the_contract_names(places, lent):
-    assert {path.name for path in lent.iterdir()} == {
+def test_the_folder_holds_what_the_contract_names(places, retrieved):
+    assert {path.name for path in retrieved.iterdir()} == {
         *("config.json", "metrics.json", "pseudo.parquet", "report.html")
     }
-    metrics = json.loads((lent / "metrics.json").read_text())
-    assert metrics["lent"] == ["lesion", "patient"]
+    metrics = json.loads((retrieved / "metrics.json").read_text())
+    assert metrics["imputed"] == ["lesion", "patient"]
     assert {"median_matching", "median_nonmatching", "overlap", "abstention_rate"} <= set(metrics)
     assert "image_to_metadata_recall_at_1" in metrics["similarity"]["lesion"]
     assert metrics["abstention"]["calibration_patients"] == 12
@@ -93,12 +93,12 @@ def test_the_folder_holds_what_the_contract_names(places, lent):
     assert metrics["agreement"] == []  # the target knows nothing
     assert metrics["agreement_on_reference"]
     assert metrics["shared_patients"] == 0
-    config = json.loads((lent / "config.json").read_text())
+    config = json.loads((retrieved / "config.json").read_text())
     assert (config["retrieve"]["k"], config["retrieve"]["route"]) == (2, "ilp")
     folders = {name: str(places[name]) for name in ("run", "reference", "target")}
     assert {name: config[name] for name in folders} == folders
     assert "torch" in config["versions"]
-    table = pd.read_parquet(lent / "pseudo.parquet")
+    table = pd.read_parquet(retrieved / "pseudo.parquet")
     target = Cohort.load(places["target"])
     assert table["image_id"].tolist() == np.repeat(target.images["image_id"], 2).tolist()
     columns = "image_id route rank reference_image_id reference_patient_id lesion_similarity"
@@ -113,26 +113,28 @@ def test_the_folder_holds_what_the_contract_names(places, lent):
             )
 
 
-def test_the_page_says_first_whether_to_trust_it(lent):
-    page = (lent / "report.html").read_text()
+def test_the_page_says_first_whether_to_trust_it(retrieved):
+    page = (retrieved / "report.html").read_text()
     head = page[: page.index('<section id="trust">')]
     assert "reference" in head
-    assert "lent nothing" in head
+    assert "Nothing imputed" in head
     assert "nobody can say here how much of" in head
     assert "<script" not in page
     assert page.count("data:image/jpeg") >= 2
 
 
-def test_what_is_lent_flows_into_embed_and_probe_and_is_marked(places, lent, tmp_path, capsys):
+def test_imputed_metadata_flow_into_embed_and_probe_and_are_marked(
+    places, retrieved, tmp_path, capsys
+):
     file = tmp_path / "features.parquet"
-    paths = [str(places["run"]), str(places["target"]), "--pseudo", str(lent)]
+    paths = [str(places["run"]), str(places["target"]), "--pseudo", str(retrieved)]
     assert cli.main(["embed", *paths, "--out", str(file), "--workers", "0"]) == 0
-    assert "LENT, not known: lesion, patient" in capsys.readouterr().out
+    assert "imputed by retrieval, not observed: lesion, patient" in capsys.readouterr().out
     record = json.loads(file.with_name("features.config.json").read_text())
-    assert (record["pseudo"], record["lent"]) == (str(lent), ["lesion", "patient"])
+    assert (record["pseudo"], record["imputed"]) == (str(retrieved), ["lesion", "patient"])
     table = FeatureTable.load(file)
-    assert table.lent == ("lesion", "patient")
-    pseudo = LentFeatures.load(lent)
+    assert table.imputed == ("lesion", "patient")
+    pseudo = PseudoMetadata.load(retrieved)
     kept = ~pseudo.abstained
     assert kept.any()
     for level in ("lesion", "patient"):
@@ -142,15 +144,15 @@ def test_what_is_lent_flows_into_embed_and_probe_and_is_marked(places, lent, tmp
     out = tmp_path / "probe"
     fast = ["--seeds", "1", "--folds", "2", "--replicates", "5", "--strengths", "0.1"]
     assert cli.main(["probe", *paths, "--out", str(out), "--workers", "0", *fast]) == 0
-    assert "LENT, not known: lesion, patient features" in capsys.readouterr().out
-    assert json.loads((out / "metrics.json").read_text())["lent"] == ["lesion", "patient"]
-    assert json.loads((out / "config.json").read_text())["pseudo"] == str(lent)
+    assert "imputed by retrieval, not observed: lesion, patient features" in capsys.readouterr().out
+    assert json.loads((out / "metrics.json").read_text())["imputed"] == ["lesion", "patient"]
+    assert json.loads((out / "config.json").read_text())["pseudo"] == str(retrieved)
     page = (out / "report.html").read_text()
-    assert "The features lesion, patient are lent, not known" in page
+    assert "The features lesion, patient are imputed by retrieval, not observed" in page
 
 
-def test_the_file_holds_the_weighted_mean_of_the_lenders(places, lent):
-    table = pq.read_table(lent / "pseudo.parquet").to_pandas()
+def test_the_file_holds_the_weighted_mean_of_the_neighbours(places, retrieved):
+    table = pq.read_table(retrieved / "pseudo.parquet").to_pandas()
     model = Slimp.from_pretrained(places["run"])
     reference = Cohort.load(places["reference"])
     rows = reference.lesions.set_index("lesion_id").loc[table["reference_lesion_id"]]
@@ -166,7 +168,7 @@ def test_the_file_holds_the_weighted_mean_of_the_lenders(places, lent):
     )
 
 
-def test_known_metadata_serve_as_truth_when_all_is_lent(places, lent, tmp_path, capsys):
+def test_known_metadata_serve_as_truth_when_all_is_imputed(places, retrieved, tmp_path, capsys):
     out = tmp_path / "judged"
     assert retrieve(places, "known", out, "--k", "2", "--lend", "all", "--no-report") == 0
     metrics = json.loads((out / "metrics.json").read_text())
@@ -174,20 +176,20 @@ def test_known_metadata_serve_as_truth_when_all_is_lent(places, lent, tmp_path, 
     assert {row["column"] for row in metrics["agreement"]} == {
         column for feature in known.features for column in feature.columns
     }
-    assert "lent against true metadata" in capsys.readouterr().out
+    assert "retrieved against true metadata" in capsys.readouterr().out
     assert metrics["groups"]
-    ours, theirs = (pd.read_parquet(x / "pseudo.parquet") for x in (out, lent))
-    pd.testing.assert_frame_equal(ours, theirs)  # the truth played no part in lending
+    ours, theirs = (pd.read_parquet(x / "pseudo.parquet") for x in (out, retrieved))
+    pd.testing.assert_frame_equal(ours, theirs)  # the truth played no part in retrieval
     table = embed(
         Slimp.from_pretrained(places["run"]), Cohort.load(places["known"]), pseudo=str(out)
     )
     np.testing.assert_array_equal(
         table.features["lesion"][~table.ids["abstained"]],
-        LentFeatures.load(lent).embeddings["lesion"][~table.ids["abstained"]],
+        PseudoMetadata.load(retrieved).embeddings["lesion"][~table.ids["abstained"]],
     )
 
 
-def test_patients_of_both_cohorts_do_not_lend_to_themselves(places, tmp_path, capsys):
+def test_patients_of_both_cohorts_are_not_their_own_neighbours(places, tmp_path, capsys):
     both = {**places, "both": places["reference"]}
     out = tmp_path / "self"
     flags = ("--lend", "all", "--route", "ii", "--no-report")
@@ -228,18 +230,18 @@ def test_refusals_leave_nothing(places, tmp_path, capsys, target, flags, message
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_overwritten_unless_asked(places, lent, capsys):
-    before = (lent / "metrics.json").read_bytes()
-    assert retrieve(places, "target", lent) == 2
+def test_nothing_is_overwritten_unless_asked(places, retrieved, capsys):
+    before = (retrieved / "metrics.json").read_bytes()
+    assert retrieve(places, "target", retrieved) == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert (lent / "metrics.json").read_bytes() == before
+    assert (retrieved / "metrics.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "missing"])
-def test_damaged_loans_are_refused(places, lent, tmp_path, capsys, damage):
-    folder = tmp_path / "lent"
+def test_damaged_files_are_refused(places, retrieved, tmp_path, capsys, damage):
+    folder = tmp_path / "retrieved"
     folder.mkdir()
-    content = (lent / "pseudo.parquet").read_bytes()
+    content = (retrieved / "pseudo.parquet").read_bytes()
     if damage == "cut":
         (folder / "pseudo.parquet").write_bytes(content[:200])
     elif damage == "other":

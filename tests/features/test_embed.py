@@ -21,7 +21,7 @@ from slimp.data.schema import LEVELS, Schema
 from slimp.errors import UserError
 from slimp.features import embed as features
 from slimp.features.embed import FeatureTable, embed
-from slimp.features.pseudo_metadata import LentFeatures, fingerprint
+from slimp.features.pseudo_metadata import PseudoMetadata, fingerprint
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 
@@ -327,7 +327,7 @@ def test_is_public():
     assert (slimp.embed, slimp.FeatureTable) == (embed, FeatureTable)
 
 
-def lent_to(cohort: Cohort, model: Slimp, **changes) -> LentFeatures:
+def pseudo_metadata(cohort: Cohort, model: Slimp, **changes) -> PseudoMetadata:
     """Random lesion and patient embeddings, for the images in another order than the cohort's."""
     rng, n = np.random.default_rng(3), len(cohort)
     content = {
@@ -335,14 +335,14 @@ def lent_to(cohort: Cohort, model: Slimp, **changes) -> LentFeatures:
         "embeddings": {
             name: rng.normal(size=(n, 8)).astype(np.float32) for name in ("lesion", "patient")
         },
-        "borrows": dict.fromkeys(("lesion", "patient"), np.ones(n, dtype=bool)),
+        "imputed": dict.fromkeys(("lesion", "patient"), np.ones(n, dtype=bool)),
         "abstained": np.zeros(n, dtype=bool),
         "model": fingerprint(model),
     }
-    return LentFeatures(**{**content, **changes})
+    return PseudoMetadata(**{**content, **changes})
 
 
-def test_lent_embeddings_take_the_place_of_those_not_known():
+def test_retrieved_embeddings_take_the_place_of_those_not_known():
     cohort = make_cohort()
     model = make_model(cohort).eval()
     levels = tuple(replace(level, features=()) for level in cohort.schema.levels)
@@ -355,24 +355,24 @@ def test_lent_embeddings_take_the_place_of_those_not_known():
             patients=cohort.patients[["patient_id"]],
         ),
     )
-    pseudo = lent_to(cohort, model)
+    pseudo = pseudo_metadata(cohort, model)
     table = embed(model, bare, pseudo=pseudo)
-    assert table.lent == ("lesion", "patient")
-    assert "lesion 8 (lent)" in repr(table)
+    assert table.imputed == ("lesion", "patient")
+    assert "lesion 8 (imputed)" in repr(table)
     np.testing.assert_array_equal(table.features["lesion"], pseudo.embeddings["lesion"][::-1])
     np.testing.assert_array_equal(table.features["patient"], pseudo.embeddings["patient"][::-1])
     np.testing.assert_array_equal(
         table.features["image"], embed(model, bare).features["image"], strict=True
     )
-    assert table.select(np.arange(8) < 3).lent == table.lent
+    assert table.select(np.arange(8) < 3).imputed == table.imputed
 
 
 def test_own_metadata_stay_and_abstention_gives_a_row_in_which_all_is_missing():
     cohort = make_cohort()
     model = make_model(cohort).eval()
-    borrows, abstained = np.arange(8) % 2 == 0, np.arange(8) < 3
-    pseudo = lent_to(
-        cohort, model, borrows={"lesion": borrows, "patient": borrows}, abstained=abstained
+    imputed, abstained = np.arange(8) % 2 == 0, np.arange(8) < 3
+    pseudo = pseudo_metadata(
+        cohort, model, imputed={"lesion": imputed, "patient": imputed}, abstained=abstained
     )
     own, table = embed(model, cohort), embed(model, cohort, pseudo=pseudo)
     blank = cohort.lesions.assign(size=np.nan, site=pd.Series([None] * 4, dtype="str"))
@@ -381,30 +381,30 @@ def test_own_metadata_stay_and_abstention_gives_a_row_in_which_all_is_missing():
     for i in range(8):
         j = 7 - i  # row of `pseudo`
         wanted = own.features["lesion"][i]
-        if borrows[j]:
+        if imputed[j]:
             wanted = nothing if abstained[j] else pseudo.embeddings["lesion"][j]
         np.testing.assert_allclose(table.features["lesion"][i], wanted, atol=1e-6)
     assert table.ids["abstained"].tolist() == abstained[::-1].tolist()
 
 
-def test_a_file_remembers_what_is_lent(tmp_path):
+def test_a_file_remembers_what_is_imputed(tmp_path):
     cohort = make_cohort()
     model = make_model(cohort)
-    table = embed(model, cohort, pseudo=lent_to(cohort, model))
+    table = embed(model, cohort, pseudo=pseudo_metadata(cohort, model))
     table.save(tmp_path / "f.parquet")
     again = FeatureTable.load(tmp_path / "f.parquet")
-    assert again.lent == ("lesion", "patient")
+    assert again.imputed == ("lesion", "patient")
     assert again.ids["abstained"].dtype == bool
     make_table().save(tmp_path / "old.parquet")
     without = pq.read_table(tmp_path / "old.parquet").replace_schema_metadata(None)
     pq.write_table(without, tmp_path / "old.parquet")  # as an earlier version wrote it
-    assert FeatureTable.load(tmp_path / "old.parquet").lent == ()
+    assert FeatureTable.load(tmp_path / "old.parquet").imputed == ()
 
 
-def test_lent_metadata_must_fit_the_model_and_the_images():
+def test_pseudo_metadata_must_fit_the_model_and_the_images():
     cohort = make_cohort()
     model = make_model(cohort)
-    pseudo = lent_to(cohort, model)
+    pseudo = pseudo_metadata(cohort, model)
     with pytest.raises(UserError, match="of another model"):
         embed(model, cohort, pseudo=replace(pseudo, model="0123"))
     stranger = np.array(["x", *pseudo.image_ids[1:]])

@@ -13,7 +13,7 @@ from slimp.retrieval.abstention import (
     Abstention,
     calibrate_thresholds,
     calibration_patients,
-    nearness,
+    mean_image_similarity,
 )
 from slimp.retrieval.finders import Finder
 from slimp.retrieval.routes import Loan, Loans
@@ -135,16 +135,16 @@ def test_an_image_that_borrows_nothing_is_not_refused():
     assert found.abstains(loans, np.zeros(2, np.float32)).tolist() == [False, True]
 
 
-def test_nearness_is_the_mean_over_the_nearest_images_of_others():
+def test_image_similarity_is_the_mean_over_the_nearest_images_of_others():
     rng = np.random.default_rng(0)
     images = rng.normal(size=(30, 5)).astype(np.float32)
     patients = np.repeat(np.arange(10), 3)
-    found = nearness(images, images, Finder(), (patients, patients))
+    found = mean_image_similarity(images, images, Finder(), (patients, patients))
     unit = images / np.linalg.norm(images, axis=1, keepdims=True)
     for i in range(30):
         scores = sorted((unit[patients != patients[i]] @ unit[i]).tolist())
         assert found[i] == pytest.approx(np.mean(scores[-10:]), abs=1e-5)
-    alone = nearness(images[:3], images[:3], Finder(), (patients[:3], patients[:3]))
+    alone = mean_image_similarity(images[:3], images[:3], Finder(), (patients[:3], patients[:3]))
     assert np.isnan(alone).all()
 
 

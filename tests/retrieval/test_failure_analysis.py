@@ -29,7 +29,7 @@ def compared(agrees: list[float], level: str = "lesion") -> Compared:
     column = Column(level=level, name="site", kind="categorical")
     cells = pd.Series(["x"] * len(agrees), dtype="str")
     return Compared(
-        lent=column,
+        imputed=column,
         true=column,
         given=cells,
         truth=cells,

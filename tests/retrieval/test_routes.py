@@ -537,7 +537,7 @@ def test_lent_values_under_earlier_names_are_compared_with_the_target_s_own():
         (plain.agreement, again.agreement),
         (plain.reference_agreement, again.reference_agreement),
     ):
-        figures = [{c.lent.name: (c.n, str(c.figures)) for c in found} for found in (one, two)]
+        figures = [{c.imputed.name: (c.n, str(c.figures)) for c in found} for found in (one, two)]
         assert figures[0] == figures[1]
         assert figures[0].keys() == {"age", "smokes", "size", "site"}
 

@@ -2,7 +2,7 @@
 
 Draws a reference, pre-trains, and probes on patients that pre-training never saw; adapts to a
 clinic with other people, cameras and columns, and probes again; then hides the clinic's metadata
-and lends it the reference's. Nothing is downloaded.
+and imputes them from the reference. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -35,5 +35,5 @@ def run(arguments: Arguments) -> None:
         list(result.table.columns),
         result.table.itertuples(index=False),
     )
-    say(f"loans: {result.retrieval.verdict}")
-    say(f"report: {result.report}; of the loans: {arguments.out / 'loans' / 'report.html'}")
+    say(f"imputed metadata: {result.retrieval.verdict}")
+    say(f"report: {result.report}; of the retrieval: {arguments.out / 'retrieved' / 'report.html'}")

@@ -1,7 +1,7 @@
 """The main job in one function, on two synthetic cohorts.
 
 A reference is pre-trained and probed. A clinic with other people, other cameras and fewer columns
-is adapted to, and probed. Then the clinic's metadata are hidden, and the reference lends some.
+is adapted to, and probed. Then the clinic's metadata are hidden, and imputed from the reference.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class DemoResult:
     adapted: Assessment
     """Of the clinic, after adaptation."""
     retrieval: Retrieval
-    """What the reference lends to the clinic's images."""
+    """Metadata imputed for the clinic's images."""
     report: Path
 
 
@@ -63,7 +63,7 @@ def run_demo(
     """Runs the main job and leaves it in `out`.
 
     There lie `config.json`, `report.html`, `cohort/ run/ probe/` of the reference, `clinic/` with
-    the same three of the clinic, and `loans/`, what the reference lends to it.
+    the same three of the clinic, and `retrieved/`, metadata imputed for it.
 
     Args:
         out: folder to write.
@@ -112,9 +112,9 @@ def run_demo(
         cohort_folder=out / "clinic" / "cohort",
     )
 
-    retrieval, lent = _extrapolate(out, model, reference, target, adapted.main)
+    retrieval, imputed = _extrapolate(out, model, reference, target, adapted.main)
     return DemoResult(
-        table=pd.DataFrame([*_rows(found, REFERENCE), *_rows(adapted, ADAPTED), *lent]),
+        table=pd.DataFrame([*_rows(found, REFERENCE), *_rows(adapted, ADAPTED), *imputed]),
         assessment=found,
         adapted=adapted,
         retrieval=retrieval,
@@ -173,7 +173,7 @@ def _probe_reference(
 def _extrapolate(
     out: Path, model: Slimp, reference: Cohort, target: Cohort, same_patients: ProbeResult
 ) -> tuple[Retrieval, list[dict[str, str]]]:
-    """Loans for the clinic, all of whose metadata count as unknown; and what they are worth."""
+    """Imputation for the clinic with all its metadata hidden; and probes with and without it."""
     theirs = cached_features(out / "run", out / "cohort").features["image"]
     ours = embed(model, target, lacking="missing").features["image"]
     retrieval = extrapolate(
@@ -185,7 +185,7 @@ def _extrapolate(
         RetrievalConfig(lend="all"),
         parts=parts_of_run(out / "run", reference),
     )
-    with new_folder(out / "loans") as folder:
+    with new_folder(out / "retrieved") as folder:
         retrieval.save(
             folder,
             run=out / "run",
@@ -198,7 +198,7 @@ def _extrapolate(
     parts = tests.map({True: "held_out", False: "train"}).tolist()
     image = probe(table, ProbeConfig(features="image"), parts=parts)
     full = probe(table, ProbeConfig(features="full"), parts=parts)
-    return retrieval, [_row(HIDDEN, "image", image), _row(HIDDEN, "image + LENT metadata", full)]
+    return retrieval, [_row(HIDDEN, "image", image), _row(HIDDEN, "image + imputed metadata", full)]
 
 
 def _rows(found: Assessment, cohort: str) -> Iterator[dict[str, str]]:

@@ -2,7 +2,7 @@
 
 Writes one Parquet file with a row per image: `image_id lesion_id patient_id label`, and the columns
 `image`, `lesion` and `patient`, each a list of numbers of fixed length. With --pseudo, unknown
-metadata are lent, and the file says which features those are.
+metadata are imputed by retrieval, and the file says which features those are.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Arguments:
     overwrite: bool = False
     """Replace --out."""
     pseudo: Path | None = None
-    """Folder of slimp retrieve: its lent metadata stand where the cohort's own are not known."""
+    """Folder of slimp retrieve: its metadata stand in where the cohort's own are not known."""
     batch_size: int | None = None
     """Images at once; changes speed and memory only. Default: what suits the backend."""
     precision: Literal["auto", "32", "bf16"] = "auto"
@@ -87,15 +87,15 @@ def run(arguments: Arguments) -> None:
         "precision": precision,
         "backend": arguments.backend,
         "pseudo": None if arguments.pseudo is None else str(arguments.pseudo),
-        "lent": list(table.lent),
+        "imputed": list(table.imputed),
         "versions": versions() | extra,
     }
     write_json(out.with_name(f"{out.stem}.config.json"), record)
     say(f"{len(table)} images; features: {table.widths}; {arguments.backend}, {precision}")
-    if table.lent:
+    if table.imputed:
         abstained = int(table.ids["abstained"].sum())
         say(
-            f"LENT, not known: {', '.join(table.lent)} (by {arguments.pseudo}); {abstained} "
-            "image(s) got none, because nothing in the reference is near enough"
+            f"imputed by retrieval, not observed: {', '.join(table.imputed)} (from "
+            f"{arguments.pseudo}); {abstained} image(s) have no near neighbour and got none"
         )
     say(f"written: {out}")

@@ -32,7 +32,7 @@ VERBS = {
     "adapt": "RUN COHORT --out RUN: continue training on a cohort with other metadata",
     "embed": "RUN COHORT --out FILE.parquet: features of every image, lesion and patient",
     "probe": "RUN COHORT --out DIR: linear probe beside what no pre-training gives",
-    "retrieve": "RUN --reference COHORT --target COHORT --out DIR: lend missing metadata",
+    "retrieve": "RUN --reference COHORT --target COHORT --out DIR: impute missing metadata",
     "predict": "PROBE IMAGES...: probabilities, conformal set, nearest cases of new images",
     "compare": "A B: two probes on the same patients, with a p-value for their difference",
 }

@@ -39,7 +39,7 @@ class Arguments:
     held_out: bool = True
     """Test on the patients that were set aside already, if there are any."""
     pseudo: Path | None = None
-    """Folder of slimp retrieve: its lent metadata stand where the cohort's own are not known."""
+    """Folder of slimp retrieve: its metadata stand in where the cohort's own are not known."""
     overwrite: bool = False
     """Replace what is in --out."""
     report: bool = True
@@ -124,7 +124,7 @@ def _report(
     here = set(cohort.patients["patient_id"])
     unseen = [patient for patient, part in parts.items() if part == "held_out" and patient in here]
     similarity = None
-    if unseen and not table.lent:
+    if unseen and not table.imputed:
         similarity = similarity_by_level(
             Slimp.from_pretrained(arguments.run),
             cohort.select_patients(unseen),
@@ -152,8 +152,8 @@ def _print(result: Assessment) -> None:
         f"probe: {main.n_train} images train, {main.n_test} images test "
         f"({main.n_test_patients} patients: {result.tested_on})"
     )
-    if result.lent:
-        say(f"LENT, not known: {', '.join(result.lent)} features, of patients of another cohort.")
+    if result.imputed:
+        say(f"imputed by retrieval, not observed: {', '.join(result.imputed)} features.")
     if result.saw_test_patients:
         say("CAUTION: pre-training saw patients that test here, so these figures are optimistic.")
     if main.config.split in LEAKING:

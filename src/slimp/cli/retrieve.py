@@ -1,8 +1,8 @@
-"""Lends a target the metadata that it lacks, from the most similar cases of a reference.
+"""Imputes metadata that a target lacks from the most similar cases of a reference.
 
-Writes pseudo.parquet (who lends what to which image, for slimp embed --pseudo), and says how far it
-is to be trusted: whether the target looks like the reference, which images are too far from
-anything, and, where the target knows some of the truth, how far the loans agree with it.
+Writes pseudo.parquet (retrieved metadata per image, for slimp embed --pseudo), and says how far to
+trust them: whether the target looks like the reference, which images are out of distribution, and,
+where the target has metadata of its own, how far the retrieved ones agree with them.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Where things are, and how to embed."""
+    """Inputs and outputs."""
 
     run: Path
     """Run folder of pre-training, or of slimp adapt."""
     reference: Path = field(metadata=REQUIRED_FLAG)
-    """Cohort folder that lends: one with the metadata that the run was trained on."""
+    """Reference cohort: a folder with the metadata that the run was trained on."""
     target: Path = field(metadata=REQUIRED_FLAG)
-    """Cohort folder that borrows."""
+    """Target cohort: a folder with images that lack metadata."""
     out: Path = field(metadata=REQUIRED_FLAG)
     """Folder to write."""
     overwrite: bool = False
@@ -50,7 +50,7 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> None:
-    """Lends, measures, writes the folder and prints the tables."""
+    """Retrieves, measures, writes the folder and prints the tables."""
     from slimp.data.files import check_output, new_folder
     from slimp.report.retrieval import write_retrieval_report
 
@@ -90,7 +90,7 @@ def _retrieve(arguments: Arguments) -> Retrieval:
             lacking="missing",
             progress=progress,
         )
-    note("searching, and measuring what the loans are worth ...")
+    note("searching, and measuring the agreement of retrieved metadata ...")
     return extrapolate(
         model,
         reference,
@@ -113,8 +113,9 @@ def _print(result: Retrieval) -> None:
     rate, trust = result.abstention_rate, result.abstention
     say(result.verdict)
     say(
-        f"{len(result.target)} images; LENT, not known: {', '.join(result.lent)} metadata by route "
-        f"{result.config.route}; nothing near enough for {rate:.1%} of them"
+        f"{len(result.target)} images; imputed by retrieval, not observed: "
+        f"{', '.join(result.imputed)} metadata, route {result.config.route}; "
+        f"nothing near enough for {rate:.1%} of them"
     )
     if trust.achieved is None:
         say(f"coverage: {trust.coverage:.0%} stated; too few patients to verify it")
@@ -128,12 +129,20 @@ def _print(result: Retrieval) -> None:
     if result.recall is not None:
         say(f"approximate search: recall {result.recall.worst:.3f} in the worst search")
     show_table(
-        "similarity: of images and metadata on calibration patients, and of loans",
-        ["level", "matching", "others", "overlap", "AUROC", "loans, calibration", "loans, target"],
+        "similarity: of images and metadata on calibration patients, and of neighbours",
+        [
+            "level",
+            "matching",
+            "others",
+            "overlap",
+            "AUROC",
+            "neighbours, calibration",
+            "neighbours, target",
+        ],
         _similarities(result),
     )
     for title, found in (
-        ("lent against true metadata of the target", result.agreement),
+        ("retrieved against true metadata of the target", result.agreement),
         (
             "the same on patients of the reference, their own rows hidden",
             result.reference_agreement,
@@ -143,12 +152,12 @@ def _print(result: Retrieval) -> None:
             heads = ["column", "n", "agreement or error", "by chance", "kappa or skill"]
             show_table(f"{title} (95 % interval over patients)", heads, _agreements(found))
     if result.rank_correlation:
-        told = ", ".join(f"{level} {rho}" for level, rho in result.rank_correlation.items())
-        say(f"does similarity tell good loans from bad ones? rank correlation: {told}")
+        figures = ", ".join(f"{level} {rho}" for level, rho in result.rank_correlation.items())
+        say(f"does agreement rise with similarity? rank correlation: {figures}")
 
 
 def _similarities(result: Retrieval) -> Iterator[tuple[str, ...]]:
-    lenders = result.lender_similarity
+    lenders = result.neighbour_similarity
     for level in dict.fromkeys([*result.similarity, *lenders]):
         found, loans = result.similarity.get(level), lenders.get(level)
         figures = (
@@ -158,7 +167,7 @@ def _similarities(result: Retrieval) -> Iterator[tuple[str, ...]]:
         )
         medians = (loans.calibration, loans.target) if loans else (None, None)
         yield (level, *(_figure(x) for x in (*figures, *medians)))
-    near = result.median_nearness
+    near = result.median_image_similarity
     yield ("nearest images", *["-"] * 4, _figure(near.calibration), _figure(near.target))
 
 

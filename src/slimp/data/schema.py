@@ -17,7 +17,7 @@ from slimp.errors import TableError
 Kind = Literal["continuous", "categorical", "checkbox"]
 LevelName = Literal["image", "lesion", "patient"]
 LEVELS: tuple[LevelName, ...] = get_args(LevelName)
-"""The storeys of the hierarchy, from the finest to the coarsest."""
+"""The levels of the hierarchy, from the finest to the coarsest."""
 RESERVED_COLUMNS = frozenset(
     {"image_id", "lesion_id", "patient_id", "label", "split", "byte_offset", "byte_length"}
 )
@@ -112,7 +112,7 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """One storey of the hierarchy and its features; a level without features only groups rows."""
+    """One level of the hierarchy and its features; a level without features only groups rows."""
 
     name: LevelName
     features: tuple[Feature, ...] = ()

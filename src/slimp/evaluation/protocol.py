@@ -24,9 +24,9 @@ from slimp.evaluation.probe_config import ProbeConfig, ProtocolConfig
 from slimp.evaluation.result import ProbeResult, make_task, relabelled
 from slimp.evaluation.subgroups import Subgroups, subgroups
 from slimp.features.backends import BackendName
-from slimp.features.embed import FEATURE_SETS, FeatureTable, embed, with_lent
+from slimp.features.embed import FEATURE_SETS, FeatureTable, embed, with_pseudo_metadata
 from slimp.features.feature_sets import FeatureSet
-from slimp.features.pseudo_metadata import LentFeatures
+from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.models.nested import Slimp
 from slimp.training.config import PretrainConfig
 from slimp.training.devices import fast_precision
@@ -48,8 +48,8 @@ class Assessment:
     """Whose images test, in words."""
     saw_test_patients: bool | None
     """Whether pre-training learned from patients that test here; None if the run does not say."""
-    lent: tuple[str, ...] = ()
-    """Features that are other patients', lent by `slimp retrieve`."""
+    imputed: tuple[str, ...] = ()
+    """Features with rows that `slimp retrieve` imputed from other patients."""
     low_shot: LowShot | None = None
     leakage: Leakage | None = None
     subgroups: Subgroups | None = None
@@ -77,7 +77,7 @@ class Assessment:
             **self.main.to_dict(),
             "pretraining_saw_test_patients": self.saw_test_patients,
             "tested_on": self.tested_on,
-            "lent": list(self.lent),
+            "imputed": list(self.imputed),
             "feature_sets": {name: result.to_dict() for name, result in self.probes.items()},
             "floors": {name: result.to_dict() for name, result in self.floors.items()},
             **{
@@ -165,7 +165,7 @@ def assess(
         saw_test_patients=None
         if run_parts is None
         else any(run_parts.get(patient) in LEARNED_FROM for patient in tested),
-        lent=table.lent,
+        imputed=table.imputed,
         **extra,
     )
 
@@ -258,7 +258,7 @@ def cached_features(
 ) -> FeatureTable:
     """The run's features of a cohort, kept in the run folder under a hash of both.
 
-    What is lent (`pseudo`, a folder of `slimp retrieve`) is put in afterwards, and not kept;
+    Pseudo-metadata (`pseudo`, a folder of `slimp retrieve`) are put in afterwards, and not kept;
     columns that lack then count as missing, as they do for an adapted run, which may read more
     columns than the cohorts of its earlier stages have.
 
@@ -269,7 +269,7 @@ def cached_features(
         UserError: the run or the cohort is damaged, or they do not fit each other.
     """
     if pseudo is not None:
-        lent, lacking = LentFeatures.load(pseudo), "missing"
+        retrieved, lacking = PseudoMetadata.load(pseudo), "missing"
     if (run / EARLIER_PATIENTS).is_file():
         lacking = "missing"
     how = f"{precision} {backend}" if lacking == "refuse" else f"{precision} {backend} {lacking}"
@@ -298,7 +298,11 @@ def cached_features(
         )
         with suppress(PermissionError):  # a run that may only be read is embedded each time
             table.save(kept)
-    return table if pseudo is None else with_lent(table, Slimp.from_pretrained(run), lent)
+    return (
+        table
+        if pseudo is None
+        else with_pseudo_metadata(table, Slimp.from_pretrained(run), retrieved)
+    )
 
 
 def _feature_sets(table: FeatureTable, config: ProbeConfig) -> list[FeatureSet]:

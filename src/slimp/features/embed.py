@@ -37,7 +37,7 @@ from slimp.features.backends import (
     torch_backend,
 )
 from slimp.features.feature_sets import FeatureSet
-from slimp.features.pseudo_metadata import LentFeatures
+from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.models.nested import Slimp
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -57,8 +57,8 @@ FEATURE_SETS: dict[FeatureSet, tuple[str, ...]] = {
 }
 ROWS_AT_ONCE = 4096
 """Metadata rows encoded at once."""
-LENT_KEY = b"slimp.lent"
-"""Metadata of a features file: the names of the features that are lent."""
+IMPUTED_KEY = b"slimp.imputed"
+"""Metadata of a features file: the names of the features that are imputed."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,8 +69,8 @@ class FeatureTable:
     """`image_id lesion_id patient_id label [split]`, a row per image."""
     features: Mapping[str, Float32[Array, "n _"]]
     """`image`, and where there are metadata `lesion`, `patient`, `image_metadata`."""
-    lent: tuple[str, ...] = ()
-    """Those of which some or all rows are another patient's, lent by `slimp retrieve`."""
+    imputed: tuple[str, ...] = ()
+    """Features with rows that `slimp retrieve` imputed from other patients."""
 
     def __post_init__(self) -> None:
         if missing := [name for name in ID_COLUMNS if name not in self.ids]:
@@ -96,9 +96,9 @@ class FeatureTable:
 
     @property
     def widths(self) -> str:
-        """The features with their widths, and which are lent, in words."""
+        """The features with their widths, marked where imputed."""
         return ", ".join(
-            f"{name} {values.shape[1]}{' (lent)' if name in self.lent else ''}"
+            f"{name} {values.shape[1]}{' (imputed)' if name in self.imputed else ''}"
             for name, values in self.features.items()
         )
 
@@ -129,7 +129,7 @@ class FeatureTable:
         return FeatureTable(
             ids=self.ids[keep].reset_index(drop=True),
             features={name: values[keep] for name, values in self.features.items()},
-            lent=self.lent,
+            imputed=self.imputed,
         )
 
     def save(self, path: str | Path) -> None:
@@ -139,7 +139,7 @@ class FeatureTable:
             flat = pa.array(np.ascontiguousarray(values).ravel())
             lists = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
             table = table.append_column(name, lists)
-        notes = {**(table.schema.metadata or {}), LENT_KEY: json.dumps(self.lent).encode()}
+        notes = {**(table.schema.metadata or {}), IMPUTED_KEY: json.dumps(self.imputed).encode()}
         table = table.replace_schema_metadata(notes)
         with new_file(Path(path)) as partial:
             pq.write_table(table, partial)
@@ -167,10 +167,10 @@ class FeatureTable:
                 f"{path}: holds no features; expected columns such as 'image'. "
                 "Make one with: slimp embed."
             )
-        lent = json.loads((table.schema.metadata or {}).get(LENT_KEY, b"[]"))
+        imputed = json.loads((table.schema.metadata or {}).get(IMPUTED_KEY, b"[]"))
         ids = table.drop_columns(list(features)).to_pandas()
         try:
-            return cls(ids=ids, features=features, lent=tuple(lent))
+            return cls(ids=ids, features=features, imputed=tuple(imputed))
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
@@ -185,7 +185,7 @@ def embed(
     precision: Literal["32", "bf16"] = "32",
     backend: BackendName = "torch",
     lacking: Literal["refuse", "missing"] = "refuse",
-    pseudo: LentFeatures | str | Path | None = None,
+    pseudo: PseudoMetadata | str | Path | None = None,
     progress: Progress | None = None,
 ) -> FeatureTable:
     """Features of every image of a cohort, in the cohort's order.
@@ -207,21 +207,21 @@ def embed(
             images of the cohort.
         lacking: what becomes of columns that the model reads and the cohort has not, at a level
             of which it has some: an error, or cells that are missing in every row.
-        pseudo: what a reference lends to these images, or the folder where `slimp retrieve` left
-            it; see `with_lent`.
+        pseudo: pseudo-metadata of these images, or the folder of `slimp retrieve` that holds
+            them; see `with_pseudo_metadata`.
         progress: called after each batch.
 
     Raises:
         UserError: the cohort lacks some of the columns of a level that the model reads, or the
             backend is not installed, or cannot run this encoder, or does not agree with torch, or
-            the lent metadata are not of this model and these images.
+            the pseudo-metadata are not of this model and these images.
     """
     if isinstance(pseudo, str | Path):
-        pseudo = LentFeatures.load(pseudo)
+        pseudo = PseudoMetadata.load(pseudo)
     if model.config.hierarchy == "flat":
         cohort = cohort.flatten()
-    lent = () if pseudo is None else tuple(pseudo.embeddings)
-    encoded = _encoded_levels(model, cohort, lacking, lent)  # refuses before any image is read
+    imputed = () if pseudo is None else tuple(pseudo.embeddings)
+    encoded = _encoded_levels(model, cohort, lacking, imputed)  # refuses before any image is read
     if pseudo is not None:
         pseudo.require_model(model)
         pseudo.rows_of(cohort.images["image_id"])
@@ -250,11 +250,11 @@ def embed(
                 features[METADATA_KEYS[level]] = per_row[gather[level]]
     columns = [name for name in (*ID_COLUMNS, "split") if name in cohort.images]
     table = FeatureTable(ids=cohort.images[columns].reset_index(drop=True), features=features)
-    return table if pseudo is None else with_lent(table, model, pseudo)
+    return table if pseudo is None else with_pseudo_metadata(table, model, pseudo)
 
 
-def with_lent(table: FeatureTable, model: Slimp, pseudo: LentFeatures) -> FeatureTable:
-    """The table with lent embeddings in place of those of metadata that are not known.
+def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetadata) -> FeatureTable:
+    """The table with retrieved embeddings where the images have no metadata of their own.
 
     An image for which the retrieval abstained gets the embedding of a row in which every cell is
     missing; the ids say so in a column `abstained`.
@@ -262,7 +262,7 @@ def with_lent(table: FeatureTable, model: Slimp, pseudo: LentFeatures) -> Featur
     Args:
         table: features by `model`, of images among those of `pseudo`.
         model: left as it was found.
-        pseudo: what is lent; metadata that an image has of its own stay.
+        pseudo: what was retrieved; observed metadata stay.
 
     Raises:
         UserError: `pseudo` is of another model, or lacks an image.
@@ -273,14 +273,14 @@ def with_lent(table: FeatureTable, model: Slimp, pseudo: LentFeatures) -> Featur
     for level, embeddings in pseudo.embeddings.items():
         nothing = _missing_row(model, level)  # (1, h)
         own = features.get(METADATA_KEYS[level], nothing)
-        borrows = pseudo.borrows[level][rows]
-        lent = np.where(abstained[:, None], nothing, embeddings[rows])  # (n, h)
-        features[METADATA_KEYS[level]] = np.where(borrows[:, None], lent, own)
+        retrieved = np.where(abstained[:, None], nothing, embeddings[rows])  # (n, h)
+        imputed = pseudo.imputed[level][rows]
+        features[METADATA_KEYS[level]] = np.where(imputed[:, None], retrieved, own)
     ordered = ("image", *METADATA_KEYS.values())
     return FeatureTable(
         ids=table.ids.assign(abstained=abstained),
         features={name: features[name] for name in ordered if name in features},
-        lent=tuple(METADATA_KEYS[level] for level in pseudo.embeddings),
+        imputed=tuple(METADATA_KEYS[level] for level in pseudo.embeddings),
     )
 
 
@@ -320,7 +320,7 @@ def _encoded_levels(
     model: Slimp,
     cohort: Cohort,
     lacking: Literal["refuse", "missing"],
-    lent: tuple[LevelName, ...] = (),
+    imputed: tuple[LevelName, ...] = (),
 ) -> dict[LevelName, Rows]:
     encoded = {}
     for level in LEVELS:
@@ -331,7 +331,7 @@ def _encoded_levels(
         missing = [column for column in needed if column not in table]
         if len(missing) == len(needed):
             continue
-        if missing and lacking == "refuse" and level not in lent:
+        if missing and lacking == "refuse" and level not in imputed:
             raise UserError(
                 f"cohort '{cohort.info.name}' has no {level}-level column '{missing[0]}' "
                 f"({len(missing)} of the {len(needed)} that the model reads are missing). "

@@ -1,4 +1,4 @@
-"""Metadata embeddings that a reference lends to images whose own metadata are not known.
+"""Pseudo-metadata: embeddings retrieved for images whose own metadata are not known.
 
 `slimp retrieve` writes them; `embed` puts them where features of the real metadata would stand.
 Axis names: n = images, m = images of some table, h = width of a tabular encoder.
@@ -30,16 +30,16 @@ REMEDY = "Make it anew with: slimp retrieve."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LentFeatures:
-    """Per level, what each image borrows; the images in any order, each once."""
+class PseudoMetadata:
+    """Per level, what was retrieved for each image; the images in any order, each once."""
 
     image_ids: Array
     embeddings: Mapping[LevelName, Float32[Array, "n h"]]
-    """Not projected; 0 where an image borrows nothing, because it has metadata of its own."""
-    borrows: Mapping[LevelName, Bool[Array, " n"]]
-    """Per level of `embeddings`."""
+    """Before any projection; 0 where an image has metadata of its own."""
+    imputed: Mapping[LevelName, Bool[Array, " n"]]
+    """Per level of `embeddings`: whether the image has no metadata of its own."""
     abstained: Bool[Array, " n"]
-    """Nothing in the reference is near enough: these images are to be given nothing."""
+    """Nothing in the reference is near enough: these images keep missing metadata."""
     model: str
     """`fingerprint` of the model that the embeddings are of."""
 
@@ -53,8 +53,8 @@ class LentFeatures:
         if (rows < 0).any():
             stranger = image_ids.iloc[int(np.argmax(rows < 0))]
             raise UserError(
-                f"lent metadata: there are none for image '{stranger}' ({(rows < 0).sum()} such "
-                f"image(s) in all). Lend to this cohort with: slimp retrieve --target COHORT."
+                f"pseudo-metadata: there are none for image '{stranger}' ({(rows < 0).sum()} such "
+                f"image(s) in all). Make them with: slimp retrieve --target COHORT."
             )
         return np.asarray(rows, dtype=np.int64)
 
@@ -62,16 +62,16 @@ class LentFeatures:
         """Refuses embeddings of another model, which would mean nothing to this one.
 
         Raises:
-            UserError: the model is not the one that lent them.
+            UserError: the model is not the one that retrieved them.
         """
         if self.model != fingerprint(model):
             raise UserError(
-                "lent metadata: they are embeddings of another model than this one, so they mean "
-                "nothing to it. Retrieve with the same run that embeds: slimp retrieve RUN."
+                "pseudo-metadata: they are embeddings of another model, so they mean nothing to "
+                "this one. Retrieve with the same run that embeds: slimp retrieve RUN."
             )
 
     @classmethod
-    def load(cls, folder: str | Path) -> LentFeatures:
+    def load(cls, folder: str | Path) -> PseudoMetadata:
         """What `slimp retrieve` left in a folder.
 
         Raises:
@@ -79,7 +79,7 @@ class LentFeatures:
         """
         path = Path(folder) / FILE
         if not path.is_file():
-            raise UserError(f"{folder}: holds no lent metadata (no {FILE}). {REMEDY}")
+            raise UserError(f"{folder}: holds no pseudo-metadata (no {FILE}). {REMEDY}")
         try:
             ranks = pq.read_table(path, columns=["rank"])["rank"].to_numpy()
             table = pq.read_table(path).take(np.flatnonzero(ranks == 1))
@@ -88,13 +88,15 @@ class LentFeatures:
             return cls(
                 image_ids=table["image_id"].to_pandas().to_numpy(),
                 embeddings={name: values for name, (values, _) in read.items()},
-                borrows={name: known for name, (_, known) in read.items()},
+                imputed={name: known for name, (_, known) in read.items()},
                 abstained=np.asarray(table["abstained"].to_numpy(), dtype=bool),
                 model=(table.schema.metadata or {}).get(MODEL_KEY, b"").decode(),
             )
         except (pa.ArrowException, OSError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{path}: damaged, or not lent metadata ({reason}). {REMEDY}") from None
+            raise UserError(
+                f"{path}: damaged, or not pseudo-metadata ({reason}). {REMEDY}"
+            ) from None
 
 
 def fingerprint(model: Slimp) -> str:

@@ -38,7 +38,7 @@ def save_probe(
         run: folder of their encoders.
         cohort_folder: where the cohort lies.
         held_out: whether a split that existed already was to be used.
-        pseudo: folder of lent metadata, if there were any.
+        pseudo: folder of `slimp retrieve`, if it imputed metadata.
         overwrite: replace what is in the folder.
 
     Raises:

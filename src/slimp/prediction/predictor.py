@@ -163,9 +163,9 @@ class Predictor:
                 f"The reference has only {len(self.reference)} images, too few to call any image "
                 f"far at --novelty {self.config.novelty:g}."
             )
-        if lent := [name for name in self.reference.lent if name in self._used]:
+        if imputed := [name for name in self.reference.imputed if name in self._used]:
             found.append(
-                f"The probe learned from lent metadata ({', '.join(lent)}), not from known ones."
+                f"The probe learned from metadata imputed by retrieval ({', '.join(imputed)})."
             )
         return found
 

@@ -120,7 +120,7 @@ def gather(
         log=pd.DataFrame(read_log(run)),
         probes=tuple(probe_facts(name, source) for name, source in probes.items()),
         floors=tuple(probe_facts(name, source) for name, source in floors.items()),
-        lent=() if table is None else table.lent,
+        imputed=() if table is None else table.imputed,
         seen_patients=_seen(parts),
         similarity=similarity,
         embedding=None if map_rows is None else map_rows.matrix("image"),

@@ -99,8 +99,8 @@ class ReportInputs:
     """Rows of `metrics.jsonl`."""
     probes: tuple[ProbeFacts, ...] = ()
     """From the smallest set of features to the largest; the last one is the headline's."""
-    lent: tuple[str, ...] = ()
-    """Features that are other patients', lent by retrieval."""
+    imputed: tuple[str, ...] = ()
+    """Features with rows imputed by retrieval."""
     floors: tuple[ProbeFacts, ...] = ()
     """What a probe must beat to be worth anything."""
     seen_patients: frozenset[str] = frozenset()

@@ -211,10 +211,10 @@ def _cautions(inputs: ReportInputs, best: ProbeFacts | None) -> list[str]:
         for probe in inputs.probes
         if probe.split in ("lesion", "image")
     ]
-    if inputs.lent:
+    if inputs.imputed:
         found.append(
-            f"The features {', '.join(inputs.lent)} are lent, not known: they are those of other "
-            "patients, whose images or metadata look alike."
+            f"The features {', '.join(inputs.imputed)} are imputed by retrieval, not observed: "
+            "they are those of other patients with similar images."
         )
     tested = _tested(best)
     if seen := tested & inputs.seen_patients:

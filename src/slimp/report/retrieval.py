@@ -82,7 +82,7 @@ def render_retrieval(result: Retrieval, *, command: str, date: datetime, images:
             (level, found, similarity_figure(level, found))
             for level, found in result.similarity.items()
         ],
-        loans=[_loan_figure(result, level) for level in result.lent],
+        loans=[_loan_figure(result, level) for level in result.imputed],
         tables=[
             ("On the target", result.agreement),
             (
@@ -103,7 +103,7 @@ def render_retrieval(result: Retrieval, *, command: str, date: datetime, images:
 def _lead(result: Retrieval) -> str:
     """Shift, abstention and what was lent, before anything else."""
     return (
-        f"{result.verdict} {' and '.join(result.lent).capitalize()} metadata of "
+        f"{result.verdict} {' and '.join(result.imputed).capitalize()} metadata of "
         f"{len(result.target):,} images are lent by route "
         f"{'image → lesion → patient' if result.config.route == 'ilp' else 'image → image'}, not "
         f"known; {_percent(result.abstention_rate)} of the images are too far from every case of "
@@ -143,7 +143,7 @@ def _shown(result: Retrieval, case: LoanCase) -> ShownCase:
 def _beside(column: Compared, row: int) -> tuple[str, str, str, bool]:
     given, truth = column.given.iloc[row], column.truth.iloc[row]
     same = column.agrees[row]
-    return column.lent.name, _cell(given), _cell(truth), bool(np.isnan(same) or same)
+    return column.imputed.name, _cell(given), _cell(truth), bool(np.isnan(same) or same)
 
 
 def _loan_figure(result: Retrieval, level: LevelName) -> Markup | None:

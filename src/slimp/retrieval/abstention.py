@@ -30,9 +30,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 UNSEEN = ("held_out", "validation")
 """Parts of a run whose patients its weights did not learn from."""
 IMAGES = "nearest images"
-"""Key of the threshold on `nearness`, beside those of the levels."""
+"""Key of the threshold on `mean_image_similarity`, beside those of the levels."""
 NEIGHBOURS = 10
-"""Images of the reference whose mean similarity is an image's nearness."""
+"""Images of the reference that the mean is taken over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +54,12 @@ class Abstention:
     """What stands against the promise, as a sentence."""
 
     def abstains(
-        self, loans: Loans, nearness: Float32[Array, " i"] | None = None
+        self, loans: Loans, image_similarity: Float32[Array, " i"] | None = None
     ) -> Bool[Array, " i"]:
         """Images that are to be lent nothing, or for which there is no lender."""
         far = np.zeros(len(next(iter(loans.levels.values())).borrows), dtype=bool)
-        if nearness is not None:
-            far = ~(nearness >= self.thresholds[IMAGES])
+        if image_similarity is not None:
+            far = ~(image_similarity >= self.thresholds[IMAGES])
         out = np.zeros(len(far), dtype=bool)
         for name, loan in loans.levels.items():
             near = loan.similarity[:, 0] >= self.thresholds[name]  # false where there is none
@@ -105,7 +105,7 @@ def calibration_patients(
     )
 
 
-def nearness(
+def mean_image_similarity(
     queries: Float32[Array, "i e"],
     images: Float32[Array, "n e"],
     search: Search,
@@ -144,7 +144,7 @@ def calibrate_thresholds(
 
     Args:
         similarity: per level, of each calibration image and its nearest lender of another
-            patient; and for `IMAGES` its nearness. NaN where there is none.
+            patient; and for `IMAGES` that of its nearest images. NaN where there is none.
         patients: of each image.
         coverage: in (0, 1).
         caution: to be kept with the result.

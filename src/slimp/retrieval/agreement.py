@@ -1,4 +1,4 @@
-"""Do lent metadata agree with the true ones, and more than chance would have it?
+"""Do imputed metadata agree with the true ones, and more than chance would have it?
 
 Axis names: i = images that are compared, r = bootstrap replicates.
 """
@@ -41,12 +41,12 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Compared:
-    """One lent column beside the truth, a row per image of the target."""
+    """One imputed column beside the truth, a row per image of the target."""
 
-    lent: Column
+    imputed: Column
     true: Column
     given: pd.Series
-    """Lent values; missing where nothing is lent."""
+    """Retrieved values; missing where there are none."""
     truth: pd.Series
     """Own values; missing where not known."""
     agrees: Float[Array, " i"]
@@ -59,9 +59,9 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far one lent column agrees with the truth."""
+    """How far one imputed column agrees with the truth."""
 
-    lent: Column
+    imputed: Column
     true: Column
     n: int
     """Images where both are known."""
@@ -71,19 +71,19 @@ class Agreement:
     figures: Mapping[str, Estimate]
     """Categorical and checkbox: `agreement` (share), `chance` (expected from both marginals) and
     `kappa` (0 chance, 1 perfect). Continuous, in its unit: `error` (mean absolute), `chance` (that
-    of lending everyone the reference's median), `skill` (1 - error / chance) and
+    of the reference's median for everyone), `skill` (1 - error / chance) and
     `rank_correlation`."""
 
     @property
     def name(self) -> str:
         """Both names, if they differ."""
-        own = "" if self.true.name == self.lent.name else f" = {self.true.name}"
-        return f"{self.lent.level}.{self.lent.name}{own}"
+        own = "" if self.true.name == self.imputed.name else f" = {self.true.name}"
+        return f"{self.imputed.level}.{self.imputed.name}{own}"
 
     @property
     def measure(self) -> Literal["agreement", "error"]:
         """What `headline` is: high is good, or low is."""
-        return "error" if self.lent.kind == "continuous" else "agreement"
+        return "error" if self.imputed.kind == "continuous" else "agreement"
 
     @property
     def headline(self) -> Estimate:
@@ -93,15 +93,15 @@ class Agreement:
     @property
     def beyond_chance(self) -> Estimate:
         """Kappa, or the skill of a continuous column: 0 is chance, 1 perfect."""
-        return self.figures["skill" if self.lent.kind == "continuous" else "kappa"]
+        return self.figures["skill" if self.imputed.kind == "continuous" else "kappa"]
 
     def to_dict(self) -> dict[str, Any]:
         """For `metrics.json`."""
         return {
-            "column": self.lent.name,
+            "column": self.imputed.name,
             "target_column": self.true.name,
-            "level": self.lent.level,
-            "kind": self.lent.kind,
+            "level": self.imputed.level,
+            "kind": self.imputed.kind,
             "n": self.n,
             "n_patients": self.n_patients,
             "unknown_to_reference": self.unknown_to_reference,
@@ -115,7 +115,7 @@ def matched_columns(
     """(of the reference, of the target): columns of equal kind, unit and name, or named in `same`.
 
     Args:
-        reference: its schema names what can be lent.
+        reference: its schema names what can be imputed.
         target: its schema names what is true.
         same: name in the target -> name in the reference.
 
@@ -142,11 +142,11 @@ def matched_columns(
             )
     pairs, seen = [], set()
     for name, true in theirs.items():
-        lent = ours.get(same.get(name, name))
-        alike = lent and lent.kind == true.kind and not lent.in_other_unit(true)
-        if lent and alike and true.name not in seen:
+        imputed = ours.get(same.get(name, name))
+        alike = imputed and imputed.kind == true.kind and not imputed.in_other_unit(true)
+        if imputed and alike and true.name not in seen:
             seen.add(true.name)
-            pairs.append((lent, true))
+            pairs.append((imputed, true))
     return pairs
 
 
@@ -156,12 +156,12 @@ def compare_columns(
     given: Mapping[LevelName, pd.DataFrame],
     same: Mapping[str, str],
 ) -> list[Compared]:
-    """Every lent column of which the target has the truth; text is compared without case.
+    """Every imputed column of which the target has the truth; text is compared without case.
 
     Args:
         reference: as the model reads it.
         target: with whatever it has of its own.
-        given: per level what is lent, a row per image of the target.
+        given: per level what is imputed, a row per image of the target.
         same: as in `matched_columns`.
     """
     out = []
@@ -170,13 +170,13 @@ def compare_columns(
         "lesion": target.lesion_of_image,
         "patient": target.patient_of_lesion[target.lesion_of_image],
     }
-    for lent, true in matched_columns(reference, target, same):
-        if lent.level not in given:
+    for imputed, true in matched_columns(reference, target, same):
+        if imputed.level not in given:
             continue
         table = target.tables.of_level(true.level)
         truth = table[true.name].iloc[of_image[true.level]].reset_index(drop=True)
-        theirs = reference.tables.of_level(lent.level)[lent.name]
-        out.append(_compare(lent, true, given[lent.level][lent.name], truth, theirs))
+        theirs = reference.tables.of_level(imputed.level)[imputed.name]
+        out.append(_compare(imputed, true, given[imputed.level][imputed.name], truth, theirs))
     return out
 
 
@@ -193,14 +193,14 @@ def agreement(
     if not len(use):
         return None
     given, truth = compared.given.iloc[use], compared.truth.iloc[use]
-    if compared.lent.kind == "continuous":
+    if compared.imputed.kind == "continuous":
         a, b = given.to_numpy(dtype=np.float64), truth.to_numpy(dtype=np.float64)
         statistic = _continuous(a, b, compared.typical)
     else:
-        statistic = _nominal(_spelled(given, compared.lent), _spelled(truth, compared.lent))
+        statistic = _nominal(_spelled(given, compared.imputed), _spelled(truth, compared.imputed))
     groups = patients[use]
     return Agreement(
-        lent=compared.lent,
+        imputed=compared.imputed,
         true=compared.true,
         n=len(use),
         n_patients=len(np.unique(groups)),
@@ -221,22 +221,22 @@ def _named(cohort: Cohort) -> Iterator[tuple[str, Column]]:
 
 
 def _compare(
-    lent: Column, true: Column, given: pd.Series, truth: pd.Series, theirs: pd.Series
+    imputed: Column, true: Column, given: pd.Series, truth: pd.Series, theirs: pd.Series
 ) -> Compared:
     known = (given.notna() & truth.notna()).to_numpy()
     in_reference, typical = np.ones(len(given), dtype=bool), np.nan
-    if lent.kind == "continuous":
+    if imputed.kind == "continuous":
         a, b = (x.to_numpy(dtype=np.float64, na_value=np.nan) for x in (given, truth))
         numbers = theirs.to_numpy(dtype=np.float64, na_value=np.nan)
         typical = float(np.nanmedian(numbers))
         hit = np.abs(a - b) <= TOLERANCE * float(np.nanstd(numbers))
     else:
-        a, b = _spelled(given, lent), _spelled(truth, lent)
+        a, b = _spelled(given, imputed), _spelled(truth, imputed)
         hit = a == b
-        if lent.kind == "categorical":
-            in_reference = np.isin(b, np.unique(_spelled(theirs.dropna(), lent)))
+        if imputed.kind == "categorical":
+            in_reference = np.isin(b, np.unique(_spelled(theirs.dropna(), imputed)))
     return Compared(
-        lent=lent,
+        imputed=imputed,
         true=true,
         given=given,
         truth=truth,

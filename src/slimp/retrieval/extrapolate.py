@@ -24,7 +24,7 @@ from slimp.retrieval.abstention import (
     IMAGES,
     calibrate_thresholds,
     calibration_patients,
-    nearness,
+    mean_image_similarity,
 )
 from slimp.retrieval.agreement import Agreement, Compared, agreement, compare_columns
 from slimp.retrieval.config import RetrievalConfig
@@ -90,7 +90,9 @@ def extrapolate(
     abstention = calibrate_thresholds(
         trial.similarity, trial.patients, config.coverage, caution=caution, **settings
     )
-    near_images = nearness(target_images, reference_images, finder, _owners(index.cohort, target))
+    near_images = mean_image_similarity(
+        target_images, reference_images, finder, _owners(index.cohort, target)
+    )
     abstained = abstention.abstains(loans, near_images)
     compared = compare_columns(index.cohort, flat, lent_values(loans, index), config.rename)
     near = {name: loan.similarity[:, 0] for name, loan in loans.levels.items()}
@@ -105,7 +107,7 @@ def extrapolate(
         features=lent_features(loans, flat, abstained, model),
         abstention=abstention,
         abstained=abstained,
-        nearness=near_images,
+        image_similarity=near_images,
         shift=_shift(reference, target, reference_images, target_images, config.seed),
         similarity=trial.matching,
         calibration_similarity=trial.similarity,
@@ -165,7 +167,7 @@ class _Trial:
             name: own.levels[name].similarity[:, 0] for name in loans.levels
         }
         owners = _owners(index.cohort, cohort)
-        similarity[IMAGES] = nearness(images, index.images, finder, owners)
+        similarity[IMAGES] = mean_image_similarity(images, index.images, finder, owners)
         return cls(
             similarity=similarity,
             patients=cohort.images["patient_id"].to_numpy(),

@@ -31,7 +31,7 @@ class Bin:
     high: float
     n: int
     agreement: Estimate
-    """Share of the comparable lent values that agree."""
+    """Share of the comparable imputed values that agree."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +43,10 @@ class LoanGroup:
     n: int
     n_patients: int
     similarity: float
-    """Mean of the finest level that is lent."""
+    """Mean of the finest level that is imputed."""
     abstained: Estimate
     agreement: Estimate | None
-    """Share of the comparable lent values that agree; None where there is no truth."""
+    """Share of the comparable imputed values that agree; None where there is no truth."""
 
     def to_dict(self) -> dict[str, Any]:
         """For `metrics.json`."""
@@ -77,8 +77,8 @@ class LoanCase:
 def agreement_per_image(
     compared: Sequence[Compared], n: int, level: LevelName | None = None
 ) -> Float[Array, " i"]:
-    """Share of an image's comparable lent values, of a level or of all, that agree; NaN: none."""
-    columns = [c.agrees for c in compared if level in (None, c.lent.level)]
+    """Share of an image's comparable imputed values (of a level) that agree; NaN: none."""
+    columns = [c.agrees for c in compared if level in (None, c.imputed.level)]
     if not columns:
         return np.full(n, np.nan)
     values = np.stack(columns)  # (columns, i)
@@ -131,8 +131,8 @@ def by_group(
         columns: name -> the group of each image, as `evaluate.groups.group_values` gives it; rows
             come in the order of its categories.
         similarity: of each image and its nearest lender.
-        abstained: images that are lent nothing.
-        compared: lent values beside the truth.
+        abstained: images for which nothing is imputed.
+        compared: imputed values beside the truth.
         patients: of each image.
         replicates: of the bootstrap over patients.
         seed: of the bootstrap.

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from slimp.data.cohort import Cohort
 from slimp.data.files import new_file
 from slimp.data.schema import Kind, LevelName
-from slimp.features.pseudo_metadata import FILE, MODEL_KEY, LentFeatures, fingerprint, to_lists
+from slimp.features.pseudo_metadata import FILE, MODEL_KEY, PseudoMetadata, fingerprint, to_lists
 from slimp.models.nested import Slimp
 from slimp.retrieval.index import Reference
 from slimp.retrieval.routes import Loans
@@ -63,25 +63,25 @@ def pseudo_table(
 
 def lent_features(
     loans: Loans, target: Cohort, abstained: Bool[Array, " i"], model: Slimp
-) -> LentFeatures:
+) -> PseudoMetadata:
     """What `embed` takes as `pseudo`."""
-    return LentFeatures(
+    return PseudoMetadata(
         image_ids=target.images["image_id"].to_numpy(),
         embeddings={name: loan.embedding for name, loan in loans.levels.items()},
-        borrows={name: loan.borrows for name, loan in loans.levels.items()},
+        imputed={name: loan.borrows for name, loan in loans.levels.items()},
         abstained=abstained,
         model=fingerprint(model),
     )
 
 
-def save_pseudo(folder: Path, table: pd.DataFrame, features: LentFeatures) -> None:
+def save_pseudo(folder: Path, table: pd.DataFrame, features: PseudoMetadata) -> None:
     """Writes `pseudo.parquet`: the table, and in rank 1 the lent embedding of each level."""
     content = pa.Table.from_pandas(table, preserve_index=False)
     first = np.flatnonzero(table["rank"] == 1)
     for name, values in features.embeddings.items():
         wide = np.zeros((len(table), values.shape[1]), dtype=np.float32)
         known = np.zeros(len(table), dtype=bool)
-        wide[first], known[first] = values, features.borrows[name]
+        wide[first], known[first] = values, features.imputed[name]
         content = content.append_column(f"{name}_embedding", to_lists(wide, known))
     notes = {**(content.schema.metadata or {}), MODEL_KEY: features.model.encode()}
     with new_file(folder / FILE) as partial:

@@ -20,7 +20,7 @@ from slimp.data.schema import LevelName
 from slimp.evaluation.bootstrap import Estimate
 from slimp.evaluation.domain_shift import SIGNIFICANT, Shift
 from slimp.evaluation.similarity import Similarity
-from slimp.features.pseudo_metadata import LentFeatures
+from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.retrieval.abstention import IMAGES, Abstention
 from slimp.retrieval.agreement import Agreement, Compared
 from slimp.retrieval.config import RetrievalConfig
@@ -63,19 +63,19 @@ class Retrieval:
     loans: Loans
     table: pd.DataFrame
     """See `pseudo_table`."""
-    features: LentFeatures
+    features: PseudoMetadata
     """For `embed(..., pseudo=...)`."""
     abstention: Abstention
     abstained: Bool[Array, " i"]
-    nearness: Float32[Array, " i"]
+    image_similarity: Float32[Array, " i"]
     """Mean similarity of each image to its nearest images of the reference."""
     shift: Shift | None
     """Between the image embeddings of reference and target; None: too few patients to say."""
     similarity: Mapping[LevelName, Similarity]
     """Of images and their own metadata, on the patients of the reference who calibrated."""
     calibration_similarity: Mapping[str, Float32[Array, " _"]]
-    """Of each calibration image and its nearest lender of another patient, per level; and its
-    nearness, for `IMAGES`."""
+    """Of each calibration image and its nearest lender of another patient, per level; and that
+    of its nearest images, for `IMAGES`."""
     compared: tuple[Compared, ...]
     agreement: tuple[Agreement, ...]
     """Of lent and true metadata of the target, where it has them and nothing was abstained."""
@@ -92,17 +92,17 @@ class Retrieval:
     """Lent levels that were not trained when the image encoder last moved."""
 
     @property
-    def lent(self) -> tuple[LevelName, ...]:
-        """Levels whose metadata are lent."""
+    def imputed(self) -> tuple[LevelName, ...]:
+        """Levels whose metadata are imputed."""
         return tuple(self.loans.levels)
 
     @property
     def abstention_rate(self) -> float:
-        """Share of the images that are lent nothing."""
+        """Share of the images for which nothing is imputed."""
         return float(self.abstained.mean())
 
     @property
-    def lender_similarity(self) -> dict[LevelName, Medians]:
+    def neighbour_similarity(self) -> dict[LevelName, Medians]:
         """Of query and lender, per level that is lent."""
         return {
             name: Medians.of(self.calibration_similarity[name], loan.similarity[:, 0])
@@ -110,9 +110,9 @@ class Retrieval:
         }
 
     @property
-    def median_nearness(self) -> Medians:
+    def median_image_similarity(self) -> Medians:
         """Of an image and its nearest images of the reference."""
-        return Medians.of(self.calibration_similarity[IMAGES], self.nearness)
+        return Medians.of(self.calibration_similarity[IMAGES], self.image_similarity)
 
     @property
     def cautions(self) -> list[str]:
@@ -146,33 +146,33 @@ class Retrieval:
         figure = f"AUROC {self.shift.auroc:.3f} [{low:.3f}, {high:.3f}], p {self.shift.p_value:.3g}"
         if self.shift.flagged:
             return (
-                f"The target looks different from the reference ({figure}; 0.5 if alike): lent "
-                "metadata are not to be trusted."
+                f"The target looks different from the reference ({figure}; 0.5 if alike): "
+                "imputed metadata are not to be trusted."
             )
         if self.shift.p_value < SIGNIFICANT:
             return (
                 f"The target differs from the reference ({figure}; 0.5 if alike); how much is "
-                "unsure, so lent metadata deserve no trust before they are compared with the truth."
+                "unsure, so compare imputed metadata with the truth before use."
             )
         return f"No difference of the target from the reference was found ({figure})."
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
-        lent = self.similarity.get(self.lent[0])
+        lent = self.similarity.get(self.imputed[0])
         return {
             "route": self.config.route,
             "k": self.config.k,
-            "lent": list(self.lent),
+            "imputed": list(self.imputed),
             "images": len(self.target),
             "abstention_rate": self.abstention_rate,
             "median_matching": None if lent is None else lent.median_matching,
             "median_nonmatching": None if lent is None else lent.median_nonmatching,
             "overlap": None if lent is None else lent.overlap,
             "similarity": {name: found.to_dict() for name, found in self.similarity.items()},
-            "lender_similarity": {
-                name: medians.to_dict() for name, medians in self.lender_similarity.items()
+            "neighbour_similarity": {
+                name: medians.to_dict() for name, medians in self.neighbour_similarity.items()
             },
-            "nearness": self.median_nearness.to_dict(),
+            "image_similarity": self.median_image_similarity.to_dict(),
             "abstention": self.abstention.to_dict(),
             "shift": None if self.shift is None else self.shift.to_dict(),
             "verdict": self.verdict,

@@ -16,13 +16,13 @@ from slimp.evaluation.low_shot import LowShot, LowShotPoint
 from slimp.evaluation.metrics import ece
 from slimp.evaluation.similarity import similarity
 from slimp.report.figures import (
-    MARKERS,
     curve_figures,
     low_shot_figure,
     map_figure,
     reliability_figure,
     similarity_figure,
 )
+from slimp.report.svg import MARKERS
 
 
 def make_log(**columns: list[float]) -> pd.DataFrame:
@@ -91,7 +91,7 @@ def test_the_alternative_text_holds_the_figures():
     found = make_similarity()
     svg = similarity_figure("lesion", found)
     label = ElementTree.fromstring(svg).attrib["aria-label"]
-    assert f"median {found.median_matching:.3f}" in label
+    assert f"matching {found.median_matching:.3f}" in label
     [svg] = curve_figures(make_log(loss=[3.0, 2.0, 1.5]))
     assert "training from 3 to 1.5" in ElementTree.fromstring(svg).attrib["aria-label"]
 
@@ -150,7 +150,7 @@ def test_the_low_shot_curve_has_a_line_per_kind():
     svg = low_shot_figure(make_low_shot())
     assert not re.search(r"#[0-9a-f]{6}", svg)
     label = ElementTree.fromstring(svg).attrib["aria-label"]
-    assert "shares of the patients: from 0.412 to 0.679" in label
+    assert "fractions of the patients: from 0.412 to 0.679" in label
     assert "images per class: from 0.346 to 0.346" in label
     assert {"10", "100"} <= set(texts(svg))
     assert not [text for text in texts(svg) if "$" in text]

@@ -22,7 +22,7 @@ from slimp.evaluation.similarity import similarity_by_level
 from slimp.features.embed import embed
 from slimp.models.nested import Slimp
 from slimp.prediction.image_folder import save_probe
-from slimp.report import write_report
+from slimp.report import PageOptions, write_report
 from slimp.report.retrieval import write_retrieval_report
 from slimp.retrieval.config import RetrievalConfig
 from slimp.retrieval.extrapolate import extrapolate
@@ -158,14 +158,14 @@ def _probe_reference(
     held_out = set_aside(reference, config).held_out
     report = write_report(
         out / "report.html",
-        run=out / "run",
-        cohort=reference,
+        out / "run",
+        reference,
+        found,
         table=features,
-        probes=found.probes,
-        floors=found.floors,
         similarity=similarity_by_level(model, held_out) if held_out is not None else None,
-        title="slimp demo: a synthetic cohort",
-        command=f"slimp demo --seed {seed}",
+        options=PageOptions(
+            title="slimp demo: a synthetic cohort", command=f"slimp demo --seed {seed}"
+        ),
     )
     return report, found
 

@@ -119,7 +119,7 @@ def _report(
     from slimp.evaluation.protocol import device_of
     from slimp.evaluation.similarity import similarity_by_level
     from slimp.models.nested import Slimp
-    from slimp.report import write_report
+    from slimp.report import PageOptions, write_report
 
     here = set(cohort.patients["patient_id"])
     unseen = [patient for patient, part in parts.items() if part == "held_out" and patient in here]
@@ -132,16 +132,14 @@ def _report(
         )
     page = write_report(
         arguments.out / "report.html",
-        run=arguments.run,
-        cohort=cohort,
+        arguments.run,
+        cohort,
+        result,
         table=table,
-        probes=result.probes,
-        floors=result.floors,
         similarity=similarity,
-        low_shot=result.low_shot,
-        leakage=result.leakage,
-        subgroups=result.subgroups,
-        command=f"slimp probe {arguments.run} {arguments.cohort} --out {arguments.out}",
+        options=PageOptions(
+            command=f"slimp probe {arguments.run} {arguments.cohort} --out {arguments.out}"
+        ),
     )
     say(f"report: {page}")
 

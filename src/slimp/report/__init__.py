@@ -1,7 +1,5 @@
-"""One self-contained HTML page about a run: what was trained on what, and what it is worth."""
+"""Self-contained HTML pages: a run and its probes, an audit, a retrieval."""
 
-from slimp.report.gather import write_report
-from slimp.report.inputs import CohortFacts, ProbeFacts, ReportInputs, Score
-from slimp.report.page import render
+from slimp.report.page import PageOptions, write_report
 
-__all__ = ["CohortFacts", "ProbeFacts", "ReportInputs", "Score", "render", "write_report"]
+__all__ = ["PageOptions", "write_report"]

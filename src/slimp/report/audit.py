@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from slimp.checks.finding import SEVERITIES, count_of
 from slimp.checks.hierarchy import size_in_words
@@ -18,9 +17,9 @@ from slimp.checks.report import CheckReport
 from slimp.checks.subgroups import FEW
 from slimp.data.cohort import Cohort
 from slimp.data.files import new_folder, write_json
+from slimp.evaluation.bootstrap import Estimate
 from slimp.report.examples import thumbnail
-from slimp.report.inputs import Score
-from slimp.report.page import DASH
+from slimp.report.html import render_page
 from slimp.training.run_folder import versions
 
 MOST_PAIRS = 24
@@ -83,9 +82,7 @@ def write_audit(
     Raises:
         UserError: as `storage.check_output`.
     """
-    page = render_audit(
-        report, cohort, images=images, command=command, date=date or datetime.now(UTC)
-    )
+    page = render_audit(report, cohort, images=images, command=command, date=date)
     with new_folder(target, overwrite=overwrite) as partial:
         (partial / "report.html").write_text(page, encoding="utf-8")
         for name, table in audit_tables(report).items():
@@ -114,35 +111,24 @@ def audit_tables(report: CheckReport) -> dict[str, pd.DataFrame]:
 
 
 def render_audit(
-    report: CheckReport, cohort: Cohort, *, images: bool, command: str, date: datetime
+    report: CheckReport, cohort: Cohort, *, images: bool, command: str, date: datetime | None
 ) -> str:
     """The page; the same report gives the same bytes."""
-    environment = Environment(
-        loader=PackageLoader("slimp", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "count": lambda n: f"{int(n):,}"}
-    environment.filters |= {"share": lambda x: f"{100 * min(max(float(x), 0.0), 1.0):.2f}%"}
-    environment.filters |= {"fact": lambda x: f"{x:.4g}"}
-    environment.tests["known"] = lambda x: x is not None and x == x
     shown = _pairs(report, cohort) if images else []
-    return environment.get_template("audit.html.j2").render(
-        r=report,
+    return render_page(
+        "audit.html.j2",
+        title=f"Audit of {report.cohort}",
         lead=_lead(report),
+        command=command,
+        date=date,
+        r=report,
         totals={s: sum(f.severity == s for f in report.findings) for s in SEVERITIES},
         few=FEW,
-        ranking=[(row, _heading(row), _score(row)) for row in report.ranking[:MOST_COLUMNS]],
+        ranking=[_ranked(row) for row in report.ranking[:MOST_COLUMNS]],
         facts=_facts(report),
         gaps=_gaps(report),
         pairs=shown,
         images=images,
-        command=command,
-        date=date,
-        versions=versions(),
-        dash=DASH,
     )
 
 
@@ -156,15 +142,13 @@ def _lead(report: CheckReport) -> str:
     return f"The cohort of {size} {verdict}: {totals[0]}, {totals[1]} and {totals[2]}."
 
 
-def _heading(row: Ranked) -> str:
-    if row.kind == "picture":
-        return (ACQUISITION | CONTENT)[row.name]
-    return row.name
-
-
-def _score(row: Ranked) -> Score:
-    low, high = row.link.accuracy_ci95
-    return Score(mean=row.link.balanced_accuracy, low=low, high=high)
+def _ranked(row: Ranked) -> tuple[Ranked, str, Estimate, Estimate]:
+    """(row, heading, information in bits, balanced accuracy)."""
+    heading = (ACQUISITION | CONTENT)[row.name] if row.kind == "picture" else row.name
+    link = row.link
+    information = Estimate(mean=link.information, ci95=link.information_ci95, per_seed=())
+    accuracy = Estimate(mean=link.balanced_accuracy, ci95=link.accuracy_ci95, per_seed=())
+    return row, heading, information, accuracy
 
 
 def _facts(report: CheckReport) -> list[tuple[str, list[float]]]:
@@ -208,7 +192,3 @@ def _pairs(report: CheckReport, cohort: Cohort) -> list[ShownPair]:
         )
         for pair in order.head(MOST_PAIRS).itertuples()
     ]
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"

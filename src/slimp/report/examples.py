@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from slimp.report.inputs import ProbeFacts
+from slimp.data.cohort import Cohort
+from slimp.errors import UserError
+from slimp.evaluation.result import ProbeResult
 
 PER_CLASS = 4
 """Right ones, and wrong ones, per class."""
@@ -21,10 +22,9 @@ SIDE = 112
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One test image with what the probe said about it."""
+    """One test image with what the probe predicted."""
 
     image_id: str
-    true: str
     predicted: str
     probability: float
     """Of the predicted class; NaN where unknown."""
@@ -32,53 +32,43 @@ class Example:
     """JPEG, as a data URI."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassExamples:
-    """The examples of one class."""
-
-    label: str
-    right: tuple[Example, ...]
-    wrong: tuple[Example, ...]
-
-
 def draw_examples(
-    probe: ProbeFacts, read_image: Callable[[str], bytes], seed: int
-) -> list[ClassExamples]:
-    """Per class, test images drawn at random from the first seed: at most one per patient."""
-    if probe.predictions is None or probe.predictions.empty:
-        return []
+    probe: ProbeResult, cohort: Cohort, seed: int
+) -> dict[str, dict[str, list[Example]]]:
+    """Class -> {"Found", "Missed"}: test images drawn at random, at most one per patient.
+
+    Raises:
+        UserError: the predictions are not those of this cohort.
+    """
+    row_of = {name: row for row, name in enumerate(cohort.images["image_id"])}
     table = probe.predictions
+    if unknown := set(table["image_id"]) - set(row_of):
+        raise UserError(
+            f"the predictions hold image '{min(unknown)}', which cohort '{cohort.info.name}' does "
+            "not have. Give the cohort that was probed."
+        )
     table = table[table["seed"] == table["seed"].min()]
-    # Shuffled under the report's seed from a fixed order, whatever order the file has.
+    # Shuffled under the page's seed from a fixed order, whatever order the file has.
     table = table.sort_values("image_id").sample(frac=1, random_state=seed)
     table = table.drop_duplicates("patient_id")
-    rows = []
-    for label in probe.classes:
-        own = table[table["label"] == label]
-        is_right = (own["predicted"] == own["label"]).to_numpy(dtype=bool)
-        right, wrong = own[is_right].head(PER_CLASS), own[~is_right].head(PER_CLASS)
-        if len(own):
-            rows.append(
-                ClassExamples(
-                    label=label,
-                    right=_examples(right, read_image),
-                    wrong=_examples(wrong, read_image),
-                )
+
+    def examples(rows: pd.DataFrame) -> list[Example]:
+        return [
+            Example(
+                image_id=str(row["image_id"]),
+                predicted=str(row["predicted"]),
+                probability=float(row.get(f"p_{row['predicted']}", np.nan)),
+                thumbnail=thumbnail(cohort.read_image(row_of[row["image_id"]])),
             )
-    return rows
+            for _, row in rows.head(PER_CLASS).iterrows()
+        ]
 
-
-def _examples(rows: pd.DataFrame, read_image: Callable[[str], bytes]) -> tuple[Example, ...]:
-    return tuple(
-        Example(
-            image_id=str(row["image_id"]),
-            true=str(row["label"]),
-            predicted=str(row["predicted"]),
-            probability=float(row.get(f"p_{row['predicted']}", np.nan)),
-            thumbnail=thumbnail(read_image(str(row["image_id"]))),
-        )
-        for _, row in rows.iterrows()
-    )
+    right = table["predicted"] == table["label"]
+    return {
+        label: {"Found": examples(table[own & right]), "Missed": examples(table[own & ~right])}
+        for label in probe.classes
+        if (own := table["label"] == label).any()
+    }
 
 
 def thumbnail(encoded: bytes, side: int = SIDE) -> str:

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from slimp.data.files import new_file
 from slimp.data.schema import LevelName
-from slimp.evaluation.bootstrap import Estimate
 from slimp.report.examples import thumbnail
-from slimp.report.figures import loan_figure, similarity_figure
-from slimp.report.page import DASH
+from slimp.report.figures import neighbour_figure, similarity_figure
+from slimp.report.html import percent, render_page, value, write_page
 from slimp.retrieval.abstention import NEIGHBOURS
 from slimp.retrieval.agreement import Compared
 from slimp.retrieval.failure_analysis import LoanCase
 from slimp.retrieval.result import Retrieval
-from slimp.training.run_folder import versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,23 +51,16 @@ def write_retrieval_report(
         date: shown in the footer; now, unless given.
         images: show images of patients. Switch it off for a page that may leave the house.
     """
-    page = render_retrieval(result, command=command, date=date or datetime.now(UTC), images=images)
-    with new_file(target) as partial:
-        partial.write_text(page, encoding="utf-8")
-    return target
+    page = render_retrieval(result, command=command, date=date, images=images)
+    return write_page(target, page)
 
 
-def render_retrieval(result: Retrieval, *, command: str, date: datetime, images: bool) -> str:
+def render_retrieval(
+    result: Retrieval, *, command: str, date: datetime | None, images: bool
+) -> str:
     """The page; the same result gives the same bytes."""
-    environment = Environment(
-        loader=PackageLoader("slimp", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": _number, "estimate": _estimate, "percent": _percent}
-    return environment.get_template("retrieval.html.j2").render(
+    return render_page(
+        "retrieval.html.j2",
         r=result,
         title=f"{result.reference.info.name} lends metadata to {result.target.info.name}",
         lead=_lead(result),
@@ -96,7 +83,6 @@ def render_retrieval(result: Retrieval, *, command: str, date: datetime, images:
         images=images,
         command=command,
         date=date,
-        versions=versions(),
     )
 
 
@@ -106,7 +92,7 @@ def _lead(result: Retrieval) -> str:
         f"{result.verdict} {' and '.join(result.imputed).capitalize()} metadata of "
         f"{len(result.target):,} images are lent by route "
         f"{'image → lesion → patient' if result.config.route == 'ilp' else 'image → image'}, not "
-        f"known; {_percent(result.abstention_rate)} of the images are too far from every case of "
+        f"known; {percent(result.abstention_rate)} of the images are too far from every case of "
         "the reference and are lent nothing."
     )
 
@@ -143,7 +129,7 @@ def _shown(result: Retrieval, case: LoanCase) -> ShownCase:
 def _beside(column: Compared, row: int) -> tuple[str, str, str, bool]:
     given, truth = column.given.iloc[row], column.truth.iloc[row]
     same = column.agrees[row]
-    return column.imputed.name, _cell(given), _cell(truth), bool(np.isnan(same) or same)
+    return column.imputed.name, value(given), value(truth), bool(np.isnan(same) or same)
 
 
 def _loan_figure(result: Retrieval, level: LevelName) -> Markup | None:
@@ -152,27 +138,4 @@ def _loan_figure(result: Retrieval, level: LevelName) -> Markup | None:
     target, calibration = target[np.isfinite(target)], calibration[np.isfinite(calibration)]
     if not len(target) or not len(calibration):
         return None
-    return loan_figure(level, target, calibration, result.abstention.thresholds[level])
-
-
-def _number(value: float | None) -> str:
-    return DASH if value is None or not np.isfinite(value) else f"{value:.3f}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _estimate(found: Estimate | None) -> str:
-    if found is None or not np.isfinite(found.mean):
-        return DASH
-    low, high = (_number(x) for x in found.ci95)
-    return f"{_number(found.mean)} ({low} to {high})"  # a dash would read as a minus
-
-
-def _cell(value: Any) -> str:
-    if pd.isna(value):
-        return "not known"
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return neighbour_figure(level, target, calibration, result.abstention.thresholds[level])

@@ -126,7 +126,7 @@ def test_an_empty_patient_is_refused_with_its_row_unless_told_otherwise(tmp_path
     arguments = [str(word) for word in import_csv(write_raw(tmp_path / "raw", rows))]
     message = refused(*arguments)
     assert all(part in message for part in ("row 5", "'patient_id'", "2 row(s)"))
-    assert cli.main([*arguments, "--empty-patients", "own"]) == 0
+    assert cli.main([*arguments, "--missing-patient-id", "one-each"]) == 0
     words = capsys.readouterr().out.split()
     assert "24 patients" in " ".join(words)
     assert "empty patient ids 2" in " ".join(words)

@@ -33,8 +33,8 @@ def test_rows_that_the_import_lost_or_mended(cohort, codes, only):
         "absent_examples": ["a.png", "b.png", "c.png", "d.png"],
         "corrupt": 1,
         "corrupt_examples": ["e.png (not an image)"],
-        "empty_patient_ids": 2,
-        "empty_lesion_ids": 0,
+        "missing_patient_ids": 2,
+        "missing_lesion_ids": 0,
         "duplicate_rows": 3,
     }
     found = check_cohort(cohort(report=report))

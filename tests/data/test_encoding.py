@@ -97,14 +97,12 @@ def test_an_empty_column_has_a_token_that_is_never_there():
     assert encoding.encode(TRAIN).present[:, 2].tolist() == [False] * 4, "no vocabulary: all unseen"
 
 
-def test_unseen_categories_count_as_missing_and_are_told():
+def test_unseen_categories_count_as_missing():
     encoding = Encoding.fit(LEVEL, TRAIN)
     new = table_of(region=["LIP", "ARM", "LIP"], shape=["oval", "square", None])
     rows = encoding.encode(new)
     assert rows.categorical.tolist() == [[0, 2], [1, 0], [0, 0]]
     assert rows.present[:, [2, 4]].tolist() == [[False, True], [True, False], [False, False]]
-    assert encoding.unseen(new) == {"region": {"LIP": 2}, "shape": {"square": 1}}
-    assert encoding.unseen(TRAIN) == {}
 
 
 def test_statistics_come_from_the_rows_given_and_no_others():

@@ -14,7 +14,7 @@ from slimp.errors import TableError
 from slimp.sources import import_source
 from slimp.sources.importer import ImportOptions
 
-OWN = ImportOptions(empty_patients="own")
+OWN = ImportOptions(missing_patient_id="one-each")
 
 FIGSHARE = """bcn_filename,age_approx,anatom_site_general,diagnosis,lesion_id,capture_date,sex,split
 BCN_0000000001.jpg,55.0,anterior torso,MEL,BCN_0003884,2012-05-16,male,train

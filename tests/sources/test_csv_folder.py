@@ -186,8 +186,8 @@ def test_empty_patients_are_patients_of_their_own_if_asked_for(raw):
     make_raw(raw, edited(4, "patient", " "))
     with pytest.raises(TableError, match=r"row 6: the patient column 'patient' is empty"):
         run(raw)
-    cohort = run(raw, options=ImportOptions(empty_patients="own"))
-    assert cohort.info.import_report["empty_patient_ids"] == 1
+    cohort = run(raw, options=ImportOptions(missing_patient_id="one-each"))
+    assert cohort.info.import_report["missing_patient_ids"] == 1
     assert cohort.images["patient_id"].iloc[4] == "image:e"
 
 

@@ -76,7 +76,7 @@ def test_a_whole_cohort(tmp_path):
         "shorter_side": 320,
         "max_corrupt": 0.01,
         "max_absent": 1.0,
-        "empty_patients": "refuse",
+        "missing_patient_id": "refuse",
     }
     assert left_in(tmp_path) == ["c"]
     json.dumps(dict(report), allow_nan=False)

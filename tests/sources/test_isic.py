@@ -114,10 +114,10 @@ def test_ids_that_some_images_lack(tmp_path):
     columns = {"lesion_id": ["IL_1", "", "IL_1", ""], "patient_id": ["IP_1", "", "", "IP_2"]}
     raw = make_raw(tmp_path / "raw", columns)
     with pytest.raises(
-        TableError, match=r"'patient_id' is empty, as in 2 row.*--empty-patients own"
+        TableError, match=r"'patient_id' is empty, as in 2 row.*--missing-patient-id one-each"
     ):
         import_source("isic", raw, tmp_path / "cohort")
-    own = ImportOptions(empty_patients="own")
+    own = ImportOptions(missing_patient_id="one-each")
     cohort = import_source("isic", raw, tmp_path / "cohort", options=own)
     assert cohort.images["patient_id"].tolist() == [
         "IP_1",

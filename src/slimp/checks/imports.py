@@ -13,7 +13,7 @@ def import_findings(report: Mapping[str, Any], schema: Schema) -> Iterator[Findi
     """Rows lost on the way, rows without ids, values that disagreed, spellings of missing."""
     yield from _lost_images(report)
     for level in ("lesion", "patient"):
-        if count := int(report.get(f"empty_{level}_ids", 0)):
+        if count := int(report.get(f"missing_{level}_ids", 0)):
             yield Finding(
                 severity="warning",
                 code="empty-id",

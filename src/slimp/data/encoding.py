@@ -148,17 +148,6 @@ class Encoding:
         mixed = {k: torch.cat(v, dim=1) if v else getattr(rows, k) for k, v in values.items()}
         return Rows(**mixed, present=present)
 
-    def unseen(self, table: pd.DataFrame) -> dict[str, dict[str, int]]:
-        """Categories of `table` that training did not have: feature -> category -> rows."""
-        found: dict[str, dict[str, int]] = {}
-        for feature in self.of_kind("categorical"):
-            counts = table[feature.columns_in(table)[0]].value_counts()
-            known = {*feature.categories, *feature.spellings}
-            strange = {str(k): int(v) for k, v in counts.items() if k not in known}
-            if strange:
-                found[feature.name] = strange
-        return found
-
     def to_dict(self) -> dict[str, Any]:
         """For `model.json`."""
         return asdict(self)
@@ -172,8 +161,7 @@ class Encoding:
                 key: tuple(value) if isinstance(value, list) else value
                 for key, value in entry.items()
             }
-            if "also" in fields:  # not in files of the first version
-                fields["also"] = tuple(tuple(columns) for columns in fields["also"])
+            fields["also"] = tuple(map(tuple, fields["also"]))
             features.append(FittedFeature(**fields))
         return cls(level=content["level"], features=tuple(features))
 

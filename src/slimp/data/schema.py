@@ -6,22 +6,35 @@ holds a column name.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from slimp.data.settings import (
+    Reader,
+    column_name,
+    mapping,
+    names,
+    number,
+    numbers,
+    one_of,
+    read_entry,
+    read_toml,
+    text,
+    texts,
+)
 from slimp.errors import TableError
 
 Kind = Literal["continuous", "categorical", "checkbox"]
 LevelName = Literal["image", "lesion", "patient"]
 LEVELS: tuple[LevelName, ...] = get_args(LevelName)
 """The levels of the hierarchy, from the finest to the coarsest."""
+SimilarIds = Literal["refuse", "same", "different"]
 RESERVED_COLUMNS = frozenset(
     {"image_id", "lesion_id", "patient_id", "label", "split", "byte_offset", "byte_length"}
 )
-"""Columns of a cohort's own; a feature cannot bear their names."""
+"""Columns that every cohort has; a feature cannot have their names."""
 TABLE_DEFAULTS = frozenset({"decimal", "thousands"})
 """Keys of `[table]` that hold for every continuous feature without a setting of its own."""
 THOUSANDS = (".", ",", "'", " ")
@@ -48,7 +61,7 @@ class Feature:
     missing: tuple[str, ...] = ()
     """Cells that mean 'missing', besides the empty cell."""
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """Published spelling -> canonical spelling, as in BRAZIL -> BRASIL, or ja -> yes."""
+    """Published spelling -> canonical spelling, as in BRAZIL -> BRASIL, or '' -> no."""
     decimal: str = "."
     """Mark before the decimals; with ',' a point is read too where it can mean nothing else."""
     thousands: str | None = None
@@ -64,15 +77,36 @@ class Feature:
     """As strftime has it, as in '%d.%m.%Y'; None: ISO 8601, which is always read."""
 
     def __post_init__(self) -> None:
-        _check_kind(self.name, self.kind)
-        self._check_numbers()
+        if problem := self._problem():
+            raise TableError(f"feature '{self.name}': {problem}.")
+
+    def _problem(self) -> str:
+        """Which rule the settings break, or ''."""
+        timed, continuous = self.from_date is not None, self.kind == "continuous"
+        special = self.thousands or self.units or timed or self.to_date or self.factor != 1
+        if not continuous and (special or self.decimal != "."):
+            return "only a continuous feature has decimal, thousands, factor, units, from or to"
+        if self.decimal not in (".", ","):
+            return f"decimal is '.' or ',', got {self.decimal!r}"
+        if self.thousands not in (None, *THOUSANDS):
+            return f"thousands is one of {' '.join(map(repr, THOUSANDS))}, got {self.thousands!r}"
+        if self.thousands == self.decimal:
+            return f"decimal and thousands are both {self.decimal!r}"
+        if not all(0 < abs(value) < 1e30 for value in (self.factor, *self.units.values())):
+            return "a factor is a number other than 0"
+        if timed != (self.to_date is not None):
+            return "give both dates, 'from' and 'to'"
+        if self.date_format is not None and not timed:
+            return "'format' is for a feature made 'from' one date 'to' another"
+        if timed and self.unit not in AGES:
+            return f"a time between dates has a unit: {', '.join(AGES)}; got {self.unit!r}"
+        if timed and self.columns != (self.name,):
+            return "a feature made of dates has no column of its own"
         if not self.columns or (self.kind != "checkbox" and len(self.columns) != 1):
-            raise TableError(
-                f"feature '{self.name}': a {self.kind} feature has exactly one column, "
-                f"got {list(self.columns)}. Only a checkbox feature may join several."
-            )
+            return f"a {self.kind} feature has exactly one column, got {list(self.columns)}"
         if self.categories is not None and self.kind != "categorical":
-            raise TableError(f"feature '{self.name}': only a categorical feature has categories.")
+            return "only a categorical feature has categories"
+        return ""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -80,34 +114,6 @@ class Feature:
         if self.from_date is None or self.to_date is None:
             return self.columns
         return self.from_date, self.to_date
-
-    def _check_numbers(self) -> None:
-        """Refuses settings of numbers that make no sense."""
-        problem = ""
-        dates = {self.from_date, self.to_date}
-        special = self.thousands or self.units or self.from_date or self.to_date
-        if self.kind != "continuous" and (special or self.factor != 1 or self.decimal != "."):
-            problem = "only a continuous feature has decimal, thousands, factor, units, from or to"
-        elif self.decimal not in (".", ","):
-            problem = f"decimal is '.' or ',', got {self.decimal!r}"
-        elif self.thousands is not None and self.thousands not in THOUSANDS:
-            problem = (
-                f"thousands is one of {' '.join(map(repr, THOUSANDS))}, got {self.thousands!r}"
-            )
-        elif self.thousands == self.decimal:
-            problem = f"decimal and thousands are both {self.decimal!r}"
-        elif not all(0 < abs(value) < 1e30 for value in (self.factor, *self.units.values())):
-            problem = "a factor is a number other than 0"
-        elif None in dates and dates != {None}:
-            problem = "give both dates, 'from' and 'to'"
-        elif self.date_format is not None and self.from_date is None:
-            problem = "'format' is for a feature made 'from' one date 'to' another"
-        elif self.from_date is not None and self.unit not in AGES:
-            problem = f"a time between dates has a unit: {', '.join(AGES)}; got {self.unit!r}"
-        elif self.from_date is not None and self.columns != (self.name,):
-            problem = "a feature made of dates has no column of its own"
-        if problem:
-            raise TableError(f"feature '{self.name}': {problem}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,10 +145,20 @@ class Schema:
     """Column of the patient id; None: each lesion stands for a patient of its own."""
     label: str | None = None
     """Column of the diagnosis."""
+    one_hot: tuple[str, ...] = ()
+    """Instead of `label`: a column per class, with 1 in the one that an image is of."""
+    unmarked: str | None = None
+    """Class of a row with 0 in all of `one_hot`, '' for no label; None: such a row is refused."""
     label_names: Mapping[str, str] = field(default_factory=dict)
     """Published label -> the name it goes by here, as in 1 -> malignant."""
     split: str | None = None
     """Column of an official split, if the dataset has one."""
+    split_names: Mapping[str, str] = field(default_factory=dict)
+    """Published part -> train, validation or test, where it is spelled in no common way."""
+    missing: tuple[str, ...] = ()
+    """Cells that mean 'missing' in every column, ids and labels included."""
+    similar_ids: SimilarIds = "refuse"
+    """What ids are that differ only in letter case, leading zeros or spaces, as P1 and p01."""
     levels: tuple[Level, ...]
     """Image, lesion and patient level, in this order."""
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -151,40 +167,43 @@ class Schema:
     def __post_init__(self) -> None:
         if tuple(level.name for level in self.levels) != LEVELS:
             raise TableError(f"a schema has the levels {LEVELS} in this order.")
-        ids = {self.image: "image", self.lesion: "lesion", self.patient: "patient"}
-        owner: dict[str, str] = {}
+        if self.one_hot and (self.label is not None or len(set(self.one_hot)) < 2):
+            raise TableError("the label is one column, or one_hot columns of at least two classes.")
+        taken = dict.fromkeys(self.label_columns, "is the label; it must not be an input")
+        for role in ("patient", "lesion", "image"):
+            taken[getattr(self, role)] = f"is the {role} id"
+        taken |= dict.fromkeys(
+            RESERVED_COLUMNS, "is one that a cohort has of its own. Rename the column in the table"
+        )
+        taken |= {
+            column: f"is refused as an input ({reason}). Remove the feature"
+            for column, reason in self.refused.items()
+        }
         for feature in self.features:
             claim = f"feature '{feature.name}'"
             for column in dict.fromkeys((*feature.reads, *feature.columns)):
-                if column in self.refused:
-                    reason = self.refused[column]
-                    raise TableError(
-                        f"{claim}: column '{column}' is refused as an input ({reason}). "
-                        "Remove the feature."
-                    )
-                if column == self.label:
-                    raise TableError(
-                        f"{claim}: column '{column}' is the label; it must not be an input."
-                    )
-                if column in ids:
-                    raise TableError(f"{claim}: column '{column}' is the {ids[column]} id.")
-                if column not in feature.columns:
-                    continue  # a date may serve several features, and does not enter the cohort
-                if column in RESERVED_COLUMNS:
-                    raise TableError(
-                        f"{claim}: a cohort has a column '{column}' of its own. Rename the "
-                        "column in the table."
-                    )
-                if column in owner:
-                    raise TableError(
-                        f"{claim}: column '{column}' already belongs to {owner[column]}."
-                    )
-                owner[column] = claim
+                own = column in feature.columns
+                # A date may serve several features, and does not enter the cohort.
+                if column in taken and (own or column not in RESERVED_COLUMNS):
+                    raise TableError(f"{claim}: column '{column}' {taken[column]}.")
+            taken |= dict.fromkeys(feature.columns, f"already belongs to {claim}")
 
     @property
     def features(self) -> Iterator[Feature]:
         """All features, level by level."""
         return (feature for level in self.levels for feature in level.features)
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns that say the diagnosis."""
+        return self.one_hot if self.label is None else (self.label,)
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Column -> what it is, of the columns that are no features: ids, label and split."""
+        named = {role: getattr(self, role) for role in ("image", "lesion", "patient", "split")}
+        columns = {column: role for role, column in named.items() if column is not None}
+        return columns | dict.fromkeys(self.label_columns, "label")
 
     def level(self, name: LevelName) -> Level:
         """The level of that name."""
@@ -201,7 +220,7 @@ class Schema:
     @classmethod
     def from_toml(cls, path: Path) -> Schema:
         """Reads a schema file (format: `docs/schema.md`)."""
-        content = read_schema_file(path)
+        content = read_toml(path)
         try:
             return cls.from_dict(content)
         except TableError as error:
@@ -213,154 +232,86 @@ class Schema:
 
         Of `[table]` only what features have by default counts here; `TableLayout` reads the rest.
         """
-        known = {"image", "lesion", "patient", "label", "label_names", "split", "missing"}
-        known |= {"refused", "dataset", "table"} | {f"{name}_metadata" for name in LEVELS}
-        if unknown := set(content) - known:
-            raise TableError(
-                f"unknown key '{sorted(unknown)[0]}'; a schema has: {', '.join(sorted(known))}."
-            )
-        if not isinstance(content.get("image"), str):
+        found = read_entry(content, SCHEMA_KEYS, "the schema")
+        if "image" not in found:
             raise TableError("the key 'image' must name the column of the image file.")
-        missing = _strings(content.get("missing", []), "missing")
-        defaults = _table(content.get("table", {}), "table")
-        defaults = {key: defaults[key] for key in TABLE_DEFAULTS & set(defaults)}
+        defaults = {k: v for k, v in found.pop("table", {}).items() if k in TABLE_DEFAULTS}
+        missing = found.get("missing", ())
         levels = []
         for name in LEVELS:
-            table = _table(content.get(f"{name}_metadata", {}), f"{name}_metadata")
-            features = (_feature(key, value, missing, defaults) for key, value in table.items())
+            entries = found.pop(f"{name}_metadata", {})
+            features = (_feature(key, entry, missing, defaults) for key, entry in entries.items())
             levels.append(Level(name=name, features=tuple(features)))
-        names = _table(content.get("label_names", {}), "label_names")
-        refused = _table(content.get("refused", {}), "refused")
-        return cls(
-            image=content["image"],
-            **{key: _optional_string(content, key) for key in ("lesion", "patient", "label")},
-            split=_optional_string(content, "split"),
-            label_names={str(key): str(value) for key, value in names.items()},
-            levels=tuple(levels),
-            refused={str(key): str(value) for key, value in refused.items()},
-        )
+        found.pop("dataset", None)
+        label = found.pop("label", {})
+        return cls(levels=tuple(levels), **found, **label)
 
     def to_dict(self) -> dict[str, Any]:
         """The inverse of `from_dict`, for `cohort.json` and `model.json`."""
-        content: dict[str, Any] = {"image": self.image}
-        for key in ("lesion", "patient", "label", "split"):
-            if getattr(self, key) is not None:
-                content[key] = getattr(self, key)
-        if self.label_names:
-            content["label_names"] = dict(self.label_names)
+        content = _written(self, SCHEMA_KEYS) | {"refused": dict(self.refused)}
+        if self.one_hot:
+            unmarked = {} if self.unmarked is None else {"unmarked": self.unmarked}
+            content["label"] = {"one_hot": list(self.one_hot), **unmarked}
         for level in self.levels:
             content[f"{level.name}_metadata"] = {
-                feature.name: _feature_dict(feature) for feature in level.features
+                feature.name: _written(feature, FEATURE_KEYS) | {"columns": list(feature.columns)}
+                for feature in level.features
             }
-        content["refused"] = dict(self.refused)
         return content
 
 
-def read_schema_file(path: Path) -> dict[str, Any]:
-    """The content of a schema file, unchecked.
+def _label(value: object, where: str) -> dict[str, Any]:
+    """`label = "column"`, or `label = { one_hot = [...], unmarked = "..." }`."""
+    if isinstance(value, str):
+        return {"label": column_name(value, where)}
+    return read_entry(value, {"one_hot": ("one_hot", texts), "unmarked": ("unmarked", text)}, where)
 
-    Raises:
-        TableError: it is missing, or no TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TableError(f"{path}: no such schema file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TableError(f"{path}: not a valid TOML file: {error}.") from None
+
+SCHEMA_KEYS: dict[str, tuple[str, Reader]] = {
+    **{key: (key, column_name) for key in ("image", "lesion", "patient", "split")},
+    **{key: (key, names) for key in ("label_names", "split_names", "refused")},
+    "label": ("label", _label),
+    "missing": ("missing", texts),
+    "similar_ids": ("similar_ids", one_of(*get_args(SimilarIds))),
+    **{key: (key, mapping) for key in ("table", "dataset", *(f"{n}_metadata" for n in LEVELS))},
+}
+FEATURE_KEYS: dict[str, tuple[str, Reader]] = {
+    "kind": ("kind", one_of(*get_args(Kind))),
+    **{key: (key, text) for key in ("column", "unit", "decimal", "thousands")},
+    **{key: (key, texts) for key in ("columns", "categories", "missing")},
+    "aliases": ("aliases", names),
+    "factor": ("factor", number),
+    "units": ("units", numbers),
+    "from": ("from_date", text),
+    "to": ("to_date", text),
+    "format": ("date_format", text),
+}
 
 
 def _feature(
     name: str, content: object, missing: tuple[str, ...], defaults: Mapping[str, Any]
 ) -> Feature:
-    entry = _table(content, name)
-    allowed = {"kind", "column", "columns", "unit", "categories", "missing", "aliases"}
-    allowed |= {"decimal", "thousands", "factor", "units", "from", "to", "format"}
-    if unknown := set(entry) - allowed:
-        raise TableError(
-            f"feature '{name}': unknown key '{sorted(unknown)[0]}'; "
-            f"a feature has: {', '.join(sorted(allowed))}."
-        )
-    if "column" in entry and "columns" in entry:
-        raise TableError(f"feature '{name}': give 'column' or 'columns', not both.")
-    columns = entry.get("columns", [entry.get("column", name)])
-    categories = entry.get("categories")
-    own_missing = _strings(entry.get("missing", []), f"{name}.missing")
-    aliases = _table(entry.get("aliases", {}), f"{name}.aliases")
-    units = _table(entry.get("units", {}), f"{name}.units")
-    kind = entry.get("kind", "")
-    _check_kind(name, kind)
-    if kind == "continuous":
+    where = f"feature '{name}'"
+    entry = {"kind": "", **mapping(content, where)}
+    if entry["kind"] == "continuous":
         entry = {**defaults, **entry}
-    return Feature(
-        name=name,
-        kind=kind,
-        columns=_strings(columns, f"{name}.columns"),
-        unit=_optional_string(entry, "unit"),
-        categories=None if categories is None else _strings(categories, f"{name}.categories"),
-        missing=tuple(dict.fromkeys((*missing, *own_missing))),
-        aliases={str(key): str(value) for key, value in aliases.items()},
-        decimal=_optional_string(entry, "decimal") or ".",
-        thousands=_optional_string(entry, "thousands"),
-        factor=_number(entry.get("factor", 1), f"{name}.factor"),
-        units={str(key): _number(value, f"{name}.units") for key, value in units.items()},
-        from_date=_optional_string(entry, "from"),
-        to_date=_optional_string(entry, "to"),
-        date_format=_optional_string(entry, "format"),
-    )
+    found = read_entry(entry, FEATURE_KEYS, where)
+    if {"column", "columns"} <= set(found):
+        raise TableError(f"{where}: give 'column' or 'columns', not both.")
+    found.setdefault("columns", (found.pop("column", name),))
+    found["missing"] = tuple(dict.fromkeys((*missing, *found.get("missing", ()))))
+    return Feature(name=name, **found)
 
 
-def _check_kind(name: str, kind: object) -> None:
-    if kind not in get_args(Kind):
-        allowed = ", ".join(get_args(Kind))
-        raise TableError(f"feature '{name}': kind '{kind}' is not one of {allowed}.")
-
-
-def _feature_dict(feature: Feature) -> dict[str, Any]:
-    content: dict[str, Any] = {"kind": feature.kind, "columns": list(feature.columns)}
-    if feature.unit is not None:
-        content["unit"] = feature.unit
-    if feature.categories is not None:
-        content["categories"] = list(feature.categories)
-    if feature.missing:
-        content["missing"] = list(feature.missing)
-    if feature.aliases:
-        content["aliases"] = dict(feature.aliases)
-    if feature.units:
-        content["units"] = dict(feature.units)
-    numbers = {
-        "decimal": (feature.decimal, "."),
-        "thousands": (feature.thousands, None),
-        "factor": (feature.factor, 1.0),
-        "from": (feature.from_date, None),
-        "to": (feature.to_date, None),
-        "format": (feature.date_format, None),
-    }
-    return content | {key: value for key, (value, usual) in numbers.items() if value != usual}
-
-
-def _table(value: object, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TableError(f"'{where}' must be a table ({{ key = value }}), got {value!r}.")
-    return value
-
-
-def _strings(value: object, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(v, str | int) for v in value):
-        raise TableError(f"'{where}' must be a list of strings, got {value!r}.")
-    return tuple(str(v) for v in value)
-
-
-def _number(value: object, where: str) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TableError(f"'{where}' must be a number, got {value!r}.")
-    return float(value)
-
-
-def _optional_string(content: Mapping[str, Any], key: str) -> str | None:
-    value = content.get(key)
-    if value is not None and not isinstance(value, str):
-        raise TableError(f"'{key}' must be a string, got {value!r}.")
-    if value == "" and key in ("lesion", "patient", "label", "split"):
-        raise TableError(f"'{key}' must name a column. Leave it out if the table has none.")
-    return value
+def _written(owner: Feature | Schema, keys: Mapping[str, tuple[str, Reader]]) -> dict[str, Any]:
+    """The settings that are not the usual ones, as TOML or JSON has them."""
+    usual = {name: entry.default for name, entry in owner.__dataclass_fields__.items()}
+    content = {}
+    for key, (name, _) in keys.items():
+        value = getattr(owner, name, None)
+        if value is None or value == {} or value == usual[name]:
+            continue
+        content[key] = list(value) if isinstance(value, tuple) else value
+        if isinstance(value, Mapping):
+            content[key] = dict(value)
+    return content

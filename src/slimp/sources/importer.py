@@ -27,7 +27,7 @@ from slimp.data.files import check_output
 from slimp.data.in_order import in_order
 from slimp.data.schema import Schema
 from slimp.data.signals import deferred_signals
-from slimp.errors import CohortError, TableError
+from slimp.errors import CohortError
 from slimp.sources.level_tables import split_levels, type_rows
 from slimp.sources.parse_cells import image_key
 from slimp.sources.partial import PartialImport, Record
@@ -59,9 +59,9 @@ class ImportOptions:
     """Share of the images found that may be corrupt (they are dropped); more fails the import."""
     max_absent: float = 1.0
     """Share of the rows that may lack their image (they are dropped); more fails the import."""
-    empty_patients: Literal["refuse", "own"] = "refuse"
-    """Rows with an empty patient cell: refused, because two of them may be of one patient and
-    land in two parts; own: each lesion without a patient is a patient of its own."""
+    missing_patient_id: Literal["refuse", "one-each"] = "refuse"
+    """Rows without a patient id (blank, nan, unknown, ...): refused, because two of them may be of
+    one patient and fall into two parts; one-each: each such lesion is a patient of its own."""
 
     def __post_init__(self) -> None:
         if self.shorter_side < 0:
@@ -123,7 +123,7 @@ def import_cohort(
     be; where fewer are found, a warning says so.
 
     Raises:
-        TableError: as `tables.type_rows`; or a patient cell is empty.
+        TableError: as `tables.type_rows`; or a patient id is missing.
         CohortError: no image was found, or more are absent or corrupt than `options` allow.
         UserError: `target` holds something and `overwrite` is off; or there is an import that
             was cut short, and neither is it to be resumed nor overwritten, or it was another one.
@@ -140,9 +140,8 @@ def import_cohort(
     }
     total = len(raw.table)
     with PartialImport(target, identity, rows=total, resume=resume, overwrite=overwrite) as partial:
-        rows = type_rows(raw.table, schema)
-        if rows.report.empty_patient_ids and options.empty_patients == "refuse":
-            raise _empty_patient(raw, schema, rows.report.empty_patient_ids)
+        refuse = options.missing_patient_id == "refuse"
+        rows = type_rows(raw.table, schema, refuse_missing_patients=refuse)
         cells = rows.image_cells.tolist()
         counts = collect_images(cells, raw, partial, options, progress)
         tables, report = split_levels(rows.keep(partial.kept), schema)
@@ -240,16 +239,6 @@ def hash_of(table: pd.DataFrame) -> str:
             digest.update((ends - ends[0]).tobytes())
             digest.update(memoryview(chunk.buffers()[2])[ends[0] : ends[-1]])
     return digest.hexdigest()
-
-
-def _empty_patient(raw: RawTable, schema: Schema, count: int) -> TableError:
-    column = str(schema.patient)
-    file, row = raw.table.index[(raw.table[column].str.strip() == "").to_numpy()][0]
-    return TableError(
-        f"{file}, row {row}: the patient column '{column}' is empty, as in {count} row(s) in all. "
-        "Fill it in; or if each lesion without a patient is a patient of its own, pass "
-        "--empty-patients own."
-    )
 
 
 def _few_images(counts: ImageCounts, kept: int, rows: int, published: int | None) -> list[str]:

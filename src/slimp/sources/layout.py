@@ -13,7 +13,8 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from slimp.data.schema import TABLE_DEFAULTS, read_schema_file
+from slimp.data.schema import TABLE_DEFAULTS
+from slimp.data.settings import read_toml
 from slimp.errors import TableError
 from slimp.sources.parse_cells import points_outside
 
@@ -108,7 +109,7 @@ class TableLayout:
     @classmethod
     def from_toml(cls, path: Path) -> TableLayout:
         """The layout in a schema file; `Schema.from_toml` reads the rest of it."""
-        content = read_schema_file(path)
+        content = read_toml(path)
         try:
             return cls.from_dict(content.get("table", {}))
         except TableError as error:

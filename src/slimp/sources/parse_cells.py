@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -38,6 +39,9 @@ UNREAD_ENDING = re.compile(
 """Of pictures by phones and cameras whose formats are not read."""
 NO_ENDING = re.compile(r"(?:^|/)[^/.]*(?:\.[0-9]*)*$")
 """A file's name without an ending, as DICOM files often have it: `IM0001`, `1.2.840.1.7`."""
+JOINED = "joined"
+"""Key in `DataFrame.attrs` of column -> (file it was joined from, column of the ids here, rows
+without a partner there)."""
 NUMERIC = "numeric"
 """Key in `DataFrame.attrs` of the columns whose cells were numbers in the file, not text."""
 
@@ -65,7 +69,8 @@ def read_feature(table: pd.DataFrame, feature: Feature, where: Where) -> dict[st
 def parse_cells(cells: pd.Series, feature: Feature, where: Where) -> pd.Series:
     """The column as float64 (continuous), str (categorical) or boolean (checkbox).
 
-    A cell is missing if it is empty or one of `feature.missing`, spaces around it aside.
+    A cell is missing if it is empty or one of `feature.missing`, spaces around it aside, once its
+    alias, if it has one, stands for it: `aliases = { "" = "no" }` makes a blank a no.
 
     Args:
         cells: text, never null.
@@ -76,10 +81,9 @@ def parse_cells(cells: pd.Series, feature: Feature, where: Where) -> pd.Series:
         TableError: names the first cell that does not fit, and the remedy.
     """
     stripped = cells.str.strip()
-    missing = _is_missing(stripped, feature)
-    known = stripped.where(~missing)
-    if feature.aliases:
-        known = known.replace(dict(feature.aliases))
+    spelled = stripped.replace(dict(feature.aliases)) if feature.aliases else stripped
+    missing = _is_missing(spelled, feature)
+    known = spelled.where(~missing)
     if feature.kind == "continuous":
         typed, problem = read_numbers(known, feature), "is not a number"
     elif feature.kind == "categorical":
@@ -95,7 +99,8 @@ def parse_cells(cells: pd.Series, feature: Feature, where: Where) -> pd.Series:
 def missing_spellings(cells: pd.Series, feature: Feature) -> dict[str, int]:
     """What stands for missing in the column -> how many cells; '' is the empty cell."""
     stripped = cells.str.strip()
-    counts = stripped[_is_missing(stripped, feature)].value_counts()
+    spelled = stripped.replace(dict(feature.aliases)) if feature.aliases else stripped
+    counts = stripped[_is_missing(spelled, feature)].value_counts()
     return {str(spelling): int(count) for spelling, count in sorted(counts.items())}
 
 
@@ -274,6 +279,26 @@ def as_whole(cell: str) -> str | None:
     """The whole number that the cell is, as '1' for '1.0' and '1,0'; None if it is none."""
     found = re.fullmatch(r"([+-]?[0-9]{1,18})(?:[.,]0*)?", cell.strip())
     return None if found is None else str(int(found[1]))
+
+
+def require_columns(table: pd.DataFrame, file: str, columns: Mapping[str, str], place: str) -> None:
+    """Raises if the table has not all the columns; each comes with what asks for it.
+
+    Raises:
+        TableError: names the file, the first column that is not there, and what may be meant.
+    """
+    names = [str(name) for name in table.columns]
+    for column, asked in columns.items():
+        if column in names:
+            continue
+        near = difflib.get_close_matches(column, names, n=1, cutoff=0.6)
+        near += [name for name in names if column.lower() in name.lower()]
+        more = f" and {len(names) - 20} more" * (len(names) > 20)
+        has = f"The table has: {', '.join(names[:20])}{more}."
+        raise TableError(
+            f"{file}: there is no column '{column}' ({place}: {asked}). "
+            + (f"Did you mean '{near[0]}'?" if near else has)
+        )
 
 
 def image_key(cell: str) -> str:

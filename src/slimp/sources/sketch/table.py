@@ -209,7 +209,7 @@ def _roles_lines(
         if role == "patient" and empty:
             doubts.append(
                 f"empty in {empty} row(s): an import stops, unless told that each lesion without "
-                "one is of a person of its own (--empty-patients own)."
+                "one is of a person of its own (--missing-patient-id one-each)."
             )
         top.append(Line(key=role, value=column, doubts=tuple(doubts)))
     return top, settings

@@ -1,0 +1,170 @@
+"""Which image, lesion and patient each row of a table is about, by ids unique in the cohort."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from slimp.data.schema import Schema
+from slimp.errors import TableError
+from slimp.sources.parse_cells import JOINED, Where, image_key, points_outside
+from slimp.sources.parse_ids import FLOAT, join_similar, parse_ids
+
+Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundIds:
+    """Lesion and patient of each row, and where they come from."""
+
+    lesions: pd.Series
+    patients: pd.Series
+    lesion_rule: str
+    """In words, for the import report."""
+    patient_rule: str
+    no_lesion: pd.Series
+    """Rows whose lesion id is missing."""
+    no_patient: pd.Series
+
+    def refuse_missing_patients(self, table: pd.DataFrame, schema: Schema) -> None:
+        """Raises if a row has no patient id: two of them may be of one patient."""
+        if not self.no_patient.any():
+            return
+        row, column = int(self.no_patient.to_numpy().argmax()), str(schema.patient)
+        raise TableError(
+            f"{namer(table, schema)(row)}, column '{column}': '{table[column].iloc[row]}' is no "
+            f"patient id, as in {int(self.no_patient.sum())} row(s) in all. Fill it in; or if each "
+            "lesion without a patient is a patient of its own, pass --missing-patient-id one-each."
+        )
+
+
+def namer(table: pd.DataFrame, schema: Schema, column: str | None = None) -> Where:
+    """Position -> the words that name its file, row and image, and the table of a joined column."""
+    joined_from = table.attrs.get(JOINED, {}).get(column)
+
+    def where(position: int) -> str:
+        file, row = table.index[position]
+        place = f"{file}, row {row} ({schema.image} {table[schema.image].iloc[position]})"
+        if joined_from is not None:
+            other, key, _ = joined_from
+            place += f", joined from {other}"
+            if key in table:
+                place += f" ({key} {table[key].iloc[position]})"
+        return place
+
+    return where
+
+
+def image_ids(table: pd.DataFrame, schema: Schema, said: list[str]) -> tuple[pd.Series, pd.Series]:
+    """The image ids, and the cells that name the files."""
+    where = namer(table, schema)
+    cells, notes = parse_ids(table[schema.image], where, missing=schema.missing)
+    keys = []
+    for position, (cell, known) in enumerate(zip(table[schema.image], cells, strict=True)):
+        if points_outside(cell):
+            advice = "Write the path from that folder on, without '..'."
+            if ".." not in cell:
+                advice = (
+                    "Write the path from that folder on; or name the part of it that stands for "
+                    "the folder under [table], as in image_root = 'D:\\photos'."
+                )
+            raise TableError(
+                f"{where(position)}, column '{schema.image}': '{cell}' points outside the image "
+                f"folder. {advice}"
+            )
+        keys.append(image_key(known))
+        if not keys[-1]:
+            raise TableError(
+                f"{where(position)}, column '{schema.image}': '{cell}' names no image. Every row "
+                "stands for one image file; fill the cell or remove the row."
+            )
+    ids = pd.Series(keys, index=table.index, dtype="str", name=schema.image)
+    ids, alike = join_similar(ids, schema.similar_ids, where, form=str.casefold)
+    said += [note for note in (*notes, *alike) if "more than one way" not in note]
+    read_as_whole = table[schema.image].str.strip().str.fullmatch(FLOAT.pattern)
+    return ids, cells.where(read_as_whole, table[schema.image])
+
+
+def repeats(table: pd.DataFrame, ids: pd.Series, schema: Schema) -> Mask:
+    """(rows,) whether an earlier row is the same to the letter; refuses rows that differ."""
+    repeats = ids.duplicated().to_numpy()
+    twins = np.flatnonzero(ids.duplicated(keep=False))
+    copies = table.iloc[twins].duplicated().to_numpy()
+    differing = twins[repeats[twins] & ~copies]
+    if len(differing):
+        second = differing[0]
+        first = np.flatnonzero(ids == ids.iloc[second])[0]
+        a, b = table.iloc[first], table.iloc[second]
+        column = next(name for name in table.columns if a[name] != b[name])
+        raise TableError(
+            f"{namer(table, schema)(int(second))}, column '{column}': '{b[column]}', but row "
+            f"{table.index[first][1]} has '{a[column]}' for the same image "
+            f"'{ids.iloc[second]}'. An image has one row; remove the wrong one."
+        )
+    return repeats
+
+
+def lesions_and_patients(
+    table: pd.DataFrame, ids: pd.Series, schema: Schema, said: list[str]
+) -> FoundIds:
+    """Cohort-wide lesion and patient ids; a row without one gets a lesion or patient of its own."""
+    own = "image:" + ids
+    lesions, lesion_rule = ids, "each image is a lesion"
+    patients, patient_rule = own.where(own == "", ""), "each lesion is a patient"
+    if schema.patient is not None:
+        patients, patient_rule = (
+            _ids(table, schema.patient, schema, said),
+            f"column '{schema.patient}'",
+        )
+    if schema.lesion is not None:
+        within = None if schema.patient is None else patients
+        lesions = _ids(table, schema.lesion, schema, said, within=within)
+        lesion_rule = f"column '{schema.lesion}'"
+    no_lesion, no_patient = lesions == "", patients == ""
+    owners = pd.DataFrame({"lesion": lesions, "patient": patients})[~no_lesion & ~no_patient]
+    owner = owners.drop_duplicates().set_index("lesion")["patient"]
+    shared = owner.index[owner.index.duplicated()].nunique()
+    lesions = lesions.where(~no_lesion, own)
+    if shared:
+        patients = patients.where(~no_patient, own)
+        lesions = patients + "/" + lesions
+        pairs = pd.DataFrame({"lesion": lesions, "patient": patients}).drop_duplicates()
+        if (unclear := pairs["lesion"][pairs["lesion"].duplicated()]).any():
+            lesion = unclear.iloc[0]
+            one, other = pairs.loc[pairs["lesion"] == lesion, "patient"].iloc[:2]
+            raise TableError(
+                f"{table.index[0][0]}: the lesion '{lesion}' could be of patient '{one}' or "
+                f"'{other}'. Give lesions ids that are unique in the table, or ids without '/'."
+            )
+        lesion_rule = f"patient/lesion, because {shared} lesion id(s) occur in several patients"
+    elif schema.patient is None:
+        patients = lesions
+    else:  # a lesion whose patient is known from another row brings it along
+        known = owner.reindex(lesions).set_axis(lesions.index).fillna("lesion:" + lesions)
+        patients = patients.where(~no_patient, known)
+    return FoundIds(
+        lesions=lesions,
+        patients=patients,
+        lesion_rule=lesion_rule,
+        patient_rule=patient_rule,
+        no_lesion=no_lesion,
+        no_patient=no_patient & (schema.patient is not None),
+    )
+
+
+def _ids(
+    table: pd.DataFrame,
+    column: str,
+    schema: Schema,
+    said: list[str],
+    *,
+    within: pd.Series | None = None,
+) -> pd.Series:
+    where = namer(table, schema)
+    ids, notes = parse_ids(table[column], where, missing=schema.missing)
+    ids, alike = join_similar(ids.rename(column), schema.similar_ids, where, within=within)
+    said += [*notes, *alike]
+    return ids

@@ -1,0 +1,150 @@
+"""Text cells that are ids: what is missing, what is the same, and what cannot be known.
+
+A patient whose id is spelled in two ways would lie in two parts of a split, and two patients under
+one spelling would be one. So spellings are joined only where they can mean nothing else, the import
+report says so, and whatever could be the same or not is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+
+import pandas as pd
+
+from slimp.data.schema import SimilarIds
+from slimp.errors import TableError
+from slimp.sources.parse_cells import Where
+
+MISSING_WORDS = frozenset(
+    {
+        *("nan", "<na>", "na", "n/a", "n.a.", "nat", "none", "null", "nil", "missing", "unknown"),
+        *("unk", "-", "--", "---", "?", "??", ".", "#n/a", "#na", "#ref!", "#value!", "#name?"),
+        *("#num!", "#null!", "#div/0!"),
+    }
+)
+"""Cells that name nobody, in small letters: what pandas, R, databases and spreadsheets write."""
+FLOAT = re.compile(r"[0-9]+[.,]0+")
+"""A whole number after a round trip through a column with holes: 100.0."""
+DECIMAL = re.compile(r"[0-9]+[.,][0-9]+")
+EXPONENT = re.compile(r"[0-9](?:[.,][0-9]+)?[eE]\+[0-9]+")
+"""A long number as a spreadsheet shows it: 1.2345E+12; its last digits are lost."""
+LONG = re.compile(r"[0-9]{16,}")
+DAY = re.compile(r"(?:[0-9]{1,2}-[A-Z][a-z]{2}|[A-Z][a-z]{2}-[0-9]{1,2})")
+PAIR = re.compile(r"[0-9]{1,2}[-/][0-9]{1,2}")
+EXACT_DIGITS = 15
+"""Digits of a number that a spreadsheet keeps; the others become 0."""
+
+
+def parse_ids(
+    cells: pd.Series, where: Where, *, missing: Collection[str] = ()
+) -> tuple[pd.Series, list[str]]:
+    """The ids, '' where there is none, and what there is to say about their spellings.
+
+    Spaces around an id do not count, and `100.0` is `100` unless the column has other decimals.
+
+    Args:
+        cells: text, never null.
+        where: position of a cell -> the words that name its file and row.
+        missing: words of the schema that mean 'missing', besides `MISSING_WORDS`.
+
+    Raises:
+        TableError: a number has lost its digits in a spreadsheet.
+    """
+    codes, spellings = pd.factorize(cells)
+    ids = [unicodedata.normalize("NFC", str(s)).strip("\ufeff\u200b \t\r\n\xa0") for s in spellings]
+    ids = ["" if i in missing or i.casefold() in MISSING_WORDS else i for i in ids]
+    if (damaged := _damaged(ids)) is not None:
+        row = int((codes == ids.index(damaged)).argmax())
+        raise TableError(
+            f"{where(row)}, column '{cells.name}': '{damaged}' is what a spreadsheet makes of an "
+            "id, and two people may share it now. Restore the ids from their origin, and keep the "
+            "column as text."
+        )
+    notes = list[str]()
+    whole = {i for i in ids if FLOAT.fullmatch(i)}
+    if whole and not any(DECIMAL.fullmatch(i) for i in {*ids} - whole):
+        ids = [re.split("[.,]", i)[0] if i in whole else i for i in ids]
+        notes.append(f"column '{cells.name}': ids such as '{min(whole)}' are read without the '.0'")
+    seen: dict[str, str] = {}
+    several: dict[str, str] = {}  # id -> two of its spellings
+    for i, spelling in zip(ids, map(str, spellings), strict=True):
+        if i and i in seen:
+            several.setdefault(i, f"'{seen[i]}' and '{spelling}'")
+        seen.setdefault(i, spelling)
+    if several:
+        notes.append(
+            f"column '{cells.name}': {len(several)} id(s) are written in more than one way, such "
+            f"as {next(iter(several.values()))}; each counts as one"
+        )
+    return pd.Series(pd.array(ids, dtype="str").take(codes), index=cells.index), notes
+
+
+def join_similar(
+    ids: pd.Series,
+    rule: SimilarIds,
+    where: Where,
+    *,
+    within: pd.Series | None = None,
+    form: Callable[[str], str] | None = None,
+) -> tuple[pd.Series, list[str]]:
+    """The ids, where those that a careless hand may mix are one, and what there is to say.
+
+    Args:
+        ids: as `parse_ids` gives them, named after their column.
+        rule: `refuse` raises where there are such ids, `different` leaves them.
+        where: position of a cell -> the words that name its file and row.
+        within: ids of one group only are compared, such as lesions of one patient.
+        form: of an id, equal for those; None: `similar_form`.
+
+    Raises:
+        TableError: there are such ids, and nobody said what they are.
+    """
+    codes, distinct = pd.factorize(ids)
+    forms = [(form or similar_form)(str(i)) for i in distinct]
+    if rule == "different" or len(set(forms)) == len(forms):
+        return ids, []
+    keys = [pd.Series(pd.array(forms, dtype="str").take(codes))]
+    keys += [] if within is None else [within.reset_index(drop=True)]
+    plain = ids.reset_index(drop=True)
+    first = plain.groupby(keys, sort=False).transform("first")
+    differ = (plain != first).to_numpy()
+    if not differ.any():
+        return ids, []
+    row = int(differ.argmax())
+    example = f"'{plain[row]}' and '{first[row]}'"
+    if rule == "refuse":
+        raise TableError(
+            f"{where(row)}, column '{ids.name}': {example} differ in letter case, leading zeros or "
+            "spaces only. Write them alike; or say on top of the schema that all such ids are the "
+            'same, similar_ids = "same", or that they are "different".'
+        )
+    note = f"column '{ids.name}': {plain[differ].nunique()} spelling(s) of ids, such as {example}"
+    said = f"{note}, differ in letter case, leading zeros or spaces only; they are one"
+    return first.set_axis(ids.index), [said]
+
+
+def similar_form(cell: str) -> str:
+    """The id such that spellings which a careless hand may mix are equal: p01 for 'P 1'."""
+    kept = "".join(c for c in cell if not c.isspace() and unicodedata.category(c) != "Cf")
+    return re.sub(r"(?<![0-9])0+(?=[0-9])", "", kept.casefold())
+
+
+def _damaged(ids: Sequence[str]) -> str | None:
+    """An id that a spreadsheet has changed, if there is one."""
+    if broken := next(filter(EXPONENT.fullmatch, ids), None):
+        return broken
+    long = [i for i in ids if LONG.fullmatch(i)]
+    zeros = sum(len(i) - EXACT_DIGITS for i in long)
+    if zeros > 3 and all(set(i[EXACT_DIGITS:]) == {"0"} for i in long):  # by chance: 1 in 10,000
+        return long[0]
+    return next(filter(DAY.fullmatch, ids), None) if any(map(PAIR.fullmatch, ids)) else None
+
+
+def missing_words(cells: pd.Series, missing: Collection[str]) -> dict[str, int]:
+    """What stands for missing in a column of ids or labels -> how many cells; '' is the blank."""
+    counts = Counter(cells.str.strip())
+    words = {word for word in counts if word in missing or word.casefold() in {"", *MISSING_WORDS}}
+    return {word: counts[word] for word in sorted(words)}

@@ -1,0 +1,143 @@
+"""Text cells of labels and official splits, whose words mean the same in few spellings only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+import pandas as pd
+
+from slimp.errors import TableError
+from slimp.sources.parse_cells import Where, as_whole
+from slimp.sources.parse_ids import DECIMAL, FLOAT, MISSING_WORDS, similar_form
+
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "validation"),
+    **dict.fromkeys(("test", "testing", "tst", "holdout", "heldout"), "test"),
+}
+FOLD = re.compile(r"(?:fold|cv|split)?0*([0-9]{1,3})(?:\.0+)?")
+
+
+def parse_labels(
+    cells: pd.Series, names: Mapping[str, str], missing: Collection[str] = ()
+) -> tuple[pd.Series, list[str]]:
+    """The labels by their names here, missing where there is none, and warnings.
+
+    `1` and `1.0` are one label unless the column has other decimals. A word that means missing is
+    none, unless `names` has it; a name of '' is none too.
+    """
+    codes, spellings = pd.factorize(cells)
+    stripped = [str(s).strip() for s in spellings]
+    numbers = {w: name for key, name in names.items() if (w := as_whole(key)) is not None}
+    decimals = any(DECIMAL.fullmatch(s) and as_whole(s) is None for s in stripped)
+    words = set[str]()
+    labels = list[str]()
+    for cell in stripped:
+        whole = as_whole(cell)
+        if cell in names:
+            labels.append(names[cell])
+        elif whole in numbers:
+            labels.append(numbers[str(whole)])
+        elif cell in missing or cell.casefold() in MISSING_WORDS:
+            words |= {cell} - {"", *missing}
+            labels.append("")
+        else:
+            labels.append(str(whole) if FLOAT.fullmatch(cell) and not decimals else cell)
+    known = pd.Series(pd.array(labels, dtype="str").take(codes), index=cells.index)
+    warnings = [
+        f"column '{cells.name}': {int((cells.str.strip() == word).sum())} cell(s) '{word}' count "
+        f'as no label; if that is a class, add "{word}" = "{word}" under [label_names].'
+        for word in sorted(words)
+    ]
+    return known.where(known != ""), [*warnings, *_doubtful_classes(known, names)]
+
+
+def _doubtful_classes(labels: pd.Series, names: Mapping[str, str]) -> list[str]:
+    """Warnings of classes without a name beside others that have one, and of classes alike."""
+    counts = labels[labels != ""].value_counts()
+    warnings, alike = list[str](), dict[str, str]()
+    for label in counts.index:
+        other = alike.setdefault(similar_form(label), label)
+        if other != label:
+            warnings.append(
+                f"labels '{other}' and '{label}' differ in letter case, leading zeros or spaces "
+                f'only and are two classes; to join them, add "{label}" = "{other}" under '
+                "[label_names]."
+            )
+    named = {*names, *names.values()}
+    unnamed = sorted(f"'{label}' ({n} images)" for label, n in counts.items() if label not in named)
+    if names and unnamed:
+        shown = ", ".join(unnamed[:5]) + (f" and {len(unnamed) - 5} more" if unnamed[5:] else "")
+        warnings.append(
+            f"label_names has no name for {shown}; they stay as they are. If one is meant by a "
+            "name there, correct its spelling."
+        )
+    return warnings
+
+
+def parse_splits(
+    cells: pd.Series, names: Mapping[str, str], where: Where, missing: Collection[str] = ()
+) -> tuple[pd.Series, list[str]]:
+    """`train`, `validation`, `test` or `fold<number>` per cell, missing where there is none.
+
+    Raises:
+        TableError: a word is none of the common ones, nor in `names`.
+    """
+    codes, spellings = pd.factorize(cells)
+    parts, notes = list[str](), list[str]()
+    for code, spelling in enumerate(map(str, spellings)):
+        cell = spelling.strip()
+        plain = re.sub(r"[\s_-]|(?<=.)set$", "", cell.casefold())
+        if cell in names or plain in SPLIT_WORDS:
+            parts.append(names.get(cell) or SPLIT_WORDS.get(plain, ""))
+        elif cell in missing or cell.casefold() in {"", *MISSING_WORDS}:
+            parts.append("")
+        elif found := FOLD.fullmatch(plain):
+            parts.append(f"fold{found[1]}")
+        else:
+            row = int((codes == code).argmax())
+            raise TableError(
+                f"{where(row)}, column '{cells.name}': '{cell}' is no part of a split. Write "
+                "train, validation, test or the number of a fold; or say what it is under "
+                f'[split_names], as in "{cell}" = "test".'
+            )
+        if parts[-1] not in ("", cell):
+            notes.append(f"'{cell}' is {parts[-1]}")
+    known = pd.Series(pd.array(parts, dtype="str").take(codes), index=cells.index)
+    said = [f"column '{cells.name}': {', '.join(notes)}"] if notes else []
+    return known.where(known != ""), said
+
+
+def one_hot_labels(
+    table: pd.DataFrame, columns: Sequence[str], unmarked: str | None, where: Where
+) -> pd.Series:
+    """The name of the column that is marked in each row; '' where none of them has a cell.
+
+    Raises:
+        TableError: a cell is no mark, or a row is marked as none or as several of the classes.
+    """
+    marks = {"": 0, "0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
+    cells = table[list(columns)].apply(lambda c: c.str.strip().str.casefold())
+    plain = cells.replace(r"\.0*$", "", regex=True)
+    counts = plain.isin([mark for mark, one in marks.items() if one]).to_numpy()
+    strange = ~plain.isin(list(marks)).to_numpy()
+    filled = (plain != "").any(axis=1).to_numpy()
+    ones = counts.sum(axis=1)
+    wrong = strange.any(axis=1) | (ones > 1) | (filled & (ones == 0) & (unmarked is None))
+    if wrong.any():
+        row = int(wrong.argmax())
+        column = columns[int(strange[row].argmax())]
+        problem = f"is marked as {ones[row]} of the classes {', '.join(columns)}"
+        if strange[row].any():
+            problem = f"has '{table[column].iloc[row]}' in column '{column}', which is no 0 or 1"
+        raise TableError(
+            f"{where(row)}: the row {problem}. It must have 1 in the column of its class and 0 in "
+            "the others; if a row of zeros is of a further class, name it: label = { one_hot = "
+            '[...], unmarked = "..." }.'
+        )
+    chosen = pd.array([*columns, unmarked or "", ""], dtype="str")
+    at = counts.argmax(axis=1)
+    at[ones == 0] = len(columns)
+    at[~filled] = len(columns) + 1
+    return pd.Series(chosen.take(at), index=table.index, name="label")

@@ -20,7 +20,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import last_line_of, plain_parser, record
-from slimp.models.image_encoder import ImageEncoder
+from slimp.models.image_encoder import ImageEncoder, set_fused_attention
 from slimp.models.precision import suit_to_device
 from slimp.training.config import PretrainConfig
 from slimp.training.profile import matmul_peak
@@ -95,7 +95,7 @@ def prepare(encoder: ImageEncoder, way: str, device: torch.device) -> None:
     if way == "slimp":
         suit_to_device(encoder, device, "bf16")
         return
-    encoder.set_fused_attention(way != "unfused")
+    set_fused_attention(encoder, way != "unfused")
     if way == "fp32":  # timm's own layout
         for module in encoder.model.modules():
             module._forward_hooks.clear()
@@ -103,7 +103,7 @@ def prepare(encoder: ImageEncoder, way: str, device: torch.device) -> None:
 
 def forward_operations(encoder: ImageEncoder) -> float:
     """Of the matrix products and convolutions for one image."""
-    encoder.set_fused_attention(False)  # the counter does not know the fused kernel of CPUs
+    set_fused_attention(encoder, False)  # the counter does not know the fused kernel of CPUs
     pixels = an_image(encoder, 1)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         encoder(pixels)

@@ -25,7 +25,7 @@ from slimp.features.backends import (
     torch_backend,
 )
 from slimp.models.config import ModelConfig
-from slimp.models.image_encoder import ImageEncoder
+from slimp.models.image_encoder import ImageEncoder, set_fused_attention
 from slimp.training.config import PretrainConfig
 
 CPU = torch.device("cpu")
@@ -87,12 +87,12 @@ def test_torch_gives_what_the_encoder_gives_in_order(encoder: ImageEncoder) -> N
 
 
 def test_torch_leaves_attention_gradients_and_number_format_alone(encoder: ImageEncoder) -> None:
-    encoder.set_fused_attention(False)
+    set_fused_attention(encoder, False)
     for _ in torch_backend(encoder, CPU, "bf16")([pictures(2), pictures(2)]):
         assert not torch.is_inference_mode_enabled()
         assert not torch.is_autocast_enabled("cpu")
         assert not any(getattr(m, "fused_attn", False) for m in encoder.modules())
-    encoder.set_fused_attention(True)
+    set_fused_attention(encoder, True)
 
 
 def test_inference_sets_both() -> None:

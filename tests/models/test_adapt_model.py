@@ -439,7 +439,7 @@ def test_an_encoder_that_does_not_tell_is_refused_for_embeddings_only() -> None:
     source = run()
     nothing = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 16))
     source.image_encoder.model = nothing
-    with pytest.raises(UserError, match=r"encoder 'mine' does not tell .* --train heads"):
+    with pytest.raises(UserError, match=r"encoder 'mine' does not say .* --train heads"):
         embedding_names(source.image_encoder, "mine")
 
 
@@ -449,10 +449,10 @@ def test_an_encoder_that_does_not_tell_is_refused_for_embeddings_only() -> None:
         ({"weight": "age"}, "rename: the cohort has no feature 'weight'; it has: age, hurt"),
         (
             {"hurt": "age", "age": "hurt"},
-            "rename: 'hurt' belongs to the lesion level of the cohort",
+            "rename: 'hurt' is a feature of the cohort's lesion level",
         ),
         ({"sex": "gender"}, "rename: the run has no feature 'gender'; it has: age"),
-        ({"sex": "site"}, "the cohort has a feature 'site' of its own, so 'sex' cannot be it"),
+        ({"sex": "site"}, "has both 'sex' and 'site'"),
     ],
 )
 def test_what_is_said_to_be_the_same_must_be_there(rename: dict[str, str], message: str) -> None:

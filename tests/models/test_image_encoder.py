@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
-from slimp.models.image_encoder import ImageEncoder, read_tensors
+from slimp.models.image_encoder import ImageEncoder, set_fused_attention
 
 VIT = {"patch_size": 8, "embed_dim": 12, "depth": 2, "num_heads": 2}
 
@@ -68,21 +70,19 @@ def test_any_timm_model_gives_one_vector_per_image_from_pixels_normalised_as_it_
 
 def test_making_an_encoder_leaves_it_untouched_and_in_training_mode() -> None:
     encoder = ImageEncoder(config("resnet18", 32))
-    assert encoder.training
     assert encoder.model.training
-    counts = [value for name, value in encoder.state_dict().items() if name.endswith("tracked")]
-    assert counts
-    assert all(count == 0 for count in counts)
+    state = encoder.state_dict().items()
+    assert not any(value for name, value in state if name.endswith("num_batches_tracked"))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (config("nonsense"), r"encoder 'nonsense' .*Unknown model"),
-        (config("resnet18", 32, depth=3), r"unexpected keyword argument 'depth'"),
-        (config(img_size=32), r"set image_size, not encoder_options\.img_size"),
-        (config(**VIT, global_pool=""), r"gives 3 axes .* Set a global_pool"),
-        (config("resnet18", 32, global_pool=""), r"gives 4 axes .* Set a global_pool"),
+        (config("nonsense"), "nonsense"),
+        (config("resnet18", 32, depth=3), "depth"),
+        (config(img_size=32), r"encoder_options\.img_size"),
+        (config(**VIT, global_pool=""), "global_pool"),
+        (config("resnet18", 32, global_pool=""), "global_pool"),
     ],
 )
 def test_what_timm_cannot_make_is_refused_in_one_line(settings: ModelConfig, message: str) -> None:
@@ -97,7 +97,7 @@ def test_published_weights_without_a_network_name_the_way_out(
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"cannot be fetched .* --encoder-weights"):
+    with pytest.raises(UserError, match="--encoder-weights"):
         ImageEncoder(config("resnet18", 32), pretrained=True)
 
 
@@ -118,14 +118,14 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
 
 def test_an_encoder_that_cannot_recompute_says_so() -> None:
     encoder = ImageEncoder(config("dla46_c", 32))
-    with pytest.raises(UserError, match="'dla46_c' cannot do gradient checkpointing"):
+    with pytest.raises(UserError, match="dla46_c"):
         encoder.set_gradient_checkpointing(True)
 
 
 def test_unfused_attention_is_the_same_function() -> None:
     encoder = vit().double()
     fused, wanted = encoder(pixels()), gradients(encoder)
-    encoder.set_fused_attention(False)
+    set_fused_attention(encoder, False)
     torch.testing.assert_close(encoder(pixels()), fused)
     torch.testing.assert_close(gradients(encoder), wanted)
 
@@ -147,35 +147,52 @@ def test_the_layout_of_tokens_changes_no_value_and_no_gradient() -> None:
     torch.testing.assert_close(wanted, gradients(encoder), rtol=1e-12, atol=1e-12)
 
 
-def test_pixels_are_normalised_in_the_number_format_of_the_module() -> None:
-    assert vit()(pixels()).dtype == torch.float32
-    assert vit().double()(pixels()).dtype == torch.float64
-    assert vit().bfloat16()(pixels()).dtype == torch.bfloat16
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_pixels_are_normalised_in_the_number_format_of_the_module(dtype: torch.dtype) -> None:
+    assert vit().to(dtype)(pixels()).dtype == dtype
 
 
 # ------------------------------------------------------------------ weights from a file
 
 
-@pytest.mark.parametrize("ending", ["safetensors", "pth", "wrapped.pth"])
-def test_local_weights_load_and_their_classifier_is_left_aside(tmp_path: Path, ending: str) -> None:
-    state = timm_state()
-    path = tmp_path / f"weights.{ending}"
-    if ending == "safetensors":
-        save_file(state, path)
-    else:
-        torch.save({"state_dict": state} if ending.startswith("wrapped") else state, path)
-    encoder = vit()
-    assert sorted(encoder.load_weights(path)) == ["head.bias", "head.weight"]
+def renamed(prefix: str) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in timm_state().items()}
+
+
+WRAPPED = {
+    "plain": timm_state,
+    "model": lambda: {"model": timm_state(), "epoch": 3},
+    "model_state_dict": lambda: {"model_state_dict": timm_state(), "optimizer": {"lr": 0.1}},
+    "state_dict": lambda: {"state_dict": renamed("module.")},
+    "dino": lambda: {
+        "teacher": {**renamed("backbone."), "head.mlp.0.weight": torch.ones(2)},
+        "student": renamed("module.backbone."),
+    },
+    "multi-modal": lambda: {**renamed("encoder_imaging."), "encoder_tabular.0": torch.ones(2)},
+    "encoder": lambda: renamed("encoder."),
+    "slimp": lambda: {**renamed("image_encoder.model."), "view.weight": torch.ones(2)},
+}
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_weights_load_from_common_wrappings_without_their_classifier(
+    tmp_path: Path, wrapped: str
+) -> None:
+    torch.save(WRAPPED[wrapped](), tmp_path / "weights.pth")
+    encoder, state = vit(), timm_state()
+    encoder.load_weights(tmp_path / "weights.pth")
     for name, value in encoder.model.state_dict().items():
         assert torch.equal(value, state[name]), name
 
 
-def test_the_classifier_goes_by_the_name_that_timm_has_for_it(tmp_path: Path) -> None:
-    for name, left in (("resnet18", "fc"), ("mobilenetv3_small_050", "classifier")):
-        path = tmp_path / f"{name}.safetensors"
-        save_file(timm.create_model(name, num_classes=3).state_dict(), path)
-        found = ImageEncoder(config(name, 32)).load_weights(path)
-        assert sorted(found) == [f"{left}.bias", f"{left}.weight"]
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050"])
+def test_the_classifier_goes_by_the_name_that_timm_has_for_it(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "weights.safetensors"
+    state = timm.create_model(name, num_classes=3).state_dict()
+    save_file(state, path)
+    encoder = ImageEncoder(config(name, 32))
+    encoder.load_weights(path)
+    assert all(torch.equal(v, state[n]) for n, v in encoder.model.state_dict().items())
 
 
 def test_position_embeddings_of_another_size_are_resampled(tmp_path: Path) -> None:
@@ -190,19 +207,26 @@ def test_position_embeddings_of_another_size_are_resampled(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("content", "named"),
     [
-        ({"depth": 3}, r"'blocks\.2\..*' has shape .*, expected no such entry"),
-        ({"depth": 1}, r"'blocks\.1\..*' has shape none \(it is not there\), expected"),
-        ({"embed_dim": 16}, r"'cls_token' has shape \[1, 1, 16\], expected \[1, 1, 12\]"),
+        (lambda: timm_state(depth=3), "'blocks.2.norm1.weight' [12] is not expected"),
+        (lambda: timm_state(depth=1), "'blocks.1.norm1.weight' is missing, expected [12]"),
+        (lambda: timm_state(embed_dim=16), "'cls_token' is [1, 1, 16], expected [1, 1, 12]"),
+        (lambda: {"conv.weight": torch.ones(2)}, "Names found: conv.weight; expected: cls_token"),
+        (lambda: {**renamed("a."), **renamed("b.")}, "several sets of weights fit"),
+        (lambda: {"model": timm_state(), "state_dict": timm_state()}, "model, state_dict"),
+        (lambda: [1, 2], "a list"),
+        (lambda: torch.ones(3), "a Tensor"),
+        (lambda: {"a": 1}, "named tensors (a)"),
+        (lambda: {"state_dict": [1]}, "named tensors (state_dict)"),
     ],
 )
-def test_weights_of_another_architecture_name_the_first_misfit(
-    tmp_path: Path, changes: dict[str, int], message: str
+def test_weights_that_do_not_fit_are_refused_in_one_line(
+    tmp_path: Path, content: Callable[[], object], named: str
 ) -> None:
-    path = tmp_path / "other.safetensors"
-    save_file(timm_state(**changes), path)
-    with pytest.raises(CheckpointError, match=message) as caught:
+    path = tmp_path / "other.pth"
+    torch.save(content(), path)
+    with pytest.raises(CheckpointError, match=re.escape(named)) as caught:
         vit().load_weights(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -226,31 +250,21 @@ def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path: Path, as_torch
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content))
-    with pytest.raises(CheckpointError, match=r"weights\.pth: damaged or not a file of tensors"):
+    with pytest.raises(CheckpointError, match=r"weights\.pth"):
         vit().load_weights(path)
     assert not trace.exists()
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pth"])
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_truncated_weights_are_refused(tmp_path: Path, ending: str, share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.99, None])
+def test_truncated_and_absent_weights_are_refused(
+    tmp_path: Path, ending: str, fraction: float | None
+) -> None:
     path = tmp_path / f"weights.{ending}"
-    (save_file if ending == "safetensors" else torch.save)(timm_state(), path)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(CheckpointError, match=rf"weights\.{ending}: damaged") as caught:
-        read_tensors(path)
+    if fraction is not None:
+        (save_file if ending == "safetensors" else torch.save)(timm_state(), path)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(fraction * len(content))])
+    with pytest.raises(CheckpointError, match=rf"weights\.{ending}") as caught:
+        vit().load_weights(path)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("content", [[1, 2], torch.ones(3), {"a": 1}, {"state_dict": [1]}])
-def test_a_file_of_other_things_is_refused(tmp_path: Path, content: object) -> None:
-    path = tmp_path / "weights.pth"
-    torch.save(content, path)
-    with pytest.raises(CheckpointError, match="holds other things than named tensors"):
-        read_tensors(path)
-
-
-def test_an_absent_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"nowhere\.safetensors: no such file"):
-        read_tensors(tmp_path / "nowhere.safetensors")

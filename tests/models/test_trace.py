@@ -184,7 +184,7 @@ def published_cases(draw: st.DrawFn) -> tuple[dict[str, Any], Tensor, str]:
     return metadata, torch.tensor(draw(st.tuples(*columns))).T.contiguous(), continuous
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     case=published_cases(),
     depth=st.integers(1, 2),
@@ -347,26 +347,21 @@ def test_any_number_of_features_and_of_rows(features, missing, continuous):
 
 
 def test_a_level_without_features_has_no_encoder():
-    with pytest.raises(UserError, match="at least one feature"):
+    with pytest.raises(UserError):
         Trace(TraceFeatures(continuous=0, categorical=()))
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"heads": 3}, "heads must divide the width 8, got 3"),
-        ({"depth": 0}, "at least 1"),
-        ({"dropout": 1.0}, "dropout must be in"),
-    ],
+    ("name", "value"), [("heads", 3), ("depth", 0), ("width", 0), ("dropout", 1.0)]
 )
-def test_nonsense_is_refused(config, message):
-    with pytest.raises(UserError, match=message):
-        trace_of(**config)
+def test_nonsense_is_refused(name, value):
+    with pytest.raises(UserError, match=name):
+        trace_of(**{name: value})
 
 
-@pytest.mark.parametrize(("missing", "training"), product(MISSING, (True, False)))
-def test_rows_do_not_influence_each_other(missing, training):
-    trace, rows = trace_of(missing=missing).train(training), rows_of(20)
+@pytest.mark.parametrize("missing", MISSING)
+def test_rows_do_not_influence_each_other(missing):
+    trace, rows = trace_of(missing=missing), rows_of(20)
     together = trace(rows)
     order = torch.randperm(20)
     torch.testing.assert_close(trace(rows[order]), together[order])
@@ -374,41 +369,20 @@ def test_rows_do_not_influence_each_other(missing, training):
     torch.testing.assert_close(alone, together)
 
 
-def test_training_and_inference_agree_without_dropout():
-    trace, rows = trace_of(missing="mask", depth=2), rows_of()
-    trained = trace(rows)
-    with torch.inference_mode():
-        torch.testing.assert_close(trace.eval()(rows), trained)
-
-
-@pytest.mark.parametrize(("missing", "continuous"), product(MISSING, CONTINUOUS))
-def test_weights_survive_a_round_trip(missing, continuous):
-    config = {"missing": missing, "continuous": continuous}
-    trace, rows = trace_of(**config), rows_of()
-    torch.manual_seed(1)
-    other = Trace(FEATURES, TraceConfig(width=8, **config))
-    assert not torch.equal(other(rows), trace(rows))
-    other.load_state_dict(trace.state_dict())
-    assert torch.equal(other(rows), trace(rows))
-
-
 # ----------------------------------------------------------------------------------- attention
 
 
-@pytest.mark.parametrize("missing", MISSING)
-def test_attention_sums_to_one_and_skips_what_is_masked(missing):
-    trace, rows = trace_of(missing=missing, depth=2), rows_of()
+@pytest.mark.parametrize(("missing", "continuous"), product(MISSING, ("mlp", "norm")))
+def test_attention_sums_to_one_and_skips_what_is_masked(missing, continuous):
+    trace, rows = trace_of(missing=missing, continuous=continuous, depth=2), rows_of()
+    skipped = FEATURES.continuous if continuous == "norm" else 0  # these make no token
+    size = 1 + FEATURES.tokens - skipped  # with CLS
     maps = trace.attention(rows)
-    assert [tuple(layer.shape) for layer in maps] == [(6, 2, 6, 6)] * 2  # CLS + 5 features
+    assert [tuple(layer.shape) for layer in maps] == [(6, 2, size, size)] * 2
     for layer in maps:
-        torch.testing.assert_close(layer.sum(dim=-1), torch.ones(6, 2, 6))
-        on_missing = layer[..., 1:].transpose(1, 3)[~rows.present]
+        torch.testing.assert_close(layer.sum(dim=-1), torch.ones(6, 2, size))
+        on_missing = layer[..., 1:].transpose(1, 3)[~rows.present[:, skipped:]]
         assert (on_missing == 0).all() == (missing == "mask")
-
-
-def test_attention_of_norm_leaves_out_the_values_that_make_no_token():
-    trace = trace_of(continuous="norm", missing="mask")
-    assert trace.attention(rows_of())[0].shape == (6, 2, 4, 4)
 
 
 # ----------------------------------------------------------------------------------- precision
@@ -422,7 +396,7 @@ def test_gradients(missing, continuous, checkbox):
     """Of every weight and of the values, against finite differences in 64 bits."""
     features = TraceFeatures(continuous=2, categorical=(2, (1, 1)))
     config = {"missing": missing, "continuous": continuous, "checkbox": checkbox}
-    trace = trace_of(features, width=4, mlp_ratio=1, **config).double()
+    trace = trace_of(features, width=2, mlp_ratio=1, **config).double()
     rows = double(rows_of(3, features))
     rows.checkbox[0] = 1.0
     rows.present[0] = True
@@ -449,9 +423,8 @@ def test_the_row_of_a_missing_category_gets_no_gradient_and_the_others_do():
     assert (gradient[1:].abs().sum(dim=1) > 0).all()
 
 
-@pytest.mark.parametrize("missing", MISSING)
-def test_bf16_stays_near(missing):
-    trace, rows = trace_of(missing=missing, width=32), rows_of(50)
+def test_bf16_stays_near():
+    trace, rows = trace_of(missing="mask", width=32), rows_of(50)
     want = trace(rows)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = trace(rows)
@@ -483,20 +456,13 @@ def fitted() -> tuple[Encoding, Rows]:
     return encoding, encoding.encode(table)
 
 
-def test_encoded_tables_flow_through():
-    encoding, rows = fitted()
-    trace = Trace(encoding, TraceConfig(width=8, missing="mask"))
-    assert trace(rows).shape == (4, 8)
-    assert trace.attention(rows)[0].shape == (4, 2, 4, 4)
-    names = [feature.name for feature in encoding.features]
-    assert names == ["age", "site", "symptoms"], "attention's columns, after CLS"
-
-
 @pytest.mark.parametrize("missing", MISSING)
 def test_a_hidden_cell_equals_an_empty_one(missing):
     """Feature dropout in the batches hides cells; to the encoder they are as if never filled."""
     encoding, rows = fitted()
     trace = Trace(encoding, TraceConfig(width=8, missing=missing))
+    assert [feature.name for feature in encoding.features] == ["age", "site", "symptoms"]
+    assert trace(rows).shape == (4, 8)
     hidden = encoding.disturb(rows, np.random.default_rng(0), dropout=1.0, corruption=0.0)
     empty = Rows(*(torch.zeros_like(getattr(rows, name)) for name in rows.__dataclass_fields__))
     assert torch.equal(trace(hidden), trace(empty))

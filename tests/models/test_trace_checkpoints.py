@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -25,19 +24,11 @@ def test_rows_hold_the_columns_and_which_cells_are_known():
     assert rows.present.int().tolist() == [[1, 0, 1, 1, 1], [0, 1, 0, 1, 1]]
 
 
-@pytest.mark.parametrize("convert", [torch.Tensor.double, torch.Tensor.numpy, lambda x: x.half()])
+@pytest.mark.parametrize("convert", [torch.Tensor.double, torch.Tensor.numpy, torch.Tensor.int])
 def test_any_numeric_table_serves(convert):
-    table = convert(X)
-    rows, want = official_rows(table, METADATA), official_rows(X, METADATA)
+    rows, want = official_rows(convert(X), METADATA), official_rows(X, METADATA)
     assert torch.equal(rows.categorical, want.categorical)
     assert torch.equal(rows.present, want.present)
-
-
-def test_whole_numbers_serve():
-    metadata = {"continuous": ["age"], "categorical": {"sex": 2}}
-    rows = official_rows(np.array([[50, 1], [0, 2]]), metadata)
-    assert rows.continuous.tolist() == [[50.0], [0.0]]
-    assert rows.categorical.tolist() == [[1], [2]]
 
 
 def test_no_rows_and_no_columns_of_a_kind():
@@ -49,25 +40,21 @@ def test_no_rows_and_no_columns_of_a_kind():
 
 
 @pytest.mark.parametrize(
-    ("row", "column", "value", "message"),
+    ("row", "column", "value", "name"),
     [
-        (1, 2, 3, r"row 1, column 'sex': 3; its cells must be whole numbers from 0 .* to 2"),
-        (0, 2, -1, r"row 0, column 'sex': -1"),
-        (1, 2, 1.5, r"row 1, column 'sex': 1.5"),
-        (1, 4, 2, r"row 1, column 'pain': 2; .* to 1"),
-        (0, 6, 3, r"row 0, column 'seen': 3; .* to 2"),
-        (1, 0, float("nan"), r"row 1, column 'age': nan; its cells must be finite, with 0 for"),
+        *[(1, 2, 3, "sex"), (0, 2, -1, "sex"), (1, 2, 1.5, "sex"), (1, 4, 2, "pain")],
+        *[(0, 6, 3, "seen"), (1, 0, float("nan"), "age")],
     ],
 )
-def test_a_cell_outside_the_coding_is_named(row, column, value, message):
+def test_a_cell_outside_the_coding_is_named(row, column, value, name):
     x = X.clone()
     x[row, column] = value
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"row {row}, column '{name}': {value}"):
         official_rows(x, METADATA)
 
 
 def test_wrong_number_of_columns():
-    with pytest.raises(UserError, match="describe 7 columns, the rows have 6"):
+    with pytest.raises(UserError, match="7 columns, the rows have 6"):
         official_rows(X[:, 1:], METADATA)
 
 
@@ -125,19 +112,19 @@ def test_prefixes_and_checkpoints_are_unwrapped(prefix, wrapped):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({**METADATA, "continuous": ["age"]}, r"'num_mlp.mlp.0.weight' has shape \[128, 2\]"),
-        ({**METADATA, "continuous": []}, r"'num_mlp.mlp.0.weight' .* ask for no such entry"),
+        ({**METADATA, "continuous": ["age"]}, r"'num_mlp.mlp.0.weight' is \[128, 2\]"),
+        ({**METADATA, "continuous": []}, r"'num_mlp.mlp.0.weight' \[128, 2\] is not expected"),
         (
             {**METADATA, "categorical": {**METADATA["categorical"], "sex": 5}},
-            r"'embeddings.0.weight' has shape \[3, 128\], where the metadata ask for \[6, 128\]",
+            r"'embeddings.0.weight' is \[3, 128\], expected \[6, 128\]",
         ),
         (
             {**METADATA, "categorical": {**METADATA["categorical"], "more": 2}},
-            r"'embeddings.3.weight' has shape none \(it is not there\)",
+            "'embeddings.3.weight' is missing",
         ),
         (
             {**METADATA, "categorical": {"sex": 2, "pain": 3, "seen": 1}},
-            r"'embeddings.1.weight' has shape none",
+            "'embeddings.1.weight' is missing",
         ),
     ],
 )
@@ -147,7 +134,7 @@ def test_a_state_dict_of_other_features_is_refused(metadata, message):
 
 
 def test_something_else_is_refused():
-    with pytest.raises(CheckpointError, match="it lacks"):
+    with pytest.raises(CheckpointError, match=r"encoder\.cls_token"):
         Trace.from_official({"fc.weight": torch.zeros(2, 2)}, METADATA)
-    with pytest.raises(CheckpointError, match=r"'cat_norm.weight' has shape \[128\], where"):
+    with pytest.raises(CheckpointError, match=r"'cat_norm\.weight'"):
         Trace.from_official(published_state(**{"cat_norm.weight": torch.ones(128)}), METADATA)

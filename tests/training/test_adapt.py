@@ -21,8 +21,8 @@ from slimp.errors import CheckpointError, CohortError, UserError
 from slimp.evaluation.protocol import parts_of_run
 from slimp.features.embed import embed
 from slimp.models.config import ModelConfig
-from slimp.models.image_encoder import read_tensors
 from slimp.models.nested import Slimp
+from slimp.models.weights_file import read_tensors
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training import loop as train
 from slimp.training.adapt import Adaptation, adapt, left_behind, stages_of

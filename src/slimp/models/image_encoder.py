@@ -5,8 +5,8 @@ Axis names: n = images, d = embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,12 +14,14 @@ from typing import Any, cast
 import timm
 import torch
 from jaxtyping import Float, UInt8
-from safetensors.torch import load_file
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
+from slimp.models.weights_file import load_tensors as load_tensors
+from slimp.models.weights_file import misfit, prefixes, read_state_dicts, some
+from slimp.models.weights_file import read_tensors as read_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,7 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig, *, pretrained: bool = False) -> None:
         super().__init__()
+        self.name = config.encoder
         self.model = _create(config, pretrained=pretrained)
         for module in self.model.modules():
             if isinstance(module, PatchEmbed):
@@ -67,24 +70,51 @@ class ImageEncoder(nn.Module):
         """Embeddings of raw RGB pixels, 0 to 255."""
         return cast("Tensor", self.model((pixels.to(self.mean.dtype) - self.mean) / self.std))
 
-    def load_weights(self, path: str | Path) -> list[str]:
-        """Loads a timm state dict from a local file; the names of its classifier, left aside.
+    def load_weights(self, path: str | Path) -> None:
+        """Loads the encoder's weights from a local file of a timm model of this architecture.
 
-        Position embeddings of another image size are resampled by timm.
+        They may lie in an entry of a checkpoint (`model`, `state_dict`, DINO's `teacher`) and have
+        a prefix such as `module.backbone.`, if only one such reading fits. A classifier is left
+        out. Position embeddings of another image size are resampled by timm.
 
         Raises:
             CheckpointError: the file is missing, no tensor file, or of another architecture.
         """
         path = Path(path)
-        state = read_tensors(path)
+        want = self.model.state_dict()
+        fitting: dict[str, dict[str, Tensor]] = {}
+        problem, found = None, []
+        for entry, state in read_state_dicts(path).items():
+            found += [f"{entry}: {name}" if entry else name for name in state]
+            for prefix in prefixes(state, want):
+                below = {n.removeprefix(prefix): state[n] for n in state if n.startswith(prefix)}
+                tensors = self._without_classifier(below)
+                if (misfit_here := misfit(tensors, want)) is None:
+                    fitting[": ".join(filter(None, [entry, prefix])) or "the file"] = tensors
+                    if not prefix:
+                        break
+                problem = misfit_here or problem
+        if len(fitting) > 1:
+            raise CheckpointError(
+                f"{path}: several sets of weights fit the encoder: {', '.join(fitting)}. Save the "
+                "one to use in a file of its own."
+            )
+        if not fitting:
+            raise CheckpointError(
+                f"{path}: does not fit encoder '{self.name}': {problem}. Names found: "
+                f"{some(found)}; expected: {some(want)}."
+            )
+        self.model.load_state_dict(*fitting.values())
+
+    def _without_classifier(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The entries of the encoder alone, under timm's present names."""
         if isinstance(self.model, timm.models.vision_transformer.VisionTransformer):
-            state = timm.models.vision_transformer.checkpoint_filter_fn(state, self.model)
+            # It may fail on weights of another architecture, which their shapes will show.
+            with suppress(AttributeError, IndexError, KeyError, RuntimeError, ValueError):
+                state = timm.models.vision_transformer.checkpoint_filter_fn(state, self.model)
         heads = self.model.pretrained_cfg.get("classifier") or ()
-        heads = (heads,) if isinstance(heads, str) else tuple(heads)
-        classifier = [name for name in state if name.startswith(tuple(f"{h}." for h in heads))]
-        encoder = {name: value for name, value in state.items() if name not in classifier}
-        load_tensors(self.model, encoder, path)
-        return classifier
+        starts = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
+        return {name: value for name, value in state.items() if not name.startswith(starts)}
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Recompute activations in the backward pass instead of keeping them.
@@ -95,24 +125,19 @@ class ImageEncoder(nn.Module):
         try:
             self.model.set_grad_checkpointing(enable)
         except (AssertionError, AttributeError):
-            name = self.model.pretrained_cfg.get("architecture")
-            raise UserError(f"encoder '{name}' cannot do gradient checkpointing.") from None
-
-    def set_fused_attention(self, enable: bool) -> None:
-        """As `set_fused_attention`, of the encoder alone."""
-        set_fused_attention(self, enable)
+            raise UserError(f"encoder '{self.name}' cannot do gradient checkpointing.") from None
 
 
 def set_fused_attention(model: nn.Module, enable: bool) -> None:
     """Fused attention everywhere, or matrix products that can run in bf16 on a CPU."""
-    for module in _that_attend(model):
+    for module in _attention_layers(model):
         module.fused_attn = enable
 
 
 @contextmanager
 def fused_attention(model: nn.Module, enable: bool) -> Iterator[None]:
-    """The one kind of attention; afterwards each module has its own again."""
-    before = {module: module.fused_attn for module in _that_attend(model)}
+    """As `set_fused_attention`, within a block."""
+    before = {module: module.fused_attn for module in _attention_layers(model)}
     set_fused_attention(model, enable)
     try:
         yield
@@ -121,7 +146,7 @@ def fused_attention(model: nn.Module, enable: bool) -> Iterator[None]:
             module.fused_attn = fused
 
 
-def _that_attend(model: nn.Module) -> list[Any]:
+def _attention_layers(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if hasattr(module, "fused_attn")]
 
 
@@ -132,47 +157,6 @@ def _rows_side_by_side(module: nn.Module, inputs: tuple[Any, ...], tokens: Tenso
     residual stream keep that order: every normalisation of every block would copy it back.
     """
     return tokens.contiguous() if tokens.ndim == 3 else tokens
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file, or of a .pth file that holds nothing but tensors.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, or would need code to load.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors and torch raise many kinds for damaged files
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{path}: damaged or not a file of tensors ({reason}). Copy it or make it again."
-        ) from None
-    state = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{path}: holds other things than named tensors.")
-    return state
-
-
-def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Loads tensors that have exactly the names and shapes of the module's own.
-
-    Raises:
-        CheckpointError: names the first that does not fit, and the file that it came from.
-    """
-    have = {name: list(value.shape) for name, value in tensors.items()}
-    want = {name: list(value.shape) for name, value in module.state_dict().items()}
-    for name in [*want, *have]:
-        if have.get(name) != want.get(name):
-            raise CheckpointError(
-                f"{path}: does not fit this model: '{name}' has shape "
-                f"{have.get(name, 'none (it is not there)')}, expected "
-                f"{want.get(name, 'no such entry')}."
-            )
-    module.load_state_dict(tensors)
 
 
 def _create(config: ModelConfig, *, pretrained: bool) -> Any:

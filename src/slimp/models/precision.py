@@ -1,7 +1,7 @@
-"""Which number format and attention kernel is fast on this device: measured, not guessed.
+"""Number format and attention kernel that are fast on this device, as measured.
 
-Evidence, in ms per image or row, forward and backward, two cores with AMX, in batches of 64
-images at 64 px, 16 at 224 px (`benchmarks/encoders.py`) and 2,048 rows of metadata:
+In ms per image or row, forward and backward, two cores with AMX, in batches of 64 images at 64 px,
+16 at 224 px (`benchmarks/encoders.py`) and 2,048 rows of metadata:
 
 | encoder | fp32 | bf16, fused attention | bf16, unfused | with freed memory kept |
 | --- | --- | --- | --- | --- |
@@ -9,12 +9,9 @@ images at 64 px, 16 at 224 px (`benchmarks/encoders.py`) and 2,048 rows of metad
 | ViT-S/16, 224 px | 105.9 | 46.7 | 37.6 | 36.8 |
 | tabular, 14 tokens | 0.14 | 0.13 | 0.06 | not measured |
 
-What is left is bound by memory and not by arithmetic: the same matrix products run twice as fast
-on operands that are in the cache. In one trial on the small ViT, a hand-written function per
-sub-layer took 5 % less time than this and torch.compile 16 % less; the one is not worth its code,
-the other needs a compiler.
-
-On CUDA and MPS the fused kernels are PyTorch's defaults, and stay.
+The rest is bound by memory: the same matrix products run twice as fast on operands in the cache. In
+one trial on the small ViT, torch.compile took 16 % less time than this, but needs a compiler. On
+CUDA and MPS the fused kernels are PyTorch's defaults.
 """
 
 from __future__ import annotations
@@ -37,42 +34,33 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # options of mallopt,
 
 
 def bf16_is_fast(device: str) -> bool:
-    """Whether matrix products in bf16 are worth while on a kind of device: measured on CPUs."""
+    """Whether matrix products in bf16 are fast on a kind of device; measured on CPUs."""
     if device == "cpu":
         return _bf16_speedup_on_cpu() > WORTHWHILE
     return device == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def autocast_on(device: torch.device, precision: str) -> Autocast:
-    """Makes contexts in which products are in the number format asked for; weights stay as are."""
+    """Makes contexts in which products use the precision asked for; weights stay in 32 bit."""
     return partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def prefers_fused_attention(device: torch.device, precision: str) -> bool:
-    """Whether fused attention is the faster one.
-
-    Not on CPUs under bf16: there its backward pass is slower than plain matrix products, which
-    run on the processor's bf16 units.
-    """
-    return not (device.type == "cpu" and precision == "bf16")
-
-
 def suit_to_device(model: nn.Module, device: torch.device, precision: str) -> None:
-    """Switches all encoders to the kernels that are fast on a device; no function changes.
+    """Switches all encoders to the kernels that are fast on a device; they compute the same.
 
-    On a CPU the C library is told to keep freed memory, which holds for the whole process.
+    On a CPU the C library is told to keep freed memory, for the whole process.
     """
-    set_fused_attention(model, prefers_fused_attention(device, precision))
+    # On CPUs under bf16 the fused backward pass is slower than matrix products on the bf16 units.
+    set_fused_attention(model, not (device.type == "cpu" and precision == "bf16"))
     if device.type == "cpu":
         keep_freed_memory()
 
 
 def keep_freed_memory() -> bool:
-    """Whether the C library will hand freed memory to the next tensor, not back to the system.
+    """Whether the C library (glibc) will reuse freed memory instead of returning it to the system.
 
-    Without this, activations are fresh pages in every step, which the system clears one by one:
-    8 % of a step of the small ViT in bf16, in batches of 64. Only glibc has the switch. The
-    process then holds on to its peak.
+    Otherwise activations are fresh pages in every step, which the system clears one by one: 8 % of
+    a step of the small ViT in bf16, in batches of 64. The process then keeps its peak memory.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:

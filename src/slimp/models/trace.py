@@ -18,9 +18,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from slimp.data.encoding import Encoding, Rows
-from slimp.errors import UserError
-from slimp.models.trace_checkpoints import TraceFeatures, published_names, require_fit
+from slimp.errors import CheckpointError, UserError
+from slimp.models.trace_checkpoints import TraceFeatures, published_names
 from slimp.models.transformer import TokenEncoder
+from slimp.models.weights_file import misfit
 
 Pool = Literal["mean", "cls"]
 Checkbox = Literal["sum", "prod", "max"]
@@ -240,7 +241,11 @@ class Trace(nn.Module):
         )
         features = TraceFeatures.of_official(metadata)
         trace = cls(features, config, num_classes=None if head is None else len(head))
-        require_fit(state, trace.state_dict())
+        if problem := misfit(state, trace.state_dict()):
+            raise CheckpointError(
+                f"the state dict does not fit the metadata: {problem}. Are these the features it "
+                "was trained with?"
+            )
         trace.load_state_dict(state)
         return trace.eval()
 

@@ -118,23 +118,6 @@ def published_names(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items()}
 
 
-def require_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raises unless the entries of `state` have the names and shapes of those of `wanted`.
-
-    Raises:
-        CheckpointError: names the first entry that does not fit.
-    """
-    have = {name: list(value.shape) for name, value in state.items()}
-    want = {name: list(value.shape) for name, value in wanted.items()}
-    for name in [*want, *have]:
-        if have.get(name) != want.get(name):
-            raise CheckpointError(
-                f"the state dict does not fit the metadata: '{name}' has shape "
-                f"{have.get(name, 'none (it is not there)')}, where the metadata ask for "
-                f"{want.get(name, 'no such entry')}. Are these the features it was trained with?"
-            )
-
-
 def _official_size(name: str, size: object) -> int | tuple[int, ...]:
     if isinstance(size, list | tuple) and size and set(size) <= {1, 2}:
         return (1,) * len(size)  # published code reads 1 and 2 alike: a yes/no column

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 class TokenEncoder(nn.Module):
     """A learned CLS token in front, then Transformer layers.
 
-    `absent` tokens are not looked at by any token (None: all are looked at). CLS always is, so
-    that the softmax is defined where everything is absent.
+    No token attends to `absent` ones (None: none is absent). All attend to CLS, so that the softmax
+    is defined where everything else is absent.
     """
 
     def __init__(
@@ -27,10 +27,7 @@ class TokenEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
-        layers = [
-            TransformerLayer(width=width, heads=heads, mlp_ratio=mlp_ratio, dropout=dropout)
-            for _ in range(depth)
-        ]
+        layers = [TransformerLayer(width, heads, mlp_ratio, dropout) for _ in range(depth)]
         self.transformer_encoder = nn.ModuleDict({"layers": nn.ModuleList(layers)})
 
     def forward(
@@ -70,12 +67,12 @@ class TokenEncoder(nn.Module):
 class TransformerLayer(nn.Module):
     """Post-norm Transformer layer with the parameter names of `nn.TransformerEncoderLayer`.
 
-    Not that class itself, because it cannot hand out attention weights, and its inference path
-    rounds differently from its training path. `fused_attn` chooses the kernel and not the
-    function; it has the name that timm gives it, so that one switch serves all encoders.
+    Not that class itself, because it does not return attention weights, and its inference path
+    rounds differently from its training path. `fused_attn` chooses the kernel; it has timm's name,
+    so that one switch serves all encoders.
     """
 
-    def __init__(self, *, width: int, heads: int, mlp_ratio: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, mlp_ratio: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
         self.fused_attn = True
@@ -92,11 +89,11 @@ class TransformerLayer(nn.Module):
     ) -> Float[Tensor, "n s h"]:
         """Self-attention, then the MLP, each added and normalised."""
         q, k, v = self._heads(x)
-        share = self.dropout.p if self.training else 0.0
+        dropout = self.dropout.p if self.training else 0.0
         if self.fused_attn:
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=share)
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         else:
-            attended = F.dropout(_weights(q, k, mask), share) @ v
+            attended = F.dropout(_weights(q, k, mask), dropout) @ v
         attended = self.self_attn.out_proj(attended.transpose(1, 2).flatten(2))  # (n, s, h)
         x = self.norm1(x + self.dropout(attended))
         hidden = self.dropout(F.gelu(self.linear1(x)))

@@ -1,6 +1,6 @@
-"""Training state on disk: tensors as safetensors, the rest as JSON; no pickle is ever loaded.
+"""Checkpoints of a training run: tensors as safetensors, the rest as JSON, no pickles.
 
-There is nothing random to save: whatever a step draws follows from the seed and the step's number.
+There is no random state to save: what a step draws follows from the seed and the step's number.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -22,19 +22,19 @@ from torch.optim import Optimizer
 
 from slimp.data.files import new_folder, read_json, remove_partials, write_json
 from slimp.errors import CheckpointError, UserError
-from slimp.models.image_encoder import load_tensors, read_tensors
+from slimp.models.weights_file import load_tensors, read_tensors
 
 
 @dataclass(kw_only=True)
 class Progress:
-    """How far training is; mutable, saved with each checkpoint."""
+    """Progress of training; mutable, saved with each checkpoint."""
 
     step: int = 0
     """Optimizer steps taken."""
     epoch: int = 0
     """Epochs completed."""
     log_bytes: int = 0
-    """Length of metrics.jsonl; what lies beyond is dropped on resume."""
+    """Length of metrics.jsonl; what follows is dropped on resume."""
     best: float | None = None
     """Best value of the monitored metric."""
     stale: int = 0
@@ -43,15 +43,15 @@ class Progress:
     """Early stopping has ended the run."""
 
 
-class Checkpoints:
-    """The checkpoints of one run, written while training goes on; oldest dropped first.
+class Checkpoints(AbstractContextManager["Checkpoints"]):
+    """The checkpoints of one run, written in the background; the oldest are deleted.
 
-    Leave it as a context manager, or `close` it: then the last one is whole. Of several processes
-    only one may save; all may load before it does.
+    On leaving the context, or after `close`, the last one is complete. Of several processes only
+    one may save; all may load before it does.
 
     Args:
-        folder: where `step_00000200/` and its like live.
-        keep: how many of the newest stay.
+        folder: of the checkpoints `step_00000200/` and so on.
+        keep: number of the newest checkpoints to keep.
     """
 
     def __init__(self, folder: Path, *, keep: int) -> None:
@@ -62,12 +62,12 @@ class Checkpoints:
         self._copies: dict[str, Tensor] = {}
 
     def save(self, model: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
-        """Copies the state and returns; one checkpoint is then written, atomically, behind it.
+        """Copies the state and returns; it is then written, atomically, in the background.
 
-        Where the one before is still being written, that is waited for.
+        Waits for the previous checkpoint to be written.
 
         Raises:
-            CheckpointError: the one before could not be written.
+            CheckpointError: the previous one could not be written.
         """
         self._wait()
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -79,12 +79,12 @@ class Checkpoints:
         self._writing = self._writer.submit(self._write, progress.step, self._copies, content)
 
     def load_last(self, model: nn.Module, optimizer: Optimizer) -> Progress | None:
-        """Restores the newest whole checkpoint; None where there is none. Writes nothing.
+        """Restores the newest intact checkpoint; None if there is no checkpoint. Writes nothing.
 
-        Damaged ones are passed over with a warning.
+        Damaged ones are skipped with a warning.
 
         Raises:
-            CheckpointError: all are damaged, or the newest whole one is of another configuration.
+            CheckpointError: all are damaged, or the newest intact one is of another configuration.
         """
         self._wait()
         found = self._all()
@@ -92,19 +92,19 @@ class Checkpoints:
             try:
                 tensors, groups, progress = _read(folder)
             except UserError as error:
-                warnings.warn(f"passed over a checkpoint that is not whole: {error}", stacklevel=2)
+                warnings.warn(f"skipped a damaged checkpoint: {error}", stacklevel=2)
             else:
                 _restore(model, optimizer, tensors, groups, folder)
                 return progress
         if found:
             raise CheckpointError(
-                f"{self.folder}: of {len(found)} checkpoint(s) none is whole. Begin the run anew "
+                f"{self.folder}: all {len(found)} checkpoint(s) are damaged. Start the run again "
                 "with --overwrite, or choose another --out."
             )
         return None
 
     def close(self) -> None:
-        """Returns when the last checkpoint is whole.
+        """Returns when the last checkpoint is complete.
 
         Raises:
             CheckpointError: it could not be written.
@@ -114,30 +114,22 @@ class Checkpoints:
         finally:
             self._writer.shutdown()
 
-    def __enter__(self) -> Checkpoints:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _wait(self) -> None:
         if self._writing is not None:
-            error = self._writing.exception()  # interrupted here, it is left for `close`
+            error = self._writing.exception()  # if interrupted here, `close` waits again
             self._writing = None
             if error is not None:
                 raise error
 
     def _write(self, step: int, tensors: dict[str, Tensor], content: dict[str, Any]) -> None:
-        """Writes one checkpoint, then drops the oldest beyond `keep`; runs in the one thread."""
+        """Writes one checkpoint, then deletes the oldest beyond `keep`; runs in the thread."""
         target = self.folder / f"step_{step:08d}"
         try:
             remove_partials(self.folder)
-            for later in self._all():  # a run is only ahead of itself where it passed over damage
+            for later in self._all():  # left where resuming skipped damaged ones
                 if later.name >= target.name:
                     shutil.rmtree(later)
             with new_folder(target) as partial:
@@ -145,19 +137,19 @@ class Checkpoints:
                 write_json(partial / "state.json", content)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
-                f"{target}: could not be written ({error}). Make room or mend the disk; --resume "
-                "then continues from the checkpoint before it."
+                f"{target}: could not be written ({error}). Free some space or repair the disk; "
+                "--resume then continues from the previous checkpoint."
             ) from error
         for old in self._all()[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
 
     def _all(self) -> list[Path]:
-        """From the oldest to the newest; unfinished ones begin with a dot and are not matched."""
+        """From the oldest to the newest; unfinished ones start with a dot and do not match."""
         return sorted(self.folder.glob("step_*"))
 
 
 def _copied(tensors: Mapping[str, Tensor], reuse: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies in main memory, where possible in that of `reuse`: new pages would cost more time."""
+    """Copies in main memory, into the memory of `reuse` if possible: new pages take more time."""
     copies = {}
     for name, value in tensors.items():
         copy = reuse.get(name)
@@ -169,18 +161,13 @@ def _copied(tensors: Mapping[str, Tensor], reuse: Mapping[str, Tensor]) -> dict[
 
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], list[dict[str, Any]], Progress]:
-    """Tensors, the optimizer's settings and the progress.
-
-    Raises:
-        UserError: something is missing or damaged.
-    """
+    """Tensors, the optimizer's settings and the progress."""
     tensors = read_tensors(folder / "tensors.safetensors")
     content = read_json(folder / "state.json")
     try:
         return tensors, content["param_groups"], Progress(**content["progress"])
     except (KeyError, TypeError) as error:
-        reason = f"{folder / 'state.json'}: damaged, not the state of a run ({error})."
-        raise CheckpointError(reason) from None
+        raise CheckpointError(f"{folder / 'state.json'}: damaged ({error!r}).") from None
 
 
 def _restore(
@@ -196,8 +183,8 @@ def _restore(
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{folder}: not of this configuration ({error}). Resume with the settings and the "
-            "version that the run began with, or choose another --out."
+            f"{folder}: from another configuration ({error}). Resume with the settings and the "
+            "version that the run was started with, or choose another --out."
         ) from None
 
 
@@ -205,8 +192,8 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _optimizer_state(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Any]]:
-    state: dict[int, dict[str, Any]] = {}
+def _optimizer_state(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = value

@@ -1,0 +1,109 @@
+"""Weights in files: read without running code, and compared with a model by name and shape."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from slimp.errors import CheckpointError
+
+WRAPPERS = ("model", "model_state_dict", "state_dict", "teacher")
+"""Entries of a training checkpoint that hold its weights; teacher: the network that DINO keeps."""
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a .safetensors file.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    tensors: dict[str, Tensor] = _load(path, load_file)
+    return tensors
+
+
+def read_state_dicts(path: Path) -> dict[str, dict[str, Tensor]]:
+    """The state dicts of a file, by the entry that holds them; "" is the file itself.
+
+    Args:
+        path: a .safetensors file, or one of torch.save that holds tensors and plain values only.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, would need code to load, or has no weights.
+    """
+    if path.suffix == ".safetensors":
+        return {"": read_tensors(path)}
+    content = _load(path, lambda file: torch.load(file, map_location="cpu", weights_only=True))
+    entries = content if isinstance(content, dict) else {}
+    named = {"": entries, **{name: entries[name] for name in WRAPPERS if name in entries}}
+    found = {name: state for name, state in named.items() if _is_state_dict(state)}
+    if not found:
+        listed = some(map(str, entries)) if entries else f"a {type(content).__name__}"
+        raise CheckpointError(
+            f"{path}: holds other things than named tensors ({listed}); weights are expected at "
+            f"the top or in an entry {', '.join(WRAPPERS[:-1])} or {WRAPPERS[-1]}."
+        )
+    return found
+
+
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Loads tensors that have exactly the names and shapes of the module's own.
+
+    Raises:
+        CheckpointError: names the first that does not fit, and the file that it came from.
+    """
+    if problem := misfit(tensors, module.state_dict()):
+        raise CheckpointError(f"{path}: does not fit this model: {problem}.")
+    module.load_state_dict(tensors)
+
+
+def misfit(have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> str | None:
+    """The first tensor of another name or shape than wanted, in words; None if all fit."""
+    for name in [*want, *have]:
+        if name not in have:
+            return f"'{name}' is missing, expected {list(want[name].shape)}"
+        if name not in want:
+            return f"'{name}' {list(have[name].shape)} is not expected"
+        if have[name].shape != want[name].shape:
+            return f"'{name}' is {list(have[name].shape)}, expected {list(want[name].shape)}"
+    return None
+
+
+def prefixes(have: Iterable[str], want: Iterable[str]) -> list[str]:
+    """What may stand before the names of a model in a state dict: "" first, then the others."""
+    wanted = list(want)
+    counts = Counter(
+        name.removesuffix(end) for name in have for end in wanted if name.endswith(f".{end}")
+    )
+    return ["", *(prefix for prefix, count in counts.items() if 2 * count > len(wanted))]
+
+
+def some(names: Iterable[str]) -> str:
+    """A few of the names, and how many there are."""
+    listed = list(names)
+    return ", ".join(listed[:4]) + (f", ... ({len(listed)} in all)" if len(listed) > 4 else "")
+
+
+def _load(path: Path, load: Callable[[Path], Any]) -> Any:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file.")
+    try:
+        return load(path)
+    except Exception as error:  # safetensors and torch raise many kinds for damaged files
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{path}: damaged or not a file of tensors ({reason}). Copy it or make it again."
+        ) from None
+
+
+def _is_state_dict(content: object) -> bool:
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+    )

@@ -39,9 +39,9 @@ from slimp.evaluation.result import Answer, ProbeResult, make_task, summarise
 from slimp.evaluation.similarity import similarity
 from slimp.features.backends import inference
 from slimp.features.embed import embed, evaluating
+from slimp.features.nearest import nearest_of_others
 from slimp.models.nested import Slimp, mean_pool
 from slimp.retrieval.config import RetrievalConfig
-from slimp.retrieval.finders import Finder
 from slimp.retrieval.hierarchy import read_metadata
 from slimp.retrieval.index import Reference
 from slimp.retrieval.pseudo_table import lent_values
@@ -180,7 +180,7 @@ class Trial:
         learns = holed.images["patient_id"].isin(self.learns).to_numpy()
         reference = Reference.build(self.model, holed.select(learns), self.images[learns])
         config = RetrievalConfig(route="ilp", k=LENDERS, lend="all")
-        loans = lend(self.model, reference, holed, self.images, config, search=Finder())
+        loans = lend(self.model, reference, holed, self.images, config, search=nearest_of_others)
         donors = {}
         for level, values in lent_values(loans, reference).items():
             ids = holed.images[f"{level}_id"].reset_index(drop=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from slimp.errors import UserError
+from slimp.features.nearest import nearest_of_others
 from slimp.retrieval.abstention import (
     IMAGES,
     Abstention,
@@ -15,7 +16,6 @@ from slimp.retrieval.abstention import (
     calibration_patients,
     mean_image_similarity,
 )
-from slimp.retrieval.finders import Finder
 from slimp.retrieval.routes import Loan, Loans
 
 
@@ -139,12 +139,14 @@ def test_image_similarity_is_the_mean_over_the_nearest_images_of_others():
     rng = np.random.default_rng(0)
     images = rng.normal(size=(30, 5)).astype(np.float32)
     patients = np.repeat(np.arange(10), 3)
-    found = mean_image_similarity(images, images, Finder(), (patients, patients))
+    found = mean_image_similarity(images, images, nearest_of_others, (patients, patients))
     unit = images / np.linalg.norm(images, axis=1, keepdims=True)
     for i in range(30):
         scores = sorted((unit[patients != patients[i]] @ unit[i]).tolist())
         assert found[i] == pytest.approx(np.mean(scores[-10:]), abs=1e-5)
-    alone = mean_image_similarity(images[:3], images[:3], Finder(), (patients[:3], patients[:3]))
+    alone = mean_image_similarity(
+        images[:3], images[:3], nearest_of_others, (patients[:3], patients[:3])
+    )
     assert np.isnan(alone).all()
 
 

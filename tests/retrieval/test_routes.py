@@ -14,12 +14,11 @@ from slimp.data.encoding import Encoding
 from slimp.data.files import ImagesInMemory
 from slimp.data.schema import LEVELS, Schema
 from slimp.errors import UserError
-from slimp.features.nearest import nearest
+from slimp.features.nearest import nearest, nearest_of_others
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.retrieval.config import RetrievalConfig
 from slimp.retrieval.extrapolate import extrapolate
-from slimp.retrieval.finders import Finder
 from slimp.retrieval.index import Reference
 from slimp.retrieval.pseudo_table import lent_values, pseudo_table
 from slimp.retrieval.routes import Loans, lend
@@ -144,7 +143,13 @@ def borrow(model, reference, target, search=None, hide=(), **settings) -> Loans:
     index = Reference.build(model, reference, embeddings(reference))
     config = RetrievalConfig(**settings)
     return lend(
-        model, index, target, embeddings(target), config, search=search or Finder(), hide=hide
+        model,
+        index,
+        target,
+        embeddings(target),
+        config,
+        search=search or nearest_of_others,
+        hide=hide,
     )
 
 
@@ -256,7 +261,7 @@ def test_the_order_of_the_reference_changes_nothing(route):
     for cohort in (reference, shuffled):
         index = Reference.build(model, cohort, embeddings(cohort))
         config = RetrievalConfig(route=route, k=2)
-        loans = lend(model, index, target, embeddings(target), config, search=Finder())
+        loans = lend(model, index, target, embeddings(target), config, search=nearest_of_others)
         nobody = np.zeros(len(target), dtype=bool)
         found.append((loans, pseudo_table(loans, index, target, nobody)))
     (a, one), (b, other) = found
@@ -353,7 +358,7 @@ def test_who_meets_himself_is_searched_again_and_finds_what_one_search_would():
 
     def search(queries, index, k, groups):
         asked.append((len(queries), groups is not None))
-        return Finder()(queries, index, k, groups)
+        return nearest_of_others(queries, index, k, groups)
 
     model, patients = make_model(reference), ["r1", "r4"]
     own = without(reference.select_patients(patients), "lesion", "patient")
@@ -373,7 +378,7 @@ def test_fewer_lenders_than_asked_for_weigh_all_the_same(route):
     model = make_model(reference)
     index = Reference.build(model, reference, embeddings(reference))
     config = RetrievalConfig(route=route, k=40)
-    loans = lend(model, index, target, embeddings(target), config, search=Finder())
+    loans = lend(model, index, target, embeddings(target), config, search=nearest_of_others)
     for loan in loans.levels.values():
         np.testing.assert_allclose(loan.weight.sum(axis=1), 1, atol=1e-6)
         assert ((loan.lender < 0) == (loan.weight == 0)).all()
@@ -406,7 +411,9 @@ def test_three_levels():
     target = without(make_cohort("t", 4, 1, camera=True), "image", "lesion", "patient")
     model = make_model(reference, levels=LEVELS, image_weight=0.5)
     index = Reference.build(model, reference, embeddings(reference))
-    loans = lend(model, index, target, embeddings(target), RetrievalConfig(), search=Finder())
+    loans = lend(
+        model, index, target, embeddings(target), RetrievalConfig(), search=nearest_of_others
+    )
     assert list(loans.levels) == ["image", "lesion", "patient"]
     table = pseudo_table(loans, index, target, np.zeros(len(target), dtype=bool))
     cameras = reference.images.set_index("image_id")["camera"]
@@ -418,7 +425,9 @@ def test_a_flat_model_lends_the_joined_row():
     flat = reference.flatten()
     model = make_model(flat, levels=("lesion",), hierarchy="flat")
     index = Reference.build(model, reference, embeddings(reference))
-    loans = lend(model, index, target, embeddings(target), RetrievalConfig(), search=Finder())
+    loans = lend(
+        model, index, target, embeddings(target), RetrievalConfig(), search=nearest_of_others
+    )
     table = pseudo_table(loans, index, target.flatten(), np.zeros(len(target), dtype=bool))
     rows = flat.lesions.set_index("lesion_id").loc[table["reference_lesion_id"]]
     np.testing.assert_array_equal(table["lesion.age"], rows["age"])
@@ -429,7 +438,9 @@ def test_the_table_names_who_lends_and_what_was_published():
     reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
     model = make_model(reference)
     index = Reference.build(model, reference, embeddings(reference))
-    loans = lend(model, index, target, embeddings(target), RetrievalConfig(k=2), search=Finder())
+    loans = lend(
+        model, index, target, embeddings(target), RetrievalConfig(k=2), search=nearest_of_others
+    )
     table = pseudo_table(loans, index, target, np.arange(len(target)) == 0)
     assert table["image_id"].tolist() == np.repeat(target.images["image_id"], 2).tolist()
     assert table["rank"].tolist() == [1, 2] * len(target)
@@ -458,7 +469,7 @@ def test_values_of_several_lenders_are_combined_by_weight():
         target,
         embeddings(target),
         RetrievalConfig(k=4, temperature=1.0),
-        search=Finder(),
+        search=nearest_of_others,
     )
     values = lent_values(loans, index)
     for level, column in (("lesion", "size"), ("lesion", "site"), ("patient", "smokes")):

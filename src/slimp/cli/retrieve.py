@@ -126,8 +126,6 @@ def _print(result: Retrieval) -> None:
         )
     for caution in result.cautions:
         say(f"CAUTION: {caution}")
-    if result.recall is not None:
-        say(f"approximate search: recall {result.recall.worst:.3f} in the worst search")
     show_table(
         "similarity: of images and metadata on calibration patients, and of neighbours",
         [

@@ -1,48 +1,61 @@
-"""Nearest rows by cosine: exact, although the first pass over them is in 16 bit.
+"""Exact nearest rows by cosine, in two stages.
 
-The first pass (`shortlist.py`) scores everything in bf16, which is what modern processors are
-fast at, and keeps no more than one block of scores. It leaves the rows that may matter by a bound
-of its error, some dozens per query; these are scored in 64 bit, and only that decides. Where very
-many rows are nearly equally near, a query is repeated in 32 bit.
+The first stage scores everything in bf16 where the processor is fast at it, else in fp32, and
+keeps the rows that a bound of its error cannot rule out, some dozens per query. The second stage
+scores these in 64 bit, and only that decides.
 
-Axis names: q = queries, n = rows of the index, d = width, k = neighbours, p = pairs of a query and
-a row.
+The bound: with a query q and a row x of length 1, and the centre m of the rows, q.x = q.(x - m) +
+q.m, so q.(x - m) ranks rows as the cosine does. Rounded to few bits, q' and y' of y = x - m, with r
+the unit roundoff of those bits, the computed score s' obeys
+|s' - q.y| <= |q' - q| |y'| + |q| |y' - y| + (rounding of sums) + r |s'|. The norms are measured.
+A row whose s' plus its bound is below the k-th largest s' less its bound is not among the k
+nearest.
+
+Axis names: q = queries, n = rows of the index, d = width, k = neighbours, b = queries of a block,
+c = rows of a chunk (padded to whole groups), g = groups of a chunk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float32, Int64, Shaped
 
 from slimp.errors import UserError
-from slimp.features.shortlist import Chunk, Pairs, Shortlist, true_precision, workers
-from slimp.models.precision import bf16_is_fast
+from slimp.features.equal_rows import rows_that_may_answer
+from slimp.features.search_device import (
+    bf16_is_fast_here,
+    one_core_per_thread,
+    true_precision,
+)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Groups = tuple[Shaped[Array, " _"], Shaped[Array, " _"]]
-SearchPrecision = Literal["auto", "bf16", "32"]
 
 BLOCK, BLOCK_ON_GPU = (1024, 8192), (4096, 65536)
-"""Queries and rows scored at once."""
-AT_A_TIME = 4
-"""Blocks of queries that are given to the threads together."""
+"""Queries and rows scored at once, at most."""
 QUERIES = 1 << 14
 """Queries of one pass over the index."""
-PENDING = 1 << 22
-"""Pairs that wait for their exact score, at most, beyond those of one block (80 MiB)."""
+PENDING = 1 << 18
+"""Pairs of a block that wait for their exact score, at most, beyond those of one chunk."""
 FLOOD = 1 / 64
-"""Share of the index that 16 bit may leave to a query; beyond it, 32 bit is quicker."""
+"""Share of the index that bf16 may leave to a query; beyond it, fp32 is quicker."""
 PAIRS_AT_ONCE = 1024
 """Pairs scored exactly at once, so that they stay in cache."""
 WORTHWHILE = 1e10
-"""Multiplications from which `auto` considers 16 bit."""
+"""Multiplications from which `auto` considers bf16."""
+GROUP = 64
+"""Neighbouring rows of which only the maximum is looked at, unless it may matter."""
+SUM_ROUNDING = 4 * 2.0**-24
+"""Relative error of a sum in 32 bit per term; 4, since the units of GPUs truncate."""
+SLACK = 2.0**-20
+"""For the rounding of centred rows, of the bounds themselves and of the final scores."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,10 +66,8 @@ class Neighbours:
     """Cosine in [-1, 1]; -inf where fewer than k rows were allowed."""
     row: Int64[Array, "q k"]
     """Row of the index; -1 where fewer than k rows were allowed."""
-    precision: Literal["bf16", "32"]
-    """Of the first pass."""
     repeated: int
-    """Queries that 16 bit left too many rows for, and that 32 bit decided."""
+    """Queries that bf16 left too many rows for, and that fp32 decided."""
 
 
 def nearest(
@@ -66,10 +77,9 @@ def nearest(
     *,
     exclude: Groups | None = None,
     device: torch.device | str = "cpu",
-    precision: SearchPrecision = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    precision: Literal["auto", "bf16", "32"] = "auto",
 ) -> Neighbours:
-    """The k rows of `index` with the highest cosine to each query; proven, not only likely.
+    """The k rows of `index` with the highest cosine to each query, proven.
 
     The cosine that decides is that of the rows scaled to length 1 in 32 bit, taken in 64 bit and
     rounded to 32. So the answer depends neither on the device nor on `precision`.
@@ -80,12 +90,11 @@ def nearest(
         k: neighbours per query; may exceed the rows there are.
         exclude: a group per query and per row of the index, such as patients; a row is never
             returned to a query of its own group.
-        device: where to make the first pass.
-        precision: number format of the first pass; `auto` takes the quick one.
-        progress: called with the share of the work that is done, as rows compared, and all of it.
+        device: where the first stage runs.
+        precision: number format of the first stage; `auto` takes the faster one.
 
     Raises:
-        UserError: k is not positive, the widths differ, or a row has no length.
+        UserError: k is not positive, the widths differ, or a row is zero or not finite.
 
     Example:
         >>> x = np.eye(3, dtype=np.float32)
@@ -99,35 +108,47 @@ def nearest(
             f"queries have {queries.shape[1]} columns and the index {index.shape[1]}. Take both "
             "from the same model and the same features."
         )
-    sides = UnitRows.of(queries, "the queries"), UnitRows.of(index, "the index")
-    if exclude is not None:
-        _require_groups(exclude, (len(queries), len(index)))
-    groups = _codes(*exclude) if exclude is not None else None
-    kept = rows_that_may_answer(sides[1].values, groups[1] if groups else None, k)
+    asked, known = _Rows.of(queries, "the queries"), _Rows.of(index, "the index")
+    groups = None if exclude is None else _codes(exclude, (len(queries), len(index)))
     device, work = torch.device(device), len(queries) * index.size
-    fast = precision == "bf16" or (
-        precision == "auto" and work >= WORTHWHILE and _measured_once(device.type)
+    auto = precision == "auto" and work >= WORTHWHILE and bf16_is_fast_here(device.type)
+    first = torch.bfloat16 if auto or precision == "bf16" else torch.float32
+    search = _Search(
+        queries=asked,
+        index=known,
+        groups=groups,
+        kept=rows_that_may_answer(known.values, groups and groups[1], k),
+        device=device,
+        similarity=np.full((len(queries), k), -np.inf, np.float32),
+        row=np.full((len(queries), k), -1),
     )
-    search = _Search(sides=sides, groups=groups, kept=kept, k=k, device=device, progress=progress)
+    repeated = 0
     # A caller's inference mode would not reach the threads that write into the same tensors.
-    with torch.inference_mode(mode=False):
-        found, repeated = search.all(torch.bfloat16 if fast else torch.float32)
-    similarity, row = _as_table(found, len(queries), k)
-    return Neighbours(
-        similarity=similarity, row=row, precision="bf16" if fast else "32", repeated=repeated
-    )
+    with torch.inference_mode(mode=False), true_precision(), one_core_per_thread(device) as pool:
+        for some in _slices(len(queries), QUERIES):
+            undecided = search.answer(np.arange(some.start, some.stop), first, pool)
+            repeated += len(undecided)
+            if len(undecided):
+                search.answer(undecided, torch.float32, pool)
+    return Neighbours(similarity=search.similarity, row=search.row, repeated=repeated)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class UnitRows:
-    """Rows as they came, and their lengths."""
+def nearest_of_others(
+    queries: Array, index: Array, k: int, groups: Groups | None, device: torch.device | str = "cpu"
+) -> Neighbours:
+    """`nearest`, in the form that `slimp.retrieval.routes` takes."""
+    return nearest(queries, index, k, exclude=groups, device=device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Rows as they came, and their lengths; scaled on demand, so that no copy is kept."""
 
     values: Float32[Array, "n d"]
     length: Float32[Array, " n"]
 
     @classmethod
-    def of(cls, values: Float32[Array, "n d"], name: str) -> UnitRows:
-        """Measures the lengths; refuses rows that have none."""
+    def of(cls, values: Float32[Array, "n d"], name: str) -> _Rows:
         values = np.ascontiguousarray(values)
         length = np.empty(len(values), np.float32)
         for some in _slices(len(values), PAIRS_AT_ONCE):
@@ -136,235 +157,201 @@ class UnitRows:
         bad = np.flatnonzero(~(np.isfinite(length) & (length > 0)))
         if len(bad):
             raise UserError(
-                f"{len(bad)} of {len(values)} rows of {name} point nowhere, the first of them row "
-                f"{bad[0]}, whose length is {length[bad[0]]}. Leave out rows that are zero or not "
-                "finite."
+                f"{len(bad)} of {len(values)} rows of {name} are zero or not finite, the first of "
+                f"them row {bad[0]}, whose length is {length[bad[0]]}. Leave them out."
             )
-        return cls(values=values, length=length)
+        return cls(values, length)
 
     def unit(self, at: Array | slice) -> Float32[Array, "_ d"]:
-        """Rows scaled to length 1."""
         return np.asarray(self.values[at] / self.length[at, None])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Search:
-    """What is asked, and of which rows."""
+    """What is asked, of which rows, and the answers so far."""
 
-    sides: tuple[UnitRows, UnitRows]
-    """Queries and index."""
-    groups: tuple[Int64[Array, " q"], Int64[Array, " n"]] | None
+    queries: _Rows
+    index: _Rows
+    groups: tuple[Array, Array] | None
     kept: Int64[Array, " _"]
-    """Rows that may be in an answer."""
-    k: int
     device: torch.device
-    progress: Callable[[int, int], None] | None
+    similarity: Float32[Array, "q k"]
+    row: Int64[Array, "q k"]
 
-    def all(self, dtype: torch.dtype) -> tuple[Pairs, int]:
-        """Nearest rows of all queries with their cosines, and how many queries took two passes."""
-        count, repeated = len(self.sides[0].values), 0
-        found: list[Pairs] = []
-        for some in _slices(count, QUERIES):
-            queries = np.arange(some.start, some.stop)
-            pairs, undecided = self.some(queries, dtype)
-            found.append(pairs)
-            if len(undecided):
-                found.append(self.some(undecided, torch.float32)[0])
-                repeated += len(undecided)
-            if self.progress is not None:
-                self.progress(some.stop, count)
-        return _join(found), repeated
-
-    def some(self, queries: Int64[Array, " _"], dtype: torch.dtype) -> tuple[Pairs, Array]:
-        """Nearest rows of these queries, and those of them that `dtype` could not decide."""
+    def answer(
+        self, rows: Int64[Array, " _"], dtype: torch.dtype, pool: ThreadPoolExecutor
+    ) -> Array:
+        """Fills in the answers of some queries; returns those that `dtype` could not decide."""
         block, chunk = BLOCK if self.device.type == "cpu" else BLOCK_ON_GPU
-        own = None if self.groups is None else self._tensor(self.groups[0][queries])
-        sample = self.sides[1].unit(slice(None, None, 1 + len(self.sides[1].length) // 4096))
-        shortlist = Shortlist(
-            self._tensor(self.sides[0].unit(queries)),
-            self.k,
-            centre=self._tensor(sample.sum(axis=0) / max(len(sample), 1)),
-            dtype=dtype,
-            block=block,
-            groups=own,
-        )
-        limit = max(16.0 * self.k, FLOOD * len(self.kept)) if dtype == torch.bfloat16 else np.inf
+        block = min(block, -(-len(rows) // pool._max_workers))
+        sample = self.index.unit(slice(None, None, 1 + len(self.index.length) // 4096))
+        centre = self.tensor(sample.sum(axis=0) / max(len(sample), 1))
+        blocks = [_Block(self, rows[some], dtype) for some in _slices(len(rows), block)]
 
-        def prepare(rows: slice) -> Chunk:
-            kept = self.kept[rows]
-            theirs = None if self.groups is None else self._tensor(self.groups[1][kept])
-            return shortlist.prepare(self._tensor(self.sides[1].unit(kept)), theirs)
+        def prepare(some: slice) -> Future[_Chunk]:
+            return pool.submit(_Chunk, self, self.kept[some], centre, dtype)
 
-        with true_precision(), workers(self.device) as pool:
-            pending = _Pending(self, queries, shortlist, limit, pool)
-            chunks = _slices(len(self.kept), chunk)
-            ahead = [pool.submit(prepare, rows) for rows in chunks[:1]]
-            for at, rows in enumerate(chunks):
-                prepared = ahead.pop().result()
-                ahead += [pool.submit(prepare, later) for later in chunks[at + 1 : at + 2]]
-                for some in _slices(len(queries), AT_A_TIME * block):  # so that memory is bounded
-                    firsts = range(some.start, some.stop, block)
-                    for pairs in pool.map(partial(shortlist.survivors, prepared), firsts):
-                        if pairs is not None:
-                            query, row, upper = pairs
-                            pending.waiting.append((query, self.kept[rows][row], upper))
-                    pending.settle_if_many()
-            pending.settle()
-        undecided = queries[pending.flooded]
-        decided = ~np.isin(pending.found[0], undecided)
-        query, row, score = pending.found
-        return (query[decided], row[decided], score[decided]), undecided
+        chunks = _slices(len(self.kept), chunk)
+        ahead = [prepare(some) for some in chunks[:1]]
+        for at in range(len(chunks)):
+            ready = ahead.pop().result()
+            ahead += [prepare(some) for some in chunks[at + 1 : at + 2]]
+            list(pool.map(partial(_Block.add, chunk=ready), blocks))
+        undecided = list(pool.map(_Block.finish, blocks))
+        return np.concatenate([np.empty(0, np.int64), *undecided])
 
     def cosines(self, query: Int64[Array, " p"], row: Int64[Array, " p"]) -> Float32[Array, " p"]:
         """Of pairs, one by one and always in the same order of summation."""
-        a = self.sides[0].unit(query).astype(np.float64)
-        b = self.sides[1].unit(row).astype(np.float64)
-        return np.asarray(np.clip(np.einsum("pd,pd->p", a, b).astype(np.float32), -1, 1))
+        out = np.empty(len(row), np.float32)
+        for some in _slices(len(row), PAIRS_AT_ONCE):
+            a = self.queries.unit(query[some]).astype(np.float64)
+            b = self.index.unit(row[some]).astype(np.float64)
+            out[some] = np.einsum("pd,pd->p", a, b)
+        return np.clip(out, -1, 1)
 
-    def _tensor(self, values: Array) -> torch.Tensor:
+    def tensor(self, values: Array) -> torch.Tensor:
         return torch.from_numpy(values).to(self.device)
 
 
-class _Pending:
-    """Pairs that wait for their exact score, and the best of those that have it."""
+class _Chunk:
+    """Rows of the index, ready to be scored."""
 
     def __init__(
-        self,
-        search: _Search,
-        queries: Int64[Array, " _"],
-        shortlist: Shortlist,
-        limit: float,
-        pool: Executor,
+        self, search: _Search, rows: Int64[Array, " _"], centre: torch.Tensor, dtype: torch.dtype
     ) -> None:
-        self.search, self.queries, self.shortlist, self.limit = search, queries, shortlist, limit
-        self.pool = pool
-        self.waiting: list[Pairs] = []
-        """Query (its position in `queries`), row, and upper bound of the score."""
-        self.work = np.zeros(len(queries), np.int64)
-        self.found = _join([])
+        self.rows = rows
+        exact = search.tensor(search.index.unit(rows)) - centre
+        self.rounded = F.pad(exact, (0, 0, 0, -len(rows) % GROUP)).to(dtype)  # (c, d)
+        self.longest = _longest(self.rounded)
+        self.blur = _longest(self.rounded[: len(rows)].float() - exact)
+        """Of the rows, by rounding."""
+        self.order = None
+        if search.groups is not None:
+            theirs = search.tensor(search.groups[1][rows])
+            self.order = theirs.argsort(stable=True)
+            self.groups = theirs[self.order]
 
-    @property
-    def flooded(self) -> Array:
-        """Which of the queries were given up."""
-        return np.asarray(self.work > self.limit)
+    def scores(self, queries: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
+        """(c, b); -inf for padding, and for rows of a query's own group."""
+        score = self.rounded @ queries.T
+        score[len(self.rows) :] = -torch.inf
+        if own is not None and self.order is not None:
+            first = torch.searchsorted(self.groups, own)
+            count = torch.searchsorted(self.groups, own, right=True) - first  # (b,)
+            column = torch.arange(len(own), device=own.device).repeat_interleave(count)
+            skipped = (first - count.cumsum(0) + count).repeat_interleave(count)
+            place = torch.arange(len(column), device=own.device) + skipped
+            score[self.order[place], column] = -torch.inf
+        return score
 
-    def settle_if_many(self) -> None:
-        """Keeps what waits bounded."""
-        if sum(len(query) for query, *_ in self.waiting) > PENDING:
-            self.settle()
 
-    def settle(self) -> None:
-        """Scores what waits and may still matter."""
-        query, row, upper = _join(self.waiting)
-        matters = self.shortlist.may_matter(query, upper)
+class _Block:
+    """Queries, what is known of their k-th best score, and the rows that may still matter."""
+
+    def __init__(self, search: _Search, rows: Int64[Array, " b"], dtype: torch.dtype) -> None:
+        self.search, self.rows, self.k = search, rows, search.row.shape[1]
+        queries = search.tensor(search.queries.unit(rows))
+        self.queries = queries.to(dtype)
+        self.blur = _longest(self.queries - queries)
+        self.own = None if search.groups is None else search.tensor(search.groups[0][rows])
+        self.roundoff = torch.finfo(dtype).eps / 2
+        self.best = torch.full((len(rows), self.k), -torch.inf, device=search.device)
+        """(b, k) lower bounds of the best centred scores, of k different rows; descending."""
+        self.pending = [_NONE]
+        """Query of the block, row of the index, upper bound of the centred score."""
+        self.scored = _NONE
+        """The k best per query of the pairs with their cosines."""
+        few = dtype == torch.bfloat16
+        self.limit = max(16.0 * self.k, FLOOD * len(search.kept)) if few else np.inf
+        self.work = np.zeros(len(rows), np.int64)
+
+    def add(self, chunk: _Chunk) -> None:
+        """Keeps the pairs of these queries and a chunk that may matter, given all before it."""
+        score = chunk.scores(self.queries, self.own)  # (c, b)
+        error = self.error(chunk)
+        groups = score.view(-1, GROUP, score.shape[1])  # (g, GROUP, b)
+        top = groups.amax(dim=1)  # (g, b)
+        live = (top.amax(dim=0).float() >= self._least(self.best, error)).nonzero()[:, 0]
+        if not len(live):
+            return
+        top = top[:, live].float()
+        lower = (top - self.roundoff * top.abs() - error).T
+        best = torch.cat([self.best[live], lower], dim=1).topk(self.k, dim=1).values
+        self.best[live] = best
+        least = self._least(best, error)
+        group, column = (top >= least).nonzero(as_tuple=True)
+        inside = groups[group, :, live[column]].float()  # (hits, GROUP)
+        hit, place = (inside >= least[column, None]).nonzero(as_tuple=True)
+        upper = inside[hit, place]
+        upper = upper + self.roundoff * upper.abs() + error
+        row = chunk.rows[(group[hit] * GROUP + place).cpu().numpy()]
+        self.pending.append((live[column[hit]].cpu().numpy(), row, upper.cpu().numpy()))
+        if sum(len(rows) for _, rows, _ in self.pending) > PENDING:
+            self._settle()
+
+    def finish(self) -> Int64[Array, " _"]:
+        """Writes the answers; returns the queries with too many rows to decide."""
+        self._settle()
+        flooded = self.work > self.limit
+        query, row, cosine = (x[~flooded[self.scored[0]]] for x in self.scored)
+        at = self.rows[query], _occurrence(query)
+        self.search.row[at], self.search.similarity[at] = row, cosine
+        return self.rows[flooded]
+
+    def error(self, chunk: _Chunk) -> float:
+        """Bound of the difference between a score and its exact value, less its own rounding."""
+        sums = SUM_ROUNDING * self.queries.shape[1] * chunk.longest
+        return (self.blur * chunk.longest + chunk.blur) * 1.001 + 1.01 * sums + SLACK
+
+    def _least(self, best: torch.Tensor, error: float) -> torch.Tensor:
+        """The least score whose upper bound reaches the k-th lower bound; never -inf."""
+        least = best[:, -1] - error
+        least = torch.where(least >= 0, least / (1 + self.roundoff), least / (1 - self.roundoff))
+        return least.clamp_min(torch.finfo(torch.float32).min)
+
+    def _settle(self) -> None:
+        """Scores exactly what is pending and may still matter, and keeps the best."""
+        query, row, upper = _join(self.pending)
+        self.pending = [_NONE]
+        matters = upper >= self.best[:, -1].cpu().numpy()[query]
         query, row = query[matters], row[matters]
-        self.work += np.bincount(query, minlength=len(self.queries))
-        flooded = self.flooded
-        self.shortlist.stop(np.flatnonzero(flooded))
+        self.work += np.bincount(query, minlength=len(self.work))
+        flooded = self.work > self.limit
+        self.best[torch.from_numpy(flooded).to(self.best.device)] = torch.inf
         query, row = query[~flooded[query]], row[~flooded[query]]
-        asked = self.queries[query]
-        slices = _slices(len(row), PAIRS_AT_ONCE)
-        cosines = self.pool.map(lambda s: self.search.cosines(asked[s], row[s]), slices)
-        scored = asked, row, np.concatenate([np.empty(0, np.float32), *cosines])
-        self.found = _best(_join([self.found, scored]), self.search.k)
-        self.waiting = []
+        cosine = self.search.cosines(self.rows[query], row)
+        query, row, cosine = _join([self.scored, (query, row, cosine)])
+        order = np.lexsort((row, -cosine, query))
+        order = order[_occurrence(query[order]) < self.k]
+        self.scored = query[order], row[order], cosine[order]
 
 
-def rows_that_may_answer(
-    index: Float32[Array, "n d"], groups: Int64[Array, " n"] | None, k: int
-) -> Int64[Array, " _"]:
-    """Rows but those behind so many equal ones that no query can get to them.
-
-    Metadata of few columns have thousands of equal embeddings. With k equal rows before it, a row
-    is in no answer. If rows of a query's own group do not count, k of each group and 2 k in all
-    must be before it.
-    """
-    if len(index) <= k:
-        return np.arange(len(index))
-    key = _fingerprints(index)
-    order = np.argsort(key, kind="stable")
-    starts = np.flatnonzero(np.diff(key[order], prepend=~key[order[:1]]))
-    sizes = np.diff(starts, append=len(key))
-    leader = np.empty(len(key), np.int64)
-    leader[order] = np.repeat(order[starts], sizes)
-    rows = np.flatnonzero(np.repeat(sizes > k, sizes)[np.argsort(order, kind="stable")])
-    for some in _slices(len(rows), PAIRS_AT_ONCE):  # fingerprints may agree by chance
-        same = (index[rows[some]] == index[leader[rows[some]]]).all(axis=1)
-        leader[rows[some][~same]] = -1
-    rows = rows[leader[rows] >= 0]
-    surplus = np.zeros(len(key), bool)
-    if groups is None:
-        surplus[rows] = _rank(leader[rows]) >= k
-    else:
-        by_group = leader[rows] * (groups.max() + 1) + groups[rows]
-        behind = _rank(by_group) >= k
-        surplus[rows[behind]] = True
-        rows = rows[~behind]
-        surplus[rows] = _rank(leader[rows]) >= 2 * k
-    return np.flatnonzero(~surplus)
+_NONE = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
 
 
-def _fingerprints(rows: Array) -> Array:
-    """A number per row, which equal rows share: a sum of its bits, weighted, modulo 2^64."""
-    words = rows.view(np.uint64 if rows.shape[1] % 2 == 0 else np.uint32)
-    rng = np.random.default_rng(0)
-    weights = rng.integers(1 << 63, size=words.shape[1], dtype=np.uint64) * np.uint64(
-        2
-    ) + np.uint64(1)
-    parts = [words[s].astype(np.uint64, copy=False) @ weights for s in _slices(len(rows), 8192)]
-    return np.concatenate(parts)
+def _join(parts: list[tuple[Array, Array, Array]]) -> tuple[Array, Array, Array]:
+    query, row, value = zip(*parts, strict=True)
+    return np.concatenate(query), np.concatenate(row), np.concatenate(value)
 
 
-def _rank(labels: Array) -> Array:
-    """How often each element's label occurs before it."""
-    order = np.argsort(labels, kind="stable")
-    starts = np.flatnonzero(np.diff(labels[order], prepend=labels[order[:1]] - 1))
-    rank = np.empty(len(labels), np.int64)
-    rank[order] = np.arange(len(labels)) - np.repeat(starts, np.diff(starts, append=len(labels)))
-    return rank
+def _occurrence(labels: Array) -> Array:
+    """Of each element of sorted labels: how often it occurs before."""
+    return np.arange(len(labels)) - np.searchsorted(labels, labels)
 
 
-def _best(pairs: Pairs, k: int) -> Pairs:
-    """The k best pairs of each query, sorted."""
-    query, row, score = pairs
-    order = np.lexsort((row, -score, query))
-    order = order[_rank(query[order]) < k]
-    return query[order], row[order], score[order]
+def _longest(rows: torch.Tensor) -> float:
+    return torch.linalg.vector_norm(rows.float(), dim=-1).max().item() if len(rows) else 0.0
 
 
-def _join(pairs: list[Pairs]) -> Pairs:
-    none = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
-    query, row, score = zip(none, *pairs, strict=True)
-    return np.concatenate(query), np.concatenate(row), np.concatenate(score)
-
-
-def _as_table(found: Pairs, count: int, k: int) -> tuple[Array, Array]:
-    similarity = np.full((count, k), -np.inf, np.float32)
-    nearest_row = np.full((count, k), -1, np.int64)
-    query, row, score = found
-    place = _rank(query)
-    similarity[query, place], nearest_row[query, place] = score, row
-    return similarity, nearest_row
-
-
-@cache
-def _measured_once(device: str) -> bool:
-    return bf16_is_fast(device)
-
-
-def _require_groups(groups: tuple[Array, Array], counts: tuple[int, int]) -> None:
-    names = "the queries", "the index"
-    for codes, count, name in zip(groups, counts, names, strict=True):
-        if len(codes) != count:
-            raise UserError(
-                f"exclude needs a group for each of the {count} rows of {name}, got {len(codes)}."
-            )
-
-
-def _codes(own: Array, theirs: Array) -> tuple[Array, Array]:
+def _codes(exclude: Groups, counts: tuple[int, int]) -> tuple[Array, Array]:
     """Groups of both sides as numbers, equal where the groups are."""
-    _, codes = np.unique(np.concatenate([own, theirs]), return_inverse=True)
-    return codes[: len(own)].astype(np.int64), codes[len(own) :].astype(np.int64)
+    for groups, count, name in zip(exclude, counts, ("the queries", "the index"), strict=True):
+        if len(groups) != count:
+            raise UserError(
+                f"exclude needs a group for each of the {count} rows of {name}, got {len(groups)}."
+            )
+    codes = np.unique(np.concatenate(exclude), return_inverse=True)[1].astype(np.int64)
+    return codes[: counts[0]], codes[counts[0] :]
 
 
 def _slices(count: int, size: int) -> list[slice]:

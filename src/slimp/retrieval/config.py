@@ -29,8 +29,6 @@ class RetrievalConfig:
     lend: Lend = "missing"
     """missing: rows with no known cell borrow. all: every row does, as if nothing were known, and
     what is known serves as the truth to compare with."""
-    approximate: bool = False
-    """Search a large reference with FAISS (pip install 'slimp[faiss]'); recall is measured."""
     rename: Mapping[str, str] = field(default_factory=dict)
     """Feature of the target = the reference's name for it, as in gender=sex; repeat for more."""
     groups: tuple[str, ...] | None = None

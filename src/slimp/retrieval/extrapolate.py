@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from slimp.errors import UserError
 from slimp.evaluation.domain_shift import Shift, two_sample_test
 from slimp.evaluation.groups import group_values
 from slimp.evaluation.similarity import Similarity
+from slimp.features.nearest import nearest_of_others
 from slimp.models.nested import Slimp
 from slimp.retrieval.abstention import (
     IMAGES,
@@ -29,13 +31,12 @@ from slimp.retrieval.abstention import (
 from slimp.retrieval.agreement import Agreement, Compared, agreement, compare_columns
 from slimp.retrieval.config import RetrievalConfig
 from slimp.retrieval.failure_analysis import by_group, by_similarity, worst_cases
-from slimp.retrieval.finders import Finder
 from slimp.retrieval.hierarchy import as_the_model_reads
 from slimp.retrieval.index import Reference
 from slimp.retrieval.matching import matching_similarity
 from slimp.retrieval.pseudo_table import lent_features, lent_values, pseudo_table
 from slimp.retrieval.result import FEWEST_FOLDS, Retrieval
-from slimp.retrieval.routes import Loans, lend
+from slimp.retrieval.routes import Loans, Search, lend
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -74,7 +75,7 @@ def extrapolate(
     config = config or RetrievalConfig()
     index = Reference.build(model, reference, reference_images, device=device)
     group_cells = group_values(target, config.groups)  # refuses before anything is searched
-    finder = Finder(approximate=config.approximate, device=device, seed=config.seed)
+    finder = partial(nearest_of_others, device=device)
     loans = lend(model, index, target, target_images, config, search=finder, device=device)
     if not loans.levels:
         raise UserError(
@@ -124,7 +125,6 @@ def extrapolate(
             )
         ),
         cases=tuple(worst_cases(finest.similarity[:, 0], finest.image[:, 0], compared, patients)),
-        recall=finder.recall,
         left_behind=tuple(level for level in loans.levels if level in left_behind),
     )
 
@@ -147,7 +147,7 @@ class _Trial:
         patients: frozenset[str],
         loans: Loans,
         config: RetrievalConfig,
-        finder: Finder,
+        finder: Search,
         device: torch.device | str,
     ) -> _Trial:
         mask = index.cohort.images["patient_id"].isin(patients).to_numpy(dtype=bool)

@@ -25,7 +25,6 @@ from slimp.retrieval.abstention import IMAGES, Abstention
 from slimp.retrieval.agreement import Agreement, Compared
 from slimp.retrieval.config import RetrievalConfig
 from slimp.retrieval.failure_analysis import Bin, LoanCase, LoanGroup
-from slimp.retrieval.finders import Recall
 from slimp.retrieval.pseudo_table import save_pseudo
 from slimp.retrieval.routes import Loans
 from slimp.training.run_folder import versions
@@ -86,8 +85,6 @@ class Retrieval:
     """Of similarity and agreement."""
     groups: tuple[LoanGroup, ...]
     cases: tuple[LoanCase, ...]
-    recall: Recall | None
-    """Of an approximate search; None: the search was exact."""
     left_behind: tuple[LevelName, ...] = ()
     """Lent levels that were not trained when the image encoder last moved."""
 
@@ -189,7 +186,6 @@ class Retrieval:
                 k: v.to_dict(per_seed=False) for k, v in self.rank_correlation.items()
             },
             "groups": [group.to_dict() for group in self.groups],
-            "search": "exact" if self.recall is None else self.recall.to_dict(),
         }
 
     def save(self, folder: Path, *, run: Path, reference: Path, target: Path) -> None:

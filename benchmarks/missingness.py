@@ -39,10 +39,11 @@ from slimp.evaluation.result import Answer, ProbeResult, make_task, summarise
 from slimp.evaluation.similarity import similarity
 from slimp.features.backends import inference
 from slimp.features.embed import embed, evaluating
+from slimp.features.levels import cohort_levels, encode_level
 from slimp.features.nearest import nearest_of_others
-from slimp.models.nested import Slimp, mean_pool
+from slimp.models.nested import Slimp
+from slimp.models.pooling import mean_pool
 from slimp.retrieval.config import RetrievalConfig
-from slimp.retrieval.hierarchy import read_metadata
 from slimp.retrieval.index import Reference
 from slimp.retrieval.pseudo_table import lent_values
 from slimp.retrieval.routes import lend
@@ -200,7 +201,8 @@ class Trial:
 
     def metadata(self, cohort: Cohort, level: Any) -> Array:
         with evaluating(self.model, CPU), inference(CPU, "32"):
-            return read_metadata(self.model, cohort, level, device=CPU).embeddings
+            levels = {found.name: found for found in cohort_levels(self.model, cohort, CPU)}
+            return encode_level(self.model, levels[level]).numpy()
 
     def probe(self, x: Array) -> ProbeResult:
         designs = [(x[split.train], x[split.test]) for split in self.task.splits]

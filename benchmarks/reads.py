@@ -36,9 +36,11 @@ from slimp.data.batches import PatientBatches, epoch_loader
 from slimp.data.cohort import Cohort
 from slimp.data.files import PackedImages, write_json
 from slimp.data.schema import Schema
+from slimp.training.build_model import build_model
 from slimp.training.config import PretrainConfig
 from slimp.training.devices import fast_precision
-from slimp.training.loop import build_model, learn, make_optimizer, prepare
+from slimp.training.loop import learn, prepare
+from slimp.training.optimizer import make_optimizer
 
 PATIENTS = 1000
 KINDS = {"continuous": 32, "categorical": 5, "checkbox": 3}

@@ -25,7 +25,6 @@ import torch
 from harness import last_line_of, plain_parser, record
 from slimp.data.batches import Batch, LevelBatch
 from slimp.data.encoding import Encoding, Rows
-from slimp.data.processes import Shares
 from slimp.models.config import ModelConfig
 from slimp.models.losses import nested_loss
 from slimp.models.nested import Slimp
@@ -169,18 +168,17 @@ def make_batch(model: Slimp, lesions: int) -> Batch:
                 rows=some_rows("lesion", lesions),
                 groups=None,
                 parent=torch.arange(lesions),
-                shares=Shares((lesions,)),
+                count=lesions,
             ),
             LevelBatch(
                 name="patient",
                 rows=some_rows("patient", patients),
                 groups=None,
                 parent=torch.arange(lesions) // LESIONS_PER_PATIENT,
-                shares=Shares((patients,)),
+                count=patients,
             ),
         ),
         image_rows=torch.arange(lesions),
-        shares=Shares((lesions,)),
     )
 
 

@@ -15,9 +15,10 @@ from slimp.data.cohort import Cohort
 from slimp.errors import CohortError
 from slimp.models.nested import Slimp
 from slimp.models.precision import autocast_on, suit_to_device
+from slimp.training.build_model import build_model
 from slimp.training.config import PretrainConfig
 from slimp.training.devices import fast_precision, make_fabric
-from slimp.training.loop import build_model, learning_rate, make_optimizer
+from slimp.training.optimizer import learning_rate, make_optimizer
 
 
 def train_supervised(train: Cohort, config: PretrainConfig) -> Slimp:

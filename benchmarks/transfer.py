@@ -34,8 +34,9 @@ from slimp.evaluation.result import ProbeResult
 from slimp.features.embed import embed
 from slimp.models.nested import Slimp
 from slimp.training.adapt import adapt
+from slimp.training.build_model import build_model
 from slimp.training.config import AdaptConfig, PretrainConfig, RunConfig, part_of
-from slimp.training.loop import build_model, pretrain
+from slimp.training.loop import pretrain
 
 POLICIES = ("embeddings", "heads", "full")
 ARMS = ("random", "scratch", "as it is", *POLICIES, "metadata_only", "majority")

@@ -107,7 +107,8 @@ def run_seed(
     found |= run_floors(cohort, config, parts)
     meeting: dict[str, float] = {}
     assert parts.held_out is not None
-    for level, pair in similarity_by_level(model, parts.held_out).items():
+    unseen = table.select(column == "held_out").features["image"]
+    for level, pair in similarity_by_level(model, parts.held_out, unseen).items():
         meeting |= {
             f"{level}, median of matching pairs": pair.median_matching,
             f"{level}, median of other pairs": pair.median_nonmatching,

@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy or slow machine is no fault of the code.
+settings.register_profile("slimp", deadline=None)
+settings.load_profile("slimp")
 
 
 @pytest.fixture(scope="session")

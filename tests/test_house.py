@@ -53,6 +53,7 @@ LONG_MODULES: set[str] = {
     "training/loop.py",
 }
 LONG_FUNCTIONS: set[str] = {
+    "features/nearest.py:nearest",
     "cli/demonstration.py:run_demo",
     "evaluation/conformal.py:verified_coverage",
     "evaluation/domain_shift.py:two_sample_test",

@@ -18,8 +18,8 @@ from slimp.data.images import image_batches
 from slimp.errors import CohortError
 from slimp.models.nested import Slimp
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
+from slimp.training.build_model import build_model
 from slimp.training.config import PretrainConfig
-from slimp.training.loop import build_model
 from supervised import Classifier, train_supervised
 
 torch.set_num_threads(1)

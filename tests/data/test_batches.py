@@ -91,7 +91,7 @@ def test_an_epoch_visits_each_patient_once_with_up_to_n_lesions(
     )
     seen: list[str] = []
     for k in range(batches.batches_per_epoch):
-        rows = batches.draw(5, k)
+        rows = batches.sampler.draw(5, k)
         assert len(set(rows.tolist())) == len(rows)
         table = cohort.images.iloc[rows]
         assert table["patient_id"].nunique() <= patients
@@ -106,7 +106,7 @@ def test_an_epoch_visits_each_patient_once_with_up_to_n_lesions(
 
 def test_no_epoch_ends_in_a_batch_of_one_patient() -> None:
     batches = make_batches(make_cohort([1] * 10), patients=3)
-    sizes = [len(batches.draw(0, k)) for k in range(batches.batches_per_epoch)]
+    sizes = [len(batches.sampler.draw(0, k)) for k in range(batches.batches_per_epoch)]
     assert sorted(sizes) == [2, 2, 3, 3]
 
 
@@ -114,7 +114,7 @@ def test_lesions_of_the_wanted_label_are_always_drawn() -> None:
     cohort = make_cohort([9, 9])
     batches = make_batches(cohort, lesions=2, always_include="rare")
     for epoch in range(20):
-        labels = cohort.images["label"].iloc[batches.draw(epoch, 0)]
+        labels = cohort.images["label"].iloc[batches.sampler.draw(epoch, 0)]
         assert (labels == "rare").sum() == 2  # one per patient
         assert (labels == "usual").sum() == 2
 
@@ -126,7 +126,7 @@ def test_an_unknown_label_to_include_is_refused() -> None:
 
 def test_lesions_are_drawn_anew_each_epoch_and_all_of_them_in_time() -> None:
     batches = make_batches(make_cohort([9]), lesions=3)
-    draws = [tuple(batches.draw(epoch, 0).tolist()) for epoch in range(30)]
+    draws = [tuple(batches.sampler.draw(epoch, 0).tolist()) for epoch in range(30)]
     assert len(set(draws)) > 10
     assert set().union(*map(set, draws)) == set(range(9))
 
@@ -170,7 +170,7 @@ def test_levels_lead_from_each_image_to_its_own_metadata() -> None:
     size = cohort.lesions.set_index("lesion_id")["size"]
     age = cohort.patients.set_index("patient_id")["age"]
     for level, values, ids in ((lesion, size, "lesion_id"), (patient, age, "patient_id")):
-        fitted = batches.encodings[level.name].features[0]
+        fitted = batches.metadata.encodings[level.name].features[0]
         parent = lesion.parent if level is lesion else patient.parent[lesion.parent]
         got = level.rows.continuous[parent, 0].numpy() * fitted.std + fitted.mean
         np.testing.assert_allclose(got, values[images[ids]].to_numpy(), rtol=1e-5)

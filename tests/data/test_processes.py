@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from hypothesis import strategies as st
 from slimp.data.batches import PatientBatches
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding
-from slimp.data.processes import Shares, deal
+from slimp.data.processes import shard
 from slimp.data.schema import LEVELS
 from slimp.errors import UserError
 from slimp.models.image_encoder import read_tensors
@@ -84,8 +83,8 @@ def start(count: int, command: list[str], folder: Path) -> list[subprocess.Popen
     shared |= {"TORCHELASTIC_RUN_ID": "test", "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0"}
     started = []
     for rank in range(count):
-        mine = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
-        environment = {**os.environ, **shared, **mine}
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **shared, **own}
         with (folder / f"process_{rank}.log").open("w") as log:
             started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
     return started
@@ -106,49 +105,47 @@ def processes(count: int, command: list[str], folder: Path) -> None:
 # ------------------------------------------------------------------ rows and gradients
 
 ROWS = """
-import sys
 import torch
 import torch.distributed as dist
 from torch import nn
-from slimp.data.processes import Shares, agree, gather_rows, sum_gradients, summed
-from slimp.models.losses import _info_nce
+from slimp.data.processes import agree, exchange_gradients, gather_rows, shard
+from slimp.models.losses import info_nce
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 torch.manual_seed(0)
-rows, targets = torch.randn(2, 5, 4, dtype=torch.float64)
+rows, targets = torch.randn(2, 7, 4, dtype=torch.float64)
 layer, unused = nn.Linear(4, 3, bias=False).double(), nn.Linear(2, 2)
+other = nn.Linear(4, 3, bias=False).double()
 scale = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
-for groups in (None, torch.tensor([0, 1, 0, 2, 1])):
-    def loss_of(shares):
-        return _info_nce(
-            layer(rows[shares.mine]), layer(targets[shares.mine]), scale, groups, shares
-        )
-
-    wanted = loss_of(Shares((5,)))
-    expected = torch.autograd.grad(wanted, (layer.weight, scale))
-    for sizes in ((3, 0, 2), (0, 5, 0), (1, 2, 2)):
-        layer.zero_grad(), setattr(scale, "grad", None)
-        share = loss_of(Shares(sizes, rank))
-        share.backward()
-        sum_gradients([layer.weight, scale, *unused.parameters()])
-        torch.testing.assert_close(summed(share.detach()[None])[0], wanted)
-        torch.testing.assert_close((layer.weight.grad, scale.grad), expected)
-        assert unused.weight.grad is None
+for count in (7, 5, 2):  # shards of 2, 2, 3; 1, 2, 2; 0, 1, 1
+    groups = torch.arange(count) % 4
+    own = shard(count, rank, 3)
+    learned = (layer.weight, other.weight, scale)
+    wanted = info_nce(
+        layer(rows[:count]), other(targets[:count]), temperature=scale, groups=groups
+    )
+    expected = torch.autograd.grad(wanted, learned)
+    for parameter in learned:
+        parameter.grad = None
+    gathered = gather_rows(layer(rows[own]), count)
+    loss = info_nce(gathered, other(targets[:count]), temperature=scale, groups=groups)
+    loss.backward()
+    exchange_gradients([layer.weight, *unused.parameters()], [other.weight, scale])
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(tuple(p.grad for p in learned), expected)
+    assert unused.weight.grad is None
 only_one = nn.Parameter(torch.ones(2))
 (only_one.sum() * 3).backward() if rank == 1 else None
-sum_gradients([only_one])
+exchange_gradients([only_one], [])
 assert only_one.grad.tolist() == [3, 3]
 cpu = torch.device("cpu")
 assert [agree(float(rank), cpu, on=on) for on in ("least", "most", "first")] == [0, 2, 0]
-assert gather_rows(torch.full((rank, 2), float(rank)), Shares((0, 1, 2), rank)).tolist() == [
-    [1, 1], [2, 2], [2, 2],
-]
 """
 
 
 def test_rows_losses_and_gradients_of_three_processes_are_those_of_one(tmp_path: Path) -> None:
-    """Dropping the offset of a process, or gathering without gradient, fails here."""
+    """A wrong shard, gathering without gradient, or averaging the image encoder fails here."""
     (tmp_path / "rows.py").write_text(ROWS)
     processes(3, [sys.executable, str(tmp_path / "rows.py")], tmp_path)
 
@@ -205,7 +202,7 @@ def test_two_processes_of_torchrun_train_to_the_same_weights(alone: Path, tmp_pa
 def test_three_processes_of_our_own_with_a_cache_train_to_the_same_weights(
     alone: Path, tmp_path: Path
 ) -> None:
-    """Batches of three and four patients: a process may have one of them, or two."""
+    """Batches of three and four patients, of which two have one image."""
     words = [sys.executable, "-m", "slimp", *flags(alone, tmp_path / "run", devices=3, chunk=4)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, done.stderr
@@ -238,69 +235,39 @@ def test_a_signal_to_one_process_ends_all_and_another_number_goes_on(
     assert_same_run(out, alone / "run")
 
 
-# ------------------------------------------------------------------ dealing
+# ------------------------------------------------------------------ shards
 
 
-def batches(count: int, config: PretrainConfig) -> list[PatientBatches]:
+@pytest.mark.parametrize("count", [1, 2, 3, 50])
+def test_the_shards_of_a_batch_make_up_the_batch(count: int) -> None:
+    """Also where there are more processes than images: the metadata are everybody's."""
+    config = PretrainConfig(**SETTINGS, feature_corruption=0.3)
     encodings = {
         name: Encoding.fit(cohort().schema.level(name), cohort().tables.of_level(name))
         for name in LEVELS
         if cohort().schema.level(name).features
     }
-    whole = PatientBatches(cohort(), encodings, config, image_size=16)
-    return [whole.of_process(process, count) for process in range(count)]
+    batches = PatientBatches(cohort(), encodings, config, image_size=16)
+    whole = batches[1, 2]
+    parts = [batches.of_process(process, count)[1, 2] for process in range(count)]
+    torch.testing.assert_close(torch.cat([part.pixels for part in parts], dim=1), whole.pixels)
+    for part in parts:
+        assert torch.equal(part.image_rows, whole.image_rows)
+        for ours, theirs in zip(part.levels, whole.levels, strict=True):
+            assert (ours.name, ours.count) == (theirs.name, theirs.count)
+            assert torch.equal(ours.parent, theirs.parent)
+            assert torch.equal(ours.groups, theirs.groups)
+            assert torch.equal(ours.rows.continuous, theirs.rows.continuous)
+            assert torch.equal(ours.rows.present, theirs.rows.present)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 6])
-def test_the_shares_of_a_batch_make_up_the_batch(count: int) -> None:
-    """Also where there are more processes than patients."""
-    config = PretrainConfig(**SETTINGS, feature_corruption=0.3)
-    (whole,) = batches(1, config)
-    shares = [batch[1, 2] for batch in batches(count, config)]
-    batch = whole[1, 2]
-    images = torch.cat([share.image_rows for share in shares])
-    assert sorted(images.tolist()) == sorted(batch.image_rows.tolist())
-    at = {image: i for i, image in enumerate(batch.image_rows.tolist())}
-    order = torch.tensor([at[image] for image in images.tolist()])
-    torch.testing.assert_close(torch.cat([s.pixels for s in shares], dim=1), batch.pixels[:, order])
-    below = order
-    for depth, level in enumerate(batch.levels):
-        parts = [share.levels[depth] for share in shares]
-        assert {part.shares.sizes for part in parts} == {tuple(part.count for part in parts)}
-        assert sum(part.count for part in parts) == level.count
-        rows = torch.cat([part.parent + part.shares.first for part in parts])
-        which = torch.full((level.count,), -1)
-        which[rows] = level.parent[below]  # row of the whole batch for each gathered row
-        assert sorted(which.tolist()) == list(range(level.count))
-        assert torch.equal(rows, torch.argsort(which)[level.parent[below]])
-        if level.rows is not None and level.groups is not None:
-            for part in parts:
-                assert part.groups is not None
-                assert torch.equal(part.groups, level.groups[which])
-            for field in ("continuous", "categorical", "checkbox", "present"):
-                ours = torch.cat([getattr(part.rows, field) for part in parts])
-                assert torch.equal(ours, getattr(level.rows, field)[which])
-        below = which
-    loads = [len(share.image_rows) for share in shares]
-    most = cohort().images["patient_id"].value_counts().max()
-    assert max(loads) - min(loads) <= most
-
-
-@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 8))
-def test_dealing_is_nearly_even(weights: list[int], count: int) -> None:
-    owner = deal(weights, count)
-    assert len(owner) == len(weights)
-    loads = Counter(dict.fromkeys(range(count), 0))
-    for process, weight in zip(owner, weights, strict=True):
-        loads[process] += weight
-    assert set(loads) == set(range(count))
-    assert max(loads.values()) - min(loads.values()) <= max(weights, default=0)
-
-
-def test_shares_know_their_rows() -> None:
-    shares = [Shares((3, 0, 2), process) for process in range(3)]
-    assert [list(range(5))[share.mine] for share in shares] == [[0, 1, 2], [], [3, 4]]
-    assert {share.total for share in shares} == {5}
+@given(st.integers(0, 300), st.integers(1, 9))
+def test_shards_are_contiguous_and_nearly_even(rows: int, count: int) -> None:
+    shards = [shard(rows, process, count) for process in range(count)]
+    assert [row for part in shards for row in range(rows)[part]] == list(range(rows))
+    sizes = [part.stop - part.start for part in shards]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) == -(-rows // count)
 
 
 # ------------------------------------------------------------------ launchers

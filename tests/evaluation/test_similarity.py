@@ -15,6 +15,7 @@ from slimp.data.config import BatchConfig
 from slimp.data.encoding import Encoding
 from slimp.evaluation.similarity import similarity, similarity_by_level
 from slimp.features import recall as module
+from slimp.features.embed import embed
 from slimp.features.recall import recall_at_k
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
@@ -161,14 +162,18 @@ def tiny_model(cohort, **changes):
     return Slimp(config, encodings)
 
 
+def images_of(model: Slimp, cohort):
+    return embed(model, cohort).features["image"]
+
+
 def test_levels_equal_one_forward_pass_over_everything():
     cohort = synthesize(SyntheticConfig(patients=40, lesions=2, image_size=16))
     model = tiny_model(cohort).train()
-    found = similarity_by_level(model, cohort)
+    found = similarity_by_level(model, cohort, images_of(model, cohort))
     assert model.training
     everyone = BatchConfig(patients=40, lesions=100)
     batches = PatientBatches(cohort, model.encodings, everyone, image_size=16, augment=False)
-    pairs = model.eval()(batches[0, 0]).pairs
+    pairs = model.eval()(batches[0, 0])
     assert list(found) == [pair.name for pair in pairs] == ["lesion", "patient"]
     for pair in pairs:
         cosines = torch.cosine_similarity(pair.anchor, pair.target).detach().numpy()
@@ -181,10 +186,12 @@ def test_levels_equal_one_forward_pass_over_everything():
 
 def test_levels_that_are_not_trained_or_say_nothing_are_left_out():
     cohort = synthesize(SyntheticConfig(patients=5, lesions=3, image_size=16))
-    assert list(similarity_by_level(tiny_model(cohort, patient_weight=0.0), cohort)) == ["lesion"]
-    assert list(similarity_by_level(tiny_model(cohort, hierarchy="flat"), cohort)) == ["lesion"]
+    for changes in ({"patient_weight": 0.0}, {"hierarchy": "flat"}):
+        model = tiny_model(cohort, **changes)
+        assert list(similarity_by_level(model, cohort, images_of(model, cohort))) == ["lesion"]
     alone = cohort.select_patients(cohort.patients["patient_id"][:1])
-    assert "patient" not in similarity_by_level(tiny_model(cohort), alone)
+    model = tiny_model(cohort)
+    assert "patient" not in similarity_by_level(model, alone, images_of(model, alone))
 
 
 def test_refusals():

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from slimp.data.batches import Batch, LevelBatch
 from slimp.data.encoding import Encoding, FittedFeature
-from slimp.data.processes import Shares
 from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import UserError
 from slimp.models.adapt_model import Part, Policy, Transfer, embedding_names, transfer
@@ -109,14 +108,12 @@ def batch(model: Slimp) -> Batch:
             rows=model.encodings[name].encode(TABLES[name]) if name in model.encodings else None,
             groups=None,
             parent=torch.tensor(list(parents[name])),
-            shares=Shares((len(TABLES[name]),)),
+            count=len(TABLES[name]),
         )
         for name in LEVELS
         if name != "image" or "image" in model.encodings
     ]
-    return Batch(
-        pixels=pixels, levels=tuple(levels), image_rows=torch.arange(6), shares=Shares((6,))
-    )
+    return Batch(pixels=pixels, levels=tuple(levels), image_rows=torch.arange(6))
 
 
 def loss(model: Slimp) -> Mapping[str, float]:

@@ -13,10 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from slimp.data.processes import Shares
 from slimp.errors import UserError
-from slimp.models.embeddings import Embeddings, Pair
-from slimp.models.losses import _pick_positives, info_nce, nested_loss
+from slimp.models.losses import Pair, info_nce, nested_loss
 
 
 def sides(n: int = 6, d: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -187,19 +185,6 @@ def test_gradients(groups, symmetric):
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_a_share_of_the_rows_against_all_adds_up_to_the_whole(grouped):
-    """What a process computes of its own rows; the sum over processes is the whole loss."""
-    a, b = (F.normalize(side, dim=1) for side in sides(6))
-    groups = torch.tensor([0, 1, 0, 2, 1, 3]) if grouped else None
-    parts = []
-    for process in range(4):
-        shares = Shares((3, 0, 1, 2), process)
-        parts.append(_pick_positives(a[shares.mine] / 0.3, b, groups, shares))
-    whole = info_nce(a, b, temperature=0.3, groups=groups, symmetric=False)
-    torch.testing.assert_close(torch.stack(parts).sum() / 6, whole)
-
-
-@pytest.mark.parametrize("grouped", [False, True])
 def test_blocks_of_rows_are_the_same_loss_with_the_same_gradient(grouped, monkeypatch):
     a, b = (side.double().requires_grad_() for side in sides(7))
     groups = torch.tensor([0, 1, 0, 2, 1, 3, 3]) if grouped else None
@@ -301,7 +286,7 @@ def test_total_is_the_weighted_sum_of_the_levels():
     groups = torch.tensor([0, 0, 1])
     pairs = (pair("view", 8, 0), pair("lesion", 6, 1), pair("patient", 3, 2, groups))
     weights = {"view": 0.5, "lesion": 0.9, "patient": 0.1, "image": 0.7}
-    result = nested_loss(Embeddings(pairs=pairs), weights)
+    result = nested_loss(pairs, weights)
     parts = {p.name: info_nce(p.anchor, p.target, temperature=0.1, groups=p.groups) for p in pairs}
     assert list(result.parts) == ["view", "lesion", "patient"]
     for name, want in parts.items():
@@ -315,7 +300,7 @@ def test_total_is_the_weighted_sum_of_the_levels():
 def test_levels_without_a_weight_are_not_computed(weights):
     broken = pair("patient", 3)
     broken.target.fill_(torch.nan)
-    result = nested_loss(Embeddings(pairs=(pair("lesion"), broken)), weights)
+    result = nested_loss((pair("lesion"), broken), weights)
     assert list(result.parts) == ["lesion"]
     torch.testing.assert_close(result.total, 0.9 * result.parts["lesion"])
 
@@ -324,7 +309,7 @@ def test_levels_without_a_weight_are_not_computed(weights):
 def test_a_level_with_too_few_rows_adds_nothing_and_is_named(n):
     lonely, lesions = pair("patient", n), pair("lesion")
     lesions.anchor.requires_grad_()
-    result = nested_loss(Embeddings(pairs=(lesions, lonely)), {"lesion": 0.9, "patient": 0.1})
+    result = nested_loss((lesions, lonely), {"lesion": 0.9, "patient": 0.1})
     assert result.too_few == ("patient",)
     torch.testing.assert_close(result.total, 0.9 * result.parts["lesion"])
     result.total.backward()
@@ -342,14 +327,14 @@ def test_a_level_with_too_few_rows_adds_nothing_and_is_named(n):
 )
 def test_nothing_to_contrast_is_refused(pairs, weights, message):
     with pytest.raises(UserError, match=message):
-        nested_loss(Embeddings(pairs=pairs), weights)
+        nested_loss(pairs, weights)
 
 
 def test_gradients_reach_every_level_in_proportion_to_its_weight():
     def gradient(weight: float) -> Tensor:
         patient = pair("patient", 4)
         patient.anchor.requires_grad_()
-        pairs = Embeddings(pairs=(pair("lesion"), patient))
+        pairs = (pair("lesion"), patient)
         nested_loss(pairs, {"lesion": 1 - weight, "patient": weight}).total.backward()
         return patient.anchor.grad
 

@@ -330,10 +330,9 @@ def test_the_batch_size_of_the_encoder_does_not_matter() -> None:
     model, _, batch = made(CASES["with views"])
     flat = batch.pixels.flatten(0, 1)
     chunks = [model.encode_images(chunk) for chunk in flat.split(5)]
-    views = torch.cat(chunks).reshape(*batch.pixels.shape[:2], -1)
     metadata = {name: model.encode_rows(name, rows) for name, rows in model.inputs(batch).items()}
-    found = model.relate(views, metadata, batch)
-    for ours, theirs in zip(found.pairs, model(batch).pairs, strict=True):
+    found = model.relate(torch.cat(chunks), metadata, batch)
+    for ours, theirs in zip(found, model(batch), strict=True):
         torch.testing.assert_close(ours.anchor, theirs.anchor)
         torch.testing.assert_close(ours.target, theirs.target)
 
@@ -426,7 +425,7 @@ def test_levels_above_the_last_weight_are_not_computed(
     weights: dict[str, float], pairs: list[str]
 ) -> None:
     model, _, batch = made(weights)
-    assert [pair.name for pair in model(batch).pairs] == pairs
+    assert [pair.name for pair in model(batch)] == pairs
     found = gradients(model, loss_of(model, batch))
     trained = {name.split(".")[1] for name in found if name.startswith("levels.")}
     assert trained == set(pairs) - {"view"}
@@ -510,7 +509,7 @@ def test_a_saved_model_comes_back_bit_for_bit(tmp_path: Path, case: str, pooling
     assert state.keys() == back.state_dict().keys()
     assert all(torch.equal(value, state[name]) for name, value in back.state_dict().items())
     batch = batch_of(model, cohort)
-    for ours, theirs in zip(model.eval()(batch).pairs, back(batch).pairs, strict=True):
+    for ours, theirs in zip(model.eval()(batch), back(batch), strict=True):
         assert torch.equal(ours.anchor, theirs.anchor)
         assert torch.equal(ours.target, theirs.target)
 

@@ -24,7 +24,7 @@ from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training import gradient_cache
 from slimp.training.chunk_size import rows_that_fit, saved_bytes
 from slimp.training.config import PretrainConfig, part_of
-from slimp.training.gradient_cache import backward, draw_from
+from slimp.training.gradient_cache import backward, seed_dropout
 
 torch.set_num_threads(1)
 
@@ -115,9 +115,7 @@ def cached(
     chunk: int,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> NestedLoss:
-    return backward(
-        model, batch, model.config.weights, chunk=chunk, autocast=autocast, chance=(3, 1)
-    )
+    return backward(model, batch, model.config.weights, chunk=chunk, autocast=autocast, seed=(3, 1))
 
 
 def assert_same(
@@ -150,11 +148,11 @@ def test_both_passes_drop_the_same_units() -> None:
 
     def in_one_graph() -> NestedLoss:
         embedded: dict[str, list[Tensor]] = {}
-        for number, piece in enumerate(gradient_cache._pieces(model, batch, 2)):
-            draw_from((3, 1), number)
+        for piece in gradient_cache._chunks(model, batch, 2, (3, 1)):
+            seed_dropout(piece.seed)
             embedded.setdefault(piece.encoder, []).append(piece.embed())
         whole = {name: torch.cat(parts) for name, parts in embedded.items()}
-        h = whole.pop("pixels").unsqueeze(0)
+        h = whole.pop("pixels")
         loss = nested_loss(model.relate(h, whole, batch), model.config.weights)
         loss.total.backward()
         return loss

@@ -31,16 +31,11 @@ from slimp.models.image_encoder import read_tensors
 from slimp.models.nested import Slimp
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training import loop as train
+from slimp.training.build_model import build_model
 from slimp.training.checkpoint import Progress
 from slimp.training.config import PretrainConfig
-from slimp.training.loop import (
-    build_model,
-    keep_best,
-    learning_rate,
-    make_optimizer,
-    pretrain,
-    require_finite,
-)
+from slimp.training.loop import keep_best, pretrain, require_finite
+from slimp.training.optimizer import learning_rate, make_optimizer
 from slimp.training.parts import Parts, set_aside
 from slimp.training.run_folder import read_log
 

@@ -12,8 +12,8 @@ from slimp.cli.main import main
 from slimp.data.batches import PatientBatches
 from slimp.errors import UserError
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
+from slimp.training.build_model import build_model
 from slimp.training.config import PretrainConfig
-from slimp.training.loop import build_model
 from slimp.training.profile import forward_operations, matmul_peak, profile
 
 torch.set_num_threads(1)

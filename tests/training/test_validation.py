@@ -22,8 +22,8 @@ from slimp.models.losses import nested_loss
 from slimp.models.nested import Slimp
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training import validation as online
+from slimp.training.build_model import build_model
 from slimp.training.config import PretrainConfig
-from slimp.training.loop import build_model
 from slimp.training.validation import Validator
 
 torch.set_num_threads(1)
@@ -90,9 +90,9 @@ def by_hand(model: Slimp, settings: PretrainConfig) -> tuple[dict[str, float], T
     batches = PatientBatches(
         parts()[1], model.encodings, settings, image_size=settings.image_size, augment=False
     )
-    embeddings = model.eval()(batches[0, 0])
-    loss = nested_loss(embeddings, settings.weights)
-    lesion = embeddings.pairs[0]
+    pairs = model.eval()(batches[0, 0])
+    loss = nested_loss(pairs, settings.weights)
+    lesion = pairs[0]
     losses = {"validation_loss": loss.total, **loss.parts}
     return {name: value.item() for name, value in losses.items()}, lesion.anchor, lesion.target
 

@@ -156,13 +156,15 @@ def _probe_reference(
         cohort_folder=out / "cohort",
     )
     held_out = set_aside(reference, config).held_out
+    assert held_out is not None
+    unseen = features.ids["patient_id"].isin(held_out.patients["patient_id"])
     report = write_report(
         out / "report.html",
         out / "run",
         reference,
         found,
         table=features,
-        similarity=similarity_by_level(model, held_out) if held_out is not None else None,
+        similarity=similarity_by_level(model, held_out, features.select(unseen).features["image"]),
         options=PageOptions(
             title="slimp demo: a synthetic cohort", command=f"slimp demo --seed {seed}"
         ),

@@ -128,6 +128,7 @@ def _report(
         similarity = similarity_by_level(
             Slimp.from_pretrained(arguments.run),
             cohort.select_patients(unseen),
+            table.select(table.ids["patient_id"].isin(unseen)).features["image"],
             device=device_of(arguments.accelerator),
         )
     page = write_report(

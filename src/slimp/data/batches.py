@@ -1,8 +1,12 @@
 """Cohort -> batches: patients with their lesions, images decoded and augmented off the main thread.
 
-Axis names: v = views (1 or 2), n = images. All randomness is drawn from (seed, epoch, batch or
-image), so a batch is the same whatever the number of workers and wherever a run resumes. Several
-processes draw the same batch; each then keeps the rows of its own patients.
+Three steps: `PatientSampler` draws which images, `CohortRows` looks up the metadata of their
+lesions and patients, `PatientBatches` decodes the pixels and puts all together.
+
+Axis names: v = views (1 or 2), n = images of the batch, s = images of this process's shard. All
+randomness is drawn from (seed, epoch, batch or image), so a batch is the same whatever the number
+of workers and wherever a run resumes. Several processes draw the same batch; each then decodes
+its shard of the images.
 """
 
 from __future__ import annotations
@@ -10,8 +14,6 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from slimp.data.cohort import Cohort
 from slimp.data.config import BatchConfig
 from slimp.data.encoding import Encoding, Rows
 from slimp.data.images import Pictures, augment, centre, load_ahead
-from slimp.data.processes import Shares, deal
+from slimp.data.processes import shard
 from slimp.data.schema import LevelName
 from slimp.errors import CohortError
 
@@ -38,18 +40,12 @@ class LevelBatch:
     name: LevelName
     rows: Rows | None
     """None for a level without metadata: it only groups."""
-    groups: Int[Tensor, " n_everywhere"] | None
-    """Of all processes' rows, in order of process: rows with the same number have equal metadata
-    (before any dropout)."""
+    groups: Int[Tensor, " _"] | None
+    """Rows with the same number have equal metadata (before any dropout)."""
     parent: Int[Tensor, " n_below"]
     """Row of this level for each row of the level below (for the first level: each image)."""
-    shares: Shares
-    """How many rows of this level each process has."""
-
-    @property
-    def count(self) -> int:
-        """Rows of this level, here."""
-        return self.shares.sizes[self.shares.process]
+    count: int
+    """Rows of this level."""
 
     def to(self, device: torch.device) -> LevelBatch:
         """The same on another device."""
@@ -62,17 +58,17 @@ class LevelBatch:
 class Batch:
     """Images of some patients, and the levels above them from fine to coarse."""
 
-    pixels: UInt8[Tensor, "v n 3 height width"]
+    pixels: UInt8[Tensor, "v s 3 height width"]
+    """Of this process's shard of the images."""
     levels: tuple[LevelBatch, ...]
+    """Of the whole batch, in every process."""
     image_rows: Int[Tensor, " n"]
-    """Row of each image in `cohort.images`."""
-    shares: Shares
-    """How many images each process has."""
+    """Row in `cohort.images` of each image of the whole batch."""
 
     @property
     def lesions(self) -> int:
-        """Lesions in the batch, of all processes."""
-        return next(level.shares.total for level in self.levels if level.name == "lesion")
+        """Lesions in the whole batch."""
+        return next(level.count for level in self.levels if level.name == "lesion")
 
     def pin_memory(self) -> Batch:
         """For the DataLoader: pixels where a GPU can fetch them while it works."""
@@ -84,15 +80,122 @@ class Batch:
         return replace(self, pixels=self.pixels.to(device, non_blocking=True), levels=levels)
 
 
-class PatientBatches(Dataset[Batch]):
-    """Item (epoch, k) is batch k of that epoch, or the share of one process in it.
+class PatientSampler:
+    """Which images make up each batch of each epoch.
 
-    An epoch visits each patient once.
-
-    Patients are shuffled and dealt into batches of nearly equal size, at most `config.patients`
+    Patients are shuffled and split into batches of nearly equal size, at most `config.patients`
     each, so that no epoch ends in a batch of one. Of each patient up to `config.lesions`
     lesions are drawn, and of each lesion up to `config.images_per_lesion` images, anew every
     epoch.
+    """
+
+    def __init__(self, cohort: Cohort, config: BatchConfig) -> None:
+        self.config = config
+        self.patients = len(cohort.patients)
+        self._lesions_of = _Children.of(cohort.patient_of_lesion, len(cohort.patients))
+        self._images_of = _Children.of(cohort.lesion_of_image, len(cohort.lesions))
+        self._always = _lesions_to_include(cohort, config.always_include)
+        self._shuffled: tuple[int, IntArray] | None = None
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches that visit each patient once."""
+        return -(-self.patients // self.config.patients)
+
+    def draw(self, epoch: int, k: int) -> IntArray:
+        """(n,) rows of `cohort.images` in batch k, patient by patient, lesion by lesion."""
+        patients = np.array_split(self._order(epoch), self.batches_per_epoch)[k]
+        rng = np.random.default_rng((self.config.seed, epoch, k))
+        drawn = []
+        for patient in patients.tolist():
+            for lesion in self._draw_lesions(patient, rng).tolist():
+                images, most = self._images_of[lesion], self.config.images_per_lesion
+                if len(images) > most:
+                    images = np.sort(rng.choice(images, size=most, replace=False))
+                drawn.append(images)
+        return np.concatenate(drawn)
+
+    def _order(self, epoch: int) -> IntArray:
+        """The patients in the order of an epoch; that of the last epoch asked for is kept."""
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            rng = np.random.default_rng((self.config.seed, epoch))
+            self._shuffled = epoch, rng.permutation(self.patients)
+        return self._shuffled[1]
+
+    def _draw_lesions(self, patient: int, rng: np.random.Generator) -> IntArray:
+        lesions = self._lesions_of[patient]
+        if len(lesions) <= self.config.lesions:
+            return lesions
+        # Shuffled lesions with the obligatory ones moved to the front, cut after N.
+        shuffled = rng.permutation(lesions)
+        front = np.argsort(~self._always[shuffled], kind="stable")
+        return np.sort(shuffled[front][: self.config.lesions])
+
+
+class CohortRows:
+    """The encoded metadata of a cohort, and those of a batch of its images per level.
+
+    Args:
+        cohort: whose metadata.
+        encodings: per level, fitted on training patients; its levels make up the batch.
+        disturb: dropout and corruption of cells, for training; None leaves metadata whole.
+    """
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        encodings: Mapping[LevelName, Encoding],
+        disturb: BatchConfig | None = None,
+    ) -> None:
+        self.encodings = dict(encodings)
+        self.rows = {
+            name: encoding.encode(cohort.tables.of_level(name))
+            for name, encoding in encodings.items()
+        }
+        self.groups = {name: rows.equal_groups() for name, rows in self.rows.items()}
+        self._disturb = disturb
+        self._lesion_of_image = cohort.lesion_of_image
+        self._patient_of_lesion = cohort.patient_of_lesion
+
+    def levels(self, images: IntArray, rng: np.random.Generator) -> tuple[LevelBatch, ...]:
+        """The levels with metadata, and those needed to group rows below them."""
+        lesions, lesion_of = _unique(self._lesion_of_image[images])
+        patients, patient_of = _unique(self._patient_of_lesion[lesions])
+        levels: list[tuple[LevelName, IntArray, IntArray]] = [
+            ("image", images, np.arange(len(images))),
+            ("lesion", lesions, lesion_of),
+            ("patient", patients, patient_of),
+        ]
+        return tuple(
+            self._level(name, index, parent, rng)
+            for name, index, parent in (levels if "image" in self.rows else levels[1:])
+        )
+
+    def _level(
+        self, name: LevelName, index: IntArray, parent: IntArray, rng: np.random.Generator
+    ) -> LevelBatch:
+        rows, groups = None, None
+        if name in self.rows:
+            at = torch.from_numpy(index)
+            rows, groups = self.rows[name][at], self.groups[name][at]
+            if self._disturb is not None:
+                rows = self.encodings[name].disturb(
+                    rows,
+                    rng,
+                    dropout=self._disturb.feature_dropout,
+                    corruption=self._disturb.feature_corruption,
+                )
+        return LevelBatch(
+            name=name,
+            rows=rows,
+            groups=groups,
+            parent=torch.from_numpy(parent),
+            count=len(index),
+        )
+
+
+class PatientBatches(Dataset[Batch]):
+    """Item (epoch, k) is batch k of that epoch; an epoch visits each patient once.
 
     Args:
         cohort: whose patients.
@@ -114,175 +217,50 @@ class PatientBatches(Dataset[Batch]):
         augment: bool = True,
         views: int = 1,
     ) -> None:
+        self.sampler = PatientSampler(cohort, config)
+        self.metadata = CohortRows(cohort, encodings, config if augment else None)
         self.pictures = Pictures(cohort)  # not the cohort: its tables need not travel
         self.config = config
         self.image_size = image_size
         self.augment = augment
         self.views = views
         self.process, self.processes = 0, 1
-        self.encodings = dict(encodings)
-        self.rows = {
-            name: encoding.encode(cohort.tables.of_level(name))
-            for name, encoding in encodings.items()
-        }
-        self.groups = {name: rows.equal_groups() for name, rows in self.rows.items()}
-        self._lesion_of_image = cohort.lesion_of_image
-        self._patient_of_lesion = cohort.patient_of_lesion
-        self._patients = len(cohort.patients)
-        self._lesions_of = _Children.of(self._patient_of_lesion, len(cohort.patients))
-        self._images_of = _Children.of(self._lesion_of_image, len(cohort.lesions))
-        self._always = self._lesions_to_include(cohort)
-        self._order = lru_cache(maxsize=2)(self._shuffle)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_order"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._order = lru_cache(maxsize=2)(self._shuffle)
 
     def of_process(self, process: int, processes: int) -> PatientBatches:
-        """The same batches, of which only the share of one process is decoded.
-
-        The patients of a batch are dealt to the processes so that each has about the same number
-        of images; where there are few patients, a process may have none.
-        """
-        mine = copy(self)
-        mine.process, mine.processes = process, processes
-        return mine
+        """The same batches, of which only one process's shard of the images is decoded."""
+        own = copy(self)
+        own.process, own.processes = process, processes
+        return own
 
     @property
     def batches_per_epoch(self) -> int:
         """Batches that visit each patient once."""
-        return -(-self._patients // self.config.patients)
+        return self.sampler.batches_per_epoch
 
     def __getitem__(self, index: tuple[int, int]) -> Batch:
         epoch, k = index
-        images = self.draw(epoch, k)
+        images = self.sampler.draw(epoch, k)
         rng = np.random.default_rng((self.config.seed, epoch, k, 1))
-        levels, share, shares = self._levels(images, rng)
-        images = images[share]
-        pixels = self._pixels(epoch, images)
         return Batch(
-            pixels=pixels, levels=levels, image_rows=torch.from_numpy(images), shares=shares
+            pixels=self._pixels(epoch, images[shard(len(images), self.process, self.processes)]),
+            levels=self.metadata.levels(images, rng),
+            image_rows=torch.from_numpy(images),
         )
 
-    def draw(self, epoch: int, k: int) -> IntArray:
-        """(images,) rows of `cohort.images` in batch k, patient by patient, lesion by lesion."""
-        patients = np.array_split(self._order(epoch), self.batches_per_epoch)[k]
-        rng = np.random.default_rng((self.config.seed, epoch, k))
-        drawn = []
-        for patient in patients.tolist():
-            for lesion in self._draw_lesions(patient, rng).tolist():
-                images, most = self._images_of[lesion], self.config.images_per_lesion
-                if len(images) > most:
-                    images = np.sort(rng.choice(images, size=most, replace=False))
-                drawn.append(images)
-        return np.concatenate(drawn)
-
-    def _shuffle(self, epoch: int) -> IntArray:
-        rng = np.random.default_rng((self.config.seed, epoch))
-        return rng.permutation(self._patients)
-
-    def _draw_lesions(self, patient: int, rng: np.random.Generator) -> IntArray:
-        lesions = self._lesions_of[patient]
-        if len(lesions) <= self.config.lesions:
-            return lesions
-        # Shuffled lesions with the obligatory ones moved to the front, cut after N.
-        shuffled = rng.permutation(lesions)
-        front = np.argsort(~self._always[shuffled], kind="stable")
-        return np.sort(shuffled[front][: self.config.lesions])
-
-    def _lesions_to_include(self, cohort: Cohort) -> NDArray[np.bool_]:
-        label, always = self.config.always_include, np.zeros(len(cohort.lesions), dtype=bool)
-        if label is not None:
-            if label not in cohort.classes:
-                raise CohortError(
-                    f"always_include: no image of cohort '{cohort.info.name}' has the label "
-                    f"'{label}'; there are: {', '.join(cohort.classes) or 'none'}."
-                )
-            hit = (cohort.images["label"] == label).to_numpy(dtype=bool)
-            always[self._lesion_of_image[hit]] = True
-        return always
-
-    def _levels(
-        self, images: IntArray, rng: np.random.Generator
-    ) -> tuple[tuple[LevelBatch, ...], IntArray, Shares]:
-        """The batch's levels: those with metadata, and those needed to group rows below them.
-
-        Also which of `images` are this process's, and how many each process has.
-        """
-        lesions, lesion_of = _unique(self._lesion_of_image[images])
-        patients, patient_of = _unique(self._patient_of_lesion[lesions])
-        weights = np.bincount(patient_of[lesion_of]).tolist()
-        owner = np.array(deal(weights, self.processes), dtype=np.int64)
-        owners = {"patient": owner, "lesion": owner[patient_of]}
-        owners["image"] = owners["lesion"][lesion_of]
-        everywhere: list[tuple[LevelName, IntArray, IntArray]] = [
-            ("image", images, np.arange(len(images))),
-            ("lesion", lesions, lesion_of),
-            ("patient", patients, patient_of),
-        ]
-        below = owners["image"]
-        levels = []
-        for name, index, parent in everywhere if "image" in self.rows else everywhere[1:]:
-            levels.append(
-                self._level(name, index, parent[below == self.process], owners[name], rng)
-            )
-            below = owners[name]
-        share = np.flatnonzero(owners["image"] == self.process)
-        return tuple(levels), share, self._shares(owners["image"])
-
-    def _level(
-        self,
-        name: LevelName,
-        index: IntArray,
-        parent: IntArray,
-        owner: IntArray,
-        rng: np.random.Generator,
-    ) -> LevelBatch:
-        """Rows are disturbed before they are dealt, so that chance knows nothing of processes."""
-        rows, groups = None, None
-        mine = np.flatnonzero(owner == self.process)
-        if name in self.rows:
-            groups = self.groups[name][torch.from_numpy(index[np.argsort(owner, kind="stable")])]
-            rows = self.rows[name][torch.from_numpy(index)]
-            if self.augment:
-                rows = self.encodings[name].disturb(
-                    rows,
-                    rng,
-                    dropout=self.config.feature_dropout,
-                    corruption=self.config.feature_corruption,
-                )
-            rows = rows[torch.from_numpy(mine)]
-        return LevelBatch(
-            name=name,
-            rows=rows,
-            groups=groups,
-            parent=torch.from_numpy(np.searchsorted(mine, parent)),
-            shares=self._shares(owner),
-        )
-
-    def _shares(self, owner: IntArray) -> Shares:
-        sizes = np.bincount(owner, minlength=self.processes)
-        return Shares(tuple(sizes.tolist()), self.process)
-
-    def _pixels(self, epoch: int, images: IntArray) -> UInt8[Tensor, "v n 3 height width"]:
+    def _pixels(self, epoch: int, images: IntArray) -> UInt8[Tensor, "v s 3 height width"]:
         size = self.image_size
+        # Side that a crop of the smallest allowed area needs, so that nothing is upsampled.
+        side = round(size / (self.config.crop_scale**0.5 if self.augment else 1.0))
         pixels = torch.empty(self.views, len(images), 3, size, size, dtype=torch.uint8)
         for view in range(self.views):
             for i, row in enumerate(images.tolist()):
-                image = self.pictures.read(row, self._decode_side())
+                image = self.pictures.read(row, side)
                 if self.augment or view > 0:  # without, a second view would be the first
                     rng = np.random.default_rng((self.config.seed, epoch, row, view))
                     pixels[view, i] = augment(image, size, self.config, rng)
                 else:
                     pixels[view, i] = centre(image, size)
         return pixels
-
-    def _decode_side(self) -> int:
-        """Side that a crop of the smallest allowed area needs, so that nothing is upsampled."""
-        return round(self.image_size / (self.config.crop_scale**0.5 if self.augment else 1.0))
 
 
 def epoch_loader(
@@ -321,6 +299,20 @@ class _Children:
 
     def __getitem__(self, parent: int) -> IntArray:
         return self.order[self.start[parent] : self.start[parent + 1]]
+
+
+def _lesions_to_include(cohort: Cohort, label: str | None) -> NDArray[np.bool_]:
+    """Of each lesion, whether it is always drawn: those with an image of that label."""
+    always = np.zeros(len(cohort.lesions), dtype=bool)
+    if label is None:
+        return always
+    if label not in cohort.classes:
+        raise CohortError(
+            f"always_include: no image of cohort '{cohort.info.name}' has the label "
+            f"'{label}'; there are: {', '.join(cohort.classes) or 'none'}."
+        )
+    always[cohort.lesion_of_image[(cohort.images["label"] == label).to_numpy(dtype=bool)]] = True
+    return always
 
 
 def _unique(values: IntArray) -> tuple[IntArray, IntArray]:

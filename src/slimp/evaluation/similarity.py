@@ -1,26 +1,28 @@
 """Do images and metadata of the same lesion or patient meet? Cosine similarities and recall.
 
-Axis names: n = rows of a level, m = non-matching pairs, d = width of the space in which
-similarities are taken.
+Axis names: i = images, e = width of the image encoder, n = rows of a level, m = non-matching
+pairs, d = width of the space in which similarities are taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 from numpy.typing import NDArray
 from sklearn.metrics import auc, roc_curve
 from torch import Tensor
 from torch.nn import functional as F
 
-from slimp.data.batches import PatientBatches, epoch_loader
 from slimp.data.cohort import Cohort
-from slimp.data.config import BatchConfig
+from slimp.data.schema import LevelName
+from slimp.features.backends import inference
+from slimp.features.embed import evaluating
+from slimp.features.levels import as_model_reads, cohort_levels, encode_level, known_rows
 from slimp.features.recall import group_numbers, recall_at_k
 from slimp.models.nested import Slimp
 
@@ -64,53 +66,50 @@ class Similarity:
         }
 
 
-@torch.no_grad()
 def similarity_by_level(
     model: Slimp,
     cohort: Cohort,
+    images: Float32[NDArray[np.float32], "i e"],
     *,
     seed: int = 0,
-    workers: int = 0,
     device: torch.device | str = "cpu",
-) -> dict[str, Similarity]:
-    """Per trained metadata level, the similarity of both sides on `cohort`, from fine to coarse.
+) -> dict[LevelName, Similarity]:
+    """Per trained level, the similarity of images and metadata on `cohort`, from fine to coarse.
 
-    Each patient counts with up to 100 lesions and one image per lesion, without augmentation.
     Rows of equal metadata count as matching, since metadata cannot tell them apart. From the
-    second level on the image side holds the finer metadata as well, as in the objective. A
-    level whose metadata are the same for everyone is left out.
+    second level on the image side holds the finer metadata as well, as in the objective. Rows
+    without known metadata are left out, and so is a level whose metadata are the same for all.
 
     Args:
         model: left as it was found.
-        cohort: rows that training never saw, if the figures are to mean anything.
-        seed: of the lesions, images and pairs drawn.
-        workers: processes that decode images; 0 decodes in this one.
+        cohort: patients whom training never saw, if the figures are to mean anything.
+        images: embeddings of its images by the model, in its order.
+        seed: random seed of the non-matching pairs drawn.
         device: where to compute.
     """
-    if model.config.hierarchy == "flat":
-        cohort = cohort.flatten()
-    config = BatchConfig(patients=32, lesions=100, seed=seed, workers=workers)
-    encodings = model.encodings_of(cohort)
-    batches = PatientBatches(
-        cohort, encodings, config, image_size=model.image_spec.size, augment=False
-    )
-    sides: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
-    training, before = model.training, next(model.parameters()).device
-    model.eval().to(device)
-    for batch in epoch_loader(batches, range(1)):
-        groups = {level.name: level.groups for level in batch.levels}
-        for pair in model(batch.to(torch.device(device))).pairs:
-            group = groups[pair.name]
-            if group is not None and model.config.weights[pair.name] > 0:
-                rows = (pair.anchor.float().cpu(), pair.target.float().cpu(), group)
-                sides.setdefault(pair.name, []).append(rows)
-    model.train(training).to(before)
-    joined = {name: [torch.cat(x) for x in zip(*rows, strict=True)] for name, rows in sides.items()}
-    return {
-        name: similarity(image, metadata, group, seed=seed)
-        for name, (image, metadata, group) in joined.items()
-        if (group != group[0]).any()
-    }
+    device = torch.device(device)
+    with evaluating(model, device), inference(device, "32"):
+        levels = {
+            level.name: level
+            for level in cohort_levels(model, as_model_reads(model, cohort), device)
+        }
+        pairs = list(
+            model.climb(
+                torch.from_numpy(images).to(device),
+                levels.values(),
+                lambda level, _: encode_level(model, level),
+            )
+        )
+    found: dict[LevelName, Similarity] = {}
+    for pair in pairs:
+        level = levels[cast("LevelName", pair.name)]
+        known = torch.from_numpy(np.flatnonzero(known_rows(level)))
+        groups = cast("Tensor", level.groups).cpu()[known]
+        trained = model.config.weights[pair.name] > 0
+        if trained and len(groups) and (groups != groups[0]).any():
+            anchor, target = (side.cpu()[known].clone() for side in (pair.anchor, pair.target))
+            found[level.name] = similarity(anchor, target, groups, seed=seed)
+    return found
 
 
 def similarity(

@@ -1,11 +1,11 @@
 """Contrastive losses.
 
-Axis names: n = rows of this process, m = rows of all processes, d = width of the projections.
+Axis names: n = rows, r = rows of a block, d = width of the projections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,13 +14,26 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from slimp.data.processes import Shares, gather_rows
 from slimp.errors import UserError
-from slimp.models.embeddings import Embeddings, Pair
 
 LARGEST_BLOCK = 2**21
 """Logits that are held at once: 8 MiB in 32 bit, more only where `FEWEST_ROWS` make more."""
 FEWEST_ROWS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two sets of projections whose equal rows belong together; not normalised."""
+
+    name: str
+    """The level: view, image, lesion or patient."""
+    anchor: Float[Tensor, "n d"]
+    """What lies below: images, with finer metadata from the second level on."""
+    target: Float[Tensor, "n d"]
+    """The level's metadata (for the view level: the second view)."""
+    temperature: Float[Tensor, ""]
+    groups: Int[Tensor, " n"] | None = None
+    """Rows of equal number are positives of one another; None: only equal rows are."""
 
 
 def info_nce(
@@ -61,51 +74,31 @@ def info_nce(
     if not temperature > 0:
         value = torch.as_tensor(temperature).item()
         raise UserError(f"temperature must be positive, got {value:g}.")
-    return _info_nce(a, b, temperature, groups, Shares((len(a),)), symmetric=symmetric)
-
-
-def _info_nce(
-    a: Float[Tensor, "n d"],
-    b: Float[Tensor, "n d"],
-    temperature: float | Float[Tensor, ""],
-    groups: Int[Tensor, " m"] | None,
-    shares: Shares,
-    *,
-    symmetric: bool = True,
-) -> Float[Tensor, ""]:
-    """This process's share: its own rows against all rows, over the number of all rows.
-
-    The shares of all processes add up to the loss, and their gradients to its gradient.
-    """
     with torch.autocast(device_type=a.device.type, enabled=False):
         wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
         a, b = F.normalize(a.to(wide), dim=-1), F.normalize(b.to(wide), dim=-1)
-        loss = _pick_positives(a / temperature, gather_rows(b, shares), groups, shares)
+        loss = _pick_positives(a / temperature, b, groups)
         if symmetric:
-            back = _pick_positives(b / temperature, gather_rows(a, shares), groups, shares)
-            loss = (loss + back) / 2
-        return loss / shares.total
+            loss = (loss + _pick_positives(b / temperature, a, groups)) / 2
+        return loss / len(a)
 
 
 def _pick_positives(
-    anchor: Float[Tensor, "n d"],
-    everyone: Float[Tensor, "m d"],
-    groups: Int[Tensor, " m"] | None,
-    shares: Shares,
+    anchor: Float[Tensor, "n d"], targets: Float[Tensor, "n d"], groups: Int[Tensor, " n"] | None
 ) -> Float[Tensor, ""]:
-    """One direction, summed over the rows here; row i's own partner is row `shares.first + i`.
+    """One direction, summed over the rows.
 
-    The temperature is in `anchor` already: dividing the logits would keep a second (n, m).
-    Where even one (n, m) is much, rows are taken in blocks whose logits are made again in the
+    The temperature is in `anchor` already: dividing the logits would keep a second (n, n).
+    Where even one (n, n) is much, rows are taken in blocks whose logits are made again in the
     backward pass, so that memory grows with the rows, not with their square.
     """
-    own = shares.first + torch.arange(len(anchor), device=anchor.device)
-    rows = max(FEWEST_ROWS, LARGEST_BLOCK // max(1, len(everyone)))
+    own = torch.arange(len(anchor), device=anchor.device)
+    rows = max(FEWEST_ROWS, LARGEST_BLOCK // len(anchor))
     if len(anchor) <= rows:
-        return _pick_in_block(anchor, everyone, own, groups)
+        return _pick_in_block(anchor, targets, own, groups)
     blocks = [
         checkpoint(
-            *(_pick_in_block, block, everyone, positions, groups),
+            *(_pick_in_block, block, targets, positions, groups),
             use_reentrant=False,
             preserve_rng_state=False,
         )
@@ -115,25 +108,22 @@ def _pick_positives(
 
 
 def _pick_in_block(
-    anchor: Float[Tensor, "n d"],
-    everyone: Float[Tensor, "m d"],
-    own: Int[Tensor, " n"],
-    groups: Int[Tensor, " m"] | None,
+    anchor: Float[Tensor, "r d"],
+    targets: Float[Tensor, "n d"],
+    own: Int[Tensor, " r"],
+    groups: Int[Tensor, " n"] | None,
 ) -> Float[Tensor, ""]:
-    logits = anchor @ everyone.T  # (n, m)
+    logits = anchor @ targets.T  # (r, n)
     if groups is None:
         return F.cross_entropy(logits, own, reduction="sum")
-    positive = groups[own][:, None] == groups[None, :]  # (n, m)
-    share = positive.to(logits.dtype) / positive.sum(dim=1, keepdim=True)  # (n, m)
-    return F.cross_entropy(logits, share, reduction="sum")
+    positive = groups[own][:, None] == groups[None, :]  # (r, n)
+    probability = positive.to(logits.dtype) / positive.sum(dim=1, keepdim=True)  # (r, n)
+    return F.cross_entropy(logits, probability, reduction="sum")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NestedLoss:
-    """The weighted sum, and the unweighted loss of each level that took part.
-
-    Of several processes each has its share, and all shares add up to the loss.
-    """
+    """The weighted sum, and the unweighted loss of each level that took part."""
 
     total: Float[Tensor, ""]
     parts: dict[str, Float[Tensor, ""]]
@@ -141,7 +131,7 @@ class NestedLoss:
     """Levels with a weight that had fewer than 2 rows to compare and so added nothing."""
 
 
-def nested_loss(embeddings: Embeddings, weights: Mapping[str, float]) -> NestedLoss:
+def nested_loss(pairs: Iterable[Pair], weights: Mapping[str, float]) -> NestedLoss:
     """The sum over levels of weight times InfoNCE (SLIMP, arXiv 2505.23709: 0.9 and 0.1).
 
     Levels without a weight are not computed; a level with fewer than 2 rows adds 0.
@@ -149,23 +139,20 @@ def nested_loss(embeddings: Embeddings, weights: Mapping[str, float]) -> NestedL
     Raises:
         UserError: no level has both a weight and 2 rows.
     """
-    asked = [pair for pair in embeddings.pairs if weights.get(pair.name, 0.0) > 0]
-    counts = {pair.name: _shares(pair).total for pair in asked}
+    weighted = [pair for pair in pairs if weights.get(pair.name, 0.0) > 0]
     parts = {
-        pair.name: _info_nce(pair.anchor, pair.target, pair.temperature, pair.groups, _shares(pair))
-        for pair in asked
-        if counts[pair.name] > 1
+        pair.name: info_nce(
+            pair.anchor, pair.target, temperature=pair.temperature, groups=pair.groups
+        )
+        for pair in weighted
+        if len(pair.anchor) > 1
     }
     if not parts:
-        rows = ", ".join(f"{name}: {count} row(s)" for name, count in counts.items()) or "none"
+        rows = ", ".join(f"{pair.name}: {len(pair.anchor)} row(s)" for pair in weighted) or "none"
         raise UserError(
             "a batch has no level with a weight and at least 2 rows, so there is nothing to "
             f"contrast (levels with a weight: {rows}). Use more patients or lesions per batch."
         )
     total = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
-    few = tuple(pair.name for pair in asked if pair.name not in parts)
+    few = tuple(pair.name for pair in weighted if pair.name not in parts)
     return NestedLoss(total=total, parts=parts, too_few=few)
-
-
-def _shares(pair: Pair) -> Shares:
-    return pair.shares or Shares((len(pair.anchor),))

@@ -3,57 +3,54 @@
     h = image features
     for each level, from fine to coarse:
         h = pool(h) by parent
-        m = tabular(level)
+        m = metadata(level)
         loss += weight * InfoNCE(project(h), project(m))
         h = concat(h, m)
 
 The paper is the case lesion + patient; "flat", "lesion only", "three levels" and "view level
-only" are configurations of the same recursion.
+only" are configurations of the same recursion. `Slimp.climb` is where it stands; training walks
+it with encoded metadata, retrieval with retrieved metadata (I -> L -> P).
 
 Axis names: v = views, n = rows of a level (images, lesions or patients), c = children of a
-level's rows, d = width of the embeddings there, h = width of the tabular encoders.
+level's rows, d = width of the embeddings there, h = width of the tabular encoders, p = width of
+the projections, s = images of this process's shard.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimp.data.batches import Batch, LevelBatch
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding, Rows
-from slimp.data.files import new_file, read_json, write_json
-from slimp.data.processes import Shares
+from slimp.data.processes import gather_rows
 from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
-from slimp.models.embeddings import Embeddings, Pair
 from slimp.models.image_encoder import ImageEncoder, ImageSpec, load_tensors, read_tensors
+from slimp.models.losses import Pair
+from slimp.models.persistence import DESCRIPTION, WEIGHTS, ModelDescription, save_weights
+from slimp.models.pooling import AttentionPool, MeanPool, mean_pool
+from slimp.models.projection import Temperature, projection
 from slimp.models.trace import Trace, TraceConfig
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 """Makes contexts in which the encoders compute in their number format."""
-FORMAT = 1
-"""Version of `model.json`."""
+Metadata = Callable[[LevelBatch, Float[Tensor, "n p"]], Float[Tensor, "n h"]]
+"""A level, and the projection of what lies below it -> an embedding of metadata per row."""
 
 ROWS_ON_CPU = 16
 """Batches are filled up to a multiple of this in training: a CPU's kernels are made, and kept, for
 each number of rows that they meet, and ragged batches would meet a new one in every step."""
-
-LARGEST_LOGIT_SCALE = 100.0
-"""1 / temperature is capped there, as in CLIP."""
 
 
 class Slimp(nn.Module):
@@ -87,7 +84,7 @@ class Slimp(nn.Module):
         self._frozen: list[nn.Module] = []
         self._independent_rows = mixes_rows(self) is None
         for name, level in levels.items():
-            # A level that is not asked for is never trained, but still embeds its metadata.
+            # A level without a weight is never trained, but still embeds its metadata.
             level.requires_grad_(config.weights[name] > 0)
 
     @property
@@ -139,80 +136,86 @@ class Slimp(nn.Module):
         """The part of the model that belongs to one level with metadata."""
         return cast("MetadataLevel", self.levels[name])
 
-    def forward(self, batch: Batch) -> Embeddings:
-        """All pairs that the objective compares."""
-        views, images = batch.pixels.shape[:2]
-        h = self.encode_images(batch.pixels.flatten(0, 1))  # (v * n, d)
+    def forward(self, batch: Batch) -> tuple[Pair, ...]:
+        """All pairs that the objective compares, from fine to coarse."""
+        images = self.encode_images(batch.pixels.flatten(0, 1))  # (v * s, d)
         metadata = {name: self.encode_rows(name, rows) for name, rows in self.inputs(batch).items()}
-        return self.relate(h.reshape(views, images, -1), metadata, batch)
+        return self.relate(images, metadata, batch)
 
     def inputs(self, batch: Batch) -> dict[LevelName, Rows]:
         """The metadata rows that the objective needs, per level from fine to coarse."""
         return {
             level.name: level.rows
             for level in batch.levels
-            if level.rows is not None and level.name in self.levels and self._asked(level.name)
+            if level.rows is not None and level.name in self.levels and self._reaches(level.name)
         }
 
     def relate(
         self,
-        views: Float[Tensor, "v n d"],
+        images: Float[Tensor, "_ d"],
         metadata: Mapping[LevelName, Float[Tensor, "_ h"]],
         batch: Batch,
-    ) -> Embeddings:
-        """The recursion, upwards from the encoders' embeddings.
+    ) -> tuple[Pair, ...]:
+        """All pairs of a batch, given the encoders' embeddings.
 
         Apart from the encoders, because it is light and needs all rows of a batch at once, while
-        they are heavy and take rows one by one: so they can work in chunks.
-        """
-        if views.dtype == torch.bfloat16:  # sums over many children need the digits
-            views = views.float()
-        pairs = []
-        if self.view is not None and len(views) > 1:
-            pairs.append(self.view(views[0], views[1], batch.shares))
-        h = views[0]
-        for rows in batch.levels:
-            if not self._asked(rows.name):
-                break
-            if rows.name not in metadata:
-                h = mean_pool(h, rows.parent, rows.count)  # (c, d) -> (n, d)
-                continue
-            level, m = self.level(rows.name), metadata[rows.name]
-            h = level.pool(h, rows.parent, rows.count)  # (c, d) -> (n, d)
-            pairs.append(level(h, m, rows))
-            h = torch.cat([h, m], dim=-1)  # (n, d + h)
-        return Embeddings(pairs=tuple(pairs))
+        they are heavy and take rows one by one: so they can work in chunks and in processes.
 
-    def _asked(self, level: LevelName) -> bool:
+        Args:
+            images: (v * s, d) embeddings of this process's images, the first view's first.
+            metadata: embeddings of the rows in `inputs`.
+            batch: where the rows belong.
+        """
+        if images.dtype == torch.bfloat16:  # sums over many children need the digits
+            images = images.float()
+        count, total = len(batch.pixels), len(batch.image_rows)
+        views = [gather_rows(view, total) for view in images.tensor_split(count)]  # v of (n, d)
+        pairs = []
+        if self.view is not None and count > 1:
+            pairs.append(self.view(views[0], views[1]))
+        pairs += self.climb(views[0], batch.levels, lambda level, _: metadata[level.name])
+        return tuple(pairs)
+
+    def climb(
+        self, h: Float[Tensor, "c d"], levels: Iterable[LevelBatch], metadata: Metadata
+    ) -> Iterator[Pair]:
+        """The recursion: a pair per level with metadata, from fine to coarse.
+
+        Args:
+            h: image embeddings.
+            levels: the hierarchy above the images. A level without rows, or that the model has
+                no encoder for, only groups.
+            metadata: gives the embeddings of a level's metadata: encoded ones, or retrieved ones.
+        """
+        for level in levels:
+            if not self._reaches(level.name):
+                return
+            if level.rows is None or level.name not in self.levels:
+                h = mean_pool(h, level.parent, level.count)  # (c, d) -> (n, d)
+                continue
+            module = self.level(level.name)
+            h = module.pool(h, level.parent, level.count)  # (c, d) -> (n, d)
+            query = module.project_below(h)
+            m = metadata(level, query)
+            yield module.pair(query, m, level)
+            h = torch.cat([h, m], dim=-1)  # (n, d + h)
+
+    def _reaches(self, level: LevelName) -> bool:
         """Whether this level or a coarser one has a weight."""
         return any(self.config.weights[name] for name in LEVELS[LEVELS.index(level) :])
 
-    @torch.no_grad()
     def cap_temperatures(self) -> None:
-        """Brings temperatures below 1 / 100 back there, after each step (as CLIP does).
-
-        A cap in the forward pass would have no gradient beyond it, and so no way back.
-        """
+        """Keeps all temperatures at 1 / 100 or above; to be called after each step."""
         for module in self.modules():
             if isinstance(module, Temperature):
-                module.log_scale.clamp_(max=math.log(LARGEST_LOGIT_SCALE))
+                module.cap()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `model.json` and `model.safetensors`: enough to rebuild the model anywhere."""
-        folder = Path(folder)
-        tensors = {name: value.contiguous() for name, value in self.state_dict().items()}
-        try:
-            with new_file(folder / "model.safetensors") as partial:
-                save_file(tensors, partial)
-        except SafetensorError as error:  # for a full disk too
-            raise CheckpointError(f"{folder}: cannot write the weights ({error}).") from None
-        content = {
-            "format": FORMAT,
-            "config": asdict(self.config),
-            "encodings": {name: encoding.to_dict() for name, encoding in self.encodings.items()},
-            "image": asdict(self.image_spec),
-        }
-        write_json(folder / "model.json", content)
+        save_weights(self.state_dict(), Path(folder))
+        ModelDescription(config=self.config, encodings=self.encodings, image=self.image_spec).save(
+            Path(folder)
+        )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Slimp:
@@ -222,40 +225,16 @@ class Slimp(nn.Module):
             CheckpointError: the folder holds no model, or a damaged one.
         """
         folder = Path(folder)
-        if not (folder / "model.json").is_file():
-            raise CheckpointError(
-                f"{folder}: no model here (no model.json). Make one with: slimp pretrain."
-            )
-        model, spec = cls._from_json(folder / "model.json")
-        path = folder / "model.safetensors"
-        load_tensors(model, read_tensors(path), path)
-        if spec != model.image_spec:
-            raise CheckpointError(
-                f"{folder}: the weights expect preprocessing {asdict(spec)}, this version of timm "
-                f"would use {asdict(model.image_spec)}. Install the timm version named in "
-                "config.json."
-            )
-        return model.eval()
-
-    @classmethod
-    def _from_json(cls, path: Path) -> tuple[Slimp, ImageSpec]:
-        """A model of random weights, and the preprocessing that the saved weights expect."""
+        description = ModelDescription.load(folder)
         try:
-            content = read_json(path)
-            if content.get("format") != FORMAT:
-                raise CheckpointError(
-                    f"{path}: model format {content.get('format')!r}, this version reads {FORMAT}."
-                )
-            encodings = {
-                name: Encoding.from_dict(entry) for name, entry in content["encodings"].items()
-            }
-            image = content["image"]
-            spec = ImageSpec(size=image["size"], mean=tuple(image["mean"]), std=tuple(image["std"]))
-            return cls(ModelConfig(**content["config"]), encodings), spec
-        except CheckpointError:
-            raise
-        except (UserError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path}: describes no model of slimp ({error!r}).") from None
+            model = cls(description.config, description.encodings)
+        except UserError as error:
+            raise CheckpointError(
+                f"{folder / DESCRIPTION}: describes no model of slimp ({error})."
+            ) from None
+        load_tensors(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+        description.require_preprocessing(model.image_spec, folder)
+        return model.eval()
 
 
 def mixes_rows(model: nn.Module) -> str | None:
@@ -274,16 +253,13 @@ class ViewLevel(nn.Module):
         self.project = projection(width, config)
         self.temperature = Temperature(config.temperature)
 
-    def forward(
-        self, first: Float[Tensor, "n d"], second: Float[Tensor, "n d"], shares: Shares
-    ) -> Pair:
+    def forward(self, first: Float[Tensor, "n d"], second: Float[Tensor, "n d"]) -> Pair:
         """The pair of projections."""
         return Pair(
             name="view",
             anchor=self.project(first),
             target=self.project(second),
             temperature=self.temperature(),
-            shares=shares,
         )
 
 
@@ -309,87 +285,12 @@ class MetadataLevel(nn.Module):
         self.project_metadata = projection(config.tabular_width, config)
         self.temperature = Temperature(config.temperature)
 
-    def forward(self, h: Float[Tensor, "n d"], m: Float[Tensor, "n h"], batch: LevelBatch) -> Pair:
-        """Projections of what lies below (images and finer metadata) and of the metadata."""
+    def pair(self, query: Float[Tensor, "n p"], m: Float[Tensor, "n h"], level: LevelBatch) -> Pair:
+        """What lies below (images and finer metadata), projected, and the projected metadata."""
         return Pair(
             name=self.name,
-            anchor=self.project_below(h),
+            anchor=query,
             target=self.project_metadata(m),
             temperature=self.temperature(),
-            groups=batch.groups if self.duplicates == "positive" else None,
-            shares=batch.shares,
+            groups=level.groups if self.duplicates == "positive" else None,
         )
-
-
-class Temperature(nn.Module):
-    """A learned temperature, kept as the logarithm of its inverse (the logit scale)."""
-
-    def __init__(self, initial: float) -> None:
-        super().__init__()
-        scale = min(1 / initial, LARGEST_LOGIT_SCALE)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
-
-    def forward(self) -> Float[Tensor, ""]:
-        """The temperature; `Slimp.cap_temperatures` keeps it at 1 / 100 or above."""
-        return (-self.log_scale).exp()
-
-
-class MeanPool(nn.Module):
-    """Mean over children (the paper)."""
-
-    def forward(
-        self, x: Float[Tensor, "c d"], parent: Int[Tensor, " c"], count: int
-    ) -> Float[Tensor, "n d"]:
-        """One row per parent."""
-        return mean_pool(x, parent, count)
-
-
-class AttentionPool(nn.Module):
-    """Gated attention over children (Ilse et al. 2018, eq. 9), so that one lesion can stand out.
-
-    Starts as the mean: the last layer begins at zero.
-    """
-
-    def __init__(self, width: int, hidden: int = 64) -> None:
-        super().__init__()
-        self.value = nn.Linear(width, hidden)
-        self.gate = nn.Linear(width, hidden)
-        self.score = nn.Linear(hidden, 1)
-        nn.init.zeros_(self.score.weight)
-
-    def weights(
-        self, x: Float[Tensor, "c d"], parent: Int[Tensor, " c"], count: int
-    ) -> Float[Tensor, " c"]:
-        """Attention of each child; the children of a parent sum to 1."""
-        hidden = torch.tanh(self.value(x)) * torch.sigmoid(self.gate(x))
-        score: Tensor = self.score(hidden).squeeze(-1)  # (c,)
-        score = score.to(torch.promote_types(score.dtype, torch.float32))
-        # Softmax is unchanged by a constant per parent; its maximum keeps exp in range.
-        top = score.new_full((count,), -torch.inf).scatter_reduce(0, parent, score.detach(), "amax")
-        exp = (score - top[parent]).exp()
-        return exp / exp.new_zeros(count).index_add(0, parent, exp)[parent]
-
-    def forward(
-        self, x: Float[Tensor, "c d"], parent: Int[Tensor, " c"], count: int
-    ) -> Float[Tensor, "n d"]:
-        """One row per parent."""
-        weighted = x * self.weights(x, parent, count).unsqueeze(-1).to(x.dtype)
-        return x.new_zeros(count, x.shape[-1]).index_add(0, parent, weighted)
-
-
-def mean_pool(
-    x: Float[Tensor, "c d"], parent: Int[Tensor, " c"], count: int
-) -> Float[Tensor, "n d"]:
-    """Mean of each parent's children; ragged, so no row is padding."""
-    sums = x.new_zeros(count, x.shape[-1]).index_add(0, parent, x)
-    sizes = torch.bincount(parent, minlength=count).unsqueeze(-1)
-    return sums / sizes
-
-
-def projection(width: int, config: ModelConfig) -> nn.Module:
-    """A head into the space in which similarities are taken; not normalised."""
-    if config.projection_layers == 1:
-        return nn.Linear(width, config.projection_width, bias=False)
-    return nn.Sequential(
-        nn.Linear(width, width), nn.GELU(), nn.Linear(width, config.projection_width, bias=False)
-    )

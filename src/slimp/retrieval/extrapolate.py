@@ -19,7 +19,8 @@ from slimp.data.schema import LevelName
 from slimp.errors import UserError
 from slimp.evaluation.domain_shift import Shift, two_sample_test
 from slimp.evaluation.groups import group_values
-from slimp.evaluation.similarity import Similarity
+from slimp.evaluation.similarity import Similarity, similarity_by_level
+from slimp.features.levels import as_model_reads
 from slimp.features.nearest import nearest_of_others
 from slimp.models.nested import Slimp
 from slimp.retrieval.abstention import (
@@ -31,9 +32,7 @@ from slimp.retrieval.abstention import (
 from slimp.retrieval.agreement import Agreement, Compared, agreement, compare_columns
 from slimp.retrieval.config import RetrievalConfig
 from slimp.retrieval.failure_analysis import by_group, by_similarity, worst_cases
-from slimp.retrieval.hierarchy import as_the_model_reads
 from slimp.retrieval.index import Reference
-from slimp.retrieval.matching import matching_similarity
 from slimp.retrieval.pseudo_table import lent_features, lent_values, pseudo_table
 from slimp.retrieval.result import FEWEST_FOLDS, Retrieval
 from slimp.retrieval.routes import Loans, Search, lend
@@ -83,7 +82,7 @@ def extrapolate(
             f"({', '.join(index.levels)}), so there is nothing to lend. To lend all the same, and "
             "to compare with what is known, pass --lend all."
         )
-    flat = as_the_model_reads(model, target)
+    flat = as_model_reads(model, target)
     names, caution = calibration_patients(index.cohort.patients["patient_id"].to_numpy(), parts)
     trial = _Trial.run(model, index, names, loans, config, finder, device)
     patients = target.images["patient_id"].to_numpy()
@@ -172,7 +171,7 @@ class _Trial:
             similarity=similarity,
             patients=cohort.images["patient_id"].to_numpy(),
             compared=compare_columns(index.cohort, cohort, lent_values(own, index), {}),
-            matching=matching_similarity(model, cohort, images, seed=config.seed, device=device),
+            matching=similarity_by_level(model, cohort, images, seed=config.seed, device=device),
         )
 
 

@@ -19,8 +19,14 @@ from slimp.data.schema import LevelName
 from slimp.errors import UserError
 from slimp.features.backends import inference
 from slimp.features.embed import evaluating
+from slimp.features.levels import (
+    as_model_reads,
+    cohort_levels,
+    encode_level,
+    known_rows,
+    level_of_images,
+)
 from slimp.models.nested import Slimp
-from slimp.retrieval.hierarchy import as_the_model_reads, lending_levels, read_metadata, storeys
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -83,30 +89,30 @@ class Reference:
             UserError: the model relates images to no metadata, the cohort lacks columns, or no
                 metadata of it are known.
         """
-        wanted, device = lending_levels(model), torch.device(device)
-        cohort = as_the_model_reads(model, cohort)
-        levels = {}
+        wanted, device = retrievable_levels(model), torch.device(device)
+        cohort = as_model_reads(model, cohort)
+        levels, of_image = {}, level_of_images(cohort)
         lends = np.ones(len(cohort), dtype=bool)
         with evaluating(model, device), inference(device, "32"):
-            for storey in storeys(cohort):
-                if storey.name not in wanted or not _has_columns(model, cohort, storey.name):
+            for level in cohort_levels(model, cohort, device):
+                name = level.name
+                if name not in wanted or not _has_columns(model, cohort, name):
                     continue
-                metadata = read_metadata(model, cohort, storey.name, device=device)
-                known = np.flatnonzero(metadata.known)
+                every = known_rows(level)
+                known = np.flatnonzero(every)
                 if not len(known):
                     continue
-                embeddings = metadata.embeddings[known]
-                project = model.level(storey.name).project_metadata
-                _, first = np.unique(storey.of_image, return_index=True)  # rows are 0..count - 1
-                levels[storey.name] = LevelIndex(
-                    level=storey.name,
+                embeddings = encode_level(model, level)[torch.from_numpy(known).to(device)]
+                _, first = np.unique(of_image[name], return_index=True)  # rows are 0..count - 1
+                levels[name] = LevelIndex(
+                    level=name,
                     row=known,
-                    projections=project(torch.from_numpy(embeddings).to(device)).cpu().numpy(),
-                    embeddings=embeddings,
-                    patients=cohort.tables.of_level(storey.name)["patient_id"].to_numpy()[known],
+                    projections=model.level(name).project_metadata(embeddings).cpu().numpy(),
+                    embeddings=embeddings.cpu().numpy(),
+                    patients=cohort.tables.of_level(name)["patient_id"].to_numpy()[known],
                     first_image=first[known],
                 )
-                lends &= metadata.known[storey.of_image]
+                lends &= every[of_image[name]]
         if not levels:
             raise UserError(
                 f"reference '{cohort.info.name}': none of its metadata at the level(s) "
@@ -128,3 +134,19 @@ def _has_columns(model: Slimp, cohort: Cohort, level: LevelName) -> bool:
             "adapt the model to this one first."
         )
     return not lacking
+
+
+def retrievable_levels(model: Slimp) -> tuple[LevelName, ...]:
+    """Levels whose projections were trained, from fine to coarse: queries can be compared there.
+
+    Raises:
+        UserError: there are none.
+    """
+    levels = tuple(name for name in model.encodings if model.config.weights[name] > 0)
+    if not levels:
+        raise UserError(
+            "the model relates images to no metadata (it has no metadata level with a weight), so "
+            "none can be retrieved. Pre-train on a cohort with metadata, with --lesion-weight or "
+            "--patient-weight above 0."
+        )
+    return levels

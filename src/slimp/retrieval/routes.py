@@ -27,15 +27,22 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from slimp.data.batches import LevelBatch
 from slimp.data.cohort import Cohort
 from slimp.data.schema import LevelName
 from slimp.errors import UserError
 from slimp.features.backends import inference
 from slimp.features.embed import evaluating
+from slimp.features.levels import (
+    as_model_reads,
+    cohort_levels,
+    encode_level,
+    known_rows,
+    level_of_images,
+)
 from slimp.features.nearest import Neighbours
-from slimp.models.nested import Slimp, mean_pool
+from slimp.models.nested import Slimp
 from slimp.retrieval.config import RetrievalConfig, Route
-from slimp.retrieval.hierarchy import Storey, as_the_model_reads, read_metadata, storeys
 from slimp.retrieval.index import Reference
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -96,7 +103,7 @@ def lend(
         hide: levels whose metadata count as not known; with `config.lend == "all"` all do.
         device: where to compute.
     """
-    target, device = as_the_model_reads(model, target), torch.device(device)
+    target, device = as_model_reads(model, target), torch.device(device)
     hide = tuple(reference.levels) if config.lend == "all" else hide
     broker = _Broker(reference, target, config, search)
     with evaluating(model, device), inference(device, "32"):
@@ -159,55 +166,37 @@ def _upwards(
     hide: tuple[LevelName, ...],
     device: torch.device,
 ) -> dict[LevelName, Loan]:
-    """I -> L -> P."""
+    """I -> L -> P: the model's own recursion, with retrieved metadata where none are known."""
     loans: dict[LevelName, Loan] = {}
+    of_image = level_of_images(target)
+
+    def metadata(level: LevelBatch, query: Tensor) -> Tensor:
+        m, rows = encode_level(model, level), np.flatnonzero(~known_rows(level))
+        if level.name not in broker.reference.levels or not len(rows):
+            return m
+        index = broker.reference.levels[level.name]
+        queries = query[torch.from_numpy(rows).to(device)].float().cpu().numpy()  # (q, d)
+        patients = target.tables.of_level(level.name)["patient_id"].to_numpy()[rows]
+        at, similarity, weight = broker.find(queries, patients, index.projections, index.patients)
+        retrieved = np.einsum("qk,qkh->qh", weight, index.embeddings[at])  # (q, h); -1 weighs 0
+        position = np.full(level.count, -1)
+        position[rows] = np.arange(len(rows))
+        loans[level.name] = _gather(
+            position[of_image[level.name]],
+            lender=np.where(at >= 0, index.row[at], -1),
+            image=np.where(at >= 0, index.first_image[at], -1),
+            similarity=similarity,
+            weight=weight,
+            embedding=retrieved,
+        )
+        found = weight.any(axis=1)
+        into, values = (torch.from_numpy(x).to(device) for x in (rows[found], retrieved[found]))
+        return m.index_copy(0, into, values)
+
     h = torch.from_numpy(images).to(device)
-    for storey in storeys(target):
-        parent = torch.from_numpy(storey.parent).to(device)
-        if storey.name not in model.encodings:
-            h = mean_pool(h, parent, storey.count)  # (c, d) -> (n, d)
-            continue
-        h = model.level(storey.name).pool(h, parent, storey.count)  # (c, d) -> (n, d)
-        own = read_metadata(model, target, storey.name, device=device, hide=storey.name in hide)
-        m = own.embeddings
-        if storey.name in broker.reference.levels and not own.known.all():
-            loans[storey.name], m = _borrow(model, target, storey, h, m, ~own.known, broker, device)
-        h = torch.cat([h, torch.from_numpy(m).to(device)], dim=-1)
+    for _ in model.climb(h, cohort_levels(model, target, device, hide=hide), metadata):
+        pass  # the pairs are what training compares; here the walk itself is wanted
     return loans
-
-
-def _borrow(
-    model: Slimp,
-    target: Cohort,
-    storey: Storey,
-    h: Tensor,
-    m: Float32[Array, "n h"],
-    wanting: Bool[Array, " n"],
-    broker: _Broker,
-    device: torch.device,
-) -> tuple[Loan, Float32[Array, "n h"]]:
-    """The loan of one level, and its embeddings with what is lent in the rows that want."""
-    index = broker.reference.levels[storey.name]
-    rows = np.flatnonzero(wanting)
-    below = h[torch.from_numpy(rows).to(device)]
-    queries = model.level(storey.name).project_below(below).float().cpu().numpy()  # (q, d)
-    patients = target.tables.of_level(storey.name)["patient_id"].to_numpy()[rows]
-    at, similarity, weight = broker.find(queries, patients, index.projections, index.patients)
-    lent = np.einsum("qk,qkh->qh", weight, index.embeddings[at])  # (q, h); -1 weighs 0
-    found = weight.any(axis=1)
-    m = m.copy()
-    m[rows[found]] = lent[found]
-    position = np.full(len(m), -1)
-    position[rows] = np.arange(len(rows))
-    loan = _gather(
-        position[storey.of_image],
-        lender=np.where(at >= 0, index.row[at], -1),
-        image=np.where(at >= 0, index.first_image[at], -1),
-        similarity=similarity,
-        weight=weight,
-        embedding=lent,
-    )
-    return loan, m
 
 
 def _sideways(
@@ -220,12 +209,12 @@ def _sideways(
 ) -> dict[LevelName, Loan]:
     """I -> I: as similarity, every level has that of the images."""
     reference = broker.reference
-    levels = {storey.name: storey for storey in storeys(reference.cohort)}
-    wanting = {}
-    for storey in storeys(target):
-        if storey.name in reference.levels:
-            own = read_metadata(model, target, storey.name, device=device, hide=storey.name in hide)
-            wanting[storey.name] = ~own.known[storey.of_image]
+    of_image, of_reference = level_of_images(target), level_of_images(reference.cohort)
+    wanting = {
+        level.name: ~known_rows(level)[of_image[level.name]]
+        for level in cohort_levels(model, target, device, hide=hide)
+        if level.name in reference.levels
+    }
     wanting = {name: wants for name, wants in wanting.items() if wants.any()}
     if not wanting:
         return {}
@@ -246,7 +235,7 @@ def _sideways(
     loans = {}
     for name, wants in wanting.items():
         index = reference.levels[name]
-        lender = np.where(image >= 0, levels[name].of_image[image], -1)
+        lender = np.where(image >= 0, of_reference[name][image], -1)
         embeddings = index.embeddings[np.searchsorted(index.row, lender.clip(min=0))]
         position = np.full(len(wants), -1)
         position[rows] = np.arange(len(rows))

@@ -7,26 +7,29 @@ of them learn, and that nobody is held out whom an earlier stage learned from.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from slimp.data.cohort import Cohort
-from slimp.data.files import read_json, sha256_of, write_json
+from slimp.data.files import read_json, sha256_of
 from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import CheckpointError, UserError
 from slimp.models.adapt_model import Part, Transfer, transfer
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
-from slimp.training.config import AdaptConfig, PretrainConfig, RunConfig, part_of
+from slimp.training.build_model import fit_encodings
+from slimp.training.config import AdaptConfig, PretrainConfig, part_of
 from slimp.training.devices import fast_precision
-from slimp.training.loop import Start, describe, fit_encodings, train
+from slimp.training.loop import describe, train
 from slimp.training.parts import (
     EARLIER_PATIENTS,
     LEARNED_FROM,
     Parts,
     earlier_parts,
-    save_earlier,
+    earlier_table,
     set_aside,
 )
 from slimp.training.run_folder import settle
@@ -109,41 +112,31 @@ def adapt(
     settings = config.of_run(source.config, images_alone=images_alone)
     digest = sha256_of(run / "model.safetensors")
 
-    def record(settings: PretrainConfig) -> dict[str, dict[str, Any]]:
-        own = {f.name: getattr(settings, f.name) for f in fields(RunConfig)}
-        adapted = replace(config, **own, view_weight=settings.view_weight)
-        return {"adapt": asdict(adapted), "from": {"run": str(run), "weights_sha256": digest}}
-
-    settings = settle(out, settings, resume=resume, overwrite=overwrite, record=record(settings))
+    record = {
+        "adapt": asdict(replace(config, view_weight=settings.view_weight)),
+        "from": {"run": str(run), "weights_sha256": digest},
+    }
+    settings = settle(out, settings, resume=resume, overwrite=overwrite, record=record)
     settings = fast_precision(settings)
     known = earlier_parts(run)
     parts = set_aside(cohort, settings, known)
-    found: list[Adaptation] = []
-
-    def build(part: Cohort, settings: PretrainConfig) -> Slimp:
-        moved = transfer(
-            source,
-            fit_encodings(part, settings),
-            part_of(settings, ModelConfig),
-            train=config.train,
-            rename=config.rename,
-        )
-        stage = _stage(moved, parts, settings, config.train)
-        stages = (*stages_of(run, source), stage)
-        found.append(Adaptation(transfer=moved, stages=stages, known=_count(cohort, known)))
-        images = moved.model.image_encoder
-        if settings.gradient_checkpointing and any(p.requires_grad for p in images.parameters()):
-            images.set_gradient_checkpointing(True)
-        if announce is not None:
-            announce(found[0])
-        return moved.model
-
-    def leave(out: Path) -> None:
-        write_json(out / TRANSFER, found[0].to_dict())
-        save_earlier(run, out / EARLIER_PATIENTS)
-
-    start = Start(build=build, record=record, leave=leave)
-    return train(parts, settings, out, start, resume=resume)
+    torch.manual_seed(settings.seed)
+    moved = transfer(
+        source,
+        fit_encodings(parts.train, settings),
+        part_of(settings, ModelConfig),
+        train=config.train,
+        rename=config.rename,
+    )
+    stages = (*stages_of(run, source), _stage(moved, parts, settings, config.train))
+    adaptation = Adaptation(transfer=moved, stages=stages, known=_count(cohort, known))
+    images = moved.model.image_encoder
+    if settings.gradient_checkpointing and any(p.requires_grad for p in images.parameters()):
+        images.set_gradient_checkpointing(True)
+    if announce is not None:
+        announce(adaptation)
+    files = {TRANSFER: adaptation.to_dict(), EARLIER_PATIENTS: earlier_table(run)}
+    return train(moved.model, parts, settings, out, resume=resume, record=record, files=files)
 
 
 def stages_of(run: Path, model: Slimp) -> tuple[Stage, ...]:

@@ -19,29 +19,30 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from slimp.data.batches import Batch
+from slimp.data.processes import process_and_count
 from slimp.errors import UserError
 from slimp.models.losses import NestedLoss, nested_loss
 from slimp.models.nested import Autocast, Slimp, mixes_rows
-from slimp.training.stopwatch import Clock, untimed
 
-Chance = tuple[int, ...]
-"""Numbers that decide what dropout draws, such as (seed, step, process)."""
 IMAGES = "pixels"
-PIECES = 3
-"""A batch just too large for one graph is taken in so many pieces: on CPUs, smaller ones stay
+CHUNKS = 3
+"""A batch just too large for one graph is embedded in so many chunks: on CPUs, smaller ones stay
 nearer to the processor, and on GPUs they are large enough still."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class Chunk:
     """Some rows of one encoder's input, few enough to be embedded with graph."""
 
     encoder: str
     """A level, or `pixels`."""
     rows: slice
     embed: Callable[[], Tensor]
+    seed: tuple[int, ...]
+    """Of what dropout draws, in both passes."""
     learns: bool
     """Whether any weight of the encoder is trained."""
 
@@ -53,12 +54,12 @@ def backward(
     *,
     chunk: int,
     autocast: Autocast,
-    chance: Chance = (0,),
-    clock: Clock = untimed,
+    seed: tuple[int, ...] = (0,),
 ) -> NestedLoss:
     """The loss of a batch, whose gradient is added to `.grad` of the weights.
 
-    Both are this process's share, as in `nested_loss`.
+    In several processes the loss is that of the whole batch, and so is the gradient, but for the
+    image encoder's: that is of this process's images (see `exchange_gradients`).
 
     Args:
         model: in training mode.
@@ -66,39 +67,36 @@ def backward(
         weights: per level.
         chunk: rows (images of all views, lesions, patients) that are embedded with graph at
             once, at most; a batch with no more of any takes the direct way, a larger one goes in
-            pieces of a third of that.
+            chunks of a third of that.
         autocast: a context for the number format of the encoders.
-        chance: random state is derived from these numbers and the number of the chunk, so that
-            both passes drop the same units, and a run that resumes draws what it would have.
-        clock: counts the seconds of the parts.
+        seed: what dropout draws is derived from these numbers, the process and the number of the
+            chunk, so that both passes drop the same units, and a run that resumes draws what it
+            would have.
 
     Raises:
         UserError: chunks are needed, but the encoder has batch normalisation.
     """
     rows = [batch.pixels.shape[0] * batch.pixels.shape[1], *(level.count for level in batch.levels)]
     if max(rows) <= chunk:
-        return _directly(model, batch, weights, autocast, chance, clock)
+        return _directly(model, batch, weights, autocast, seed)
     require_independent_rows(model, f"working in chunks of {chunk}")
-    pieces = list(_pieces(model, batch, max(1, chunk // PIECES)))
-    with clock("encoders, without graph"):
-        cache = _embed_without_graph(pieces, autocast, chance)
-    with clock("loss and its gradient"):
-        draw_from(chance, len(pieces))
-        views, images = batch.pixels.shape[:2]
-        metadata = {name: cache[name] for name in model.inputs(batch)}
+    chunks = list(_chunks(model, batch, max(1, chunk // CHUNKS), seed))
+    with record_function("encoders, without graph"):
+        cache = _embed_without_graph(chunks, autocast)
+    with record_function("loss and its gradient"):
         with autocast():
-            h = cache[IMAGES].reshape(views, images, -1)
-            embeddings = model.relate(h, metadata, batch)
-        loss = nested_loss(embeddings, weights)
+            images = cache.pop(IMAGES)
+            pairs = model.relate(images, cache, batch)  # type: ignore[arg-type]
+        loss = nested_loss(pairs, weights)
         loss.total.backward()  # type: ignore[no-untyped-call]
-    with clock("encoders, with gradient"):
-        for number, piece in enumerate(pieces):
-            gradient = cache[piece.encoder].grad
-            if piece.learns and gradient is not None:
-                draw_from(chance, number)
+    with record_function("encoders, with gradient"):
+        for part in chunks:
+            gradient = (images if part.encoder == IMAGES else cache[part.encoder]).grad
+            if part.learns and gradient is not None:
+                seed_dropout(part.seed)
                 with autocast():  # one for each chunk: it keeps weights that it has rounded
-                    embedded = piece.embed()
-                embedded.backward(gradient[piece.rows])  # type: ignore[no-untyped-call]
+                    embedded = part.embed()
+                embedded.backward(gradient[part.rows])  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -107,44 +105,50 @@ def _directly(
     batch: Batch,
     weights: Mapping[str, float],
     autocast: Autocast,
-    chance: Chance,
-    clock: Clock,
+    seed: tuple[int, ...],
 ) -> NestedLoss:
-    draw_from(chance, 0)
-    with clock("encoders, forward"), autocast():
-        embeddings = model(batch)
-    with clock("loss, forward"):
-        loss = nested_loss(embeddings, weights)
-    with clock("backward"):
+    with record_function("encoders, forward"), autocast():
+        seed_dropout((*seed, process_and_count()[0], 0))
+        images = model.encode_images(batch.pixels.flatten(0, 1))
+        seed_dropout((*seed, 0, 1))  # alike in all processes
+        metadata = {n: model.encode_rows(n, rows) for n, rows in model.inputs(batch).items()}
+        pairs = model.relate(images, metadata, batch)
+    with record_function("loss, forward"):
+        loss = nested_loss(pairs, weights)
+    with record_function("backward"):
         loss.total.backward()  # type: ignore[no-untyped-call]
     return loss
 
 
-def _pieces(model: Slimp, batch: Batch, size: int) -> Iterator[Piece]:
-    """The encoders' work on a batch, in pieces of at most `size` rows."""
-    pixels = batch.pixels.flatten(0, 1)  # (v * n, 3, height, width)
+def _chunks(model: Slimp, batch: Batch, size: int, seed: tuple[int, ...]) -> Iterator[Chunk]:
+    """The encoders' work on a batch, in chunks of at most `size` rows."""
+    process, processes = process_and_count()
+    pixels = batch.pixels.flatten(0, 1)  # (v * s, 3, height, width)
     learns = _learns(model.image_encoder)
-    for rows in _slices(len(pixels), size):
+    for number, rows in enumerate(_slices(len(pixels), size)):
         embed = partial(model.encode_images, pixels[rows])
-        yield Piece(encoder=IMAGES, rows=rows, embed=embed, learns=learns)
+        chance = (*seed, process, number)
+        yield Chunk(encoder=IMAGES, rows=rows, embed=embed, seed=chance, learns=learns)
+    # Metadata are embedded alike in all processes: counted on from the largest shard's chunks.
+    number = len(_slices(len(batch.pixels) * -(-len(batch.image_rows) // processes), size))
     for name, found in model.inputs(batch).items():
         learns = _learns(model.level(name).tabular)
         for rows in _slices(len(found), size):
             some = found[torch.arange(len(found), device=found.present.device)[rows]]
             embed = partial(model.encode_rows, name, some)
-            yield Piece(encoder=name, rows=rows, embed=embed, learns=learns)
+            chance = (*seed, 0, number)
+            yield Chunk(encoder=name, rows=rows, embed=embed, seed=chance, learns=learns)
+            number += 1
 
 
 @torch.no_grad()
-def _embed_without_graph(
-    pieces: list[Piece], autocast: Autocast, chance: Chance
-) -> dict[str, Tensor]:
+def _embed_without_graph(chunks: list[Chunk], autocast: Autocast) -> dict[str, Tensor]:
     """All embeddings of each encoder, as leaves that collect a gradient."""
     found: dict[str, list[Tensor]] = {}
-    for number, piece in enumerate(pieces):
-        draw_from(chance, number)
+    for chunk in chunks:
+        seed_dropout(chunk.seed)
         with autocast():
-            found.setdefault(piece.encoder, []).append(piece.embed())
+            found.setdefault(chunk.encoder, []).append(chunk.embed())
     return {name: torch.cat(parts).requires_grad_() for name, parts in found.items()}
 
 
@@ -157,9 +161,9 @@ def _learns(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
-def draw_from(chance: Chance, number: int) -> None:
-    """Sets torch's random state to a function of its arguments alone."""
-    state = np.random.SeedSequence((*chance, number)).generate_state(1, np.uint64)
+def seed_dropout(numbers: tuple[int, ...]) -> None:
+    """Sets torch's random state to a function of these numbers alone."""
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
     torch.manual_seed(int(state[0]))
 
 

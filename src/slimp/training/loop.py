@@ -1,56 +1,44 @@
 """Training: one loop from top to bottom, of pre-training and of adaptation.
 
-`pretrain` sets patients aside; `train` fits the encodings, builds the model, and then, step by
+`pretrain` sets patients aside, fits the encodings and builds the model; `train` goes on, step by
 step: batch -> embeddings -> nested loss -> gradients -> AdamW; every few epochs it validates on
-patients that training never sees. Several processes run it side by side, each with the patients
-that it is dealt of every batch.
+patients that training never sees. Several processes run it side by side, each with a shard of
+every batch's images.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 from torch.optim import AdamW
+from torch.profiler import record_function
 
 from slimp.data.batches import Batch, PatientBatches, epoch_loader
 from slimp.data.cohort import Cohort
-from slimp.data.encoding import Encoding
-from slimp.data.processes import agree, process_and_count, sum_gradients, summed
-from slimp.data.schema import LEVELS, LevelName
+from slimp.data.processes import agree, exchange_gradients, process_and_count
+from slimp.data.schema import LevelName
 from slimp.errors import CheckpointError, UserError
-from slimp.models.config import ModelConfig
-from slimp.models.losses import NestedLoss
 from slimp.models.nested import Autocast, Slimp, mixes_rows
 from slimp.models.precision import autocast_on, suit_to_device
+from slimp.training.build_model import build_model
 from slimp.training.checkpoint import Checkpoints, Progress
 from slimp.training.chunk_size import rows_that_fit
-from slimp.training.config import PretrainConfig, part_of
+from slimp.training.config import PretrainConfig
 from slimp.training.devices import fast_precision, make_fabric
 from slimp.training.gradient_cache import backward, require_independent_rows
+from slimp.training.optimizer import learning_rate, make_optimizer
 from slimp.training.parts import PATIENTS, Parts, set_aside
 from slimp.training.run_folder import Log, deferred_signals, open_run, settle, step_bar
-from slimp.training.stopwatch import Clock, untimed
 from slimp.training.validation import Validator
-
-
-@dataclass(frozen=True, kw_only=True)
-class Start:
-    """What a run begins from, and what it leaves in its folder besides."""
-
-    build: Callable[[Cohort, PretrainConfig], Slimp]
-    """The model to train, from the training part; called once, after seeding."""
-    record: Callable[[PretrainConfig], Mapping[str, Mapping[str, Any]]] = lambda config: {}
-    """Further sections of `config.json`, given the settings; a resumed run must agree on them."""
-    leave: Callable[[Path], None] = lambda out: None
-    """Writes further files, once the model is built and the folder is open."""
 
 
 def pretrain(
@@ -78,33 +66,39 @@ def pretrain(
     """
     out = Path(out)
     config = fast_precision(settle(out, config, resume=resume, overwrite=overwrite))
-    start = Start(build=build_model)
-    return train(set_aside(cohort, config), config, out, start, resume=resume)
+    parts = set_aside(cohort, config)
+    torch.manual_seed(config.seed)
+    model = build_model(parts.train, config)
+    return train(model, parts, config, out, resume=resume)
 
 
-def train(parts: Parts, config: PretrainConfig, out: Path, start: Start, *, resume: bool) -> Slimp:
+def train(
+    model: Slimp,
+    parts: Parts,
+    config: PretrainConfig,
+    out: Path,
+    *,
+    resume: bool,
+    record: Mapping[str, Mapping[str, Any]] | None = None,
+    files: Mapping[str, Mapping[str, Any] | pd.DataFrame] | None = None,
+) -> Slimp:
     """The trained model, in evaluation mode: the loop of pre-training and of adaptation.
 
     Args:
+        model: with the weights to begin with; learns in place.
         parts: patients to learn from, and those set aside.
         config: settings that `settle` allowed, with a number format chosen.
         out: run folder.
-        start: the weights to begin with.
-        resume: continue the run in `out` from its last checkpoint.
+        resume: continue the run in `out`.
+        record: further sections of `config.json`, which a resumed run must agree on.
+        files: further files of the run, by name: JSON objects, or tables for Parquet.
 
     Raises:
         UserError: the cohort does not suffice, or the run cannot be resumed.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
-    torch.manual_seed(config.seed)
-    model = start.build(parts.train, config)
-    data = PatientBatches(
-        parts.train,
-        model.encodings_of(parts.train),
-        config,
-        image_size=config.image_size,
-        views=config.views,
-    )
+    encodings, size = model.encodings_of(parts.train), config.image_size
+    data = PatientBatches(parts.train, encodings, config, image_size=size, views=config.views)
     validate = Validator(parts.train, parts.validation, model, config)
 
     fabric = make_fabric(config)
@@ -119,10 +113,9 @@ def train(parts: Parts, config: PretrainConfig, out: Path, start: Start, *, resu
 
     fabric.barrier()  # all have seen the folder as it was
     if main:  # whatever can be refused was refused before
-        record = {"data": describe(parts), **start.record(config)}
-        open_run(out, config, resume=resume, record=record)
+        sections = {"data": describe(parts), **(record or {})}
+        open_run(out, config, resume=resume, record=sections, files=files or {})
         parts.save(out / PATIENTS)
-        start.leave(out)
     fabric.barrier()
     checkpoints = Checkpoints(out / "checkpoints", keep=config.keep_checkpoints)
     progress = (checkpoints.load_last(model, optimizer) if resume else None) or Progress()
@@ -152,7 +145,9 @@ def train(parts: Parts, config: PretrainConfig, out: Path, start: Start, *, resu
             progress.step += 1
             lesions += batch.lesions
             pace = lesions / (time.perf_counter() - began)
-            log.write("step", progress, **losses, **measured(model, data.encodings, rate, pace))
+            log.write(
+                "step", progress, **losses, **measured(model, data.metadata.encodings, rate, pace)
+            )
             bar(progress.step, losses["loss"], pace)
             if progress.step % data.batches_per_epoch == 0:
                 progress.epoch += 1
@@ -185,7 +180,6 @@ def learn(
     config: PretrainConfig,
     autocast: Autocast,
     step: int,
-    clock: Clock = untimed,
 ) -> dict[str, float]:
     """One step of the optimizer; the losses of the whole batch, as `metrics.jsonl` names them.
 
@@ -193,20 +187,21 @@ def learn(
         UserError: the loss or the gradient is not a number; the weights are as they were.
     """
     model.train()
-    process, _ = process_and_count()
     loss = backward(
         model,
         batch,
         config.weights,
         chunk=int(config.chunk),
         autocast=autocast,
-        chance=(config.seed, step, process),
-        clock=clock,
+        seed=(config.seed, step),
     )
-    with clock("communication"):
-        sum_gradients(model.parameters())
-        losses = of_all_processes(loss)
-    with clock("optimizer"):
+    with record_function("communication"):
+        images = list(model.image_encoder.parameters())
+        sharded = {id(parameter) for parameter in images}
+        exchange_gradients(images, (p for p in model.parameters() if id(p) not in sharded))
+    values = torch.stack([loss.total, *loss.parts.values()]).detach().tolist()
+    losses = dict(zip(["loss", *(f"loss_{name}" for name in loss.parts)], values, strict=True))
+    with record_function("optimizer"):
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         require_finite(losses["loss"], norm.item(), step)
         optimizer.step()
@@ -242,7 +237,7 @@ def prepare(
         with as_if_learning(
             model.image_encoder
         ):  # frozen, it keeps nothing, but works all the same
-            fit = rows_that_fit(model, data.rows, device, autocast, sharing=data.processes)
+            fit = rows_that_fit(model, data.metadata.rows, device, autocast, sharing=data.processes)
         chunk = int(agree(float(fit), device))
     return replace(config, chunk=chunk)
 
@@ -265,65 +260,6 @@ def describe(parts: Parts) -> dict[str, Any]:
     return {"cohort": parts.train.info.name, **counts, "train_images": len(parts.train)}
 
 
-def build_model(train: Cohort, config: PretrainConfig) -> Slimp:
-    """A model whose encodings are fitted on `train`, with the starting weights that are asked for.
-
-    Raises:
-        UserError: no level with a weight has metadata.
-    """
-    encodings = fit_encodings(train, config)
-    model = Slimp(part_of(config, ModelConfig), encodings, pretrained=config.pretrained)
-    if config.encoder_weights is not None:
-        model.image_encoder.load_weights(config.encoder_weights)
-    if config.gradient_checkpointing:
-        model.image_encoder.set_gradient_checkpointing(True)
-    return model
-
-
-def fit_encodings(train: Cohort, config: PretrainConfig) -> dict[LevelName, Encoding]:
-    """Statistics and vocabularies of the training part, per level with metadata.
-
-    Raises:
-        UserError: no level with a weight has metadata.
-    """
-    encodings = {
-        name: Encoding.fit(train.schema.level(name), train.tables.of_level(name))
-        for name in LEVELS
-        if train.schema.level(name).features
-    }
-    if not config.view_weight and not any(config.weights[name] for name in encodings):
-        raise UserError(
-            f"the levels with metadata are {list(encodings)}, but their weights are 0: "
-            "there is nothing to learn."
-        )
-    return encodings
-
-
-def make_optimizer(model: nn.Module, config: PretrainConfig) -> AdamW:
-    """AdamW that decays matrices and convolutions, but no bias, norm, embedding or temperature."""
-    embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            matrix = parameter.ndim in (2, 4) and id(parameter) not in embedded
-            (decayed if matrix else plain).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-6)
-
-
-def learning_rate(step: int, total: int, config: PretrainConfig) -> float:
-    """Linear warm-up to the peak, then a cosine to 0 after the last step."""
-    warmup = config.warmup * total
-    if step < warmup:
-        return config.learning_rate * (step + 1) / (warmup + 1)
-    share = (step - warmup) / max(1, total - warmup)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
-
-
 def require_agreement(progress: Progress, out: Path, device: torch.device) -> None:
     """Raises unless all processes begin at the same step.
 
@@ -336,13 +272,6 @@ def require_agreement(progress: Progress, out: Path, device: torch.device) -> No
             f"{out}: the processes see different checkpoints. The folder must be on a file "
             "system that all nodes share."
         )
-
-
-def of_all_processes(loss: NestedLoss) -> dict[str, float]:
-    """The loss and that of each level, summed over the processes' shares."""
-    names = ["loss", *(f"loss_{name}" for name in loss.parts)]
-    shares = torch.stack([loss.total, *loss.parts.values()]).detach()
-    return dict(zip(names, summed(shares).tolist(), strict=True))
 
 
 def measured(

@@ -173,16 +173,15 @@ def earlier_parts(run: Path) -> dict[str, str]:
     return together
 
 
-def save_earlier(run: Path, target: Path) -> None:
-    """Writes the parts of all stages of `run` to `target`: `patient_id part stage`, from 1 up."""
+def earlier_table(run: Path) -> pd.DataFrame:
+    """The parts of all stages of `run`: `patient_id part stage`, the oldest stage being 1."""
     oldest_first = reversed(stages(run) or ())
     rows = [
         {"patient_id": patient, "part": part, "stage": number}
         for number, stage in enumerate(oldest_first, start=1)
         for patient, part in stage.items()
     ]
-    with new_file(target) as partial:
-        pd.DataFrame(rows, columns=["patient_id", "part", "stage"]).to_parquet(partial, index=False)
+    return pd.DataFrame(rows, columns=["patient_id", "part", "stage"])
 
 
 def _read_parts(path: Path) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from slimp.data.batches import Batch, PatientBatches, epoch_loader
@@ -25,14 +26,29 @@ from slimp.errors import UserError
 from slimp.models.image_encoder import fused_attention
 from slimp.models.nested import Slimp
 from slimp.models.precision import autocast_on
+from slimp.training.build_model import build_model
 from slimp.training.config import PretrainConfig
 from slimp.training.devices import fast_precision, make_fabric
-from slimp.training.loop import build_model, learn, make_optimizer, prepare
+from slimp.training.loop import learn, prepare
+from slimp.training.optimizer import make_optimizer
 from slimp.training.parts import set_aside
 from slimp.training.stopwatch import Stopwatch
 
 WARM_UP = 2
 """Steps that are taken first and not counted."""
+PARTS = (
+    "waiting for data",
+    "to the device",
+    "encoders, forward",
+    "loss, forward",
+    "backward",
+    "encoders, without graph",
+    "loss and its gradient",
+    "encoders, with gradient",
+    "communication",
+    "optimizer",
+)
+"""Names under which a step records what it does, in order; those of either way of `backward`."""
 DECODED = 64
 """Images, at most, whose decoding is timed."""
 
@@ -112,23 +128,25 @@ def profile(cohort: Cohort, config: PretrainConfig, steps: int) -> Profile:
     autocast = autocast_on(device, config.precision)
     config = prepare(model, data, config, device, autocast)
     optimizer = make_optimizer(model, config)
-    clock = Stopwatch(device)
-    epochs = range(-(-(steps + WARM_UP) // data.batches_per_epoch))
     lesions = images = 0
+    epochs = range(-(-(steps + WARM_UP) // data.batches_per_epoch))
     with closing(epoch_loader(data, epochs, pin_memory=device.type == "cuda")) as loader:
-        for step in range(steps + WARM_UP):
-            if step == WARM_UP:
-                clock.seconds, lesions, images = {}, 0, 0
-            with clock("waiting for data"):
-                batch = next(loader)
-            with clock("to the device"):
-                batch = batch.to(device)
-            learn(model, batch, optimizer, config, autocast, step, clock)
-            lesions, images = (
-                lesions + batch.lesions,
-                images + batch.pixels.shape[0] * batch.pixels.shape[1],
-            )
-    parts = {name: seconds / steps for name, seconds in clock.seconds.items()}
+        for step in range(WARM_UP):
+            learn(model, next(loader).to(device), optimizer, config, autocast, step)
+        with torch.profiler.profile() as trace:
+            for step in range(WARM_UP, WARM_UP + steps):
+                with record_function("waiting for data"):
+                    batch = next(loader)
+                with record_function("to the device"):
+                    batch = batch.to(device)
+                learn(model, batch, optimizer, config, autocast, step)
+                lesions += batch.lesions
+                images += batch.pixels.shape[0] * batch.pixels.shape[1]
+    parts = {
+        event.key: max(event.cpu_time_total, event.device_time_total) / 1e6 / steps
+        for event in trace.key_averages()
+        if event.key in PARTS
+    }
     waiting = parts.pop("waiting for data")
     decode, transform = input_costs(data)
     operations = 3 * forward_operations(model, batch) * lesions / steps / batch.lesions
@@ -155,7 +173,7 @@ def input_costs(data: PatientBatches) -> tuple[float, float]:
 
     Each the best of two, since the first read of a file is the disk's affair.
     """
-    rows = data.draw(0, 0)
+    rows = data.sampler.draw(0, 0)
     some = rows[:DECODED].tolist()
 
     def decode() -> None:

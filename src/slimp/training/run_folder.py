@@ -15,6 +15,7 @@ from platform import python_version
 from types import TracebackType
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -26,7 +27,14 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from tensorboardX import SummaryWriter
 
-from slimp.data.files import check_output, make_folder, read_json, remove_partials, write_json
+from slimp.data.files import (
+    check_output,
+    make_folder,
+    new_file,
+    read_json,
+    remove_partials,
+    write_json,
+)
 from slimp.data.signals import Stop as Stop
 from slimp.data.signals import deferred_signals as deferred_signals
 from slimp.errors import CheckpointError
@@ -95,6 +103,7 @@ def open_run(
     *,
     resume: bool,
     record: Mapping[str, Mapping[str, Any]] | None = None,
+    files: Mapping[str, Mapping[str, Any] | pd.DataFrame] | None = None,
 ) -> None:
     """Makes the folder that `settle` allowed, with `config.json`; empties it unless resuming."""
     path = out / "config.json"
@@ -104,6 +113,12 @@ def open_run(
     if out.is_dir() and any(out.iterdir()):
         shutil.rmtree(out)
     make_folder(out)
+    for name, content in (files or {}).items():
+        if isinstance(content, pd.DataFrame):
+            with new_file(out / name) as partial:
+                content.to_parquet(partial, index=False)
+        else:
+            write_json(out / name, content)
     write_json(path, {"pretrain": asdict(config), **(record or {}), "versions": versions()})
 
 

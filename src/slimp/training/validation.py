@@ -12,11 +12,10 @@ from torch import Tensor
 from slimp.data.batches import PatientBatches, epoch_loader
 from slimp.data.cohort import Cohort
 from slimp.data.images import image_batches
-from slimp.data.processes import Shares, agree, gather_rows, process_and_count, summed
+from slimp.data.processes import agree, gather_rows, process_and_count, shard
 from slimp.errors import CohortError
 from slimp.features.knn import knn_balanced_accuracy
 from slimp.features.recall import recall_at_k
-from slimp.models.embeddings import Pair
 from slimp.models.losses import nested_loss
 from slimp.models.nested import Autocast, Slimp
 from slimp.training.config import PretrainConfig
@@ -56,7 +55,7 @@ class Validator:
         )
         self.neighbours = _labelled_sample(train, config.seed)
         self.queries = _labelled_sample(validation, config.seed)
-        self.recalls = "lesion" in self.batches.encodings and config.lesion_weight > 0
+        self.recalls = "lesion" in self.batches.metadata.encodings and config.lesion_weight > 0
         _require_pairs(validation, model, config)
         if config.monitor == "recall_at_5" and not self.recalls:
             raise CohortError("monitor=recall_at_5 needs lesion metadata and a lesion weight.")
@@ -73,7 +72,7 @@ class Validator:
 
         Recall is of each lesion's own metadata among those of all validation lesions, from
         image to metadata; equal metadata count as its own, since nothing tells them apart.
-        Several processes share the images, and all come to the same values.
+        Several processes encode a shard of the images each, and all come to the same values.
         """
         if self.validation is None:
             return {}
@@ -85,27 +84,30 @@ class Validator:
 
     def _contrast(self, model: Slimp, device: torch.device, autocast: Autocast) -> dict[str, float]:
         sums: dict[str, float] = {}
-        rows, pairs = 0, []
+        rows, found = 0, []
         for batch in epoch_loader(self.batches.of_process(*process_and_count()), range(1)):
             with autocast():
-                embeddings = model(batch.to(device))
-            loss = nested_loss(embeddings, self.config.weights)
-            values = summed(torch.stack([loss.total, *loss.parts.values()])).tolist()
-            for name, value in zip(["", *loss.parts], values, strict=True):
-                sums[name] = sums.get(name, 0.0) + value * batch.lesions
+                pairs = model(batch.to(device))
+            loss = nested_loss(pairs, self.config.weights)
+            for name, value in {"": loss.total, **loss.parts}.items():
+                sums[name] = sums.get(name, 0.0) + value.item() * batch.lesions
             rows += batch.lesions
             groups = {level.name: level.groups for level in batch.levels}
-            pairs += [
-                (*_of_all_processes(pair), cast("Tensor", groups["lesion"]).to(device))
-                for pair in embeddings.pairs
+            found += [
+                (
+                    pair.anchor.float(),
+                    pair.target.float(),
+                    cast("Tensor", groups["lesion"]).to(device),
+                )
+                for pair in pairs
                 if pair.name == "lesion" and self.recalls
             ]
         metrics = {
             "validation_loss" + (f"_{name}" if name else ""): value / rows
             for name, value in sums.items()
         }
-        if pairs:
-            anchors, targets, equal = (torch.cat(side) for side in zip(*pairs, strict=True))
+        if found:
+            anchors, targets, equal = (torch.cat(side) for side in zip(*found, strict=True))
             recall = recall_at_k(anchors, targets, (1, 5, 10), equal)
             metrics |= {f"recall_at_{k}": value for k, value in recall.items()}
         return metrics
@@ -123,12 +125,8 @@ class Validator:
     def _image_features(
         self, model: Slimp, cohort: Cohort, device: torch.device, autocast: Autocast
     ) -> Float[Tensor, "n d"]:
-        process, processes = process_and_count()
-        shares = Shares(
-            tuple(len(part) for part in np.array_split(np.arange(len(cohort)), processes)), process
-        )
         mask = np.zeros(len(cohort), dtype=bool)
-        mask[shares.mine] = True
+        mask[shard(len(cohort), *process_and_count())] = True
         chunks = [torch.empty(0, model.image_encoder.embed_dim, device=device)]
         if mask.any():
             mine = cohort.select(mask)
@@ -137,12 +135,7 @@ class Validator:
             ):
                 with autocast():
                     chunks.append(model.encode_images(pixels.to(device)).float())
-        return gather_rows(torch.cat(chunks), shares)
-
-
-def _of_all_processes(pair: Pair) -> tuple[Tensor, Tensor]:
-    shares = cast("Shares", pair.shares)
-    return gather_rows(pair.anchor.float(), shares), gather_rows(pair.target.float(), shares)
+        return gather_rows(torch.cat(chunks), len(cohort))
 
 
 def _require_pairs(validation: Cohort, model: Slimp, config: PretrainConfig) -> None:

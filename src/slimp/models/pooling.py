@@ -1,0 +1,62 @@
+"""From children to their parent: mean (the paper) or gated attention.
+
+Axis names: c = children, n = parents, d = width.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class MeanPool(nn.Module):
+    """Mean over children (the paper)."""
+
+    def forward(
+        self, x: Float[Tensor, "c d"], parent: Int[Tensor, " c"], count: int
+    ) -> Float[Tensor, "n d"]:
+        """One row per parent."""
+        return mean_pool(x, parent, count)
+
+
+class AttentionPool(nn.Module):
+    """Gated attention over children (Ilse et al. 2018, eq. 9), so that one lesion can stand out.
+
+    Starts as the mean: the last layer begins at zero.
+    """
+
+    def __init__(self, width: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.value = nn.Linear(width, hidden)
+        self.gate = nn.Linear(width, hidden)
+        self.score = nn.Linear(hidden, 1)
+        nn.init.zeros_(self.score.weight)
+
+    def weights(
+        self, x: Float[Tensor, "c d"], parent: Int[Tensor, " c"], count: int
+    ) -> Float[Tensor, " c"]:
+        """Attention of each child; the children of a parent sum to 1."""
+        hidden = torch.tanh(self.value(x)) * torch.sigmoid(self.gate(x))
+        score: Tensor = self.score(hidden).squeeze(-1)  # (c,)
+        score = score.to(torch.promote_types(score.dtype, torch.float32))
+        # Softmax is unchanged by a constant per parent; its maximum keeps exp in range.
+        top = score.new_full((count,), -torch.inf).scatter_reduce(0, parent, score.detach(), "amax")
+        exp = (score - top[parent]).exp()
+        return exp / exp.new_zeros(count).index_add(0, parent, exp)[parent]
+
+    def forward(
+        self, x: Float[Tensor, "c d"], parent: Int[Tensor, " c"], count: int
+    ) -> Float[Tensor, "n d"]:
+        """One row per parent."""
+        weighted = x * self.weights(x, parent, count).unsqueeze(-1).to(x.dtype)
+        return x.new_zeros(count, x.shape[-1]).index_add(0, parent, weighted)
+
+
+def mean_pool(
+    x: Float[Tensor, "c d"], parent: Int[Tensor, " c"], count: int
+) -> Float[Tensor, "n d"]:
+    """Mean of each parent's children; ragged, so no row is padding."""
+    sums = x.new_zeros(count, x.shape[-1]).index_add(0, parent, x)
+    sizes = torch.bincount(parent, minlength=count).unsqueeze(-1)
+    return sums / sizes

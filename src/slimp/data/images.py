@@ -1,7 +1,7 @@
-"""Encoded images -> uint8 pixels: decoding, resizing and augmentation, off the main thread.
+"""Encoded images -> uint8 pixels: decoding, resizing and augmentation, in worker processes.
 
-Axis names: n = images. The parameters of an augmentation are drawn from a generator that the
-caller seeds, so a picture is the same in whichever process it is made.
+Axis names: n = images. The parameters of an augmentation come from a generator that the caller
+seeds, so that an image does not depend on the process that makes it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from slimp.errors import CohortError
 IntArray = NDArray[np.int64]
 Workers = int | Literal["auto"]
 MOST_WORKERS = 8
-"""That `auto` starts for a GPU."""
+"""Decoding processes per GPU under `auto`, at most."""
 GRACE_SECONDS = 20
-"""For which a decoding process goes on after SIGTERM."""
+"""Time after SIGTERM at which a decoding process ends."""
 GREY = (0.299, 0.587, 0.114)
-"""Shares of red, green and blue in the lightness of a colour (ITU-R BT.601)."""
+"""Weights of red, green and blue in the luminance (ITU-R BT.601)."""
 TURNS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
 
 
@@ -58,7 +58,7 @@ class _PlainImages(Dataset[Tensor]):
 
 
 def decoding_processes(workers: Workers) -> int:
-    """The number asked for; auto leaves a CPU to the model, and feeds a GPU with all cores.
+    """The number asked for; auto: 1 if the model runs on the CPU, all cores per GPU up to 8.
 
     A core decodes and augments hundreds to thousands of images per second, a GPU takes thousands
     (`benchmarks/reads.py`).
@@ -96,9 +96,9 @@ def load_ahead(
 
 
 def _outlive_signals(worker: int) -> None:
-    """Ctrl-C and schedulers signal these processes too, but the loop is to finish its step.
+    """Ctrl-C and schedulers signal these processes too, but the loop must finish its step.
 
-    Not forever: a worker that nobody stops ends by itself.
+    A worker that nobody stops ends by itself, some time after SIGTERM.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):  # not on Windows
@@ -106,10 +106,9 @@ def _outlive_signals(worker: int) -> None:
 
 
 class Pictures:
-    """The images of a cohort and their names, without its tables.
+    """The images of a cohort and their ids, without its tables.
 
-    What a decoding process needs: where processes do not inherit memory, as on macOS, this is
-    copied to each.
+    This is copied to each decoding process where processes do not inherit memory, as on macOS.
     """
 
     def __init__(self, cohort: Cohort) -> None:
@@ -172,7 +171,7 @@ def augment(
 
 
 def _crop(image: Image.Image, area: float, where: Sequence[float], size: int) -> Image.Image:
-    """A square of a share `area` of the largest one, at `where` of its way down and right."""
+    """A square of a fraction `area` of the largest one, at `where` (0 to 1) down and right."""
     side = max(1, round(min(image.size) * area**0.5))
     top, left = (
         int(w * (full - side + 1)) for w, full in zip(where, image.size[::-1], strict=True)

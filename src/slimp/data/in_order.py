@@ -1,4 +1,4 @@
-"""Work of several threads, handed on in order, with no more of it under way than a few items."""
+"""Work of several threads, returned in order, with a limit on unfinished work."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Result = TypeVar("Result")
 def in_order(
     work: Callable[[Item], Result], items: Iterable[Item], *, threads: int, ahead: int
 ) -> Generator[Result, None, None]:
-    """Results in the order of `items`, worked out by threads; close it to stop early.
+    """Results in the order of `items`, computed by threads; close it to stop early.
 
     Args:
         work: called once per item, from several threads.
-        items: taken from as results are asked for.
-        threads: at work.
-        ahead: items begun and not yet handed on; an interruption waits for those under way only.
+        items: taken as results are asked for.
+        threads: number of threads.
+        ahead: items started and not yet returned, at most.
     """
     pending = iter(items)
     with ThreadPoolExecutor(threads) as pool:

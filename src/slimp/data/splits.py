@@ -1,4 +1,4 @@
-"""Dealing rows into parts, such as training and test, so that no patient is in two of them."""
+"""Splits of rows into parts, such as training and test, with no patient in two of them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def assign_groups(
     *,
     seed: int,
 ) -> NDArray[Any]:
-    """Part name per row: no group in two parts, sizes and label shares as near as groups allow.
+    """Part name per row: no group in two parts, sizes and label shares as close as groups allow.
 
-    Groups are dealt in random order, those with the rarest labels first, each to the part that
+    Groups are assigned in random order, those with the rarest labels first, each to the part that
     lacks its labels most (as scikit-learn's StratifiedGroupKFold, for parts of any size).
 
     Args:
         labels: (rows,) class of each row.
         groups: (rows,) group of each row, such as the patient id.
         parts: name -> fraction of the rows; the fractions add up to 1.
-        seed: of the random order.
+        seed: random seed.
 
     Returns:
         (rows,) the part's name, as an array of strings.
@@ -51,7 +51,7 @@ def assign_groups(
     share = counts.sum(axis=0)
     wanted = fractions[:, None] * share  # (parts, classes)
     order = np.random.default_rng(seed).permutation(len(group_names))
-    # Rare labels first, while every part still has room; large groups before small ones.
+    # Rare labels first, while every part has room; large groups before small ones.
     rarity = (counts / share).max(axis=1)[order]
     order = order[np.argsort(-rarity, kind="stable")]
     have = np.zeros_like(wanted)
@@ -67,7 +67,7 @@ def assign_groups(
 
 
 def require_disjoint(**parts: Iterable[str]) -> None:
-    """Raises if two parts share a patient; call it wherever parts meet.
+    """Raises if two parts share a patient.
 
     Raises:
         CohortError: names the two parts, how many patients they share, and one of them.

@@ -92,7 +92,7 @@ def load_ahead(
         yield from loader
     except CohortError as error:  # a worker's comes with the worker's traceback before it
         clear_frames(error.__traceback__)  # they would hold on to the processes
-        raise CohortError(str(error).rpartition("CohortError: ")[2]) from None
+        raise CohortError(str(error).rpartition("CohortError: ")[2].strip()) from None
 
 
 def _outlive_signals(worker: int) -> None:

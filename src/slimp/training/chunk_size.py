@@ -1,4 +1,4 @@
-"""How many rows fit: what a row's activations take, and what the device has, both measured."""
+"""How many images fit on the device at once: activations per row and free memory, measured."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from slimp.data.encoding import Rows
 from slimp.data.schema import LevelName
 from slimp.models.nested import Autocast, Slimp
 
-SHARE_OF_GPU, SHARE_OF_CPU = 0.5, 0.25
-"""Of the free memory that activations may take. The rest of a GPU's is for gradients, the
-optimizer's state and what the backward pass holds for a moment; main memory is others' too."""
+GPU_FRACTION, CPU_FRACTION = 0.5, 0.25
+"""Fraction of the free memory for activations. The rest of a GPU's is for gradients, optimizer
+state and temporary tensors; main memory is shared with other programs."""
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 ROUND = 8
 PROBE = (16, 32)
@@ -51,8 +51,8 @@ def rows_that_fit(
         with autocast(), torch.enable_grad():
             few, more = (saved_bytes(partial(embed, n), model) for n in PROBE)
         bytes_per_row += (more - few) / (PROBE[1] - PROBE[0])
-    share = SHARE_OF_CPU / sharing if device.type == "cpu" else SHARE_OF_GPU
-    fit = int(share * free_bytes(device) / max(bytes_per_row, 1))
+    fraction = CPU_FRACTION / sharing if device.type == "cpu" else GPU_FRACTION
+    fit = int(fraction * free_bytes(device) / max(bytes_per_row, 1))
     return max(1, fit // ROUND * ROUND)
 
 
@@ -61,7 +61,7 @@ def _embed_first(model: Slimp, level: LevelName, rows: Rows, n: int) -> Tensor:
 
 
 def saved_bytes(forward: Callable[[], Tensor], model: nn.Module) -> int:
-    """What `forward` keeps in memory for its backward pass, weights aside."""
+    """Bytes that `forward` keeps for its backward pass, without the weights."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
     held = []
@@ -70,7 +70,7 @@ def saved_bytes(forward: Callable[[], Tensor], model: nn.Module) -> int:
         storage = x.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
-            held.append(storage)  # so that no address is used twice
+            held.append(storage)  # so that no address is reused
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
@@ -79,18 +79,18 @@ def saved_bytes(forward: Callable[[], Tensor], model: nn.Module) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that this process can still take on a device."""
+    """Memory that this process can still allocate on a device."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + cached)
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    return min(psutil.virtual_memory().available, _left_to_the_job())
+    return min(psutil.virtual_memory().available, _control_group_limit())
 
 
-def _left_to_the_job() -> int:
-    """What a container or a scheduler's control group still allows, where there is one."""
+def _control_group_limit() -> int:
+    """Memory that the control group of a container or scheduler still allows, if there is one."""
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         try:
             return int((CONTROL_GROUP / name).read_text()) - psutil.Process().memory_info().rss

@@ -1,4 +1,4 @@
-"""Where a run computes: the devices of this process, and the processes of the run."""
+"""Devices and processes of a run, and the number format that suits them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from slimp.training.config import PretrainConfig
 
 
 def make_fabric(config: PretrainConfig) -> Fabric:
-    """The devices of a configuration, in as many processes; `launch` starts them.
+    """The devices of a configuration, one process each; `launch` starts the processes.
 
     Raises:
         UserError: there are not that many devices, or a launcher started another number of
             processes.
     """
-    # Fabric would announce what stands in config.json already.
+    # Fabric would log what config.json says already.
     for name in ("lightning_fabric", "lightning_fabric.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     devices, nodes = _world(config)
@@ -43,7 +43,7 @@ def make_fabric(config: PretrainConfig) -> Fabric:
 
 
 def _world(config: PretrainConfig) -> tuple[int, int]:
-    """(devices per node, nodes): those of the launcher that started this process, if one did."""
+    """(devices per node, nodes), as set by the launcher of this process, if there is one."""
     asked = (config.devices, config.nodes)
     if TorchElasticEnvironment.detect():
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -56,8 +56,7 @@ def _world(config: PretrainConfig) -> tuple[int, int]:
     if asked not in ((1, 1), launched):
         raise UserError(
             f"{launcher} started {launched[0]} process(es) on each of {launched[1]} node(s), but "
-            f"--devices is {asked[0]} and --nodes {asked[1]}. Leave these two out: the launcher's "
-            "numbers count."
+            f"--devices is {asked[0]} and --nodes is {asked[1]}. Leave out --devices and --nodes."
         )
     return launched
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,12 @@ from slimp.data.schema import Level, Schema
 from slimp.errors import CheckpointError, CohortError, UserError
 from slimp.evaluation.protocol import parts_of_run
 from slimp.features.embed import embed
-from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.models.weights_file import read_tensors
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training import loop as train
 from slimp.training.adapt import Adaptation, adapt, left_behind, stages_of
-from slimp.training.config import AdaptConfig, PretrainConfig, RunConfig
+from slimp.training.config import AdaptConfig, PretrainConfig
 from slimp.training.loop import pretrain
 from slimp.training.parts import earlier_parts, set_aside
 from slimp.training.run_folder import read_log
@@ -391,28 +390,6 @@ def _with_ids_of(data: Cohort, other: Cohort, count: int) -> Cohort:
 
 
 # ------------------------------------------------------------------ settings and refusals
-
-
-def test_the_settings_of_a_run_make_those_of_its_adaptation() -> None:
-    model = ModelConfig(view_weight=0.3, tabular_width=64)
-    config = AdaptConfig(epochs=7)
-    made = config.of_run(model, images_alone=False)
-    assert {f.name: getattr(made, f.name) for f in fields(ModelConfig)} == asdict(model)
-    assert {f.name: getattr(made, f.name) for f in fields(RunConfig)}.items() <= asdict(
-        config
-    ).items()
-    assert config.of_run(ModelConfig(), images_alone=True).view_weight == 1.0
-    assert config.of_run(model, images_alone=True).view_weight == 0.3
-    assert AdaptConfig(view_weight=0.0).of_run(model, images_alone=False).view_weight == 0.0
-
-
-def test_nonsense_is_refused() -> None:
-    with pytest.raises(UserError, match="view_weight must be a number from 0 up, got -1"):
-        AdaptConfig(view_weight=-1.0)
-    with pytest.raises(UserError, match="'a' and 'b' are both renamed to 'c'"):
-        AdaptConfig(rename={"a": "c", "b": "c"})
-    with pytest.raises(UserError, match="patience needs a monitor"):
-        AdaptConfig(patience=2)
 
 
 def test_what_cannot_be_adapted_is_refused_and_nothing_is_written(

@@ -1,17 +1,19 @@
-"""Settings of pre-training: the paper's by default, and no nonsense."""
+"""Settings of pre-training: flat, checked, and the paper's by default."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import FrozenInstanceError, asdict, fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import pytest
+import yaml
 
+from slimp.cli.main import main
 from slimp.data.config import BatchConfig
 from slimp.errors import UserError
 from slimp.models.config import ModelConfig
-from slimp.training.config import PRESETS, OptimConfig, PretrainConfig, part_of
+from slimp.training.config import PRESETS, AdaptConfig, OptimConfig, PretrainConfig, part_of
 
 PAPER = {
     **{"encoder": "vit_small_patch16_224", "image_size": 224, "tabular_width": 128},
@@ -34,11 +36,11 @@ FLAGS = {
 """Flags and keys that users have in scripts and config files."""
 
 
-def refused(name: str, value: Any, message: str) -> None:
-    """The check itself, since type enforcement in tests is quicker with some values."""
+def refused(name: str, value: Any) -> None:
+    """The check itself, since the test run refuses some values by their type already."""
     config = PretrainConfig()
     object.__setattr__(config, name, value)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=name):
         config.__post_init__()
 
 
@@ -51,21 +53,32 @@ def test_no_setting_is_lost_or_renamed() -> None:
     assert {field.name for field in fields(PretrainConfig)} >= FLAGS
 
 
-def test_settings_cannot_be_changed_afterwards() -> None:
-    with pytest.raises(FrozenInstanceError):
-        PretrainConfig().epochs = 3  # type: ignore[misc]
-
-
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_valid_and_can_be_changed(name: str) -> None:
     config = PretrainConfig.from_preset(name, epochs=7)
-    assert (config.preset, config.epochs) == (name, 7)
-    assert asdict(config).items() >= {**PRESETS[name], "epochs": 7}.items()
+    assert asdict(config).items() >= {**PRESETS[name], "preset": name, "epochs": 7}.items()
 
 
 def test_an_unknown_preset_names_the_others() -> None:
-    with pytest.raises(UserError, match="no preset 'huge'; there are: tiny, small, vit-s"):
+    with pytest.raises(UserError, match=r"'huge'.* tiny, small, vit-s"):
         PretrainConfig.from_preset("huge")
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({"encoder": "resnet18"}, {}),
+        ({"encoder": "resnet18", "encoder_options": {"stem_width": 16}}, {"stem_width": 16}),
+        ({"encoder": PRESETS["tiny"]["encoder"]}, PRESETS["tiny"]["encoder_options"]),
+        ({"encoder_options": {"depth": 2}}, {"depth": 2}),
+    ],
+)
+def test_options_of_a_preset_belong_to_its_encoder(
+    changes: dict[str, Any], options: dict[str, Any]
+) -> None:
+    config = PretrainConfig.from_preset("tiny", **changes)
+    assert config.encoder_options == options
+    assert config.image_size == 64  # other settings of the preset stay
 
 
 @pytest.mark.parametrize("part", [ModelConfig, BatchConfig, OptimConfig])
@@ -76,65 +89,86 @@ def test_a_part_has_the_values_of_the_whole(part: type) -> None:
     assert asdict(whole).items() >= values.items()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("image_size", "tabular_width", "tabular_depth", "tabular_heads", "projection_width"),
-        *("temperature", "patients", "lesions", "images_per_lesion", "epochs", "learning_rate"),
-        *("clip_norm", "validate_every", "checkpoint_every_steps", "keep_checkpoints"),
-    ],
-)
-@pytest.mark.parametrize("value", [0, -1, math.nan])
-def test_counts_and_rates_are_positive(name: str, value: float) -> None:
-    refused(name, value, f"{name} must be positive, got {value}")
+COUNTS = [
+    *("image_size", "tabular_width", "tabular_depth", "tabular_heads", "projection_width"),
+    *("temperature", "patients", "lesions", "images_per_lesion", "epochs", "learning_rate"),
+    *("clip_norm", "validate_every", "checkpoint_every_steps", "keep_checkpoints", "devices"),
+    *("nodes", "chunk"),
+]
+FRACTIONS = [
+    *("colour", "feature_dropout", "feature_corruption", "warmup", "tabular_dropout"),
+    *("validation_fraction", "held_out_fraction"),
+]
+CHOICES = [
+    *("missing", "pooling", "hierarchy", "duplicates", "projection_layers", "preset"),
+    *("monitor", "precision", "accelerator"),  # "sideways" would silently mean something else
+]
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("names", "values"),
     [
-        *("missing", "pooling", "hierarchy", "duplicates", "projection_layers", "preset"),
-        *("monitor", "precision", "accelerator"),
+        (COUNTS, [0, -1, math.nan]),
+        (FRACTIONS, [-0.1, 1.0, math.nan]),
+        (CHOICES, ["sideways"]),
+        (["crop_scale"], [0.0, 1.1, math.nan]),
+        (["weight_decay"], [-0.1, math.nan]),
+        (["held_out_fraction"], [0.95]),  # nothing is left to train on
+        (["workers"], [-1]),
+        (["seed"], [-1, 2**32]),
+        (["tabular_heads"], [3]),
+        (["patience"], [3]),  # without a monitor
     ],
 )
-def test_a_choice_is_one_of_those_on_offer(name: str) -> None:
-    """A misspelt one would silently mean something else, as pooling='max' the mean."""
-    refused(name, "sideways", f"{name} must be one of .*, got 'sideways'")
+def test_values_out_of_range_are_named(names: list[str], values: list[Any]) -> None:
+    for name in names:
+        for value in values:
+            refused(name, value)
 
 
-@pytest.mark.parametrize(
-    ("name", "values", "message"),
-    [
-        ("crop_scale", [0.0, 1.1, math.nan], r"crop_scale must be in \(0, 1\]"),
-        ("colour", [-0.1, 1.0], r"colour must be in \[0, 1\)"),
-        ("feature_dropout", [-0.1, 1.0], r"feature_dropout must be in \[0, 1\)"),
-        ("feature_corruption", [-0.1, 1.0], r"feature_corruption must be in \[0, 1\)"),
-        ("warmup", [-0.1, 1.0, math.nan], r"warmup must be in \[0, 1\)"),
-        ("weight_decay", [-0.1, math.nan], "weight_decay must not be negative"),
-        ("validation_fraction", [-0.1, 1.0], r"validation_fraction must be in \[0, 1\)"),
-        ("held_out_fraction", [-0.1, 1.0], r"held_out_fraction must be in \[0, 1\)"),
-        ("held_out_fraction", [0.9, 0.95], "leave nothing to train on"),
-        ("lesion_weight", [-0.1, math.nan, math.inf], "weights must be numbers from 0 up"),
-        ("workers", [-1], "workers must not be negative"),
-        ("seed", [-1, 2**32], "seed must be 0 to 4294967295"),
-        ("tabular_heads", [3], "tabular_width 128 must be a multiple of tabular_heads 3"),
-        ("devices", [0], "devices must be positive, got 0"),
-        ("nodes", [-1], "nodes must be positive, got -1"),
-        ("chunk", [0], "chunk must be positive, got 0"),
-        ("patience", [3], "patience needs a monitor other than 'last'"),
-    ],
-)
-def test_values_out_of_range_are_named(name: str, values: list[float], message: str) -> None:
-    for value in values:
-        refused(name, value, message)
+@pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
+def test_weights_are_finite_and_not_negative(weight: float) -> None:
+    with pytest.raises(UserError, match="weight"):
+        ModelConfig(lesion_weight=weight)
+    with pytest.raises(UserError, match="view_weight"):
+        AdaptConfig(view_weight=weight)
 
 
 def test_something_must_be_learned() -> None:
     none = {f"{level}_weight": 0.0 for level in ("image", "lesion", "patient")}
-    with pytest.raises(UserError, match="all weights are 0"):
+    with pytest.raises(UserError, match="weights"):
         ModelConfig(**none)
     assert ModelConfig(**none, view_weight=1.0).weights["view"] == 1.0
 
 
 def test_a_monitor_needs_validation_patients() -> None:
-    with pytest.raises(UserError, match="monitor=validation_loss needs validation patients"):
+    with pytest.raises(UserError, match="validation_fraction"):
         PretrainConfig(monitor="validation_loss", validation_fraction=0.0)
+
+
+def test_the_settings_of_an_adaptation_are_checked_too() -> None:
+    with pytest.raises(UserError, match="patience"):
+        AdaptConfig(patience=2)
+    with pytest.raises(UserError, match=r"rename.* 'a' and 'b'.* 'c'"):
+        AdaptConfig(rename={"a": "c", "b": "c"})
+
+
+def test_the_settings_of_a_run_make_those_of_its_adaptation() -> None:
+    model = ModelConfig(view_weight=0.3, tabular_width=64)
+    config = AdaptConfig(epochs=7)
+    made = config.of_run(model, images_alone=False)
+    assert (made.epochs, made.tabular_width, made.view_weight) == (7, 64, 0.3)
+    assert config.of_run(ModelConfig(), images_alone=True).view_weight == 1.0
+    assert config.of_run(model, images_alone=True).view_weight == 0.3
+    assert AdaptConfig(view_weight=0.0).of_run(model, images_alone=False).view_weight == 0.0
+
+
+def test_a_flag_for_the_encoder_leaves_the_presets_options_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = "pretrain x --preset tiny --encoder resnet18 --encoder-options block_args=null"
+    for line in (words.rpartition(" --")[0], words):
+        assert main([*line.split(), "--print-config"]) == 0
+        settings = yaml.safe_load(capsys.readouterr().out)
+        assert (settings["encoder"], settings["image_size"]) == ("resnet18", 64)
+        assert set(settings["encoder_options"]) == ({"block_args"} if line is words else set())

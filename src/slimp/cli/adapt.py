@@ -1,8 +1,8 @@
 """Continual pre-training of a run on a cohort whose metadata may differ.
 
-Features shared by name, kind and unit keep their weights, vocabularies are extended, new features
-start fresh. The table of what is kept, new and trained is printed and left in transfer.json. With
---reference, probes on the run's own cohort say what was forgotten.
+Features of the same name, kind and unit keep their weights, vocabularies are extended, new features
+get new weights. The table of what is kept, new and trained is printed and saved in transfer.json.
+With --reference, probes on that cohort measure what was forgotten.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ FORGETTING = "forgetting.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Where things are."""
+    """Inputs and outputs."""
 
     run: Path
-    """Run folder to start from; it is only read."""
+    """Run folder to start from (read only)."""
     cohort: Path
     """Cohort folder to adapt to."""
     out: Path = field(metadata=REQUIRED_FLAG)
     """Run folder to write."""
     reference: Path | None = None
-    """Cohort folder on which to measure forgetting, usually that of the pre-training."""
+    """Cohort folder to measure forgetting on, usually that of the pre-training."""
     resume: bool = False
     """Continue the adaptation in --out from its last checkpoint."""
     overwrite: bool = False
@@ -43,7 +43,7 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> None:
-    """Adapts, says what was trained and, where a reference is given, what was forgotten."""
+    """Adapts, shows what was trained and, given a reference, what was forgotten."""
     from slimp.data.cohort import Cohort
     from slimp.training.adapt import adapt
 
@@ -61,7 +61,7 @@ def run(arguments: Arguments) -> None:
     )
     if reference is None:
         say(
-            "forgetting was not measured; to do so, repeat the command with "
+            "forgetting was not measured; to measure it, repeat the command with "
             "--resume --reference COHORT (the cohort of the pre-training)"
         )
     elif is_main_process():
@@ -71,7 +71,7 @@ def run(arguments: Arguments) -> None:
 
 def _announce(found: Adaptation) -> None:
     show_table(
-        "what the run knows of this cohort, and what will learn",
+        "what is kept of the run, and what will learn",
         ["part", "status", "trained", "parameters", ""],
         [
             (p.part, p.status, "yes" if p.trained else "no", f"{p.parameters:,}", p.detail)
@@ -95,7 +95,7 @@ def _announce(found: Adaptation) -> None:
         say(
             f"{count} patient(s) of this cohort were in an earlier stage; the "
             f"{found.known['learned_from']} that it learned from are not held out. If they are "
-            "other people of the same ids, give one cohort ids of its own."
+            "different people, give them different ids."
         )
 
 

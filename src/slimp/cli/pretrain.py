@@ -1,6 +1,6 @@
-"""Nested contrastive pre-training of a cohort's images against its metadata.
+"""Nested contrastive pre-training on the images and metadata of a cohort.
 
-Patients are set aside for validation and for honest probes before anything is fitted. The run
+Patients for validation, and to test probes on, are set aside before anything is fitted. The run
 folder holds the weights, all settings, the losses of every step, and checkpoints.
 """
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Where things are."""
+    """Inputs and outputs."""
 
     cohort: Path
     """Cohort folder."""
     out: Path | None = None
-    """Run folder to write; needed unless --profile."""
+    """Run folder to write; required without --profile."""
     profile: int = 0
-    """Steps to time, part by part, instead of training; nothing is written."""
+    """Time this many steps, part by part, instead of training; nothing is written."""
     resume: bool = False
     """Continue the run in --out from its last checkpoint."""
     overwrite: bool = False
@@ -43,7 +43,7 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> None:
-    """Pre-trains, then says how the last step and the last validation went; or profiles."""
+    """Pre-trains, then shows the last step and the last validation; or profiles."""
     from slimp.data.cohort import Cohort
 
     cohort = Cohort.load(arguments.cohort)

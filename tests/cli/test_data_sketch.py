@@ -56,7 +56,7 @@ def test_without_a_file_it_is_printed(table, capsys):
 def test_a_file_that_is_there_is_kept(table, capsys):
     Path("mine.toml").write_text("mine")
     assert main(["data", "sketch", str(table), "--out", "mine.toml"]) == 2
-    assert "is there already. Replace it with --overwrite" in capsys.readouterr().err
+    assert "mine.toml: exists" in capsys.readouterr().err
     assert Path("mine.toml").read_text() == "mine"
     assert main(["data", "sketch", str(table), "--out", "mine.toml", "--overwrite"]) == 0
 
@@ -73,6 +73,27 @@ def test_what_is_told_of_the_file_stands_in_the_schema(table):
     assert main([*said, "moles.csv"]) == 0
 
 
+def test_folders_of_classes_become_a_table(table, capsys):
+    names = [
+        f"{part}/{name}/{k}.jpg"
+        for part in ("train", "test")
+        for name in ("nevus", "mel")
+        for k in range(3)
+    ]
+    for name in names:
+        Path("photos", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("photos", name).write_bytes(Path("my data/images/a.jpg").read_bytes() + name.encode())
+    assert main(["data", "sketch", "photos"]) == 2
+    assert "--out FILE.toml" in capsys.readouterr().err
+    assert main(["data", "sketch", "photos", "--out", "mine.toml"]) == 0
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert main([word.replace("COHORT", "cohort") for word in command[1:]]) == 0
+    images = Cohort.load("cohort").images
+    assert images["label"].value_counts().to_dict() == {"nevus": 6, "mel": 6}
+    assert images["split"].value_counts().to_dict() == {"train": 6, "test": 6}
+    assert main(["data", "sketch", "photos", "--out", "mine.toml"]) == 2
+
+
 def test_a_header_within_the_table_is_told_by_both(table, capsys):
     table.write_text("\n".join([*ROWS[:3], ROWS[0], *ROWS[3:]]) + "\n")
     assert main(["data", "sketch", str(table), "--out", "mine.toml"]) == 0
@@ -86,7 +107,7 @@ def test_a_header_within_the_table_is_told_by_both(table, capsys):
     ("words", "message"),
     [
         (["none.csv"], "none.csv: no such table"),
-        (["my data"], "is a folder, not a table"),
+        (["my data"], "Name a table in it: moles.csv"),
         (["my data/moles.csv", "--encoding", "klingon"], "there is no encoding 'klingon'"),
         (["my data/moles.csv", "--images", "nowhere"], "nowhere: no such folder or zip file"),
         (["my data/moles.csv", "--header", "99"], "has no row 99"),

@@ -1,7 +1,9 @@
 """Proposes the schema file of your own table, from what is in its columns.
 
-The proposal says in comments what it doubts. Read and correct it, then import the table by it:
-the command to do so is printed at the end.
+The proposal says in comments what is in doubt. Read and correct it, then import the table by it:
+the command to do so is printed at the end. Without a table, name the folder of your images: if they
+lie in folders named after their classes (train/nevus/1.jpg), the table is made from those, and
+written beside --out.
 """
 
 from __future__ import annotations
@@ -14,24 +16,24 @@ from slimp.cli.console import note, say
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Where things are."""
+    """Inputs and outputs."""
 
     table: Path
-    """CSV, TSV, Parquet or spreadsheet; a row per image, or per lesion."""
+    """CSV, TSV, Parquet or spreadsheet with a row per image or lesion; or a folder of classes."""
     images: Path | None = None
     """Folder or zip file of the images. Default: images beside the table."""
     out: Path | None = None
     """Schema file to write. Default: it is printed."""
     overwrite: bool = False
-    """Replace the file --out."""
+    """Replace the file --out, and the table beside it."""
     sheet: str | None = None
-    """Of a spreadsheet with several."""
+    """Sheet of a spreadsheet with several."""
     header: int | None = None
-    """Row that names the columns, the first being 1, if it is not found."""
+    """Row with the column names, counted from 1. Default: detected."""
     encoding: str | None = None
-    """Of a text file, if it is not found, as in cp1250."""
+    """Encoding of a text file, such as cp1250. Default: detected."""
     delimiter: str | None = None
-    """Of a text file, if it is not found."""
+    """Column delimiter of a text file, such as ';'. Default: detected."""
 
 
 def run(arguments: Arguments) -> None:
@@ -43,18 +45,35 @@ def run(arguments: Arguments) -> None:
     from slimp.data.files import new_file
     from slimp.errors import UserError
     from slimp.sources.layout import TableLayout
+    from slimp.sources.sketch.class_folders import table_of_folders
     from slimp.sources.sketch.table import sketch_table
 
-    out = arguments.out
-    if out is not None and out.exists() and not arguments.overwrite:
-        raise UserError(f"{out}: is there already. Replace it with --overwrite, or name another.")
+    out, table, images = arguments.out, arguments.table, arguments.images
+    made = None
+    if table.is_dir():
+        made = table_of_folders(table)
+        if out is None:
+            rows = made.count("\n") - 1
+            raise UserError(
+                f"{table}: {rows} images in folders named after classes. Pass --out FILE.toml: the "
+                "schema is written there, and the table of the images beside it as FILE.csv."
+            )
+        table, images = out.with_suffix(".csv"), table
+    for path in filter(None, [out, table if made is not None else None]):
+        if path.exists() and not arguments.overwrite:
+            raise UserError(
+                f"{path}: exists. Replace it with --overwrite, or choose another --out."
+            )
+    if made is not None:
+        with new_file(table) as temporary:
+            temporary.write_text(made, encoding="utf-8")
     layout = TableLayout(
         sheet=arguments.sheet,
         header=arguments.header,
         encoding=arguments.encoding,
         delimiter=arguments.delimiter,
     )
-    sketch = sketch_table(arguments.table, arguments.images, layout)
+    sketch = sketch_table(table, images, layout)
     if out is None:
         say(sketch.text.rstrip("\n"))
         command = sketch.next_command(Path("FILE"))

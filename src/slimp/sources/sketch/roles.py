@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from slimp.data.schema import RESERVED_COLUMNS, LevelName
-from slimp.sources.sketch.facts import Facts, is_coded, is_whole
+from slimp.sources.sketch.columns import Column
 from slimp.sources.sketch.words import has_part, header_unit, hints_at, parts_of, plain, words
 
 CLASSES = 50
@@ -18,11 +20,9 @@ EVIDENCE = 3
 """Patients with two lesions that it takes to tell the two levels apart."""
 VARYING = 0.05
 """Share of the groups whose values may differ in a column of their level."""
-GROUPS = 5
-"""Values that recur, at least, before a column without a telling name is one of ids."""
-NO_IDS = ("person_level", "age", "birth")
-"""Topics of headers that name something about a person, and not the person."""
-NO_PEOPLE = (*NO_IDS, "image", "lesion", "label", "code", "picture_level", "person", "visit")
+FOLDS = 20
+"""A column of more parts is no split."""
+NO_PEOPLE = ("image", "lesion", "label", "code", "picture_level", "person", "visit")
 """Topics of headers with a number that is not that of a person."""
 
 
@@ -32,147 +32,198 @@ class Roles:
 
     patient: str | None = None
     lesion: str | None = None
-    label: str | None = None
+    label: str | tuple[str, ...] | None = None
+    """Several: columns of 0 and 1, one per class."""
     split: str | None = None
-    doubts: tuple[tuple[str, str], ...] = ()
-    """(role, what is in doubt)."""
-    also_labels: tuple[str, ...] = ()
-    """Columns that look like a diagnosis too."""
+    doubts: Mapping[str, str] = field(default_factory=dict)
+    """Role -> what is in doubt."""
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns that the label is made of."""
+        return (self.label,) if isinstance(self.label, str) else self.label or ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """The level of a column."""
-
-    level: LevelName
-    doubt: str = ""
-
-
-def find_roles(facts: Sequence[Facts], taken: Sequence[str]) -> Roles:
+def find_roles(columns: Sequence[Column], taken: Sequence[str]) -> Roles:
     """The ids, label and split among the columns that are not `taken`."""
-    free = [fact for fact in facts if fact.name not in taken]
-    doubts: list[tuple[str, str]] = []
-    split = next((fact.name for fact in free if _is_split(fact)), None)
-    free = [fact for fact in free if fact.name != split]
-    label, also = _label(free, doubts)
-    free = [fact for fact in free if fact.name != label]
-    patient, lesion = _ids(free, doubts)
-    return Roles(
-        patient=patient,
-        lesion=lesion,
-        label=label,
-        split=split,
-        doubts=tuple(doubts),
-        also_labels=tuple(also),
-    )
+    doubts: dict[str, str] = {}
+    counters = [c for c in columns if is_row_counter(c)]
+    free = [c for c in columns if c.name not in taken and c not in counters]
+    split = next((c.name for c in free if _is_split(c, doubts)), None)
+    free = [c for c in free if c.name != split]
+    label = _label(free, doubts)
+    roles = Roles(label=label)
+    free = [c for c in free if c.name not in roles.label_columns]
+    patient = _patient(free, doubts)
+    if patient is None and (people := [c.name for c in counters if _names_people(c)]):
+        patient = people[0]
+        doubts["patient"] = "it counts the rows, so each row would be another person: is that so?"
+    lesion = _lesion([c for c in free if c.name != patient])
+    if patient is None and lesion is not None and _is_case_number(lesion):
+        patient, lesion = lesion, None
+        doubts["patient"] = "is it the number of a person, or of a lesion?"
+    return Roles(patient=patient, lesion=lesion, label=label, split=split, doubts=doubts)
 
 
-def _is_split(fact: Facts) -> bool:
-    parts = {plain(cell) for cell in fact.counts}
-    return len(parts) > 1 and parts <= set(words()["cells"]["split"])
+def is_row_counter(column: Column) -> bool:
+    """Whether the column counts rows: by its values, or by a name such as index or '#'."""
+    if column.is_counter:
+        return True
+    numbers = column.is_whole and column.distinct == len(column.cells) > 1
+    bare = column.name.strip(" #.")
+    unnamed = not bare or re.fullmatch(r"(?i)unnamed[:_ ]*\d+", bare)
+    parts = set(parts_of(column.name))
+    return numbers and bool(unnamed or (parts and parts <= set(words()["headers"]["counter"])))
 
 
-def _label(free: Sequence[Facts], doubts: list[tuple[str, str]]) -> tuple[str | None, list[str]]:
+def _names_people(column: Column) -> bool:
+    return hints_at(column.name, "patient") and is_called_id(column.name)
+
+
+def names_diagnosis(header: str) -> bool:
+    """Whether the header calls its column a diagnosis; 'skin type class' and histories do not."""
+    return hints_at(header, "label") and not hints_at(header, "person_level")
+
+
+def _is_split(column: Column, doubts: dict[str, str]) -> bool:
+    parts = {plain(cell) for cell in column.counts}
+    if len(parts) < 2:
+        return False
+    if parts <= set(words()["cells"]["split"]):
+        return True
+    folds = all(re.fullmatch(r"[a-z _-]*\d{1,2}(\.0)?", part) for part in parts)
+    if folds and hints_at(column.name, "split") and len(parts) <= FOLDS:
+        doubts["split"] = f"folds ({', '.join(sorted(column.counts))}), taken as they are called."
+        return True
+    return False
+
+
+def _label(free: Sequence[Column], doubts: dict[str, str]) -> str | tuple[str, ...] | None:
+    """The fullest column of diagnoses, or the columns of 0 and 1 that are one per class."""
     diagnoses = set(words()["cells"]["label"])
-    best: tuple[float, str] | None = None
-    others = []
-    for fact in free:
-        if fact.look not in ("category", "checkbox") or not 2 <= fact.distinct <= CLASSES:
-            continue
-        said = sum(n for cell, n in fact.counts.items() if plain(cell) in diagnoses)
-        score = said / fact.filled
-        if hints_at(fact.name, "label") and not hints_at(fact.name, "after"):
-            score += 0.6
-        if score > 0.3:
-            others.append(fact.name)
-            best = max(best or (0.0, ""), (score, fact.name), key=lambda pair: pair[0])
-    if best is None:
-        doubts.append(("label", "no column looks like a diagnosis; name it here if there is one."))
-        return None, []
-    others.remove(best[1])
-    if others:
-        doubts.append(("label", f"'{', '.join(others)}' looks like a diagnosis too."))
-    return best[1], others
+    scores: dict[str, float] = {}
+    for column in free:
+        if column.look in ("category", "checkbox") and 2 <= column.distinct <= CLASSES:
+            said = sum(n for cell, n in column.counts.items() if spaced(cell) in diagnoses)
+            named = names_diagnosis(column.name) and not hints_at(column.name, "after")
+            score = said / column.filled + 0.6 * named
+            if score > 0.3:
+                scores[column.name] = score * column.share_filled
+    group = one_hot_group(free)
+    best = max(scores, key=lambda name: scores[name], default=None)
+    rivals = [name for name in scores if name != best and name not in group]
+    label: str | tuple[str, ...] | None = best
+    if group and (best is None or best in group or scores[best] < 1):
+        label = group
+        rivals = [name for name in scores if name not in group]
+    if label is None:
+        doubts["label"] = "no column looks like a diagnosis; name it here if there is one."
+    filled = {column.name: column.share_filled for column in free}
+    said_filled = [f"'{name}' ({filled[name]:.0%} filled)" for name in rivals]
+    if rivals:
+        doubts["label"] = f"also like a diagnosis: {', '.join(said_filled)}."
+    if isinstance(label, str) and filled[label] < 0.5:
+        doubts["label"] = " ".join(
+            ["only", f"{filled[label]:.0%} of its cells are filled.", doubts.get("label", "")]
+        ).strip()
+    return label
 
 
-def _ids(free: Sequence[Facts], doubts: list[tuple[str, str]]) -> tuple[str | None, str | None]:
-    """The columns of the patient and of the lesion."""
-    candidates = [fact for fact in free if _may_be_id(fact)]
-    found: dict[str, str | None] = {}
-    for role, other in (("patient", "lesion"), ("lesion", "patient")):
-        hinted = [f for f in candidates if hints_at(f.name, role) and f.name not in found.values()]
-        hinted = [f for f in hinted if is_called_id(f.name) or not _measures(f.name)]
-        # "patient_lesion" names the lesion of a patient
-        hinted = [f for f in hinted if role == "lesion" or not hints_at(f.name, other)] or hinted
-        hinted.sort(key=lambda f: (hints_at(f.name, "public"), not is_called_id(f.name)))
-        found[role] = hinted[0].name if hinted else None
-    if found["patient"] is None:
-        public = [f for f in free if hints_at(f.name, "public") and f.distinct > 1]
-        found["patient"] = max(public, key=lambda f: f.distinct).name if public else None
-    if found["patient"] is not None and hints_at(found["patient"], "public"):
-        doubts.append(
-            (
-                "patient",
-                "a number by which others can find the person, and it would enter the cohort: "
-                "pseudonymise it before the import.",
-            )
-        )
-    case = found["lesion"]
-    if found["patient"] is None and case is not None and _is_case_number(case):
-        found = {"patient": case, "lesion": None}
-        doubts.append(("patient", "is it the number of a person, or of a lesion?"))
-    if found["patient"] is None:
-        _find_numbered(free, found, doubts)
-    unnamed = [f for f in candidates if f.name not in found.values() and _recurs(f)]
-    if found["patient"] is None and unnamed:
-        coarsest = min(unnamed, key=lambda f: f.distinct)
-        found["patient"] = coarsest.name
-        doubts.append(("patient", "taken for it because its ids recur; its name does not say so."))
-        unnamed.remove(coarsest)
-    if found["lesion"] is None and unnamed and found["patient"] is not None:
-        owner = next(f for f in candidates if f.name == found["patient"])
-        inner = [f for f in unnamed if _nests(f, owner) and f.distinct > owner.distinct]
-        if inner:
-            finest = max(inner, key=lambda f: f.distinct)
-            found["lesion"] = finest.name
-            doubts.append(("lesion", "taken for it because each of its ids is of one patient."))
-    if found["patient"] is None:
-        doubts.append(
-            (
-                "patient",
-                "no column looks like a patient id. Without one, two images of a person may land "
-                "in two parts of a split, and results look better than they are.",
-            )
-        )
-    return found["patient"], found["lesion"]
+def one_hot_group(columns: Sequence[Column]) -> tuple[str, ...]:
+    """Neighbouring columns of 0 and 1, named after classes, of which each row has one 1.
 
-
-def _find_numbered(
-    free: Sequence[Facts], found: dict[str, str | None], doubts: list[tuple[str, str]]
-) -> None:
-    """Takes ids that recur and are called so for those of patients, if there are such.
-
-    Without a column of codes that recur, numbers will do whose name says nothing, as long as other
-    columns are the same wherever the number is.
+    At most one 1 is enough where every name is that of a class.
     """
-    numbers = [
-        f for f in free if _may_be_id(f) and f.name not in found.values() and not _measures(f.name)
-    ]
-    numbers = [f for f in numbers if f.distinct < 0.95 * f.filled]
-    called = [f for f in numbers if is_called_id(f.name)]
-    people = [f for f in called if not any(hints_at(f.name, topic) for topic in NO_PEOPLE)]
-    people = [f for f in people if f.distinct >= max(GROUPS, f.filled / 20)]
-    why = "taken for it because its numbers recur, and its name says that they are ids."
-    if not people and not any(_recurs(f) for f in free if f.name not in found.values()):
-        whole = [f for f in numbers if f.look == "number" and header_unit(f.name) is None]
-        people = [f for f in whole if _holds_together(f, free)]
-        why = (
-            "taken for it because other columns are the same wherever the number is; its name "
-            "does not say so."
-        )
-    if people:
-        found["patient"] = min(people, key=lambda f: f.distinct).name
-        doubts.append(("patient", why))
+    ticks = [_ticks(column) for column in columns]
+    best: tuple[str, ...] = ()
+    for start in range(len(columns)):
+        total: Any = 0
+        for end in range(start, len(columns)):
+            tick = ticks[end]
+            if tick is None:
+                break
+            total = total + tick
+            names = tuple(column.name for column in columns[start : end + 1])
+            named = sum(map(_names_class, names))
+            one = (total == 1).all() and 2 * named >= len(names)
+            one = one or (total.max() == 1 and named == len(names))
+            if one and len(names) > max(1, len(best)):
+                best = names
+    return best
+
+
+def has_unmarked(columns: Sequence[Column], group: Sequence[str]) -> bool:
+    """Whether some row has no 1 in any column of the group."""
+    ticks = [_ticks(column) for column in columns if column.name in group]
+    return not np.sum([tick for tick in ticks if tick is not None], axis=0).all()
+
+
+def _ticks(column: Column) -> pd.Series | None:
+    """(rows,) 1 where the column is ticked, if it holds nothing but ticks, 0 and blanks."""
+    if not 0 < column.distinct <= 6:
+        return None
+    cells = column.cells.str.lower()
+    yes = cells.isin(["1", "1.0", "x", "true", "yes"])
+    rest = cells.isin(["", "0", "0.0", "false", "no"])
+    return yes.astype("int64") if bool((yes | rest).all()) else None
+
+
+def spaced(cell: str) -> str:
+    """The cell as `plain`, with blanks for marks.
+
+    Example:
+        >>> spaced("Basal_cell-carcinoma")
+        'basal cell carcinoma'
+    """
+    return " ".join(re.split(r"[\s_-]+", plain(cell))).strip()
+
+
+def _names_class(header: str) -> bool:
+    diagnoses = words()["cells"]["label"]
+    return spaced(header) in diagnoses or not set(diagnoses).isdisjoint(parts_of(header))
+
+
+def _patient(free: Sequence[Column], doubts: dict[str, str]) -> str | None:
+    ids = [column for column in free if _may_be_id(column)]
+    hinted = [c for c in ids if hints_at(c.name, "patient")]
+    hinted = [c for c in hinted if is_called_id(c.name) or not _measures(c.name)]
+    # "patient_lesion" names the lesion of a patient
+    hinted = [c for c in hinted if not hints_at(c.name, "lesion")] or hinted
+    hinted.sort(key=lambda c: (hints_at(c.name, "public"), not is_called_id(c.name)))
+    hinted += sorted(
+        (c for c in free if hints_at(c.name, "public") and c.distinct > 1),
+        key=lambda c: -c.distinct,
+    )
+    if hinted:
+        if hints_at(hinted[0].name, "public"):
+            doubts["patient"] = (
+                "a number by which others can find the person, and it would enter the cohort: "
+                "pseudonymise it before the import."
+            )
+        return hinted[0].name
+    recurring = [c for c in ids if c.distinct < 0.95 * c.filled and not _measures(c.name)]
+    recurring = [c for c in recurring if c.distinct >= max(5, c.filled / 20)]
+    called = [c for c in recurring if is_called_id(c.name)]
+    called = [c for c in called if not any(hints_at(c.name, topic) for topic in NO_PEOPLE)]
+    if called:
+        doubts["patient"] = "taken for it because its values recur, and its name calls them ids."
+        return min(called, key=lambda c: c.distinct).name
+    doubts["patient"] = (
+        "no column looks like a patient id. Without one, two images of a person may land in two "
+        "parts of a split, and results look better than they are."
+    )
+    codes = [c.name for c in recurring if not hints_at(c.name, "lesion")]
+    if codes:
+        doubts["patient"] += f" Columns whose values recur, as such ids do: {', '.join(codes)}."
+    return None
+
+
+def _lesion(free: Sequence[Column]) -> str | None:
+    hinted = [c for c in free if _may_be_id(c) and hints_at(c.name, "lesion")]
+    hinted = [c for c in hinted if c.share_filled >= 0.5]
+    hinted = [c for c in hinted if is_called_id(c.name) or not _measures(c.name)]
+    hinted.sort(key=lambda c: (hints_at(c.name, "public"), not is_called_id(c.name)))
+    return hinted[0].name if hinted else None
 
 
 def is_called_id(header: str) -> bool:
@@ -189,74 +240,49 @@ def _is_case_number(header: str) -> bool:
 
 def _measures(header: str) -> bool:
     """Whether the header names something about a person, such as the age of a patient."""
-    return any(hints_at(header, topic) for topic in NO_IDS) or header_unit(header) is not None
+    about = any(hints_at(header, topic) for topic in ("person_level", "age", "birth"))
+    return about or header_unit(header) is not None
 
 
-def _holds_together(ids: Facts, free: Sequence[Facts]) -> bool:
-    """Whether two other columns, too varied for chance, never differ within an id."""
-    if ids.distinct < max(GROUPS, ids.filled / 20):
+def _may_be_id(column: Column) -> bool:
+    if column.name in RESERVED_COLUMNS - {"lesion_id", "patient_id"} or column.distinct < 2:
         return False
-    constant = 0
-    for fact in free:
-        if fact is ids or fact.look not in ("number", "category", "checkbox") or fact.distinct < 2:
-            continue
-        if max(fact.counts.values()) <= 0.8 * fact.filled:
-            groups, varying = variation(fact.cells, ids.cells)
-            constant += groups >= GROUPS and not varying
-    return constant >= 2
+    words_alone = column.look in ("code", "category", "text")
+    coded = words_alone and not any(" " in cell for cell in column.counts)
+    return coded or (column.look == "number" and column.is_whole)
 
 
-def _may_be_id(fact: Facts) -> bool:
-    if fact.name in RESERVED_COLUMNS - {"lesion_id", "patient_id"}:
-        return False
-    coded = fact.look in ("code", "category", "text") and not any(" " in c for c in fact.counts)
-    return (coded or (fact.look == "number" and is_whole(fact))) and fact.distinct > 1
-
-
-def _recurs(fact: Facts) -> bool:
-    """Whether ids stand in the column, and in several rows each."""
-    many = fact.look == "code" or fact.distinct >= max(5, fact.filled / 20)
-    coded = fact.look in ("code", "category") and is_coded(fact)
-    return coded and many and fact.distinct < 0.95 * fact.filled
-
-
-def _nests(inner: Facts, outer: Facts) -> bool:
-    """Whether each id of one column has a single id of the other."""
-    both = pd.DataFrame({"inner": inner.cells, "outer": outer.cells})
-    both = both[(both != "").all(axis=1)].drop_duplicates()
-    return not both["inner"].duplicated().any()
-
-
-def find_standing(fact: Facts, lesions: pd.Series | None, patients: pd.Series | None) -> Standing:
-    """The coarsest level within whose groups the column does not vary.
+def find_level(
+    column: Column, lesions: pd.Series | None, patients: pd.Series | None
+) -> tuple[LevelName, str]:
+    """The coarsest level within whose groups the column does not vary, and what is in doubt.
 
     Args:
-        fact: of the column.
+        column: any.
         lesions: (rows,) lesion ids, unique over patients; None if there are none.
         patients: (rows,) patient ids, likewise.
     """
-    person = hints_at(fact.name, "person_level")
+    person, picture = (hints_at(column.name, f"{topic}_level") for topic in ("person", "picture"))
     if patients is not None:
-        groups, varying = variation(fact.cells, patients)
+        groups, varying = variation(column.cells, patients)
         of_lesions = lesions if lesions is not None else pd.Series(range(len(patients)))
-        several = _groups_of_several(fact.cells, patients, of_lesions)
-        if person or several >= EVIDENCE:
-            limit = VARYING if not person else 0.5
-            if varying <= limit * max(groups, 1):
-                doubt = f"differs within {varying} of {groups} patients." if varying else ""
-                if not several:
-                    doubt = "no patient has two lesions, so its level follows from its name."
-                return Standing(level="patient", doubt=doubt)
-    if lesions is not None and not hints_at(fact.name, "picture_level"):
-        groups, varying = variation(fact.cells, lesions)
-        if varying <= VARYING * max(groups, 1):
-            doubt = f"differs within {varying} of {groups} lesions." if varying else ""
-            return Standing(level="lesion", doubt=doubt)
-        return Standing(level="image")
-    if hints_at(fact.name, "picture_level"):
-        return Standing(level="image")
+        pairs = pd.DataFrame({"patient": patients, "lesion": of_lesions})
+        pairs = pairs[(column.cells != "").to_numpy()].drop_duplicates()
+        several = int((pairs["patient"].value_counts() > 1).sum())
+        if (person or several >= EVIDENCE) and varying <= (0.5 if person else VARYING) * max(
+            groups, 1
+        ):
+            doubt = f"differs within {varying} of {groups} patients." if varying else ""
+            if not several:
+                doubt = "no patient has two lesions, so its level follows from its name."
+            return "patient", doubt
+    if lesions is not None and not picture:
+        groups, varying = variation(column.cells, lesions)
+        if varying > VARYING * max(groups, 1):
+            return "image", ""
+        return "lesion", f"differs within {varying} of {groups} lesions." if varying else ""
     # without ids of persons, each image would be one: nothing is of a patient
-    return Standing(level="lesion")
+    return ("image" if picture else "lesion"), ""
 
 
 def variation(cells: pd.Series, groups: pd.Series) -> tuple[int, int]:
@@ -266,11 +292,3 @@ def variation(cells: pd.Series, groups: pd.Series) -> tuple[int, int]:
     counts, distinct = values.size(), values.nunique()
     several = (counts > 1).to_numpy()
     return int(several.sum()), int((distinct[several] > 1).sum())
-
-
-def _groups_of_several(cells: pd.Series, patients: pd.Series, lesions: pd.Series) -> int:
-    """Patients of whom several lesions have a known cell."""
-    known = (cells != "").to_numpy()
-    pairs = pd.DataFrame({"p": patients.to_numpy()[known], "l": lesions.to_numpy()[known]})
-    counts = np.asarray(pairs.drop_duplicates().groupby("p").size())
-    return int((counts > 1).sum())

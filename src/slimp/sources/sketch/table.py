@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from slimp.data.schema import Schema
@@ -18,16 +17,16 @@ from slimp.errors import TableError
 from slimp.sources.arrange import arrange
 from slimp.sources.layout import Join, TableLayout
 from slimp.sources.level_tables import ASSUMED, type_rows
-from slimp.sources.parse_cells import IMAGE_ENDING, NO_ENDING, NUMERIC
-from slimp.sources.raw_files import Place, is_image_file
+from slimp.sources.parse_cells import NUMERIC
+from slimp.sources.raw_files import is_image_file
 from slimp.sources.read_table import read_table
-from slimp.sources.sketch.facts import Facts, facts_of
-from slimp.sources.sketch.pictures import Pictures, find_pictures
+from slimp.sources.sketch.columns import Column, describe
+from slimp.sources.sketch.further_tables import further_tables
+from slimp.sources.sketch.image_columns import ImageColumns, find_image_columns, image_files
 from slimp.sources.sketch.propose import Line, propose
-from slimp.sources.sketch.roles import Roles, find_roles
-from slimp.sources.sketch.write import render
+from slimp.sources.sketch.roles import Roles, find_roles, has_unmarked
+from slimp.sources.sketch.schema_text import render
 
-Array = np.ndarray[Any, np.dtype[Any]]
 ROWS = 20_000
 """Rows that are looked at; more say nothing new."""
 DEPTH, FOLDERS = 3, 100
@@ -77,33 +76,37 @@ def sketch_table(
     """
     layout = layout or TableLayout()
     published = read_table(table, layout=layout)
-    assumed = list(published.attrs.get(ASSUMED, ()))
-    rows = published.iloc[:ROWS]
-    rows.attrs = published.attrs
-    every, repeats = rows, _repeats_header(rows)
-    rows = rows[~repeats]
+    every = published.iloc[:ROWS]
+    repeats = _repeats_header(every)
+    rows = every[~repeats]
+    columns = [describe(rows[name]) for name in rows]
+    join, joins, notes = _label_beside(table, rows, columns)
+    if join is not None:
+        rows = pd.concat([rows, join], axis=1)
+        columns += [describe(join[name]) for name in join]
     images = _images_beside(table) if images is None else images
-    files = [] if images is None else _image_files(images)
+    files = [] if images is None else image_files(images)
     raw = _common_folder(table, images)
     numeric = published.attrs.get(NUMERIC, ())
-    facts = [facts_of(rows[column]) for column in rows.columns]
-    facts = [replace(fact, unclear=None) if fact.name in numeric else fact for fact in facts]
+    columns = [replace(c, unclear=None) if c.name in numeric else c for c in columns]
     roots = [] if images is None else [str(path) for path in (images.absolute(), images.resolve())]
-    pictures = find_pictures(rows, facts, files, list(dict.fromkeys(roots)))
-    roles = find_roles(facts, pictures.columns)
-    proposal = propose(facts, roles, pictures.columns)
-    top, settings = _roles_lines(rows, facts, roles, pictures)
-    settings = [*_layout_lines(layout, assumed), *settings]
-    top += _label_names(facts, roles)
+    pictures = find_image_columns(rows, columns, files, list(dict.fromkeys(roots)))
+    roles = find_roles(columns, pictures.columns)
+    top, settings = _top_lines(columns, roles, pictures)
+    settings = [*_layout_lines(layout, published.attrs.get(ASSUMED, ())), *settings]
+    settings += joins
     head = [
         f"Proposed by slimp data sketch from {table.name}: {len(published)} rows, "
-        f"{len(published.columns)} columns. Read and correct it; it says below what is in doubt.",
+        f"{len(published.columns)} columns. Read and correct it; comments say what is in doubt.",
         *([f"Only the first {ROWS} rows were looked at."] if len(published) > ROWS else []),
         *(f"Row {row} repeats the header: remove it." for _, row in every.index[repeats]),
-        *_images_said(pictures, images, files),
+        _images_said(pictures, images, files),
+        *notes,
     ]
+    names = _label_names(columns, roles)
+    rest = (top, settings, names | propose(columns, roles, pictures.columns))
     sketch = Sketch(
-        text=render(top, settings, proposal, head),
+        text=render(head, *rest),
         raw=raw,
         table=table.resolve().relative_to(raw.resolve()).as_posix(),
         images=None if images is None else images.resolve().relative_to(raw.resolve()).as_posix(),
@@ -111,16 +114,35 @@ def sketch_table(
     problem = _dry_run(sketch, every, files, roots)
     if problem is None:
         return sketch
-    head.append(f"AN IMPORT WOULD STOP HERE, until table or schema are mended: {problem}")
-    return replace(sketch, text=render(top, settings, proposal, head))
+    head.append(f"AN IMPORT WOULD STOP HERE, until table or schema are corrected: {problem}")
+    return replace(sketch, text=render(head, *rest))
 
 
-def _repeats_header(rows: pd.DataFrame) -> Array:
+def _label_beside(
+    table: Path, rows: pd.DataFrame, columns: Sequence[Column]
+) -> tuple[pd.DataFrame | None, list[Line], list[str]]:
+    """The label of a table beside, if there is none in this one, and what else lies there."""
+    join, lines, others = None, list[Line](), list[str]()
+    for further in further_tables(table, rows):
+        if join is None and further.label and find_roles(columns, ()).label is None:
+            join = further.cells
+            doubt = f"the label is in a table of its own, with a row per {further.key}."
+            entry = {"file": further.file, "on": further.key, "columns": list(further.label)}
+            lines.append(Line(key="join", value=entry, doubts=(doubt,)))
+        else:
+            more = ", ..." if len(further.columns) > 3 else ""
+            named = ", ".join(further.columns[:3])
+            others.append(f"{further.file} (by {further.key}: {named}{more})")
+    note = f"Not joined, but with the same ids: {'; '.join(others)}. See [[table.join]]."
+    return join, lines, [note] if others else []
+
+
+def _repeats_header(rows: pd.DataFrame) -> Any:
     """(rows,) whether a row is the header once more, as where tables were put together."""
     cells = rows.apply(lambda column: column.str.split().str.join(" ") == column.name)
     same = cells.to_numpy(dtype=bool).sum(axis=1)
-    repeats: Array = (same >= 2) & (same > rows.shape[1] / 2)
-    return repeats if not repeats.all() else np.zeros(len(rows), dtype=bool)
+    repeats = (same >= 2) & (same > rows.shape[1] / 2)
+    return repeats & (not repeats.all())
 
 
 def _images_beside(table: Path) -> Path | None:
@@ -142,20 +164,6 @@ def _images_beside(table: Path) -> Path | None:
     return table.parent / os.path.commonpath(sorted(found)) if found else None
 
 
-def _image_files(images: Path) -> list[str]:
-    place = Place(images, holds="images")
-    try:
-        return [
-            path
-            for number, path in enumerate(place.paths)
-            if IMAGE_ENDING.search(path)
-            or (NO_ENDING.search(path) and place.inside_zip(number))
-            or is_image_file(place.shown(number))
-        ]
-    finally:
-        place.close()
-
-
 def _common_folder(table: Path, images: Path | None) -> Path:
     beside = table.parent
     if images is None or images.resolve().is_relative_to(beside.resolve()):
@@ -163,94 +171,82 @@ def _common_folder(table: Path, images: Path | None) -> Path:
     return Path(os.path.commonpath([beside.resolve(), images.resolve()]))
 
 
-def _roles_lines(
-    rows: pd.DataFrame, facts: Sequence[Facts], roles: Roles, pictures: Pictures
+def _top_lines(
+    columns: Sequence[Column], roles: Roles, pictures: ImageColumns
 ) -> tuple[list[Line], list[Line]]:
     """The lines on top, and those of [table] that are about images."""
-    settings: list[Line] = []
-    taken = {str(column) for column in rows.columns}
-    image = pictures.columns[0] if pictures.columns else _free("photo", taken)
+    by_name = {column.name: column for column in columns}
+    image = pictures.columns[0] if len(pictures.columns) == 1 else _free("photo", by_name)
     doubts = [f"{doubt}." for doubt in pictures.doubts]
     if pictures.guessed:
         doubts.append(
             "NO COLUMN NAMES IMAGE FILES, so this is a mere guess. If names can be made of other "
             'columns, set image_names under [table], as in image_names = "{patient}/{lesion}.jpg".'
         )
-    if len(pictures.columns) > 1:
-        image = _free("photo", taken)
-        settings.append(Line(key="images", value=list(pictures.columns)))
-    if pictures.separator is not None:
-        settings.append(Line(key="separator", value=pictures.separator))
-    if pictures.names is not None:
-        settings.append(Line(key="image_names", value=pictures.names))
-    if pictures.root is not None:
-        settings.append(Line(key="image_root", value=pictures.root))
-    several = len(pictures.columns) > 1 or pictures.separator or "*" in (pictures.names or "")
-    lesion = roles.lesion
-    said = dict(roles.doubts)
-    if several and lesion is None:
-        lesion = _free("row", taken)
+    several = len(pictures.columns) > 1
+    values: dict[str, Any] = {"images": list(pictures.columns) if several else None}
+    values |= {"separator": pictures.separator, "image_names": pictures.names}
+    values |= {"image_root": pictures.root}
+    settings = [Line(key=key, value=value) for key, value in values.items() if value is not None]
+    lesion, said = roles.lesion, dict(roles.doubts)
+    if lesion is None and (several or pictures.separator or "*" in (pictures.names or "")):
+        lesion = _free("row", by_name)
         said["lesion"] = "a row is taken for a lesion, its images for images of that."
         settings.append(Line(key="row_id", value=lesion))
+    label: Any = roles.label
+    if isinstance(label, tuple):
+        label = {"one_hot": list(label)}
+        if has_unmarked(columns, label["one_hot"]):
+            label["unmarked"] = "other"
+            said["label"] = "rows without a 1 are taken for a class of their own, 'other'."
+    if roles.patient is not None and (empty := _empty(by_name[roles.patient])):
+        said["patient"] = (
+            f"{said.get('patient', '')} Missing in {empty} row(s): an import stops, unless each "
+            "lesion without one is of a person of its own (--missing-patient-id one-each)."
+        )
     top = [Line(key="image", value=image, doubts=tuple(doubts))]
-    by_name = {fact.name: fact for fact in facts}
-    for role, column in (
-        ("lesion", lesion),
-        ("patient", roles.patient),
-        ("label", roles.label),
-        ("split", roles.split),
-    ):
-        doubts = [said[role]] if role in said else []
-        if column is None:
-            if doubts:
-                top.append(Line(key="", value=None, doubts=(f"{role}: {doubts[0]}",)))
-            continue
-        empty = len(rows) - by_name[column].filled if column in by_name else 0
-        if role == "patient" and empty:
-            doubts.append(
-                f"empty in {empty} row(s): an import stops, unless told that each lesion without "
-                "one is of a person of its own (--missing-patient-id one-each)."
-            )
-        top.append(Line(key=role, value=column, doubts=tuple(doubts)))
+    ids = {"lesion": lesion, "patient": roles.patient, "label": label, "split": roles.split}
+    for role, value in ids.items():
+        if value is not None:
+            top.append(Line(key=role, value=value, doubts=(said[role],) if role in said else ()))
+        elif role in said:
+            top.append(Line(key="", doubts=(f"{role}: {said[role]}",)))
     return top, settings
 
 
-def _label_names(facts: Sequence[Facts], roles: Roles) -> list[Line]:
+def _empty(column: Column) -> int:
+    return len(column.cells) - column.filled
+
+
+def _label_names(columns: Sequence[Column], roles: Roles) -> dict[str, list[Line]]:
     """Spellings of the label that mean the same, and those that mean none."""
-    label = next((fact for fact in facts if fact.name == roles.label), None)
-    if label is None:
-        return []
-    names = dict.fromkeys(label.missing, "") | (
-        dict(label.aliases) if label.look == "category" else {}
-    )
-    doubt = 'published label -> the one to use; "" means that there is none.'
-    return [Line(key="label_names", value=names, doubts=(doubt,))] if names else []
+    label = next((c for c in columns if (c.name,) == roles.label_columns), None)
+    names = {} if label is None else dict.fromkeys(label.missing, "")
+    if label is not None and label.look == "category":
+        names |= label.aliases
+    said = Line(key="", doubts=('published label -> the one to use; "" means that there is none.',))
+    lines = [Line(key=key, value=value) for key, value in names.items()]
+    return {"label_names": [said, *lines]} if names else {}
 
 
 def _layout_lines(layout: TableLayout, assumed: Sequence[str]) -> list[Line]:
     given = {key: getattr(layout, key) for key in ("encoding", "delimiter", "header", "sheet")}
     lines = [Line(key=key, value=value) for key, value in given.items() if value is not None]
-    if assumed and lines:
-        lines[0] = replace(lines[0], doubts=tuple(assumed))
-    elif assumed:
-        lines.append(Line(key="", value=None, doubts=tuple(assumed)))
-    return lines
+    return [Line(key="", doubts=tuple(assumed)), *lines] if assumed else lines
 
 
-def _images_said(pictures: Pictures, images: Path | None, files: Sequence[str]) -> list[str]:
+def _images_said(pictures: ImageColumns, images: Path | None, files: Sequence[str]) -> str:
     if images is None:
-        return [
-            "No image folder was found (name it with --images); images were told by their endings."
-        ]
+        return "No image folder was found (name it with --images): file endings were relied on."
     if not pictures.named:
-        return [f"{len(files)} images are in {images.name}; no column names them."]
-    return [
+        return f"{len(files)} images are in {images.name}; no column names them."
+    return (
         f"{pictures.found} of the {pictures.named} images named are in {images.name}, which holds "
         f"{len(files)}."
-    ]
+    )
 
 
-def _free(name: str, taken: set[str]) -> str:
+def _free(name: str, taken: Iterable[str]) -> str:
     while name in taken:
         name += "_"
     return name
@@ -260,17 +256,17 @@ def _dry_run(
     sketch: Sketch, rows: pd.DataFrame, files: Sequence[str], roots: Sequence[str]
 ) -> str | None:
     """What an import of the table by this sketch would complain of."""
+
+    def read_join(join: Join) -> pd.DataFrame:
+        return read_table((sketch.raw / sketch.table).parent / str(join.file))
+
     try:
         schema, layout = sketch.schema(), sketch.layout()
         raw = [str(sketch.raw.absolute()), str(sketch.raw.resolve())]
         table = arrange(
-            rows, layout, schema.image, read_join=_no_join, files=files, roots=[*roots, *raw]
+            rows, layout, schema.image, read_join=read_join, files=files, roots=[*roots, *raw]
         )
         type_rows(table, schema)
     except TableError as error:
         return str(error)
     return None
-
-
-def _no_join(join: Join) -> pd.DataFrame:
-    raise TableError(f"{join.file}: joins are not sketched.")

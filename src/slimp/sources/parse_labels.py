@@ -117,7 +117,7 @@ def one_hot_labels(
     Raises:
         TableError: a cell is no mark, or a row is marked as none or as several of the classes.
     """
-    marks = {"": 0, "0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
+    marks = {"": 0, "0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1, "x": 1}
     cells = table[list(columns)].apply(lambda c: c.str.strip().str.casefold())
     plain = cells.replace(r"\.0*$", "", regex=True)
     counts = plain.isin([mark for mark, one in marks.items() if one]).to_numpy()

@@ -14,9 +14,9 @@ from PIL import Image
 from slimp.data.schema import Schema
 from slimp.sources import dicom, import_source
 from slimp.sources import image_limits as pictures
-from slimp.sources.dicom import is_dicom, picture_of
-from slimp.sources.image_limits import CorruptImageError
-from slimp.sources.verify_image import own_limits, verify_image
+from slimp.sources.decode_image import verify_image
+from slimp.sources.dicom import decode_dicom, is_dicom
+from slimp.sources.image_limits import CorruptImageError, own_limits
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra 'dicom'")
 NAME = "Doe^Jane^Secret"
@@ -57,7 +57,7 @@ def file(pixels: np.ndarray, kind: str, *, bits: int = 8, frames: int = 1, **tag
 
 
 def shown(encoded: bytes) -> np.ndarray:
-    return np.asarray(picture_of(encoded)[0])
+    return np.asarray(decode_dicom(encoded)[0])
 
 
 def grey(encoded: bytes) -> np.ndarray:
@@ -164,7 +164,7 @@ def test_of_several_frames_the_first_counts():
     frames = np.stack([COLOURS, 255 - COLOURS, COLOURS])
     encoded = file(frames, "RGB", frames=3)
     np.testing.assert_array_equal(shown(encoded), COLOURS)
-    assert picture_of(encoded)[1] == 3
+    assert decode_dicom(encoded)[1] == 3
     assert verify_image(encoded, shorter_side=0).first_frame
 
 

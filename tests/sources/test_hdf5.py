@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -11,8 +11,14 @@ import pytest
 
 from slimp.errors import TableError
 from slimp.sources.hdf5 import HDF5Images
+from slimp.sources.raw_files import Place
 
 CONTENT = b"\xff\xd8 an image \x00"
+
+
+def opened(path: Path) -> HDF5Images:
+    place = Place(path.parent)
+    return HDF5Images(place, place.number(path.name))
 
 
 @pytest.fixture
@@ -37,14 +43,18 @@ def path(tmp_path) -> Path:
     return tmp_path / "images.hdf5"
 
 
-@pytest.fixture(params=["path", "file object"])
+@pytest.fixture(params=["in a folder", "in a zip"])
 def images(request, path):
-    file = path if request.param == "path" else io.BufferedReader(path.open("rb", buffering=0))
-    images = HDF5Images(file, path)
+    raw = path.parent
+    if request.param == "in a zip":
+        raw = raw / "raw.zip"
+        with zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(path, path.name)
+    place = Place(raw)
+    images = HDF5Images(place, place.number(path.name))
     yield images
     images.close()
-    if file is not path:
-        file.close()
+    place.close()
 
 
 @pytest.mark.parametrize("cell", ["opaque", "bytes.jpg", "folder/deep.png", "packed", "link"])
@@ -61,10 +71,10 @@ def test_bytes_are_those_that_h5py_reads(path, monkeypatch):
         file.create_dataset("terminated", data=CONTENT[:-1].strip(), dtype=terminated)
         file["numbers"] = np.arange(6, dtype=">u2")
         file["empty"] = np.zeros(0, np.uint8)
-    images = HDF5Images(path, path)
+    images = opened(path)
     cells = ("opaque", "bytes", "string", "padded", "terminated", "numbers", "empty")
     quick = [images(cell) for cell in cells]
-    monkeypatch.setattr(images, "_descriptor", None)
+    monkeypatch.setattr(images, "_in_one_piece", lambda key: None)
     assert quick == [images(cell) for cell in cells]
     assert quick[2] == quick[3] == CONTENT[:-1]
     images.close()
@@ -90,13 +100,11 @@ def test_what_is_not_read(images, cell, message):
 
 def test_a_link_to_another_file_is_not_followed(path):
     with pytest.raises(TableError, match="the image 'elsewhere' lies in another file"):
-        HDF5Images(path, path)("elsewhere")
-    with path.open("rb") as file:
-        assert HDF5Images(file, path)("elsewhere") is None
+        opened(path)("elsewhere")
 
 
 @pytest.mark.parametrize("content", [b"", b"no HDF5", b"\x89HDF\r\n\x1a\n" + bytes(50)])
 def test_what_is_no_hdf5_file(tmp_path, content):
     (tmp_path / "a.hdf5").write_bytes(content)
     with pytest.raises(TableError, match=r"a\.hdf5: not a readable HDF5 file"):
-        HDF5Images(tmp_path / "a.hdf5", tmp_path / "a.hdf5")
+        opened(tmp_path / "a.hdf5")("x")

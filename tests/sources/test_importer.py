@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
+import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -227,17 +230,20 @@ def test_large_images_are_downsized_and_counted(tmp_path):
     assert whole.read_image(0) == files["i0.png"]
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
-def test_a_stop_leaves_only_what_can_be_continued(tmp_path, stop):
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError, signal.SIGINT, signal.SIGTERM])
+def test_a_stop_leaves_nothing(tmp_path, stop):
     def progress(done: int, total: int) -> None:
         assert total == 100
         if done == 50:
-            raise stop
+            if isinstance(stop, signal.Signals):
+                os.kill(os.getpid(), stop)
+            else:
+                raise stop
 
     threads = threading.active_count()
-    with pytest.raises(stop):
+    with pytest.raises(KeyboardInterrupt if isinstance(stop, signal.Signals) else stop):
         run(raw_table(100), tmp_path / "c", progress=progress)
-    assert left_in(tmp_path) == [".c.import"]
+    assert left_in(tmp_path) == []
     assert threading.active_count() == threads
 
 
@@ -282,13 +288,31 @@ def test_options_are_checked(options, message):
         ImportOptions(**options)
 
 
-def test_large_tables_are_verified_by_processes_with_the_same_result(tmp_path, monkeypatch):
+@pytest.mark.parametrize("killed", [False, True])
+def test_processes_give_the_same_cohort_even_if_one_is_killed(tmp_path, monkeypatch, killed):
     files = {f"i{k}.png": jpeg(k, (900, 640) if k < 3 else (90, 64)) for k in range(200)}
     files |= {"i7.png": b"no image", "i9.png": b""}
     del files["i11.png"]
+
+    def kill(done: int, total: int) -> None:
+        if killed and done == 100:
+            multiprocessing.active_children()[0].kill()
+
     options = ImportOptions(max_corrupt=0.1)
     run(raw_table(200, files), tmp_path / "c", options=options)
     monkeypatch.setattr("slimp.sources.importer.PROCESSES_FROM", 0)
-    run(raw_table(200, files), tmp_path / "d", options=options)
+    monkeypatch.setattr("slimp.sources.importer.PROCESSES", 1)
+    run(raw_table(200, files), tmp_path / "d", options=options, progress=kill)
+    assert multiprocessing.active_children() == []
     for path in (tmp_path / "c").iterdir():
         assert (tmp_path / "d" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_two_imports_to_one_target_do_not_replace_each_other(tmp_path):
+    def progress(done: int, total: int) -> None:
+        if done == total:
+            run(raw_table(4), tmp_path / "c")
+
+    with pytest.raises(UserError, match="is not empty"):
+        run(raw_table(), tmp_path / "c", progress=progress)
+    assert len(Cohort.load(tmp_path / "c")) == 4

@@ -200,18 +200,6 @@ def test_damage_is_named(exported, tmp_path, damage, message):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
 
 
-def test_it_can_be_continued(cohort, exported, tmp_path):
-    def progress(done: int, total: int) -> None:
-        if done == 10:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        import_source("webdataset", exported, tmp_path / "again", progress=progress)
-    import_source("webdataset", exported, tmp_path / "again", resume=True)
-    for path in folder_of(cohort).iterdir():
-        assert sha256_of(tmp_path / "again" / path.name) == sha256_of(path)
-
-
 def test_it_needs_no_schema(exported, tmp_path):
     with pytest.raises(UserError, match="brings its own schema and tables"):
         import_source("webdataset", exported, tmp_path / "again", table="metadata.csv")

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from slimp.checks.near_duplicates import shrink
-from slimp.sources.verify_image import MAX_PIXELS
+from slimp.sources.image_limits import MAX_PIXELS
 
 SCALE = 128
 """Shorter side at which sharpness, frames and corners are measured, px."""

@@ -16,7 +16,7 @@ from slimp.checks.image_statistics import BadPictureError, PictureFacts, picture
 from slimp.checks.near_duplicates import SIDE, Progress, Thumbnails
 from slimp.data.cohort import Cohort
 from slimp.data.in_order import in_order
-from slimp.sources.verify_image import own_limits
+from slimp.sources.image_limits import own_limits
 
 AHEAD = 64
 """Pictures in work: an interrupted scan ends after these."""

@@ -2,8 +2,8 @@
 
 SOURCE is one of those that `slimp data sources` lists; RAW is its folder or zip file. For
 your own data SOURCE is csv, and --schema names a file that says what each column is. Rows without
-an image are dropped and counted; nothing is guessed. An import that is interrupted goes on where it
-was with --resume. `slimp data import synthetic` has a help of its own.
+an image are dropped and counted; nothing is guessed. The cohort appears whole or not at all.
+`slimp data import synthetic` has a help of its own.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from slimp.cli.console import note, progress_bar, say, show_table
+from slimp.cli.console import progress_bar, say, show_table
 from slimp.sources import import_source
 from slimp.sources.importer import ImportOptions
-from slimp.sources.partial import partial_folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Where things are."""
+    """Inputs and outputs."""
 
     source: str
     """Name of the dataset, or csv."""
@@ -34,9 +33,7 @@ class Arguments:
     images: str | None = None
     """The folder, zip or HDF5 file of the images, as a path from RAW on, if it is elsewhere."""
     overwrite: bool = False
-    """Replace what is in COHORT, and forget an import to it that was interrupted."""
-    resume: bool = False
-    """Continue an import to COHORT that was interrupted, if there is one; else begin it."""
+    """Replace what is in COHORT."""
     options: ImportOptions = field(default_factory=ImportOptions)
 
 
@@ -49,25 +46,19 @@ def run(arguments: Arguments) -> None:
     if arguments.schema is not None:
         schema = Schema.from_toml(arguments.schema)
         layout = TableLayout.from_toml(arguments.schema)
-    try:
-        with progress_bar("importing images") as progress:
-            cohort = import_source(
-                arguments.source,
-                arguments.raw,
-                arguments.cohort,
-                schema=schema,
-                layout=layout,
-                table=arguments.table,
-                images=arguments.images,
-                options=arguments.options,
-                overwrite=arguments.overwrite,
-                resume=arguments.resume,
-                progress=progress,
-            )
-    except KeyboardInterrupt:
-        if partial_folder(arguments.cohort).is_dir():
-            note("what was imported so far is kept: run the command again with --resume")
-        raise
+    with progress_bar("importing images") as progress:
+        cohort = import_source(
+            arguments.source,
+            arguments.raw,
+            arguments.cohort,
+            schema=schema,
+            layout=layout,
+            table=arguments.table,
+            images=arguments.images,
+            options=arguments.options,
+            overwrite=arguments.overwrite,
+            progress=progress,
+        )
     say(repr(cohort))
     report = cohort.info.import_report
     show_table(

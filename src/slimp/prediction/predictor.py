@@ -33,6 +33,8 @@ from slimp.prediction.load_probe import (
     read_schema,
 )
 from slimp.prediction.novelty import Surroundings, load_reference
+from slimp.sources.decode_image import verify_image
+from slimp.sources.image_limits import CorruptImageError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Status = Literal["predicted", "refused", "unreadable"]
@@ -233,9 +235,9 @@ class Predictor:
         """The encoded image, or why it gets no prediction."""
         size = self.model.image_spec.size
         try:
-            encoded = path.read_bytes()
+            encoded = verify_image(path.read_bytes()).encoded  # as an import stores it
             fault = fault_of(decode(encoded, size))
-        except (OSError, CohortError) as error:
+        except (OSError, CorruptImageError, CohortError) as error:
             # Neither the advice to check the cohort nor the name of a buffer is for users.
             reason = str(error).partition(" Find all such images")[0]
             reason = re.sub(r" <_io\.BytesIO object at \w+>", "", reason)

@@ -131,7 +131,6 @@ def import_source(
     images: str | None = None,
     options: ImportOptions | None = None,
     overwrite: bool = False,
-    resume: bool = False,
     progress: Progress | None = None,
 ) -> Cohort:
     """The cohort made of the dataset in `raw`, written to `target`.
@@ -146,15 +145,13 @@ def import_source(
         images: the image folder, from `raw` on, if it is not where the source has it.
         options: image size and limits.
         overwrite: replace what is in `target`.
-        resume: continue an import to `target` that was interrupted, if there is one.
         progress: called with the number of rows done and the number in all.
 
     Raises:
         UserError: the data, the schema or the target is at fault.
     """
     source, raw, target = get_source(name), Path(raw), Path(target)
-    how: dict[str, Any] = {"options": options, "overwrite": overwrite, "resume": resume}
-    how["progress"] = progress
+    how: dict[str, Any] = {"options": options, "overwrite": overwrite, "progress": progress}
     if name == "webdataset":
         if schema or layout or table or images:
             raise UserError(

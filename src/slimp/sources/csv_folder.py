@@ -9,10 +9,11 @@ import pandas as pd
 
 from slimp.errors import TableError
 from slimp.sources.arrange import arrange, fold
+from slimp.sources.image_files import Images
 from slimp.sources.layout import Join, TableLayout
 from slimp.sources.parse_cells import UNREAD_ENDING, image_key
 from slimp.sources.raw import RawTable
-from slimp.sources.raw_files import Images, Place
+from slimp.sources.raw_files import Place
 from slimp.sources.read_table import table_at
 
 TABLE = "metadata.csv"

@@ -25,7 +25,7 @@ def is_dicom(encoded: bytes) -> bool:
     return encoded[128:132] == b"DICM"
 
 
-def picture_of(encoded: bytes) -> tuple[Image.Image, int]:
+def decode_dicom(encoded: bytes) -> tuple[Image.Image, int]:
     """The image as 8-bit RGB, of several frames the first, and how many frames there are.
 
     Grey values are shown as the file says (its window, its look-up tables, dark where low); the

@@ -2,62 +2,67 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
-from pathlib import Path
+from functools import cached_property
 from threading import Lock
 
 import h5py
 import numpy as np
 
 from slimp.errors import TableError
+from slimp.sources.image_files import MAX_IMAGE_BYTES
 from slimp.sources.parse_cells import image_key
-from slimp.sources.raw_files import MAX_IMAGE_BYTES
+from slimp.sources.raw_files import Place
 
 HDF5_ENDING = re.compile(r"\.(?:hdf5|h5)$", re.IGNORECASE)
 
 
 class HDF5Images:
-    """Images of an HDF5 file, found by what a table calls them.
+    """Images of an HDF5 file, found by what a table calls them; it is opened at the first call.
 
     Args:
-        file: the path of the file, or a file object where it lies within an archive.
-        shown: what messages call it.
-
-    Raises:
-        TableError: it is not a readable HDF5 file.
+        place: where the file is.
+        number: of the file there.
     """
 
-    def __init__(self, file: Path | io.BufferedReader, shown: Path) -> None:
+    def __init__(self, place: Place, number: int) -> None:
+        self._place, self._number = place, number
         self._lock = Lock()
-        self._shown = shown
+
+    @cached_property
+    def _file(self) -> h5py.File:
         try:
-            self._file = h5py.File(file, "r")
+            return h5py.File(self._place.path(self._number), "r")
         except (OSError, RuntimeError, ValueError) as error:
+            shown = self._place.shown(self._number)
             raise TableError(f"{shown}: not a readable HDF5 file ({error}).") from None
-        plain = self._file.driver == "sec2" and hasattr(os, "pread")
-        self._descriptor = self._file.id.get_vfd_handle() if plain else None
 
     def __call__(self, cell: str) -> bytes | None:
-        """The encoded image that the cell names, or None."""
+        """The encoded image that the cell names, or None.
+
+        Raises:
+            TableError: it is not a readable HDF5 file, or the image is not to be read.
+            OSError: the image is damaged.
+        """
         key = image_key(cell)
         if not key:
             return None
         with self._lock:
             if (content := self._in_one_piece(key)) is not None:
                 return content
+            shown = self._place.shown(self._number)
             try:
                 item = self._file.get(key)
                 if not isinstance(item, h5py.Dataset):
                     return None
                 if problem := self._problem(item):
-                    raise TableError(f"{self._shown}: the image '{key}' {problem}.")
+                    raise TableError(f"{shown}: the image '{key}' {problem}.")
                 value = item[()]  # np.bytes_, np.void or an array of bytes
             except TableError:
                 raise
             except (KeyError, RuntimeError, ValueError) as error:
-                raise OSError(f"damaged in {self._shown.name} ({error})") from None
+                raise OSError(f"damaged in {shown.name} ({error})") from None
         return bytes(value) if isinstance(value, bytes) else np.asarray(value).tobytes()
 
     def _in_one_piece(self, key: str) -> bytes | None:
@@ -65,7 +70,7 @@ class HDF5Images:
 
         As SLICE-3D has them, and in a sixth of the time.
         """
-        if self._descriptor is None or "/" in key:
+        if "/" in key or not hasattr(os, "pread"):
             return None
         try:
             if self._file.id.links.get_info(key.encode()).type != h5py.h5l.TYPE_HARD:
@@ -77,12 +82,12 @@ class HDF5Images:
         if place is None or not 0 < size <= MAX_IMAGE_BYTES:
             return None
         text = kind.get_class() == h5py.h5t.STRING and not kind.is_variable_str()
-        if text and kind.get_strpad() == h5py.h5t.STR_NULLPAD:  # as numpy writes bytes, and reads
-            return os.pread(self._descriptor, size, place).rstrip(b"\0")
+        padded = text and kind.get_strpad() == h5py.h5t.STR_NULLPAD
         numbers = kind.get_class() == h5py.h5t.INTEGER and kind.get_size() == 1
-        if numbers or kind.get_class() == h5py.h5t.OPAQUE:
-            return os.pread(self._descriptor, size, place)
-        return None
+        if not (padded or numbers or kind.get_class() == h5py.h5t.OPAQUE):
+            return None
+        content = os.pread(self._file.id.get_vfd_handle(), size, place)
+        return content.rstrip(b"\0") if padded else content  # as numpy writes bytes, and reads
 
     def _problem(self, item: h5py.Dataset) -> str:
         """Why the bytes are not to be read, or ''."""
@@ -94,4 +99,5 @@ class HDF5Images:
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        if "_file" in self.__dict__:
+            self._file.close()

@@ -1,39 +1,40 @@
 """A published table and its images become a cohort folder, whole or not at all.
 
-Images stream from the source into the folder, a few at a time in memory. What was done is kept if
-the import is cut short: see `slimp.sources.partial`.
+Images stream from the source into a temporary folder beside the target, a few at a time in memory;
+it gets the target's name when everything is written. An import that is interrupted leaves nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import multiprocessing
 import os
-from collections.abc import Callable, Sequence
-from contextlib import closing
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import pandas as pd
-import PIL
-import pyarrow as pa
+from numpy.typing import NDArray
 
-from slimp import __version__
 from slimp.data.cohort import Cohort, CohortInfo
+from slimp.data.cohort_files import CohortWriter
 from slimp.data.files import check_output
 from slimp.data.in_order import in_order
 from slimp.data.schema import Schema
 from slimp.data.signals import deferred_signals
-from slimp.errors import CohortError
+from slimp.errors import CohortError, UserError
+from slimp.sources.decode_image import SHORTER_SIDE, VerifiedImage, verify_image
+from slimp.sources.image_limits import CorruptImageError, own_limits
 from slimp.sources.level_tables import split_levels, type_rows
 from slimp.sources.parse_cells import image_key
-from slimp.sources.partial import PartialImport, Record
 from slimp.sources.raw import RawTable
-from slimp.sources.verifiers import Opened, Verifiers
-from slimp.sources.verify_image import VerifiedImage, own_limits
 
 Progress = Callable[[int, int], None]
 """Called after each row with the number done and the number in all."""
@@ -43,17 +44,27 @@ MUCH = 0.1
 NAMED = 10
 """Absent and corrupt images that are listed by name."""
 THREADS = min(8, os.cpu_count() or 1)
+PROCESSES = THREADS
 GROUP = 16
 """Rows that a thread works on at a time."""
+GROUP_BYTES = 1 << 22
+"""Encoded images that are held for one call of a process, about."""
 PROCESSES_FROM = 5_000
-"""Rows from which on it is worth to start processes."""
+"""Rows from which on processes are faster than threads: small images keep Python busier than their
+decoder."""
+
+Opened: TypeAlias = bytes | str | None
+"""An encoded image, why it cannot be read, or None if there is none."""
+Outcome: TypeAlias = VerifiedImage | str | None
+"""The image as the cohort stores it, why it is corrupt, or None if there is none."""
+Verify: TypeAlias = Callable[[Sequence[Opened]], list[Outcome]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
     """What an import does with images, and how much it puts up with."""
 
-    shorter_side: int = 320
+    shorter_side: int = SHORTER_SIDE
     """Larger images are downsized until their shorter side has this length, px; 0 keeps them."""
     max_corrupt: float = 0.01
     """Share of the images found that may be corrupt (they are dropped); more fails the import."""
@@ -86,19 +97,19 @@ class ImageCounts:
     first_frames: int = 0
     """Images that are the first of several frames."""
 
-    def add(self, cell: str, record: Record) -> None:
+    def add(self, cell: str, outcome: Outcome) -> None:
         """Counts one row."""
-        if record is None:
+        if outcome is None:
             self.absent += 1
             self.absent_examples += [cell] * (len(self.absent_examples) < NAMED)
-        elif isinstance(record, str):
+        elif isinstance(outcome, str):
             self.corrupt += 1
-            self.corrupt_examples += [f"{cell} ({record})"] * (len(self.corrupt_examples) < NAMED)
+            self.corrupt_examples += [f"{cell} ({outcome})"] * (len(self.corrupt_examples) < NAMED)
         else:
-            self.resized += record[1]
-            self.converted += record[2]
-            self.stripped += record[3]
-            self.first_frames += record[4]
+            self.resized += outcome.resized
+            self.converted += outcome.converted
+            self.stripped += outcome.stripped
+            self.first_frames += outcome.first_frame
 
 
 def import_cohort(
@@ -110,43 +121,31 @@ def import_cohort(
     options: ImportOptions | None = None,
     published: int | None = None,
     overwrite: bool = False,
-    resume: bool = False,
     progress: Progress | None = None,
 ) -> Cohort:
     """The cohort written to `target`; its `info.import_report` says what was met and done.
 
     Rows without an image, and corrupt images up to the limits of `options`, are dropped and
     counted; lesions and patients that have no image left vanish, and values that disagree are
-    settled among the rows that stay. An import that is cut short leaves a hidden folder beside
-    `target` (`partial_folder`), from which `resume` continues to the same files, bit for bit;
-    the images are taken to be the same ones then. `published` is how many images there ought to
-    be; where fewer are found, a warning says so.
+    resolved among the rows that stay. `published` is how many images there ought to be; where
+    fewer are found, a warning says so.
 
     Raises:
-        TableError: as `tables.type_rows`; or a patient id is missing.
+        TableError: as `level_tables.type_rows`; or a patient id is missing.
         CohortError: no image was found, or more are absent or corrupt than `options` allow.
-        UserError: `target` holds something and `overwrite` is off; or there is an import that
-            was cut short, and neither is it to be resumed nor overwritten, or it was another one.
+        UserError: `target` holds something and `overwrite` is off.
     """
     options = options or ImportOptions()
-    check_output(target, overwrite=overwrite)
-    identity = {
-        "table": hash_of(raw.table),
-        "image places": raw.looked_in,
-        "schema": schema.to_dict(),
-        "options": asdict(options),
-        "source": asdict(info),
-        "versions": {"slimp": __version__, "pillow": PIL.__version__},
-    }
-    total = len(raw.table)
-    with PartialImport(target, identity, rows=total, resume=resume, overwrite=overwrite) as partial:
+    if target.resolve() == Path.cwd():
+        raise UserError(f"{target}: is the current folder. Name another one.")
+    with CohortWriter(target, overwrite=overwrite) as writer:
         refuse = options.missing_patient_id == "refuse"
         rows = type_rows(raw.table, schema, refuse_missing_patients=refuse)
-        cells = rows.image_cells.tolist()
-        counts = collect_images(cells, raw, partial, options, progress)
-        tables, report = split_levels(rows.keep(partial.kept), schema)
+        cells, total = rows.image_cells.tolist(), len(raw.table)
+        counts, kept = collect_images(cells, raw, writer, options, progress)
+        tables, report = split_levels(rows.keep(kept), schema)
+        warnings = _few_images(counts, int(kept.sum()), total, published)
         content: dict[str, Any] = asdict(report) | asdict(counts)
-        warnings = _few_images(counts, int(partial.kept.sum()), total, published)
         content |= {
             "warnings": [*report.warnings, *warnings],
             "layout": raw.layout,
@@ -156,7 +155,8 @@ def import_cohort(
             "options": asdict(options),
         }
         del rows, cells  # nearly all the memory of a large import
-        partial.finish(tables, schema, replace(info, import_report=content))
+        check_output(target, overwrite=overwrite)  # somebody else may have written it meanwhile
+        writer.finish(tables, schema, replace(info, import_report=content))
         del tables
     return Cohort.load(target)
 
@@ -164,81 +164,107 @@ def import_cohort(
 def collect_images(
     cells: Sequence[str],
     raw: RawTable,
-    partial: PartialImport,
+    writer: CohortWriter,
     options: ImportOptions,
     progress: Progress | None = None,
-) -> ImageCounts:
-    """Brings the image of every row that is not through yet into `partial`, and counts them all.
+) -> tuple[ImageCounts, NDArray[np.bool_]]:
+    """Writes the image of every row; what was met, and (rows,) whether each has one.
 
-    SIGINT and SIGTERM are granted between two rows.
+    SIGINT and SIGTERM interrupt between two rows.
 
     Raises:
         CohortError: as `import_cohort`.
-        KeyboardInterrupt: there was a signal; what is done is kept.
+        KeyboardInterrupt: there was a signal.
     """
-    counts = ImageCounts()
-    for cell, record in zip(cells, partial.earlier, strict=False):
-        counts.add(cell, record)
-    partial.earlier.clear()
-
-    left = len(cells) - partial.done
-    groups = (cells[i : i + GROUP] for i in range(partial.done, len(cells), GROUP))
+    counts, kept = ImageCounts(), np.zeros(len(cells), dtype=bool)
+    groups = (cells[i : i + GROUP] for i in range(0, len(cells), GROUP))
+    processes = PROCESSES if len(cells) >= PROCESSES_FROM else 0
     with (
         deferred_signals() as stop,
         own_limits(),
-        Verifiers(
-            THREADS if left >= PROCESSES_FROM else 0, shorter_side=options.shorter_side
-        ) as verify,
+        _verifier(processes, options.shorter_side) as verify,
         closing(
             in_order(
-                lambda some: verify(_open(x, raw) for x in some),
+                lambda some: _verify_group(some, raw, verify),
                 groups,
                 threads=THREADS,
                 ahead=2 * THREADS,
             )
-        ) as fetched,
+        ) as verified,
     ):
-        for outcome in chain.from_iterable(fetched):
-            record = outcome if not isinstance(outcome, VerifiedImage) else _record(outcome)
-            counts.add(cells[partial.done], record)
-            partial.add(record, outcome.encoded if isinstance(outcome, VerifiedImage) else b"")
+        for row, outcome in enumerate(chain.from_iterable(verified)):
+            counts.add(cells[row], outcome)
+            if isinstance(outcome, VerifiedImage):
+                writer.add_image(outcome.encoded)
+                kept[row] = True
             if counts.corrupt > options.max_corrupt * len(cells):
                 break  # more than any number of images found could excuse
             if progress is not None:
-                progress(partial.done, len(cells))
+                progress(row + 1, len(cells))
             if stop.wanted:
                 raise KeyboardInterrupt
-    _check_counts(counts, int(partial.kept.sum()), len(cells), raw, options)
-    partial.save()
-    return counts
+    _check_counts(counts, int(kept.sum()), len(cells), raw, options)
+    return counts, kept
 
 
-def _open(cell: str, raw: RawTable) -> Opened:
-    """The encoded image of a cell, why it cannot be read, or None if it is absent."""
-    try:
-        return raw.open_image(cell)
-    except OSError as error:
-        return f"unreadable: {error}"
+def _verify_group(cells: Sequence[str], raw: RawTable, verify: Verify) -> list[Outcome]:
+    outcomes, batch, size = list[Outcome](), list[Opened](), 0
+    for cell in cells:
+        try:
+            batch.append(raw.open_image(cell))
+        except OSError as error:
+            batch.append(f"unreadable: {error}")
+        size += len(batch[-1] or "")
+        if size > GROUP_BYTES:
+            outcomes += verify(batch)
+            batch, size = [], 0
+    return outcomes + verify(batch)
 
 
-def _record(image: VerifiedImage) -> Record:
-    counted = (image.resized, image.converted, image.stripped, image.first_frame)
-    return [len(image.encoded), *map(int, counted)]
+@contextmanager
+def _verifier(processes: int, shorter_side: int) -> Iterator[Verify]:
+    """Verifies images in so many processes; in the calling thread if they are 0, or fail."""
+    here = partial(_verify_images, shorter_side=shorter_side)
+    if not processes:
+        yield here
+        return
+    # Not forked, because threads are running. A process that is killed breaks the pool, and so
+    # does a caller's script without a guard for its main module; then the work is done here.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_process) as pool:
+
+        def verify(opened: Sequence[Opened]) -> list[Outcome]:
+            try:
+                return pool.submit(_verify_in_process, opened, shorter_side).result()
+            except BrokenProcessPool:
+                return here(opened)
+
+        yield verify
 
 
-def hash_of(table: pd.DataFrame) -> str:
-    """SHA-256 of a table of text: of its names, where its rows lie, and its cells."""
-    digest = hashlib.sha256(json.dumps([str(name) for name in table.columns]).encode())
-    columns = [table[name] for name in table.columns]
-    columns += [table.index.get_level_values(n).to_series() for n in range(table.index.nlevels)]
-    for column in columns:
-        text = pa.chunked_array([pa.array(column.astype("str"), pa.large_string())])
-        for chunk in text.chunks:
-            ends = np.frombuffer(chunk.buffers()[1], dtype=np.int64)
-            ends = ends[chunk.offset : chunk.offset + len(chunk) + 1]
-            digest.update((ends - ends[0]).tobytes())
-            digest.update(memoryview(chunk.buffers()[2])[ends[0] : ends[-1]])
-    return digest.hexdigest()
+def _verify_images(opened: Sequence[Opened], *, shorter_side: int) -> list[Outcome]:
+    def outcome(encoded: Opened) -> Outcome:
+        if not isinstance(encoded, bytes):
+            return encoded
+        try:
+            return verify_image(encoded, shorter_side=shorter_side)
+        except CorruptImageError as corrupt:
+            return str(corrupt)
+
+    return [outcome(encoded) for encoded in opened]
+
+
+def _verify_in_process(opened: Sequence[Opened], shorter_side: int) -> list[Outcome]:
+    with own_limits():
+        return _verify_images(opened, shorter_side=shorter_side)
+
+
+def _start_process() -> None:
+    """Leaves Ctrl-C to the parent process, and ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _few_images(counts: ImageCounts, kept: int, rows: int, published: int | None) -> list[str]:
@@ -272,7 +298,7 @@ def _check_counts(
         example = counts.absent_examples[0]
         raise CohortError(
             f"none of the {rows} images of the table was found. Looked in {raw.looked_in}, for "
-            f"instance for {image_key(example)}.jpg (or another ending)."
+            f"instance for {image_key(example)}.jpg (or another ending).{raw.hint(example)}"
         )
     if counts.absent > options.max_absent * rows:
         raise CohortError(

@@ -19,10 +19,12 @@ class RawTable:
     """A dataset as it was published, before anything is typed or dropped."""
 
     table: pd.DataFrame
-    """Text cells; the index holds the file and the row, as `reading.read_table` says."""
+    """Text cells; the index holds the file and the row, as `read_table.read_table` says."""
     open_image: OpenImage
     looked_in: str
     """Where images were looked for, in words."""
+    hint: Callable[[str], str] = lambda cell: ""
+    """A sentence that begins with a space, for an image cell that names no file; or ''."""
     close: Callable[[], None] = lambda: None
     """Closes what `open_image` keeps open."""
     layout: str = ""

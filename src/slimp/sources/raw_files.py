@@ -1,25 +1,24 @@
 """RAW, a folder or one zip file, seen as files by their paths; zips anywhere in it are folders.
 
-Nothing is unpacked to disk. Hidden files, and what file managers leave behind, are not seen.
+Members of a zip are read where they are; a zip within a zip, and what a library wants as a file, is
+unpacked once into a temporary folder. Hidden files, and what file managers leave, are not seen.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import re
-from array import array
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from functools import cached_property, lru_cache
 from pathlib import Path
+from threading import Lock
+from weakref import finalize
 
 from slimp.errors import TableError
-from slimp.sources.archives import Archive, Bytes, DamagedMemberError, FileBytes, Stream
-from slimp.sources.dicom import is_dicom
-from slimp.sources.parse_cells import IMAGE_ENDING, NO_ENDING, UNREAD_ENDING, image_key
+from slimp.sources.zip_files import ZipMember, members, open_zip
 
-MAX_IMAGE_BYTES = 1 << 28
-"""An image of more is refused, as is one in a zip that says it unpacks to more."""
 MAX_TABLE_BYTES = 1 << 32
 """A table in a zip that says it unpacks to more is refused."""
 NESTED = 3
@@ -45,23 +44,32 @@ class Place:
         self.raw = raw
         self.paths: list[str] = []
         """From `raw` on, with `/`, as `part_1.zip/a.jpg`."""
-        self._owners, self._members = array("l"), array("L")  # of each file: archive, number in it
-        self._archives: list[Archive] = []
-        self._files: list[FileBytes] = []
+        self._members: list[ZipMember | None] = []
+        self._unpacked: dict[int, Path] = {}
+        self._lock = Lock()
+        self._open = ExitStack()
+        finalize(self, self._open.close)  # where nobody closes this, as after an error
         try:
             if raw.is_dir():
-                self._add_folder()
-            elif raw.is_file() and (content := self._file_bytes(raw)).read(0, 2) == b"PK":
-                self._add_archive(content, "", depth=1)
+                for path in _walk(raw):
+                    if ZIP_ENDING.search(path):
+                        self._add_zip(raw / path, path, depth=1)
+                    else:
+                        self._add(path, None)
+            elif _begins_as_zip(raw):
+                self._add_zip(raw, "", depth=1)
             else:
                 what = "neither a folder nor a" if raw.exists() else "no such folder or"
                 raise TableError(f"{raw}: {what} zip file. It should hold {holds}.")
-        except OSError as error:
+        except BaseException as error:
             self.close()
-            raise TableError(f"{raw}: cannot be read ({error}).") from None
-        except TableError:
-            self.close()
+            if isinstance(error, OSError):
+                raise TableError(f"{raw}: cannot be read ({error}).") from None
             raise
+
+    def close(self) -> None:
+        """Closes the zip files, and removes what was unpacked."""
+        self._open.close()
 
     def shown(self, number: int) -> Path:
         """The file's place, for messages."""
@@ -69,45 +77,47 @@ class Place:
 
     def number(self, path: str) -> int | None:
         """The file at that path from `raw` on, or None."""
-        wanted = path.strip().replace("\\", "/").removeprefix("./")
+        wanted = _tidy(path)
         return self.paths.index(wanted) if wanted in self.paths else None
 
     def inside_zip(self, number: int) -> bool:
         """Whether the file is a member of a zip."""
-        return self._owners[number] >= 0
+        return self._members[number] is not None
 
     def read(self, number: int, *, limit: int) -> bytes:
         """The whole file.
 
         Raises:
-            TableError: it is larger than `limit`.
+            TableError: it is larger than `limit`, or says that it unpacks to what no data do.
             OSError: it is unreadable or damaged.
         """
-        owner = self._owners[number]
-        if owner < 0:
-            path = self.shown(number)
-            if (size := path.stat().st_size) > limit:
-                raise TableError(
-                    f"{path}: has {size:,} bytes, more than the {limit:,} that are read. Remove it."
-                )
-            return path.read_bytes()
-        return self._archives[owner].read(self._members[number], limit=limit)
+        path, member = self.shown(number), self._members[number]
+        size = path.stat().st_size if member is None else member.info.file_size
+        if size > limit:
+            raise TableError(
+                f"{path}: has {size:,} bytes, more than the {limit:,} that are read. Remove it."
+            )
+        return path.read_bytes() if member is None else member.read(path)
 
-    def open(self, number: int) -> io.BufferedReader:
-        """The file as a seekable file object, which one thread at a time may use."""
-        return io.BufferedReader(Stream(self._bytes(number)), 1 << 16)
+    def path(self, number: int) -> Path:
+        """Where the file lies; a member of a zip is unpacked.
 
-    def is_packed(self, number: int) -> bool:
-        """Whether reading a part of the file means inflating much of it."""
-        owner = self._owners[number]
-        return owner >= 0 and not self._archives[owner].is_stored(self._members[number])
+        Raises:
+            TableError: it cannot be unpacked.
+        """
+        member = self._members[number]
+        if member is None:
+            return self.shown(number)
+        with self._lock:
+            if number not in self._unpacked:
+                self._unpacked[number] = member.unpack(self._temporary, self.shown(number))
+            return self._unpacked[number]
 
     def same(self, a: int, b: int) -> bool:
         """Whether two files have the same content."""
-        if self.inside_zip(a) and self.inside_zip(b):
-            one, other = (self._archives[self._owners[n]] for n in (a, b))
-            i, j = self._members[a], self._members[b]
-            return (one.sizes[i], one.crcs[i]) == (other.sizes[j], other.crcs[j])
+        one, other = self._members[a], self._members[b]
+        if one is not None and other is not None:
+            return (one.info.file_size, one.info.CRC) == (other.info.file_size, other.info.CRC)
         return self.read(a, limit=MAX_TABLE_BYTES) == self.read(b, limit=MAX_TABLE_BYTES)
 
     def files(self, pattern: str) -> list[int]:
@@ -121,7 +131,7 @@ class Place:
         """
         if pattern == ".":
             return [""]
-        found = sorted(path for path in self._folders if _matches(_plain(path), pattern))
+        found = sorted(path for path in self._folders if _matches(without_zip(path), pattern))
         return [path for path in found if not any(path.startswith(f"{o}/") for o in found)]
 
     def folder(self, path: str) -> str:
@@ -130,21 +140,16 @@ class Place:
         Raises:
             TableError: there is none, or nothing is in it.
         """
-        wanted = path.strip().replace("\\", "/").removeprefix("./").rstrip("/")
+        wanted = _tidy(path).rstrip("/")
         if wanted in ("", "."):
             return ""
         for found in (wanted, f"{wanted}.zip"):
-            if any(_within(path, found) for path in self.paths):
+            if any(is_within(path, found) for path in self.paths):
                 return found
         raise TableError(
             f"{self.raw / path}: no such image folder, or no file is in it. Name another with "
             "--images, as a path from RAW on."
         )
-
-    def close(self) -> None:
-        """Closes the zip files."""
-        for file in self._files:
-            file.close()
 
     @cached_property
     def _folders(self) -> frozenset[str]:
@@ -152,139 +157,27 @@ class Place:
         parts = [path.split("/") for path in direct if path]
         return frozenset("/".join(names[:k]) for names in parts for k in range(1, len(names) + 1))
 
-    def _bytes(self, number: int) -> Bytes:
-        owner = self._owners[number]
-        if owner < 0:
-            return self._file_bytes(self.shown(number))
-        return self._archives[owner].part(self._members[number])
+    @cached_property
+    def _temporary(self) -> Path:
+        return Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="slimp-")))
 
-    def _file_bytes(self, path: Path) -> FileBytes:
-        self._files.append(FileBytes(path))
-        return self._files[-1]
-
-    def _add(self, path: str, owner: int, member: int) -> None:
+    def _add(self, path: str, member: ZipMember | None) -> None:
         self.paths.append(path)
-        self._owners.append(owner)
         self._members.append(member)
 
-    def _add_folder(self) -> None:
-        for path in _walk(self.raw):
-            if ZIP_ENDING.search(path):
-                self._add_archive(self._file_bytes(self.raw / path), path, depth=1)
-            else:
-                self._add(path, -1, 0)
-
-    def _add_archive(self, source: Bytes, path: str, *, depth: int) -> None:
-        shown = str(self.raw / path)
+    def _add_zip(self, file: Path, path: str, *, depth: int) -> None:
+        shown = self.raw / path
         if depth > NESTED:
             raise TableError(f"{shown}: lies in more than {NESTED} zip files. Unpack the outer.")
-        archive = Archive(source, shown)
-        owner = len(self._archives)
-        self._archives.append(archive)
-        for member, name in enumerate(archive.names):
+        for name, member in members(open_zip(file, shown, self._open), shown):
             inner = f"{path}/{name}" if path else name
             if SKIPPED.search(name):
                 continue
-            if not ZIP_ENDING.search(name):
-                self._add(inner, owner, member)
-                continue
-            try:
-                self._add_archive(archive.part(member), inner, depth=depth + 1)
-            except DamagedMemberError as error:
-                raise TableError(
-                    f"{self.raw / inner}: not a whole zip file ({error}). Download it again, or "
-                    "remove it."
-                ) from None
-
-
-class Images:
-    """Image files under some folders of a place, found by what a table calls them.
-
-    A cell may give a path from the folder on or just the file's name, with any ending or none. A
-    file without an ending is found, too, and may be anything.
-
-    Args:
-        place: where the folders are.
-        folders: paths in it; '' is all of it.
-    """
-
-    def __init__(self, place: Place, folders: Sequence[str] = ("",)) -> None:
-        self._place, self.folders = place, tuple(folders)
-        self._by_stem: dict[str, int | tuple[int, ...]] = {}
-        self._unread: dict[str, int] = {}  # by stem, too: pictures in formats that are not read
-        self._count = 0
-        for number, path in enumerate(place.paths):
-            if not any(_within(path, folder) for folder in self.folders):
-                continue
-            name = path.rpartition("/")[2]
-            is_image = IMAGE_ENDING.search(name) is not None
-            if is_image or NO_ENDING.search(name):
-                stem = IMAGE_ENDING.sub("", name)
-                before = self._by_stem.get(stem)
-                known = () if before is None else before if isinstance(before, tuple) else (before,)
-                self._by_stem[stem] = (*known, number) if known else number
-                self._count += is_image
-            elif UNREAD_ENDING.search(name):
-                self._unread.setdefault(UNREAD_ENDING.sub("", name), number)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __str__(self) -> str:
-        shown = (str(self._place.raw / folder) for folder in self.folders)
-        return " and ".join(shown) or "no folder"
-
-    def find(self, cell: str) -> int | None:
-        """The number of the file that the cell names.
-
-        Raises:
-            TableError: two files of different content answer to it.
-        """
-        key = image_key(cell)
-        entry = self._by_stem.get(key.rpartition("/")[2], ())
-        found = entry if isinstance(entry, tuple) else (entry,)
-        at_path = [number for number in found if key in self._keys(number)]
-        if at_path or "/" in key:
-            found = tuple(at_path)
-        if len(found) > 1:
-            name = cell.strip().replace("\\", "/").rpartition("/")[2]
-            exact = [n for n in found if self._place.paths[n].rpartition("/")[2] == name]
-            found = tuple(exact) if len(exact) == 1 else found
-        for other in found[1:]:
-            if not self._place.same(found[0], other):
-                raise TableError(
-                    f"the image '{cell}' could be {self._place.shown(found[0])} or "
-                    f"{self._place.shown(other)}, and they differ. "
-                    "Remove one, or write the path in the table."
-                )
-        return found[0] if found else None
-
-    def __call__(self, cell: str) -> bytes | None:
-        """The encoded image that the cell names, or None.
-
-        Raises:
-            OSError: it is unreadable or damaged, or there only in a format that is not read.
-        """
-        number = self.find(cell)
-        if number is not None:
-            return self._place.read(number, limit=MAX_IMAGE_BYTES)
-        key = image_key(cell)
-        other = self._unread.get(key.rpartition("/")[2])
-        if other is not None and ("/" not in key or key in self._keys(other)):
-            name = self._place.paths[other].rpartition("/")[2]
-            raise OSError(f"there is {name}, whose format is not read; save it as JPEG or PNG")
-        return None
-
-    def _keys(self, number: int) -> Iterator[str]:
-        """The paths that name the file: from each folder on, with the folder's name, from RAW."""
-        path = self._place.paths[number]
-        yield _plain(image_key(path))
-        for folder in self.folders:
-            if _within(path, folder):
-                inner = _plain(image_key(path[len(folder) :].lstrip("/")))
-                yield inner
-                outer = folder.rpartition("/")[2] or self._place.raw.name
-                yield f"{_plain(outer)}/{inner}"
+            if ZIP_ENDING.search(name):
+                unpacked = member.unpack(self._temporary, self.raw / inner)
+                self._add_zip(unpacked, inner, depth=depth + 1)
+            else:
+                self._add(inner, member)
 
 
 def one_file(place: Place, numbers: Sequence[int]) -> int | None:
@@ -304,19 +197,6 @@ def one_file(place: Place, numbers: Sequence[int]) -> int | None:
                 "with --table, or import from the folder that holds one."
             )
     return highest[0]
-
-
-def is_image_file(path: Path) -> bool:
-    """Whether a file's ending is an image's; or it has none, and begins as DICOM does."""
-    if IMAGE_ENDING.search(path.name):
-        return path.is_file()
-    if not NO_ENDING.search(path.name) or not path.is_file():
-        return False
-    try:
-        with path.open("rb") as file:
-            return is_dicom(file.read(132))
-    except OSError:
-        return False
 
 
 def _walk(raw: Path) -> Iterator[str]:
@@ -346,12 +226,13 @@ def _walk(raw: Path) -> Iterator[str]:
         pending += reversed(inside)
 
 
-def _plain(path: str) -> str:
+def without_zip(path: str) -> str:
     """The path with zips under the names that their unpacked folders would have."""
     return re.sub(r"\.zip(?=/|$)", "", path, flags=re.IGNORECASE)
 
 
-def _within(path: str, folder: str) -> bool:
+def is_within(path: str, folder: str) -> bool:
+    """Whether a path lies in a folder; '' is the folder of all."""
     return not folder or path.startswith(f"{folder}/")
 
 
@@ -363,3 +244,14 @@ def _ending(pattern: str) -> re.Pattern[str]:
 
 def _matches(path: str, pattern: str) -> bool:
     return _ending(pattern).fullmatch(path) is not None
+
+
+def _tidy(path: str) -> str:
+    return path.strip().replace("\\", "/").removeprefix("./")
+
+
+def _begins_as_zip(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"

@@ -75,7 +75,7 @@ def table_at(place: Place, number: int, layout: TableLayout | None = None) -> pd
     try:
         content = place.read(number, limit=MAX_TABLE_BYTES)
     except OSError as error:
-        raise TableError(f"{path}: cannot be read from its zip file: {error}.") from None
+        raise TableError(f"{path}: cannot be read: {error}. Download it again.") from None
     return read_table(path, content=content, layout=layout)
 
 

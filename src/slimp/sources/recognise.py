@@ -18,8 +18,9 @@ import pandas as pd
 from slimp.data.schema import Schema
 from slimp.errors import TableError
 from slimp.sources.hdf5 import HDF5_ENDING, HDF5Images
+from slimp.sources.image_files import Images
 from slimp.sources.raw import OpenImage, RawTable
-from slimp.sources.raw_files import Images, Place, one_file
+from slimp.sources.raw_files import Place, one_file
 from slimp.sources.read_table import join_tables, table_at
 from slimp.sources.rework import Derive, Join, Keep, OneHot, rework
 
@@ -240,9 +241,8 @@ def _openers(place: Place, layout: Layout, given: str | None) -> tuple[list[Open
         folders, files = _given_images(place, given)
     direct, packed = list[OpenImage](), list[OpenImage]()
     for number in files:
-        file = place.open(number) if place.inside_zip(number) else place.shown(number)
-        images = HDF5Images(file, place.shown(number))
-        (packed if place.is_packed(number) else direct).append(images)
+        images = HDF5Images(place, number)
+        (packed if place.inside_zip(number) else direct).append(images)
     looked_in = [str(place.shown(number)) for number in files]
     if folders:
         direct.append(Images(place, _outermost(folders)))

@@ -15,14 +15,12 @@ from typing import Any
 
 import pandas as pd
 
-from slimp import __version__
 from slimp.data.cohort import Cohort
-from slimp.data.cohort_files import CohortInfo, Tables, check_types, read_parquet
-from slimp.data.files import ImagesInMemory, check_output, read_json, sha256_of
+from slimp.data.cohort_files import CohortInfo, CohortWriter, Tables, check_types, read_parquet
+from slimp.data.files import ImagesInMemory, read_json, sha256_of
 from slimp.data.schema import LEVELS, Schema
 from slimp.errors import TableError, UserError
 from slimp.sources.importer import ImportOptions, Progress, collect_images
-from slimp.sources.partial import PartialImport
 from slimp.sources.raw import RawTable
 
 FORMAT = 1
@@ -38,7 +36,6 @@ def import_webdataset(
     *,
     options: ImportOptions | None = None,
     overwrite: bool = False,
-    resume: bool = False,
     progress: Progress | None = None,
 ) -> Cohort:
     """The cohort that was exported to `raw`, written to `target`.
@@ -50,40 +47,31 @@ def import_webdataset(
         UserError: `raw` is no such export, is incomplete or was changed; or as `import_cohort`.
     """
     options = options or ImportOptions()
-    check_output(target, overwrite=overwrite)
-    content, info, schema = _sidecar(raw)
-    tables = _tables(raw, content, schema)
-    places = dict(_places(raw, content, len(tables.images)))
-    cells = tables.images["image_id"].astype("str").tolist()
-    row_of = {cell: row for row, cell in enumerate(cells)}
+    with CohortWriter(target, overwrite=overwrite) as writer:
+        content, info, schema = _sidecar(raw)
+        tables = _tables(raw, content, schema)
+        places = dict(_places(raw, content, len(tables.images)))
+        cells = tables.images["image_id"].astype("str").tolist()
+        row_of = {cell: row for row, cell in enumerate(cells)}
 
-    def open_image(cell: str) -> bytes | None:
-        path, offset, size = places[row_of[cell]]
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
+        def open_image(cell: str) -> bytes | None:
+            path, offset, size = places[row_of[cell]]
+            with path.open("rb") as file:
+                file.seek(offset)
+                return file.read(size)
 
-    source = RawTable(table=tables.images, open_image=open_image, looked_in=str(raw))
-    identity = {
-        "export": content,
-        "options": asdict(options),
-        "versions": {"slimp": __version__},
-    }
-    with PartialImport(
-        target, identity, rows=len(cells), resume=resume, overwrite=overwrite
-    ) as partial:
-        counts = asdict(collect_images(cells, source, partial, options, progress))
-        if any(counts.values()):
+        source = RawTable(table=tables.images, open_image=open_image, looked_in=str(raw))
+        found, kept = collect_images(cells, source, writer, options, progress)
+        if any((counts := asdict(found)).values()):
             report = {**info.import_report, **counts, "options": asdict(options)}
             info = replace(info, import_report=report)
-        kept = partial.kept
         if not kept.all():
             store = ImagesInMemory([b""] * len(cells))
             whole = Cohort.from_tables(
                 tables.images, tables.lesions, tables.patients, schema=schema, store=store
             )
             tables = whole.select(kept).tables
-        partial.finish(tables, schema, info)
+        writer.finish(tables, schema, info)
     return Cohort.load(target)
 
 

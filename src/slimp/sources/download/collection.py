@@ -28,7 +28,7 @@ from slimp.sources.download.archive import (
 )
 from slimp.sources.download.plan import METRICS, TABLE, Plan, image_files, write_config
 from slimp.sources.download.transfer import LostImageError, fetch_image
-from slimp.sources.verify_image import own_limits
+from slimp.sources.image_limits import own_limits
 
 ATTRIBUTIONS, LICENCES = "attribution.csv", "licenses"
 NAMED = 5

@@ -10,7 +10,7 @@ from PIL import Image
 from slimp.data.files import new_file
 from slimp.sources.download.archive import ArchiveImage
 from slimp.sources.download.patience import PatientSession
-from slimp.sources.verify_image import FORMATS, MAX_PIXELS
+from slimp.sources.image_limits import FORMATS, MAX_PIXELS
 
 CHUNK_BYTES = 1 << 14
 """Written at a time; what is lost when a connection breaks off."""

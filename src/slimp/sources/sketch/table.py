@@ -15,10 +15,10 @@ import pandas as pd
 from slimp.data.schema import Schema
 from slimp.errors import TableError
 from slimp.sources.arrange import arrange
+from slimp.sources.image_files import is_image_file
 from slimp.sources.layout import Join, TableLayout
 from slimp.sources.level_tables import ASSUMED, type_rows
 from slimp.sources.parse_cells import NUMERIC
-from slimp.sources.raw_files import is_image_file
 from slimp.sources.read_table import read_table
 from slimp.sources.sketch.columns import Column, describe
 from slimp.sources.sketch.further_tables import further_tables

@@ -1,0 +1,201 @@
+"""The one decoder of foreign image files: what import stores and prediction sees.
+
+The result is an upright 8-bit RGB image without metadata: what a file says about where, when or of
+whom it was taken does not come along.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from slimp.sources.dicom import decode_dicom, is_dicom
+from slimp.sources.image_limits import FORMATS, CorruptImageError, check_size
+
+SHORTER_SIDE = 320
+"""To which larger images are downsized unless another size is asked for, px."""
+JPEG_QUALITY = 95
+BACKGROUND = "white"
+"""Behind transparent pixels."""
+_ORIENTATION = 0x0112
+_JPEG_SEGMENT = re.compile(
+    rb"\xff(?:[\xc0-\xcf\xdb-\xdf]|\xe0..JFIF\0|\xe2..ICC_PROFILE\0|\xee..Adobe)", re.DOTALL
+)
+"""A segment before the pixels that bears on them."""
+_JPEG_EXTRA = re.compile(rb"\xff[\xd9\xe0-\xef\xfe]")
+"""Among the pixels, where 0xff is otherwise followed by 0, a restart or another scan: the end, or
+a segment that does not bear on them."""
+_PNG_CHUNKS = frozenset(
+    {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP"}
+    | {b"sBIT", b"pHYs", b"bKGD", b"hIST", b"mDCV", b"cLLI"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedImage:
+    """Pixels, and how they differ from those of the file."""
+
+    picture: Image.Image
+    """Upright, 8-bit RGB."""
+    resized: bool
+    converted: bool
+    """The file's format, colour mode or orientation was another, or it had transparent pixels."""
+    first_frame: bool
+    """The file has several frames; this is the first."""
+    profile: bytes | None = None
+    """Colour profile of RGB images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedImage:
+    """A JPEG or PNG file fit for a cohort, and whether its bytes are still the published ones."""
+
+    encoded: bytes
+    resized: bool = False
+    converted: bool = False
+    """As of `DecodedImage`."""
+    stripped: bool = False
+    """The file held more than the image (EXIF, XMP, IPTC, comments, DICOM tags), now removed."""
+    first_frame: bool = False
+
+
+def decode_image(encoded: bytes, *, shorter_side: int = SHORTER_SIDE) -> DecodedImage:
+    """The image that a file holds.
+
+    Args:
+        encoded: a JPEG, PNG, TIFF, BMP, WebP, GIF or DICOM file.
+        shorter_side: larger images are downsized to this, px; 0 keeps their size.
+
+    Raises:
+        CorruptImageError: it is none of these, is damaged, or has more than `MAX_PIXELS`.
+    """
+    Image.init()  # or Pillow would not know all of FORMATS yet
+    try:
+        if is_dicom(encoded):
+            picture, frames = decode_dicom(encoded)
+            size = _downsized(*picture.size, shorter_side)
+            resized = size != picture.size
+            picture = picture.resize(size, Image.Resampling.LANCZOS) if resized else picture
+            return DecodedImage(
+                picture=picture, resized=resized, converted=True, first_frame=frames > 1
+            )
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            return _decode(image, shorter_side)
+    except CorruptImageError:
+        raise
+    except UnidentifiedImageError:
+        raise CorruptImageError("not an image" if encoded else "an empty file") from None
+    except Exception as error:  # Pillow's decoders raise many types on damaged files
+        raise CorruptImageError(f"damaged: {' '.join(str(error).split())[:200]}") from None
+
+
+def verify_image(encoded: bytes, *, shorter_side: int = SHORTER_SIDE) -> VerifiedImage:
+    """The image as a cohort stores it: the published bytes if they are nothing but an RGB image.
+
+    Else it is encoded anew: a PNG that only held too much as PNG, everything else as JPEG.
+
+    Args:
+        encoded: as for `decode_image`.
+        shorter_side: as for `decode_image`.
+
+    Raises:
+        CorruptImageError: as `decode_image`.
+    """
+    decoded = decode_image(encoded, shorter_side=shorter_side)
+    bare = _is_bare(encoded)
+    if bare and not (decoded.resized or decoded.converted):
+        return VerifiedImage(encoded=encoded)
+    return VerifiedImage(
+        encoded=_encode(decoded),
+        resized=decoded.resized,
+        converted=decoded.converted,
+        stripped=not bare,
+        first_frame=decoded.first_frame,
+    )
+
+
+def _decode(image: Image.Image, shorter_side: int) -> DecodedImage:
+    check_size(*image.size)
+    upright = image.getexif().get(_ORIENTATION, 1) in (0, 1)
+    several = getattr(image, "n_frames", 1) > 1
+    plain = image.format in ("JPEG", "PNG") and image.mode == "RGB" and not several
+    plain = plain and upright and "transparency" not in image.info
+    size = _downsized(*image.size, shorter_side)
+    resized = size != image.size
+    if resized:
+        # JPEG can decode at 1/2, 1/4, 1/8 of its size: fast, and still twice as fine as needed.
+        image.draft(None, (2 * size[0], 2 * size[1]))
+    image.load()
+    profile = image.info.get("icc_profile")
+    if profile is not None and profile[16:20] != b"RGB ":
+        profile = None
+    picture = image if plain else _to_rgb(image)
+    if resized:
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    if not upright:
+        picture.getexif().update(image.getexif())
+        picture = ImageOps.exif_transpose(picture)
+    return DecodedImage(
+        picture=picture,
+        resized=resized,
+        converted=not plain,
+        first_frame=several,
+        profile=profile,
+    )
+
+
+def _downsized(width: int, height: int, shorter_side: int) -> tuple[int, int]:
+    if not 0 < shorter_side < min(width, height):
+        return width, height
+    scale = shorter_side / min(width, height)
+    return max(round(width * scale), shorter_side), max(round(height * scale), shorter_side)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits per pixel; Pillow's own conversion would clip them
+        values = np.asarray(image).astype(np.int64)
+        values = values >> 8 if values.max(initial=0) > 255 else values
+        return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise CorruptImageError("pixels of unknown range (floating point)")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, BACKGROUND)
+        return Image.alpha_composite(ground, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _encode(decoded: DecodedImage) -> bytes:
+    picture, buffer = decoded.picture, io.BytesIO()
+    picture.info = {}  # or Pillow would write the comment that it read
+    published = not (decoded.resized or decoded.converted)
+    if published and picture.format == "PNG":
+        picture.save(buffer, "PNG", exif=b"", icc_profile=decoded.profile)
+    else:  # a JPEG of unchanged pixels keeps its own quantisation, which loses next to nothing
+        quality = "keep" if published else JPEG_QUALITY
+        picture.save(buffer, "JPEG", quality=quality, exif=b"", icc_profile=decoded.profile)
+    return buffer.getvalue()
+
+
+def _is_bare(encoded: bytes) -> bool:
+    """Whether a JPEG or PNG file holds nothing but the image and its colour profile.
+
+    Pillow passes over what it does not know, so this looks at the file: segments follow one
+    another, each is known to bear on the pixels, and the end of the image is that of the file.
+    """
+    if encoded.startswith(b"\xff\xd8"):
+        at = 2
+        while _JPEG_SEGMENT.match(encoded, at):
+            at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
+        end = _JPEG_EXTRA.search(encoded, at + 2)
+        scans = encoded.startswith(b"\xff\xda", at)
+        return scans and end is not None and encoded[end.start() :] == b"\xff\xd9"
+    at, kind = 8, b""
+    while encoded[at + 4 : at + 8] in _PNG_CHUNKS and kind != b"IEND":
+        kind = encoded[at + 4 : at + 8]
+        at += 12 + int.from_bytes(encoded[at : at + 4], "big")
+    return encoded.startswith(b"\x89PNG\r\n\x1a\n") and kind == b"IEND" and at == len(encoded)

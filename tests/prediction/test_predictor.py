@@ -16,6 +16,7 @@ from PIL import Image
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding
 from slimp.data.files import sha256_of
+from slimp.data.schema import Schema
 from slimp.errors import CheckpointError, TableError, UserError
 from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.logistic import load_probe
@@ -25,8 +26,10 @@ from slimp.features.embed import FeatureTable, embed
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig
-from slimp.prediction.novelty import save_reference
+from slimp.prediction.novelty import Surroundings, save_reference
 from slimp.prediction.predictor import Prediction, Predictor
+from slimp.sources import import_source
+from slimp.sources.importer import ImportOptions
 from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
 
 QUICK = ProbeConfig(seeds=2, folds=2, strengths=(0.01,), replicates=5)
@@ -210,7 +213,60 @@ def test_one_colour_is_refused_and_a_broken_file_is_named(places: Path, tmp_path
     )
     assert [p.status for p in found] == ["refused", "unreadable", "predicted"]
     assert found[0].reason == "the picture is of one colour throughout"
-    assert found[1].reason == "cannot be decoded (cannot identify image file)."
+    assert found[1].reason == "not an image"
+
+
+def dicom(path: Path, pixels: np.ndarray) -> None:
+    pytest.importorskip("pydicom", reason="needs the extra 'dicom'")
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
+        SecondaryCaptureImageStorage,
+        generate_uid(),
+    )
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    content = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
+    content.Rows, content.Columns, content.SamplesPerPixel = *pixels.shape[:2], 3
+    content.PhotometricInterpretation, content.PlanarConfiguration = "RGB", 0
+    content.BitsAllocated, content.BitsStored, content.HighBit = 8, 8, 7
+    content.PixelRepresentation, content.PixelData = 0, pixels.tobytes()
+    content.save_as(path, enforce_file_format=True)
+
+
+@pytest.mark.parametrize("shorter_side", ["320", "0"])
+def test_what_was_imported_finds_itself(
+    places: Path, tmp_path: Path, real_data: Path, shorter_side: str
+) -> None:
+    """Turned, transparent, 16-bit and DICOM images: import and prediction decode alike."""
+    raw = tmp_path / "raw"
+    shutil.copytree(real_data / "cases" / "predict-as-import" / "raw", raw)
+    table = pd.read_csv(raw / "metadata.csv")
+    for row, path in enumerate(sorted((raw / "images").glob("plain*"))[:6]):
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        dicom(raw / "images" / f"d{row}.dcm", pixels[::-1, :, ::-1])
+    more = table.head(6).assign(file=[f"d{row}.dcm" for row in range(6)])
+    pd.concat([table, more]).to_csv(raw / "metadata.csv", index=False)
+    cohort = import_source(
+        "csv",
+        raw,
+        tmp_path / "cohort",
+        schema=Schema.from_toml(real_data / "cases" / "predict-as-import" / "schema.toml"),
+        options=ImportOptions(shorter_side=int(shorter_side)),
+    )
+    predictor = Predictor.load(places / "image", PredictConfig(novelty=0.0, cases=1))
+    reference = embed(predictor.model, cohort)
+    patients = reference.ids["patient_id"].to_numpy(dtype=str)
+    predictor = dataclasses.replace(
+        predictor,
+        reference=reference,
+        surroundings=Surroundings.of(reference.features["image"], patients),
+    )
+    for found in predictor.predict([raw / "images"]):
+        (nearest,) = found.nearest
+        assert nearest.similarity >= 0.99, found.image
+        assert nearest.image_id == Path(found.image).stem
 
 
 def test_a_small_reference_that_can_refuse_nothing_says_so(places: Path) -> None:

@@ -5,7 +5,6 @@ Axis names: q = images, d = width, k = classes.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ import pandas as pd
 
 from slimp.data.images import decode
 from slimp.data.schema import LevelName, Schema
-from slimp.errors import CohortError, UserError
+from slimp.errors import UserError
 from slimp.evaluation.conformal import Conformal, Coverage
 from slimp.evaluation.logistic import LinearProbe
 from slimp.evaluation.probe_config import LEAKING
@@ -237,11 +236,8 @@ class Predictor:
         try:
             encoded = verify_image(path.read_bytes()).encoded  # as an import stores it
             fault = fault_of(decode(encoded, size))
-        except (OSError, CorruptImageError, CohortError) as error:
-            # Neither the advice to check the cohort nor the name of a buffer is for users.
-            reason = str(error).partition(" Find all such images")[0]
-            reason = re.sub(r" <_io\.BytesIO object at \w+>", "", reason)
-            return Prediction(image=str(path), status="unreadable", reason=reason)
+        except (OSError, CorruptImageError) as error:
+            return Prediction(image=str(path), status="unreadable", reason=str(error))
         if fault is not None:
             return Prediction(image=str(path), status="refused", reason=fault)
         if needs_row and path not in keys:

@@ -262,9 +262,14 @@ def _verify_in_process(opened: Sequence[Opened], shorter_side: int) -> list[Outc
 def _start_process() -> None:
     """Leaves Ctrl-C to the parent process, and ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
+
+
+def _exit_after_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    parent.join()
+    os._exit(1)
 
 
 def _few_images(counts: ImageCounts, kept: int, rows: int, published: int | None) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import functools
 import hashlib
 import io
 import json
@@ -27,7 +26,6 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-import docstring_parser
 import h5py
 import numpy as np
 import pandas as pd
@@ -773,10 +771,8 @@ def run(
 
 @pytest.fixture(autouse=True)
 def _hasten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out what takes most of the time and is tested elsewhere: power cuts, help texts."""
+    """Leaves out what takes most of the time and is tested elsewhere: power cuts."""
     monkeypatch.setattr("os.fsync", lambda handle: None)
-    parse = functools.cache(docstring_parser.parse_from_object)
-    monkeypatch.setattr(docstring_parser, "parse_from_object", parse)
 
 
 def test_there_are_enough():

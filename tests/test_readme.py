@@ -38,9 +38,9 @@ def parsed(line: str) -> object:
     argv = words[len(verb.split()) :]
     if "--print-config" in argv:
         with pytest.raises(SystemExit):
-            parse(argv, module.Arguments, command=verb, description="")
+            parse(argv, module.Arguments, command=verb)
         return None
-    return parse(argv, module.Arguments, command=verb, description="")
+    return parse(argv, module.Arguments, command=verb)
 
 
 @pytest.mark.parametrize("line", commands())

@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 
 FORGETTING = "forgetting.json"
 
+EXAMPLE = (
+    "slimp adapt runs/mine cohorts/clinic --out runs/clinic "
+    "--rename gender=sex --reference cohorts/mine"
+)
+MAIN_FLAGS = (
+    *("out", "reference", "train", "rename", "patients", "lesions"),
+    *("epochs", "learning_rate", "precision", "seed", "resume"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:

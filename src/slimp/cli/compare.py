@@ -12,10 +12,12 @@ from pathlib import Path
 from slimp.cli.console import note, say, show_table
 from slimp.errors import UserError
 
+EXAMPLE = "slimp compare probes/clinic probes/mine"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What to compare."""
+    """Inputs and outputs."""
 
     a: Path
     """Folder of one probe."""

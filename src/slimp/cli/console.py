@@ -7,10 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 PIPED_WIDTH = 160
 """Characters per line where standard output is a file or a pipe."""
@@ -42,41 +38,32 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
 
     Columns whose every cell is a number or an interval are aligned to the right.
     """
-    from rich.console import Console
-
-    terminal = sys.stdout.isatty()
-    console = Console(
-        force_terminal=terminal,
-        width=None if terminal else PIPED_WIDTH,
-        highlight=False,
-        markup=False,
-        emoji=False,
-    )
-    with console.capture() as text:
-        console.print(_table(title, columns, [list(map(str, row)) for row in rows], ruled=terminal))
-    say("\n".join(line.rstrip() for line in text.get().splitlines()))
-
-
-def _table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, ruled: bool
-) -> Table:
     from rich import box
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    terminal = sys.stdout.isatty()
+    cells = [list(map(str, row)) for row in rows]
     table = Table(
         title=Text(title),
         title_justify="left",
         title_style="bold",
-        box=box.SIMPLE_HEAD if ruled else None,
+        box=box.SIMPLE_HEAD if terminal else None,
         pad_edge=False,
     )
     for i, column in enumerate(columns):
-        numeric = bool(rows) and all(row[i][:1].isdigit() or row[i] in ("", "-") for row in rows)
+        numeric = bool(cells) and all(
+            r[i].lstrip("+-")[:1].isdigit() or r[i] in ("", "-") for r in cells
+        )
         table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
+    for row in cells:
         table.add_row(*map(Text, row))
-    return table
+    width = None if terminal else PIPED_WIDTH
+    console = Console(force_terminal=terminal, width=width, highlight=False, emoji=False)
+    with console.capture() as text:
+        console.print(table)
+    say("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
 @contextmanager
@@ -87,22 +74,13 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     most calls draw nothing.
     """
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
 
-    columns = (
-        TextColumn(title),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[pace]}"),
-    )
+    pace = TextColumn("{task.fields[pace]}")
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), pace, TimeLeft())
     console, quiet = Console(stderr=True), not sys.stderr.isatty()
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=quiet) as bars:
+    with Progress(*columns, console=console, disable=quiet) as bars:
         task = bars.add_task("", pace="")
         began, first, drawn = 0.0, 0, 0.0
 

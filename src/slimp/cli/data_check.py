@@ -14,10 +14,12 @@ from typing import Literal
 from slimp.cli.console import note, progress_bar, say
 from slimp.errors import CohortError
 
+EXAMPLE = "slimp data check cohorts/mine --out audits/mine"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Where things are."""
+    """Inputs and outputs."""
 
     cohort: Path
     """Cohort folder."""

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 ANY_COLLECTION = "isic"
 """The source that reads any collection of the archive."""
 
+EXAMPLE = "slimp data download hiba downloads/hiba"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What to fetch, and where to put it."""
+    """Inputs and outputs."""
 
     source: str
     """Name of the dataset, or isic."""

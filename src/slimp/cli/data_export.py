@@ -15,10 +15,12 @@ from slimp.cli.console import progress_bar, say, show_table
 from slimp.cli.flags import REQUIRED_FLAG
 from slimp.sources.export import ExportOptions, export_cohort
 
+EXAMPLE = "slimp data export cohorts/mine --format webdataset --out shards"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Where things are."""
+    """Inputs and outputs."""
 
     cohort: Path
     """Cohort folder."""

@@ -15,6 +15,8 @@ from slimp.cli.console import progress_bar, say, show_table
 from slimp.sources import import_source
 from slimp.sources.importer import ImportOptions
 
+EXAMPLE = "slimp data import csv my_data cohorts/mine --schema schema.toml"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:

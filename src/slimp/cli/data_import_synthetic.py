@@ -12,10 +12,16 @@ from pathlib import Path
 from slimp.cli.console import progress_bar, say
 from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
 
+EXAMPLE = "slimp data import synthetic - cohorts/drawn --patients 200 --seed 1"
+MAIN_FLAGS = (
+    *("patients", "lesions", "images_per_lesion", "image_size"),
+    *("seed", "overwrite"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Where things are."""
+    """Inputs and outputs."""
 
     raw: str
     """Nothing is read: '-'."""

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from slimp.cli.console import note, say
 
+EXAMPLE = "slimp data sketch my_data/metadata.csv --out schema.toml"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from slimp.data.schema import Schema
     from slimp.sources import Source
 
+EXAMPLE = "slimp data sources --source hiba"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What to show."""
+    """Output."""
 
     source: str | None = None
     """Name of a dataset, to see all about it."""

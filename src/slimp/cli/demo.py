@@ -12,10 +12,12 @@ from pathlib import Path
 
 from slimp.cli.console import say, show_table
 
+EXAMPLE = "slimp demo --out runs/demo"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Where things go."""
+    """Inputs and outputs."""
 
     out: Path = Path("slimp-demo")
     """Folder to write."""

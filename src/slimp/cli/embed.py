@@ -16,10 +16,12 @@ from slimp.cli.console import progress_bar, say
 from slimp.cli.flags import REQUIRED_FLAG
 from slimp.errors import UserError
 
+EXAMPLE = "slimp embed runs/mine cohorts/mine --out features.parquet"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Where things are, and how to embed."""
+    """Inputs and outputs."""
 
     run: Path
     """Run folder of pre-training."""

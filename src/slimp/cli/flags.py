@@ -10,34 +10,66 @@ fields become flags too, and they can be given in a file. Later wins: defaults <
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
+import functools
 import inspect
 import json
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-import docstring_parser
-import jsonargparse
 import yaml
 
-from slimp.cli.help import Flag, HelpFormatter, UsageError, describe, explain, nearest, placeholder
+from slimp.cli.help import Flag, help_text, suggestion
+from slimp.cli.values import convert, describe, pairs
 from slimp.errors import UserError
 
 Arguments = TypeVar("Arguments")
 
 REQUIRED_FLAG = {"flag": True}
 """Metadata of a field without a default that is a flag all the same, as `--out`."""
+IN_FILES = (
+    Flag(
+        name="config",
+        hint=Path,
+        default=None,
+        help="YAML or JSON file of settings; flags override it.",
+        group="Settings in a file",
+        positional=False,
+    ),
+    Flag(
+        name="print_config",
+        hint=bool,
+        default=False,
+        help="Print the resolved settings, ready for --config, and do nothing else.",
+        group="Settings in a file",
+        positional=False,
+    ),
+)
+
+
+class UsageError(UserError):
+    """The command line is at fault: a missing argument, an unknown flag, a value of wrong kind."""
 
 
 def parse(
-    argv: Sequence[str], arguments: type[Arguments], *, command: str, description: str
+    argv: Sequence[str],
+    arguments: type[Arguments],
+    *,
+    command: str,
+    about: str = "",
+    example: str = "",
+    shown: Sequence[str] = (),
 ) -> Arguments:
     """The verb's arguments, built from the command line.
 
-    `--help` and `--print-config` write to standard output and raise SystemExit(0).
+    `--help` (which lists the flags `shown`), `--help-all` and `--print-config` write to standard
+    output and raise SystemExit(0).
 
     Raises:
         UserError: the command line or the config file is at fault, or a value is out of range.
@@ -45,21 +77,25 @@ def parse(
     nested, config_class = config_field(arguments)
     own = [flag for flag in flags_of(arguments) if flag.name != nested]
     settings = flags_of(config_class) if config_class else []
-    flags = [*own, *settings]
-    printing = config_class is not None and "--print-config" in argv
-    parser = _parser(flags, command, description, lenient=printing)
-    if config_class:
-        _add_config_flags(parser)
-        parser.set_defaults(_starting_values(argv, config_class, command.split()[-1]))
+    flags = {flag.name: flag for flag in (*own, *settings, *(IN_FILES if config_class else ()))}
+    if {"-h", "--help", "--help-all"} & set(argv):
+        listed = () if "--help-all" in argv else shown
+        presets = _presets(config_class)
+        sys.stdout.write(help_text(command, [*flags.values()], about, example, listed, presets))
+        raise SystemExit(0)
     try:
-        namespace = parser.parse_args(_join_pairs(_bracket_lists(argv, flags), flags))
-    except argparse.ArgumentError as error:
-        reason = explain(str(error), flags)
-        raise UsageError(f"{reason} See: {command} --help") from None
-    values = {flag.name: namespace[flag.name] for flag in own}
-    values |= {f.name: tuple(values[f.name]) for f in own if f.positional and f.kind is tuple}
+        given = _read(argv, flags)
+        printing = given.pop("print_config", False)
+        values = {flag.name: given.get(flag.name, flag.default) for flag in own}
+        missing = [f.spelling for f in own if values[f.name] is MISSING]
+        if missing and not printing:
+            raise UsageError(f"missing {' and '.join(missing)}.")
+    except UsageError as error:
+        raise UsageError(f"{error} See: {command} --help") from None
     if config_class:
-        values[nested] = _build(config_class, {f.name: namespace[f.name] for f in settings})
+        starting = _starting_values(given, config_class, command.split()[-1])
+        chosen = {flag.name: given[flag.name] for flag in settings if flag.name in given}
+        values[nested] = config_class(**{**starting, **chosen})
         if printing:
             sys.stdout.write(to_yaml(values[nested]))
             raise SystemExit(0)
@@ -80,7 +116,7 @@ def flags_of(cls: type) -> list[Flag]:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     flags: dict[str, Flag] = {}
     for base in cls.__mro__[:-1]:
-        docs = {p.arg_name: p.description for p in docstring_parser.parse_from_object(base).params}
+        docs = _docs(base)
         title = (base.__doc__ or base.__name__).strip().partition("\n")[0].rstrip(".")
         for name in inspect.get_annotations(base):
             if name not in fields or name in flags:
@@ -92,11 +128,24 @@ def flags_of(cls: type) -> list[Flag]:
                 name=name,
                 hint=hints[name],
                 default=default,
-                help=" ".join((docs.get(name) or "").split()),
+                help=" ".join(docs.get(name, "").split()),
                 group=title,
                 positional=default is MISSING and not fields[name].metadata.get("flag"),
             )
     return list(flags.values())
+
+
+@functools.cache
+def _docs(cls: type) -> dict[str, str]:
+    """Field -> the docstring below it."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    return {
+        field.target.id: str(text.value.value)
+        for field, text in pairwise(body.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
 
 
 def to_yaml(config: Any) -> str:
@@ -129,155 +178,85 @@ def read_config(path: Path, config_class: type, *, section: str = "") -> dict[st
     if not isinstance(content, dict):
         raise UserError(f"{path}: a config file holds lines of 'key: value'; this one does not.")
     flags = {flag.name: flag for flag in flags_of(config_class)}
-    parser = _parser(list(flags.values()), "slimp", "", lenient=True)
     values = {}
     for key, value in content.items():
         name = str(key).replace("-", "_")
         if name not in flags:
-            raise UserError(f"{path}: unknown key '{key}'{nearest(name, flags)}.")
+            raise UserError(f"{path}: unknown key '{key}'{suggestion(name, flags.values())}")
         try:
-            namespace = parser.parse_args([_as_token(flags[name], value)])
-        except argparse.ArgumentError:
-            raise UserError(
-                f"{path}: key '{key}' takes {describe(flags[name])}, got {value!r}."
-            ) from None
-        values[name] = namespace[name]
+            values[name] = convert(flags[name].hint, value)
+        except ValueError:
+            words = describe(flags[name].hint)
+            raise UserError(f"{path}: key '{key}' takes {words}, got {value!r}.") from None
     return values
 
 
-def _starting_values(argv: Sequence[str], config_class: type, verb: str) -> dict[str, Any]:
-    """What holds before flags: the preset's values, then the config file's."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--config", type=Path)
-    early.add_argument("--preset")
-    early.add_argument("--encoder")
-    try:
-        chosen, _ = early.parse_known_args(list(argv))
-    except argparse.ArgumentError:  # a flag without its value: the full parser says so
-        return {}
-    values = read_config(chosen.config, config_class, section=verb) if chosen.config else {}
-    preset = chosen.preset or values.get("preset") or getattr(config_class, "preset", None)
-    if preset is None or not hasattr(config_class, "preset_values"):
-        return values
-    given = {**values, "encoder": chosen.encoder or values.get("encoder")}
-    return {**config_class.preset_values(preset, given), **values}
+_NO_VALUE = object()
 
 
-def _build(config_class: type, values: dict[str, Any]) -> Any:
-    try:
-        return config_class(**values)
-    except UserError:
-        raise
-    except ValueError as error:  # a configuration may refuse nonsense with a plain ValueError
-        raise UsageError(str(error)) from error
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}.")
 
 
-def _parser(
-    flags: Sequence[Flag], command: str, description: str, *, lenient: bool
-) -> jsonargparse.ArgumentParser:
-    """A parser of these flags; a lenient one lets the user leave out what is required."""
-    required = [flag for flag in flags if flag.default is MISSING]
-    shown = [
-        f"{f.spelling}{'...' * (f.kind is tuple)}"
-        if f.positional
-        else f"{f.spelling} {placeholder(f)}"
-        for f in required
-    ]
-    parser = jsonargparse.ArgumentParser(
-        prog=command,
-        usage=" ".join([command, *shown, "[FLAGS]"]).replace("%", "%%"),
-        description=description,
-        exit_on_error=False,
-        allow_abbrev=False,
-        formatter_class=HelpFormatter,
-    )
-    groups: dict[str, Any] = {}
-    for flag in flags:
-        if flag.group not in groups:
-            groups[flag.group] = parser.add_argument_group(flag.group)
-        options: dict[str, Any] = {"help": flag.help.replace("%", "%%")}
+def _read(argv: Sequence[str], flags: Mapping[str, Flag]) -> dict[str, Any]:
+    """The values that the command line gives; words that belong to no flag are positional."""
+    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for flag in flags.values():
         if flag.hint is bool:
-            options["action"] = jsonargparse.ActionYesNo(yes_prefix="", no_prefix="no-")
+            options: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         else:
-            options["type"] = flag.hint
-            if get_origin(flag.plain_hint) is not Literal:
-                options["metavar"] = flag.spelling if flag.positional else placeholder(flag)
-        if flag not in required:
-            options["default"] = flag.default
-        elif not flag.positional:
-            options["required"] = not lenient
-        elif flag.kind is tuple:  # one or more words, each a value
-            options |= {"nargs": "+", "type": get_args(flag.plain_hint)[0]}
-        elif lenient:
-            options["nargs"] = "?"
-        groups[flag.group].add_argument(flag.name if flag.positional else flag.spelling, **options)
-    return parser
+            options = {"nargs": "?", "const": _NO_VALUE}
+            options["action"] = "append" if get_origin(flag.hint) is Mapping else "store"
+        if not flag.positional:
+            parser.add_argument(flag.spelling, dest=flag.name, **options)
+    found, words = parser.parse_known_args(list(argv))
+    for word in words:
+        if word.startswith("--") and word != "--":
+            typed = word.partition("=")[0]
+            raise UsageError(f"no flag '{typed}'{suggestion(typed, flags.values())}")
+    given = {name: _value(flags[name], value) for name, value in vars(found).items()}
+    for flag in flags.values():
+        if flag.positional and words:
+            own, words = (words, []) if flag.many else (words[:1], words[1:])
+            given[flag.name] = _value(flag, own if flag.many else own[0])
+    if words:
+        raise UsageError(f"unexpected argument '{words[0]}'.")
+    return given
 
 
-def _add_config_flags(parser: jsonargparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("Settings in a file")
-    group.add_argument(
-        "--config", metavar="FILE", help="YAML or JSON file of settings; flags override it."
-    )
-    group.add_argument(
-        "--print-config",
-        action="store_true",
-        help="Print the resolved settings, ready for --config, and do nothing else.",
-    )
+def _value(flag: Flag, value: Any) -> Any:
+    words = describe(flag.hint)
+    texts = value if isinstance(value, list) else [value]
+    if _NO_VALUE in texts:
+        raise UsageError(f"{flag.spelling} needs a value: {words}.")
+    if get_origin(flag.hint) is Mapping:
+        try:
+            return pairs(flag.hint, texts)
+        except ValueError as error:
+            raise UsageError(f"{flag.spelling} takes {words}, {error}.") from None
+    try:
+        return convert(flag.hint, value)
+    except ValueError:
+        raise UsageError(f"{flag.spelling} takes {words}, got {value}.") from None
 
 
-def _bracket_lists(argv: Sequence[str], flags: Sequence[Flag]) -> list[str]:
-    """`--seeds 0,1` and `--seeds 3` as the lists that they stand for."""
-    lists = {flag.spelling for flag in flags if flag.kind is tuple}
-    tokens = []
-    for previous, token in zip(["", *argv], argv, strict=False):
-        name, equals, value = token.partition("=")
-        if previous in lists:
-            tokens.append(_bracket(token))
-        elif equals and name in lists:
-            tokens.append(f"{name}={_bracket(value)}")
-        else:
-            tokens.append(token)
-    return tokens
+def _presets(config_class: type | None) -> dict[str, dict[str, Any]]:
+    """Preset -> the defaults that it sets; empty if the configuration has none."""
+    values_of = getattr(config_class, "preset_values", None)
+    if config_class is None or values_of is None:
+        return {}
+    names = get_args(get_type_hints(config_class)["preset"])
+    return {name: values_of(name, {}) for name in names}
 
 
-def _join_pairs(argv: Sequence[str], flags: Sequence[Flag]) -> list[str]:
-    """`--rename a=b --rename c=d` as one mapping; `--rename '{a: b}'` stays as it is.
-
-    Raises:
-        UserError: what is given is no pair, or a key is given twice.
-    """
-    mappings = {flag.spelling: flag for flag in flags if flag.kind is Mapping}
-    tokens: list[str] = []
-    pairs: dict[str, dict[str, Any]] = {}
-    remaining = iter(argv)
-    for token in remaining:
-        name, equals, text = token.partition("=")
-        if name not in mappings:
-            tokens.append(token)
-            continue
-        text = text if equals else next(remaining, "")
-        key, equals, value = text.partition("=")
-        if text.startswith("{") or not text:
-            tokens.append(f"{name}={text}" if text else name)
-        elif not (key and equals and value) or key in pairs.setdefault(name, {}):
-            problem = f"got '{key}' twice" if equals and value and key else f"got '{text}'"
-            raise UsageError(f"{name} takes {describe(mappings[name])}, {problem}.")
-        else:
-            text_only = get_args(mappings[name].plain_hint)[1] is str
-            pairs[name][key] = value if text_only else yaml.safe_load(value)
-    return [*(f"{name}={json.dumps(found)}" for name, found in pairs.items()), *tokens]
-
-
-def _bracket(value: str) -> str:
-    return value if value.startswith("[") or value == "null" else f"[{value}]"
-
-
-def _as_token(flag: Flag, value: object) -> str:
-    """A config-file value as the command line would give it, so that both mean the same."""
-    if flag.hint is bool and isinstance(value, bool):
-        return flag.spelling if value else f"--no-{flag.spelling[2:]}"
-    if isinstance(value, str):
-        return f"{flag.spelling}={value}"
-    text = json.dumps(value, default=str)
-    return f"{flag.spelling}={_bracket(text) if flag.kind is tuple else text}"
+def _starting_values(given: Mapping[str, Any], config_class: type, verb: str) -> dict[str, Any]:
+    """What holds before flags: the preset's values, then the config file's."""
+    path = given.get("config")
+    values = read_config(path, config_class, section=verb) if path else {}
+    preset_values = getattr(config_class, "preset_values", None)
+    if preset_values is None:
+        return values
+    chosen = {**values, **given}
+    preset = chosen.get("preset", getattr(config_class, "preset", None))
+    return {**preset_values(preset, chosen), **values}

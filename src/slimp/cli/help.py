@@ -1,22 +1,46 @@
-"""How help texts and mistakes on the command line read."""
+"""Help texts, and what a mistyped flag was meant to be."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from dataclasses import MISSING, dataclass
+from typing import Any, get_origin
 
-from slimp.errors import UserError
+from slimp.cli.values import placeholder
 
-
-class UsageError(UserError):
-    """The command line is at fault: a missing argument, an unknown flag, a value of wrong kind."""
+ALSO_CALLED = {
+    "accelerator": "ac cuda device gpu gpus",
+    "batch_size": "batch bs",
+    "cohort": "data data_dir dataset",
+    "devices": "device gpu gpus nproc_per_node",
+    "encoder": "arch backbone model net",
+    "encoder_weights": "checkpoint ckpt weights",
+    "epochs": "epoch iters n_epochs num_epochs steps",
+    "held_out_fraction": "test_fraction test_size",
+    "image_size": "img_size input_size resolution",
+    "k": "k_neighbors k_neighbours neighbors neighbours",
+    "learning_rate": "lr",
+    "lesion_weight": "lambda",
+    "lesions": "batch batch_size bs",
+    "nodes": "nnodes num_nodes",
+    "out": "dir o output output_dir output_path save_dir",
+    "overwrite": "force replace",
+    "patients": "batch batch_size bs",
+    "precision": "amp bf16 dtype fp16 fp32 half",
+    "run": "checkpoint ckpt model weights",
+    "seed": "random_seed random_state",
+    "source": "dataset",
+    "temperature": "tau temp",
+    "test_fraction": "test_size",
+    "validation_fraction": "val_split",
+    "view_weight": "augment simclr",
+    "weight_decay": "wd",
+    "workers": "j n_jobs num_workers threads",
+    "yes": "y",
+}
+"""Our name -> what other tools call it, and people type."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,114 +63,100 @@ class Flag:
         return self.name.upper() if self.positional else f"--{self.name.replace('_', '-')}"
 
     @property
-    def plain_hint(self) -> Any:
-        """The type without `| None`."""
-        if get_origin(self.hint) not in (Union, UnionType):
-            return self.hint
-        rest = [hint for hint in get_args(self.hint) if hint is not NoneType]
-        return rest[0] if len(rest) == 1 else self.hint
-
-    @property
-    def kind(self) -> Any:
-        """The bare type: `tuple` of `tuple[int, ...] | None`."""
-        return get_origin(self.plain_hint) or self.plain_hint
+    def many(self) -> bool:
+        """A positional argument that takes all words that follow."""
+        return self.positional and get_origin(self.hint) is tuple
 
 
-_KINDS: dict[Any, tuple[str, str]] = {
-    int: ("N", "a whole number"),
-    float: ("X", "a number"),
-    str: ("TEXT", "a text"),
-    Path: ("PATH", "a path"),
-    tuple: ("A,B,...", "a list such as 1,2,3"),
-    Mapping: ("KEY=VALUE", "a pair such as key=value (repeat the flag for more)"),
-    bool: ("", "true or false"),
-}
-"""Type -> its placeholder in the help, and how an error names it."""
+def suggestion(typed: str, flags: Iterable[Flag]) -> str:
+    """An ending for 'no flag TYPED': our name of what was meant, or a full stop.
 
-
-def placeholder(flag: Flag) -> str:
-    """What stands for the value of a flag in the help."""
-    if flag.kind in (Union, UnionType):  # as in N|auto
-        kinds = [(get_origin(hint) or hint, hint) for hint in get_args(flag.plain_hint)]
-        return "|".join(
-            "|".join(map(str, get_args(hint))) if kind is Literal else _KINDS[kind][0]
-            for kind, hint in kinds
-        )
-    return _KINDS.get(flag.kind, ("VALUE", ""))[0]
-
-
-def describe(flag: Flag) -> str:
-    """The values that a flag takes, in words."""
-    return _in_words(flag.plain_hint)
-
-
-def _in_words(hint: Any) -> str:
-    kind = get_origin(hint) or hint
-    if kind in (Union, UnionType):
-        return " or ".join(map(_in_words, get_args(hint)))
-    if kind is Literal:
-        choices = [str(value) for value in get_args(hint)]
-        return choices[0] if len(choices) == 1 else "one of " + ", ".join(choices)
-    return _KINDS.get(kind, ("", f"a value of type {hint}"))[1]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """An ending for 'unknown NAME': the most similar known name, or nothing.
-
-    Example:
-        >>> nearest("pretran", ["pretrain", "probe"])
-        "; the nearest is 'pretrain'"
+    What other tools call it goes before likeness, which must be close: a wrong hint is worse than
+    none.
     """
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; the nearest is '{close[0]}'" if close else ""
+    spellings = {flag.name: flag.spelling for flag in flags}
+    name = typed.lstrip("-").replace("-", "_").lower()
+    ours = [s for n, s in spellings.items() if name in ALSO_CALLED.get(n, "").split()]
+    if ours:
+        return f"; here it is {' and '.join(ours)}."
+    close = difflib.get_close_matches(name, spellings, n=1, cutoff=0.8)
+    return f"; did you mean {spellings[close[0]]}?" if close else "."
 
 
-def explain(message: str, flags: Sequence[Flag]) -> str:
-    """One sentence for the user out of a parser's message."""
-    by_name = {flag.name: flag for flag in flags}
-    if found := re.match(r'Parser key "([^".]+)', message):
-        flag = by_name.get(found[1])
-        values = re.findall(r"(?:Got|Given) value: (.*)", message)
-        if flag and values:
-            return f"{flag.spelling} takes {describe(flag)}, got {values[-1]}."
-    if found := re.match(r"unrecognized arguments: (\S+)", message):
-        token = found[1].partition("=")[0]
-        if not token.startswith("-"):
-            return f"unexpected argument '{token}'."
-        spellings = (flag.spelling for flag in flags if not flag.positional)
-        return f"no flag '{token}'{nearest(token, spellings)}."
-    if found := re.match(r"the following arguments are required: (.*)", message):
-        names = re.split(r",\s*", found[1].replace("-", "_"))
-        missing = (by_name[n].spelling if n in by_name else n for n in names)
-        return f"missing {' and '.join(missing)}."
-    if found := re.match(r"argument (--\S+): expected one argument", message):
-        kinds = [f": {describe(flag)}" for flag in flags if flag.spelling == found[1]]
-        return f"{found[1]} needs a value{''.join(kinds)}."
-    return " ".join(message.split()).rstrip(".") + "."
+def help_text(
+    command: str,
+    flags: Sequence[Flag],
+    about: str,
+    example: str,
+    shown: Sequence[str],
+    presets: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """The help of a verb.
+
+    Args:
+        command: as in `slimp pretrain`.
+        flags: all of them.
+        about: what the verb does.
+        example: a command line, shown first, if there is one.
+        shown: names of the flags to list; empty: all of them.
+        presets: preset -> the defaults that it sets.
+    """
+    required = [
+        f.spelling + "..." * f.many if f.positional else f"{f.spelling} {placeholder(f.hint)}"
+        for f in flags
+        if f.default is MISSING
+    ]
+    parser = argparse.ArgumentParser(
+        prog=command,
+        usage=" ".join([command, *required, "[FLAGS]"]).replace("%", "%%"),
+        description=(f"Example: {example}\n\n" if example else "") + about.strip(),
+        formatter_class=lambda prog: _Formatter(prog, max_help_position=32),
+        add_help=False,
+    )
+    groups: dict[str, Any] = {}
+    hidden = 0
+    for flag in flags:
+        if shown and flag.name not in shown and flag.default is not MISSING:
+            hidden += 1
+            continue
+        if flag.group not in groups:
+            groups[flag.group] = parser.add_argument_group(flag.group)
+        group = groups[flag.group]
+        text = (flag.help + _default(flag, presets)).strip().replace("%", "%%")
+        if flag.hint is bool:
+            spelling = f"--[no-]{flag.spelling[2:]}" if flag.default else flag.spelling
+            group.add_argument(spelling, action="store_true", help=text)
+        elif flag.positional:
+            group.add_argument(flag.spelling, help=text)
+        else:
+            group.add_argument(flag.spelling, metavar=placeholder(flag.hint), help=text)
+    if hidden:
+        parser.epilog = f"--help-all lists {hidden} more flags."
+    return parser.format_help()
 
 
-class HelpFormatter(argparse.HelpFormatter):
-    """Argparse's, with defaults and without jsonargparse's spelling of types."""
+class _Formatter(argparse.HelpFormatter):
+    """Keeps the paragraphs of the description."""
 
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32)
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(part, width, indent) for part in text.split("\n\n"))
 
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        if len(action.option_strings) == 2 and action.option_strings[1].startswith("--no-"):
-            yes = action.option_strings[0]
-            return f"--[no-]{yes[2:]}" if action.default else yes
-        return super()._format_action_invocation(action)
 
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text, default = action.help or "", action.default
-        if not action.option_strings or default is None or default == argparse.SUPPRESS:
-            return text
-        if isinstance(default, bool):
-            return f"{text} (on by default)" if default else text
-        if isinstance(default, Mapping):
-            default = json.dumps(default, default=str).replace('"', "")
-        elif isinstance(default, tuple | list):
-            default = ",".join(map(str, default))
-        return f"{text} (default: {default})".replace("(default: )", "").replace(
-            "(default: {})", ""
-        )
+def _default(flag: Flag, presets: Mapping[str, Mapping[str, Any]]) -> str:
+    """' (default: 64; tiny: 32)', or nothing where there is no default to speak of."""
+    if flag.hint is bool:
+        return " (on by default)" if flag.default is True else ""
+    if flag.positional or flag.default in (MISSING, None, "", ()) or flag.default == {}:
+        values = {}
+    else:
+        values = {"default": flag.default}
+    values |= {name: found[flag.name] for name, found in presets.items() if flag.name in found}
+    words = [f"{name}: {_in_words(value)}" for name, value in values.items()]
+    return f" ({'; '.join(words)})" if words and flag.name != "preset" else ""
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={entry}" for key, entry in value.items())
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

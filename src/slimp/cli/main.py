@@ -12,17 +12,16 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TextIO
+from collections.abc import Sequence
+from typing import Any
 
 from slimp import __version__
 from slimp.errors import UserError
 
 VERBS = {
-    "demo": "the main job on a synthetic cohort, with a report, in under 2 minutes",
+    "demo": "the method in three acts on synthetic cohorts, in under 2 minutes",
     "data sources": "datasets that can be imported: images, patients, licence, where to get them",
-    "data download": "SOURCE RAW: fetch a dataset of the ISIC Archive, or check what you fetched",
+    "data download": "SOURCE RAW: download a dataset of the ISIC Archive, or check a download",
     "data sketch": "TABLE: propose the schema file of your own table, with its doubts",
     "data import": "SOURCE RAW COHORT: make a cohort from a dataset or from your own table",
     "data import synthetic": "- COHORT: make a cohort of drawn lesions with a true hierarchy",
@@ -31,7 +30,7 @@ VERBS = {
     "pretrain": "COHORT --out RUN: nested contrastive pre-training",
     "adapt": "RUN COHORT --out RUN: continue training on a cohort with other metadata",
     "embed": "RUN COHORT --out FILE.parquet: features of every image, lesion and patient",
-    "probe": "RUN COHORT --out DIR: linear probe beside what no pre-training gives",
+    "probe": "RUN COHORT --out DIR: linear probe, with baselines without pre-training",
     "retrieve": "RUN --reference COHORT --target COHORT --out DIR: impute missing metadata",
     "predict": "PROBE IMAGES...: probabilities, conformal set, nearest cases of new images",
     "compare": "A B: two probes on the same patients, with a p-value for their difference",
@@ -40,15 +39,7 @@ VERBS = {
 
 OUR_BUG, USER_ERROR, INTERRUPTED = 1, 2, 130
 
-_OUTSIDE = {
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EIO,
-    errno.ENAMETOOLONG,
-    errno.ENOSPC,
-    errno.EPERM,
-    errno.EROFS,
-}
+_OUTSIDE = ("EACCES", "EDQUOT", "EIO", "ENAMETOOLONG", "ENOSPC", "EPERM", "EROFS")
 """Errors of the operating system that no code of ours can prevent."""
 
 
@@ -56,10 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status of the command line `argv` (default: this process's)."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
     try:
-        with _short_warnings():
-            _run(words)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            _run([word for word in words if word != "--debug"])
         sys.stdout.flush()
     except SystemExit as stop:  # --help, --version and --print-config end so
         return stop.code if isinstance(stop.code, int) else 0
@@ -81,30 +72,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> None:
     verb = find_verb(words)
     if verb is None:
-        if not words:
-            sys.stderr.write(help_text())
-            raise SystemExit(USER_ERROR)
-        if words[0] in ("-h", "--help", "help"):
-            sys.stdout.write(help_text())
-            return
-        if words[0] in ("-V", "--version"):
-            sys.stdout.write(f"slimp {__version__}\n")
-            return
-        if words[0] == "data" and set(words[1:]) <= {"-h", "--help"}:
-            sys.stdout.write(help_text("data"))
-            raise SystemExit(0 if words[1:] else USER_ERROR)
-        raise UserError(_unknown(words))
+        _answer_without_verb(words)
+        return
     # The verb's own arguments and help are read by its module.
     from slimp.cli.flags import parse
 
-    command = importlib.import_module(f"slimp.cli.{verb.replace(' ', '_')}")
-    arguments = parse(
-        words[len(verb.split()) :],
-        command.Arguments,
-        command=f"slimp {verb}",
-        description=(command.__doc__ or "").strip(),
+    module = importlib.import_module(f"slimp.cli.{verb.replace(' ', '_')}")
+    module.run(
+        parse(
+            words[len(verb.split()) :],
+            module.Arguments,
+            command=f"slimp {verb}",
+            about=module.__doc__ or "",
+            example=getattr(module, "EXAMPLE", ""),
+            shown=getattr(module, "MAIN_FLAGS", ()),
+        )
     )
-    command.run(arguments)
 
 
 def find_verb(words: Sequence[str]) -> str | None:
@@ -114,10 +97,26 @@ def find_verb(words: Sequence[str]) -> str | None:
         >>> find_verb(["data", "import", "csv", "raw", "cohort"])
         'data import'
     """
-    for length in (3, 2, 1):
-        if (verb := " ".join(words[:length])) in VERBS:
-            return verb
-    return None
+    verbs = (" ".join(words[:length]) for length in (3, 2, 1))
+    return next((verb for verb in verbs if verb in VERBS), None)
+
+
+def _answer_without_verb(words: Sequence[str]) -> None:
+    """The overview of all verbs or of a group's, the version, or an error."""
+    group = words[0] if words[:1] == ["data"] else ""
+    rest = set(words[bool(group) :])
+    if rest <= {"-h", "--help", "help"}:
+        (sys.stdout if rest else sys.stderr).write(help_text(group))
+        raise SystemExit(0 if rest else USER_ERROR)
+    if words[0] in ("-V", "--version"):
+        sys.stdout.write(f"slimp {__version__}\n")
+        return
+    import difflib
+
+    typed = " ".join(words[: 2 if group else 1])
+    close = difflib.get_close_matches(typed, VERBS, n=1, cutoff=0.6)
+    hint = f"; did you mean '{close[0]}'?" if close else "."
+    raise UserError(f"no verb '{typed}'{hint} See: slimp --help")
 
 
 def help_text(group: str = "") -> str:
@@ -130,37 +129,21 @@ def help_text(group: str = "") -> str:
         "Nested contrastive learning between skin-lesion images and clinical metadata.\n"
         "Research software, not a medical device.\n\n"
         f"verbs:\n{listed}\n\n"
-        "'slimp VERB --help' lists the arguments of a verb, with units and defaults.\n"
+        "'slimp VERB --help' shows an example and the flags of a verb, with their defaults.\n"
         "--version prints the version; --debug shows the traceback of an error.\n"
     )
-
-
-def _unknown(words: Sequence[str]) -> str:
-    import difflib
-
-    said = " ".join(words[: 2 if words[0] == "data" else 1])
-    close = difflib.get_close_matches(said, VERBS, n=1, cutoff=0.5)
-    hint = f"; did you mean '{close[0]}'?" if close else "."
-    return f"no verb '{said}'{hint} See: slimp --help"
 
 
 def _explain(error: Exception) -> tuple[str, int]:
     """What to tell the user about an error, and the exit status."""
     if isinstance(error, UserError):
         return _readable(str(error)), USER_ERROR
-    if isinstance(error, MemoryError):
-        return (
-            "the computer's memory is full. Close other programs, or lower --chunk (pretrain), "
-            "--batch-size (embed) or --image-size.",
-            USER_ERROR,
-        )
-    if type(error).__name__ == "OutOfMemoryError":  # torch's; torch is not imported here
-        return (
-            "the device's memory is full. Lower --chunk (pretrain; config.json holds the one that "
-            "was chosen), --batch-size (embed) or --image-size.",
-            USER_ERROR,
-        )
-    if isinstance(error, OSError) and error.errno in _OUTSIDE:
+    # torch's OutOfMemoryError by its name, since torch is not imported here.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        of = "computer" if isinstance(error, MemoryError) else "device"
+        remedy = "Lower --chunk (pretrain), --batch-size (embed) or --image-size."
+        return f"the {of}'s memory is full. {remedy}", USER_ERROR
+    if isinstance(error, OSError) and errno.errorcode.get(error.errno or 0) in _OUTSIDE:
         where = f"{error.filename}: " if error.filename else ""
         room = " Make room and run again." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         return f"{where}{error.strerror}.{room}", USER_ERROR
@@ -178,25 +161,9 @@ def _readable(message: str) -> str:
 
     line = re.sub(r"[\r\n]+", " ", message.strip())
     line = re.sub(r"\S{400,}", lambda word: f"{word[0][:200]}[...]{word[0][-100:]}", line)
-    if line.isprintable():
-        return line
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
-@contextmanager
-def _short_warnings() -> Iterator[None]:
-    """Shows warnings as one line each, without the place in the code."""
-
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        sys.stderr.write(f"slimp: warning: {' '.join(str(message).split())}\n")
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """One line, without the place in the code."""
+    sys.stderr.write(f"slimp: warning: {' '.join(str(message).split())}\n")

@@ -18,10 +18,12 @@ from slimp.prediction.config import PredictConfig
 if TYPE_CHECKING:
     from slimp.prediction.predictor import Prediction, Predictor
 
+EXAMPLE = "slimp predict probes/mine new_images --metadata new.csv --out predicted.csv"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What to predict on, and what to promise."""
+    """Inputs and outputs."""
 
     probe: Path
     """Folder of slimp probe."""

@@ -18,6 +18,12 @@ from slimp.training.config import PretrainConfig
 if TYPE_CHECKING:
     from slimp.data.cohort import Cohort
 
+EXAMPLE = "slimp pretrain cohorts/mine --out runs/mine --preset small"
+MAIN_FLAGS = (
+    *("out", "preset", "encoder", "image_size", "patients", "lesions"),
+    *("epochs", "learning_rate", "precision", "seed", "resume"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:

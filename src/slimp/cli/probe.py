@@ -25,10 +25,16 @@ if TYPE_CHECKING:
     from slimp.evaluation.subgroups import Subgroups
     from slimp.features.embed import FeatureTable
 
+EXAMPLE = "slimp probe runs/mine cohorts/mine --out probes/mine"
+MAIN_FLAGS = (
+    *("out", "features", "method", "split", "seeds", "malignant"),
+    *("pseudo", "fractions", "shots", "subgroups", "leakage"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Where things are, and how to embed."""
+    """Inputs and outputs."""
 
     run: Path
     """Run folder of pre-training."""

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from slimp.retrieval.agreement import Agreement
     from slimp.retrieval.result import Retrieval
 
+EXAMPLE = (
+    "slimp retrieve runs/mine --reference cohorts/mine --target cohorts/images_only --out imputed"
+)
+MAIN_FLAGS = (
+    *("reference", "target", "out", "route", "k", "lend"),
+    *("coverage", "rename", "groups", "report", "seed"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:

@@ -13,6 +13,7 @@ import pandas as pd
 from slimp.checks.report import cautions as audit_cautions
 from slimp.data.cohort import Cohort
 from slimp.data.files import read_json
+from slimp.data.schema import LevelName
 from slimp.errors import UserError
 from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.similarity import Similarity
@@ -48,7 +49,7 @@ def write_report(
     found: Assessment | None = None,
     *,
     table: FeatureTable | None = None,
-    similarity: Mapping[str, Similarity] | None = None,
+    similarity: Mapping[LevelName, Similarity] | None = None,
     options: PageOptions | None = None,
 ) -> Path:
     """Where the report lies: one HTML file that needs nothing else.
@@ -106,7 +107,7 @@ def render(
     found: Assessment | None,
     *,
     table: FeatureTable | None,
-    similarity: Mapping[str, Similarity],
+    similarity: Mapping[LevelName, Similarity],
     options: PageOptions,
 ) -> str:
     """The page; the same arguments give the same bytes."""

@@ -13,6 +13,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from slimp.data.cohort import Cohort
+from slimp.data.schema import LevelName
 from slimp.evaluation.bootstrap import Estimate
 from slimp.evaluation.calibration import Reliability, reliability
 from slimp.evaluation.leakage import Leakage
@@ -240,7 +241,7 @@ def leakage(found: Leakage) -> list[Row]:
     ]
 
 
-def similarity(found: Mapping[str, Similarity]) -> dict[str, Any]:
+def similarity(found: Mapping[LevelName, Similarity]) -> dict[str, Any]:
     """Histograms and a table, a row per level."""
     return {
         "figures": [similarity_figure(level, s) for level, s in found.items()],

@@ -16,16 +16,23 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from harness import last_line_of, plain_parser, record
+from slimp.models.losses import info_nce
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training.run_folder import read_log
 
+PROJECTION_WIDTH = 128
 STEP = Path(__file__).with_name("step.py")
 LESIONS = (256, 512, 1024, 2048, 4096, 8192)
 IMAGE_SIZES = (32, 64, 96, 128)
+LOSS_ROWS = (6400, 25600)
+"""The paper's batch, and four processes of it: every process computes the loss of all rows."""
 
 
 def main() -> None:
@@ -39,6 +46,12 @@ def main() -> None:
         "memory_spread": spread([row["process_mib"] for row in lesions]),
         "chunk": args.chunk,
     }
+    result["loss"] = {
+        str(rows): loss_share(rows, lesions[-1]["ms_per_lesion"] / 1e3)
+        for rows in (LOSS_ROWS[:1] if args.quick else LOSS_ROWS)
+    }
+    for rows, row in result["loss"].items():
+        print(f"loss of {rows} rows: {row['seconds']:.2f} s, {row['share']:.1%} of such a step")
     if not args.quick:
         pixels = [point(lesions=512, chunk=args.chunk, image_size=side) for side in IMAGE_SIZES]
         show("side of the image, px", IMAGE_SIZES, pixels)
@@ -66,6 +79,18 @@ def point(**settings: int) -> dict[str, float]:
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     row = last_line_of(STEP, "--way=slimp", *flags)
     return {**row, "ms_per_lesion": 1e3 * row["seconds"] / settings["lesions"]}
+
+
+def loss_share(rows: int, seconds_per_lesion: float) -> dict[str, float]:
+    """Seconds of the inner loss with its gradient, and their share of a step of one process."""
+    torch.manual_seed(0)
+    a, b = torch.randn(2, rows, PROJECTION_WIDTH).requires_grad_().unbind()
+    seconds = []
+    for _ in range(2):
+        began = time.perf_counter()
+        info_nce(a, b, temperature=0.07).backward(retain_graph=True)
+        seconds.append(time.perf_counter() - began)
+    return {"seconds": min(seconds), "share": min(seconds) / (rows * seconds_per_lesion)}
 
 
 def lesions_per_second(processes: int) -> float:

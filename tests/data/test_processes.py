@@ -24,7 +24,7 @@ from slimp.data.encoding import Encoding
 from slimp.data.processes import shard
 from slimp.data.schema import LEVELS
 from slimp.errors import UserError
-from slimp.models.image_encoder import read_tensors
+from slimp.models.weights_file import read_tensors
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training.config import PretrainConfig
 from slimp.training.devices import make_fabric

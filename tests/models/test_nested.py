@@ -28,9 +28,10 @@ from slimp.data.files import read_json
 from slimp.data.schema import LEVELS, Level, LevelName
 from slimp.errors import CheckpointError
 from slimp.models.config import ModelConfig
-from slimp.models.image_encoder import read_tensors, set_fused_attention
+from slimp.models.image_encoder import set_fused_attention
 from slimp.models.losses import nested_loss
 from slimp.models.nested import AttentionPool, MetadataLevel, Slimp, Temperature, mean_pool
+from slimp.models.weights_file import read_tensors
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 
 torch.set_num_threads(1)

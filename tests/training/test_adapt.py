@@ -353,9 +353,7 @@ def test_an_official_test_patient_who_was_learned_from_trains(run: Path) -> None
 def test_a_monitor_without_anyone_to_validate_is_refused() -> None:
     config = PretrainConfig(**{**RUN, "monitor": "validation_loss"})
     known = dict.fromkeys(cohort().patients["patient_id"], "train")
-    with pytest.raises(
-        CohortError, match=r"nobody is left to validate.* --monitor validation_loss"
-    ):
+    with pytest.raises(CohortError, match="--monitor validation_loss"):
         set_aside(cohort(), config, known)
 
 
@@ -407,6 +405,6 @@ def test_what_cannot_be_adapted_is_refused_and_nothing_is_written(
 
 @pytest.mark.parametrize("where", ["", ".."])
 def test_the_run_itself_is_never_written_to(run: Path, where: str) -> None:
-    with pytest.raises(UserError, match=re.escape("is the run to start from, or holds it")):
+    with pytest.raises(UserError, match=re.escape("is the run to start from")):
         adapt(run, cohort(4), settings(), run / where, overwrite=True)
     assert (run / "model.safetensors").is_file()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import signal
 import sys
 import threading
@@ -15,18 +14,11 @@ import pytest
 import torch
 
 from slimp.data.files import read_json, write_json
+from slimp.data.signals import deferred_signals
 from slimp.errors import CheckpointError, UserError
 from slimp.training.checkpoint import Progress
 from slimp.training.config import PretrainConfig
-from slimp.training.run_folder import (
-    Log,
-    deferred_signals,
-    open_run,
-    read_log,
-    settle,
-    step_bar,
-    versions,
-)
+from slimp.training.run_folder import Log, open_run, read_log, resolve_settings, step_bar, versions
 
 
 def config(**changes: Any) -> PretrainConfig:
@@ -34,23 +26,21 @@ def config(**changes: Any) -> PretrainConfig:
 
 
 def begin(out: Path, settings: PretrainConfig, **flags: bool) -> PretrainConfig:
-    """Settles, then opens, as `pretrain` does."""
-    settled = settle(out, settings, **{"resume": False, "overwrite": False, **flags})
-    open_run(out, settled, resume=flags.get("resume", False))
-    return settled
+    """Resolves the settings, then opens the folder, as `pretrain` does."""
+    settings = resolve_settings(out, settings, **{"resume": False, "overwrite": False, **flags})
+    open_run(out, settings, resume=flags.get("resume", False))
+    return settings
 
 
 # ------------------------------------------------------------------ the folder
 
 
-def test_settling_writes_nothing(tmp_path: Path) -> None:
-    assert settle(tmp_path / "run", config(), resume=False, overwrite=False) == config()
+def test_resolving_writes_nothing_and_opening_leaves_what_repeats_the_run(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "run"
+    assert resolve_settings(out, config(), resume=False, overwrite=False) == config()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_opening_leaves_all_that_it_takes_to_repeat_the_run(tmp_path: Path) -> None:
-    settings = begin(tmp_path / "deep" / "run", config(seed=7))
-    content = read_json(tmp_path / "deep" / "run" / "config.json")
+    settings = begin(out, config(seed=7), resume=True)  # there is nothing to resume
+    content = read_json(out / "config.json")
     assert PretrainConfig(**content["pretrain"]) == settings
     assert content["versions"] == versions()
     assert {"python", "slimp", "torch", "timm", "numpy"} <= set(content["versions"])
@@ -59,36 +49,22 @@ def test_opening_leaves_all_that_it_takes_to_repeat_the_run(tmp_path: Path) -> N
 
 def test_a_folder_in_use_is_refused_or_emptied(tmp_path: Path) -> None:
     (tmp_path / "old").touch()
-    with pytest.raises(UserError, match=r"is not empty.* --overwrite"):
-        begin(tmp_path, config())
-    with pytest.raises(CheckpointError, match="is not empty, but holds no run to resume"):
-        begin(tmp_path, config(), resume=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["old"]
-    with pytest.raises(UserError, match="none that slimp wrote"):
+    for flags, named in (({}, "--overwrite"), ({"resume": True}, "config.json")):
+        with pytest.raises(UserError, match=named):
+            begin(tmp_path, config(), **flags)
+    with pytest.raises(UserError):  # it is not a folder that slimp wrote
         begin(tmp_path, config(), overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
     (tmp_path / "metrics.json").touch()
     begin(tmp_path, config(), overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_resuming_nothing_begins_a_run(tmp_path: Path) -> None:
-    begin(tmp_path / "run", config(), resume=True)
-    assert (tmp_path / "run" / "config.json").is_file()
-
-
 def test_the_saved_precision_counts_where_none_is_asked_for(tmp_path: Path) -> None:
     begin(tmp_path, config(precision="bf16"))
     assert begin(tmp_path, config(precision="auto"), resume=True).precision == "bf16"
-    with pytest.raises(CheckpointError, match="precision='bf16', not '32'"):
+    with pytest.raises(CheckpointError, match="precision='bf16'"):
         begin(tmp_path, config(precision="32"), resume=True)
-
-
-def test_only_what_leaves_the_result_alone_may_differ_on_resume(tmp_path: Path) -> None:
-    begin(tmp_path, config())
-    changed = config(workers=5, checkpoint_every_steps=7, keep_checkpoints=9)
-    assert begin(tmp_path, changed, resume=True) == changed
-    with pytest.raises(CheckpointError, match="started with epochs=40, not 3"):
-        begin(tmp_path, config(epochs=3), resume=True)
 
 
 HARMLESS = {
@@ -97,40 +73,34 @@ HARMLESS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted({f.name for f in fields(PretrainConfig)} - HARMLESS))
-def test_a_setting_may_not_change_on_resume_unless_known_to_be_harmless(
-    tmp_path: Path, name: str
-) -> None:
+def test_a_setting_may_not_change_on_resume_unless_known_to_be_harmless(tmp_path: Path) -> None:
     """A new setting must not slip through unnoticed."""
     begin(tmp_path, config())
-    content = read_json(tmp_path / "config.json")
-    content["pretrain"][name] = "something else"
-    write_json(tmp_path / "config.json", content)
-    with pytest.raises(CheckpointError, match=f"started with {name}='something else', not "):
-        settle(tmp_path, config(), resume=True, overwrite=False)
+    changed = config(workers=5, checkpoint_every_steps=7, keep_checkpoints=9)
+    assert begin(tmp_path, changed, resume=True) == changed
+    saved = read_json(tmp_path / "config.json")
+    for name in {f.name for f in fields(PretrainConfig)} - HARMLESS:
+        content = {**saved, "pretrain": {**saved["pretrain"], name: "something else"}}
+        write_json(tmp_path / "config.json", content)
+        with pytest.raises(CheckpointError, match=f"{name}='something else'"):
+            resolve_settings(tmp_path, config(), resume=True, overwrite=False)
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"probe": {}}', '{"pretrain": 3}'])
+@pytest.mark.parametrize("content", ["[]", "{}", '{"probe": {}}', '{"pretrain": 3}', '{"pretrain"'])
 def test_settings_of_something_else_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"config\.json: not the settings of a run"):
-        settle(tmp_path, config(), resume=True, overwrite=False)
-
-
-def test_settings_cut_short_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"pretrain"')
-    with pytest.raises(UserError, match=r"config\.json: damaged"):
-        settle(tmp_path, config(), resume=True, overwrite=False)
+    with pytest.raises(UserError, match=r"config\.json"):
+        resolve_settings(tmp_path, config(), resume=True, overwrite=False)
 
 
 # ------------------------------------------------------------------ the log
 
 
 def test_rows_can_be_read_while_the_log_is_open(tmp_path: Path) -> None:
-    with Log(tmp_path, 0) as log:
-        log.write("step", Progress(step=1), loss=0.5, temperature=None)
+    with Log(tmp_path, 1000) as log:  # longer than what is there: the file was removed
+        log.write("step", Progress(step=1), loss=0.1 + 0.2, temperature=None)
         assert read_log(tmp_path) == [
-            {"kind": "step", "step": 1, "epoch": 0, "loss": 0.5, "temperature": None}
+            {"kind": "step", "step": 1, "epoch": 0, "loss": 0.1 + 0.2, "temperature": None}
         ]
         log.write("epoch", Progress(step=2, epoch=1), recall_at_1=0.25)
         assert log.length == (tmp_path / "metrics.jsonl").stat().st_size
@@ -148,26 +118,11 @@ def test_a_resumed_log_drops_what_came_after_the_checkpoint(tmp_path: Path) -> N
     assert [row["loss"] for row in read_log(tmp_path)] == [3.0, 2.5]
 
 
-def test_a_log_that_someone_removed_is_begun_anew(tmp_path: Path) -> None:
-    with Log(tmp_path, 1000) as log:
-        log.write("step", Progress(step=9), loss=1.0)
-    assert [row["step"] for row in read_log(tmp_path)] == [9]
-
-
-def test_numbers_come_back_exactly(tmp_path: Path) -> None:
-    with Log(tmp_path, 0) as log:
-        log.write("step", Progress(step=1), loss=0.1 + 0.2)
-    assert read_log(tmp_path)[0]["loss"] == 0.1 + 0.2
-
-
 def test_a_damaged_log_is_refused_and_an_absent_one_is_empty(tmp_path: Path) -> None:
     assert read_log(tmp_path) == []
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"kind": "step"}) + '\n{"kind": "st')
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: damaged"):
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "step"}\n{"kind": "st')
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl"):
         read_log(tmp_path)
-
-
-# ------------------------------------------------------------------ the bar
 
 
 class Terminal(io.StringIO):
@@ -198,7 +153,7 @@ def test_progress_shows_on_a_terminal_only(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_a_wish_and_a_second_one_an_order(number: int) -> None:
+def test_a_first_signal_defers_and_a_second_one_interrupts(number: int) -> None:
     before = signal.getsignal(number)
     with deferred_signals() as stop:
         assert not stop.wanted
@@ -207,13 +162,9 @@ def test_a_signal_is_a_wish_and_a_second_one_an_order(number: int) -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
     assert signal.getsignal(number) is before
-
-
-def test_the_handlers_are_put_back_after_an_error_too() -> None:
-    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(RuntimeError), deferred_signals():
         raise RuntimeError
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
 
 
 def test_outside_the_main_thread_signals_are_left_alone() -> None:

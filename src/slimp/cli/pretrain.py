@@ -83,6 +83,7 @@ def _pretrain(cohort: Cohort, arguments: Arguments, out: Path) -> None:
 def _profile(cohort: Cohort, arguments: Arguments) -> None:
     from slimp.training.profile import profile
 
-    found = profile(cohort, arguments.config, arguments.profile)
-    show_table(f"{found.steps} steps", ["part", "ms per step", "share of the step"], found.rows())
-    say(found.summary())
+    steps = arguments.profile
+    rows, summary = profile(cohort, arguments.config, steps)
+    show_table(f"{steps} steps", ["part", "ms per step", "share of the step"], rows)
+    say(summary)

@@ -1,4 +1,4 @@
-"""Signals that ask a long job to stop, turned into a wish that it grants at a good moment."""
+"""SIGINT and SIGTERM, deferred until a long job can stop cleanly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Stop:
 
 @contextmanager
 def deferred_signals() -> Iterator[Stop]:
-    """Turns SIGINT and SIGTERM into a wish, so that a step is finished and its state saved.
+    """Defers SIGINT and SIGTERM, so that a step can be finished and its state saved.
 
     A second signal interrupts at once. Outside the main thread nothing is changed.
     """

@@ -19,9 +19,7 @@ from torch import Tensor, nn
 
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
-from slimp.models.weights_file import load_tensors as load_tensors
 from slimp.models.weights_file import misfit, prefixes, read_state_dicts, some
-from slimp.models.weights_file import read_tensors as read_tensors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,12 +36,13 @@ from slimp.data.processes import gather_rows
 from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
-from slimp.models.image_encoder import ImageEncoder, ImageSpec, load_tensors, read_tensors
+from slimp.models.image_encoder import ImageEncoder, ImageSpec
 from slimp.models.losses import Pair
 from slimp.models.persistence import DESCRIPTION, WEIGHTS, ModelDescription, save_weights
 from slimp.models.pooling import AttentionPool, MeanPool, mean_pool
 from slimp.models.projection import Temperature, projection
 from slimp.models.trace import Trace, TraceConfig
+from slimp.models.weights_file import load_tensors, read_tensors
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 """Makes contexts in which the encoders compute in their number format."""

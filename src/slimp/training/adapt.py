@@ -1,15 +1,15 @@
-"""Continual pre-training: a run meets a cohort with other metadata, and keeps what both share.
+"""Continual pre-training of a run on another cohort, whose metadata may differ.
 
-The loop is that of pre-training (`train.py`); what differs is where the weights come from, which
-of them learn, and that nobody is held out whom an earlier stage learned from.
+The loop is that of pre-training (`loop.py`). What differs is where the weights come from, which of
+them learn, and that nobody is held out from whom an earlier stage learned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -32,41 +32,42 @@ from slimp.training.parts import (
     earlier_table,
     set_aside,
 )
-from slimp.training.run_folder import settle
+from slimp.training.run_folder import resolve_settings
 
+Entry = TypeVar("Entry")
 TRANSFER = "transfer.json"
 """File of an adapted run: what was kept and trained, and the stages so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One training of a model: on what, with which loss, and how much of it learned."""
+    """One stage of training: cohort, loss and what learned."""
 
     verb: str
     """pretrain or adapt."""
     cohort: str
     patients: int
-    """That it learned from."""
+    """Number of training patients."""
     epochs: int
     weights: Mapping[str, float]
-    """Of the levels in the loss; those that the cohort has."""
+    """Loss weights of the levels that the cohort has."""
     trained: str
-    """What learned: `all`, or the policy of an adaptation."""
+    """`all`, or the policy of an adaptation (`--train`)."""
     trainable: int
-    """Numbers that learned."""
+    """Number of parameters that learned."""
     parameters: int
-    """Numbers in the model."""
+    """Number of parameters."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Adaptation:
-    """What an adaptation begins with; its model learns later."""
+    """The start of an adaptation, before its model learns."""
 
     transfer: Transfer
     stages: tuple[Stage, ...]
     """From the pre-training to this one."""
     known: Mapping[str, int]
-    """Part of an earlier stage -> patients of the cohort that were in it."""
+    """Number of patients in earlier stages: `learned_from` and `held_out`."""
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `transfer.json`."""
@@ -98,7 +99,7 @@ def adapt(
         out: folder of the new run.
         resume: continue the adaptation in `out` from its last checkpoint.
         overwrite: replace what is in `out`.
-        announce: called once it is known what will learn, before anything does.
+        announce: called before training, with what will learn.
 
     Raises:
         UserError: `run` is no run, `out` is in use, the cohort does not suffice, or the
@@ -106,7 +107,11 @@ def adapt(
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
     run, out = Path(run), Path(out)
-    _require_apart(run, out)
+    if out.resolve() in (run.resolve(), *run.resolve().parents):  # writing there would harm it
+        raise UserError(
+            f"{out}: is the run to start from, or contains it; the adapted model is a run of its "
+            "own. Choose another --out."
+        )
     source = Slimp.from_pretrained(run)
     images_alone = not any(level.features for level in cohort.schema.levels)
     settings = config.of_run(source.config, images_alone=images_alone)
@@ -116,7 +121,7 @@ def adapt(
         "adapt": asdict(replace(config, view_weight=settings.view_weight)),
         "from": {"run": str(run), "weights_sha256": digest},
     }
-    settings = settle(out, settings, resume=resume, overwrite=overwrite, record=record)
+    settings = resolve_settings(out, settings, resume=resume, overwrite=overwrite, record=record)
     settings = fast_precision(settings)
     known = earlier_parts(run)
     parts = set_aside(cohort, settings, known)
@@ -146,21 +151,16 @@ def stages_of(run: Path, model: Slimp) -> tuple[Stage, ...]:
         UserError: the run's settings are damaged.
     """
     if (run / TRANSFER).is_file():
-        try:
-            return tuple(Stage(**entry) for entry in read_json(run / TRANSFER)["stages"])
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{run / TRANSFER}: damaged ({error!r}).") from None
+        return _read_transfer(run, "stages", Stage)
     content = read_json(run / "config.json") if (run / "config.json").is_file() else {}
     data, settings = content.get("data", {}), content.get("pretrain", {})
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    there = ("view", *model.encodings)
-    weights = {name: w for name, w in model.config.weights.items() if name in there and w > 0}
     stage = Stage(
         verb="pretrain",
         cohort=data.get("cohort", "unknown"),
         patients=data.get("train_patients", 0),
         epochs=settings.get("epochs", 0),
-        weights=weights,
+        weights=_weights(model.config, model.encodings),
         trained="all",
         trainable=sum(size for size, learns in sizes if learns),
         parameters=sum(size for size, _ in sizes),
@@ -169,38 +169,47 @@ def stages_of(run: Path, model: Slimp) -> tuple[Stage, ...]:
 
 
 def left_behind(run: Path) -> tuple[LevelName, ...]:
-    """Levels that kept their weights in the last adaptation while the image encoder moved.
+    """Levels that kept their weights in the last adaptation while the image encoder changed.
 
-    The cohort had nothing for them, so nothing taught them the new image embeddings.
+    The cohort had no metadata for them, so they were not adapted to the new image embeddings.
 
     Raises:
-        UserError: what the run says of itself is damaged.
+        UserError: `transfer.json` is damaged.
     """
-    if not (run / TRANSFER).is_file():
-        return ()
-    try:
-        parts = [Part(**entry) for entry in read_json(run / TRANSFER)["parts"]]
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{run / TRANSFER}: damaged ({error!r}).") from None
+    parts = _read_transfer(run, "parts", Part) if (run / TRANSFER).is_file() else ()
     if not any(part.trained for part in parts if part.part.startswith("images: ")):
         return ()
     return tuple(
         level
         for level in LEVELS
-        if any(part.status == "unused" and part.part.startswith(f"{level}: ") for part in parts)
-        and not any(part.trained for part in parts if part.part.startswith(f"{level}: "))
+        if (own := [part for part in parts if part.part.startswith(f"{level}: ")])
+        and any(part.status == "unused" for part in own)
+        and not any(part.trained for part in own)
     )
 
 
+def _read_transfer(run: Path, key: str, kind: type[Entry]) -> tuple[Entry, ...]:
+    path = run / TRANSFER
+    try:
+        return tuple(kind(**entry) for entry in read_json(path)[key])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error!r}). Adapt again.") from None
+
+
+def _weights(config: ModelConfig, levels: Iterable[str]) -> dict[str, float]:
+    """Weights above 0 of the views and of these levels."""
+    present = {"view", *levels}
+    return {name: w for name, w in config.weights.items() if name in present and w > 0}
+
+
 def _stage(moved: Transfer, parts: Parts, settings: PretrainConfig, policy: str) -> Stage:
-    there = ("view", *moved.model.encodings_of(parts.train))
     data = describe(parts)
     return Stage(
         verb="adapt",
         cohort=data["cohort"],
         patients=data["train_patients"],
         epochs=settings.epochs,
-        weights={name: w for name, w in settings.weights.items() if name in there and w > 0},
+        weights=_weights(settings, moved.model.encodings_of(parts.train)),
         trained=policy,
         trainable=moved.trainable,
         parameters=moved.parameters,
@@ -208,20 +217,7 @@ def _stage(moved: Transfer, parts: Parts, settings: PretrainConfig, policy: str)
 
 
 def _count(cohort: Cohort, known: Mapping[str, str]) -> dict[str, int]:
-    """Patients of the cohort that the run knows: those it learned from, and those it set aside."""
+    """Patients of the cohort that earlier stages learned from, and that they held out."""
     parts = cohort.patients["patient_id"].map(known).dropna()
     learned = int(parts.isin(LEARNED_FROM).sum())
     return {"learned_from": learned, "held_out": len(parts) - learned}
-
-
-def _require_apart(run: Path, out: Path) -> None:
-    """Raises if writing to `out` could harm `run`.
-
-    Raises:
-        UserError: `out` is the run, or holds it.
-    """
-    if run.resolve() == out.resolve() or out.resolve() in run.resolve().parents:
-        raise UserError(
-            f"{out}: is the run to start from, or holds it; the adapted model is a run of its own. "
-            "Choose another --out."
-        )

@@ -37,7 +37,7 @@ from slimp.training.devices import fast_precision, make_fabric
 from slimp.training.gradient_cache import backward, require_independent_rows
 from slimp.training.optimizer import learning_rate, make_optimizer
 from slimp.training.parts import PATIENTS, Parts, set_aside
-from slimp.training.run_folder import Log, deferred_signals, open_run, settle, step_bar
+from slimp.training.run_folder import Log, deferred_signals, open_run, resolve_settings, step_bar
 from slimp.training.validation import Validator
 
 
@@ -65,7 +65,7 @@ def pretrain(
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
     out = Path(out)
-    config = fast_precision(settle(out, config, resume=resume, overwrite=overwrite))
+    config = fast_precision(resolve_settings(out, config, resume=resume, overwrite=overwrite))
     parts = set_aside(cohort, config)
     torch.manual_seed(config.seed)
     model = build_model(parts.train, config)
@@ -87,7 +87,7 @@ def train(
     Args:
         model: with the weights to begin with; learns in place.
         parts: patients to learn from, and those set aside.
-        config: settings that `settle` allowed, with a number format chosen.
+        config: settings that `resolve_settings` allowed, with a number format chosen.
         out: run folder.
         resume: continue the run in `out`.
         record: further sections of `config.json`, which a resumed run must agree on.

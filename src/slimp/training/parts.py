@@ -1,7 +1,7 @@
-"""Patients set aside before anything is fitted: to validate, and for honest probes.
+"""Patients for training, validation and held-out tests, split before anything is fitted.
 
-What an adapted model must not be tested on includes whom the stages before it learned from, so a
-run carries their parts along.
+An adapted model must not be tested on patients from whom earlier stages learned, so a run keeps the
+parts of those stages too.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ PARTS = ("train", "validation", "held_out")
 OFFICIAL_PARTS = {"train": "train", "validation": "validation", "held_out": "test"}
 """Our name of a part -> its name in a cohort's `split` column."""
 LEARNED_FROM = ("train", "validation")
-"""Parts of a run whose patients shaped its weights or chose among them."""
+"""Parts of a run whose patients determined its weights."""
 PATIENTS, EARLIER_PATIENTS = "patients.parquet", "earlier_patients.parquet"
-"""Files of a run: whom it learned from, and whom the stages before it learned from."""
+"""Files of a run: the parts of its patients, and those of the stages before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Parts:
         return {name: part for name, part in parts.items() if part is not None}
 
     def save(self, path: Path) -> None:
-        """Writes `patient_id` and `part` of every patient, so that probes can test honestly.
+        """Writes `patient_id` and `part` of every patient, for the probes.
 
         Raises:
             CheckpointError: the file is there already, of other patients or parts.
@@ -56,8 +56,8 @@ class Parts:
         table = pd.concat(rows, ignore_index=True)
         if path.is_file() and pd.read_parquet(path).to_dict("list") != table.to_dict("list"):
             raise CheckpointError(
-                f"{path}: the run was started with other patients, or other parts of them. Resume "
-                "with the same cohort, or choose another --out."
+                f"{path}: the run was started with other patients, or with another split of them. "
+                "Resume with the same cohort, or choose another --out."
             )
         with new_file(path) as partial:
             table.to_parquet(partial, index=False)
@@ -66,58 +66,57 @@ class Parts:
 def set_aside(
     cohort: Cohort, config: PretrainConfig, known: Mapping[str, str] | None = None
 ) -> Parts:
-    """Training, validation and held-out patients: the cohort's own split, else a random one.
+    """Training, validation and held-out patients: the cohort's own split, or else a random one.
 
-    Patients of an earlier stage keep the part that they had there, so that nobody whom the model
-    learned from is ever held out, and who was held out stays so. An official split goes before
-    the latter. Where validation or held-out patients are not asked for, theirs train.
+    Patients of an earlier stage keep the part that they had there, so nobody from whom the model
+    learned is ever held out, and who was held out stays so. An official split takes precedence over
+    the latter. If no validation or held-out patients are asked for, theirs train.
 
     Args:
-        cohort: whose patients.
-        config: shares of the parts, and the seed of the deal.
+        cohort: all patients.
+        config: fractions of the parts, and the random seed.
         known: patient -> part in an earlier stage, as `earlier_parts` gives it.
 
     Raises:
         CohortError: too few patients, or an official split that shares a patient.
     """
-    flat = config.hierarchy == "flat"
-    cohort = cohort.flatten() if flat else cohort
+    cohort = cohort.flatten() if config.hierarchy == "flat" else cohort
     if not any(level.features for level in cohort.schema.levels) and not config.view_weight:
         raise CohortError(
             f"cohort '{cohort.info.name}' has no metadata features, so there is nothing to "
             "contrast images with. Add features to its schema, or pass --view-weight 1."
         )
-    dealt = _official if "split" in cohort.images else _random
-    parts = dealt(cohort, config, known or {})
+    split = _official if "split" in cohort.images else _random
+    parts = split(cohort, config, known or {})
     if config.monitor != "last" and "validation" not in parts:
         raise CohortError(
-            f"cohort '{cohort.info.name}': nobody is left to validate, because earlier stages "
-            f"learned from its patients, so --monitor {config.monitor} cannot choose. Leave it out."
+            f"cohort '{cohort.info.name}': no patients are left for validation, because earlier "
+            f"stages learned from them, so --monitor {config.monitor} cannot choose. Leave it out."
         )
     return Parts(**{name: parts.get(name) for name in PARTS})  # type: ignore[arg-type]
 
 
 def _random(cohort: Cohort, config: PretrainConfig, known: Mapping[str, str]) -> dict[str, Cohort]:
-    shares = {"validation": config.validation_fraction, "held_out": config.held_out_fraction}
-    shares = {name: share for name, share in shares.items() if share > 0}
-    shares = {"train": 1.0 - sum(shares.values()), **shares}
+    fractions = {"validation": config.validation_fraction, "held_out": config.held_out_fraction}
+    fractions = {name: fraction for name, fraction in fractions.items() if fraction > 0}
+    fractions = {"train": 1.0 - sum(fractions.values()), **fractions}
     earlier = cohort.images["patient_id"].map(known).astype("object")
     if earlier.isna().all():
-        return cohort.split(shares, seed=config.seed)
-    part = earlier.where(earlier.isin(list(shares)) | earlier.isna(), "train")
+        return cohort.split(fractions, seed=config.seed)
+    part = earlier.where(earlier.isin(list(fractions)) | earlier.isna(), "train")
     new = part.isna().to_numpy()
     if new.any():
         others = cohort.select(new)
-        enough = len(others.patients) >= len(shares)
-        for name, dealt in (others.split(shares, seed=config.seed) if enough else {}).items():
-            part[cohort.images["patient_id"].isin(dealt.patients["patient_id"])] = name
+        if len(others.patients) >= len(fractions):
+            for name, found in others.split(fractions, seed=config.seed).items():
+                part[cohort.images["patient_id"].isin(found.patients["patient_id"])] = name
         part = part.fillna("train")
     if not (part == "train").any():
         raise CohortError(
-            f"cohort '{cohort.info.name}': all its patients were set aside by an earlier stage, so "
-            "nobody is left to learn from. Pass --held-out-fraction 0 and --validation-fraction 0."
+            f"cohort '{cohort.info.name}': earlier stages held out all its patients, so none are "
+            "left for training. Pass --held-out-fraction 0 and --validation-fraction 0."
         )
-    return {name: cohort.select(part == name) for name in shares if (part == name).any()}
+    return {name: cohort.select(part == name) for name in fractions if (part == name).any()}
 
 
 def _official(
@@ -126,8 +125,8 @@ def _official(
     official = cohort.images["split"]
     if unknown := set(official.dropna()) - set(OFFICIAL_PARTS.values()):
         raise CohortError(
-            f"cohort '{cohort.info.name}': its split column has '{min(unknown)}'; it may only "
-            f"have {', '.join(OFFICIAL_PARTS.values())}, or be empty for images to leave out."
+            f"cohort '{cohort.info.name}': its split column contains '{min(unknown)}'; allowed are "
+            f"{', '.join(OFFICIAL_PARTS.values())}, and empty cells for images to leave out."
         )
     learned = cohort.images["patient_id"].map(known).isin(LEARNED_FROM)
     tests = official == OFFICIAL_PARTS["held_out"]
@@ -141,9 +140,9 @@ def _official(
         raise CohortError(
             f"cohort '{cohort.info.name}': its split column has no '{OFFICIAL_PARTS['train']}'."
         )
-    if "validation" not in parts and config.validation_fraction > 0:
-        share = config.validation_fraction
-        parts |= parts["train"].split({"train": 1 - share, "validation": share}, seed=config.seed)
+    if "validation" not in parts and (fraction := config.validation_fraction) > 0:
+        fractions = {"train": 1 - fraction, "validation": fraction}
+        parts |= parts["train"].split(fractions, seed=config.seed)
     return parts
 
 
@@ -189,7 +188,7 @@ def _read_parts(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path)[wanted]
         if not set(table["part"]) <= set(PARTS):
-            raise ValueError("a part is none of " + ", ".join(PARTS))
+            raise ValueError("unknown parts; known are " + ", ".join(PARTS))
         return table
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: damaged ({error}). Pre-train again.") from None

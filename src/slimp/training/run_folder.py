@@ -1,4 +1,4 @@
-"""A run folder while it is being written: settings, log, progress bar, signals."""
+"""A run folder while it is being written: settings, log and progress bar."""
 
 from __future__ import annotations
 
@@ -7,23 +7,16 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
-from types import TracebackType
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from tensorboardX import SummaryWriter
 
@@ -35,20 +28,21 @@ from slimp.data.files import (
     remove_partials,
     write_json,
 )
-from slimp.data.signals import Stop as Stop
 from slimp.data.signals import deferred_signals as deferred_signals
 from slimp.errors import CheckpointError
 from slimp.training.checkpoint import Progress
 from slimp.training.config import PretrainConfig
 
-UNHARMFUL = {
+MAY_CHANGE = {
     *("workers", "checkpoint_every_steps", "keep_checkpoints"),
     *("accelerator", "devices", "nodes", "chunk"),
 }
-"""Settings that may change on resume, since they leave the result alone (the latter four up to
-rounding, and to what dropout draws)."""
+"""Settings that may change on resume, since they do not change the result (the latter four change
+rounding, and what dropout draws)."""
 MAY_MOVE = {"run", "cohort"}
-"""Entries of `config.json` that say where something lay or what it was called."""
+"""Entries of `config.json` that say where something was or what it was called."""
+Sections = Mapping[str, Mapping[str, Any]]
+"""Sections of `config.json`."""
 
 
 def versions() -> dict[str, str]:
@@ -62,26 +56,26 @@ def versions() -> dict[str, str]:
     return found
 
 
-def settle(
+def resolve_settings(
     out: Path,
     config: PretrainConfig,
     *,
     resume: bool,
     overwrite: bool,
-    record: Mapping[str, Mapping[str, Any]] | None = None,
+    record: Sections | None = None,
 ) -> PretrainConfig:
     """The settings of the run that may be written to `out`.
 
-    On resume the saved settings count, and those of `config` must agree with them. Where there
-    is nothing to resume a run is started, so that a job can always be given `resume`. Nothing
-    is written yet: what else the user got wrong shows while the model and the data are made.
+    On resume they are the saved ones, and those of `config` must agree with them. If there is
+    nothing to resume, a new run is started, so that a job can always pass `resume`. Nothing is
+    written yet, because building the model and the data may still fail.
 
     Args:
         out: run folder.
         config: settings of the training.
-        resume: continue what is there.
-        overwrite: replace what is there.
-        record: what else `config.json` will hold and a resumed run must agree on, by section.
+        resume: continue the run in `out`.
+        overwrite: replace what is in `out`.
+        record: further sections of `config.json`, on which a resumed run must agree.
 
     Raises:
         UserError: the folder is in use; or on resume, it holds no run or one of other settings.
@@ -90,7 +84,7 @@ def settle(
     if resume and path.is_file():
         return _settings_to_resume(path, config, record or {})
     if resume and out.is_dir():
-        remove_partials(out)  # of a run that was killed as it began
+        remove_partials(out)  # of a run that was killed as it started
     if resume and out.is_dir() and any(out.iterdir()):
         raise CheckpointError(f"{out}: is not empty, but holds no run to resume (no config.json).")
     check_output(out, overwrite=overwrite)
@@ -102,10 +96,13 @@ def open_run(
     config: PretrainConfig,
     *,
     resume: bool,
-    record: Mapping[str, Mapping[str, Any]] | None = None,
+    record: Sections | None = None,
     files: Mapping[str, Mapping[str, Any] | pd.DataFrame] | None = None,
 ) -> None:
-    """Makes the folder that `settle` allowed, with `config.json`; empties it unless resuming."""
+    """Makes the run folder with `config.json` and `files`; an existing one is emptied, or resumed.
+
+    Call `resolve_settings` first: it refuses folders that may not be emptied.
+    """
     path = out / "config.json"
     if resume and path.is_file():
         remove_partials(out)
@@ -122,19 +119,17 @@ def open_run(
     write_json(path, {"pretrain": asdict(config), **(record or {}), "versions": versions()})
 
 
-def _settings_to_resume(
-    path: Path, config: PretrainConfig, record: Mapping[str, Mapping[str, Any]]
-) -> PretrainConfig:
+def _settings_to_resume(path: Path, config: PretrainConfig, record: Sections) -> PretrainConfig:
     content = read_json(path)
     saved = content.get("pretrain") if isinstance(content, dict) else None
     if not isinstance(saved, dict):
         raise CheckpointError(f"{path}: not the settings of a run. Choose another --out.")
     given = json.loads(json.dumps(asdict(config)))
-    if config.precision == "auto":  # it was resolved when the run began
+    if config.precision == "auto":  # it was resolved when the run started
         given["precision"] = saved.get("precision")
     if config.chunk == "auto":
         given["chunk"] = saved.get("chunk", "auto")
-    names = (f.name for f in fields(config) if f.name not in UNHARMFUL)
+    names = (f.name for f in fields(config) if f.name not in MAY_CHANGE)
     _require_same(path, {name: given[name] for name in names}, saved)
     for section, values in json.loads(json.dumps(record)).items():
         compared = {k: v for k, v in values.items() if k not in given and k not in MAY_MOVE}
@@ -151,13 +146,13 @@ def _require_same(path: Path, given: Mapping[str, Any], saved: Mapping[str, Any]
             )
 
 
-class Log:
+class Log(AbstractContextManager["Log"]):
     """`metrics.jsonl` and TensorBoard events of a run; continues where a checkpoint was.
 
     Args:
         out: run folder.
-        length: bytes of `metrics.jsonl` to keep; rows beyond are of steps that will be repeated.
-        main: whether this process writes for the run; if not, nothing is written.
+        length: bytes of `metrics.jsonl` to keep; later rows are of steps that will be repeated.
+        main: whether this process writes; otherwise nothing is written.
     """
 
     def __init__(self, out: Path, length: int, *, main: bool = True) -> None:
@@ -166,8 +161,8 @@ class Log:
             return
         path = out / "metrics.jsonl"
         path.touch()
-        length = min(length, path.stat().st_size)  # if someone removed it meanwhile
-        self._file = path.open("r+b", buffering=0)  # each row shows at once, and whole
+        length = min(length, path.stat().st_size)  # in case someone removed it meanwhile
+        self._file = path.open("r+b", buffering=0)  # each row appears at once, and complete
         self._file.truncate(length)
         self._file.seek(length)
         self._board = SummaryWriter(str(out / "tensorboard"))
@@ -184,21 +179,13 @@ class Log:
 
     @property
     def length(self) -> int:
-        """Bytes of `metrics.jsonl` so far, all of them on the disk."""
+        """Bytes of `metrics.jsonl` so far, all on disk."""
         if not self._main:
             return 0
         os.fsync(self._file.fileno())
         return self._file.tell()
 
-    def __enter__(self) -> Log:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._main:
             self._file.close()
             self._board.close()
@@ -221,26 +208,22 @@ def read_log(out: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def step_bar(total: int, *, main: bool = True) -> Iterator[Callable[[int, float, float], None]]:
-    """A function of (step, loss, lesions per second) that draws progress on stderr.
+    """A function of (step, loss, lesions per second) that shows progress on stderr.
 
-    Nothing is drawn where stderr is not a terminal, or where another process speaks for the run.
+    Nothing is shown if stderr is not a terminal, or if this is not the main process.
     """
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps  {task.description}"),
-        TimeElapsedColumn(),
-        TextColumn("elapsed,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
     quiet = not (main and sys.stderr.isatty())
+    columns = (
+        *RichProgress.get_default_columns(),
+        MofNCompleteColumn(),
+        TextColumn("steps, {task.fields[text]}"),
+        TimeElapsedColumn(),
+    )
     with RichProgress(*columns, console=Console(stderr=True), disable=quiet) as bars:
-        task = bars.add_task("", total=total)
+        task = bars.add_task("training", total=total, text="")
 
         def advance(step: int, loss: float, pace: float) -> None:
-            text = f"loss {loss:.3f}  {pace:,.0f} lesions/s " if not quiet else ""
-            bars.update(task, completed=step, description=text)
+            text = "" if quiet else f"loss {loss:.3f}, {pace:,.0f} lesions/s"
+            bars.update(task, completed=step, text=text)
 
         yield advance

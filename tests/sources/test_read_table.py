@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from slimp.data.schema import Feature
 from slimp.errors import TableError
-from slimp.sources import typed_files
+from slimp.sources import read_spreadsheet
 from slimp.sources.layout import TableLayout
 from slimp.sources.level_tables import ASSUMED
 from slimp.sources.parse_cells import NUMERIC, read_feature
+from slimp.sources.read_parquet import EMBEDDED, ParquetImages
 from slimp.sources.read_table import join_tables, read_table
 
 
@@ -190,6 +191,40 @@ def test_a_named_header_is_taken(tmp_path):
         read_table(written(tmp_path, "a,b\nc,d\n1,2\n3\n"), layout=TableLayout(header=2))
 
 
+WITHOUT = [
+    "a.jpg,1,p1,nv,3.5,back\nb.jpg,1,p1,mel,,leg\nc.jpg,2,p2,nv,2,arm\n",
+    "ISIC_0001,50,male\nISIC_0002,60,female\n",
+    "PAT_8_1.png;NA;left\nPAT_8_2.png;3,5;left\n",
+    "1,56,nevus\n2,34,nevus\n3,34,melanoma\n",
+    "x1.jpg,1,2,3\nx2.jpg,0,1,0\n",
+    "2020-01-02,P1\n2020-03-04,P2\n",
+    "nevus,back\nnevus,leg\nmelanoma,back\n",
+]
+WITH = [
+    "file,age\na.jpg,1\n",
+    "image,0,1,2\nISIC_1,3,4,5\nISIC_2,6,7,8\n",
+    "0,1,2\n3,4,5\n6,7,8\n",
+    "patient,2019,2020\nP1,3,4\nP2,6,7\n",
+    "dx,site\nnevus,leg\nnevus,site\n",
+    "diameter_1,diameter_2\n1,2\n3,4\n",
+    "dx,site\nnv,leg\ndx,site\nmel,arm\n1,2\n",
+    ",T1\n0,T1\n1,T2\n2,T1\n",
+]
+
+
+@pytest.mark.parametrize("content", WITHOUT)
+def test_a_table_without_a_header_is_refused_and_loses_no_row(tmp_path, content):
+    path = written(tmp_path, content)
+    with pytest.raises(TableError, match=r"metadata\.csv: row 1 .* no header.* header = 1 under"):
+        read_table(path)
+    assert len(read_table(path, layout=TableLayout(header=1))) == content.count("\n") - 1
+
+
+@pytest.mark.parametrize("content", WITH)
+def test_a_header_is_one_even_if_it_holds_numbers(tmp_path, content):
+    assert len(read_table(written(tmp_path, content))) == content.count("\n") - 1
+
+
 def test_delimiters_within_other_cells(tmp_path):
     table = read_table(written(tmp_path, "a;b\n1,2,3,4;x\n1,5;y\n"))
     assert table.columns.tolist() == ["a", "b"]
@@ -244,6 +279,34 @@ def test_parquet_cells_that_are_no_single_value(cells):
     pq.write_table(pa.table({"x": cells, "y": ["z"]}), buffer)
     with pytest.raises(TableError, match=r"t\.parquet, column 'x': holds .* one text, number or"):
         read_table(Path("t.parquet"), content=buffer.getvalue())
+
+
+def embedded(paths: list[str | None]) -> bytes:
+    """As Hugging Face's datasets write images, a row group of two rows each."""
+    images = [{"bytes": bytes([row]) * 5, "path": path} for row, path in enumerate(paths)]
+    buffer = io.BytesIO()
+    table = pa.table({"image": images, "dx": ["nv"] * len(paths)})
+    pq.write_table(table, buffer, row_group_size=2)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a.jpg", "d/b.png", "c.jpg"], ["a.jpg", "d/b.png", "c.jpg"]),
+        (["a.jpg", None, "c.jpg"], ["row_0000001", "row_0000002", "row_0000003"]),
+        (["a.jpg", "a.jpg", "b.jpg"], ["row_0000001", "row_0000002", "row_0000003"]),
+    ],
+)
+def test_images_in_a_parquet_file_are_found_by_their_names(tmp_path, paths, names):
+    (tmp_path / "t.parquet").write_bytes(embedded(paths))
+    table = read_table(tmp_path / "t.parquet")
+    assert (table["image"].tolist(), table.attrs[EMBEDDED]) == (names, "image")
+    images = ParquetImages(tmp_path / "t.parquet", "image", table["image"])
+    for row in (0, 2, 1):
+        assert images(names[row]) == bytes([row]) * 5
+    assert images("nothing") is None
+    images.close()
 
 
 def spreadsheet(sheets: dict[str, str], *, hidden: tuple[str, ...] = ()) -> bytes:
@@ -361,14 +424,14 @@ class TestSpreadsheets:
             self.read(content)
 
     def test_bombs_are_refused_unread(self, monkeypatch):
-        monkeypatch.setattr(typed_files, "UNPACKED_BYTES", 100)
+        monkeypatch.setattr(read_spreadsheet, "UNPACKED_BYTES", 100)
         with pytest.raises(TableError, match="more than a spreadsheet may"):
             self.read(spreadsheet({"One": sheet(ROWS)}))
 
 
 def test_numbers_beside_text_keep_their_point():
     rows = [["img", "x"], ["a", 1.234], ["b", "unk"], ["c", 12.5], ["d", "1.234"], ["e", 0.125]]
-    cells, *_, numeric = typed_files._from_rows([*rows, ["f", -9.0]], [], "t", TableLayout())
+    cells, *_, numeric = read_spreadsheet.rows_as_text([*rows, ["f", -9.0]], [], "t", TableLayout())
     assert numeric == []
     for decimal, thousands, text in ((",", ".", 1234), (".", ",", 1.234), (".", None, 1.234)):
         marks = {"decimal": decimal, "thousands": thousands, "missing": ("unk",)}
@@ -382,7 +445,7 @@ def test_a_float_beside_text_is_never_read_as_another(value, decimal, thousands)
     if thousands == decimal:
         return
     rows = [["img", "x"], ["a", value], ["b", "unk"]]
-    cells = typed_files._from_rows(rows, [], "t", TableLayout())[0]
+    cells = read_spreadsheet.rows_as_text(rows, [], "t", TableLayout())[0]
     marks = {"decimal": decimal, "thousands": thousands, "missing": ("unk",)}
     what = Feature(name="x", kind="continuous", columns=("x",), **marks)
     assert read_feature(cells, what, str)["x"].iloc[0] == value
@@ -401,7 +464,7 @@ def test_without_the_extra_spreadsheets_are_refused_in_a_sentence(monkeypatch):
     def absent(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(typed_files, "import_module", absent)
+    monkeypatch.setattr(read_spreadsheet, "import_module", absent)
     with pytest.raises(TableError, match=r"a spreadsheet; .*: pip install 'slimp\[excel\]'"):
         read_table(Path("t.xlsx"), content=spreadsheet({"One": sheet(ROWS)}))
 

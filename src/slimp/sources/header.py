@@ -1,48 +1,116 @@
-"""Which row of a table names its columns, and what they are called."""
+"""Which row of a table names its columns, what they are called, and whether it does at all."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
+import pandas as pd
+
 from slimp.errors import TableError
+from slimp.sources.parse_cells import IMAGE_ENDING, NUMBER
 
 SEARCHED = 30
 """Rows from the top among which the header is looked for."""
-_NUMBER = re.compile(r"[-+]?[\d.,:/\s%-]+")
+LIKE, ROWS = 0.9, 200
+"""Share of a column's cells that must be of one form, and rows that are looked at."""
+_NUMERIC = re.compile(r"[-+]?[\d.,:/\s%-]+")
+_MISSING = {"", "-", "?", "na", "n/a", "nan", "none", "null", "unk", "unknown"}
 
 
-def find_header(rows: Sequence[Sequence[str]]) -> int | None:
-    """Position of the row that names the columns; None if no row holds anything.
+def find_header(
+    rows: Sequence[Sequence[str]], place: str, row: int | None
+) -> tuple[int, list[str]]:
+    """Position of the row that names the columns, and their names: trimmed, one for each column.
 
     It is the first row that holds anything, unless all above some later row are titles: filled
     in half of that row's cells or fewer, where that row itself looks like names (at least three,
     all different, none a number) and spans the table.
-    """
-    counts = [sum(bool(cell.strip()) for cell in row) for row in rows]
-    first = next((place for place, count in enumerate(counts) if count), None)
-    if first is None:
-        return None
-    widest = max(counts)
-    for place in range(first, min(len(rows), SEARCHED)):
-        names = [cell.strip() for cell in rows[place] if cell.strip()]
-        spans = len(names) >= max(3, 0.8 * widest)
-        if spans and len(set(names)) == len(names) and not any(map(_NUMBER.fullmatch, names)):
-            return place if all(2 * count <= len(names) for count in counts[:place]) else first
-    return first
 
-
-def column_names(cells: Sequence[str], place: str, row: int) -> list[str]:
-    """The names as they are used from here on: trimmed, in one line, a name for each column.
+    Args:
+        rows: the top of the table.
+        place: of the file, for messages.
+        row: that of the header, the first being 1; None: look for it.
 
     Raises:
-        TableError: the row is empty, or two columns bear one name.
+        TableError: there is no such row, it is empty, or two columns bear one name.
     """
-    names = [" ".join(cell.split()) for cell in cells]
+    at = row - 1 if row is not None else _looks_like_header(rows)
+    if at >= len(rows) > 0:
+        raise TableError(f"{place}: has no row {at + 1}, where [table] expects the header.")
+    names = [" ".join(cell.split()) for cell in rows[at]] if rows else []
     if not any(names):
-        which = "the first row" if row == 1 else f"row {row}"
+        which = "the first row" if at == 0 else f"row {at + 1}"
         raise TableError(f"{place}: {which} is empty; it must name the columns.")
     names = [name or f"unnamed_{number}" for number, name in enumerate(names, start=1)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise TableError(f"{place}: two columns are called '{twice[0]}'. Rename one of them.")
-    return names
+    return at, names
+
+
+def header_note(place: str, at: int, names: Sequence[str]) -> list[str]:
+    """What is said where rows above the header were taken for titles."""
+    if at == 0:
+        return []
+    return [
+        f"{place}: row {at + 1} was taken for the header ({', '.join(names[:3])}, ...), the rows "
+        "above it for titles. If that is wrong, set header under [table]."
+    ]
+
+
+def refuse_data_as_header(table: pd.DataFrame, place: str, row: int) -> None:
+    """Refuses a table whose first row is data like the rows below, so that no row is lost.
+
+    It is data if some of its cells have the form that their columns have throughout (a number, a
+    file name, an id with digits), and none contradicts that of its column.
+
+    Raises:
+        TableError: the table has no header.
+    """
+    names = [str(name) for name in table.columns]
+    numbers = [int(name) for name in names if name.isdecimal()]
+    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+        names = [name for name in names if not name.isdecimal()]  # columns that are numbered
+    repeated = [name for name in names if name in set(table[name].head(ROWS))]
+    if (table.head(ROWS) == list(table.columns)).all(axis=1).any():
+        return  # a header that stands there again, as where files were strung together
+    alike = contrary = 0
+    for name in names:
+        cells = [
+            c for cell in table[name].head(ROWS) if (c := cell.strip()).lower() not in _MISSING
+        ]
+        blank = name.startswith("unnamed_") and "" in set(table[name].head(ROWS))
+        if not cells or blank or name.lower() in _MISSING:
+            continue
+        forms = [_form(cell) for cell in cells]
+        common = max(set(forms), key=forms.count)
+        if common and forms.count(common) >= LIKE * len(forms):
+            alike += _form(name) == common
+            contrary += _form(name) != common
+    if (alike or len(repeated) > 1) and not contrary:
+        shown = ", ".join(map(str, table.columns[:3]))
+        raise TableError(
+            f"{place}: row {row} ({shown}, ...) looks like the rows below it, so the table seems "
+            "to have no header. Write a first row that names the columns; if this row does, set "
+            f"header = {row} under [table]."
+        )
+
+
+def _form(cell: str) -> str:
+    """What a number, a file name or an id with digits looks like; '' for words."""
+    if re.fullmatch(NUMBER, cell.replace(",", ".")):
+        return "number"
+    if IMAGE_ENDING.search(cell):
+        return "image"
+    return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "9", cell)) if re.search(r"\d", cell) else ""
+
+
+def _looks_like_header(rows: Sequence[Sequence[str]]) -> int:
+    counts = [sum(bool(cell.strip()) for cell in row) for row in rows]
+    first = next((place for place, count in enumerate(counts) if count), 0)
+    for place in range(first, min(len(rows), SEARCHED)):
+        names = [cell.strip() for cell in rows[place] if cell.strip()]
+        spans = len(names) >= max(3, 0.8 * max(counts))
+        if spans and len(set(names)) == len(names) and not any(map(_NUMERIC.fullmatch, names)):
+            return place if all(2 * count <= len(names) for count in counts[:place]) else first
+    return first

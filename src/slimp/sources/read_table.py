@@ -9,12 +9,14 @@ import pandas as pd
 import pyarrow as pa
 
 from slimp.errors import TableError
+from slimp.sources.header import refuse_data_as_header
 from slimp.sources.layout import TableLayout
 from slimp.sources.level_tables import ASSUMED
 from slimp.sources.parse_cells import NUMERIC
-from slimp.sources.plain_text import read_text
 from slimp.sources.raw_files import MAX_TABLE_BYTES, Place
-from slimp.sources.typed_files import decimal_text, read_parquet, read_spreadsheet
+from slimp.sources.read_parquet import EMBEDDED, read_parquet
+from slimp.sources.read_spreadsheet import decimal_text, read_spreadsheet
+from slimp.sources.read_text import read_text
 
 _SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 """How .xlsx and .ods begin, and how .xls does."""
@@ -36,21 +38,21 @@ def read_table(
 
     Raises:
         TableError: the file is missing or damaged, is no table, its encoding cannot be told, it
-            has no rows, names two columns alike, or has a row with more or fewer cells than the
-            header.
+            has no rows or no header, names two columns alike, or has a row with more or fewer
+            cells than the header.
     """
     layout = layout or TableLayout()
     buffer, place = _content(path, content), str(path)
     head = buffer.slice(0, min(4, buffer.size)).to_pybytes()
-    notes = list[str]()
-    numeric = list[str]()
-    header = 1
+    notes, numeric, embedded, header = list[str](), list[str](), None, 1
     if head == b"PAR1":
-        table, numeric = read_parquet(buffer, place)
+        table, numeric, embedded = read_parquet(buffer, place)
     elif head in _SPREADSHEETS:
         table, header, notes, numeric = read_spreadsheet(buffer.to_pybytes(), place, layout)
     else:
         table, header, notes = read_text(buffer, place, layout)
+    if head != b"PAR1" and layout.header is None:
+        refuse_data_as_header(table, place, header)
     first = header + 1
     rows = pd.MultiIndex.from_product([[path.name], range(first, len(table) + first)])
     table = table.set_axis(rows, axis="index")
@@ -59,7 +61,7 @@ def read_table(
     if table.empty:
         raise TableError(f"{place}: has no rows, only a header.")
     notes = [note.replace(place, path.name) for note in notes]
-    table.attrs |= {ASSUMED: notes, NUMERIC: numeric}
+    table.attrs |= {ASSUMED: notes, NUMERIC: numeric, EMBEDDED: embedded}
     return table
 
 

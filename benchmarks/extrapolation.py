@@ -25,7 +25,7 @@ from harness import interval, record
 from pooling import pool_results
 from pretraining import prepare, shared_parser
 from slimp.data.cohort import Cohort
-from slimp.evaluation.baselines import LEVELS_OF, metadata_floor, metadata_table, one_hot
+from slimp.evaluation.baselines import LEVELS_OF, metadata_baseline, metadata_table, one_hot
 from slimp.evaluation.linear_probe import probe_designs, probe_matrix
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import ProbeResult, Task, make_task
@@ -143,7 +143,7 @@ def run_pair(
         if arm in designs
     }
     results["true metadata"] = probe_truth(target, images, task, settings)
-    results["metadata only"] = metadata_floor(target, settings).best
+    results["metadata only"] = metadata_baseline(target, settings)
     return results, facts
 
 

@@ -35,7 +35,7 @@ from pretraining import held_out, prepare, shared_parser
 from slimp.data.cohort import Cohort
 from slimp.evaluation.linear_probe import probe_designs
 from slimp.evaluation.probe_config import ProbeConfig
-from slimp.evaluation.result import Answer, ProbeResult, make_task, summarise
+from slimp.evaluation.result import Predictions, ProbeResult, make_task, summarise
 from slimp.evaluation.similarity import similarity
 from slimp.features.backends import inference
 from slimp.features.embed import embed, evaluating
@@ -206,14 +206,16 @@ class Trial:
 
     def probe(self, x: Array) -> ProbeResult:
         designs = [(x[split.train], x[split.test]) for split in self.task.splits]
-        return probe_designs(designs, self.task, self.settings, name="linear")
+        return probe_designs(designs, self.task, self.settings, name="logistic")
 
     def ask(self, fitted: ProbeResult, x: Array) -> ProbeResult:
         """What a probe that learned from other features says about these test rows."""
         assert fitted.probe is not None
         probabilities = fitted.probe.predict_proba(x[self.task.splits[0].test])
-        answer = Answer(probabilities=probabilities, predicted=fitted.probe.decide(probabilities))
-        return summarise(self.task, [answer], self.settings, name="linear")
+        answer = Predictions(
+            probabilities=probabilities, predicted=fitted.probe.decide(probabilities)
+        )
+        return summarise(self.task, [answer], self.settings, name="logistic")
 
     def retrieval(self, cohort: Cohort) -> dict[str, float]:
         """How well held-out lesions' images and metadata meet; equal rows count as others'."""

@@ -20,7 +20,7 @@ from typing import Any
 from cohorts import load_cohort
 from harness import record
 from pooling import pool_results
-from pretraining import held_out, prepare, run_floors, shared_parser
+from pretraining import held_out, prepare, run_baselines, shared_parser
 from slimp.data.cohort import Cohort
 from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.probe_config import ProbeConfig
@@ -39,7 +39,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "view_only": {"view_weight": 1.0, "lesion_weight": 0.0, "patient_weight": 0.0},
     "supervised": {},
 }
-FLOORS = ("metadata_only", "majority")
+BASELINES = ("metadata_only", "majority")
 
 
 def main() -> None:
@@ -55,8 +55,8 @@ def main() -> None:
             for features, result in run_arm(arm, cohort, config, parts).items():
                 results.setdefault(arm, {}).setdefault(features, []).append(result)
             show_seed(seed, arm, results[arm])
-        for name, floor in run_floors(cohort, config, parts).items():
-            results.setdefault(name, {}).setdefault("full", []).append(floor)
+        for name, baseline in run_baselines(cohort, config, parts).items():
+            results.setdefault(name, {}).setdefault("full", []).append(baseline)
             show_seed(seed, name, results[name])
         print(f"seed {seed}: {time.perf_counter() - began:.0f} s", flush=True)
     pooled = {

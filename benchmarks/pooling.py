@@ -10,7 +10,7 @@ import pandas as pd
 
 from slimp.errors import UserError
 from slimp.evaluation.folds import Split
-from slimp.evaluation.result import ProbeResult, Task, answer_of, codes_of, summarise
+from slimp.evaluation.result import Predictions, ProbeResult, Task, codes_of, summarise
 
 
 def pool_results(results: Sequence[ProbeResult], *, replicates: int = 1000) -> ProbeResult:
@@ -50,17 +50,20 @@ def pool_results(results: Sequence[ProbeResult], *, replicates: int = 1000) -> P
         splits=splits,
         held_out=first.held_out,
     )
-    answers = [answer_of(frame, first.classes) for frame in frames]
-    if any(answer.calibrated is None for answer in answers):  # a floor is not always of one kind
+    answers = [Predictions.of_rows(frame, first.classes) for frame in frames]
+    if any(answer.calibrated is None for answer in answers):  # a baseline is not always of one kind
         answers = [replace(answer, calibrated=None) for answer in answers]
     pooled = summarise(
         task,
         answers,
         replace(first.config, replicates=replicates),
         name=first.name,
+    )
+    return replace(
+        pooled,
         strengths=tuple(strength for result in results for strength in result.strengths),
         temperatures=tuple(value for result in results for value in result.temperatures),
         converged=all(result.converged for result in results),
         probe=first.probe,
+        trained_on=first.trained_on,
     )
-    return replace(pooled, trained_on=first.trained_on)

@@ -1,4 +1,4 @@
-"""What benchmarks of pre-training have in common: arguments, settings, parts, and the floors."""
+"""What benchmarks of pre-training have in common: arguments, settings, parts, and the baselines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from cohorts import add_cohort
 from harness import plain_parser
 from slimp.data.cohort import Cohort
-from slimp.evaluation.baselines import majority, metadata_floor
+from slimp.evaluation.baselines import majority, metadata_baseline
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import ProbeResult
 from slimp.training.config import PretrainConfig
@@ -51,10 +51,10 @@ def setting(item: str) -> tuple[str, Any]:
         return field, value
 
 
-def run_floors(cohort: Cohort, config: PretrainConfig, parts: Parts) -> dict[str, ProbeResult]:
+def run_baselines(cohort: Cohort, config: PretrainConfig, parts: Parts) -> dict[str, ProbeResult]:
     settings, column = ProbeConfig(seed=config.seed, replicates=1), held_out(cohort, parts)
     return {
-        "metadata_only": metadata_floor(cohort, settings, parts=column).best,
+        "metadata_only": metadata_baseline(cohort, settings, parts=column),
         "majority": majority(cohort.images, settings, parts=column),
     }
 

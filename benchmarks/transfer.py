@@ -25,7 +25,7 @@ import torch
 from cohorts import load_cohort, real_data
 from harness import interval, record
 from pooling import pool_results
-from pretraining import held_out, prepare, run_floors, shared_parser
+from pretraining import held_out, prepare, run_baselines, shared_parser
 from slimp.data.cohort import Cohort
 from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.paired_bootstrap import compare
@@ -137,8 +137,8 @@ def run_pair(
         for features in ("image", "full"):
             asked = ProbeConfig(features=features, seed=seed, replicates=1)  # type: ignore[arg-type]
             results.append((arm, features, probe(table, asked, parts=held_out(cohort, parts))))
-    floors = run_floors(cohort, config, parts)
-    return [*results, *((name, "full", floor) for name, floor in floors.items())]
+    baselines = run_baselines(cohort, config, parts)
+    return [*results, *((name, "full", baseline) for name, baseline in baselines.items())]
 
 
 def adaptation(

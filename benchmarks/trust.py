@@ -1,4 +1,4 @@
-"""Are the figures to be trusted? Floors, matching pairs, calibration and coverage, held out.
+"""Are the figures to be trusted? Baselines, matching pairs, calibration and coverage, held out.
 
 Each seed pre-trains on the training patients and looks at patients that it never saw: image and
 full features beside the better classifier of the raw metadata; cosines of matching and other
@@ -24,12 +24,12 @@ import numpy as np
 from cohorts import load_cohort, real_data
 from harness import interval, plain_parser, record
 from pooling import pool_results
-from pretraining import held_out, prepare, run_floors
+from pretraining import held_out, prepare, run_baselines
 from slimp.data.cohort import Cohort
 from slimp.evaluation.conformal import verified_coverage
 from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.probe_config import ProbeConfig
-from slimp.evaluation.result import ProbeResult, answer_of, codes_of
+from slimp.evaluation.result import Predictions, ProbeResult, codes_of
 from slimp.evaluation.similarity import similarity_by_level
 from slimp.features.embed import embed
 from slimp.training.loop import pretrain
@@ -91,7 +91,7 @@ def of_cohort(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
 def run_seed(
     cohort: Cohort, args: argparse.Namespace, seed: int
 ) -> tuple[dict[str, ProbeResult], dict[str, float]]:
-    """Probes and floors, and how matching pairs stand to others, on held-out patients."""
+    """Probes and baselines, and how matching pairs stand to others, on held-out patients."""
     config, parts = prepare(cohort, args, seed)
     with tempfile.TemporaryDirectory() as folder:
         model = pretrain(cohort, config, Path(folder) / "run")
@@ -104,7 +104,7 @@ def run_seed(
         )
         for features in ("image", "full")
     }
-    found |= run_floors(cohort, config, parts)
+    found |= run_baselines(cohort, config, parts)
     meeting: dict[str, float] = {}
     assert parts.held_out is not None
     unseen = table.select(column == "held_out").features["image"]
@@ -121,7 +121,7 @@ def run_seed(
 def coverages(result: ProbeResult, seed: int) -> dict[str, float]:
     """Coverage and size of the sets by nominal coverage, one threshold and one per class."""
     rows = result.predictions
-    answer, y = answer_of(rows, result.classes), codes_of(rows["label"], result.classes)
+    answer, y = Predictions.of_rows(rows, result.classes), codes_of(rows["label"], result.classes)
     shares = answer.probabilities if answer.calibrated is None else answer.calibrated
     found = {}
     for nominal in COVERAGES:
@@ -133,7 +133,6 @@ def coverages(result: ProbeResult, seed: int) -> dict[str, float]:
                 nominal,
                 decided=answer.predicted,
                 per_class=per_class,
-                seed=seed,
                 replicates=500,
             )
             of = "threshold per class" if per_class else "one threshold"

@@ -66,12 +66,6 @@ LONG_FUNCTIONS: set[str] = {
     "training/adapt.py:adapt",
 }
 MANY_PARAMETERS: set[str] = {
-    "evaluation/conformal.py:calibrate",
-    "evaluation/conformal.py:verified_coverage",
-    "evaluation/forgetting.py:forgetting",
-    "evaluation/logistic.py:fit_logistic",
-    "evaluation/protocol.py:cached_features",
-    "evaluation/result.py:summarise",
     "features/embed.py:embed",
     "prediction/image_folder.py:save_probe",
     "report/audit.py:write_audit",

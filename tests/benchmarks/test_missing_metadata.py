@@ -57,15 +57,6 @@ def test_what_is_hidden_stays_hidden_at_higher_rates(cohort, mechanism):
             assert (higher[level] <= lower[level]).all()
 
 
-@pytest.mark.parametrize("mechanism", ["random", "block"])
-def test_the_seed_decides(cohort, mechanism):
-    def lesions(seed):
-        return hide(cohort, 0.3, mechanism=mechanism, seed=seed).lesions
-
-    pd.testing.assert_frame_equal(lesions(0), lesions(0))
-    assert not lesions(0).equals(lesions(1))
-
-
 def test_nothing_else_is_touched(cohort):
     before = cohort.lesions.copy()
     after = hide(cohort, 0.5)
@@ -76,12 +67,6 @@ def test_nothing_else_is_touched(cohort):
     for column in cohort.schema.level("lesion").columns:
         kept = after.lesions[column].notna()
         assert (after.lesions[column][kept] == before[column][kept]).all()
-
-
-def test_only_the_levels_asked_for_lose_cells(cohort):
-    after = hide(cohort, 0.5, levels=["patient"])
-    assert share_hidden(cohort, after, "lesion") == 0
-    assert share_hidden(cohort, after, "patient") == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_checkbox_group_is_one_cell(cohort):

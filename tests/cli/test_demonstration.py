@@ -55,7 +55,7 @@ def test_everything_lies_where_it_says(made: tuple[Path, DemoResult]) -> None:
     assert metrics["pretraining_saw_test_patients"] is False
 
 
-def test_the_table_sets_features_beside_floors(made: tuple[Path, DemoResult]) -> None:
+def test_the_table_sets_features_beside_baselines(made: tuple[Path, DemoResult]) -> None:
     out, result = made
     probed = ["image", "image+lesion", "full", "majority", "metadata"]
     imputed = ["image", "image + imputed metadata"]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from slimp.cli import main as cli
 from slimp.data.cohort import Cohort
-from slimp.evaluation.protocol import cached_features
+from slimp.evaluation.run_features import cached_features
 from slimp.prediction.novelty import save_reference
 from slimp.prediction.output import STATEMENT
 

@@ -47,17 +47,6 @@ def test_it_is_the_best_of_a_grid():
     assert best <= min(loss(t) for t in np.geomspace(*TEMPERATURES, 400)) + 1e-9
 
 
-def test_overconfident_probabilities_become_calibrated():
-    p, y, shares = draw(2, temperature=3.0)
-    half = len(y) // 2
-    temperature = fit_temperature(p[:half], y[:half], shares)
-    one = np.ones((1, half))
-    before = ece(y[half:], p[half:], one)[0]
-    after = ece(y[half:], apply_temperature(p[half:], temperature, shares), one)[0]
-    assert before > 0.15
-    assert after < 0.04
-
-
 @settings(max_examples=50, deadline=None)
 @given(seed=SEEDS, k=st.integers(2, 6), temperature=st.floats(0.1, 10))
 def test_with_equal_shares_the_most_probable_class_and_all_ranks_stay(seed, k, temperature):

@@ -100,26 +100,13 @@ def test_deals_again_where_the_first_deal_leaves_a_class_out():
     [
         (["a", "a", "a"], [0, 1, 2], r"a single class, 'a' \(3 images\)"),
         ([None, None], [0, 1], "no image has a label"),
-        (["a", "b", "a", "b"], [0, 0, 0, 0], r"class 'a' \(2 image\(s\) of 1 patient\(s\)\)"),
-        (["a", "a", "b", "b", "b"], [0, 1, 2, 2, 2], r"'b' \(3 image\(s\) of 1 patient\(s\)\)"),
+        (["a", "b", "a", "b"], [0, 0, 0, 0], "class 'a'"),
+        (["a", "a", "b", "b", "b"], [0, 1, 2, 2, 2], "class 'b'"),
     ],
 )
 def test_refuses_what_cannot_be_split(labels, patients, message):
     with pytest.raises(UserError, match=message):
         make_splits(make_ids(labels, patients))
-
-
-def test_a_single_patient_can_be_split_by_image_only():
-    ids = make_ids(["a", "b"] * 10, [0] * 20)
-    assert make_splits(ids, "image", (0,))
-    with pytest.raises(UserError, match="Add patients with it, merge it"):
-        make_splits(ids, "patient", (0,))
-
-
-def test_refuses_bad_settings():
-    ids = random_ids(4)
-    with pytest.raises(UserError, match=r"test_fraction must be in \(0, 1\), got 1\.5"):
-        make_splits(ids, test_fraction=1.5)
 
 
 def test_held_out_rows_test_and_the_other_named_ones_train():

@@ -80,7 +80,7 @@ def test_a_model_has_not_forgotten_itself(before: Path, reference: Cohort) -> No
         change = found.main(name)  # type: ignore[arg-type]
         assert (change.difference, change.ci95) == (0.0, (0.0, 0.0))
         assert change.a == change.b
-    assert found.unseen == ()
+    assert found.unread == ()
     assert found.sentence().startswith("no forgetting shown")
 
 
@@ -113,7 +113,7 @@ def test_features_that_are_no_longer_read_are_named(
     adapt(before, target, AdaptConfig(**RUN), tmp_path / "run")  # type: ignore[arg-type]
     found = forgetting(before, tmp_path / "run", reference, QUICK)
     first = [level.features[0].name for level in reference.schema.levels if level.features]
-    assert found.unseen == (f"lesion: {first[0]}", f"patient: {first[1]}")
+    assert found.unread == (f"lesion: {first[0]}", f"patient: {first[1]}")
 
 
 def test_a_patient_whom_the_adaptation_learned_from_does_not_test(
@@ -135,9 +135,7 @@ def test_without_anybody_to_test_on_it_is_refused(
     run = shutil.copytree(before, tmp_path / "run")
     table = pd.read_parquet(run / "patients.parquet").assign(part="train")
     table.to_parquet(run / "patients.parquet")
-    with pytest.raises(
-        UserError, match=r"learned from all patients of cohort .* --held-out-fraction above 0"
-    ):
+    with pytest.raises(UserError, match="held-out-fraction"):
         forgetting(run, run, reference, QUICK)
 
 
@@ -165,5 +163,5 @@ def test_the_sentence_claims_no_more_than_the_interval(
         **{"classes": ("a", "b"), "images": 2, "patients": 2},  # type: ignore[arg-type]
         **{"only_a": 0, "only_b": 0, "replicates": 9},
     )
-    found = Forgetting(cohort="x", comparisons={"full": comparison}, tested_on="y", unseen=())
+    found = Forgetting(cohort="x", comparisons={"full": comparison}, tested_on="y", unread=())
     assert re.search(said, found.sentence())

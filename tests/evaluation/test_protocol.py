@@ -1,4 +1,4 @@
-"""Probes of a run beside their floors: whose patients test, and what is said about it."""
+"""Probes of a run beside their baselines: whose patients test, and what is said about it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,10 @@ from slimp.data.cohort import Cohort
 from slimp.data.files import read_json
 from slimp.errors import CheckpointError, UserError
 from slimp.evaluation.baselines import metadata_table
+from slimp.evaluation.paired_bootstrap import compare
 from slimp.evaluation.probe_config import FullProbeConfig, ProbeConfig, ProtocolConfig
-from slimp.evaluation.protocol import (
-    assess,
-    cached_features,
-    parts_of_run,
-    precision_of,
-    require_possible,
-)
+from slimp.evaluation.protocol import assess, require_possible
+from slimp.evaluation.run_features import cached_features, parts_of_run, precision_of
 from slimp.features.embed import FeatureTable
 from slimp.sources import import_source
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
@@ -61,7 +57,7 @@ def test_held_out_patients_test(cohort, table, run_parts):
     assert tested == {patient for patient, part in run_parts.items() if part == "held_out"}
     assert result.saw_test_patients is False
     assert "set aside" in result.tested_on
-    for other in (*result.probes.values(), *result.floors.values()):
+    for other in (*result.probes.values(), *result.baselines.values()):
         assert set(other.predictions["image_id"]) == set(result.main.predictions["image_id"])
 
 
@@ -92,13 +88,26 @@ def test_every_feature_set_up_to_the_one_asked_for_is_probed_once(cohort, table)
     assert list(assess(table, cohort, QUICK).probes) == ["image", "full"]
     smaller = assess(table, cohort, replace(QUICK, features="image"))
     assert list(smaller.probes) == ["image"]
-    assert list(smaller.floors) == ["majority", "metadata"]
+    assert list(smaller.baselines) == ["majority", "metadata"]
 
 
-def test_the_verdict_says_whether_the_floor_is_beaten(cohort, table):
-    assert " above the best floor, metadata" in assess(table, cohort, QUICK).verdict
-    blind = replace(table, features={"image": np.zeros((len(table), 2), dtype=np.float32)})
-    assert " below the best floor, metadata" in assess(blind, cohort, QUICK).verdict
+def test_the_verdict_says_whether_the_baseline_is_beaten(cohort, table):
+    found = assess(table, cohort, QUICK)
+    assert "above the best baseline, 'metadata'" in found.verdict.sentence
+    paired = compare(found.main.predictions, found.baselines["metadata"].predictions)
+    assert found.verdict.difference == paired.differences["balanced_accuracy"]
+    assert found.to_dict()["verdict"]["sentence"] == found.verdict.sentence
+    constant = replace(table, features={"image": np.zeros((len(table), 2), dtype=np.float32)})
+    lost = assess(constant, cohort, QUICK).verdict
+    assert "below the best baseline, 'metadata'" in lost.sentence
+    assert lost.difference.ci95[1] < 0
+
+
+def test_without_patient_ids_no_figure_is_said_to_be_over_patients(cohort, table, monkeypatch):
+    monkeypatch.setattr(Cohort, "has_patient_ids", property(lambda _: False))
+    found = assess(table, cohort, QUICK)
+    assert "patients" not in found.verdict.sentence
+    assert found.to_dict()["resampling"] == {"unit": "lesions", "n_test": 20}
 
 
 def test_a_class_that_no_held_out_patient_has_is_explained(cohort, table):
@@ -116,7 +125,7 @@ def test_metrics_hold_every_comparison(cohort, table, tmp_path):
     result.save(tmp_path / "probe")
     content = pd.read_json(tmp_path / "probe" / "metrics.json", typ="series")
     assert set(content["feature_sets"]) == {"image", "full"}
-    assert set(content["floors"]) == {"majority", "metadata"}
+    assert set(content["baselines"]) == {"majority", "metadata"}
     assert content["balanced_accuracy"] == content["feature_sets"]["full"]["balanced_accuracy"]
     with pytest.raises(UserError, match="--overwrite"):
         result.save(tmp_path / "probe")
@@ -145,12 +154,6 @@ def test_protocols_are_measured_on_the_same_test_rows_and_saved(cohort, table, r
     assert (by_column >= tested).all()  # lesions of a patient may be in several groups
 
 
-def test_the_main_probe_is_the_leak_tables_where_its_patients_were_dealt(cohort, table):
-    result = assess(table, cohort, QUICK, protocols=PROTOCOLS)
-    assert result.leakage is not None
-    assert result.leakage.results["patient"] is result.main
-
-
 def test_nothing_more_is_measured_unless_asked(cohort, table):
     assert not set(assess(table, cohort, QUICK).to_dict()) & {"low_shot", "leakage", "subgroups"}
     none = ProtocolConfig(subgroups=("none",))
@@ -168,14 +171,14 @@ def test_the_official_split_may_be_insisted_on(cohort, table, run_parts):
     assert set(result.main.predictions["patient_id"]) == set(patients)
     assert "official" in result.tested_on
     assert result.saw_test_patients is True
-    for floor in result.floors.values():
-        assert set(floor.predictions["patient_id"]) == set(patients)
+    for baseline in result.baselines.values():
+        assert set(baseline.predictions["patient_id"]) == set(patients)
 
 
-def test_malignant_is_found_by_probe_and_floors_alike(cohort, table):
+def test_malignant_is_found_by_probe_and_baselines_alike(cohort, table):
     first = sorted(set(table.ids["label"]))[0]
     result = assess(table, cohort, replace(QUICK, malignant=(first,)))
-    for one in (*result.probes.values(), *result.floors.values()):
+    for one in (*result.probes.values(), *result.baselines.values()):
         assert one.classes == ("benign", "malignant")
         assert "sensitivity_at_95_specificity" in one.metrics
 
@@ -194,9 +197,9 @@ def test_what_is_impossible_is_refused_before_anything_slow(cohort):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fractions": (0.1, 1.5)}, r"fractions must be in \(0, 1\], got 0.1, 1.5"),
-        ({"shots": (0,)}, "shots must be 1 or more, got 0"),
-        ({"draws": 0}, "draws must be at least 1, got 0"),
+        ({"fractions": (0.1, 1.5)}, "fractions"),
+        ({"shots": (0,)}, "shots"),
+        ({"draws": 0}, "draws"),
         ({"subgroups": ("none", "x")}, "names of columns, auto, or none alone"),
     ],
 )
@@ -231,8 +234,8 @@ def test_features_are_kept_until_the_run_or_the_cohort_changes(cohort, tmp_path,
         features = {"image": np.zeros((len(cohort), 2), dtype=np.float32)}
         return FeatureTable(ids=cohort.images.iloc[:, :4], features=features)
 
-    monkeypatch.setattr("slimp.evaluation.protocol.embed", count)
-    monkeypatch.setattr("slimp.evaluation.protocol.Slimp.from_pretrained", lambda run: run)
+    monkeypatch.setattr("slimp.evaluation.run_features.embed", count)
+    monkeypatch.setattr("slimp.evaluation.run_features.Slimp.from_pretrained", lambda run: run)
     run = tmp_path / "run"
     run.mkdir()
     (run / "model.safetensors").write_bytes(b"1")

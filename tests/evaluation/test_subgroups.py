@@ -16,7 +16,7 @@ from slimp.evaluation.bootstrap import bootstrap
 from slimp.evaluation.folds import Split
 from slimp.evaluation.metrics import ece
 from slimp.evaluation.probe_config import ProbeConfig
-from slimp.evaluation.result import Answer, ProbeResult, Task, codes_of, summarise
+from slimp.evaluation.result import Predictions, ProbeResult, Task, codes_of, summarise
 from slimp.evaluation.subgroups import UNKNOWN, subgroups
 
 
@@ -54,9 +54,9 @@ def make(
         p /= p.sum(axis=1, keepdims=True)
         q = p**0.5 / (p**0.5).sum(axis=1, keepdims=True)
         splits.append(Split(seed=seed, train=np.arange(0), test=test))
-        answers.append(Answer(probabilities=p, predicted=said, calibrated=q))
+        answers.append(Predictions(probabilities=p, predicted=said, calibrated=q))
     task = Task(ids=ids, classes=names, y=y.astype(np.int64), splits=tuple(splits), held_out=False)
-    return cohort, summarise(task, answers, ProbeConfig(replicates=60), name="linear")
+    return cohort, summarise(task, answers, ProbeConfig(replicates=60), name="logistic")
 
 
 SKILL: dict[str | None, float] = {"f": 0.95, "m": 0.55, None: 0.7, "x": 0.9}
@@ -126,12 +126,6 @@ def test_a_gap_is_between_known_groups_of_enough_patients():
     assert 0 < low < gap.difference.mean < high
     assert gap.difference.mean == pytest.approx(0.4, abs=0.15)
     assert "largest gap by sex: 'f' is" in gap.sentence
-
-
-def test_groups_alike_have_no_clear_gap():
-    cohort, result = make(["f", "m"] * 40, skill={"f": 0.7, "m": 0.7})
-    (gap,) = subgroups(result, cohort, ["sex"]).gaps
-    assert gap.difference.ci95[0] < 0.05
 
 
 def test_a_class_of_few_patients_in_a_group_does_not_enter_the_gap():

@@ -19,7 +19,7 @@ from slimp.data.files import sha256_of
 from slimp.data.schema import Schema
 from slimp.errors import CheckpointError, TableError, UserError
 from slimp.evaluation.linear_probe import probe
-from slimp.evaluation.logistic import load_probe
+from slimp.evaluation.logistic import LinearProbe
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import make_task
 from slimp.features.embed import FeatureTable, embed
@@ -131,9 +131,10 @@ def test_images_of_the_cohort_get_the_probes_own_probabilities(places: Path, fea
     metadata = places / "metadata.csv" if features == "full" else None
     found = predictor.predict(images(places), metadata)
     x = FeatureTable.load(places / "features.parquet").matrix(features)
-    saved = load_probe(places / features)
+    saved = LinearProbe.load(places / features)
     np.testing.assert_allclose(probabilities(found), saved.calibrated_proba(x), atol=1e-5)
-    assert [p.decision for p in found] == saved.predict(x).tolist()
+    decided = saved.decide(saved.predict_proba(x))
+    assert [p.decision for p in found] == [saved.classes[c] for c in decided]
     assert all(p.decision in p.conformal_set for p in found)
 
 

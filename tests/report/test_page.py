@@ -75,9 +75,9 @@ def test_a_page_shows_the_figures_that_it_was_given(run, cohort, found, read, fu
     low, high = score.ci95
     assert f"{score.mean:.3f} ({low:.3f} to {high:.3f})" in shown
     assert f"--mean:{100 * score.mean:.2f}%" in html
-    for name, baseline in found.floors.items():
+    for name, baseline in found.baselines.items():
         assert f"{name} {baseline.balanced_accuracy.mean:.3f}" in shown
-    assert found.verdict in shown
+    assert found.verdict.sentence in shown
     assert "vit_x, pre-trained on 20 patients" in shown
     assert f"{len(cohort.patients)}" in shown
     for point in found.low_shot.points:

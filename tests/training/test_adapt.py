@@ -18,7 +18,7 @@ from slimp.data.cohort import Cohort, Tables
 from slimp.data.files import read_json
 from slimp.data.schema import Level, Schema
 from slimp.errors import CheckpointError, CohortError, UserError
-from slimp.evaluation.protocol import parts_of_run
+from slimp.evaluation.run_features import parts_of_run
 from slimp.features.embed import embed
 from slimp.models.nested import Slimp
 from slimp.models.weights_file import read_tensors

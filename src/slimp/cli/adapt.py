@@ -111,7 +111,7 @@ def _announce(found: Adaptation) -> None:
 def _measure(arguments: Arguments, reference: Cohort) -> None:
     from slimp.data.files import write_json
     from slimp.evaluation.forgetting import forgetting
-    from slimp.evaluation.protocol import device_of
+    from slimp.evaluation.run_features import device_of
 
     with progress_bar("embedding the reference") as progress:
         found = forgetting(
@@ -139,6 +139,6 @@ def _show(found: Forgetting) -> None:
             for name, d in rows
         ],
     )
-    if found.unseen:
-        say(f"no longer read: {', '.join(found.unseen)}")
+    if found.unread:
+        say(f"no longer read: {', '.join(found.unread)}")
     say(found.sentence())

@@ -1,7 +1,7 @@
 """Whether one probe is better than another on the same patients: a paired bootstrap.
 
-A and B are folders that `slimp probe` wrote. Each replicate tests both probes on the same patients,
-drawn with replacement; so what makes a patient hard for both does not blur the difference.
+A and B are folders of `slimp probe`. Each replicate tests both probes on the same patients, drawn
+with replacement; so what makes a patient hard for both does not blur the difference.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Arguments:
     b: Path
     """Folder of the other; differences are A minus B."""
     out: Path | None = None
-    """Folder to write metrics.json and config.json to; without, results are only printed."""
+    """Folder for metrics.json and config.json; without it, results are only printed."""
     overwrite: bool = False
     """Replace what is in --out."""
     replicates: int = 2000
-    """Of the bootstrap over patients."""
+    """Bootstrap replicates over patients."""
     seed: int = 0
-    """Of its draws."""
+    """Random seed."""
 
     def __post_init__(self) -> None:
         if self.replicates < 1:
@@ -40,7 +40,11 @@ class Arguments:
 def run(arguments: Arguments) -> None:
     """Compares, prints the table and writes the folder if asked."""
     from slimp.data.files import check_output, write_json
-    from slimp.evaluation.paired_bootstrap import compare, read_predictions
+    from slimp.evaluation.paired_bootstrap import (
+        compare,
+        read_predictions,
+        resampling_unit,
+    )
     from slimp.training.run_folder import versions
 
     if arguments.out is not None:
@@ -53,9 +57,10 @@ def run(arguments: Arguments) -> None:
     )
     if found.only_a or found.only_b:
         note(f"left out: {found.only_a} prediction(s) only in A, {found.only_b} only in B")
-    say(f"{found.images} predictions in both, of {found.patients} patients; A: {arguments.a}")
+    unit = resampling_unit(arguments.a)
+    say(f"{found.images} predictions in both, of {found.patients} {unit}; A: {arguments.a}")
     show_table(
-        "A minus B, with 95 % interval over patients",
+        f"A minus B, with 95 % interval over {unit}",
         ["metric", "A", "B", "difference", "p", "effect size"],
         [
             (

@@ -16,8 +16,9 @@ from slimp.data.cohort import Cohort
 from slimp.data.files import check_output, new_folder, write_json
 from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.probe_config import ProbeConfig
-from slimp.evaluation.protocol import Assessment, assess, cached_features, parts_of_run
+from slimp.evaluation.protocol import Assessment, assess
 from slimp.evaluation.result import ProbeResult
+from slimp.evaluation.run_features import cached_features, parts_of_run
 from slimp.evaluation.similarity import similarity_by_level
 from slimp.features.embed import embed
 from slimp.models.nested import Slimp
@@ -42,7 +43,7 @@ class DemoResult:
     """What the demo found and where it lies."""
 
     table: pd.DataFrame
-    """Cohort, features, balanced accuracy and AUROC; a row per feature set and floor."""
+    """Cohort, features, balanced accuracy and AUROC; a row per feature set and baseline."""
     assessment: Assessment
     """Of the reference."""
     adapted: Assessment
@@ -204,7 +205,7 @@ def _extrapolate(
 
 
 def _rows(found: Assessment, cohort: str) -> Iterator[dict[str, str]]:
-    for name, result in {**found.probes, **found.floors}.items():
+    for name, result in {**found.probes, **found.baselines}.items():
         yield _row(cohort, name, result)
 
 

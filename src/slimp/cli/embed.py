@@ -57,7 +57,7 @@ def run(arguments: Arguments) -> None:
     """Embeds and writes the file."""
     from slimp.data.cohort import Cohort
     from slimp.data.files import write_json
-    from slimp.evaluation.protocol import device_of, precision_of
+    from slimp.evaluation.run_features import device_of, precision_of
     from slimp.features.embed import embed
     from slimp.models.nested import Slimp
     from slimp.training.run_folder import versions

@@ -53,7 +53,7 @@ def run(arguments: Arguments) -> None:
     """Predicts, prints and writes."""
     import json
 
-    from slimp.evaluation.protocol import device_of
+    from slimp.evaluation.run_features import device_of
     from slimp.prediction.inputs import find_images
     from slimp.prediction.output import STATEMENT, to_dict
     from slimp.prediction.predictor import Predictor

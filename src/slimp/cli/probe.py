@@ -1,4 +1,4 @@
-"""Linear probe on a run's frozen features, beside what needs no pre-training.
+"""Probe of a run's frozen features, with baselines that need no pre-training.
 
 Tests on the patients that pre-training set aside, where the run has some of this cohort; otherwise
 on random patient-disjoint splits. Prints every feature set up to the one asked for, the majority
@@ -43,7 +43,7 @@ class Arguments:
     out: Path = field(metadata=REQUIRED_FLAG)
     """Folder to write."""
     held_out: bool = True
-    """Test on the patients that were set aside already, if there are any."""
+    """Test on the patients that pre-training or an official split set aside, if there are any."""
     pseudo: Path | None = None
     """Folder of slimp retrieve: its metadata stand in where the cohort's own are not known."""
     overwrite: bool = False
@@ -65,13 +65,8 @@ def run(arguments: Arguments) -> None:
     """Embeds, probes, writes the folder and prints the table."""
     from slimp.data.cohort import Cohort
     from slimp.data.files import check_output
-    from slimp.evaluation.protocol import (
-        assess,
-        cached_features,
-        device_of,
-        parts_of_run,
-        require_possible,
-    )
+    from slimp.evaluation.protocol import assess, require_possible
+    from slimp.evaluation.run_features import cached_features, device_of, parts_of_run
     from slimp.prediction.image_folder import save_probe
 
     check_output(arguments.out, overwrite=arguments.overwrite)
@@ -122,7 +117,7 @@ def _report(
     result: Assessment,
     parts: Mapping[str, str],
 ) -> None:
-    from slimp.evaluation.protocol import device_of
+    from slimp.evaluation.run_features import device_of
     from slimp.evaluation.similarity import similarity_by_level
     from slimp.models.nested import Slimp
     from slimp.report import PageOptions, write_report
@@ -155,8 +150,10 @@ def _print(result: Assessment) -> None:
     main = result.main
     say(
         f"probe: {main.n_train} images train, {main.n_test} images test "
-        f"({main.n_test_patients} patients: {result.tested_on})"
+        f"({main.n_test_patients} {result.unit}: {result.tested_on})"
     )
+    if result.unit != "patients":
+        say("CAUTION: no patient ids, so images of one patient may be in both training and test.")
     if result.imputed:
         say(f"imputed by retrieval, not observed: {', '.join(result.imputed)} features.")
     if result.saw_test_patients:
@@ -169,11 +166,11 @@ def _print(result: Assessment) -> None:
     if not main.converged:
         say("CAUTION: the probe did not converge.")
     show_table(
-        "mean over seeds, with 95 % interval over patients",
+        f"mean over seeds, with 95 % interval over {result.unit}",
         ["features", "balanced accuracy", "AUROC, one against rest", "F1, macro"],
         _rows(result),
     )
-    say(result.verdict)
+    say(result.verdict.sentence)
     if "ece_scaled" in main.metrics:
         before, after = (
             f"ECE {main.metrics[f'ece{end}']}, Brier {main.metrics[f'brier{end}']}"
@@ -194,8 +191,8 @@ def _rows(result: Assessment) -> Iterator[tuple[str, ...]]:
     metrics = ("balanced_accuracy", "auroc_macro_ovr", "f1_macro")
     for name, probe in result.probes.items():
         yield (name, *(str(probe.metrics[metric]) for metric in metrics))
-    for floor in result.floors.values():
-        yield (f"no pre-training: {floor.name}", *(str(floor.metrics[m]) for m in metrics))
+    for baseline in result.baselines.values():
+        yield (f"no pre-training: {baseline.name}", *(str(baseline.metrics[m]) for m in metrics))
 
 
 def _print_protocols(arguments: Arguments, result: Assessment) -> None:

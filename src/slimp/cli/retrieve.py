@@ -77,7 +77,7 @@ def run(arguments: Arguments) -> None:
 
 def _retrieve(arguments: Arguments) -> Retrieval:
     from slimp.data.cohort import Cohort
-    from slimp.evaluation.protocol import cached_features, device_of, parts_of_run
+    from slimp.evaluation.run_features import cached_features, device_of, parts_of_run
     from slimp.models.nested import Slimp
     from slimp.retrieval.extrapolate import extrapolate
     from slimp.training.adapt import left_behind

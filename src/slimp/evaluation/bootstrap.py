@@ -1,8 +1,7 @@
 """Confidence intervals by a bootstrap over patients.
 
-Rows of one patient resemble each other, so rows are not independent and an interval that
-resamples rows is too narrow. Here a replicate draws patients with replacement and keeps all
-rows of each.
+Rows of one patient resemble each other, so an interval that resamples rows is too narrow. Here a
+replicate draws patients with replacement and keeps all rows of each.
 
 Axis names: p = patients tested in any split, n = test rows of one split, r = replicates.
 """
@@ -22,7 +21,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Statistic = Callable[[int, Array], dict[str, Array]]
 """(split, weights (r, n)) -> values (r,) by name; NaN where undefined."""
 CHUNK = 64
-"""Replicates computed at once, so that the weights stay in cache."""
+"""Replicates computed at once, so that the weights stay in cache; never changes the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +31,12 @@ class Estimate:
     mean: float
     """Over the seeds."""
     ci95: tuple[float, float]
-    """From the 2.5th and 97.5th percentile over the replicates."""
+    """2.5th and 97.5th percentile over the replicates."""
     per_seed: tuple[float, ...]
     """NaN where a seed leaves it undefined; the mean is over the others."""
 
     def to_dict(self, *, per_seed: bool = True) -> dict[str, Any]:
-        """For `metrics.json`; None where undefined.
-
-        Args:
-            per_seed: with the figure of each seed, or of whatever was repeated.
-        """
+        """For `metrics.json`; None where undefined."""
         content: dict[str, Any] = {
             "mean": or_none(self.mean),
             "ci95": [or_none(end) for end in self.ci95],
@@ -61,29 +56,26 @@ def bootstrap(
     replicates: int = 1000,
     seed: int = 0,
     reflect: Collection[str] = (),
-    chunk: int = CHUNK,
 ) -> dict[str, Estimate]:
     """Mean over splits of each statistic, with its 95 % percentile interval over patients.
 
-    A replicate draws as many patients as there are, with replacement, from the union of the
-    test patients of all splits; a patient tested in several splits counts equally often in
-    each. Its value is the mean over splits of the statistic, as the estimate itself is. So the
-    interval covers which patients were tested; it does not cover which ones trained.
+    A replicate draws as many patients as there are from the union of the test patients of all
+    splits; a patient tested in several splits counts equally often in each. Its value is the mean
+    over splits, as the estimate is. So the interval covers which patients were tested; it does
+    not cover which ones trained.
 
     Args:
         groups: per split, the patient of each test row.
         statistic: called as `statistic(split, weights)`.
         replicates: number of replicates.
         seed: of the draws.
-        reflect: statistics, not negative, whose replicates are biased, such as a calibration
-            error, which resampling only adds noise to. Their interval is the percentile one
-            mirrored at the estimate (the "basic" bootstrap), cut at 0, and never below it.
-        chunk: replicates at a time; changes memory and speed, never the result.
+        reflect: statistics that resampling only increases, such as a calibration error. Their
+            interval is mirrored at the estimate (the "basic" bootstrap) and cut at 0.
 
     Raises:
         UserError: fewer than 1 replicate.
     """
-    per_split, draws = resample(groups, statistic, replicates=replicates, seed=seed, chunk=chunk)
+    per_split, draws = resample(groups, statistic, replicates=replicates, seed=seed)
     return {
         name: _estimate(seeds, draws[name], reflect=name in reflect)
         for name, seeds in per_split.items()
@@ -91,31 +83,23 @@ def bootstrap(
 
 
 def resample(
-    groups: Sequence[Array],
-    statistic: Statistic,
-    *,
-    replicates: int = 1000,
-    seed: int = 0,
-    chunk: int = CHUNK,
+    groups: Sequence[Array], statistic: Statistic, *, replicates: int = 1000, seed: int = 0
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Each statistic per split (splits,), and per replicate (replicates,); as in `bootstrap`.
-
-    Raises:
-        UserError: fewer than 1 replicate.
-    """
+    """Each statistic per split (splits,), and per replicate (r,); as in `bootstrap`."""
     if replicates < 1:
         raise UserError(f"replicates must be at least 1, got {replicates}.")
-    patients, rows = _index(groups)
+    names = np.concatenate([np.asarray(g).astype(str) for g in groups])
+    patients, codes = np.unique(names, return_inverse=True)
+    rows = np.split(codes, np.cumsum([len(g) for g in groups])[:-1])
     per_split = [statistic(s, np.ones((1, len(r)))) for s, r in enumerate(rows)]
     rng = np.random.default_rng(seed)
-    draws: list[dict[str, Array]] = []
-    for first in range(0, replicates, chunk):
-        times = draw_patients(len(patients), min(chunk, replicates - first), rng)
-        draws.append(_one_chunk(statistic, times, rows))
-    names = list(per_split[0])
+    draws = [
+        _one_chunk(statistic, draw_patients(len(patients), min(CHUNK, replicates - i), rng), rows)
+        for i in range(0, replicates, CHUNK)
+    ]
     return (
-        {name: np.array([split[name][0] for split in per_split]) for name in names},
-        {name: np.concatenate([draw[name] for draw in draws]) for name in names},
+        {name: np.array([split[name][0] for split in per_split]) for name in per_split[0]},
+        {name: np.concatenate([draw[name] for draw in draws]) for name in per_split[0]},
     )
 
 
@@ -125,15 +109,6 @@ def draw_patients(patients: int, replicates: int, rng: np.random.Generator) -> F
     drawn += patients * np.arange(replicates)[:, None]  # so that one bincount serves all
     counts = np.bincount(drawn.ravel(), minlength=replicates * patients)
     return counts.reshape(replicates, patients).astype(np.float64)
-
-
-def _index(groups: Sequence[Array]) -> tuple[Array, list[Array]]:
-    """All patients, and per split the position of each test row's patient among them."""
-    patients, codes = np.unique(
-        np.concatenate([np.asarray(g).astype(str) for g in groups]), return_inverse=True
-    )
-    ends = np.cumsum([len(g) for g in groups])
-    return patients, np.split(codes, ends[:-1])
 
 
 def _one_chunk(statistic: Statistic, times: Array, rows: list[Array]) -> dict[str, Array]:

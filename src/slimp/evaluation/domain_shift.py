@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Shaped
 from scipy.stats import rankdata
 
 from slimp.errors import UserError
-from slimp.evaluation.bootstrap import bootstrap
+from slimp.evaluation.bootstrap import Array, bootstrap
 from slimp.evaluation.metrics import ranking_metrics
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 DIRECTIONS = 64
 """Principal directions that the classifier sees, at most."""
@@ -33,21 +30,21 @@ NOTABLE = 0.6
 
 @dataclass(frozen=True, kw_only=True)
 class Shift:
-    """How well a classifier tells two sides apart, on patients that it was not fitted on."""
+    """How well a classifier separates two sides, on patients that it was not fitted on."""
 
     auroc: float
     """0.5: not at all; 1: always."""
     ci95: tuple[float, float]
-    """Over patients; covers who was tested, not who trained."""
+    """Over the patients tested."""
     accuracy: float
-    """Balanced; of the rule that calls a row the side whose mean it is nearer to."""
+    """Balanced; each row is assigned to the side whose mean is nearer."""
     p_value: float
-    """Share of permutations of the patients between the sides that separate as well."""
+    """Fraction of permutations of the patients between the sides that separate as well."""
     n_a: int
     """Rows drawn of the first side."""
     n_b: int
     patients_a: int
-    """Patients that these rows are of."""
+    """Patients of these rows."""
     patients_b: int
 
     @property
@@ -55,7 +52,7 @@ class Shift:
         """The sides differ beyond chance (p < 0.01) and notably (interval above AUROC 0.6)."""
         return self.p_value < SIGNIFICANT and self.ci95[0] > NOTABLE
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """For `metrics.json`."""
         return {
             "auroc": {"mean": self.auroc, "ci95": list(self.ci95)},
@@ -79,25 +76,22 @@ def two_sample_test(
 ) -> Shift:
     """Whether two sides come from one population (classifier two-sample test).
 
-    The null hypothesis is that patients of both sides are drawn alike, so patients are what is
-    permuted: rows of one patient resemble each other, and permuting rows would find a shift
-    wherever there are patients. The permutation keeps the folds, and so how many patients of
-    each side a fold has.
+    Patients are what is permuted between the sides: rows of one patient resemble each other, and
+    permuting rows would find a shift wherever there are patients. The permutation keeps the
+    folds, and so how many patients of each side a fold has.
 
-    Reference: Lopez-Paz & Oquab, arXiv 1610.06545.
-    Differs: the AUROC is the statistic, not the accuracy, so that sides may differ in size; and
-    the classifier is a linear discriminant, not a neural network: it has a closed form, so one
-    product of matrices serves all permutations.
+    Reference: Lopez-Paz & Oquab, arXiv 1610.06545. Differs: the statistic is the AUROC, so that
+    sides may differ in size; the classifier is a linear discriminant, whose closed form lets one
+    product of matrices serve all permutations.
 
     Args:
         a: rows of one side; swapping the sides changes nothing.
         b: rows of the other side.
         groups_a: patient of each row; equal names on both sides are one patient.
         groups_b: likewise.
-        folds: patients are dealt into these; each is judged by a classifier of the others.
+        folds: disjoint in patients; each is scored by a classifier of the others.
         seed: of the rows drawn, the folds, the permutations and the interval.
-        rows: of each side, at most. As many patients as possible are drawn, each with as few
-            rows as possible.
+        rows: of each side, at most: as many patients as possible, each with few rows.
 
     Raises:
         UserError: a side has fewer than 2 patients per fold, or a value is not finite.
@@ -107,19 +101,20 @@ def two_sample_test(
     ]
     for name, (x, patients) in zip("ab", sides, strict=True):
         _require(name, x, len(np.unique(patients)), folds)
-    x = np.concatenate([sides[0][0], sides[1][0]]).astype(np.float64)
-    patients = np.concatenate([sides[0][1], sides[1][1]])
+    x = np.concatenate([side[0] for side in sides]).astype(np.float64)
+    patients = np.concatenate([side[1] for side in sides])
     side = np.repeat([0, 1], [len(sides[0][0]), len(sides[1][0])])
-    order = np.lexsort((side, patients))  # the order must not tell the sides apart
+    order = np.lexsort((side, patients))  # the order must not reveal the sides
     x, patients, side = x[order], patients[order], side[order]
-    fold = _deal(patients, side, folds, seed)
+    fold = _assign_folds(patients, side, folds, seed)
     labels = np.column_stack([side, *_permuted(side, patients, fold, seed)])  # (r, 1 + t)
     scores = _out_of_fold(x, labels, fold)
     separations = _aurocs(scores, labels)
     observed, score = float(separations[0]), scores[:, 0]
+    both = np.column_stack([-score, score])
     interval = bootstrap(
         [patients],
-        lambda _, weights: {"auroc": _weighted_auroc(side, score, weights)},
+        lambda _, weights: {"auroc": ranking_metrics(side, both, weights)["auroc_macro_ovr"]},
         replicates=REPLICATES,
         seed=seed,
     )["auroc"]
@@ -165,20 +160,20 @@ def _require(name: str, x: Array, patients: int, folds: int) -> None:
         raise UserError(f"side {name} of the two-sample test has values that are not finite.")
 
 
-def _deal(patients: Array, side: Array, folds: int, seed: int) -> Int[Array, " r"]:
-    """Fold of each row; no patient is in two, and the sides are spread evenly."""
+def _assign_folds(patients: Array, side: Array, folds: int, seed: int) -> Int[Array, " r"]:
+    """Fold of each row; no patient is in two, and the sides are balanced."""
     names, code = np.unique(patients, return_inverse=True)
     on = np.stack([np.bincount(code, side == s, len(names)) > 0 for s in (0, 1)])
     fold = np.empty(len(names), np.int64)
     for some in (on[0] & ~on[1], on[1] & ~on[0], on[0] & on[1]):
         members = np.flatnonzero(some)
-        dealt = np.random.default_rng(seed).permutation(len(members))
-        fold[members[dealt]] = np.arange(len(members)) % folds
+        order = np.random.default_rng(seed).permutation(len(members))
+        fold[members[order]] = np.arange(len(members)) % folds
     return np.asarray(fold[code])
 
 
 def _permuted(side: Array, patients: Array, fold: Array, seed: int) -> Iterator[Int[Array, " r"]]:
-    """Sides of the rows, after patients of the same fold have swapped theirs."""
+    """Sides of the rows, permuted among the patients of a fold."""
     _, first, unit = np.unique(
         np.char.add(np.char.add(patients, "\0"), side.astype(str)),
         return_index=True,
@@ -202,7 +197,7 @@ def _out_of_fold(
         train, test = fold != f, fold == f
         z, held_out = _whitened(x[train], x[test])
         y = labels[train]
-        # Each side's mean weighs the same, so that 0 is half way between the means.
+        # Both means have the same weight, so that 0 is half way between them.
         ones, zeros = y.sum(axis=0), (1 - y).sum(axis=0)
         means = z.T @ y / ones, z.T @ (1 - y) / zeros  # (e, t)
         half_way = ((means[0] + means[1]) / 2 * (means[0] - means[1])).sum(axis=0)
@@ -226,8 +221,3 @@ def _aurocs(scores: Float64[Array, "r t"], labels: Int[Array, "r t"]) -> Float64
     ones = labels.sum(axis=0)
     above = (ranks * labels).sum(axis=0) - ones * (ones + 1) / 2
     return np.asarray(above / (ones * (len(labels) - ones)))
-
-
-def _weighted_auroc(side: Array, score: Array, weights: Array) -> Array:
-    both = np.column_stack([-score, score])
-    return ranking_metrics(side, both, weights)["auroc_macro_ovr"]

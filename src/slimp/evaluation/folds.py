@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,14 +11,13 @@ from jaxtyping import Int
 
 from slimp.data.cohort import assign_groups, require_disjoint
 from slimp.errors import UserError
+from slimp.evaluation.bootstrap import Array
 from slimp.evaluation.probe_config import SplitMode
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 TEST_PARTS = ("held_out", "test")
 """Names of parts that test; rows of any other named part train."""
 ATTEMPTS = 20
-"""Deals per seed until every class is in both parts."""
+"""Random splits per seed until every class is in both parts."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,31 +39,29 @@ def make_splits(
     """A stratified split per seed, in which no patient (or lesion, or image) is in both parts.
 
     Only `patient` is an honest estimate for new patients. `lesion` and `image` let the probe
-    meet test patients while it trains; they exist so that this leak can be measured.
+    train on test patients; they exist so that this leak can be measured.
 
     Args:
         ids: `image_id lesion_id patient_id label`, a row per image.
         mode: what must not be in both parts.
-        seeds: of the random deal, one split each.
-        test_fraction: share of the labelled rows to test on, in (0, 1).
+        seeds: one random split each.
+        test_fraction: fraction of the labelled rows to test on, in (0, 1).
 
     Raises:
         UserError: fewer than two classes, or a class that cannot be in both parts.
     """
-    if not 0 < test_fraction < 1:
-        raise UserError(f"test_fraction must be in (0, 1), got {test_fraction}.")
     rows = labelled_rows(ids)
-    known = ids.iloc[rows]
-    labels = known["label"].to_numpy(dtype=str)
-    groups = known[f"{mode}_id"].to_numpy(dtype=str)
-    _require_two_groups(labels, groups, mode)
+    labels = ids["label"].iloc[rows].to_numpy(dtype=str)
+    groups = ids[f"{mode}_id"].iloc[rows].to_numpy(dtype=str)
+    for label in np.unique(labels):
+        if len(np.unique(groups[labels == label])) < 2:
+            raise _unsplittable(labels, groups, str(label), mode)
     splits = []
     for seed in seeds:
-        train, test = _deal(labels, groups, mode, test_fraction, seed)
+        train, test = _random_split(labels, groups, mode, test_fraction, seed)
         splits.append(Split(seed=seed, train=rows[train], test=rows[test]))
-    if mode == "patient":
-        for split in splits:
-            _require_patient_disjoint(ids, split)
+        if mode == "patient":
+            _require_patient_disjoint(ids, splits[-1])
     return tuple(splits)
 
 
@@ -85,9 +81,8 @@ def held_out_split(
     if len(names) != len(ids):
         raise UserError(f"{len(names)} parts for {len(ids)} images: one part per image is needed.")
     rows = labelled_rows(ids)
-    here = names.iloc[rows]
-    tests = here.isin(TEST_PARTS).to_numpy()
-    trains = here.notna().to_numpy() & ~tests
+    tests = names.iloc[rows].isin(TEST_PARTS).to_numpy()
+    trains = names.iloc[rows].notna().to_numpy() & ~tests
     for part, mask in (("train", trains), ("test", tests)):
         if not mask.any():
             found = ", ".join(sorted({str(name) for name in names.dropna()})) or "none"
@@ -98,14 +93,14 @@ def held_out_split(
     split = Split(seed=seed, train=rows[trains], test=rows[tests])
     _require_patient_disjoint(ids, split)
     labels = ids["label"].iloc[rows].to_numpy(dtype=str)
-    if missing := _missing_class(labels, trains, tests):
-        label, part = missing
-        count = int((labels == label).sum())
-        raise UserError(
-            f"class '{label}' ({count} images) is not in the {part} part of the given split, so "
-            "it can be neither learned nor tested. Drop its rows, merge it with another class, "
-            "or let patients be split anew (split 'patient')."
-        )
+    for part, mask in (("train", trains), ("test", tests)):
+        if missing := set(labels) - set(labels[mask]):
+            label = min(missing)
+            raise UserError(
+                f"class '{label}' ({(labels == label).sum()} images) is not in the {part} part of "
+                "the given split. Drop its rows, merge it with another class, or split at random "
+                "(split 'patient')."
+            )
     return split
 
 
@@ -113,12 +108,12 @@ def official_parts(ids: pd.DataFrame) -> list[object]:
     """The part of each image in the cohort's own split; None where it has none.
 
     Raises:
-        UserError: the cohort has no split column, or no image of it is to test or to train.
+        UserError: the cohort has no split column.
     """
     if "split" not in ids:
         raise UserError(
-            "split 'official' needs a column that says which images test, but the cohort has no "
-            "'split' column. Name it in the schema (split = \"...\") and import again, or use "
+            "split 'official' needs the cohort's own test part, but the cohort has no 'split' "
+            'column. Name it in the schema (split = "...") and import again, or use '
             "split 'patient'."
         )
     parts = ids["split"].astype("object")
@@ -161,46 +156,28 @@ def labelled_rows(ids: pd.DataFrame) -> Int[Array, " n"]:
     return rows
 
 
-def _deal(
+def _random_split(
     labels: Array, groups: Array, mode: SplitMode, test_fraction: float, seed: int
 ) -> tuple[Array, Array]:
-    """Masks of train and test, dealt anew until every class is in both."""
-    parts = {"train": 1 - test_fraction, "test": test_fraction}
+    """Masks of train and test, drawn anew until every class is in both."""
+    fractions = {"train": 1 - test_fraction, "test": test_fraction}
+    missing: set[str] = set()
     for attempt in range(ATTEMPTS):
-        part = assign_groups(labels, groups, parts, seed=seed + 1_000_003 * attempt)
+        part = assign_groups(labels, groups, fractions, seed=seed + 1_000_003 * attempt)
         train, test = part == "train", part == "test"
-        missing = _missing_class(labels, train, test)
-        if missing is None:
+        missing = set(labels) - (set(labels[train]) & set(labels[test]))
+        if not missing:
             return train, test
-    assert missing is not None
-    label, lacking = missing
-    raise UserError(
-        f"class '{label}' ({_size(labels, groups, label, mode)}) could not be dealt to both parts: "
-        f"it is never in the {lacking} part. Add {mode}s with it, merge it with another class, or "
-        "change test_fraction."
+    raise _unsplittable(labels, groups, min(missing), mode)
+
+
+def _unsplittable(labels: Array, groups: Array, label: str, mode: SplitMode) -> UserError:
+    own = labels == label
+    return UserError(
+        f"class '{label}' ({own.sum()} image(s) of {len(np.unique(groups[own]))} {mode}(s)) cannot "
+        f"be split by {mode} into train and test. Add {mode}s with it, merge it with another "
+        "class, drop its rows, or change test_fraction."
     )
-
-
-def _require_two_groups(labels: Array, groups: Array, mode: SplitMode) -> None:
-    for label in np.unique(labels):
-        if len(np.unique(groups[labels == label])) < 2:
-            raise UserError(
-                f"class '{label}' ({_size(labels, groups, label, mode)}) cannot be in both the "
-                f"training and the test part. Add {mode}s with it, merge it with another class, "
-                "or drop its rows."
-            )
-
-
-def _size(labels: Array, groups: Array, label: str, mode: SplitMode) -> str:
-    hit = labels == label
-    return f"{hit.sum()} image(s) of {len(np.unique(groups[hit]))} {mode}(s)"
-
-
-def _missing_class(labels: Array, train: Array, test: Array) -> tuple[str, str] | None:
-    for part, mask in (("train", train), ("test", test)):
-        if missing := set(labels) - set(labels[mask]):
-            return str(min(missing)), part
-    return None
 
 
 def _require_patient_disjoint(ids: pd.DataFrame, split: Split) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from slimp.data.cohort import Cohort
-from slimp.data.schema import LEVELS, LevelName
+from slimp.data.schema import LEVELS
 from slimp.errors import UserError
+from slimp.evaluation.bootstrap import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 AUTO_GROUPS = (2, 12)
 """Values that a categorical feature may have to be grouped by without being named."""
 MOST_GROUPS = 40
@@ -24,7 +23,7 @@ def group_values(cohort: Cohort, columns: Sequence[str] | None = ("auto",)) -> d
     """Column -> the group of each image, ordered categories, missing as such.
 
     Args:
-        cohort: whose tables are looked in.
+        cohort: whose tables are searched.
         columns: names of columns of any level. Continuous ones are cut into bands: at the edges
             that follow the name, as in 'age:30:60', or at their quartiles. 'auto' stands for
             every categorical feature of 2 to 12 values, 'none' for nothing. None: the label and
@@ -38,11 +37,9 @@ def group_values(cohort: Cohort, columns: Sequence[str] | None = ("auto",)) -> d
     found: dict[str, pd.Series] = {}
     for asked in columns:
         name, *edges = asked.split(":")
-        if asked == "none":
-            continue
         if asked == "auto":
             found |= _automatic(cohort)
-        else:
+        elif asked != "none":
             found[name] = _grouped(_column(cohort, name), name, edges)
     return found
 
@@ -51,37 +48,31 @@ def _automatic(cohort: Cohort) -> dict[str, pd.Series]:
     counted = cohort.images["label"].notna().to_numpy()
     if not counted.any():
         counted = np.ones(len(cohort), dtype=bool)
-    found = {}
-    for level in cohort.schema.levels:
-        for feature in level.features:
-            if feature.kind == "categorical":
-                values = _column(cohort, feature.columns[0])
-                if _few(values[counted]):
-                    found[feature.name] = _grouped(values, feature.name, [])
-    return found
+    features = [f for level in cohort.schema.levels for f in level.features]
+    columns = {f.name: _column(cohort, f.columns[0]) for f in features if f.kind == "categorical"}
+    return {n: _grouped(v, n, []) for n, v in columns.items() if _few(v[counted])}
 
 
 def _texts(cohort: Cohort) -> dict[str, pd.Series]:
-    found = {}
+    found: dict[str, pd.Series] = {}
     for level in LEVELS:
         table = cohort.tables.of_level(level)
         for name in table.columns.difference(["image_id", "lesion_id", "patient_id"], sort=False):
-            cells = table[name]
-            number = pd.api.types.is_numeric_dtype(cells) or pd.api.types.is_bool_dtype(cells)
+            kind = pd.api.types
+            number = kind.is_numeric_dtype(table[name]) or kind.is_bool_dtype(table[name])
             if not number and name not in found and _few(values := _column(cohort, name)):
                 found[str(name)] = _grouped(values, name, [])
     return found
 
 
 def _few(values: pd.Series) -> bool:
-    fewest, most = AUTO_GROUPS
-    return fewest <= values.nunique() <= most
+    return AUTO_GROUPS[0] <= values.nunique() <= AUTO_GROUPS[1]
 
 
 def _column(cohort: Cohort, name: str) -> pd.Series:
-    """The value of each image, wherever the column stands."""
+    """The value of each image, at whichever level the column is."""
     lesion = cohort.lesion_of_image
-    rows: dict[LevelName, Array] = {
+    rows: dict[str, Array] = {
         "image": np.arange(len(cohort)),
         "lesion": lesion,
         "patient": cohort.patient_of_lesion[lesion],
@@ -90,10 +81,10 @@ def _column(cohort: Cohort, name: str) -> pd.Series:
         table = cohort.tables.of_level(level)
         if name in table:
             return table[name].iloc[rows[level]].reset_index(drop=True)
-    there = [column for level in cohort.schema.levels for column in level.columns]
+    features = [column for level in cohort.schema.levels for column in level.columns]
     raise UserError(
         f"cohort '{cohort.info.name}' has no column '{name}' to make subgroups of; "
-        f"its features are: {', '.join(there) or 'none'}."
+        f"its features are: {', '.join(features) or 'none'}."
     )
 
 
@@ -104,7 +95,7 @@ def _grouped(values: pd.Series, name: str, edges: Sequence[str]) -> pd.Series:
     if pd.api.types.is_numeric_dtype(values):
         return _bands(values.astype(np.float64), name, edges)
     if edges:
-        raise UserError(f"column '{name}' holds no numbers, so it has no bands: leave the edges.")
+        raise UserError(f"column '{name}' holds no numbers, so it has no bands: drop the edges.")
     seen = sorted(values.dropna().astype(str).unique())
     if len(seen) > MOST_GROUPS:
         raise UserError(
@@ -115,7 +106,7 @@ def _grouped(values: pd.Series, name: str, edges: Sequence[str]) -> pd.Series:
 
 
 def _bands(values: pd.Series, name: str, edges: Sequence[str]) -> pd.Series:
-    """Bands that hold their lower edge."""
+    """Bands that include their lower edge."""
     try:
         cuts = [float(edge) for edge in edges]
     except ValueError:

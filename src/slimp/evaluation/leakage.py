@@ -1,25 +1,24 @@
-"""The same probe split by patient, by lesion and by image, so that what leaks is a number."""
+"""The same probe split by patient, by lesion and by image: a measure of what leaks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from slimp.evaluation.bootstrap import Array, Estimate, bootstrap
-from slimp.evaluation.metrics import recall_per_class
+from slimp.evaluation.metrics import balanced_accuracy
 from slimp.evaluation.probe_config import LEAKING, SplitMode
 from slimp.evaluation.result import ProbeResult, codes_of
 
-HONEST: SplitMode = "patient"
-MODES: tuple[SplitMode, ...] = (HONEST, *(mode for mode in get_args(SplitMode) if mode in LEAKING))
+MODES: tuple[SplitMode, ...] = ("patient", *LEAKING)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leakage:
-    """What a split that lets patients be on both sides adds to the score."""
+    """What a split with the same patients in train and test adds to the score."""
 
     results: Mapping[str, ProbeResult]
     """Split -> the probe under it; patient, lesion, image."""
@@ -42,36 +41,31 @@ class Leakage:
 
 
 def leakage(results: Mapping[str, ProbeResult]) -> Leakage:
-    """The excess of each leaking split over the honest one.
+    """The excess of each leaking split over the split by patient.
 
     Args:
         results: split -> the same probe with as many seeds; `patient` and others.
     """
-    honest, config = results[HONEST], results[HONEST].config
-    excess = {
-        mode: _difference(result, honest, replicates=config.replicates, seed=config.seed)
-        for mode, result in results.items()
-        if mode != HONEST
-    }
-    return Leakage(results=results, excess=excess)
+    honest = results["patient"]
+    others = {mode: result for mode, result in results.items() if mode != "patient"}
+    return Leakage(results=results, excess={m: _excess(r, honest) for m, r in others.items()})
 
 
-def _difference(a: ProbeResult, b: ProbeResult, *, replicates: int, seed: int) -> Estimate:
+def _excess(a: ProbeResult, b: ProbeResult) -> Estimate:
     """Balanced accuracy of A minus B, each the mean over its own splits."""
-    sides = [(sign, part) for sign, r in ((1, a), (-1, b)) for part in _seeds(r)]
-    y = [codes_of(part["label"], a.classes) for _, part in sides]
-    said = [codes_of(part["predicted"], a.classes) for _, part in sides]
+    sides = [
+        (sign, rows) for sign, r in ((1, a), (-1, b)) for _, rows in r.predictions.groupby("seed")
+    ]
+    y = [codes_of(rows["label"], a.classes) for _, rows in sides]
+    predicted = [codes_of(rows["predicted"], a.classes) for _, rows in sides]
 
     def statistic(split: int, weights: Array) -> dict[str, Array]:
-        recall = recall_per_class(y[split], said[split], weights, len(a.classes))
+        score = balanced_accuracy(y[split], predicted[split], weights, len(a.classes))
         # Twice, because the mean is taken over the splits of both sides together.
-        return {"excess": 2 * sides[split][0] * np.nanmean(recall, axis=1)}
+        return {"excess": 2 * sides[split][0] * score}
 
-    groups = [part["patient_id"].to_numpy(dtype=str) for _, part in sides]
-    found = bootstrap(groups, statistic, replicates=replicates, seed=seed)["excess"]
+    groups = [rows["patient_id"].to_numpy(dtype=str) for _, rows in sides]
+    config = b.config
+    found = bootstrap(groups, statistic, replicates=config.replicates, seed=config.seed)["excess"]
     ours, theirs = np.split(np.array(found.per_seed), 2)
     return replace(found, per_seed=tuple(((ours + theirs) / 2).tolist()))
-
-
-def _seeds(result: ProbeResult) -> Sequence[Any]:
-    return [part for _, part in result.predictions.groupby("seed", sort=True)]

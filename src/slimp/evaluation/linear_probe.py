@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from slimp.evaluation.logistic import LinearProbe, fit_logistic, load_probe
+from slimp.evaluation.bootstrap import Array
+from slimp.evaluation.logistic import fit_logistic
 from slimp.evaluation.probe_config import ProbeConfig, SplitMode
-from slimp.evaluation.result import Answer, ProbeResult, Task, make_task, summarise
+from slimp.evaluation.result import Predictions, ProbeResult, Task, make_task, summarise
 from slimp.features.embed import FeatureTable
 from slimp.features.feature_sets import FeatureSet
 from slimp.features.knn import knn_predict
-
-__all__ = ["LinearProbe", "ProbeConfig", "ProbeResult", "linear_probe", "load_probe", "probe"]
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def linear_probe(
@@ -47,36 +45,30 @@ def linear_probe(
 
 
 def probe(
-    table: FeatureTable,
-    config: ProbeConfig | None = None,
-    *,
-    parts: Sequence[object] | Array | None = None,
+    table: FeatureTable, config: ProbeConfig, *, parts: Sequence[object] | Array | None = None
 ) -> ProbeResult:
     """As `linear_probe`, from a configuration, which may also ask for nearest neighbours."""
-    config = config or ProbeConfig()
     x = table.matrix(config.features)
     task = make_task(table.ids, config, parts)
-    if config.method == "knn":
-        answers = [
-            knn_answer(
-                x[split.train], task.y[split.train], x[split.test], len(task.classes), config
-            )
-            for split in task.splits
-        ]
-        return summarise(task, answers, config, name="knn")
-    return probe_matrix(x, task, config, name="linear")
+    if config.method == "logistic":
+        return probe_matrix(x, task, config, name="logistic")
+    found = [
+        knn_predictions(x[s.train], task.y[s.train], x[s.test], len(task.classes), config)
+        for s in task.splits
+    ]
+    return summarise(task, found, config, name="knn")
 
 
 def probe_matrix(x: Array, task: Task, config: ProbeConfig, *, name: str) -> ProbeResult:
-    """The linear probe of any feature matrix, a row per row of the task's ids."""
+    """The logistic probe of any feature matrix, a row per row of the task's ids."""
     return probe_designs([(x[s.train], x[s.test]) for s in task.splits], task, config, name=name)
 
 
 def probe_designs(
     designs: Sequence[tuple[Array, Array]], task: Task, config: ProbeConfig, *, name: str
 ) -> ProbeResult:
-    """The linear probe of a (train, test) feature matrix per split, where those are fitted too."""
-    fits, answers = [], []
+    """The logistic probe of one (train, test) feature matrix per split."""
+    fits, found = [], []
     for split, (train, test) in zip(task.splits, designs, strict=True):
         fit = fit_logistic(
             train,
@@ -86,36 +78,34 @@ def probe_designs(
             strengths=config.strengths,
             folds=config.folds,
             seed=split.seed,
-            features=config.features,
         )
-        probabilities = fit.probe.predict_proba(test)
-        answers.append(
-            Answer(
-                probabilities=probabilities,
-                predicted=fit.probe.decide(probabilities),
+        p = fit.probe.predict_proba(test)
+        found.append(
+            Predictions(
+                probabilities=p,
+                predicted=fit.probe.decide(p),
                 calibrated=fit.probe.calibrated_proba(test),
             )
         )
         fits.append(fit)
-    return summarise(
-        task,
-        answers,
-        config,
-        name=name,
+    return replace(
+        summarise(task, found, config, name=name),
         strengths=tuple(fit.strength for fit in fits),
         temperatures=tuple(fit.probe.temperature for fit in fits),
         converged=all(fit.converged for fit in fits),
-        probe=fits[0].probe,
+        probe=replace(fits[0].probe, features=config.features),
     )
 
 
-def knn_answer(train: Array, y: Array, test: Array, classes: int, config: ProbeConfig) -> Answer:
-    """What the nearest training rows say of the test rows."""
+def knn_predictions(
+    train: Array, y: Array, test: Array, classes: int, config: ProbeConfig
+) -> Predictions:
+    """A vote of the nearest training rows."""
     train, test = train.astype(np.float64), test.astype(np.float64)
-    # Standardised, so that in joined features no part drowns the others.
+    # Standardised, so that in joined features no part outweighs the others.
     mean, scale = train.mean(axis=0), train.std(axis=0)
     scale[scale == 0] = 1.0
-    probabilities = knn_predict(
+    p = knn_predict(
         torch.from_numpy((train - mean) / scale),
         torch.from_numpy(y),
         torch.from_numpy((test - mean) / scale),
@@ -123,4 +113,4 @@ def knn_answer(train: Array, y: Array, test: Array, classes: int, config: ProbeC
         neighbours=config.neighbours,
         temperature=config.temperature,
     ).numpy()
-    return Answer(probabilities=probabilities, predicted=probabilities.argmax(axis=1))
+    return Predictions(probabilities=p, predicted=p.argmax(axis=1))

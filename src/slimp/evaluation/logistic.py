@@ -1,4 +1,4 @@
-"""Multinomial logistic regression whose strength is chosen on training patients only.
+"""Multinomial logistic regression whose regularisation is chosen on training patients only.
 
 Axis names: n = rows, d = features, k = classes, s = candidate strengths.
 """
@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -20,16 +19,17 @@ from sklearn.linear_model import LogisticRegression
 
 from slimp.data.files import new_file, read_json, write_json
 from slimp.errors import CheckpointError, UserError
+from slimp.evaluation.bootstrap import Array
 from slimp.evaluation.calibration import apply_temperature, fit_temperature
 from slimp.evaluation.folds import grouped_folds
 
-Array = np.ndarray[Any, np.dtype[Any]]
-FORMAT = 1
+FORMAT = 2
 """Version of `probe.json`."""
 MAX_ITER = 5000
 """Steps of L-BFGS; a fit that needs more is reported as not converged."""
 TOLERANCE = 1e-5
 """Largest gradient at which a fit counts as converged."""
+TENSORS = ("mean", "scale", "coef", "intercept", "priors")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,22 +37,22 @@ class LinearProbe:
     """A fitted probe, standardisation included."""
 
     classes: tuple[str, ...]
-    features: str
+    features: str = ""
     """The feature set it was fitted on, in the order of `FeatureTable.matrix`."""
     mean: Float[Array, " d"]
     scale: Float[Array, " d"]
     """Standard deviation of the training rows; 1 where it is 0."""
     coef: Float[Array, "k d"]
     intercept: Float[Array, " k"]
+    priors: Float[Array, " k"]
+    """Class frequencies of the training rows."""
     threshold: float | None = None
     """Of two classes: the last one is decided on from this probability upwards."""
     temperature: float = 1.0
-    """Divisor of the logits in `calibrated_proba`; 1 in probes of older versions."""
-    shares: Float[Array, " k"] | None = None
-    """Of each class among the training rows; None, in older versions: all alike."""
+    """Divisor of the logits in `calibrated_proba`."""
 
     def predict_proba(self, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
-        """Probability per row and class.
+        """Probability per row and class, as if all classes were equally frequent.
 
         Raises:
             UserError: `x` has another number of columns than the probe was fitted on.
@@ -68,11 +68,10 @@ class LinearProbe:
     def calibrated_proba(self, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
         """Probability per row and class where classes are as frequent as in training.
 
-        Temperature scaling, then the shares that balanced class weights had taken out (see
-        `apply_temperature`). Decisions are made on `predict_proba`, never on these.
+        Temperature scaling, then the class frequencies that balanced class weights had taken out
+        (see `apply_temperature`). Decisions are made on `predict_proba`, never on these.
         """
-        shares = np.ones(len(self.classes)) if self.shares is None else self.shares
-        return apply_temperature(self.predict_proba(x), self.temperature, shares)
+        return apply_temperature(self.predict_proba(x), self.temperature, self.priors)
 
     def decide(self, probabilities: Float[Array, "n k"]) -> Int[Array, " n"]:
         """Class per row: the most probable one, or by the threshold where there are two."""
@@ -80,26 +79,15 @@ class LinearProbe:
             return np.asarray(probabilities.argmax(axis=1))
         return (probabilities[:, 1] >= self.threshold).astype(np.int64)
 
-    def predict(self, x: Float[Array, "n d"]) -> Shaped[Array, " n"]:
-        """Name of the class decided on, per row."""
-        return np.array(self.classes)[self.decide(self.predict_proba(x))]
-
     def save(self, folder: str | Path) -> None:
         """Writes `probe.json` and `probe.safetensors`."""
         folder = Path(folder)
-        names = ("mean", "scale", "coef", "intercept")
-        tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in names}
         with new_file(folder / "probe.safetensors") as partial:
+            tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in TENSORS}
             save_file(tensors, partial)
-        content = {
-            "format": FORMAT,
-            "classes": list(self.classes),
-            "features": self.features,
-            "threshold": self.threshold,
-            "temperature": self.temperature,
-            "shares": None if self.shares is None else self.shares.tolist(),
-        }
-        write_json(folder / "probe.json", content)
+        names = ("classes", "features", "threshold", "temperature")
+        content = {name: getattr(self, name) for name in names}
+        write_json(folder / "probe.json", {"format": FORMAT, **content})
 
     @classmethod
     def load(cls, folder: str | Path) -> LinearProbe:
@@ -111,24 +99,16 @@ class LinearProbe:
         folder = Path(folder)
         if not (folder / "probe.json").is_file():
             raise CheckpointError(
-                f"{folder}: no linear probe here (no probe.json). Make one with: slimp probe."
+                f"{folder}: no logistic probe here (no probe.json). Make one with: slimp probe."
             )
         content = read_json(folder / "probe.json")
         if content.pop("format", None) != FORMAT:
             raise CheckpointError(f"{folder / 'probe.json'}: written by another version.")
         path = folder / "probe.safetensors"
         try:
-            content |= {"classes": tuple(content["classes"]), **load_file(path)}
-            if content.get("shares") is not None:
-                content["shares"] = np.array(content["shares"], dtype=np.float64)
-            return cls(**content)
+            return cls(**content | {"classes": tuple(content["classes"]), **load_file(path)})
         except Exception as error:  # safetensors raises many kinds for damaged files
             raise CheckpointError(f"{path}: missing or damaged ({error}).") from None
-
-
-def load_probe(folder: str | Path) -> LinearProbe:
-    """The linear probe that `slimp probe` left in `folder`."""
-    return LinearProbe.load(folder)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,7 +119,7 @@ class Fit:
     strength: float
     """The chosen C."""
     scores: Float[Array, " s"]
-    """Cross-validated log-loss of each candidate, every class weighing the same; NaN: not tried."""
+    """Cross-validated class-balanced log-loss of each candidate; NaN: not tried."""
     converged: bool
     """Every fit reached its optimum, those of the folds included."""
     out_of_fold: Float[Array, "n k"]
@@ -155,16 +135,12 @@ def fit_logistic(
     strengths: tuple[float, ...],
     folds: int,
     seed: int,
-    features: str = "",
 ) -> Fit:
     """Class-balanced multinomial logistic regression on standardised features.
 
-    The strength is the candidate with the least class-balanced log-loss over all rows, each
-    predicted by a fit that did not see its patient. The loss has one valley along the path of
-    strengths, so the search stops where it rises. Choosing by balanced accuracy instead gives
-    the same test scores, but a choice that jumps between patients' draws, because a step
-    function of few rare cases is noisy. The threshold of a two-class problem and the temperature of
-    `calibrated_proba` come from the same out-of-fold predictions.
+    The strength (scikit-learn's C) has the least class-balanced log-loss over out-of-fold
+    predictions, which also give the threshold of two classes and the temperature. The loss has
+    one valley along the path of strengths, so the search stops where it rises.
 
     Args:
         x: features of the training rows.
@@ -174,11 +150,12 @@ def fit_logistic(
         strengths: candidates for C.
         folds: number of folds.
         seed: of the folds.
-        features: kept in the probe.
 
     Raises:
         UserError: there is only one patient.
     """
+    # Balanced accuracy would choose equally good strengths, but ones that jump with the draw of
+    # patients: it is a step function of few rare cases.
     x, ladder = x.astype(np.float64), tuple(sorted(strengths))
     fold = grouped_folds(y, groups, folds, seed=seed)
     paths = [_path(x[fold != f], y[fold != f], classes, ladder) for f in range(fold.max() + 1)]
@@ -192,15 +169,14 @@ def fit_logistic(
             converged &= reached
         scores[s] = balanced_log_loss(y, out)
         if s and scores[s] >= scores[best]:
-            break  # past the valley; weaker fits are the slowest ones
+            break  # past the valley; the least regularised fits are the slowest
         best, best_out = s, out
     *_, (probe, reached) = _path(x, y, classes, ladder[: best + 1])
-    threshold = best_threshold(y, best_out[:, 1]) if len(classes) == 2 else None
-    shares = np.bincount(y, minlength=len(classes)) / len(y)
-    temperature = fit_temperature(best_out, y, shares)
     return Fit(
         probe=replace(
-            probe, features=features, threshold=threshold, temperature=temperature, shares=shares
+            probe,
+            threshold=best_threshold(y, best_out[:, 1]) if len(classes) == 2 else None,
+            temperature=fit_temperature(best_out, y, probe.priors),
         ),
         strength=ladder[best],
         scores=scores,
@@ -210,20 +186,14 @@ def fit_logistic(
 
 
 def fit_at(
-    x: Float[Array, "n d"],
-    y: Int[Array, " n"],
-    classes: tuple[str, ...],
-    *,
-    strength: float,
-    features: str = "",
+    x: Float[Array, "n d"], y: Int[Array, " n"], classes: tuple[str, ...], strength: float
 ) -> LinearProbe:
     """The probe of a given strength, where there are too few rows to choose one.
 
-    A class without rows gets probability 0. Two classes are told apart at 0.5.
+    A class without rows gets probability 0. Two classes are separated at 0.5.
     """
     probe, _ = next(_path(x.astype(np.float64), y, classes, (strength,)))
-    shares = np.bincount(y, minlength=len(classes)) / len(y)
-    return replace(probe, features=features, shares=shares)
+    return probe
 
 
 def balanced_log_loss(y: Int[Array, " n"], probabilities: Float[Array, "n k"]) -> float:
@@ -241,15 +211,15 @@ def best_threshold(y: Int[Array, " n"], scores: Float[Array, " n"]) -> float:
     cuts = np.unique([*(distinct[1:] + distinct[:-1]) / 2, 0.5])
     cuts = cuts[np.argsort(np.abs(cuts - 0.5), kind="stable")]
     positives, negatives = np.sort(scores[y == 1]), np.sort(scores[y == 0])
-    found = 1 - np.searchsorted(positives, cuts) / len(positives)
-    spared = np.searchsorted(negatives, cuts) / len(negatives)
-    return float(cuts[np.argmax(found + spared)])
+    sensitivity = 1 - np.searchsorted(positives, cuts) / len(positives)
+    specificity = np.searchsorted(negatives, cuts) / len(negatives)
+    return float(cuts[np.argmax(sensitivity + specificity)])
 
 
 def _path(
     x: Array, y: Array, classes: tuple[str, ...], strengths: tuple[float, ...]
 ) -> Iterator[tuple[LinearProbe, bool]]:
-    """A probe per strength, weakest fit first, each starting from the one before."""
+    """A probe per strength and whether it converged, each starting from the one before."""
     mean, scale = x.mean(axis=0), x.std(axis=0)
     scale[scale < 1e-12 * np.maximum(np.abs(mean), 1)] = 1.0  # constant up to rounding
     z = (x - mean) / scale
@@ -263,22 +233,19 @@ def _path(
         intercept[present] = 0.0
         reached = True
         if len(present) > 1:
-            model.C = strength
-            reached = _fit(model, z, y)
+            reached = _fit(model.set_params(C=strength), z, y)
             # Of two classes scikit-learn keeps only the second one's logit.
             rows = present[1:] if len(present) == 2 else present
             coef[rows], intercept[rows] = model.coef_, model.intercept_
-        yield (
-            LinearProbe(
-                classes=classes,
-                features="",
-                mean=mean,
-                scale=scale,
-                coef=coef,
-                intercept=intercept,
-            ),
-            reached,
+        probe = LinearProbe(
+            classes=classes,
+            mean=mean,
+            scale=scale,
+            coef=coef,
+            intercept=intercept,
+            priors=np.bincount(y, minlength=len(classes)) / len(y),
         )
+        yield probe, reached
 
 
 def _fit(model: LogisticRegression, z: Array, y: Array) -> bool:
@@ -286,10 +253,7 @@ def _fit(model: LogisticRegression, z: Array, y: Array) -> bool:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit(z, y)
-    failed = False
-    for warning in caught:
-        if issubclass(warning.category, ConvergenceWarning):
-            failed = True
-        else:
-            warnings.warn(warning.message, category=warning.category, stacklevel=2)
-    return not failed
+    others = [w for w in caught if not issubclass(w.category, ConvergenceWarning)]
+    for warning in others:
+        warnings.warn(warning.message, category=warning.category, stacklevel=2)
+    return len(others) == len(caught)

@@ -28,6 +28,7 @@ def metrics(
     probabilities: Float[Array, "n k"],
     predicted: Int[Array, " n"],
     weights: Float[Array, "r n"],
+    calibrated: Float[Array, "n k"] | None = None,
 ) -> dict[str, Float[Array, " r"]]:
     """Every metric of this file by name; some for two classes only, see `ranking_metrics`.
 
@@ -36,25 +37,36 @@ def metrics(
         probabilities: per row and class; rows add up to 1.
         predicted: class decided on per row, usually the most probable one.
         weights: not negative; a row of it must not be 0 throughout.
+        calibrated: probabilities after calibration, for `ece_scaled` and `brier_scaled`.
     """
-    recall = recall_per_class(y, predicted, weights, probabilities.shape[1])
-    ranking = ranking_metrics(y, probabilities, weights)
-    return {
-        "balanced_accuracy": _mean_over_present(recall),
+    k = probabilities.shape[1]
+    found = {
+        "balanced_accuracy": balanced_accuracy(y, predicted, weights, k),
         "accuracy": _weighted_mean((predicted == y).astype(np.float64), weights),
-        "f1_macro": f1_macro(y, predicted, weights, probabilities.shape[1]),
-        **ranking,
+        "f1_macro": f1_macro(y, predicted, weights, k),
+        **ranking_metrics(y, probabilities, weights),
         "ece": ece(y, probabilities, weights),
         "brier": brier(y, probabilities, weights),
     }
+    if calibrated is not None:
+        found["ece_scaled"] = ece(y, calibrated, weights)
+        found["brier_scaled"] = brier(y, calibrated, weights)
+    return found
+
+
+def balanced_accuracy(
+    y: Int[Array, " n"], predicted: Int[Array, " n"], weights: Float[Array, "r n"], k: int
+) -> Float[Array, " r"]:
+    """Mean recall over the classes present."""
+    return mean_over_present(recall_per_class(y, predicted, weights, k))
 
 
 def recall_per_class(
     y: Int[Array, " n"], predicted: Int[Array, " n"], weights: Float[Array, "r n"], k: int
 ) -> Float[Array, "r k"]:
-    """Share of each class's rows that are found; NaN where a class is absent."""
+    """Fraction of each class's rows that are found; NaN where a class is absent."""
     truth = np.eye(k)[y]  # (n, k)
-    return _ratio(weights @ (truth * (predicted == y)[:, None]), weights @ truth)
+    return ratio(weights @ (truth * (predicted == y)[:, None]), weights @ truth)
 
 
 def f1_macro(
@@ -63,35 +75,40 @@ def f1_macro(
     """Mean over the classes present of 2 TP / (rows of the class + rows decided to be it)."""
     truth, decided = np.eye(k)[y], np.eye(k)[predicted]  # (n, k) each
     positive = weights @ truth
-    f1 = _ratio(2 * (weights @ (truth * decided)), positive + weights @ decided)
-    return _mean_over_present(np.where(positive > 0, f1, np.nan))
+    f1 = ratio(2 * (weights @ (truth * decided)), positive + weights @ decided)
+    return mean_over_present(np.where(positive > 0, f1, np.nan))
 
 
 def ranking_metrics(
     y: Int[Array, " n"], probabilities: Float[Array, "n k"], weights: Float[Array, "r n"]
 ) -> dict[str, Float[Array, " r"]]:
-    """`auroc_macro_ovr`, `average_precision_macro`, and for two classes what ranks the last one.
+    """`auroc_macro_ovr`, `average_precision_macro`, and for two classes metrics of the last one.
 
-    That is `pauc_above_80tpr`, `sensitivity_at_90_specificity` and `..._95_...`. Each class against
-    the rest, then the mean over classes present; 0.5 for an AUROC where one class is all there
-    is. Tied scores share one threshold, as in scikit-learn.
+    Those are `pauc_above_80tpr`, `sensitivity_at_90_specificity` and `..._95_...`. Each class
+    against the rest, then the mean over classes present; chance where only one class is present.
+    Tied scores share one threshold, as in scikit-learn.
     """
     k = probabilities.shape[1]
     auroc, precision = np.empty((len(weights), k)), np.empty((len(weights), k))
     for c in range(k):
         found, false = _cumulative(y == c, probabilities[:, c], weights)
-        auroc[:, c] = auroc_from_counts(found, false)
-        precision[:, c] = average_precision_from_counts(found, false)
-    one_class = np.isnan(auroc).all(axis=1)
+        area = (np.diff(false) * (found[:, 1:] + found[:, :-1])).sum(axis=1) / 2  # a tie: half
+        auroc[:, c] = ratio(area, found[:, -1] * false[:, -1])
+        precision[:, c] = _average_precision(found, false)
+    undefined = np.isnan(auroc).all(axis=1)
     out = {
-        "auroc_macro_ovr": np.where(one_class, 0.5, _mean_over_present(auroc)),
-        "average_precision_macro": _mean_over_present(precision),
+        "auroc_macro_ovr": np.where(undefined, 0.5, mean_over_present(auroc)),
+        "average_precision_macro": mean_over_present(precision),
     }
     if k == 2:  # found and false are those of the last class
-        out["pauc_above_80tpr"] = pauc_from_counts(found, false)
+        tpr, fpr = ratio(found, found[:, -1:]), ratio(false, false[:, -1:])
+        pauc = _partial_auc(tpr, fpr)
+        out["pauc_above_80tpr"] = np.where(undefined, (1 - MIN_TPR) ** 2 / 2, pauc)
         for least in SPECIFICITIES:
+            # The best threshold among the scores, without interpolation: ties go together.
+            best = np.where(fpr <= 1 - least + 1e-12, tpr, 0.0).max(axis=1)
             name = f"sensitivity_at_{round(100 * least)}_specificity"
-            out[name] = sensitivity_from_counts(found, false, least)
+            out[name] = np.where(undefined, 1 - least, best)
     return out
 
 
@@ -110,54 +127,27 @@ def _cumulative(
     return found, false
 
 
-def auroc_from_counts(found: Float[Array, "r g"], false: Float[Array, "r g"]) -> Float[Array, " r"]:
-    """Area under the ROC curve by trapezoids, so that a tie counts half; NaN for one class."""
-    area = (np.diff(false) * (found[:, 1:] + found[:, :-1])).sum(axis=1) / 2
-    return _ratio(area, found[:, -1] * false[:, -1])
-
-
-def average_precision_from_counts(
-    found: Float[Array, "r g"], false: Float[Array, "r g"]
-) -> Float[Array, " r"]:
+def _average_precision(found: Array, false: Array) -> Float[Array, " r"]:
     """Sum over thresholds of precision x gain in recall (no interpolation); NaN without positives.
 
     As scikit-learn's `average_precision_score`.
     """
     everyone = found[:, 1:] + false[:, 1:]
     precision = np.divide(found[:, 1:], everyone, out=np.zeros_like(everyone), where=everyone > 0)
-    return _ratio((precision * np.diff(found)).sum(axis=1), found[:, -1])
+    return ratio((precision * np.diff(found)).sum(axis=1), found[:, -1])
 
 
-def pauc_from_counts(found: Float[Array, "r g"], false: Float[Array, "r g"]) -> Float[Array, " r"]:
+def _partial_auc(tpr: Float[Array, "r g"], fpr: Float[Array, "r g"]) -> Float[Array, " r"]:
     """Area between the ROC curve and TPR = 0.8, from 0 to 0.2 (ISIC 2024's official metric).
 
-    It is the integral of 1 - FPR over TPR from 0.8 to 1, the ROC curve being linear between
-    thresholds. 0.02 for chance; where one class is absent there is no ranking, and chance is
-    returned.
+    The integral of 1 - FPR over TPR from 0.8 to 1, the ROC curve being linear between thresholds.
     """
-    tpr, fpr = _ratio(found, found[:, -1:]), _ratio(false, false[:, -1:])
     low, high = tpr[:, :-1], tpr[:, 1:]  # (r, g - 1) ends of each segment
-    from_ = np.maximum(low, MIN_TPR)
-    rise = np.maximum(high - from_, 0)  # the part of the segment above MIN_TPR
-    share = np.divide(from_ - low, high - low, out=np.zeros_like(low), where=high > low)
-    fpr_from = fpr[:, :-1] + share * np.diff(fpr)
-    area = (rise * (1 - (fpr_from + fpr[:, 1:]) / 2)).sum(axis=1)
-    return np.where(np.isnan(area), (1 - MIN_TPR) ** 2 / 2, area)
-
-
-def sensitivity_from_counts(
-    found: Float[Array, "r g"], false: Float[Array, "r g"], specificity: float
-) -> Float[Array, " r"]:
-    """Largest share of positives found at a threshold that spares this share of negatives.
-
-    Only thresholds that the scores have count, without interpolation, so rows of one score are
-    found all or none. Where a class is absent there is no ranking, and chance is returned.
-    """
-    tpr, fpr = _ratio(found, found[:, -1:]), _ratio(false, false[:, -1:])
-    spared = fpr <= 1 - specificity + 1e-12  # rounding of the shares, not of the claim
-    best = np.where(spared, tpr, 0.0).max(axis=1)
-    undefined = np.isnan(tpr[:, -1]) | np.isnan(fpr[:, -1])
-    return np.where(undefined, 1 - specificity, best)
+    start = np.maximum(low, MIN_TPR)
+    rise = np.maximum(high - start, 0)  # the part of the segment above MIN_TPR
+    part = np.divide(start - low, high - low, out=np.zeros_like(low), where=high > low)
+    fpr_start = fpr[:, :-1] + part * np.diff(fpr)
+    return np.asarray((rise * (1 - (fpr_start + fpr[:, 1:]) / 2)).sum(axis=1))
 
 
 def ece(
@@ -171,12 +161,12 @@ def ece(
     confidence = probabilities.max(axis=1)
     gap = (probabilities.argmax(axis=1) == y) - confidence  # (n,)
     per_bin = weights @ (np.eye(ECE_BINS)[bin_of(confidence)] * gap[:, None])  # (r, bins)
-    return _ratio(np.abs(per_bin).sum(axis=1), weights.sum(axis=1))
+    return ratio(np.abs(per_bin).sum(axis=1), weights.sum(axis=1))
 
 
-def bin_of(confidence: Float[Array, " n"], bins: int = ECE_BINS) -> Int[Array, " n"]:
-    """Bin of each confidence, of equal width over (0, 1]; a bin holds its upper edge."""
-    return np.asarray(np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1))
+def bin_of(confidence: Float[Array, " n"]) -> Int[Array, " n"]:
+    """Bin of each confidence; a bin includes its upper edge."""
+    return np.asarray(np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1))
 
 
 def brier(
@@ -188,17 +178,17 @@ def brier(
 
 
 def _weighted_mean(values: Array, weights: Array) -> Array:
-    return _ratio(weights @ values, weights.sum(axis=1))
+    return ratio(weights @ values, weights.sum(axis=1))
 
 
-def _mean_over_present(values: Array) -> Array:
-    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
+def mean_over_present(values: Array) -> Array:
+    """Mean over the last axis of the values that are not NaN; NaN where all are."""
     present = ~np.isnan(values)
-    return _ratio(np.where(present, values, 0).sum(axis=-1), present.sum(axis=-1))
+    return ratio(np.where(present, values, 0).sum(axis=-1), present.sum(axis=-1))
 
 
-def _ratio(top: Array, bottom: Array) -> Array:
-    """The quotient, NaN where `bottom` is 0."""
+def ratio(top: Array, bottom: Array) -> Array:
+    """Quotient; NaN where `bottom` is 0."""
     shape = np.broadcast_shapes(top.shape, bottom.shape)
     out: Array = np.full(shape, np.nan)
     return np.divide(top, bottom, out=out, where=bottom > 0)

@@ -1,36 +1,28 @@
-"""What a run's features are worth on a cohort: a probe per feature set, beside the floors."""
+"""What a run's features are worth on a cohort: a probe per feature set, compared with baselines."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import Any
 
 from slimp.data.cohort import Cohort
-from slimp.data.files import new_file, sha256_of, write_json
+from slimp.data.files import new_file, write_json
 from slimp.errors import UserError
-from slimp.evaluation.baselines import majority, metadata_floor
+from slimp.evaluation.baselines import majority, metadata_baseline
 from slimp.evaluation.folds import held_out_split, labelled_rows, official_parts
 from slimp.evaluation.groups import group_values
 from slimp.evaluation.leakage import MODES, Leakage, leakage
 from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.low_shot import LowShot, low_shot
+from slimp.evaluation.paired_bootstrap import Verdict, verdict
 from slimp.evaluation.probe_config import ProbeConfig, ProtocolConfig
 from slimp.evaluation.result import ProbeResult, make_task, relabelled
 from slimp.evaluation.subgroups import Subgroups, subgroups
-from slimp.features.backends import BackendName
-from slimp.features.embed import FEATURE_SETS, FeatureTable, embed, with_pseudo_metadata
+from slimp.features.embed import FEATURE_SETS, FeatureTable
 from slimp.features.feature_sets import FeatureSet
-from slimp.features.pseudo_metadata import PseudoMetadata
-from slimp.models.nested import Slimp
-from slimp.training.config import PretrainConfig
-from slimp.training.devices import fast_precision
-from slimp.training.parts import EARLIER_PATIENTS, LEARNED_FROM, earlier_parts, stages
+from slimp.training.parts import LEARNED_FROM
 
 PROTOCOLS = ("low_shot", "leakage", "subgroups")
 """What may be measured besides the score."""
@@ -38,16 +30,20 @@ PROTOCOLS = ("low_shot", "leakage", "subgroups")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Assessment:
-    """Probes and floors on the same splits."""
+    """Probes and baselines on the same splits."""
 
     probes: Mapping[str, ProbeResult]
     """Feature set -> result, from the smallest set to the one asked for."""
-    floors: Mapping[str, ProbeResult]
-    """What needs no pre-training: the majority class, and the raw metadata if there are any."""
+    baselines: Mapping[str, ProbeResult]
+    """Without pre-training: the majority class, and the raw metadata if there are any."""
+    verdict: Verdict
+    """Of the largest feature set against the best baseline."""
     tested_on: str
-    """Whose images test, in words."""
+    """Which images test, in words."""
     saw_test_patients: bool | None
     """Whether pre-training learned from patients that test here; None if the run does not say."""
+    unit: str = "patients"
+    """What the intervals resample: lesions where the cohort has no patient ids."""
     imputed: tuple[str, ...] = ()
     """Features with rows that `slimp retrieve` imputed from other patients."""
     low_shot: LowShot | None = None
@@ -59,27 +55,17 @@ class Assessment:
         """The result for the feature set asked for."""
         return list(self.probes.values())[-1]
 
-    @property
-    def verdict(self) -> str:
-        """Whether pre-training bought anything, in a sentence."""
-        floor = max(self.floors.values(), key=lambda result: result.balanced_accuracy.mean)
-        ours, theirs = self.main.balanced_accuracy, floor.balanced_accuracy
-        gain = ours.mean - theirs.mean
-        side = "above" if gain > 0 else "below"
-        text = f"'{list(self.probes)[-1]}' is {abs(gain):.3f} {side} the best floor, {floor.name}"
-        if ours.ci95[0] <= theirs.ci95[1] and theirs.ci95[0] <= ours.ci95[1]:
-            text += "; the intervals overlap, so it takes more patients to be sure"
-        return f"{text}."
-
     def to_dict(self) -> dict[str, Any]:
         """The content of `metrics.json`: the main result, then what to compare it with."""
         return {
             **self.main.to_dict(),
+            "resampling": {"unit": self.unit, "n_test": self.main.n_test_patients},
             "pretraining_saw_test_patients": self.saw_test_patients,
             "tested_on": self.tested_on,
             "imputed": list(self.imputed),
+            "verdict": self.verdict.to_dict(),
             "feature_sets": {name: result.to_dict() for name, result in self.probes.items()},
-            "floors": {name: result.to_dict() for name, result in self.floors.items()},
+            "baselines": {name: result.to_dict() for name, result in self.baselines.items()},
             **{
                 name: found.to_dict()
                 for name in PROTOCOLS
@@ -88,7 +74,7 @@ class Assessment:
         }
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Writes `metrics.json`, `predictions.parquet`, the probe, and who was drawn for low-shot.
+        """Writes `metrics.json`, `predictions.parquet`, the probe, and the rows of low-shot draws.
 
         Raises:
             UserError: the folder is not empty and `overwrite` is off.
@@ -101,10 +87,10 @@ class Assessment:
 
 
 def require_possible(cohort: Cohort, config: ProbeConfig, protocols: ProtocolConfig) -> None:
-    """Refuses what the cohort's tables cannot give, before anything slow is begun.
+    """Refuses what the cohort's tables do not allow, before any image is embedded.
 
     Raises:
-        UserError: a class, a column or an official split that was asked for is not there.
+        UserError: a class, a column or an official split that was asked for does not exist.
     """
     labelled_rows(relabelled(cohort.images, config.malignant))
     group_values(cohort, protocols.subgroups)
@@ -121,15 +107,15 @@ def assess(
     held_out: bool = True,
     protocols: ProtocolConfig | None = None,
 ) -> Assessment:
-    """Probes of the feature set asked for and of the smaller ones, and the floors.
+    """Probes of the feature set asked for and of the smaller ones, and the baselines.
 
     Args:
         table: features of `cohort`, in its order.
-        cohort: for the floor of the raw metadata.
+        cohort: for the baseline of the raw metadata.
         config: of the probes.
         run_parts: patient -> part that pre-training gave it, see `parts_of_run`.
         held_out: test on the patients that pre-training, or else an official split, set aside,
-            if there are any and patients are what must not leak; otherwise deal them anew.
+            if there are any and the split is by patient; otherwise split at random.
         protocols: what to measure of the largest feature set besides; None: nothing.
 
     Raises:
@@ -145,28 +131,31 @@ def assess(
         try:
             held_out_split(ids, parts)
         except UserError as error:
-            way_out = "--split patient" if official else "--no-held-out"
-            raise UserError(f"{error} Or pass {way_out} to deal the patients anew.") from None
+            flag = "--split patient" if official else "--no-held-out"
+            raise UserError(f"{error} Or pass {flag} to split the patients at random.") from None
     probes: dict[str, ProbeResult] = {
         name: probe(table, replace(config, features=name), parts=parts)
         for name in _feature_sets(table, config)
     }
-    floors = {"majority": majority(table.ids, config, parts=parts)}
+    baselines = {"majority": majority(table.ids, config, parts=parts)}
     if any(level.features for level in cohort.schema.levels):
         everything = replace(config, features="full")
-        floors["metadata"] = metadata_floor(cohort, everything, parts=parts).best
-    main = list(probes.values())[-1]
+        baselines["metadata"] = metadata_baseline(cohort, everything, parts=parts)
+    name, main = list(probes.items())[-1]
     tested = set(main.predictions["patient_id"])
-    extra = _protocols(table, cohort, config, parts, main, protocols) if protocols else {}
+    unit = "patients" if cohort.has_patient_ids else "lesions"
+    tables = {key: result.predictions for key, result in baselines.items()}
     return Assessment(
         probes=probes,
-        floors=floors,
+        baselines=baselines,
+        verdict=verdict(name, main.predictions, tables, unit=unit),
         tested_on=tested_on or f"in {config.seeds} random {config.split}-disjoint splits",
         saw_test_patients=None
         if run_parts is None
         else any(run_parts.get(patient) in LEARNED_FROM for patient in tested),
+        unit=unit,
         imputed=table.imputed,
-        **extra,
+        **(_protocols(table, cohort, config, parts, main, protocols) if protocols else {}),
     )
 
 
@@ -178,152 +167,39 @@ def _protocols(
     main: ProbeResult,
     protocols: ProtocolConfig,
 ) -> dict[str, Any]:
-    """What was asked for besides the score of `main`."""
+    """Low-shot, leakage and subgroups of `main`, as far as asked for."""
     found: dict[str, Any] = {}
     if protocols.fractions or protocols.shots:
         task = make_task(table.ids, config, parts)
         x = table.matrix(config.features)
         found["low_shot"] = low_shot(x, task, config, protocols, whole=main)
     if protocols.leakage:
-        dealt = parts is None and config.split in MODES
-        found["leakage"] = leakage(
-            {
-                mode: main
-                if dealt and mode == config.split
-                else probe(table, replace(config, split=mode))
-                for mode in MODES
-            }
-        )
+        results: dict[str, ProbeResult] = {
+            mode: main
+            if parts is None and mode == config.split
+            else probe(table, replace(config, split=mode))
+            for mode in MODES
+        }
+        found["leakage"] = leakage(results)
     by_group = subgroups(main, cohort, protocols.subgroups)
     if by_group.groups:
         found["subgroups"] = by_group
     return found
 
 
-def parts_of_run(run: Path, cohort: Cohort) -> dict[str, str] | None:
-    """Patient -> part of the run's training; empty if no stage of it was on this cohort.
-
-    The cohort counts as that of a stage if at least half of the patients of either are the
-    other's. Where they share fewer, random splits are left to do, and only the patients whom the
-    run learned from are named, so that this does not go unnoticed. Somebody whom any stage
-    learned from is held out of none. None: the run does not say whom it learned from.
-    """
-    found = stages(run)
-    if found is None:
-        return None
-    here = set(cohort.patients["patient_id"])
-    known: set[str] = set()
-    met: set[str] = set()
-    for stage in found:
-        shared = here & set(stage)
-        met |= shared
-        if shared and 2 * len(shared) >= min(len(here), len(stage)):
-            known |= set(stage)
-    return {
-        patient: part
-        for patient, part in earlier_parts(run).items()
-        if patient in known or (patient in met and part in LEARNED_FROM)
-    }
-
-
-def device_of(accelerator: Literal["auto", "cpu", "cuda", "mps"]) -> str:
-    """The device that an `--accelerator` stands for; auto is the fastest one at hand."""
-    if accelerator != "auto":
-        return accelerator
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def precision_of(
-    precision: Literal["auto", "32", "bf16"], accelerator: Literal["auto", "cpu", "cuda", "mps"]
-) -> Literal["32", "bf16"]:
-    """The number format that a `--precision` stands for; auto is bf16 where it is fast."""
-    config = PretrainConfig(precision=precision, accelerator=accelerator)
-    return "bf16" if fast_precision(config).precision == "bf16" else "32"
-
-
-def cached_features(
-    run: Path,
-    cohort_folder: Path,
-    *,
-    device: str = "cpu",
-    precision: Literal["32", "bf16"] = "32",
-    backend: BackendName = "torch",
-    batch_size: int | None = None,
-    workers: int = 0,
-    lacking: Literal["refuse", "missing"] = "refuse",
-    pseudo: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> FeatureTable:
-    """The run's features of a cohort, kept in the run folder under a hash of both.
-
-    Pseudo-metadata (`pseudo`, a folder of `slimp retrieve`) are put in afterwards, and not kept;
-    columns that lack then count as missing, as they do for an adapted run, which may read more
-    columns than the cohorts of its earlier stages have.
-
-    Precision and backend enter the hash too. Probes are in 32 bit unless told otherwise, so that
-    the same run scores the same on every machine.
-
-    Raises:
-        UserError: the run or the cohort is damaged, or they do not fit each other.
-    """
-    if pseudo is not None:
-        retrieved, lacking = PseudoMetadata.load(pseudo), "missing"
-    if (run / EARLIER_PATIENTS).is_file():
-        lacking = "missing"
-    how = f"{precision} {backend}" if lacking == "refuse" else f"{precision} {backend} {lacking}"
-    key = hashlib.sha256(how.encode())
-    for path in (
-        *(run / "model.safetensors", run / "model.json"),
-        *(cohort_folder / f"{name}.parquet" for name in ("images", "lesions", "patients")),
-        *(cohort_folder / "cohort.json", cohort_folder / "images.bin"),
-    ):
-        if path.is_file():
-            key.update(sha256_of(path).encode())
-    kept = run / "features" / f"{key.hexdigest()[:16]}.parquet"
-    if kept.is_file():
-        table = FeatureTable.load(kept)
-    else:
-        table = embed(
-            Slimp.from_pretrained(run),
-            Cohort.load(cohort_folder),
-            batch_size=batch_size,
-            workers=workers,
-            device=device,
-            precision=precision,
-            backend=backend,
-            lacking=lacking,
-            progress=progress,
-        )
-        with suppress(PermissionError):  # a run that may only be read is embedded each time
-            table.save(kept)
-    return (
-        table
-        if pseudo is None
-        else with_pseudo_metadata(table, Slimp.from_pretrained(run), retrieved)
-    )
-
-
 def _feature_sets(table: FeatureTable, config: ProbeConfig) -> list[FeatureSet]:
     """The set asked for, after the smaller ones that differ from it."""
     names = list(FEATURE_SETS)
     asked = names[: names.index(config.features) + 1]
-    parts = {
-        name: [part for part in FEATURE_SETS[name] if part in table.features] for name in asked
-    }
-    following = [*asked[1:], None]
-    return [
-        n
-        for n, after in zip(asked, following, strict=True)
-        if not after or parts[n] != parts[after]
-    ]
+    parts = [[part for part in FEATURE_SETS[name] if part in table.features] for name in asked]
+    differ = [a != b for a, b in zip(parts, [*parts[1:], None], strict=True)]
+    return [name for name, new in zip(asked, differ, strict=True) if new]
 
 
 def _given_split(
     table: FeatureTable, config: ProbeConfig, run_parts: Mapping[str, str] | None
 ) -> tuple[list[object] | None, str]:
-    """The part of each image in a split that exists already, and what it is in words."""
+    """The part of each image in a split that exists already, and its test part in words."""
     if config.split == "official":
         return official_parts(table.ids), "those of the official test part"
     if config.split != "patient":

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from slimp.data.files import check_output, new_file, write_json
 from slimp.errors import UserError
-from slimp.evaluation.bootstrap import Estimate, bootstrap
+from slimp.evaluation.bootstrap import Array, Estimate, bootstrap
 from slimp.evaluation.folds import (
     Split,
     held_out_split,
@@ -25,16 +25,13 @@ from slimp.evaluation.folds import (
     official_parts,
 )
 from slimp.evaluation.logistic import LinearProbe
-from slimp.evaluation.metrics import brier, ece, metrics, recall_per_class
+from slimp.evaluation.metrics import metrics, recall_per_class
 from slimp.evaluation.probe_config import ProbeConfig
 
-Array = np.ndarray[Any, np.dtype[Any]]
 ECES = ("ece", "ece_scaled")
-"""Metrics that resampling only adds to, see `bootstrap`."""
+"""Metrics that resampling only increases, see `bootstrap`."""
 TWO = ("benign", "malignant")
-"""The classes where several labels are joined; the one looked for comes last."""
-Kind = Literal["p", "q"]
-"""Of probabilities: as the probe gives them, or calibrated."""
+"""The classes where several labels are joined; the positive one is last."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,7 +45,7 @@ class Task:
     """Class per row of `ids`; -1 where unlabelled."""
     splits: tuple[Split, ...]
     held_out: bool
-    """The split was given, not dealt."""
+    """The split was given, not drawn at random."""
 
     @property
     def groups(self) -> Array:
@@ -64,14 +61,13 @@ def make_task(
     Args:
         ids: as in `FeatureTable.ids` or `cohort.images`.
         config: its split, seeds and positive class.
-        parts: per row, the part of a given split; None deals splits at random.
+        parts: per row, the part of a given split; None splits at random.
 
     Raises:
-        UserError: the classes or parts do not allow it; the message says why.
+        UserError: the classes or parts do not allow it.
     """
     ids = relabelled(ids, config.malignant)
-    rows = labelled_rows(ids)
-    names = list(TWO) if config.malignant else sorted(set(ids["label"].iloc[rows]))
+    names = list(TWO) if config.malignant else sorted(set(ids["label"].iloc[labelled_rows(ids)]))
     if config.positive is not None:
         if len(names) != 2 or config.positive not in names:
             raise UserError(
@@ -97,14 +93,10 @@ def make_task(
 
 
 def relabelled(ids: pd.DataFrame, malignant: Sequence[str]) -> pd.DataFrame:
-    """The same rows with the labels benign and malignant; as they are if `malignant` is empty.
-
-    Args:
-        ids: with a column `label`; rows without one stay without.
-        malignant: labels that count as malignant; every other one is benign.
+    """The same rows with the labels benign and malignant; unchanged if `malignant` is empty.
 
     Raises:
-        UserError: one of them does not occur, or no label is left to be benign.
+        UserError: a malignant label does not occur, or no label is left to be benign.
     """
     if not malignant:
         return ids
@@ -127,14 +119,25 @@ def codes_of(labels: pd.Series, classes: Sequence[str]) -> Int[Array, " rows"]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Answer:
-    """What a classifier said about the test rows of one split."""
+class Predictions:
+    """A classifier's output for the test rows of one split."""
 
     probabilities: Float[Array, "n k"]
     predicted: Int[Array, " n"]
     """Class decided on."""
     calibrated: Float[Array, "n k"] | None = None
-    """Probabilities for the class shares of the training rows, after temperature scaling."""
+    """Probabilities for the class frequencies of the training rows, after temperature scaling."""
+
+    @classmethod
+    def of_rows(cls, rows: pd.DataFrame, classes: Sequence[str]) -> Predictions:
+        """From rows of `ProbeResult.predictions`; columns follow `classes`."""
+        p, q = (
+            rows[names].to_numpy(dtype=np.float64) if names[0] in rows else None
+            for names in ([f"{kind}_{name}" for name in classes] for kind in "pq")
+        )
+        if p is None:
+            raise KeyError(f"p_{classes[0]}")
+        return cls(probabilities=p, predicted=codes_of(rows["predicted"], classes), calibrated=q)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,7 +145,7 @@ class ProbeResult:
     """Metrics with intervals, what they were made from, and the probe itself."""
 
     name: str
-    """What was probed, as in 'linear' or 'majority'."""
+    """What was probed, as in 'logistic' or 'majority'."""
     config: ProbeConfig
     classes: tuple[str, ...]
     metrics: dict[str, Estimate]
@@ -154,19 +157,19 @@ class ProbeResult:
     """Images, mean over seeds."""
     n_test: int
     n_test_patients: int
-    """In any seed; they are what the intervals draw from."""
+    """Over all seeds: what the intervals resample."""
     n_unlabelled: int
     """Images left out because they have no label."""
     held_out: bool
     predictions: pd.DataFrame
     """`image_id patient_id seed label predicted p_<class>... q_<class>...`, a row per test image
-    and seed; q_ are calibrated probabilities, of a linear probe only."""
+    and seed; q_ are calibrated probabilities, of a logistic probe only."""
     trained_on: Int[Array, " n_train"]
     """Rows of the ids that trained in the first split."""
     strengths: tuple[float, ...] = ()
     """The C chosen in each seed, if any."""
     temperatures: tuple[float, ...] = ()
-    """Of the scaling, in each seed, if any."""
+    """Of the calibration in each seed, if any."""
     converged: bool = True
     probe: LinearProbe | None = None
     """Of the first seed, fitted on all its training rows."""
@@ -178,28 +181,21 @@ class ProbeResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
+        given = self.held_out and self.config.split != "official"
+        counts = ("n_train", "n_test", "n_unlabelled")
         return {
             **{name: estimate.to_dict() for name, estimate in self.metrics.items()},
             "recall": {name: estimate.to_dict() for name, estimate in self.recall.items()},
             "confusion": self.confusion.tolist(),
-            "classes": list(self.classes),
-            "n_train": self.n_train,
-            "n_test": self.n_test,
-            "n_test_patients": self.n_test_patients,
-            "n_unlabelled": self.n_unlabelled,
-            "split": self.config.split
-            if self.config.split == "official" or not self.held_out
-            else "held_out",
+            "split": "held_out" if given else self.config.split,
             "features": self.config.features,
-            "name": self.name,
-            "strengths": list(self.strengths),
-            "temperatures": list(self.temperatures),
-            "converged": self.converged,
+            **{name: getattr(self, name) for name in (*counts, "classes", "name", "converged")},
+            **{name: getattr(self, name) for name in ("strengths", "temperatures")},
             "probe_config": asdict(self.config),
         }
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Writes `metrics.json`, `predictions.parquet` and, of a linear probe, the probe.
+        """Writes `metrics.json`, `predictions.parquet` and, of a logistic probe, the probe.
 
         Raises:
             UserError: the folder is not empty and `overwrite` is off.
@@ -213,57 +209,19 @@ class ProbeResult:
         write_json(folder / "metrics.json", self.to_dict())
 
 
-def answer_of(rows: pd.DataFrame, classes: Sequence[str]) -> Answer:
-    """The answer that rows of `ProbeResult.predictions` of one seed hold."""
-    return Answer(
-        probabilities=probabilities_of(rows, classes),
-        predicted=codes_of(rows["predicted"], classes),
-        calibrated=probabilities_of(rows, classes, "q") if has_probabilities(rows, "q") else None,
-    )
-
-
-def has_probabilities(rows: pd.DataFrame, kind: Kind) -> bool:
-    """Whether predictions have probabilities of this kind; not every probe is calibrated."""
-    return any(str(name).startswith(f"{kind}_") for name in rows.columns)
-
-
-def probabilities_of(
-    rows: pd.DataFrame, classes: Sequence[str], kind: Kind = "p", *, suffix: str = ""
-) -> Float[Array, "n k"]:
-    """Probabilities as a matrix, from columns `p_<class>` or `q_<class>` of predictions.
-
-    Args:
-        rows: as in `ProbeResult.predictions`.
-        classes: in the order wanted.
-        kind: p as the probe gives them, q calibrated.
-        suffix: of the columns' names, where two tables were joined.
-    """
-    names = [f"{kind}_{name}{suffix}" for name in classes]
-    return rows[names].to_numpy(dtype=np.float64)
-
-
 def summarise(
-    task: Task,
-    answers: Sequence[Answer],
-    config: ProbeConfig,
-    *,
-    name: str,
-    strengths: tuple[float, ...] = (),
-    temperatures: tuple[float, ...] = (),
-    converged: bool = True,
-    probe: LinearProbe | None = None,
+    task: Task, found: Sequence[Predictions], config: ProbeConfig, *, name: str
 ) -> ProbeResult:
-    """The result of one answer per split: metrics, and their intervals over patients."""
+    """The metrics of one set of predictions per split, with intervals over patients."""
     tested = [task.y[split.test] for split in task.splits]
     groups = [task.groups[split.test] for split in task.splits]
     k = len(task.classes)
 
     def statistic(split: int, weights: Array) -> dict[str, Array]:
-        y, answer = tested[split], answers[split]
-        recall = recall_per_class(y, answer.predicted, weights, k)  # (r, k)
+        y, one = tested[split], found[split]
+        recall = recall_per_class(y, one.predicted, weights, k)  # (r, k)
         return {
-            **metrics(y, answer.probabilities, answer.predicted, weights),
-            **scaled_metrics(y, answer.calibrated, weights),
+            **metrics(y, one.probabilities, one.predicted, weights, one.calibrated),
             **{f"recall {c}": recall[:, i] for i, c in enumerate(task.classes)},
         }
 
@@ -272,8 +230,8 @@ def summarise(
     )
     recall = {c: estimates.pop(f"recall {c}") for c in task.classes}
     confusion = np.zeros((k, k), dtype=np.int64)
-    for y, answer in zip(tested, answers, strict=True):
-        np.add.at(confusion, (y, answer.predicted), 1)
+    for y, one in zip(tested, found, strict=True):
+        np.add.at(confusion, (y, one.predicted), 1)
     return ProbeResult(
         name=name,
         config=config,
@@ -286,39 +244,23 @@ def summarise(
         n_test_patients=len(np.unique(np.concatenate(groups))),
         n_unlabelled=int((task.y < 0).sum()),
         held_out=task.held_out,
-        predictions=_predictions(task, answers),
+        predictions=_prediction_table(task, found),
         trained_on=task.splits[0].train,
-        strengths=strengths,
-        temperatures=temperatures,
-        converged=converged,
-        probe=probe,
     )
 
 
-def scaled_metrics(
-    y: Int[Array, " n"], calibrated: Float[Array, "n k"] | None, weights: Float[Array, "r n"]
-) -> dict[str, Float[Array, " r"]]:
-    """`ece_scaled` and `brier_scaled` of calibrated probabilities; nothing where there are none."""
-    if calibrated is None:
-        return {}
-    return {
-        "ece_scaled": ece(y, calibrated, weights),
-        "brier_scaled": brier(y, calibrated, weights),
-    }
-
-
-def _predictions(task: Task, answers: Sequence[Answer]) -> pd.DataFrame:
+def _prediction_table(task: Task, found: Sequence[Predictions]) -> pd.DataFrame:
     names = np.array(task.classes)
     frames = []
-    for split, answer in zip(task.splits, answers, strict=True):
+    for split, one in zip(task.splits, found, strict=True):
         ids = task.ids.iloc[split.test][["image_id", "patient_id"]].reset_index(drop=True)
-        frame = ids.assign(
-            seed=split.seed,
-            label=names[task.y[split.test]],
-            predicted=names[answer.predicted],
-        )
-        shares = {f"p_{c}": answer.probabilities[:, i] for i, c in enumerate(task.classes)}
-        if answer.calibrated is not None:
-            shares |= {f"q_{c}": answer.calibrated[:, i] for i, c in enumerate(task.classes)}
-        frames.append(frame.assign(**shares))
+        columns: dict[str, Any] = {
+            "seed": split.seed,
+            "label": names[task.y[split.test]],
+            "predicted": names[one.predicted],
+            **{f"p_{c}": one.probabilities[:, i] for i, c in enumerate(task.classes)},
+        }
+        if one.calibrated is not None:
+            columns |= {f"q_{c}": one.calibrated[:, i] for i, c in enumerate(task.classes)}
+        frames.append(ids.assign(**columns))
     return pd.concat(frames, ignore_index=True)

@@ -1,7 +1,7 @@
 """The probe's score per group of patients, lesions or images: sex, age band, skin type, site.
 
-An average hides whom it fails. Groups come from the cohort's own columns, of any level; that a
-column is no input of the model does not matter here.
+An average hides the groups it fails. Groups come from the cohort's own columns, of any level,
+whether or not the model reads them.
 
 Axis names: n = test rows of one split, k = classes, g = groups, r = replicates.
 """
@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 
 from slimp.data.cohort import Cohort
-from slimp.evaluation.bootstrap import Estimate, bootstrap
+from slimp.evaluation.bootstrap import Array, Estimate, bootstrap
 from slimp.evaluation.groups import group_values
-from slimp.evaluation.metrics import ECE_BINS, ranking_metrics
-from slimp.evaluation.result import ECES, ProbeResult, codes_of
+from slimp.evaluation.metrics import ece, mean_over_present, ranking_metrics, recall_per_class
+from slimp.evaluation.result import ECES, Predictions, ProbeResult, codes_of
 
-Array = np.ndarray[Any, np.dtype[Any]]
 FEWEST_PATIENTS = 10
 """Of a group with an interval; with fewer, percentiles of a bootstrap mean little."""
 FEWEST_OF_CLASS = 5
@@ -52,7 +51,7 @@ class Group:
         return self.n_patients < FEWEST_PATIENTS
 
     def text(self, name: str) -> str:
-        """A metric as people read it, without interval where there are too few patients."""
+        """A metric for the terminal, without interval where there are too few patients."""
         found = self.metrics.get(name)
         if found is None or np.isnan(found.mean):
             return "-"
@@ -60,19 +59,10 @@ class Group:
 
     def to_dict(self) -> dict[str, Any]:
         """For `metrics.json`; no interval where there are too few patients for one."""
-        content: dict[str, Any] = {name: e.to_dict() for name, e in self.metrics.items()}
-        if self.caution:
-            for entry in content.values():
-                entry["ci95"] = None
-        return {
-            "column": self.column,
-            "group": self.group,
-            "n_images": self.n_images,
-            "n_patients": self.n_patients,
-            "classes": list(self.classes),
-            "caution": self.caution,
-            **content,
-        }
+        dropped: dict[str, Any] = {"ci95": None} if self.caution else {}
+        scores = {name: {**e.to_dict(), **dropped} for name, e in self.metrics.items()}
+        content = {name: value for name, value in vars(self).items() if name != "metrics"}
+        return {**content, "caution": self.caution, **scores}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,16 +85,6 @@ class Gap:
             f"'{self.worse}' in balanced accuracy over {', '.join(self.classes)}"
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """For `metrics.json`."""
-        return {
-            "column": self.column,
-            "better": self.better,
-            "worse": self.worse,
-            "classes": list(self.classes),
-            "difference": self.difference.to_dict(),
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class Subgroups:
@@ -117,20 +97,15 @@ class Subgroups:
         """The entry `subgroups` of `metrics.json`."""
         return {
             "groups": [group.to_dict() for group in self.groups],
-            "gaps": [gap.to_dict() for gap in self.gaps],
+            "gaps": [{**vars(gap), "difference": gap.difference.to_dict()} for gap in self.gaps],
         }
 
 
 def subgroups(result: ProbeResult, cohort: Cohort, columns: Sequence[str] = ("auto",)) -> Subgroups:
     """The metrics of a probe per group of each column, intervals over patients.
 
-    Args:
-        result: of a probe on this cohort.
-        cohort: its tables hold the columns.
-        columns: see `groups.group_values`.
-
     Raises:
-        UserError: a column does not exist or makes no groups.
+        UserError: a column of `columns` (see `group_values`) does not exist or makes no groups.
     """
     groups: list[Group] = []
     gaps: list[Gap] = []
@@ -140,156 +115,118 @@ def subgroups(result: ProbeResult, cohort: Cohort, columns: Sequence[str] = ("au
         names = [value for value in values.cat.categories if (tested == value).any()]
         if tested.isna().any():
             names.append(UNKNOWN)
-        found = _Column(name, names, result, tested.astype("object").fillna(UNKNOWN))
-        scores = found.scores()
-        groups.extend(scores)
-        if (gap := found.gap([score.caution for score in scores])) is not None:
+        rows = result.predictions.assign(group=tested.astype("object").fillna(UNKNOWN))
+        column = _Column(name, names, result, rows)
+        groups.extend(found := column.groups())
+        if (gap := column.gap([group for group in found if not group.caution])) is not None:
             gaps.append(gap)
     return Subgroups(groups=tuple(groups), gaps=tuple(gaps))
 
 
 class _Column:
-    """The probe's answers with the group of each row, seed by seed."""
+    """The probe's predictions with the group of each row, seed by seed."""
 
-    def __init__(self, name: str, names: list[str], result: ProbeResult, tested: pd.Series) -> None:
-        self.name, self.names, self.result = name, names, result
-        frame = result.predictions.assign(**{"group ": codes_of(tested, names)})
-        self.parts = [part for _, part in frame.groupby("seed", sort=True)]
-        classes = result.classes
-        self.y = [codes_of(part["label"], classes) for part in self.parts]
-        self.code = [part["group "].to_numpy() for part in self.parts]
-        self.right = [(part["predicted"] == part["label"]).to_numpy() for part in self.parts]
-        self.p = [_shares(part, "p_", classes) for part in self.parts]
-        calibrated = f"q_{classes[0]}" in frame
-        self.q = [_shares(part, "q_", classes) for part in self.parts] if calibrated else None
-        self.patients = [part["patient_id"].to_numpy(dtype=str) for part in self.parts]
+    def __init__(
+        self, name: str, names: list[str], result: ProbeResult, rows: pd.DataFrame
+    ) -> None:
+        self.name, self.names, self.rows, self.config = name, names, rows, result.config
+        self.classes = result.classes
+        parts = [part for _, part in rows.groupby("seed", sort=True)]
+        self.y = [codes_of(part["label"], self.classes) for part in parts]
+        self.found = [Predictions.of_rows(part, self.classes) for part in parts]
+        self.patients = [part["patient_id"].to_numpy(dtype=str) for part in parts]
+        self.members = [
+            {group: np.flatnonzero(part["group"] == group) for group in names} for part in parts
+        ]
 
-    def scores(self) -> list[Group]:
+    def groups(self) -> list[Group]:
         """A row per group."""
-        config = self.result.config
         found = bootstrap(
             self.patients,
             self._statistic,
-            replicates=config.replicates,
-            seed=config.seed,
-            reflect=[f"{name} {g}" for name in ECES for g in range(len(self.names))],
+            replicates=self.config.replicates,
+            seed=self.config.seed,
+            reflect=[f"{metric} {name}" for metric in ECES for name in self.names],
         )
-        everyone = pd.concat(self.parts)
-        rows = []
-        for g, name in enumerate(self.names):
-            own = everyone[everyone["group "] == g]
-            mine = {key.rpartition(" ")[0]: e for key, e in found.items() if key.endswith(f" {g}")}
+        made = []
+        for name in self.names:
+            own = self.rows[self.rows["group"] == name]
             labels = set(own["label"])
-            rows.append(
+            metrics = {
+                key.removesuffix(f" {name}"): estimate
+                for key, estimate in found.items()
+                if key.partition(" ")[2] == name
+            }
+            made.append(
                 Group(
                     column=self.name,
                     group=name,
                     n_images=own["image_id"].nunique(),
                     n_patients=own["patient_id"].nunique(),
-                    classes=tuple(c for c in self.result.classes if c in labels),
-                    metrics=mine,
+                    classes=tuple(c for c in self.classes if c in labels),
+                    metrics=metrics,
                 )
             )
-        return rows
+        return made
 
-    def gap(self, cautions: Sequence[bool]) -> Gap | None:
-        """Of known groups with enough patients, also of a class; None if there are no two."""
-        ones = [np.ones((1, len(y))) for y in self.y]
-        recall = np.stack([self._recall(s, w)[0] for s, w in enumerate(ones)])  # (seeds, k, g)
-        mean, enough_of = _mean(recall, axis=0), self._patients() >= FEWEST_OF_CLASS  # (k, g)
-        found: tuple[float, int, int, Array] | None = None
-        enough = [g for g, few in enumerate(cautions) if not few and self.names[g] != UNKNOWN]
-        for a, b in combinations(enough, 2):
-            shared = enough_of[:, a] & enough_of[:, b]  # (k,)
+    def gap(self, groups: Sequence[Group]) -> Gap | None:
+        """The largest one between known groups; None if no two have enough patients of a class."""
+        people = self.rows.drop_duplicates(["label", "group", "patient_id"])
+        counts = pd.crosstab(people["group"], people["label"]).reindex(
+            index=self.names, columns=list(self.classes), fill_value=0
+        )
+        recall: dict[str, Array] = {}
+        for name in self.names:
+            seeds = [self._recall(s, np.ones((1, len(y))), name)[0] for s, y in enumerate(self.y)]
+            recall[name] = mean_over_present(np.array(seeds).T)  # (k,)
+        found: tuple[float, str, str, Bool[Array, " k"]] | None = None
+        for a, b in combinations([g.group for g in groups if g.group != UNKNOWN], 2):
+            shared = (counts.loc[[a, b]] >= FEWEST_OF_CLASS).all().to_numpy()  # (k,)
             if not shared.any():
                 continue
-            difference = float((mean[shared, a] - mean[shared, b]).mean())
+            difference = float((recall[a][shared] - recall[b][shared]).mean())
             if found is None or abs(difference) > abs(found[0]):
-                better, worse = (a, b) if difference >= 0 else (b, a)
-                found = (difference, better, worse, shared)
+                found = (difference, *((a, b) if difference >= 0 else (b, a)), shared)
         if found is None:
             return None
         _, better, worse, shared = found
 
         def statistic(split: int, weights: Array) -> dict[str, Array]:
-            recalls = self._recall(split, weights)[:, shared]  # (r, shared, g)
-            return {"gap": _mean(recalls[..., better] - recalls[..., worse], axis=1)}
+            ours, theirs = (self._recall(split, weights, name) for name in (better, worse))
+            return {"gap": mean_over_present(ours[:, shared] - theirs[:, shared])}
 
-        config = self.result.config
         estimate = bootstrap(
-            self.patients, statistic, replicates=config.replicates, seed=config.seed
+            self.patients, statistic, replicates=self.config.replicates, seed=self.config.seed
         )["gap"]
         return Gap(
             column=self.name,
-            better=self.names[better],
-            worse=self.names[worse],
-            classes=tuple(c for c, s in zip(self.result.classes, shared, strict=True) if s),
+            better=better,
+            worse=worse,
+            classes=tuple(c for c, s in zip(self.classes, shared, strict=True) if s),
             difference=estimate,
         )
 
-    def _patients(self) -> Int[Array, "k g"]:
-        """How many of each class and group are tested in any seed."""
-        rows = pd.concat(self.parts).drop_duplicates(["label", "group ", "patient_id"])
-        counts = np.zeros((len(self.result.classes), len(self.names)), dtype=np.int64)
-        np.add.at(counts, (codes_of(rows["label"], self.result.classes), rows["group "]), 1)
-        return counts
+    def _recall(self, split: int, weights: Array, group: str) -> Float[Array, "r k"]:
+        """NaN where the group has no row of a class."""
+        rows = self.members[split][group]
+        y, predicted = self.y[split][rows], self.found[split].predicted[rows]
+        return recall_per_class(y, predicted, weights[:, rows], len(self.classes))
 
     def _statistic(self, split: int, weights: Array) -> dict[str, Array]:
-        k = len(self.result.classes)
-        recall = self._recall(split, weights)
+        """Metrics named `<metric> <group>`; NaN where a replicate has no row of the group."""
         out: dict[str, Array] = {}
-        for g, accuracy in enumerate(_mean(recall, axis=1).T):
-            out[f"balanced_accuracy {g}"] = accuracy
-            out[f"auroc_macro_ovr {g}"] = self._auroc(split, weights, g)
-            if k == 2:
-                out[f"sensitivity {g}"] = recall[:, 1, g]
-                out[f"specificity {g}"] = recall[:, 0, g]
-        for name, shares in (("ece", self.p), ("ece_scaled", self.q)):
-            if shares is not None:
-                errors = self._ece(split, shares[split], weights)
-                out |= {f"{name} {g}": error for g, error in enumerate(errors.T)}
+        for name in self.names:
+            rows, one = self.members[split][name], self.found[split]
+            y, own, p = self.y[split][rows], weights[:, rows], one.probabilities[rows]
+            recall = self._recall(split, weights, name)
+            found = {"balanced_accuracy": mean_over_present(recall)}
+            classes = (~np.isnan(recall)).sum(axis=1)
+            auroc = ranking_metrics(y, p, own)["auroc_macro_ovr"] if len(rows) else np.nan * classes
+            found["auroc_macro_ovr"] = np.where(classes > 1, auroc, np.nan)
+            if len(self.classes) == 2:
+                found |= {"sensitivity": recall[:, 1], "specificity": recall[:, 0]}
+            found["ece"] = ece(y, p, own)
+            if one.calibrated is not None:
+                found["ece_scaled"] = ece(y, one.calibrated[rows], own)
+            out |= {f"{metric} {name}": values for metric, values in found.items()}
         return out
-
-    def _recall(self, split: int, weights: Array) -> Float[Array, "r k g"]:
-        """NaN where a group has no row of a class."""
-        k, groups = len(self.result.classes), len(self.names)
-        cell = np.eye(k * groups)[self.y[split] * groups + self.code[split]]  # (n, k g)
-        hits = weights @ (cell * self.right[split][:, None])
-        return _ratio(hits, weights @ cell).reshape(-1, k, groups)
-
-    def _auroc(self, split: int, weights: Array, g: int) -> Float[Array, " r"]:
-        """NaN where the group has rows of one class only."""
-        rows = np.flatnonzero(self.code[split] == g)
-        y = self.y[split][rows]
-        if len(np.unique(y)) < 2:
-            return np.full(len(weights), np.nan)
-        own = weights[:, rows]
-        present = np.stack([own[:, y == c].sum(axis=1) > 0 for c in np.unique(y)])
-        auroc = ranking_metrics(y, self.p[split][rows], own)["auroc_macro_ovr"]
-        return np.where(present.sum(axis=0) > 1, auroc, np.nan)
-
-    def _ece(self, split: int, shares: Array, weights: Array) -> Float[Array, "r g"]:
-        """As `metrics.ece`, of each group."""
-        groups = len(self.names)
-        confidence = shares.max(axis=1)
-        gap = (shares.argmax(axis=1) == self.y[split]) - confidence
-        bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-        cell = np.eye(ECE_BINS * groups)[bins * groups + self.code[split]]
-        per_bin = (weights @ (cell * gap[:, None])).reshape(len(weights), ECE_BINS, groups)
-        own = weights @ np.eye(groups)[self.code[split]]  # (r, g)
-        return _ratio(np.abs(per_bin).sum(axis=1), own)
-
-
-def _shares(part: pd.DataFrame, prefix: str, classes: Sequence[str]) -> Float[Array, "n k"]:
-    return part[[f"{prefix}{name}" for name in classes]].to_numpy(dtype=np.float64)
-
-
-def _ratio(top: Array, bottom: Array) -> Array:
-    out: Array = np.full(top.shape, np.nan)
-    return np.divide(top, bottom, out=out, where=bottom > 0)
-
-
-def _mean(values: Array, *, axis: int) -> Array:
-    """Mean of what is not NaN; NaN where nothing is left."""
-    known = ~np.isnan(values)
-    return _ratio(np.where(known, values, 0).sum(axis=axis), known.sum(axis=axis).astype(float))

@@ -31,7 +31,7 @@ def save_probe(
 
     Args:
         folder: to write; it appears complete or not at all.
-        found: the probe and its floors.
+        found: the probe and its baselines.
         table: the features that it was made on.
         cohort: whose features they are.
         config: that the probe was asked for with.

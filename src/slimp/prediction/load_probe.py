@@ -13,7 +13,7 @@ from slimp.data.schema import LevelName, Schema
 from slimp.errors import CheckpointError
 from slimp.evaluation.conformal import Conformal, Coverage, calibrate, verified_coverage
 from slimp.evaluation.logistic import LinearProbe
-from slimp.evaluation.result import has_probabilities, probabilities_of
+from slimp.evaluation.result import Predictions
 from slimp.features.embed import FEATURE_SETS, METADATA_KEYS, FeatureTable
 from slimp.models.nested import Slimp
 
@@ -104,8 +104,9 @@ def read_calibration(
         table = pd.read_parquet(path)
         table = table[table["seed"] == table["seed"].iloc[0]]
         y = pd.Index(probe.classes).get_indexer(table["label"])
-        decided = pd.Index(probe.classes).get_indexer(table["predicted"])
-        p = probabilities_of(table, probe.classes, "q" if has_probabilities(table, "q") else "p")
+        said = Predictions.of_rows(table, probe.classes)
+        decided = said.predicted
+        p = said.probabilities if said.calibrated is None else said.calibrated
         groups = table["patient_id"].to_numpy(dtype=str)
         if (y < 0).any() or (decided < 0).any():
             raise ValueError(f"a class that is none of {', '.join(probe.classes)}")

@@ -22,7 +22,7 @@ from slimp.report import sections
 from slimp.report.examples import draw_examples
 from slimp.report.figures import curve_figures
 from slimp.report.html import count, estimate, number, render_page, write_page
-from slimp.report.sections import Run, best_baseline
+from slimp.report.sections import Run
 from slimp.training.run_folder import read_log, versions
 
 
@@ -162,8 +162,8 @@ def _facts(cohort: Cohort, found: Assessment | None) -> list[tuple[str, str, str
         facts.insert(0, ("Patients", count(len(cohort.patients)), lesions))
     if found is not None:
         shown = {f"Balanced accuracy, {list(found.probes)[-1]}": found.main}
-        if baseline := best_baseline(found):
-            shown[f"Best baseline, {baseline[0]}"] = baseline[1]
+        baseline = found.verdict.baseline
+        shown[f"Best baseline, {baseline}"] = found.baselines[baseline]
         for heading, result in shown.items():
             low, high = map(number, result.balanced_accuracy.ci95)
             interval = f"95 % interval {low} to {high}"
@@ -191,8 +191,8 @@ def _lead(run: Run, cohort: Cohort, found: Assessment | None) -> str:
         f": with the features “{list(found.probes)[-1]}” a probe reaches a balanced accuracy of "
         f"{estimate(found.main.balanced_accuracy)} on {tested}"
     )
-    scores = [f"{name} {number(b.balanced_accuracy.mean)}" for name, b in found.floors.items()]
-    return f"{text}; baselines: {', '.join(scores)}. {found.verdict}"
+    scores = [f"{name} {number(b.balanced_accuracy.mean)}" for name, b in found.baselines.items()]
+    return f"{text}; baselines: {', '.join(scores)}. {found.verdict.sentence}"
 
 
 def _cautions(run: Run, cohort: Cohort, found: Assessment | None) -> list[str]:

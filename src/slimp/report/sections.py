@@ -19,13 +19,7 @@ from slimp.evaluation.calibration import Reliability, reliability
 from slimp.evaluation.leakage import Leakage
 from slimp.evaluation.low_shot import LowShot
 from slimp.evaluation.protocol import Assessment
-from slimp.evaluation.result import (
-    Kind,
-    ProbeResult,
-    codes_of,
-    has_probabilities,
-    probabilities_of,
-)
+from slimp.evaluation.result import Predictions, ProbeResult, codes_of
 from slimp.evaluation.similarity import Similarity
 from slimp.evaluation.subgroups import Subgroups
 from slimp.features.embed import FeatureTable
@@ -99,13 +93,13 @@ class Run:
 
 def scores(found: Assessment) -> dict[str, Any]:
     """Every baseline and feature set: balanced accuracy on a scale, then all metrics."""
-    best, limit = found.main, best_baseline(found)
-    results = {**found.floors, **found.probes}
+    best, limit = found.main, found.baselines[found.verdict.baseline]
+    results = {**found.baselines, **found.probes}
     metrics = [key for key in METRICS if any(key in r.metrics for r in results.values())]
-    dashed = limit[1].balanced_accuracy.mean if limit else None
+    dashed = limit.balanced_accuracy.mean
     return {
         "kinds": [
-            "best" if r is best else "baseline" if name in found.floors else ""
+            "best" if r is best else "baseline" if name in found.baselines else ""
             for name, r in results.items()
         ],
         "short": [
@@ -123,11 +117,6 @@ def scores(found: Assessment) -> dict[str, Any]:
             for name, r in results.items()
         ],
     }
-
-
-def best_baseline(found: Assessment) -> tuple[str, ProbeResult] | None:
-    """Name and result of the baseline of the highest balanced accuracy."""
-    return max(found.floors.items(), key=lambda f: f[1].balanced_accuracy.mean, default=None)
 
 
 def confusion(best: ProbeResult) -> dict[str, Any]:
@@ -171,16 +160,13 @@ def _class_rows(best: ProbeResult) -> Iterator[Row]:
 
 def calibration(best: ProbeResult) -> dict[str, Any] | None:
     """The reliability diagram before and after scaling, and the counts of its bins."""
-    table = best.predictions
-    if table.empty or not has_probabilities(table, "p"):
+    if best.predictions.empty:
         return None
-    y = codes_of(table["label"], best.classes)
-    kinds: dict[str, Kind] = {"before scaling": "p", "after scaling": "q"}
-    found = {
-        name: reliability(y, probabilities_of(table, best.classes, kind))
-        for name, kind in kinds.items()
-        if has_probabilities(table, kind)
-    }
+    y = codes_of(best.predictions["label"], best.classes)
+    all_seeds = Predictions.of_rows(best.predictions, best.classes)
+    found = {"before scaling": reliability(y, all_seeds.probabilities)}
+    if all_seeds.calibrated is not None:
+        found["after scaling"] = reliability(y, all_seeds.calibrated)
     bins = {name: list(_bins(diagram)) for name, diagram in found.items()}
     return {"figure": reliability_figure(found), "bins": bins}
 

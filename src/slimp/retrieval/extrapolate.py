@@ -62,7 +62,7 @@ def extrapolate(
         target_images: likewise.
         config: how to lend.
         parts: patient -> part of pre-training, to calibrate on patients whom it did not learn
-            from; see `slimp.evaluation.protocol.parts_of_run`.
+            from; see `slimp.evaluation.run_features.parts_of_run`.
         left_behind: levels that the image encoder has moved away from, for a caution; see
             `slimp.training.adapt.left_behind`.
         device: where to compute.

@@ -1,0 +1,129 @@
+"""A run's features of a cohort, and which patients of it the run learned from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, TypedDict, Unpack
+
+import torch
+
+from slimp.data.cohort import Cohort
+from slimp.data.files import sha256_of
+from slimp.features.backends import BackendName
+from slimp.features.embed import FeatureTable, embed, with_pseudo_metadata
+from slimp.features.pseudo_metadata import PseudoMetadata
+from slimp.models.nested import Slimp
+from slimp.training.config import PretrainConfig
+from slimp.training.devices import fast_precision
+from slimp.training.parts import EARLIER_PATIENTS, LEARNED_FROM, earlier_parts, stages
+
+Accelerator = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class Speed(TypedDict, total=False):
+    """Options of `embed` that do not change the features."""
+
+    device: str
+    batch_size: int | None
+    workers: int
+    progress: Callable[[int, int], None] | None
+
+
+def parts_of_run(run: Path, cohort: Cohort) -> dict[str, str] | None:
+    """Patient -> part of the run's training; empty if no stage of it was on this cohort.
+
+    The cohort counts as that of a stage if they share at least half of the patients of either.
+    Where they share fewer, only the patients that the run learned from are named, so that testing
+    on them does not go unnoticed. A patient that any stage learned from is not held out. None: the
+    run does not say which patients it learned from.
+    """
+    found = stages(run)
+    if found is None:
+        return None
+    here = set(cohort.patients["patient_id"])
+    known: set[str] = set()
+    met: set[str] = set()
+    for stage in found:
+        shared = here & set(stage)
+        met |= shared
+        if shared and 2 * len(shared) >= min(len(here), len(stage)):
+            known |= set(stage)
+    return {
+        patient: part
+        for patient, part in earlier_parts(run).items()
+        if patient in known or (patient in met and part in LEARNED_FROM)
+    }
+
+
+def device_of(accelerator: Accelerator) -> str:
+    """The device that an `--accelerator` stands for; auto is the fastest one available."""
+    if accelerator != "auto":
+        return accelerator
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def precision_of(
+    precision: Literal["auto", "32", "bf16"], accelerator: Accelerator
+) -> Literal["32", "bf16"]:
+    """The number format that a `--precision` stands for; auto is bf16 where it is fast."""
+    config = PretrainConfig(precision=precision, accelerator=accelerator)
+    return "bf16" if fast_precision(config).precision == "bf16" else "32"
+
+
+def cached_features(
+    run: Path,
+    cohort_folder: Path,
+    *,
+    precision: Literal["32", "bf16"] = "32",
+    backend: BackendName = "torch",
+    lacking: Literal["refuse", "missing"] = "refuse",
+    pseudo: Path | None = None,
+    **speed: Unpack[Speed],
+) -> FeatureTable:
+    """The run's features of a cohort, cached in the run folder under a hash of both.
+
+    Pseudo-metadata are put in afterwards, and not cached. With them, and with an adapted run,
+    columns that the cohort lacks count as missing: such a run may read more columns than the
+    cohorts of its earlier stages have. Probes are in 32 bit unless asked otherwise, so that a run
+    scores the same on every machine.
+
+    Args:
+        run: folder of the run.
+        cohort_folder: folder of the cohort.
+        precision: of the encoders.
+        backend: what runs the image encoder.
+        lacking: columns that the model reads and the cohort has not: an error, or missing.
+        pseudo: folder of `slimp retrieve`.
+        speed: device, batch_size, workers and progress of `embed`.
+
+    Raises:
+        UserError: the run or the cohort is damaged, or they do not fit each other.
+    """
+    retrieved = None if pseudo is None else PseudoMetadata.load(pseudo)
+    if retrieved is not None or (run / EARLIER_PATIENTS).is_file():
+        lacking = "missing"
+    how = f"{precision} {backend}" if lacking == "refuse" else f"{precision} {backend} {lacking}"
+    key = hashlib.sha256(how.encode())
+    for path in (
+        *(run / "model.safetensors", run / "model.json"),
+        *(cohort_folder / f"{name}.parquet" for name in ("images", "lesions", "patients")),
+        *(cohort_folder / "cohort.json", cohort_folder / "images.bin"),
+    ):
+        if path.is_file():
+            key.update(sha256_of(path).encode())
+    kept = run / "features" / f"{key.hexdigest()[:16]}.parquet"
+    if kept.is_file():
+        table = FeatureTable.load(kept)
+    else:
+        model, cohort = Slimp.from_pretrained(run), Cohort.load(cohort_folder)
+        table = embed(model, cohort, precision=precision, backend=backend, lacking=lacking, **speed)
+        with suppress(PermissionError):  # a run that may only be read is embedded each time
+            table.save(kept)
+    if retrieved is None:
+        return table
+    return with_pseudo_metadata(table, Slimp.from_pretrained(run), retrieved)

@@ -20,7 +20,7 @@ from slimp.errors import UserError
 if TYPE_CHECKING:
     from slimp.sources import Source
     from slimp.sources.download.archive import Archive
-    from slimp.sources.download.plan import Plan
+    from slimp.sources.download.collection import Plan
 
 ANY_COLLECTION = "isic"
 """The source that reads any collection of the archive."""
@@ -41,7 +41,7 @@ class Arguments:
     limit: int | None = None
     """Fetch the first images only; the same command with more goes on."""
     max_missing: int = 0
-    """Images that the archive may list and fail to deliver."""
+    """Images, at most, that the archive lists and does not deliver."""
     yes: bool = False
     """Do not ask before the download begins."""
     archive: str | None = None
@@ -102,13 +102,11 @@ def _check(source: Source, raw: Path) -> None:
 def _download(source: Source, number: int, arguments: Arguments) -> None:
     """Fetches a collection, after the user agreed."""
     from slimp.sources.download.archive import Archive
-    from slimp.sources.download.collection import download
-    from slimp.sources.download.plan import plan_download
+    from slimp.sources.download.collection import download, plan_download
 
     archive = Archive(arguments.archive, tell=note)
     try:
         plan = plan_download(archive, number, arguments.raw, limit=arguments.limit)
-        plan.check_space()
         _agree(plan, archive, yes=arguments.yes)
         with progress_bar("fetching images") as progress:
             report = download(archive, plan, max_missing=arguments.max_missing, progress=progress)
@@ -117,7 +115,7 @@ def _download(source: Source, number: int, arguments: Arguments) -> None:
     licences = ", ".join(f"{name} ({count:,})" for name, count in report.licences.items())
     say(
         f"{plan.folder}: {report.images:,} images, {report.fetched:,} of them fetched now\n"
-        f"licences: {licences}; whom to name for each image is in attribution.csv"
+        f"licences: {licences}; the attribution of each image is in attribution.csv"
     )
     if report.lost:
         note(f"not delivered by the archive: {', '.join(report.lost)}")
@@ -132,7 +130,7 @@ def _agree(plan: Plan, archive: Archive, *, yes: bool) -> None:
     Raises:
         UserError: the user does not, or cannot be asked.
     """
-    from slimp.sources.download.plan import gigabytes
+    from slimp.sources.download.collection import gigabytes
 
     needed = "an unknown size" if plan.needed_bytes is None else gigabytes(plan.needed_bytes)
     there = f", {plan.present:,} of them there already" if plan.present else ""

@@ -37,7 +37,7 @@ class Fault:
     body: bytes | None = None
     """A whole answer of something else."""
     cut: int | None = None
-    """Bytes after which the connection is broken off, of those left to send."""
+    """Bytes after which the connection is broken off."""
     announced: bool = True
     """Whether a broken answer said how long it would be."""
     delay: float = 0.0
@@ -50,8 +50,6 @@ class StandIn:
 
     images: dict[str, bytes]
     page: int = 4
-    ranges: bool = True
-    """Whether answers can be taken up in the middle."""
     count: int | None = None
     """What it says it holds, if that is not true."""
     licences: dict[str, str] = field(default_factory=lambda: {"CC-0": "zero", "CC-BY": "by"})
@@ -148,29 +146,23 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         fault = self.archive.fault_of(parts.path) or Fault()
         time.sleep(fault.delay)
-        begin = 0
         if parts.path.startswith("/files/"):
             body = self.archive.images.get(parts.path[7:].partition(".")[0])
-            wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-            begin = int(wanted[1]) if wanted and self.archive.ranges else 0
         else:
             content = self.archive.answer(parts.path, parse_qs(parts.query))
             text = content if isinstance(content, str) else json.dumps(content)
             body = None if content is None else text.encode()
             kind = "text/plain" if isinstance(content, str) else "application/json"
             fault = replace(fault, headers=(*fault.headers, ("Content-Type", kind)))
-        status = 404 if body is None else 206 if begin else 200
+        status = 404 if body is None else 200
         if fault.status is not None:
-            status, body, begin = fault.status, fault.body or b"", 0
+            status, body = fault.status, fault.body or b""
         elif fault.body is not None:
-            body, begin, status = fault.body, 0, 200
-        self.send(status, body or b"", begin, fault)
+            body, status = fault.body, 200
+        self.send(status, body or b"", fault)
 
-    def send(self, status: int, body: bytes, begin: int, fault: Fault) -> None:
-        rest = body[begin:]
+    def send(self, status: int, rest: bytes, fault: Fault) -> None:
         self.send_response(status)
-        if status == 206:
-            self.send_header("Content-Range", f"bytes {begin}-{len(body) - 1}/{len(body)}")
         for name, value in fault.headers:
             self.send_header(name, value)
         if fault.announced:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from slimp.errors import UserError
 from slimp.sources.download.archive import Archive, parse_image
-from slimp.sources.download.patience import Patience
 
 NUMBER = 7
 IMAGE = {
@@ -41,9 +40,8 @@ def ask():
     """Opens archives, and closes them after the test."""
     opened: list[Archive] = []
 
-    def open_one(address, **patience) -> Archive:
-        patience = {"tries": 2, "first_wait_seconds": 0.001} | patience
-        opened.append(Archive(f"{address}/api/v2/", patience=Patience(**patience)))
+    def open_one(address) -> Archive:
+        opened.append(Archive(f"{address}/api/v2/", wait_seconds=0.001))
         return opened[-1]
 
     yield open_one
@@ -134,17 +132,17 @@ class TestStandIn:
         assert facts.size_bytes == sum(map(len, archive.images.values()))
 
     def test_pages_are_read_one_after_the_other(self, ask, archive):
-        listed = [image.name for image in ask(archive.address).images(NUMBER)]
-        assert listed == sorted(archive.images)
+        listed = [image.file for image in ask(archive.address).images(NUMBER)]
+        assert listed == [f"{name}.jpg" for name in sorted(archive.images)]
         assert archive.asked.count("/api/v2/images/search/") == 4
 
     def test_no_such_collection(self, ask, archive):
-        with pytest.raises(UserError, match=r"127.0.0.1: there is no collection 8, .* \(404\)"):
+        with pytest.raises(UserError, match=r"there is no collection 8, .* 404"):
             ask(archive.address).collection(8)
 
     def test_an_image_listed_twice(self, ask, archive):
         archive.records["ISIC_0000004"] = {"isic_id": "ISIC_0000001"}
-        with pytest.raises(UserError, match="lists ISIC_0000001 twice"):
+        with pytest.raises(UserError, match=r"lists ISIC_0000001\.jpg twice"):
             list(ask(archive.address).images(NUMBER))
 
     @pytest.mark.parametrize(
@@ -152,15 +150,10 @@ class TestStandIn:
     )
     def test_another_answer_is_one_sentence(self, ask, archive, body):
         archive.always_gets("/api/v2/images/search/$", body=body)
-        with pytest.raises(UserError, match=r"127.0.0.1: (what it says|sends half an answer)"):
+        with pytest.raises(UserError, match=r"127.0.0.1: (what it says|breaks off)"):
             ask(archive.address).collection(NUMBER)
-        with pytest.raises(UserError, match=r"127.0.0.1: (what it says|sends half an answer)"):
+        with pytest.raises(UserError, match=r"127.0.0.1: (what it says|breaks off)"):
             list(ask(archive.address).images(NUMBER))
-
-    def test_refusals_of_the_server(self, ask, archive):
-        archive.always_gets("/api/v2/images/search/$", status=400)
-        with pytest.raises(UserError, match=r"127.0.0.1: answers 400 for the collection 7"):
-            ask(archive.address).collection(NUMBER)
 
     def test_a_redirection_to_plain_http_is_refused(self, ask, archive):
         there = (("Location", "http://mirror.example/api/?key=secret"),)
@@ -171,14 +164,8 @@ class TestStandIn:
         assert "secret" not in str(error.value)
 
     def test_nobody_there(self, ask, archive):
-        with pytest.raises(UserError, match=r"127.0.0.1: refuses the connection, 2 times in a row"):
+        with pytest.raises(UserError, match=r"127.0.0.1: cannot be reached"):
             ask("http://127.0.0.1:9").collection(NUMBER)
-
-    def test_a_server_that_wants_an_hour_is_left_alone(self, ask, archive):
-        hour = (("Retry-After", "3600"),)
-        archive.always_gets("/api/v2/collections/", status=429, headers=hour)
-        with pytest.raises(UserError, match="answers 429 and asks to come back in 3600 seconds"):
-            ask(archive.address, tries=8).collection(NUMBER)
 
 
 def test_without_the_client_it_says_what_to_install(monkeypatch):

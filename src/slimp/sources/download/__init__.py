@@ -1,6 +1,5 @@
-"""Datasets from where they are published: fetched, or checked after a person did it.
+"""Datasets from where they are published: fetched, or counted after a person fetched them.
 
-The way of a download: `address` which server may be asked, `patience` how often, `archive` what the
-ISIC Archive holds, `plan` what to fetch and whether there is room, `transfer` one image,
-`collection` all of them; `fetched` checks what the user fetched where no program may.
+`session` asks a server again and no address it must not; `archive` is what the ISIC Archive holds;
+`collection` fetches all of it; `fetched` counts what the user fetched where no program may.
 """

@@ -17,18 +17,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from slimp.errors import UserError
-from slimp.sources.download.address import archive_address, check_address, host_of, is_internal
-from slimp.sources.download.patience import Patience, PatientSession
+from slimp.sources.download.session import (
+    archive_address,
+    check_address,
+    host_of,
+    is_internal,
+    open_session,
+)
 from slimp.sources.parse_cells import IMAGE_ENDING
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-"""Names of images that may become names of files."""
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}")
-"""Names of licences that may become names of files."""
+"""Names of images, and of licences, that may become names of files."""
 NAME_FIELD, ATTRIBUTION_FIELD, LICENCE_FIELD = "isic_id", "attribution", "copyright_license"
 """What the API says about every image; also the first columns of the table that isic-cli writes."""
-GROUPS = ("acquisition", "clinical")
-"""The API gives the metadata in these groups; the table has them side by side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,6 @@ class Collection:
 class ArchiveImage:
     """One image of a collection, and what the archive says about it."""
 
-    name: str
     file: str
     """Name of the file, safe to use as one."""
     url: str
@@ -61,9 +62,9 @@ class Archive:
     """The API of the ISIC Archive, or of a server that speaks as it does.
 
     Args:
-        address: base address; see `address.archive_address`.
-        patience: how often a request is tried.
+        address: base address; see `session.archive_address`.
         tell: gets a line when one must wait.
+        wait_seconds: before a failed request is made again; doubles from one to the next.
 
     Raises:
         UserError: isic-cli is not installed, or the address is refused.
@@ -73,30 +74,21 @@ class Archive:
         self,
         address: str | None = None,
         *,
-        patience: Patience | None = None,
         tell: Callable[[str], None] = lambda line: None,
+        wait_seconds: float = 1.0,
     ) -> None:
-        try:
-            from isic_cli.session import IsicCliSession
-        except ImportError:
-            raise UserError(
-                "downloads from the ISIC Archive go through its own client, isic-cli, which is "
-                "not installed: pip install 'slimp[isic]'."
-            ) from None
-        from urllib3.util.retry import Retry
-
         self.address = archive_address(address)
         self.host = host_of(self.address)
         self.stop = threading.Event()
         """Set to end all requests and all waiting, from any thread."""
-        once = Retry(total=0, redirect=False, raise_on_status=False)
+        self.wait_seconds = wait_seconds
         self._api, self.files = (
-            PatientSession(
-                IsicCliSession(base, retry_strategy=once),
-                patience=patience or Patience(),
+            open_session(
+                base,
                 internal=is_internal(self.address),
                 stop=self.stop,
                 tell=tell,
+                wait_seconds=wait_seconds,
             )
             for base in (self.address, None)
         )
@@ -108,17 +100,22 @@ class Archive:
             UserError: it has none of that number, or none that everybody may see.
         """
         from isic_cli.io import http
+        from requests import HTTPError
 
         with self._understood(f"collection {number}"):
             facts = http.get_collection(self._api, number)
             doi = facts.get("doi")
             doi = doi.get("id") if isinstance(doi, Mapping) else doi
+            try:
+                size = _count(http.get_size_images(self._api, "", str(number)))
+            except HTTPError:  # a mirror need not know it
+                size = None
             return Collection(
                 number=number,
                 name=str(facts["name"]),
                 doi=None if doi is None else str(doi),
                 images=_count(http.get_num_images(self._api, "", str(number))),
-                size_bytes=self._size(number),
+                size_bytes=size,
             )
 
     def images(self, number: int) -> Iterator[ArchiveImage]:
@@ -133,12 +130,12 @@ class Archive:
         with self._understood(f"list of collection {number}"):
             for content in http.get_images(self._api, "", str(number)):
                 image = parse_image(content)
-                if image.name.casefold() in seen:
+                if image.file.casefold() in seen:
                     raise UserError(
-                        f"{self.host}: lists {image.name} twice; the collection seems to have "
-                        "changed under way. Run the same command again."
+                        f"{self.host}: lists {image.file} twice; the collection seems to have "
+                        "changed meanwhile. Run the same command again."
                     )
-                seen.add(image.name.casefold())
+                seen.add(image.file.casefold())
                 yield image
 
     def licence_text(self, name: str) -> str | None:
@@ -146,29 +143,15 @@ class Archive:
         from isic_cli.io import http
         from requests import HTTPError
 
-        with self._understood(f"text of the licence '{name}'"):
-            try:
-                return str(http.get_license(self._api, name))
-            except HTTPError as error:
-                if _status(error) == 404:
-                    return None
-                raise
+        try:
+            return str(http.get_license(self._api, name))
+        except HTTPError:
+            return None
 
     def close(self) -> None:
         """Closes the connections."""
         self._api.close()
         self.files.close()
-
-    def _size(self, number: int) -> int | None:
-        from isic_cli.io import http
-        from requests import HTTPError
-
-        try:
-            return _count(http.get_size_images(self._api, "", str(number)))
-        except HTTPError as error:
-            if _status(error) == 404:  # a mirror need not know it
-                return None
-            raise
 
     @contextmanager
     def _understood(self, what: str) -> Iterator[None]:
@@ -178,14 +161,13 @@ class Archive:
         try:
             yield
         except requests.HTTPError as error:
-            status = _status(error)
-            if status in (401, 403, 404):
-                raise UserError(
-                    f"{self.host}: there is no {what}, or it is not public ({status}). The public "
-                    "ones are listed at https://api.isic-archive.com/collections/."
-                ) from None
-            raise UserError(f"{self.host}: answers {status} for the {what}.") from None
-        except (requests.exceptions.InvalidJSONError, AttributeError, KeyError, TypeError) as error:
+            status = None if error.response is None else error.response.status_code
+            raise UserError(
+                f"{self.host}: there is no {what}, or it is not public (the server answers "
+                f"{status}). The public ones are listed at "
+                "https://api.isic-archive.com/collections/."
+            ) from None
+        except (AttributeError, KeyError, TypeError) as error:
             raise UserError(
                 f"{self.host}: what it says about the {what} is not what the archive's API says "
                 f"({' '.join(str(error).split())[:100]}). A proxy or a login page may stand in the "
@@ -198,36 +180,25 @@ def parse_image(content: Any) -> ArchiveImage:
 
     Raises:
         UserError: its name, its licence or its address must not be used.
-        KeyError, TypeError: something is missing.
+        AttributeError, KeyError, TypeError: something is missing.
     """
     name, full = content[NAME_FIELD], content["files"]["full"]
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+    if not isinstance(name, str) or not FILE_NAME.fullmatch(name):
         raise UserError(f"the archive calls an image {str(name)[:80]!r}, which is no file's name.")
     licence = _cell(content[LICENCE_FIELD])
     if not LICENCE.fullmatch(licence):
         raise UserError(f"the archive gives {name} the licence {licence[:80]!r}, which is none.")
-    url, size = full["url"], full.get("size")
-    check_address(url)
-    ending = PurePosixPath(urlsplit(url).path).suffix
-    groups = [content["metadata"].get(group, {}) for group in GROUPS]
+    check_address(full["url"])
+    size, ending = full.get("size"), PurePosixPath(urlsplit(full["url"]).path).suffix
+    groups = [content["metadata"].get(group, {}) for group in ("acquisition", "clinical")]
     record = {_cell(key): _cell(value) for group in groups for key, value in group.items()}
-    record |= {
-        NAME_FIELD: name,
-        ATTRIBUTION_FIELD: _cell(content[ATTRIBUTION_FIELD]),
-        LICENCE_FIELD: licence,
-    }
+    attribution = _cell(content[ATTRIBUTION_FIELD])
     return ArchiveImage(
-        name=name,
         file=name + (ending if IMAGE_ENDING.fullmatch(ending) else ".jpg"),
-        url=url,
+        url=full["url"],
         size_bytes=None if size is None else _count(size),
-        record=record,
+        record=record | {NAME_FIELD: name, ATTRIBUTION_FIELD: attribution, LICENCE_FIELD: licence},
     )
-
-
-def _status(error: Any) -> int:
-    """The status of an answer that `requests` made an error of."""
-    return int(error.response.status_code)
 
 
 def _count(value: Any) -> int:

@@ -8,16 +8,28 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from slimp.data.files import make_folder, new_file, remove_partials, sha256_of, write_json
+from PIL import Image
+
+from slimp import __version__
+from slimp.data.files import (
+    make_folder,
+    new_file,
+    read_json,
+    remove_partials,
+    sha256_of,
+    write_json,
+)
 from slimp.errors import UserError
 from slimp.sources.download.archive import (
     ATTRIBUTION_FIELD,
@@ -25,16 +37,37 @@ from slimp.sources.download.archive import (
     NAME_FIELD,
     Archive,
     ArchiveImage,
+    Collection,
 )
-from slimp.sources.download.plan import METRICS, TABLE, Plan, image_files, write_config
-from slimp.sources.download.transfer import LostImageError, fetch_image
-from slimp.sources.image_limits import own_limits
+from slimp.sources.image_limits import FORMATS, MAX_PIXELS, own_limits
+from slimp.sources.parse_cells import IMAGE_ENDING
 
-ATTRIBUTIONS, LICENCES = "attribution.csv", "licenses"
-NAMED = 5
-"""Images that a message lists by name."""
-WORKERS = 8
-"""Images that are fetched at the same time."""
+TABLE, CONFIG, METRICS = "metadata.csv", "config.json", "metrics.json"
+SPARE_BYTES = 64 << 20
+"""What a disk must have left after the download: for tables and the file system's own."""
+LARGEST_BYTES = 1 << 30
+"""Of an image whose size the archive does not say; an endless answer must not fill the disk."""
+WORKERS, TRIES = 8, 3
+"""Images fetched at the same time, and answers per image that may be broken or wrong."""
+
+
+class LostImageError(Exception):
+    """The server answers, but not with this image; the message is the reason, in a few words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a download will fetch, before anything is written."""
+
+    collection: Collection
+    folder: Path
+    limit: int | None
+    images: int
+    present: int
+    """Images that are in the folder already."""
+    needed_bytes: int | None
+    """Still to be written; None where the archive does not say how large the images are."""
+    free_bytes: int
 
 
 @dataclass(kw_only=True)
@@ -43,9 +76,6 @@ class DownloadReport:
 
     images: int = 0
     fetched: int = 0
-    kept: int = 0
-    """Were whole already."""
-    fetched_bytes: int = 0
     licences: dict[str, int] = field(default_factory=dict)
     """Licence -> images under it."""
     lost: dict[str, str] = field(default_factory=dict)
@@ -53,14 +83,51 @@ class DownloadReport:
     unlisted: list[str] = field(default_factory=list)
     """Images in the folder that the archive does not list (any more)."""
 
-    def add(self, image: ArchiveImage, outcome: int | LostImageError) -> None:
-        """Counts one image: the bytes fetched for it, or why there are none."""
-        if isinstance(outcome, LostImageError):
-            self.lost[image.file] = str(outcome)
-            return
-        self.fetched += outcome > 0
-        self.kept += outcome == 0
-        self.fetched_bytes += outcome
+
+def plan_download(archive: Archive, number: int, folder: Path, *, limit: int | None = None) -> Plan:
+    """What `download` will do; writes nothing.
+
+    Raises:
+        UserError: there is no such collection, it is empty, the folder holds something else, or the
+            disk has no room for it.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit must be positive, got {limit}.")
+    _check_folder(folder, number)
+    collection = archive.collection(number)
+    if collection.images == 0:
+        raise UserError(f"{archive.host}: the collection {number} has no image that is public.")
+    images = min(collection.images, limit or collection.images)
+    there, needed = _image_files(folder), None
+    if collection.size_bytes is not None:
+        share = collection.size_bytes * images // collection.images
+        needed = max(share - sum(path.stat().st_size for path in there), 0)
+    disk = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.is_dir())
+    free = shutil.disk_usage(disk).free
+    if needed is not None and needed + SPARE_BYTES > free:
+        raise UserError(
+            f"{folder}: {gigabytes(needed)} are still to be fetched, but only {gigabytes(free)} "
+            "are free there. Make room, choose another disk, or fetch fewer images with --limit."
+        )
+    return Plan(
+        collection=collection,
+        folder=folder,
+        limit=limit,
+        images=images,
+        present=len(there),
+        needed_bytes=needed,
+        free_bytes=free,
+    )
+
+
+def gigabytes(size: int) -> str:
+    """A number of bytes in words.
+
+    Example:
+        >>> gigabytes(1_234_567_890), gigabytes(56_700_000)
+        ('1.2 GB', '57 MB')
+    """
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def download(
@@ -79,85 +146,133 @@ def download(
         progress: called with the number of images done and in all.
 
     Raises:
-        UserError: no room; the archive cannot be reached or understood; or what is in the end
-            there is not what the archive says it holds.
+        UserError: the archive cannot be reached or understood; or what is in the end there is not
+            what the archive says it holds.
     """
-    plan.check_space()
     make_folder(plan.folder)
     remove_partials(plan.folder)
-    write_config(plan)
-    report, rows = DownloadReport(), []
-    whole = plan.images == plan.collection.images
-    listed = islice(archive.images(plan.collection.number), plan.images + whole)
-    with own_limits(), closing(_fetch_all(archive, listed, plan.folder)) as outcomes:
-        for image, outcome in outcomes:
-            report.add(image, outcome)
-            rows.append(image)
-            if progress is not None:
-                progress(min(len(rows), plan.images), plan.images)
-    _check_count(plan, len(rows), archive.host)
-    _check_lost(report, rows, max_missing, plan.folder)
-    _write_tables(archive, plan, rows, report)
-    return report
-
-
-def _fetch_all(
-    archive: Archive, images: Iterable[ArchiveImage], folder: Path
-) -> Generator[tuple[ArchiveImage, int | LostImageError], None, None]:
-    """Each image in order with the bytes fetched for it, or why there are none."""
+    asked = {
+        "archive": archive.address,
+        "collection": plan.collection.number,
+        "name": plan.collection.name,
+        "doi": plan.collection.doi,
+        "limit": plan.limit,
+        "images": plan.images,
+        "asked_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    versions = {"slimp": __version__, "isic-cli": version("isic-cli")}
+    write_json(plan.folder / CONFIG, {"download": asked, "versions": versions})
+    report, rows = DownloadReport(), list[ArchiveImage]()
+    listed = archive.images(plan.collection.number)
+    listed = islice(listed, plan.images + (plan.images == plan.collection.images))
 
     def fetch(image: ArchiveImage) -> int | LostImageError:
         try:
-            return fetch_image(archive.files, image, folder)
+            return fetch_image(archive, image, plan.folder)
         except LostImageError as lost:
             return lost
 
-    waiting: deque[tuple[ArchiveImage, Future[int | LostImageError]]] = deque()
     pool = ThreadPoolExecutor(WORKERS)
     try:
-        for image in images:
-            waiting.append((image, pool.submit(fetch, image)))
-            if len(waiting) >= 4 * WORKERS:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
+        with own_limits():
+            while chunk := list(islice(listed, 8 * WORKERS)):
+                for image, outcome in zip(chunk, pool.map(fetch, chunk), strict=True):
+                    rows.append(image)
+                    if isinstance(outcome, LostImageError):
+                        report.lost[image.file] = str(outcome)
+                    else:
+                        report.fetched += outcome > 0
+                    if progress is not None:
+                        progress(min(len(rows), plan.images), plan.images)
     except BaseException:
         archive.stop.set()  # or the others would go on trying
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+    _check_complete(plan, report, rows, max_missing)
+    _write_tables(archive, plan, rows, report)
+    return report
 
 
-def _check_count(plan: Plan, listed: int, host: str) -> None:
-    """Refuses a list that is shorter or longer than the archive said."""
-    if listed != plan.images:
-        number, said = plan.collection.number, plan.collection.images
-        found = f"only {listed:,}" if listed < plan.images else "more"
-        raise UserError(
-            f"{host}: collection {number} was said to hold {said:,} images, but {found} are "
-            "listed. It may have changed under way: run the same command again."
-        )
+def fetch_image(archive: Archive, image: ArchiveImage, folder: Path) -> int:
+    """The bytes that were fetched to make `folder / image.file` whole: 0 if it was already.
+
+    Raises:
+        LostImageError: the server does not have it, or sends something else.
+        UnreachableError: no answer, as often as was asked.
+    """
+    target = folder / image.file
+    if target.is_file() and _problem_with(target, image.size_bytes) is None:
+        return 0
+    problem: str | None = ""
+    with new_file(target) as partial:
+        for _ in range(TRIES):
+            problem = _receive(archive, image, partial) or _problem_with(partial, image.size_bytes)
+            if problem is None:
+                return partial.stat().st_size
+            archive.stop.wait(archive.wait_seconds)
+        raise LostImageError(problem)
 
 
-def _check_lost(
-    report: DownloadReport, rows: list[ArchiveImage], max_missing: int, folder: Path
+def _receive(archive: Archive, image: ArchiveImage, partial: Path) -> str | None:
+    """Writes what the server sends; why the answer ended too early, or None if it did not."""
+    import requests
+
+    most = LARGEST_BYTES if image.size_bytes is None else image.size_bytes
+    with archive.files.get(image.url, stream=True) as answer, partial.open("wb") as file:
+        if not answer.ok:
+            raise LostImageError(f"the server answers {answer.status_code}")
+        try:
+            for chunk in answer.iter_content(1 << 16):
+                file.write(chunk)
+                if archive.stop.is_set() or file.tell() > most:
+                    break
+        except requests.RequestException:
+            return "breaks off in the middle"
+    return None
+
+
+def _problem_with(path: Path, size_bytes: int | None) -> str | None:
+    """Why a file is not the image of that size, in words; None if it is."""
+    size = path.stat().st_size
+    if size_bytes is not None and size != size_bytes:
+        return f"has {size:,} bytes instead of {size_bytes:,}"
+    if size > LARGEST_BYTES:
+        return f"has more than {LARGEST_BYTES:,} bytes"
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                return f"is too large, {picture.width} x {picture.height} pixels"
+            picture.draft(None, (1, 1))  # JPEG: all data are read, few pixels are computed
+            picture.load()
+    except Exception as error:  # Pillow's decoders raise many types on damaged files
+        return f"is not a whole image ({' '.join(str(error).split())[:100]})"
+    return None
+
+
+def _check_complete(
+    plan: Plan, report: DownloadReport, rows: list[ArchiveImage], max_missing: int
 ) -> None:
-    """Counts what is there against what should be."""
-    files = {path.name for path in image_files(folder)}
+    """Counts what is listed and what is there against what should be."""
+    if len(rows) != plan.images:
+        found = f"only {len(rows):,}" if len(rows) < plan.images else "more"
+        raise UserError(
+            f"collection {plan.collection.number} was said to hold {plan.collection.images:,} "
+            f"images, but {found} are listed. It may have changed meanwhile: run the same command "
+            "again."
+        )
+    files = {path.name for path in _image_files(plan.folder)}
     wanted = {image.file for image in rows}
-    report.images = len((files & wanted) - set(report.lost))
     report.unlisted = sorted(files - wanted)
-    report.lost = {name: why for name, why in report.lost.items() if name in wanted}
     for name in sorted(wanted - files - set(report.lost)):
         report.lost[name] = "was removed while the download ran"
+    report.images = len(wanted - set(report.lost))
     if len(report.lost) > max_missing:
-        named = "; ".join(f"{name} {why}" for name, why in list(report.lost.items())[:NAMED])
+        named = "; ".join(f"{name} {why}" for name, why in list(report.lost.items())[:5])
         raise UserError(
-            f"{folder}: {report.images:,} of {len(rows):,} images are there, {len(report.lost):,} "
-            f"could not be fetched ({named}). Run the same command again; if the archive does not "
-            f"have them, go on without them: --max-missing {len(report.lost)}."
+            f"{plan.folder}: {report.images:,} of {len(rows):,} images are there, "
+            f"{len(report.lost):,} could not be fetched ({named}). Run the same command again; if "
+            f"the archive does not have them, go on without them: --max-missing {len(report.lost)}."
         )
 
 
@@ -167,26 +282,23 @@ def _write_tables(
     """Licences, attributions and, as the sign that all is there, the table."""
     report.licences = dict(sorted(Counter(i.record[LICENCE_FIELD] for i in rows).items()))
     for name in report.licences:
-        text = archive.licence_text(name)
-        if text is not None:
-            with new_file(plan.folder / LICENCES / f"{name}.txt") as partial:
+        if (text := archive.licence_text(name)) is not None:
+            with new_file(plan.folder / "licenses" / f"{name}.txt") as partial:
                 partial.write_text(text, encoding="utf-8")
     first = [NAME_FIELD, ATTRIBUTION_FIELD, LICENCE_FIELD]
     others = sorted({column for image in rows for column in image.record} - set(first))
-    owners = [{**image.record, "file": image.file} for image in rows]
-    _write(plan.folder / ATTRIBUTIONS, csv_text(["file", *first], owners))
-    table = csv_text([*first, *others], [image.record for image in rows])
+    with new_file(plan.folder / "attribution.csv") as partial:
+        owners = [{**image.record, "file": image.file} for image in rows]
+        partial.write_bytes(_csv_text(["file", *first], owners))
     (plan.folder / TABLE).unlink(missing_ok=True)  # never one that metrics.json does not know
-    content: dict[str, Any] = dict(vars(report))
-    del content["fetched"], content["kept"], content["fetched_bytes"]  # differ when run again
-    content["rows"] = len(rows)
     with new_file(plan.folder / TABLE) as partial:
-        partial.write_bytes(table)
-        content["table_sha256"] = sha256_of(partial)
+        partial.write_bytes(_csv_text([*first, *others], [image.record for image in rows]))
+        content: dict[str, Any] = {**vars(report), "table_sha256": sha256_of(partial)}
+        del content["fetched"]  # differs when run again
         write_json(plan.folder / METRICS, content)
 
 
-def csv_text(columns: list[str], rows: Iterable[dict[str, str]]) -> bytes:
+def _csv_text(columns: list[str], rows: Iterable[dict[str, str]]) -> bytes:
     """A table as isic-cli writes it: commas, an empty cell for what is absent."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, extrasaction="ignore")
@@ -195,6 +307,34 @@ def csv_text(columns: list[str], rows: Iterable[dict[str, str]]) -> bytes:
     return text.getvalue().encode("utf-8")
 
 
-def _write(target: Path, content: bytes) -> None:
-    with new_file(target) as partial:
-        partial.write_bytes(content)
+def _check_folder(folder: Path, number: int) -> None:
+    """Refuses a folder that holds anything but the same download, or a table that was edited."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: exists and is not a folder. Choose another place.")
+    if not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir()):
+        return
+    known = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    begun = known.get("download") if isinstance(known, dict) else None
+    if not isinstance(begun, dict):
+        raise UserError(
+            f"{folder}: holds files that this command did not fetch. Choose an empty or new "
+            "folder; what you fetched yourself can be imported as it is."
+        )
+    if begun.get("collection") != number:
+        raise UserError(
+            f"{folder}: holds collection {begun.get('collection')} ({begun.get('name')}), not "
+            f"{number}. Choose another folder."
+        )
+    if (folder / TABLE).is_file():
+        known = read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
+        if not isinstance(known, dict) or sha256_of(folder / TABLE) != known.get("table_sha256"):
+            raise UserError(
+                f"{folder / TABLE}: was changed after it was fetched, and would be replaced. Move "
+                "it out of the folder, or choose another folder."
+            )
+
+
+def _image_files(folder: Path) -> list[Path]:
+    """The images directly in the folder."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return [p for p in found if IMAGE_ENDING.search(p.name) and not p.name.startswith(".")]

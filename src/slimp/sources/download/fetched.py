@@ -9,9 +9,6 @@ from pathlib import Path
 from slimp.errors import TableError, UserError
 from slimp.sources import Source
 
-NAMED = 5
-"""Absent images that a message lists by name."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
@@ -80,6 +77,6 @@ def check_fetched(
         rows=len(published.table),
         images=len(cells) - len(absent),
         absent=len(absent),
-        absent_examples=tuple(absent[:NAMED]),
+        absent_examples=tuple(absent[:5]),
         published=source.images,
     )

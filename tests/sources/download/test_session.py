@@ -1,18 +1,21 @@
-"""Which servers may be asked."""
+"""Which servers may be asked, and how often."""
 
 from __future__ import annotations
+
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slimp.errors import UserError
-from slimp.sources.download.address import (
+from slimp.sources.download.session import (
     ARCHIVE,
     archive_address,
     check_address,
     host_of,
     is_internal,
+    open_session,
 )
 
 
@@ -77,3 +80,33 @@ def test_any_text_is_an_address_or_refused(text):
     except UserError:
         return
     assert text.strip().lower().startswith("http")
+
+
+@pytest.mark.parametrize("there", ["http://127.0.0.1:9/admin", "https://192.168.1.1/"])
+def test_an_archive_elsewhere_does_not_lead_into_a_private_network(archive, there):
+    """Neither by the addresses that it lists nor by redirections; one that is in it may."""
+    pytest.importorskip("isic_cli", reason="needs the extra 'isic'")
+    options = {"stop": threading.Event(), "tell": print, "wait_seconds": 0.001}
+    with open_session(None, internal=False, **options) as far:
+        with pytest.raises(UserError, match="private network"):
+            far.get(there)
+        answer = type("Answer", (), {"is_redirect": True, "url": "https://far.example/"})()
+        answer.headers = {"Location": there}
+        with pytest.raises(UserError, match="private network"):
+            far.hooks["response"][-1](answer)
+    with open_session(None, internal=True, **options) as near:
+        assert near.get(f"{archive.address}/files/ISIC_0000001.jpg").ok
+
+
+def test_a_server_is_not_asked_before_it_wants_to_be(archive, monkeypatch):
+    pytest.importorskip("isic_cli", reason="needs the extra 'isic'")
+    stop, waits, told = threading.Event(), [], []
+    monkeypatch.setattr(stop, "wait", waits.append)
+    archive.next_gets("/files/", {"status": 503, "headers": (("Retry-After", "42"),)})
+    with open_session(None, internal=True, stop=stop, tell=told.append) as session:
+        assert session.get(f"{archive.address}/files/ISIC_0000001.jpg").ok
+        assert waits == [42]
+        assert "42 s" in told[0]
+        archive.next_gets("/files/", {"status": 503, "headers": (("Retry-After", "4200"),)})
+        with pytest.raises(UserError, match="4200 seconds"):
+            session.get(f"{archive.address}/files/ISIC_0000001.jpg")

@@ -91,6 +91,7 @@ def test_an_archive_elsewhere_does_not_lead_into_a_private_network(archive, ther
         with pytest.raises(UserError, match="private network"):
             far.get(there)
         answer = type("Answer", (), {"is_redirect": True, "url": "https://far.example/"})()
+        answer.close = lambda: None
         answer.headers = {"Location": there}
         with pytest.raises(UserError, match="private network"):
             far.hooks["response"][-1](answer)

@@ -39,6 +39,7 @@ from slimp.sources.download.archive import (
     ArchiveImage,
     Collection,
 )
+from slimp.sources.download.session import StoppedError
 from slimp.sources.image_limits import FORMATS, MAX_PIXELS, own_limits
 from slimp.sources.parse_cells import IMAGE_ENDING
 
@@ -224,8 +225,10 @@ def _receive(archive: Archive, image: ArchiveImage, partial: Path) -> str | None
             raise LostImageError(f"the server answers {answer.status_code}")
         try:
             for chunk in answer.iter_content(1 << 16):
+                if archive.stop.is_set():
+                    raise StoppedError
                 file.write(chunk)
-                if archive.stop.is_set() or file.tell() > most:
+                if file.tell() > most:
                     break
         except requests.RequestException:
             return "breaks off in the middle"

@@ -128,7 +128,11 @@ def open_session(
     def check_redirection(answer: Any, **_: Any) -> None:
         if answer.is_redirect:  # called before it is followed
             there = urljoin(answer.url, answer.headers["Location"])
-            check_address(there, internal=internal)
+            try:
+                check_address(there, internal=internal)
+            except UserError:
+                answer.close()
+                raise
 
     session.hooks["response"].append(check_redirection)
     return session

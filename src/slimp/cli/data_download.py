@@ -20,7 +20,7 @@ from slimp.errors import UserError
 if TYPE_CHECKING:
     from slimp.sources import Source
     from slimp.sources.download.archive import Archive
-    from slimp.sources.download.collection import Plan
+    from slimp.sources.download.plan import Plan
 
 ANY_COLLECTION = "isic"
 """The source that reads any collection of the archive."""
@@ -102,7 +102,8 @@ def _check(source: Source, raw: Path) -> None:
 def _download(source: Source, number: int, arguments: Arguments) -> None:
     """Fetches a collection, after the user agreed."""
     from slimp.sources.download.archive import Archive
-    from slimp.sources.download.collection import download, plan_download
+    from slimp.sources.download.collection import download
+    from slimp.sources.download.plan import plan_download
 
     archive = Archive(arguments.archive, tell=note)
     try:
@@ -130,7 +131,7 @@ def _agree(plan: Plan, archive: Archive, *, yes: bool) -> None:
     Raises:
         UserError: the user does not, or cannot be asked.
     """
-    from slimp.sources.download.collection import gigabytes
+    from slimp.sources.download.plan import gigabytes
 
     needed = "an unknown size" if plan.needed_bytes is None else gigabytes(plan.needed_bytes)
     there = f", {plan.present:,} of them there already" if plan.present else ""

@@ -22,7 +22,8 @@ from slimp.data.cohort import Cohort
 from slimp.errors import UserError
 from slimp.sources.download import collection as module
 from slimp.sources.download.archive import Archive
-from slimp.sources.download.collection import DownloadReport, download, plan_download
+from slimp.sources.download.collection import DownloadReport, download
+from slimp.sources.download.plan import plan_download
 from slimp.sources.download.session import UnreachableError
 
 NUMBER = 7
@@ -213,9 +214,7 @@ def test_an_endless_answer_does_not_fill_the_disk(archive, tmp_path):
 
 def test_nothing_is_written_where_there_is_no_room(archive, tmp_path, monkeypatch):
     usage = (10**9, 10**9, 2_000)
-    monkeypatch.setattr(
-        "slimp.sources.download.collection.shutil.disk_usage", lambda _: _Usage(*usage)
-    )
+    monkeypatch.setattr("slimp.sources.download.plan.shutil.disk_usage", lambda _: _Usage(*usage))
     with pytest.raises(UserError, match=r"but only 0 MB are free there. Make room"):
         fetch(archive, tmp_path / "raw")
     assert not (tmp_path / "raw").exists()

@@ -1,5 +1,5 @@
 """Datasets from where they are published: fetched, or counted after a person fetched them.
 
-`session` asks a server again and no address it must not; `archive` is what the ISIC Archive holds;
-`collection` fetches all of it; `fetched` counts what the user fetched where no program may.
+`session` repeats requests and refuses odd addresses; `archive` is what the ISIC Archive holds;
+`plan` says what a download needs, `collection` does it; `fetched` counts what the user fetched.
 """

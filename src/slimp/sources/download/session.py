@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -63,7 +64,61 @@ def open_session(
             "downloads from the ISIC Archive go through its own client, isic-cli, which is not "
             "installed: pip install 'slimp[isic]'."
         ) from None
+
+    class Session(IsicCliSession):  # type: ignore[misc]  # untyped
+        def request(self, method: str, url: str, **options: Any) -> Any:
+            full = self.create_url(url)
+            check_address(full, internal=internal)
+            options.setdefault("timeout", TIMEOUT_SECONDS)
+            return _ask(partial(super().request, method, url, **options), full, stop, wait_seconds)
+
+    session = Session(base, retry_strategy=_patient_retry(stop, tell, wait_seconds))
+
+    def check_redirection(answer: Any, **_: Any) -> None:
+        if answer.is_redirect:  # called before it is followed
+            there = urljoin(answer.url, answer.headers["Location"])
+            try:
+                check_address(there, internal=internal)
+            except UserError:
+                answer.close()
+                raise
+
+    session.hooks["response"].append(check_redirection)
+    return session
+
+
+def _ask(ask: Callable[[], Any], address: str, stop: threading.Event, wait_seconds: float) -> Any:
+    """The answer; asked again where it breaks off in the middle, which `Retry` does not cover."""
     import requests
+
+    broken = (requests.exceptions.ChunkedEncodingError, requests.exceptions.InvalidJSONError)
+    for _ in range(TRIES):
+        if stop.is_set():
+            raise StoppedError
+        try:
+            answer = ask()
+            if answer.ok and "json" in answer.headers.get("Content-Type", ""):
+                answer.json()
+        except broken:
+            stop.wait(wait_seconds)
+            continue
+        except requests.exceptions.SSLError as error:
+            reason = (
+                f"has no valid certificate, so it may be somebody else ({error}). If your "
+                "institution inspects TLS, name its certificate in the variable REQUESTS_CA_BUNDLE"
+            )
+            raise _unreachable(address, reason) from None
+        except requests.RequestException as error:
+            reason = f"cannot be reached ({' '.join(str(error).split())[:150]})"
+            raise _unreachable(address, reason) from None
+        if answer.status_code in BUSY:
+            raise _unreachable(address, f"answers {answer.status_code}, {TRIES} times in a row")
+        return answer
+    raise _unreachable(address, "breaks off in the middle of an answer")
+
+
+def _patient_retry(stop: threading.Event, tell: Callable[[str], None], wait_seconds: float) -> Any:
+    """urllib3's retries, with waits that `stop` ends and that are reported."""
     from urllib3.util.retry import Retry
 
     class PatientRetry(Retry):
@@ -79,42 +134,7 @@ def open_session(
             if stop.wait(wait):
                 raise StoppedError
 
-    class Session(IsicCliSession):  # type: ignore[misc]  # untyped
-        def request(self, method: str, url: str, **options: Any) -> Any:
-            full = self.create_url(url)
-            check_address(full, internal=internal)
-            options.setdefault("timeout", TIMEOUT_SECONDS)
-            for _ in range(TRIES):  # Retry does not cover answers that break off in the middle
-                if stop.is_set():
-                    raise StoppedError
-                try:
-                    answer = super().request(method, url, **options)
-                    if answer.ok and "json" in answer.headers.get("Content-Type", ""):
-                        answer.json()
-                    break
-                except (
-                    requests.exceptions.ChunkedEncodingError,
-                    requests.exceptions.InvalidJSONError,
-                ):
-                    reason = "breaks off in the middle of an answer"
-                    stop.wait(wait_seconds)
-                except requests.RequestException as error:
-                    if isinstance(error, requests.exceptions.SSLError):
-                        reason = (
-                            f"has no valid certificate, so it may be somebody else ({error}). If "
-                            "your institution inspects TLS, name its certificate in the variable "
-                            "REQUESTS_CA_BUNDLE"
-                        )
-                    else:
-                        reason = f"cannot be reached ({' '.join(str(error).split())[:150]})"
-                    raise _unreachable(full, reason) from None
-            else:
-                raise _unreachable(full, reason)
-            if answer.status_code in BUSY:
-                raise _unreachable(full, f"answers {answer.status_code}, {TRIES} times in a row")
-            return answer
-
-    retry = PatientRetry(
+    return PatientRetry(
         total=TRIES - 1,
         status_forcelist=BUSY,
         backoff_factor=wait_seconds,
@@ -123,19 +143,6 @@ def open_session(
         redirect=False,
         raise_on_status=False,
     )
-    session = Session(base, retry_strategy=retry)
-
-    def check_redirection(answer: Any, **_: Any) -> None:
-        if answer.is_redirect:  # called before it is followed
-            there = urljoin(answer.url, answer.headers["Location"])
-            try:
-                check_address(there, internal=internal)
-            except UserError:
-                answer.close()
-                raise
-
-    session.hooks["response"].append(check_redirection)
-    return session
 
 
 def _unreachable(address: str, reason: str) -> UnreachableError:

@@ -21,7 +21,7 @@ from slimp.data.files import ImagesInMemory, sha256_of
 from slimp.data.schema import Schema
 from slimp.errors import CohortError, UserError
 from slimp.sources.export import ExportOptions, export_cohort
-from slimp.sources.export.plan import plan_shards
+from slimp.sources.export.shards import plan_shards
 
 SCHEMA = Schema.from_dict(
     {
@@ -340,3 +340,18 @@ def test_the_datasets_package_reads_it(cohort, tmp_path, monkeypatch):
 def test_options_are_checked():
     with pytest.raises(ValueError, match="shard_mib must be 1 or more, got 0"):
         ExportOptions(shard_mib=0)
+
+
+@pytest.mark.parametrize("format", ["webdataset", "hf"])
+def test_croissant_names_the_files_and_the_columns(cohort, tmp_path, format):
+    export_cohort(cohort, tmp_path / "out", format)
+    content = json.loads((tmp_path / "out" / "croissant.json").read_text("utf-8"))
+    assert content["conformsTo"] == "http://mlcommons.org/croissant/1.0"
+    assert content["license"] == "CC BY 4.0"
+    for file in content["distribution"]:
+        assert file["sha256"] == sha256_of(tmp_path / "out" / file["contentUrl"])
+    for record in content["recordSet"]:
+        columns = pq.read_schema(tmp_path / "out" / record["@id"]).names
+        named = {field["name"] for field in record["field"]}
+        assert named <= set(columns)
+        assert {"image_id", "label", "device"} <= named

@@ -181,8 +181,8 @@ def test_a_corrupt_image_is_dropped_with_its_rows(cohort, exported, tmp_path):
         (lambda f: (f / "export.json").write_text("[]"), "export format None"),
         (lambda f: (f / "export.json").write_text("{"), r"export\.json: damaged"),
         (lambda f: (f / "export.json").write_text('{"format": 1}'), "damaged .*info"),
-        (lambda f: (f / "tables/lesions.parquet").unlink(), r"lesions\.parquet is missing"),
-        (lambda f: next(f.glob("*.tar")).unlink(), r"\.tar is missing"),
+        (lambda f: (f / "tables/lesions.parquet").unlink(), r"lesions\.parquet: is missing"),
+        (lambda f: next(f.glob("*.tar")).unlink(), r"\.tar: is missing"),
         (lambda f: next(f.glob("*.tar")).write_bytes(b"x" * 10240), "was changed since"),
         (
             lambda f: (f / "export.json").write_text(

@@ -13,8 +13,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from slimp.data.cohort import Cohort
 from slimp.data.cohort_files import CohortInfo, CohortWriter, Tables, check_types, read_parquet
 from slimp.data.files import ImagesInMemory, read_json, sha256_of
@@ -49,8 +47,8 @@ def import_webdataset(
     options = options or ImportOptions()
     with CohortWriter(target, overwrite=overwrite) as writer:
         content, info, schema = _sidecar(raw)
-        tables = _tables(raw, content, schema)
-        places = dict(_places(raw, content, len(tables.images)))
+        tables = _tables(raw, schema)
+        places = _places(raw, content, len(tables.images))
         cells = tables.images["image_id"].astype("str").tolist()
         row_of = {cell: row for row, cell in enumerate(cells)}
 
@@ -81,7 +79,7 @@ def key_of(row: int) -> str:
 
 
 def _sidecar(raw: Path) -> tuple[dict[str, Any], CohortInfo, Schema]:
-    """What `export.json` says."""
+    """What `export.json` says, after the files that it names were checked."""
     path = raw / SIDECAR
     if not path.is_file():
         raise TableError(
@@ -94,58 +92,46 @@ def _sidecar(raw: Path) -> tuple[dict[str, Any], CohortInfo, Schema]:
         raise TableError(f"{path}: export format {found!r}, this version reads {FORMAT}.")
     try:
         info, schema = CohortInfo(**content["info"]), Schema.from_dict(content["schema"])
-        names = [str(entry["name"]) for entry in content["files"]]
-        hashes = [str(entry["sha256"]) for entry in content["files"]]
+        hashes = {str(entry["name"]): str(entry["sha256"]) for entry in content["files"]}
     except (UserError, KeyError, TypeError, AttributeError) as error:
         raise TableError(f"{path}: damaged ({error}). Copy the export again.") from None
-    for name, sha256 in zip(names, hashes, strict=True):
-        if not re.fullmatch(rf"(?:{TABLES}/\w+\.parquet|\w+-[0-9]+\.tar)", name):
-            raise TableError(f"{path}: names a file '{name}', which no export has. Do not use it.")
-        if not (raw / name).is_file():
-            raise TableError(f"{raw}: {name} is missing. Copy the export again, all of it.")
-        if (raw / name).is_symlink() or sha256_of(raw / name) != sha256:
-            raise TableError(f"{raw / name}: was changed since the export. Copy it again.")
+    known = re.compile(rf"(?:{TABLES}/\w+\.parquet|\w+-[0-9]+\.tar)")
+    if strange := [name for name in hashes if not known.fullmatch(name)]:
+        raise TableError(f"{path}: names a file '{strange[0]}', which no export has.")
+    for name in hashes.keys() | {f"{TABLES}/{level}s.parquet" for level in LEVELS}:
+        file = raw / name
+        if not file.is_file() or file.is_symlink() or sha256_of(file) != hashes.get(name):
+            what = "was changed since the export" if file.is_file() else "is missing"
+            raise TableError(f"{file}: {what}. Copy the export again, all of it.")
     return content, info, schema
 
 
-def _tables(raw: Path, content: dict[str, Any], schema: Schema) -> Tables:
-    names = {str(entry["name"]) for entry in content["files"]}
-    frames: dict[str, pd.DataFrame] = {}
-    for level in LEVELS:
-        if f"{TABLES}/{level}s.parquet" not in names:
-            raise TableError(f"{raw / SIDECAR}: names no table of the {level} level.")
-        frames[f"{level}s"] = read_parquet(raw / TABLES, f"{level}s")
+def _tables(raw: Path, schema: Schema) -> Tables:
     try:
-        tables = Tables(**frames)
+        tables = Tables(**{f"{x}s": read_parquet(raw / TABLES, f"{x}s") for x in LEVELS})
         check_types(tables, schema, raw / TABLES)
-        return tables
     except (TypeError, ValueError) as error:  # CohortError, or ids that are no text
         raise TableError(f"{raw / TABLES}: {error} Copy the export again.") from None
+    return tables
 
 
-def _places(
-    raw: Path, content: dict[str, Any], rows: int
-) -> Iterator[tuple[int, tuple[Path, int, int]]]:
-    """Row of each image, and where it lies: shard, offset, bytes."""
-    seen = set[int]()
-    for entry in content["files"]:
-        path = raw / str(entry["name"])
-        if path.suffix != ".tar":
-            continue
-        for name, offset, size in _members(path):
+def _places(raw: Path, content: dict[str, Any], rows: int) -> dict[int, tuple[Path, int, int]]:
+    """Row of each image -> where it lies: shard, offset, bytes."""
+    places: dict[int, tuple[Path, int, int]] = {}
+    for path in (raw / str(entry["name"]) for entry in content["files"]):
+        for name, offset, size in _members(path) if path.suffix == ".tar" else ():
             row = int(name[:8])
             if name.endswith(".json"):
                 continue
-            if row >= rows or row in seen:
+            if row >= rows or row in places:
                 raise TableError(f"{path}: the image '{name}' is one too many. Export it again.")
-            seen.add(row)
-            yield row, (path, offset, size)
-    if len(seen) < rows:
-        missing = min(set(range(rows)) - seen)
+            places[row] = path, offset, size
+    if missing := set(range(rows)) - set(places):
         raise TableError(
-            f"{raw}: {rows - len(seen)} of {rows} images are in no shard, such as "
-            f"{key_of(missing)}. Export the cohort again."
+            f"{raw}: {len(missing)} of {rows} images are in no shard, such as "
+            f"{key_of(min(missing))}. Export the cohort again."
         )
+    return places
 
 
 def _members(path: Path) -> Iterator[tuple[str, int, int]]:

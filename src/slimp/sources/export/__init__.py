@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,20 +10,17 @@ from typing import Any, Literal
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import check_output, new_folder, write_json
-from slimp.sources.export.hugging_face import write_hugging_face
-from slimp.sources.export.plan import WITHOUT, ExportOptions, Shard, plan_shards
-from slimp.sources.export.release import released
-from slimp.sources.export.web import write_webdataset
+from slimp.sources.export.describe import write_card, write_croissant
+from slimp.sources.export.shards import WITHOUT, ExportOptions, plan_shards
+from slimp.sources.export.write import unreviewed_columns, write_parquet, write_tar
 
 __all__ = ["ExportOptions", "Format", "export_cohort"]
 
 Format = Literal["webdataset", "hf"]
-WRITERS: Mapping[Format, Callable[..., None]] = {
-    "webdataset": write_webdataset,
-    "hf": write_hugging_face,
-}
 HF_WITHOUT = "train"
 """The split of a Hugging Face dataset whose cohort has none, as its users expect."""
+LICENCE = re.compile(r"licen[cs]e|copyright|attribution", re.IGNORECASE)
+"""Names of published columns that must go wherever an image goes."""
 
 
 def export_cohort(
@@ -33,9 +31,9 @@ def export_cohort(
     options: ExportOptions | None = None,
     overwrite: bool = False,
     record: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """What was written to `out`, which is `metrics.json` there: counts, bytes, what stayed home.
+    """What was written to `out`, which is `metrics.json` there: counts, bytes, columns left out.
 
     The same cohort and options give the same bytes. No patient is in two shards.
 
@@ -55,18 +53,26 @@ def export_cohort(
     options, out = options or ExportOptions(), Path(out)
     check_output(out, overwrite=overwrite)
     everything = set(cohort.images.columns)
-    cohort = released(cohort, options)
+    cohort = _released(cohort, options)
     shards = plan_shards(cohort, options)
     if format == "hf" and {shard.split for shard in shards} == {WITHOUT}:
         shards = [replace(shard, split=HF_WITHOUT) for shard in shards]
     with new_folder(out, overwrite=overwrite) as folder:
-        WRITERS[format](cohort, shards, folder, progress or (lambda done, total: None))
+        if format == "hf":
+            files = write_parquet(cohort, shards, folder, progress)
+            write_card(cohort, [shard.split for shard in shards], folder / "README.md")
+        else:
+            files = write_tar(cohort, shards, folder, progress)
+        write_croissant(cohort, files, folder)
+        splits: dict[str, int] = {}
+        for shard in shards:
+            splits[shard.split] = splits.get(shard.split, 0) + len(shard.rows)
         metrics = {
             "images": len(cohort),
             "lesions": len(cohort.lesions),
             "patients": len(cohort.patients),
             "shards": len(shards),
-            "splits": _images_by_split(shards),
+            "splits": splits,
             "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
             "columns_left_out": sorted(everything - set(cohort.images.columns)),
         }
@@ -76,8 +82,28 @@ def export_cohort(
     return metrics
 
 
-def _images_by_split(shards: list[Shard]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for shard in shards:
-        counts[shard.split] = counts.get(shard.split, 0) + len(shard.rows)
-    return counts
+def _released(cohort: Cohort, options: ExportOptions) -> Cohort:
+    """The cohort with those published columns that `options` let go along.
+
+    Ids, labels, splits and the metadata of the schema always do; of the import report the counts
+    do, and the examples do not: they name files and quote rows that may not be in the cohort.
+    """
+    report = _without_examples(cohort.info.import_report)
+    cohort = replace(cohort, info=replace(cohort.info, import_report=report))
+    if options.published == "all":
+        return cohort
+    stay = [name for name in unreviewed_columns(cohort) if not LICENCE.search(name)]
+    tables = replace(cohort.tables, images=cohort.images.drop(columns=stay))
+    return replace(cohort, tables=tables)
+
+
+def _without_examples(report: Any) -> Any:
+    """An import report of the same fields whose examples are empty."""
+    if isinstance(report, Mapping):
+        return {
+            key: type(value)()
+            if key.endswith(("example", "examples"))
+            else _without_examples(value)
+            for key, value in report.items()
+        }
+    return [_without_examples(x) for x in report] if isinstance(report, list | tuple) else report

@@ -1,0 +1,127 @@
+"""What an export is, for people (a dataset card) and for programs (Croissant 1.0)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from slimp.data.cohort import Cohort
+from slimp.data.files import write_json
+from slimp.sources.export.write import unreviewed_columns
+
+LICENCES = {
+    *("cc0-1.0", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-sa-4.0", "cc-by-nc-sa-4.0"),
+    *("cc-by-3.0", "cc-by-nc-3.0", "cc-by-2.0", "apache-2.0", "mit"),
+}
+"""Of those that the hub knows by name, the ones that occur here."""
+CONTEXT = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "sc": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/",
+    "dct": "http://purl.org/dc/terms/",
+    "conformsTo": "dct:conformsTo",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "fileSet": "cr:fileSet",
+    "includes": "cr:includes",
+    "recordSet": "cr:recordSet",
+    "source": "cr:source",
+}
+DATA_TYPES = {"continuous": "sc:Float", "categorical": "sc:Text", "checkbox": "sc:Boolean"}
+
+
+def write_card(cohort: Cohort, splits: Sequence[str], path: Path) -> None:
+    """The dataset card: licence, citation, what each column is, and what must not be an input."""
+    info = cohort.info
+    plain = re.sub(r"\s+", "-", info.licence.strip().lower())
+    known = plain if plain in LICENCES else "other"
+    files = [{"split": s, "path": f"data/{s}-*.parquet"} for s in dict.fromkeys(splits)]
+    header = {
+        "license": known,
+        **({"license_name": plain[:80] or "unknown"} if known == "other" else {}),
+        "task_categories": ["image-classification"],
+        "configs": [{"config_name": "default", "data_files": files}],
+    }
+    yaml = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items())
+    there = set(unreviewed_columns(cohort))
+    refused = [f"- `{n}`: {why}" for n, why in cohort.schema.refused.items() if n in there]
+    lines = [
+        f"---\n{yaml}\n---\n\n# {info.name}\n\n{_summary(cohort)}\n",
+        *([f"Cite: {info.citation}\n"] if info.citation else []),
+        "| column | level | kind | unit |\n| --- | --- | --- | --- |",
+        *(f"| `{c}` | {level} | {kind} | {unit} |" for c, level, kind, unit in _metadata(cohort)),
+        *(["\nNever inputs of a model:\n", *refused] if refused else []),
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_croissant(cohort: Cohort, files: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Writes `croissant.json`: the files with their hashes, and the columns with their types."""
+    tables = [file["name"] for file in files if file["name"].endswith(".parquet")]
+    formats = {".parquet": "application/x-parquet", ".tar": "application/x-tar"}
+    images = [name for name in tables if name.startswith(("data/", "tables/images"))]
+    text = dict.fromkeys(("image_id", "lesion_id", "patient_id", "label"), "sc:Text")
+    here = [m for m in _metadata(cohort) if images[0].startswith("data/") or m[1] == "image"]
+    types = text | {column: DATA_TYPES[kind] for column, _, kind, _ in here}
+    content = {
+        "@context": CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": cohort.info.name,
+        "description": _summary(cohort),
+        "license": cohort.info.licence,
+        "citeAs": cohort.info.citation,
+        "distribution": [
+            {
+                "@type": "cr:FileObject",
+                "@id": file["name"],
+                "name": file["name"],
+                "contentUrl": file["name"],
+                "encodingFormat": formats[Path(file["name"]).suffix],
+                "sha256": file["sha256"],
+            }
+            for file in files
+        ],
+        "recordSet": [
+            {
+                "@type": "cr:RecordSet",
+                "@id": name,
+                "field": [
+                    {
+                        "@type": "cr:Field",
+                        "@id": f"{name}/{column}",
+                        "name": column,
+                        "dataType": type_,
+                        "source": {"fileObject": {"@id": name}, "extract": {"column": column}},
+                    }
+                    for column, type_ in types.items()
+                ],
+            }
+            for name in images
+        ],
+    }
+    write_json(folder / "croissant.json", content)
+
+
+def _summary(cohort: Cohort) -> str:
+    return (
+        f"{len(cohort):,} images of {len(cohort.lesions):,} lesions of {len(cohort.patients):,} "
+        f"patients. Licence: {cohort.info.licence}. Source: {cohort.info.source}. For research; "
+        "not a medical device. No patient is in two shards."
+    )
+
+
+def _metadata(cohort: Cohort) -> Iterator[tuple[str, str, str, str]]:
+    """Column, level, kind and unit of all metadata."""
+    for level in cohort.schema.levels:
+        for feature in level.features:
+            for column in feature.columns:
+                yield column, level.name, feature.kind, feature.unit or ""

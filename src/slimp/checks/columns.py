@@ -1,4 +1,4 @@
-"""Columns that carry nothing, ids among the features, impossible numbers, twin spellings."""
+"""What single columns show: nothing, ids, impossible numbers, personal data, suspicious names."""
 
 from __future__ import annotations
 
@@ -10,116 +10,201 @@ import pandas as pd
 
 from slimp.checks.finding import Finding, count_of, name_list
 from slimp.checks.published import Published
+from slimp.checks.spellings import twin_spellings
 from slimp.data.cohort import Cohort
 from slimp.sources.association import as_numbers
 from slimp.sources.personal_data import personal_kind
+from slimp.sources.sketch.words import hints_at, plain, words
 
 IDENTIFIER_SHARE = 0.9
 """Columns whose values are distinct in more than this share of the rows name rows."""
 IDENTIFIER_ROWS = 20
+COUNTER_RANGE = 1.5
+"""Distinct whole numbers that span less than so many times their number count rows."""
+NAMING = 0.2
+"""Share of the cells of a text that name a class, at least, for the text to be reported."""
 OLDEST = 120
 """Years."""
 LENGTHS = frozenset({"mm", "cm", "um", "µm", "mm2", "mm²", "cm2", "cm²"})
 FAR = 8.0
 """Robust standard deviations, on a scale that is linear near the median and logarithmic far out."""
-MANY_CATEGORIES = 300
-"""Above this the pairwise search for twin spellings is left out."""
 
 
 def column_findings(cohort: Cohort, columns: Sequence[Published]) -> Iterator[Finding]:
     """What single columns show without the label."""
     for column in columns:
         known = column.own.dropna()
-        if column.feature is None:
-            if _is_identifier(known) and personal_kind(known) is None:  # told elsewhere, masked
-                yield Finding(
-                    severity="note",
-                    code="identifier",
-                    message=f"column '{column.name}' names single rows.",
-                    example=str(known.min()),
-                    remedy="Nothing to do: it is no input.",
-                )
-            continue
-        if known.nunique() < 2:
-            yield _barren(column, known)
-            continue
-        if column.feature.kind == "continuous":
-            yield from _numbers(cohort, column)
-        elif column.feature.kind == "categorical":
-            yield from _categories(column, known)
+        personal = personal_kind(column.own)
+        if personal is not None:
+            yield _personal(column, *personal)
+        if column.role == "feature":
+            yield from _feature_findings(cohort, column, known)
+        elif personal is None and is_identifier(known):
+            yield Finding(
+                "note",
+                "identifier",
+                f"column '{column.name}' names single rows.",
+                example=str(known.min()),
+                remedy="Nothing to do: it is no input.",
+            )
+    yield from _names(columns)
     yield from twin_spellings(cohort.images["label"].dropna(), "label")
 
 
-def _barren(column: Published, known: pd.Series) -> Finding:
+def _feature_findings(cohort: Cohort, column: Published, known: pd.Series) -> Iterator[Finding]:
+    name = column.name
     if known.empty:
-        return Finding(
-            severity="warning",
-            code="empty-column",
-            message=f"column '{column.name}' of the {column.level} level holds no value at all.",
+        yield Finding(
+            "warning",
+            "empty-column",
+            f"column '{name}' of the {column.level} level has no value at all.",
             remedy="Remove the feature from the schema, or check how missing cells are declared.",
         )
-    return Finding(
-        severity="warning",
-        code="constant-column",
-        message=(
-            f"column '{column.name}' of the {column.level} level has the one value "
-            f"'{known.iloc[0]}' in all {len(known)} rows where it is known."
-        ),
-        remedy="Remove the feature from the schema: it can teach nothing.",
-    )
+    elif known.nunique() < 2:
+        yield Finding(
+            "warning",
+            "constant-column",
+            f"column '{name}' of the {column.level} level has the one value '{known.iloc[0]}' in "
+            f"all {len(known)} rows where it is known.",
+            remedy="Remove the feature from the schema: it can teach nothing.",
+        )
+    elif is_row_counter(known):
+        yield Finding(
+            "warning",
+            "row-counter",
+            f"column '{name}' counts rows: {len(known)} different whole numbers from "
+            f"{int(known.astype(float).min())} to {int(known.astype(float).max())}.",
+            remedy=f"Remove '{name}' from the features: it says nothing of a lesion.",
+        )
+    elif column.kind == "continuous":
+        yield from _number_findings(cohort, column)
+    elif column.kind == "categorical":
+        yield from _category_findings(cohort, name, known)
 
 
-def _is_identifier(known: pd.Series) -> bool:
+def _category_findings(cohort: Cohort, name: str, known: pd.Series) -> Iterator[Finding]:
+    named = class_named_in(known, cohort.classes)
+    if named is not None:
+        yield Finding(
+            "warning",
+            "text-names-class",
+            f"column '{name}' is text that names diagnoses: the label as an input.",
+            example=f"'{named}'",
+            remedy=f"Move '{name}' to [refused].",
+        )
+    elif is_identifier(known):
+        yield Finding(
+            "warning",
+            "identifier-feature",
+            f"categorical column '{name}' has {known.nunique()} different values in "
+            f"{len(known)} rows: it names rows and cannot generalise.",
+            example=str(known.min()),
+            remedy=f"Remove '{name}' from the features.",
+        )
+    else:
+        yield from twin_spellings(known, name)
+
+
+def is_identifier(known: pd.Series) -> bool:
+    """Whether the values name rows: nearly all differ, and they are no measurements."""
     if len(known) < IDENTIFIER_ROWS or known.nunique() <= IDENTIFIER_SHARE * len(known):
         return False
     numbers = as_numbers(known)
-    return numbers is None or bool((numbers % 1 == 0).all())  # fractions are measurements
+    return numbers is None or bool((numbers % 1 == 0).all())
 
 
-def _categories(column: Published, known: pd.Series) -> Iterator[Finding]:
-    if _is_identifier(known):
-        yield Finding(
-            severity="warning",
-            code="identifier-feature",
-            message=(
-                f"categorical column '{column.name}' has {known.nunique()} different values in "
-                f"{len(known)} rows: it names rows and cannot generalise."
-            ),
-            example=str(known.min()),
-            remedy=f"Remove '{column.name}' from the features.",
-        )
-        return
-    yield from twin_spellings(known, column.name)
+def is_row_counter(known: pd.Series) -> bool:
+    """Whether the values are whole numbers that all differ and lie close together."""
+    if len(known) < IDENTIFIER_ROWS or known.nunique() < len(known):
+        return False
+    numbers = as_numbers(known)
+    if numbers is None or (numbers % 1 != 0).any():
+        return False
+    return bool(numbers.max() - numbers.min() < COUNTER_RANGE * len(numbers))
 
 
-def _numbers(cohort: Cohort, column: Published) -> Iterator[Finding]:
+def class_named_in(known: pd.Series, classes: Sequence[str]) -> str | None:
+    """A cell of free text that names a class, if many do; None for short categories."""
+    distinct = known.astype(str).drop_duplicates()
+    if len(distinct) < IDENTIFIER_ROWS or distinct.str.count(r"\s").mean() < 1:
+        return None
+    names = {plain(name) for name in (*classes, *words()["cells"]["label"]) if len(name) > 2}
+    pattern = r"\b(?:" + "|".join(map(re.escape, sorted(names))) + r")\b"
+    naming = distinct[distinct.map(plain).str.contains(pattern)]
+    return str(naming.min()) if len(naming) >= NAMING * len(distinct) else None
+
+
+def _names(columns: Sequence[Published]) -> Iterator[Finding]:
+    """Features that are named like a diagnosis, or like what is known only after it."""
+    features = [column.name for column in columns if column.role == "feature"]
+    diagnoses = set(words()["cells"]["label"])
+    for code, what, names in (
+        (
+            "named-as-class",
+            "named like diagnoses, as one-hot ground truth is",
+            [name for name in features if plain(name) in diagnoses],
+        ),
+        (
+            "known-after-diagnosis",
+            "named like what is known only after the diagnosis",
+            [name for name in features if hints_at(name, "after")],
+        ),
+    ):
+        if names:
+            yield Finding(
+                "warning",
+                code,
+                f"{count_of(len(names), 'feature')} {what}: {name_list(names)}.",
+                remedy="Unless they are known before the diagnosis, move them to [refused].",
+                count=len(names),
+            )
+
+
+def _personal(column: Published, kind: str, example: str) -> Finding:
+    is_feature = column.role == "feature"
+    # Only the value's shape, so that the report does not spread what it warns of.
+    shape = re.sub(r"\d", "9", re.sub(r"[^\W\d_]", "x", example[:40]))
+    return Finding(
+        "note" if kind == "dates" and not is_feature else "warning",
+        "personal-data",
+        f"column '{column.name}' seems to hold {kind}"
+        + (", and is a feature." if is_feature else "."),
+        example=f"like '{shape}{' ...' if len(example) > 40 else ''}'",
+        remedy="A cohort keeps all published columns and is passed on with them: drop the column "
+        "from the table, or replace it by what is needed (an age, a pseudonym), and import again.",
+    )
+
+
+def _number_findings(cohort: Cohort, column: Published) -> Iterator[Finding]:
     numbers = column.own.astype("float64")
     ids = cohort.tables.of_level(column.level)[f"{column.level}_id"]
-    unit = column.feature.unit if column.feature is not None else None
-    wrong, why = _impossible(numbers, unit)
-    if wrong.any():
-        yield Finding(
-            severity="warning",
-            code="impossible-value",
-            message=f"column '{column.name}': {count_of(int(wrong.sum()), 'value')} {why}.",
-            example=_first(ids, numbers, wrong, column.level),
-            remedy="If they stand for missing, declare them under 'missing'; else correct them.",
-            count=int(wrong.sum()),
-        )
+    wrong, why = _impossible(numbers, column.unit)
     far = far_values(numbers.where(~wrong)) & ~wrong
-    if far.any():
-        rest = numbers[~far & ~wrong]
-        yield Finding(
-            severity="warning",
-            code="outlier",
-            message=(
-                f"column '{column.name}': {count_of(int(far.sum()), 'value')} "
-                f"far outside the others ({rest.min():g} to {rest.max():g})."
-            ),
-            example=_first(ids, numbers, far, column.level),
-            remedy="Check the unit, and whether a number such as 999 stands for missing.",
-            count=int(far.sum()),
-        )
+    rest = numbers[~far & ~wrong]
+    for code, found, what, remedy in (
+        (
+            "impossible-value",
+            wrong,
+            why,
+            "If they stand for missing, declare them under 'missing'; else correct them.",
+        ),
+        (
+            "outlier",
+            far,
+            f"far outside the others ({rest.min():g} to {rest.max():g})",
+            "Check the unit, and whether a number such as 999 stands for missing.",
+        ),
+    ):
+        if found.any():
+            row = int(np.flatnonzero(found)[0])
+            yield Finding(
+                "warning",
+                code,
+                f"column '{column.name}': {count_of(int(found.sum()), 'value')} {what}.",
+                example=f"{column.level} {ids.iloc[row]}: {numbers.iloc[row]:g}",
+                remedy=remedy,
+                count=int(found.sum()),
+            )
 
 
 def _impossible(numbers: pd.Series, unit: str | None) -> tuple[pd.Series, str]:
@@ -139,77 +224,15 @@ def far_values(numbers: pd.Series) -> pd.Series:
     values must exceed their whole range.
     """
     scale = _robust_deviation(numbers)
-    nothing = pd.Series(False, index=numbers.index)
-    if not scale > 0:
-        return nothing
-    bent = np.arcsinh(numbers / scale)
+    bent = np.arcsinh(numbers / scale) if scale > 0 else numbers * 0
     spread = _robust_deviation(bent)
     if not spread > 0:
-        return nothing
+        return pd.Series(False, index=numbers.index)
     ordinary = numbers[(bent - bent.median()).abs() <= FAR * spread]
     low, high = ordinary.min(), ordinary.max()
-    width = high - low
-    far: pd.Series = (numbers > high + width) | (numbers < low - width)
+    far: pd.Series = (numbers > 2 * high - low) | (numbers < 2 * low - high)
     return far
 
 
 def _robust_deviation(numbers: pd.Series) -> float:
     return 1.4826 * float((numbers - numbers.median()).abs().median())
-
-
-def _first(ids: pd.Series, numbers: pd.Series, where: pd.Series, level: str) -> str:
-    row = int(np.flatnonzero(where)[0])
-    return f"{level} {ids.iloc[row]}: {numbers.iloc[row]:g}"
-
-
-def twin_spellings(known: pd.Series, name: str) -> Iterator[Finding]:
-    """Categories that differ by case, spaces or punctuation, or rare ones a letter off."""
-    counts = known.astype(str).value_counts()
-    counts = counts[sorted(counts.index)]
-    if len(counts) > MANY_CATEGORIES:
-        return
-    twins = []
-    spelled = counts.index.tolist()
-    for i, first in enumerate(spelled):
-        for second in spelled[i + 1 :]:
-            rare, common = sorted((int(counts[first]), int(counts[second])))
-            if _same_but_for_case(first, second) or (rare * 5 <= common and _typo(first, second)):
-                twins.append(
-                    f"'{first}' ({counts[first]} rows) and '{second}' ({counts[second]} rows)"
-                )
-    if twins:
-        yield Finding(
-            severity="warning",
-            code="twin-spellings",
-            message=f"column '{name}': {count_of(len(twins), 'pair')} of similar categories.",
-            example=name_list(twins, most=3),
-            remedy="Join them with 'aliases' (for labels, 'label_names') if they mean the same.",
-            count=len(twins),
-        )
-
-
-def _same_but_for_case(first: str, second: str) -> bool:
-    return _plain(first) == _plain(second) != ""
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text.casefold())
-
-
-def _typo(first: str, second: str) -> bool:
-    """One letter off in words of five or more, two in ten or more; numbers must agree."""
-    first, second = _plain(first), _plain(second)
-    shorter = min(len(first), len(second))
-    if shorter < 5 or re.findall(r"\d+", first) != re.findall(r"\d+", second):
-        return False
-    return edit_distance(first, second) <= (2 if shorter >= 10 else 1)
-
-
-def edit_distance(first: str, second: str) -> int:
-    """Insertions, deletions and replacements of letters that turn one word into the other."""
-    row = list(range(len(second) + 1))
-    for i, a in enumerate(first, start=1):
-        previous, row[0] = row[0], i
-        for j, b in enumerate(second, start=1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (a != b))
-    return row[-1]

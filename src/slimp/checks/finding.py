@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,7 +12,7 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 states what was found and already taken care of, or needs no more than a look."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Finding:
     """What is wrong, how often, one example with ids, and what to do."""
 
@@ -20,11 +20,16 @@ class Finding:
     code: str
     """A stable short name, such as 'leak'; `docs/check.md` has a paragraph for each."""
     message: str
+    remedy: str = ""
     example: str = ""
     """Ids and values of one case, so that it can be looked up."""
-    remedy: str = ""
     count: int = 1
     """How many images, groups, cells or columns, as the message says."""
+
+    @property
+    def weight(self) -> tuple[int, str, str, str]:
+        """For sorting, gravest first, independent of the order of rows."""
+        return SEVERITIES.index(self.severity), self.code, self.message, self.example
 
 
 def name_list(names: Iterable[str], *, most: int = 8) -> str:
@@ -32,18 +37,9 @@ def name_list(names: Iterable[str], *, most: int = 8) -> str:
     items = list(names)
     if len(items) > most:
         return f"{', '.join(items[:most])} and {len(items) - most} more"
-    if len(items) < 2:
-        return "".join(items)
-    return f"{', '.join(items[:-1])} and {items[-1]}"
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
 def count_of(count: int, noun: str, plural: str = "") -> str:
     """How many, in words that agree: '1 set', '3 sets'."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
-
-
-def by_weight(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """The findings, gravest first, then by code and text: independent of the order of rows."""
-    return tuple(
-        sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.code, f.message, f.example))
-    )

@@ -2,154 +2,145 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from slimp.checks.finding import Finding, count_of, name_list
+from slimp.checks.published import Published
 from slimp.data.cohort import Cohort
 
 FEW_PATIENTS = 10
 """A class with fewer patients cannot be probed with folds and intervals that mean anything."""
+GROUPS = 10
+"""Lesions (patients) with two known values or more that a column must have to be judged."""
+AGREEING = 0.9
+"""Share of them that must agree for the column to seem one of the level."""
 
 
 def hierarchy_findings(cohort: Cohort) -> Iterator[Finding]:
     """Too few patients or classes, labels that disagree, patients in several parts."""
     if len(cohort.patients) < 2:
         yield Finding(
-            severity="error",
-            code="one-patient",
-            message="every image belongs to one patient.",
+            "error",
+            "one-patient",
+            "every image belongs to one patient.",
             example=str(cohort.patients["patient_id"].iloc[0]),
             remedy="Check the patient column: nothing can be held out or contrasted.",
         )
     if not cohort.has_patient_ids:
-        lesions = count_of(len(cohort.lesions), "lesion")
         yield Finding(
-            severity="warning",
-            code="no-patient-ids",
-            message=f"no patient ids: each of {lesions} counts as a patient of its own, so one "
-            "person may be in training and test.",
+            "warning",
+            "no-patient-ids",
+            f"no patient ids: each of {count_of(len(cohort.lesions), 'lesion')} counts as a "
+            "patient of its own, so one person may be in training and test.",
             remedy="Name the patient column in the schema if the table has one; else report "
             "results per lesion, and read intervals as too narrow.",
         )
-    yield from _twin_ids(cohort)
     yield from _label_findings(cohort)
-    yield from _split_findings(cohort)
-
-
-def _twin_ids(cohort: Cohort) -> Iterator[Finding]:
-    """Patients, and lesions of one patient, whose ids look like two spellings of one."""
-    patients, lesions = cohort.patients["patient_id"].tolist(), cohort.lesions
-    owners = [""] * len(lesions) if cohort.schema.patient is None else lesions["patient_id"]
-    for noun, column, ids, of in (
-        ("patient", cohort.schema.patient, patients, [""] * len(patients)),
-        ("lesion", cohort.schema.lesion, lesions["lesion_id"].tolist(), list(owners)),
-    ):
-        twins = [] if column is None else _spelled_alike(ids, of)
-        if twins:
+    if "split" in cohort.images:
+        parts = cohort.images.dropna(subset=["split"]).groupby("patient_id")["split"]
+        several = _several(parts)
+        if several:
+            inside = name_list(sorted(set(parts.get_group(several[0]))))
             yield Finding(
-                severity="warning",
-                code="twin-ids",
-                message=(
-                    f"{count_of(len(twins), noun)} whose id is spelled in several ways, it seems: "
-                    "each spelling counts as one of its own, and may be held out from the other."
-                ),
-                example=name_list(
-                    (" and ".join(f"'{i}'" for i in names) for names in twins), most=3
-                ),
-                remedy=f"If they mean the same {noun}, write them alike in '{column}'.",
-                count=len(twins),
+                "error",
+                "patient-across-parts",
+                f"{count_of(len(several), 'patient')} with images in more than one part of the "
+                "split.",
+                example=f"patient {several[0]}: in {inside}",
+                remedy="Move each patient to one part, or drop the split column and split anew.",
+                count=len(several),
             )
 
 
-def _spelled_alike(ids: Sequence[str], owners: Sequence[str]) -> list[list[str]]:
-    """The ids of one owner that differ by case, blanks or punctuation only, in groups."""
-    groups: dict[tuple[str, str], set[str]] = {}
-    for name, owner in zip(ids, owners, strict=True):
-        if key := _plain_id(name):
-            groups.setdefault((owner, key), set()).add(name)
-    return sorted(sorted(names) for names in groups.values() if len(names) > 1)
-
-
-def _plain_id(text: str) -> str:
-    """The id without case, blanks and marks, but where they keep numbers apart: 1-12 is no 11-2."""
-    spaced = re.sub(r"[\W_]+", " ", text.casefold())
-    return re.sub(r"(?<![0-9]) | (?![0-9])", "", spaced)
+def _several(groups: Any) -> list[str]:
+    """The groups with more than one value, sorted."""
+    values = groups.nunique()
+    return sorted(values.index[values > 1])
 
 
 def _label_findings(cohort: Cohort) -> Iterator[Finding]:
     images = cohort.images
-    labelled = images[images["label"].notna()]
-    unlabelled = len(images) - len(labelled)
-    if unlabelled:
+    known = images["label"].notna()
+    labelled = images[known]
+    if not known.all():
         yield Finding(
-            severity="note",
-            code="unlabelled",
-            message=f"{count_of(unlabelled, 'image')} of {len(images)} without a label.",
-            example=str(images.loc[images["label"].isna(), "image_id"].iloc[0]),
+            "note",
+            "unlabelled",
+            f"{count_of(int((~known).sum()), 'image')} of {len(images)} without a label.",
+            example=str(images.loc[~known, "image_id"].iloc[0]),
             remedy="They serve pre-training; probing leaves them out.",
-            count=unlabelled,
+            count=int((~known).sum()),
         )
     if labelled.empty:
         return
     if len(cohort.classes) < 2:
         yield Finding(
-            severity="warning",
-            code="one-class",
-            message=f"every label is '{cohort.classes[0]}'.",
+            "warning",
+            "one-class",
+            f"every label is '{cohort.classes[0]}'.",
             remedy="Pre-training is possible; probing needs at least two classes.",
         )
     patients = labelled.groupby("label")["patient_id"].nunique()
     small = patients[patients < FEW_PATIENTS].sort_index()
     if len(small):
         yield Finding(
-            severity="warning",
-            code="small-class",
-            message=(
-                f"{count_of(len(small), 'class', 'classes')} of fewer than {FEW_PATIENTS} patients."
-            ),
+            "warning",
+            "small-class",
+            f"{count_of(len(small), 'class', 'classes')} of fewer than {FEW_PATIENTS} patients.",
             example=name_list(
                 f"{name} ({count_of(count, 'patient')})" for name, count in small.items()
             ),
             remedy="Scores of these classes will mean little: join classes or leave them out.",
             count=len(small),
         )
-    by_lesion = labelled.groupby("lesion_id")["label"].nunique()
-    torn = sorted(by_lesion.index[by_lesion > 1])
-    if torn:
-        rows = labelled[labelled["lesion_id"] == torn[0]].head(4)
+    if several := _several(labelled.groupby("lesion_id")["label"]):
+        rows = labelled[labelled["lesion_id"] == several[0]].head(4)
         yield Finding(
-            severity="warning",
-            code="lesion-labels",
-            message=f"{count_of(len(torn), 'lesion')} whose images carry different labels.",
-            example=f"lesion {torn[0]}: "
+            "warning",
+            "lesion-labels",
+            f"{count_of(len(several), 'lesion')} whose images have different labels.",
+            example=f"lesion {several[0]}: "
             + name_list(f"{row.image_id} {row.label}" for row in rows.itertuples()),
             remedy="Check whether lesion ids are reused, or correct the labels.",
-            count=len(torn),
+            count=len(several),
         )
 
 
-def _split_findings(cohort: Cohort) -> Iterator[Finding]:
-    if "split" not in cohort.images:
-        return
-    parts = cohort.images.dropna(subset=["split"]).groupby("patient_id")["split"]
-    count = parts.nunique()
-    torn = sorted(count.index[count > 1])
-    if torn:
-        inside = name_list(sorted(set(parts.get_group(torn[0]))))
-        yield Finding(
-            severity="error",
-            code="patient-across-parts",
-            message=(
-                f"{count_of(len(torn), 'patient')} with images in more than one part of the split."
-            ),
-            example=f"patient {torn[0]}: in {inside}",
-            remedy="Move each patient to one part, or drop the split column and split anew.",
-            count=len(torn),
-        )
+def level_findings(cohort: Cohort, columns: Sequence[Published]) -> Iterator[Finding]:
+    """Image-level columns that are constant in most lesions (patients), but not in all."""
+    for column in columns:
+        if column.level != "image":
+            continue
+        for level in ("patient", "lesion"):
+            finding = _disagreement(column, level, cohort.images[f"{level}_id"])
+            if finding is not None:
+                yield finding
+                break
+
+
+def _disagreement(column: Published, level: str, groups: pd.Series) -> Finding | None:
+    known = column.values.notna()
+    values = column.values[known].astype(str)
+    by_group = values.groupby(groups[known])
+    judged = int((by_group.size() > 1).sum())
+    several = _several(by_group)
+    if judged < GROUPS or not 0 < len(several) <= (1 - AGREEING) * judged:
+        return None
+    chance = 1 - float((values.value_counts(normalize=True) ** 2).sum())
+    if len(several) / judged > 0.2 * chance:  # nearly constant everywhere, no trait of a level
+        return None
+    return Finding(
+        "note",
+        "level-disagreement",
+        f"column '{column.name}' agrees within all but {len(several)} of {judged} {level}s with "
+        "several images.",
+        example=f"{level} {several[0]}: {name_list(sorted(set(by_group.get_group(several[0]))))}",
+        remedy=f"Correct the table if the column describes the {level}.",
+        count=len(several),
+    )
 
 
 def table_counts(cohort: Cohort) -> dict[str, object]:
@@ -160,8 +151,8 @@ def table_counts(cohort: Cohort) -> dict[str, object]:
         "patients": len(cohort.patients),
         "lesions": len(cohort.lesions),
         "images": len(images),
-        "lesions_per_patient": _spread(cohort.lesions.groupby("patient_id").size()),
-        "images_per_lesion": _spread(images.groupby("lesion_id").size()),
+        "lesions_per_patient": spread_of(cohort.lesions.groupby("patient_id").size()),
+        "images_per_lesion": spread_of(images.groupby("lesion_id").size()),
         "unlabelled_images": int(images["label"].isna().sum()),
         "classes": _units(images, "label"),
     }
@@ -191,5 +182,6 @@ def _units(images: pd.DataFrame, by: str) -> dict[str, dict[str, int]]:
     }
 
 
-def _spread(sizes: pd.Series) -> dict[str, int | float]:
+def spread_of(sizes: pd.Series) -> dict[str, int | float]:
+    """Least, median and most."""
     return {"min": int(sizes.min()), "median": float(sizes.median()), "max": int(sizes.max())}

@@ -8,12 +8,10 @@ import numpy as np
 import pandas as pd
 
 from slimp.checks.finding import Finding, Severity, count_of
-from slimp.checks.scan import ImageScan
+from slimp.checks.image_statistics import FLAT_SPREAD, ImageScan
 
 TINY_SIDE = 32
 """Images with a side below this many pixels are reported: two patches of a ViT/16."""
-FLAT_SPREAD = 2.0
-"""Images whose grey levels (0 to 255) have a smaller standard deviation are reported."""
 BLUR = 4.0
 """Robust standard deviations below the median of the logarithm of sharpness."""
 BLUR_FACTOR = 4.0
@@ -25,118 +23,87 @@ FRAMED = 0.05
 CORNERS = 3
 """Dark corners of a round field of view; one may be hidden by a ruler or a label."""
 GREY = 2.0
-"""Mean distance of the channels of a grey picture, at most."""
+"""Mean distance of the channels of a grey image, at most."""
 
 
 def image_findings(scan: ImageScan) -> Iterator[Finding]:
     """Corrupt, tiny and blank images, and images unlike the others."""
     facts, good = scan.facts, scan.good
-    corrupt = facts[facts["problem"] != ""]
-    if len(corrupt):
-        worst = corrupt.iloc[0]
-        yield Finding(
-            severity="error",
-            code="corrupt-image",
-            message=(f"{count_of(len(corrupt), 'image')} of {len(facts)} that cannot be decoded."),
-            example=f"{worst['image_id']}: {worst['problem']}",
-            remedy="Replace the files or remove their rows, then import again.",
-            count=len(corrupt),
-        )
-    tiny = good[good[["width", "height"]].min(axis=1) < TINY_SIDE]
-    if len(tiny):
-        first = tiny.iloc[0]
-        yield Finding(
-            severity="warning",
-            code="tiny-image",
-            message=(
-                f"{count_of(len(tiny), 'image')} of {len(facts)} with a side below {TINY_SIDE} px."
-            ),
-            example=f"{first['image_id']}: {first['width']} x {first['height']} px",
-            remedy="Check whether thumbnails were exported in place of the images.",
-            count=len(tiny),
-        )
-    blank = good[good["spread"] < FLAT_SPREAD]
-    if len(blank):
-        first = blank.iloc[0]
-        yield Finding(
-            severity="warning",
-            code="blank-image",
-            message=f"{count_of(len(blank), 'image')} of {len(facts)} in one even colour.",
-            example=f"{first['image_id']}: grey levels deviate by {first['spread']:.1f} of 255",
-            remedy="Look at them and remove the rows of those that show no skin.",
-            count=len(blank),
-        )
+    yield from _some(
+        facts[facts["problem"] != ""],
+        ("error", "corrupt-image", f"of {len(facts)} that cannot be decoded"),
+        lambda row: str(row["problem"]),
+        "Replace the files or remove their rows, then import again.",
+    )
+    yield from _some(
+        good[good[["width", "height"]].min(axis=1) < TINY_SIDE],
+        ("warning", "tiny-image", f"of {len(facts)} with a side below {TINY_SIDE} px"),
+        lambda row: f"{row['width']} x {row['height']} px",
+        "Check whether thumbnails were exported in place of the images.",
+    )
+    yield from _some(
+        good[good["spread"] < FLAT_SPREAD],
+        ("warning", "blank-image", f"of {len(facts)} in one even colour"),
+        lambda row: f"grey levels deviate by {row['spread']:.1f} of 255",
+        "Look at them and remove the rows of those that show no skin.",
+    )
     yield from _artefacts(good[good["spread"] >= FLAT_SPREAD])
 
 
 def _artefacts(good: pd.DataFrame) -> Iterator[Finding]:
-    """Pictures of skin with something wrong about them; blank ones are told elsewhere."""
+    """Images of skin with something wrong about them; blank ones are reported elsewhere."""
+    of = f"of {len(good)}"
     yield from _some(
-        good,
-        blurred(good["sharpness"]),
-        code="blurred-image",
-        what="far less sharp than the others",
-        example=lambda row: (
-            f"sharpness {row['sharpness']:.3g}, median {good['sharpness'].median():.3g}"
-        ),
-        remedy="Look at them: out of focus, or enlarged from thumbnails? Leave out what is no use.",
+        good[blurred(good["sharpness"])],
+        ("warning", "blurred-image", f"{of} far less sharp than the others"),
+        lambda row: f"sharpness {row['sharpness']:.3g}, median {good['sharpness'].median():.3g}",
+        "Look at them: out of focus, or enlarged from thumbnails? Leave out what is no use.",
     )
-    exposure = good[["overexposed", "underexposed"]]
+    exposed = (good[["overexposed", "underexposed"]] > EXPOSED).any(axis=1)
     yield from _some(
-        good,
-        (exposure > EXPOSED).any(axis=1) & (good["frame"] <= FRAMED),
-        code="exposure",
-        what=f"with more than {EXPOSED:.0%} of their pixels white or black",
-        example=lambda row: f"{row['overexposed']:.0%} white, {row['underexposed']:.0%} black",
-        remedy="Look at them: flash, shadow, or a wrong conversion of 16-bit or DICOM images.",
+        good[exposed & (good["frame"] <= FRAMED)],
+        ("warning", "exposure", f"{of} with more than {EXPOSED:.0%} of the pixels white or black"),
+        lambda row: f"{row['overexposed']:.0%} white, {row['underexposed']:.0%} black",
+        "Look at them: flash, shadow, or a wrong conversion of 16-bit or DICOM images.",
     )
     yield from _some(
-        good,
-        good["frame"] > FRAMED,
-        code="framed-image",
-        what="with black or white bands along the edges",
-        example=lambda row: f"{row['frame']:.0%} of the area",
-        remedy="Crop the bands: resizing squeezes the skin, and bands may betray the clinic.",
+        good[good["frame"] > FRAMED],
+        ("warning", "framed-image", f"{of} with black or white bands along the edges"),
+        lambda row: f"{row['frame']:.0%} of the area",
+        "Crop the bands: resizing squeezes the skin, and bands may betray the clinic.",
     )
     yield from _some(
-        good,
-        good["dark_corners"] >= CORNERS,
-        code="dark-corners",
-        what="with the dark corners of a round field of view",
-        example=lambda row: f"{row['dark_corners']} corners",
-        remedy="Harmless if all classes have them alike; see the picture columns of the ranking.",
-        severity="note",
+        good[good["dark_corners"] >= CORNERS],
+        ("note", "dark-corners", f"{of} with the dark corners of a round field of view"),
+        lambda row: f"{row['dark_corners']} corners",
+        "Harmless if all classes have them alike; see how images and label hang together.",
     )
     grey = good["colour"] < GREY
     yield from _some(
-        good,
-        grey & (not grey.all()),
-        code="grey-image",
-        what="without colour, among others that have colour",
-        example=lambda row: f"channels differ by {row['colour']:.1f} of 255",
-        remedy="Look at them: a conversion that lost the colours, or another kind of image.",
+        good[grey & (not grey.all())],
+        ("warning", "grey-image", f"{of} without colour, among others that have colour"),
+        lambda row: f"channels differ by {row['colour']:.1f} of 255",
+        "Look at them: a conversion that lost the colours, or another kind of image.",
     )
 
 
 def _some(
-    good: pd.DataFrame,
-    which: pd.Series,
-    *,
-    code: str,
-    what: str,
+    rows: pd.DataFrame,
+    finding: tuple[Severity, str, str],
     example: Callable[[pd.Series], str],
     remedy: str,
-    severity: Severity = "warning",
 ) -> Iterator[Finding]:
-    if which.any():
-        first = good[which].iloc[0]
+    """A finding about these images; `finding` is severity, code and what follows the count."""
+    if len(rows):
+        severity, code, what = finding
+        first = rows.iloc[0]
         yield Finding(
-            severity=severity,
-            code=code,
-            message=f"{count_of(int(which.sum()), 'image')} of {len(good)} {what}.",
+            severity,
+            code,
+            f"{count_of(len(rows), 'image')} {what}.",
             example=f"{first['image_id']}: {example(first)}",
             remedy=remedy,
-            count=int(which.sum()),
+            count=len(rows),
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from slimp.checks.finding import Finding, name_list
 from slimp.checks.published import Published
@@ -16,71 +17,53 @@ BLOCK_COLUMNS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pattern:
-    """Feature columns that are missing together, and in how many images."""
-
-    missing: tuple[str, ...]
-    images: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Missingness:
-    """What is missing of the features."""
+    """What is missing of the features, seen from the images."""
 
     shares: dict[str, float]
     """Per column, of the images."""
     blocks: tuple[tuple[str, ...], ...]
     """Columns that are empty in exactly the same images, at least two of them."""
-    patterns: tuple[Pattern, ...]
-    """The most frequent, at most `MOST_PATTERNS`."""
+    patterns: tuple[tuple[tuple[str, ...], int], ...]
+    """Columns that are missing together, in how many images: the `MOST_PATTERNS` most frequent."""
     num_patterns: int
     """That occur."""
     images: int
 
 
 def missingness(columns: Sequence[Published]) -> Missingness:
-    """The pattern of missing cells over all feature columns, seen from the images."""
-    features = [column for column in columns if column.role == "feature"]
-    if not features:
+    """The pattern of missing cells over all feature columns."""
+    empty = pd.DataFrame(
+        {c.name: c.values.isna().to_numpy() for c in columns if c.role == "feature"}
+    )
+    blocks: dict[bytes, list[str]] = {}
+    for name in empty.columns[empty.any()]:
+        blocks.setdefault(empty[name].to_numpy().tobytes(), []).append(name)
+    if empty.empty:
         return Missingness(shares={}, blocks=(), patterns=(), num_patterns=0, images=0)
-    empty = np.stack([column.values.isna().to_numpy() for column in features])  # (columns, n)
-    names = [column.name for column in features]
-    by_gaps: dict[bytes, list[str]] = {}
-    for name, gaps in zip(names, empty, strict=True):
-        if gaps.any():
-            by_gaps.setdefault(gaps.tobytes(), []).append(name)
-    packed = np.packbits(empty, axis=0).T  # (n, bytes)
+    packed = np.packbits(empty.to_numpy(), axis=1)  # (n, bytes)
     distinct, first, count = np.unique(packed, axis=0, return_index=True, return_counts=True)
     order = np.argsort(-count, kind="stable")[:MOST_PATTERNS]
-    patterns = [
-        Pattern(missing=tuple(np.array(names)[empty[:, first[k]]].tolist()), images=int(count[k]))
-        for k in order
-    ]
     return Missingness(
-        shares={name: float(gaps.mean()) for name, gaps in zip(names, empty, strict=True)},
-        blocks=tuple(tuple(block) for block in by_gaps.values() if len(block) > 1),
-        patterns=tuple(patterns),
+        shares={str(name): float(share) for name, share in empty.mean().items()},
+        blocks=tuple(tuple(block) for block in blocks.values() if len(block) > 1),
+        patterns=tuple((tuple(empty.columns[empty.iloc[first[k]]]), int(count[k])) for k in order),
         num_patterns=len(distinct),
-        images=empty.shape[1],
+        images=len(empty),
     )
 
 
 def missing_findings(found: Missingness) -> Iterator[Finding]:
     """Blocks of columns that are empty together: a form that was not used."""
-    blocks = [block for block in found.blocks if len(block) >= BLOCK_COLUMNS]
-    for block in blocks:
-        share = found.shares[block[0]]
-        yield Finding(
-            severity="note",
-            code="missing-block",
-            message=(
-                f"{len(block)} columns are empty in the same {share:.1%} of the images: they were "
-                "filled in together or not at all."
-            ),
-            example=name_list(block, most=13),
-            remedy=(
-                "Ask why: another clinic, form or year. What is missing this way is not missing "
-                "at random; see whether the gaps follow the label."
-            ),
-            count=len(block),
-        )
+    for block in found.blocks:
+        if len(block) >= BLOCK_COLUMNS:
+            yield Finding(
+                "note",
+                "missing-block",
+                f"{len(block)} columns are empty in the same {found.shares[block[0]]:.1%} of the "
+                "images: they were filled in together or not at all.",
+                example=name_list(block, most=13),
+                remedy="Ask why: another clinic, form or year. What is missing this way is not "
+                "missing at random; see whether the gaps follow the label.",
+                count=len(block),
+            )

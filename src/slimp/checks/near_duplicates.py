@@ -1,43 +1,41 @@
-"""Pictures that are one picture: resized, compressed again, brightened, cropped, turned, mirrored.
+"""Images that are one image: resized, compressed again, brightened, cropped, turned, mirrored.
 
-A picture is hashed to the signs of the 255 lowest cosine coefficients of its 32 x 32 grey
-thumbnail (a perceptual hash, wider than the usual 64 bits: dermoscopic pictures are all a dark
-blob in the middle, and differ in the finer coefficients). Mirroring a picture only changes signs
-of odd coefficients, and a quarter turn also exchanges rows and columns, so that one transform
-gives the hashes of all 8 positions.
+An image is hashed to the signs of the 255 lowest cosine coefficients of its 32 x 32 grey thumbnail
+(a perceptual hash, wider than the usual 64 bits: dermoscopic images are all a dark blob in the
+middle, and differ in the finer coefficients). Mirroring an image only changes signs of odd
+coefficients, and a quarter turn also exchanges rows and columns, so that one transform gives the
+hashes of all 8 positions.
 
-`near_pairs` compares everything with everything in cache-sized tiles: n^2 exclusive-ors of one
-64-bit word, the others for the few pairs that are left. It finds every pair within both radii, save
-among pictures that are near a crowd of others: plain skin is near all plain skin, and ten thousand
-such pictures are fifty million pairs. These are told, not paired.
-Pairs are candidates; `likeness` decides. Radii and thresholds are chosen on PAD-UFES-20 and
-HAM10000; see `docs/check.md`.
+`near_pairs` compares all with all and finds every pair within both radii; `likeness` decides.
+Radii and thresholds are chosen on PAD-UFES-20 and HAM10000; see `docs/check.md`.
 
-Axis names: n = pictures, k = pairs, c = crowded pictures.
+Axis names: n = images, k = pairs.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import closing
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8, UInt64
+import pandas as pd
+from jaxtyping import Float, Int, Shaped, UInt8, UInt64
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.fft import dctn
+from scipy.ndimage import gaussian_filter1d
+
+from slimp.data.in_order import in_order
 
 SIDE = 32
 """Of a thumbnail, px."""
-WORDS = 4
-"""64 bits each: coefficients of even and odd row by even and odd column frequency."""
 RADIUS = 72
 """Candidates differ in at most so many of 255 bits."""
 EVEN_RADIUS = 20
 """And in at most so many of the 63 that no mirroring changes."""
 CROWD = 100
-"""A picture with more candidates than this is not paired: of 6,035 pictures of HAM10000 none has
+"""An image with more candidates than this is not paired: of 6,035 images of HAM10000 none has
 more than 58, of 1,039 of PAD-UFES-20 none more than 6."""
 TURNS = (
     "upright",
@@ -50,84 +48,70 @@ TURNS = (
     "mirrored on the other diagonal",
 )
 """What `turned` does, by number: 1 left to right, 2 top to bottom, then 4 exchanges the axes."""
+FLIPPED = np.array([[0, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 1], [0, 1, 1, 0]], dtype=bool)
+"""Which of a hash's four words each mirroring inverts."""
 TILE = (16, 4096)
-"""Rows and columns compared at once: half a MiB of words."""
+"""Rows and columns compared at once; the words fit a cache."""
 BLOCK = 1024
-"""Rows that one thread takes at a time."""
+"""Rows, or pairs, that one thread takes at a time."""
+THREADS = min(8, os.cpu_count() or 1)
+
+ALIKE = 0.80
+"""Correlation of details, aligned, from which a pair counts as one image."""
+LOOSE = 0.45
+"""Correlation of details below which a pair is not even aligned."""
+FINE, COARSE, LOCAL, NOISE = 0.7, 1.5, 2.0, 1.0
+"""Scales of noise and of what is coarse, of local strength, px of the thumbnail; grey levels."""
+STEPS = 4
+MOST_SHIFT = 3.0
+"""Of the edges, px of the thumbnail: about a tenth."""
+INNER = slice(2, SIDE - 2)
+"""Without the pixels that alignment brings in from outside."""
+PLACE = ((np.arange(SIDE) - (SIDE - 1) / 2) / (SIDE / 2)).astype(np.float32)
+"""From -1 at the first pixel to 1 at the last."""
 
 Thumbnails = UInt8[np.ndarray, "n 32 32"]
+Small = Float[np.ndarray, "k 32 32"]
 Hashes = UInt64[np.ndarray, "n 2 4"]
-"""Upright and with axes exchanged, four words each."""
-Pairs = Int[np.ndarray, "4 _"]
-"""First, second, turn, distance."""
+"""Upright and with axes exchanged; 64 coefficients of even and odd row by even and odd column."""
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class NearPairs:
-    """Pairs of pictures, `first < second`, sorted; each in the position in which it is nearest."""
-
-    first: Int[np.ndarray, " k"]
-    second: Int[np.ndarray, " k"]
-    turn: Int[np.ndarray, " k"]
-    """What to do to the second so that it lies as the first; see `TURNS`."""
-    distance: Int[np.ndarray, " k"]
-    """Bits that differ."""
-    crowded: Int[np.ndarray, " c"] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    """Pictures near so many others that they are in none of the pairs."""
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-
 def shrink(image: Image.Image) -> UInt8[np.ndarray, "32 32"]:
-    """The grey thumbnail of a decoded picture, stretched to a square."""
+    """The grey thumbnail of a decoded image, stretched to a square."""
     grey = image if image.mode == "L" else image.convert("L")
     small = grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return np.asarray(small, dtype=np.uint8)
 
 
+def turned(images: NDArray[np.generic], turn: int) -> NDArray[np.generic]:
+    """Images, whose last two axes are rows and columns, in one of the 8 positions."""
+    if turn & 1:
+        images = images[..., ::-1]
+    if turn & 2:
+        images = images[..., ::-1, :]
+    return images.swapaxes(-1, -2) if turn & 4 else images
+
+
 def perceptual_hashes(thumbnails: Thumbnails) -> Hashes:
-    """The hashes of pictures from their thumbnails.
+    """The hashes of images from their thumbnails.
 
     Example:
         >>> grey = np.random.default_rng(0).integers(0, 256, (1, 32, 32), dtype=np.uint8)
-        >>> near_pairs(perceptual_hashes(np.concatenate([grey, grey[:, :, ::-1]]))).turn
-        array([1])
+        >>> pairs, _ = near_pairs(perceptual_hashes(np.concatenate([grey, grey[:, :, ::-1]])))
+        >>> pairs["turn"].tolist()
+        [1]
     """
-    hashes = np.empty((len(thumbnails), 2, WORDS), dtype=np.uint64)
-    for start in range(0, len(thumbnails), 4096):
-        some = slice(start, start + 4096)
-        spectrum = COSINES @ thumbnails[some].astype(np.float32) @ COSINES.T  # (n, 16, 16)
-        hashes[some, 0] = _words(spectrum)
-        hashes[some, 1] = _words(spectrum.transpose(0, 2, 1))
+    hashes = np.empty((len(thumbnails), 2, 4), dtype=np.uint64)
+    for start in range(0, len(thumbnails), BLOCK):
+        some = slice(start, start + BLOCK)
+        spectrum = dctn(thumbnails[some].astype(np.float32), axes=(1, 2))[:, :16, :16]
+        positive = spectrum > 0
+        positive[:, 0, 0] = False  # the mean says nothing
+        for axes, bits in enumerate((positive, positive.swapaxes(1, 2))):
+            words = [bits[:, u::2, v::2].reshape(-1, 64) for u in (0, 1) for v in (0, 1)]
+            hashes[some, axes] = np.packbits(np.stack(words, 1), axis=2).view(np.uint64)[..., 0]
     return hashes
-
-
-def _cosines(count: int) -> Float[np.ndarray, "count 32"]:
-    """The first rows of the discrete cosine transform of 32 samples."""
-    frequency, sample = np.mgrid[:count, :SIDE]
-    angle = np.pi * frequency * (2 * sample + 1) / (2 * SIDE)
-    return np.asarray(np.cos(angle), dtype=np.float32)
-
-
-COSINES = _cosines(16)
-
-
-def _words(spectrum: Float[np.ndarray, "n 16 16"]) -> UInt64[np.ndarray, "n 4"]:
-    positive = spectrum > 0
-    positive[:, 0, 0] = False  # the mean says nothing
-    parts = [positive[:, u::2, v::2].reshape(-1, 64) for u in (0, 1) for v in (0, 1)]
-    return np.packbits(np.stack(parts, axis=1), axis=2).view(np.uint64)[..., 0]
-
-
-def turned(pictures: NDArray[np.generic], turn: int) -> NDArray[np.generic]:
-    """Pictures, whose last two axes are rows and columns, in one of the 8 positions."""
-    if turn & 1:
-        pictures = pictures[..., ::-1]
-    if turn & 2:
-        pictures = pictures[..., ::-1, :]
-    return pictures.swapaxes(-1, -2) if turn & 4 else pictures
 
 
 def near_pairs(
@@ -137,111 +121,167 @@ def near_pairs(
     even_radius: int = EVEN_RADIUS,
     crowd: int = CROWD,
     progress: Progress | None = None,
-) -> NearPairs:
-    """Every pair of pictures that is within both radii in some position, the crowded ones left out.
+) -> tuple[pd.DataFrame, Int[np.ndarray, " c"]]:
+    """Pairs within both radii in some position, and the images that have too many to be paired.
 
-    Time grows with the square of the pictures; memory with the pairs found, at most `crowd` times
-    the pictures.
+    Plain skin is near all plain skin, and ten thousand such images are fifty million pairs; so
+    images with more than `crowd` candidates are returned apart. Time grows with the square of the
+    images, memory with the pairs found: at most `crowd` times the images.
 
     Args:
         hashes: from `perceptual_hashes`.
         radius: bits, of 255, that may differ.
         even_radius: bits, of the 63 that do not change with mirroring, that may differ.
-        crowd: a picture within the radii of more others than this is told, and not paired.
-        progress: called with (pictures done, pictures in all).
+        crowd: candidates of an image, at most.
+        progress: called with (images done, images in all).
+
+    Returns:
+        Sorted rows `first second turn distance`, with `first < second`: in the nearest position
+        (what to do to the second so that it lies as the first, see `TURNS`) so many bits differ.
     """
     n = len(hashes)
-    even = np.ascontiguousarray(hashes[:, :, 0].T)  # (2, n)
     found, counts = [np.empty((4, 0), dtype=np.int64)], np.zeros(n, dtype=np.int64)
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
-    try:
-        starts = range(0, n, BLOCK)
-        blocks = pool.map(
-            lambda start: _near_block(hashes, even, start, (radius, even_radius), crowd), starts
-        )
+    starts = range(0, n, BLOCK)
+    blocks = in_order(
+        lambda start: _near_block(hashes, start, (radius, even_radius), crowd),
+        starts,
+        threads=THREADS,
+        ahead=2 * THREADS,
+    )
+    with closing(blocks):
         for start, (pairs, near) in zip(starts, blocks, strict=True):
             found.append(pairs)
             counts += near
             if progress is not None:
                 progress(min(start + BLOCK, n), n)
-    finally:  # an interrupted search does not wait for the rest
-        pool.shutdown(cancel_futures=True)
     pairs = _uncrowded(np.concatenate(found, axis=1), counts, crowd)
-    pairs = pairs[:, np.lexsort(pairs[1::-1])]
-    crowded = np.flatnonzero(counts > crowd)
-    return NearPairs(
-        first=pairs[0], second=pairs[1], turn=pairs[2], distance=pairs[3], crowded=crowded
-    )
+    table = pd.DataFrame(pairs.T, columns=["first", "second", "turn", "distance"])
+    return table.sort_values(["first", "second"], ignore_index=True), np.flatnonzero(counts > crowd)
 
 
 def _near_block(
-    hashes: Hashes,
-    even: UInt64[np.ndarray, "2 n"],
-    start: int,
-    radii: tuple[int, int],
-    crowd: int,
-) -> tuple[Pairs, Int[np.ndarray, " n"]]:
-    """Pairs whose first is in one block, and of each picture the number of them.
+    hashes: Hashes, start: int, radii: tuple[int, int], crowd: int
+) -> tuple[Int[np.ndarray, "4 k"], Int[np.ndarray, " n"]]:
+    """Pairs whose first is in one block, and of each image the number of them.
 
-    Pairs go as soon as one of the two has a crowd, so that no picture is first in more than that.
+    Pairs go as soon as one of the two has a crowd, so that no image is first in more than that.
     """
-    n, (high, wide) = even.shape[1], TILE
-    found = [np.empty((4, 0), dtype=np.int64)]
-    counts = np.zeros(n, dtype=np.int32)
-    words, bits, near = (np.empty(TILE, dtype=kind) for kind in (np.uint64, np.uint8, np.bool_))
-    for top in range(start, min(start + BLOCK, n), high):
-        rows = even[:, top : min(top + high, start + BLOCK), None]  # (2, high, 1)
-        for left in range(top, n, wide):
-            columns = even[0, left : left + wide]
-            part = (slice(rows.shape[1]), slice(len(columns)))
-            for_tile = []
-            for axes in (0, 1):
-                np.bitwise_xor(rows[axes], columns, out=words[part])
-                np.bitwise_count(words[part], out=bits[part])
-                np.less_equal(bits[part], radii[1], out=near[part])
-                if near[part].any():
-                    first, second = np.nonzero(near[part])
-                    first, second = first + top, second + left
-                    later = second > first
-                    for_tile.append(_nearest(hashes, first[later], second[later], axes, radii[0]))
-            if for_tile:
-                pairs = _one_per_pair(np.concatenate(for_tile, axis=1))
+    found, counts = [np.empty((4, 0), dtype=np.int64)], np.zeros(len(hashes), dtype=np.int32)
+    high, wide = TILE
+    stop = min(start + BLOCK, len(hashes))
+    for top in range(start, stop, high):
+        rows = hashes[top : min(top + high, stop), :, 0].T[:, :, None]  # (2, high, 1)
+        for left in range(top, len(hashes), wide):
+            near = np.bitwise_count(rows ^ hashes[left : left + wide, 0, 0]) <= radii[1]
+            if near.any():
+                pairs = _nearest(hashes, near, (top, left), radii[0])
                 np.add.at(counts, pairs[:2].ravel(), 1)
                 found.append(_uncrowded(pairs, counts, crowd))
     return np.concatenate(found, axis=1), counts
 
 
-def _uncrowded(pairs: Pairs, counts: Int[np.ndarray, " n"], crowd: int) -> Pairs:
+def _nearest(
+    hashes: Hashes, near: Shaped[np.ndarray, "2 _ _"], corner: tuple[int, int], radius: int
+) -> Int[np.ndarray, "4 k"]:
+    """The candidates of a tile in the position in which they are nearest."""
+    row, column = np.nonzero(near[0] | near[1])
+    later = column + corner[1] > row + corner[0]
+    row, column = row[later], column[later]
+    first, second = row + corner[0], column + corner[1]
+    bits = np.bitwise_count(hashes[first] ^ hashes[second, :1]).astype(np.int64)  # (k, 2, 4)
+    bits = bits[:, :, None]
+    distances = np.where(FLIPPED, 64 - bits, bits).sum(axis=3)  # (k, 2, 4): axes, mirrorings
+    distances[~near[:, row, column].T] = 256
+    turn, distance = distances.reshape(-1, 8).argmin(axis=1), distances.min(axis=(1, 2))
+    return np.stack([first, second, turn, distance])[:, distance <= radius]
+
+
+def _uncrowded(
+    pairs: Int[np.ndarray, "4 _"], counts: Int[np.ndarray, " n"], crowd: int
+) -> Int[np.ndarray, "4 k"]:
     return pairs[:, (counts[pairs[:2]] <= crowd).all(axis=0)]
 
 
-def _one_per_pair(pairs: Pairs) -> Pairs:
-    """Of the positions of each pair the nearest, the first in `TURNS` among equals."""
-    first, second, turn, distance = pairs
-    pairs = pairs[:, np.lexsort((turn, distance, second, first))]
-    repeated = (np.diff(pairs[:2], axis=1) == 0).all(axis=0)
-    return pairs[:, np.append(True, ~repeated)[: pairs.shape[1]]]
+def likeness(thumbnails: Thumbnails, pairs: pd.DataFrame) -> Float[np.ndarray, " k"]:
+    """Correlation of details of each pair, between -1 and 1.
+
+    Two nevi, each a dark blob in the middle of plain skin, correlate at 0.95 and more as
+    thumbnails. So what is coarse is taken away, and what is left is divided by its local strength:
+    hairs, specks and texture count as much as the blob. A slight crop moves all of these, so one
+    thumbnail is shifted and stretched upon the other if they correlate at all.
+    """
+    parts = [pairs.iloc[start : start + BLOCK] for start in range(0, len(pairs), BLOCK)]
+    work = in_order(
+        lambda part: _likeness(thumbnails, part), parts, threads=THREADS, ahead=len(parts)
+    )
+    with closing(work):
+        return np.concatenate([np.zeros(0, dtype=np.float32), *work])
 
 
-def _nearest(
-    hashes: Hashes,
-    first: Int[np.ndarray, " k"],
-    second: Int[np.ndarray, " k"],
-    axes: int,
-    radius: int,
-) -> Pairs:
-    """Pairs in the nearest mirroring: odd coefficients change sign, so their bits swap."""
-    bits = np.bitwise_count(hashes[first, axes] ^ hashes[second, 0])  # (k, 4)
-    at_best = np.minimum(bits, 64 - bits)
-    at_best[:, 0] = bits[:, 0]
-    hopeful = at_best.sum(axis=1) <= radius
-    first, second, bits = first[hopeful], second[hopeful], bits[hopeful].astype(np.int64)
-    distances = np.empty((4, len(first)), dtype=np.int64)
-    for mirror in range(4):
-        across, along = mirror & 1, mirror >> 1 & 1
-        flips = (0, across, along, across ^ along)
-        parts = [64 - bits[:, w] if flip else bits[:, w] for w, flip in enumerate(flips)]
-        distances[mirror] = np.sum(parts, axis=0)
-    mirror, distance = distances.argmin(axis=0), distances.min(axis=0)
-    pairs = np.stack([first, second, mirror + 4 * axes, distance])
-    return pairs[:, distance <= radius]
+def _likeness(thumbnails: Thumbnails, pairs: pd.DataFrame) -> Float[np.ndarray, " k"]:
+    first, second = thumbnails[pairs["first"]], thumbnails[pairs["second"]]
+    for turn in range(1, 8):
+        rows = np.flatnonzero(pairs["turn"] == turn)
+        second[rows] = turned(second[rows], turn)
+    first, second = first.astype(np.float32), second.astype(np.float32)
+    found = correlation(details(first), details(second))
+    worth = found >= LOOSE
+    # Both ways: only the larger one of an image and its crop can be laid upon the other.
+    for one, other in ((first[worth], second[worth]), (second[worth], first[worth])):
+        aligned = correlation(details(one), details(align(one, other)))
+        found[worth] = np.maximum(found[worth], aligned)
+    return found
+
+
+def details(grey: Small) -> Small:
+    """What is fine in a thumbnail, equally strong everywhere."""
+    fine = blur(grey, FINE) - blur(grey, COARSE)
+    return np.asarray(fine / np.sqrt(blur(fine * fine, LOCAL) + NOISE**2))
+
+
+def blur(grey: Small, sigma: float) -> Small:
+    """Gaussian smoothing; beyond the edges images are mirrored."""
+    weights = gaussian_filter1d(np.eye(SIDE, dtype=np.float32), sigma, axis=0)
+    return np.asarray(weights @ grey @ weights.T)
+
+
+def correlation(first: Small, second: Small) -> Float[np.ndarray, " k"]:
+    """Of the inner pixels of each pair."""
+    a, b = (_standard(x[:, INNER, INNER]).reshape(len(x), -1) for x in (first, second))
+    return np.asarray(np.einsum("kp,kp->k", a, b) / a.shape[1])
+
+
+def align(first: Small, second: Small) -> Small:
+    """The second thumbnails, shifted and stretched so that they lie upon the first.
+
+    Gauss-Newton steps on the squared difference (Lucas and Kanade 1981).
+    """
+    target, source = _standard(blur(first, 1.0)), blur(second, 1.0)
+    warp = np.zeros((len(first), 4), dtype=np.float32)  # shift and stretch of columns, of rows
+    for _ in range(STEPS):
+        moved = _standard(_warped(source, warp))
+        down, along = np.gradient(moved, axis=(1, 2))
+        slopes = np.stack([along, along * PLACE, down, down * PLACE[:, None]], axis=1)
+        slopes = slopes[:, :, INNER, INNER].reshape(len(first), 4, -1)  # (k, 4, pixels)
+        gap = (target - moved)[:, INNER, INNER].reshape(len(first), -1, 1)
+        square = slopes @ slopes.swapaxes(1, 2) + 1e-2 * np.eye(4, dtype=np.float32)
+        warp += np.linalg.solve(square, slopes @ gap)[..., 0]
+        warp = warp.clip(-MOST_SHIFT, MOST_SHIFT)
+    return _warped(second, warp)
+
+
+def _warped(grey: Small, warp: Float[np.ndarray, "k 4"]) -> Small:
+    """Linear interpolation along columns, then along rows."""
+    for axis, (shift, stretch) in ((2, warp[:, :2].T), (1, warp[:, 2:].T)):
+        at = np.arange(SIDE, dtype=np.float32) + shift[:, None] + stretch[:, None] * PLACE
+        at = np.expand_dims(at.clip(0, SIDE - 1), 3 - axis)
+        low = np.minimum(at.astype(np.int64), SIDE - 2)
+        below, above = (np.take_along_axis(grey, place, axis) for place in (low, low + 1))
+        grey = below + (at - low).astype(np.float32) * (above - below)
+    return grey
+
+
+def _standard(grey: Float[np.ndarray, "k _ _"]) -> Float[np.ndarray, "k _ _"]:
+    """With mean 0 and deviation 1 per image; an even image stays 0."""
+    centred = grey - grey.mean(axis=(1, 2), keepdims=True)
+    return np.asarray(centred / np.maximum(centred.std(axis=(1, 2), keepdims=True), 1e-3))

@@ -1,7 +1,7 @@
 """Every column beside the label: what it tells, with intervals, strongest first.
 
-Features, refused and unused columns, the gaps of each block of columns, and what the pictures
-show apart from the lesion. All are held to the same measure, `link.measure_link`.
+Features, refused and unused columns, the gaps of each block of columns, and what the images show
+apart from the lesion: all are held to the same measure, `measure_association`.
 """
 
 from __future__ import annotations
@@ -12,30 +12,10 @@ from typing import Literal
 
 import pandas as pd
 
+from slimp.checks.image_statistics import MEASURES
 from slimp.checks.published import Published, Role
 from slimp.data.cohort import Cohort
-from slimp.sources.association import Link, as_categories, measure_link
-
-FILLED, EMPTY = "filled in", "empty"
-Kind = Literal["values", "gaps", "picture"]
-ACQUISITION = {
-    "width": "width of the picture, px",
-    "height": "height of the picture, px",
-    "aspect": "width by height of the picture",
-    "bytes_per_pixel": "bytes per pixel of the file",
-    "sharpness": "sharpness of the picture",
-    "overexposed": "share of white pixels",
-    "underexposed": "share of black pixels",
-    "frame": "share of the area in a frame",
-    "dark_corners": "dark corners",
-}
-"""What depends on how a picture was taken; it has no business with the diagnosis."""
-CONTENT = {
-    "brightness": "mean brightness of the picture",
-    "spread": "contrast of the picture",
-    "colour": "colourfulness of the picture",
-}
-"""What the lesion itself may decide."""
+from slimp.sources.association import Association, as_categories, measure_association
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,104 +23,92 @@ class Ranked:
     """One column, or the gaps of several, and what it tells about the label."""
 
     name: str
-    kind: Kind
+    kind: Literal["values", "gaps", "image"]
     role: Role
     columns: tuple[Published, ...] = ()
-    """The published columns: one, or all that have these gaps; none for `picture`."""
+    """The published columns: one, or all that have these gaps; none of `image`."""
     known: float
     """Share of the images with a value."""
-    link: Link
+    found: Association
 
     def to_dict(self) -> dict[str, object]:
         """A row of the table, for JSON and CSV."""
-        link = self.link
+        found = self.found
+        low, high = found.accuracy_ci95
+        numbers = {
+            "known": self.known,
+            "information_bits": found.information,
+            "balanced_accuracy": found.balanced_accuracy,
+            "balanced_accuracy_low": low,
+            "balanced_accuracy_high": high,
+            "chance": found.chance,
+            "label_share": found.label_share,
+            "column_share": found.column_share,
+            "rule_share": found.rule_share,
+        }
         return {
             "column": self.name,
             "kind": self.kind,
             "role": self.role,
-            "known": round(self.known, 4),
-            "information_bits": round(link.information, 4),
-            "information_low": round(link.information_ci95[0], 4),
-            "information_high": round(link.information_ci95[1], 4),
-            "balanced_accuracy": round(link.balanced_accuracy, 4),
-            "balanced_accuracy_low": round(link.accuracy_ci95[0], 4),
-            "balanced_accuracy_high": round(link.accuracy_ci95[1], 4),
-            "chance": round(link.chance, 4),
-            "label_share": round(link.label_share, 4),
-            "column_share": round(link.column_share, 4),
-            "rule_share": round(link.rule_share, 4),
-            "p_value": link.p_value,
+            **{name: round(number, 4) for name, number in numbers.items()},
+            "p_value": found.p_value,
         }
 
 
 def rank_columns(
-    cohort: Cohort, columns: Sequence[Published], good: pd.DataFrame
+    cohort: Cohort, columns: Sequence[Published], good: pd.DataFrame | None = None
 ) -> tuple[Ranked, ...]:
     """Everything that can be measured, the most informative first.
 
     Args:
         cohort: for labels and patients.
         columns: as published.
-        good: facts of the images that can be decoded, see `scan.ImageScan`.
+        good: facts of the images that can be decoded, see `ImageScan`; None: from tables alone.
     """
-    found = [*rank_tables(cohort, columns), *_pictures(cohort, good)]
-    return tuple(sorted(found, key=lambda row: (-row.link.information, row.name, row.kind)))
-
-
-def rank_tables(cohort: Cohort, columns: Sequence[Published]) -> list[Ranked]:
-    """What the columns and their gaps tell, in no order; opens no image."""
-    return [*_values(cohort, columns), *_gaps(cohort, columns)]
-
-
-def _values(cohort: Cohort, columns: Sequence[Published]) -> Iterator[Ranked]:
-    labels, patients = cohort.images["label"], cohort.images["patient_id"]
+    labels, patients = (cohort.images[name].astype("category") for name in ("label", "patient_id"))
+    found = []
     for column in columns:
-        link = measure_link(as_categories(column.values), labels, patients)
-        if link is not None:
-            yield Ranked(
-                name=column.name,
-                kind="values",
-                role=column.role,
-                columns=(column,),
-                known=float(column.values.notna().mean()),
-                link=link,
+        values = as_categories(column.values).rename(column.name)
+        if (association := measure_association(values, labels, patients)) is not None:
+            found.append(_row(column.name, "values", (column,), association))
+    for block in _blocks_of_gaps(columns):
+        filled = block[0].values.notna().map({True: "filled in", False: "empty"})
+        filled = filled.astype(object).rename(block[0].name)
+        if (association := measure_association(filled, labels, patients)) is not None:
+            more = f" and {len(block) - 1} more" if len(block) > 1 else ""
+            found.append(_row(f"gaps of {block[0].name}{more}", "gaps", block, association))
+    for name in MEASURES if good is not None else ():
+        values = as_categories(good[name])
+        labels, patients = good["label"], good["patient_id"]
+        if (association := measure_association(values, labels, patients)) is not None:
+            known = len(good) / len(cohort)
+            found.append(
+                Ranked(name=name, kind="image", role="unused", known=known, found=association)
             )
+    return tuple(sorted(found, key=lambda row: (-row.found.information, row.name, row.kind)))
 
 
-def _gaps(cohort: Cohort, columns: Sequence[Published]) -> Iterator[Ranked]:
+def _row(
+    name: str,
+    kind: Literal["values", "gaps"],
+    columns: tuple[Published, ...],
+    association: Association,
+) -> Ranked:
+    return Ranked(
+        name=name,
+        kind=kind,
+        role=columns[0].role,
+        columns=columns,
+        known=float(columns[0].values.notna().mean()),
+        found=association,
+    )
+
+
+def _blocks_of_gaps(columns: Sequence[Published]) -> Iterator[tuple[Published, ...]]:
     """Columns that are empty in the same rows are one: a model sees one pattern."""
-    labels, patients = cohort.images["label"], cohort.images["patient_id"]
     blocks: dict[tuple[bytes, Role], list[Published]] = {}
     for column in columns:
-        blocks.setdefault((column.values.isna().to_numpy().tobytes(), column.role), []).append(
-            column
-        )
-    for (_, role), block in blocks.items():
-        filled = block[0].values.notna()
-        link = measure_link(
-            filled.map({True: FILLED, False: EMPTY}).astype(object), labels, patients
-        )
-        if link is not None:
-            more = f" and {len(block) - 1} more" if len(block) > 1 else ""
-            yield Ranked(
-                name=f"gaps of {block[0].name}{more}",
-                kind="gaps",
-                role=role,
-                columns=tuple(block),
-                known=float(filled.mean()),
-                link=link,
-            )
-
-
-def _pictures(cohort: Cohort, good: pd.DataFrame) -> Iterator[Ranked]:
-    good = good.assign(aspect=good["width"] / good["height"].clip(lower=1))
-    for name in (*ACQUISITION, *CONTENT):
-        link = measure_link(as_categories(good[name]), good["label"], good["patient_id"])
-        if link is not None:
-            yield Ranked(
-                name=name,
-                kind="picture",
-                role="unused",
-                known=len(good) / len(cohort),
-                link=link,
-            )
+        gaps = column.values.isna().to_numpy()
+        if gaps.any():
+            blocks.setdefault((gaps.tobytes(), column.role), []).append(column)
+    return map(tuple, blocks.values())

@@ -7,7 +7,7 @@ in `checks/`; what each finding means and what to do about it stands in `docs/ch
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -15,32 +15,38 @@ import pandas as pd
 
 from slimp.checks.columns import column_findings
 from slimp.checks.duplicates import (
-    EXACT,
-    NEAR,
     crowd_findings,
     duplicate_findings,
-    exact_groups,
     exact_pairs,
     find_near_duplicates,
-    near_groups,
 )
-from slimp.checks.finding import SEVERITIES, Finding, by_weight, count_of
-from slimp.checks.hierarchy import hierarchy_findings, size_in_words, table_counts
+from slimp.checks.finding import SEVERITIES, Finding, count_of
+from slimp.checks.hierarchy import (
+    hierarchy_findings,
+    level_findings,
+    size_in_words,
+    spread_of,
+    table_counts,
+)
+from slimp.checks.image_statistics import scan_images
 from slimp.checks.images import image_findings
 from slimp.checks.imports import import_findings
 from slimp.checks.label_leaks import leak_findings
-from slimp.checks.levels import level_findings
 from slimp.checks.missingness import Missingness, missing_findings, missingness
 from slimp.checks.near_duplicates import Progress
-from slimp.checks.personal import personal_findings
-from slimp.checks.published import Published, published_columns
-from slimp.checks.ranking import Ranked, rank_columns, rank_tables
-from slimp.checks.scan import scan_images
-from slimp.checks.subgroups import SubgroupTable, subgroup_findings, subgroup_tables
+from slimp.checks.published import published_columns
+from slimp.checks.ranking import Ranked, rank_columns
+from slimp.checks.spellings import twin_ids
+from slimp.checks.subgroups import subgroup_findings, subgroup_tables
 from slimp.data.cohort import Cohort, Tables
 
 WIDTH = 100
 """Characters per line of the rendered report."""
+CAUTIONS = {
+    *("no-patient-ids", "empty-id", "patient-across-parts", "leak", "leak-by-gaps"),
+    *("row-counter", "text-names-class", "named-as-class", "known-after-diagnosis"),
+}
+"""Findings that every result on the cohort depends on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +61,12 @@ class CheckReport:
     """`patients lesions images`, then spreads, classes, parts, `missing` shares and image sizes."""
     findings: tuple[Finding, ...]
     ranking: tuple[Ranked, ...] = field(compare=False, repr=False)
-    """What each column, its gaps and the pictures tell about the label."""
-    subgroups: tuple[SubgroupTable, ...] = field(compare=False, repr=False)
+    """What each column, its gaps and the images tell about the label."""
+    subgroups: Mapping[str, pd.DataFrame] = field(compare=False, repr=False)
+    """Column -> patients by class and group."""
     missingness: Missingness = field(compare=False, repr=False)
     images: pd.DataFrame = field(compare=False, repr=False)
-    """A row per image: see `checks.scan.ImageScan`."""
+    """A row per image: see `ImageScan.facts`."""
     duplicates: pd.DataFrame = field(compare=False, repr=False)
     """A row per pair of images that are identical, or nearly: see `checks.duplicates.PAIRS`."""
     near_duplicates: bool = True
@@ -70,28 +77,35 @@ class CheckReport:
         """Whether there is no error among the findings."""
         return not any(finding.severity == "error" for finding in self.findings)
 
+    @property
+    def totals(self) -> list[str]:
+        """The number of findings of each severity, as in '1 error'."""
+        found = [finding.severity for finding in self.findings]
+        return [count_of(found.count(severity), severity) for severity in SEVERITIES]
+
     def to_dict(self) -> dict[str, Any]:
         """The report for JSON."""
+        kinds = self.duplicates["kind"].value_counts()
         return {
             "cohort": self.cohort,
             "usable": self.usable,
             "counts": dict(self.counts),
             "findings": [asdict(finding) for finding in self.findings],
             "columns": [row.to_dict() for row in self.ranking],
-            "subgroups": [table.to_dict() for table in self.subgroups],
+            "subgroups": [
+                {"column": column, "patients": counts.T.to_dict()}
+                for column, counts in self.subgroups.items()
+            ],
             "missingness": asdict(self.missingness),
             "duplicate_pairs": {
-                "exact": int((self.duplicates["kind"] == "exact").sum()),
-                "near": int((self.duplicates["kind"] == "near").sum())
-                if self.near_duplicates
-                else None,
+                "exact": int(kinds.get("exact", 0)),
+                "near": int(kinds.get("near", 0)) if self.near_duplicates else None,
             },
         }
 
     def render(self) -> str:
         """The report as text, `WIDTH` characters wide."""
-        lines = [*_render_counts(self.cohort, self.counts), "", *_render_findings(self.findings)]
-        return "\n".join(lines)
+        return "\n".join([*_render_counts(self.cohort, self.counts), "", *_render_findings(self)])
 
 
 def check_cohort(
@@ -105,9 +119,9 @@ def check_cohort(
 
     Args:
         cohort: what to look at.
-        near_duplicates: compare all pictures with all, which takes time with their square.
+        near_duplicates: compare all images with all, which takes time with their square.
         progress: called with (images done, images in all) after each image.
-        searching: the same while pictures are compared.
+        searching: the same while images are compared.
     """
     cohort = _in_id_order(cohort)
     columns = list(published_columns(cohort))
@@ -121,12 +135,11 @@ def check_cohort(
     missing = missingness(columns)
     findings = [
         *hierarchy_findings(cohort),
+        *twin_ids(cohort),
         *image_findings(scan),
-        *duplicate_findings(exact_groups(scan.good), EXACT),
-        *duplicate_findings(near_groups(scan, near), NEAR),
+        *duplicate_findings(exact, near, scan),
         *crowd_findings(crowded),
         *column_findings(cohort, columns),
-        *personal_findings(columns),
         *leak_findings(ranking),
         *level_findings(cohort, columns),
         *missing_findings(missing),
@@ -134,15 +147,17 @@ def check_cohort(
         *import_findings(cohort.info.import_report, cohort.schema),
     ]
     counts = table_counts(cohort)
-    counts["missing"] = _missing(columns)
-    for side in ("width", "height"):
-        if len(scan.good):
-            low, middle, high = scan.good[side].quantile([0, 0.5, 1])
-            counts[f"{side}_px"] = {"min": int(low), "median": float(middle), "max": int(high)}
+    counts["missing"] = {
+        column.name: round(float(column.own.isna().mean()), 4)
+        for column in columns
+        if column.role == "feature"
+    }
+    if len(scan.good):
+        counts |= {f"{side}_px": spread_of(scan.good[side]) for side in ("width", "height")}
     return CheckReport(
         cohort=cohort.info.name,
         counts=counts,
-        findings=by_weight(findings),
+        findings=tuple(sorted(findings, key=lambda finding: finding.weight)),
         ranking=ranking,
         subgroups=subgroups,
         missingness=missing,
@@ -152,20 +167,17 @@ def check_cohort(
     )
 
 
-CAUTIONS = {"no-patient-ids", "empty-id", "patient-across-parts", "leak", "leak-by-gaps"}
-"""Findings that every result on the cohort depends on."""
-
-
 def cautions(cohort: Cohort) -> list[str]:
     """The warnings that every later page repeats, a sentence each; read from the tables alone."""
     columns = [column for column in published_columns(cohort) if column.role == "feature"]
     findings = [
         *hierarchy_findings(cohort),
-        *leak_findings(rank_tables(cohort, columns)),
+        *column_findings(cohort, columns),
+        *leak_findings(rank_columns(cohort, columns)),
         *import_findings(cohort.info.import_report, cohort.schema),
     ]
-    messages = [f.message for f in by_weight(findings) if f.code in CAUTIONS]
-    return [message[:1].upper() + message[1:] for message in messages]
+    found = sorted((f for f in findings if f.code in CAUTIONS), key=lambda f: f.weight)
+    return [finding.message[:1].upper() + finding.message[1:] for finding in found]
 
 
 def _in_id_order(cohort: Cohort) -> Cohort:
@@ -176,15 +188,6 @@ def _in_id_order(cohort: Cohort) -> Cohort:
         patients=cohort.patients.sort_values("patient_id", ignore_index=True),
     )
     return replace(cohort, tables=tables, positions=cohort.positions[order])
-
-
-def _missing(columns: Sequence[Published]) -> dict[str, float]:
-    """Share of missing cells per feature column, of its level's rows."""
-    return {
-        column.name: round(float(column.own.isna().mean()), 4)
-        for column in columns
-        if column.role == "feature"
-    }
 
 
 def _render_counts(name: str, counts: Mapping[str, Any]) -> list[str]:
@@ -204,30 +207,25 @@ def _render_counts(name: str, counts: Mapping[str, Any]) -> list[str]:
         if counts.get(key):
             table = pd.DataFrame(counts[key]).T[["patients", "lesions", "images"]]
             lines += ["", *table.rename_axis(title, axis="columns").to_string().splitlines()]
-    holes = {k: v for k, v in counts["missing"].items() if v > 0}
-    if holes:
-        shares = sorted(holes.items(), key=lambda item: (-item[1], item[0]))
-        listed = ", ".join(f"{column} {share:.1%}" for column, share in shares)
+    gaps = sorted((-share, column) for column, share in counts["missing"].items() if share > 0)
+    if gaps:
+        listed = ", ".join(f"{column} {-share:.1%}" for share, column in gaps)
         lines += ["", *textwrap.wrap(f"Missing cells: {listed}", WIDTH, subsequent_indent="  ")]
     return lines
 
 
-def _render_findings(findings: Sequence[Finding]) -> list[str]:
-    if not findings:
+def _render_findings(report: CheckReport) -> list[str]:
+    if not report.findings:
         return ["Nothing to report: no errors, no warnings, no notes."]
-    totals = [sum(f.severity == severity for f in findings) for severity in SEVERITIES]
-    told = ", ".join(
-        count_of(total, severity) for total, severity in zip(totals, SEVERITIES, strict=True)
-    )
-    lines = [f"Findings: {told}"]
-    for finding in findings:
-        head = f"{finding.severity.upper():<8} {finding.code}: "
-        texts = [head + finding.message]
-        texts += [f"For example {finding.example}."] if finding.example else []
-        texts += [f"-> {finding.remedy}"] if finding.remedy else []
-        for i, text in enumerate(texts):
-            indent = " " * 9
-            lines += textwrap.wrap(
-                text, WIDTH, initial_indent=indent if i else "", subsequent_indent=indent
-            )
+    lines = [f"Findings: {', '.join(report.totals)}"]
+    indent = " " * 9
+    for finding in report.findings:
+        head = f"{finding.severity.upper():<8} {finding.code}: {finding.message}"
+        lines += textwrap.wrap(head, WIDTH, subsequent_indent=indent)
+        for mark, text in (("For example ", finding.example), ("-> ", finding.remedy)):
+            if text:
+                end = "." if mark.startswith("For") else ""
+                lines += textwrap.wrap(
+                    f"{mark}{text}{end}", WIDTH, initial_indent=indent, subsequent_indent=indent
+                )
     return lines

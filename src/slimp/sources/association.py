@@ -5,7 +5,7 @@ e = entries: what one patient has of one value and class.
 
 A patient weighs 1 for each of its labels, spread over the values it has there, so that a hundred
 images of one patient say no more than one image. All measures come from tables of such counts, so
-that the order of rows is moot.
+that the order of rows makes no difference.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
-from scipy.stats import chi2
+from numpy.typing import NDArray
+from scipy.stats import chi2_contingency, entropy
 
 MIN_PATIENTS = 5
 """Values seen in fewer patients are pooled: they cannot show a rule, only repeat themselves."""
@@ -40,36 +41,13 @@ RULE_SHARE, COLUMN_SHARE, LABEL_SHARE = 0.20, 0.45, 0.60
 | `label_share` | 0.60 | 0.12 (localization) | 0.27 | 0.29 |
 """
 
-Counts = Float[np.ndarray, "v c"]
 Names = Shaped[np.ndarray, " _"]
+Codes = Int[np.ndarray, " _"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
-    """What holds without exception: classes that always have a value, or the reverse."""
-
-    classes: tuple[str, ...]
-    values: tuple[str, ...]
-    from_label: bool
-    """True: rows of `classes` all have the one value. False: rows of `values` are all one class."""
-    rows: int
-    """Rows that obey."""
-    others: float
-    """Share of the other rows that have the same value (or class)."""
-
-    def describe(self, column: str, *, verb: str = " = ") -> str:
-        """The rule as a clause; `verb` stands between the column and its value."""
-        classes, values = ", ".join(self.classes), ", ".join(self.values)
-        if self.from_label:
-            claim = f"all {self.rows} images of {classes} have {column}{verb}{values}"
-        else:
-            claim = f"all {self.rows} images with {column}{verb}{values} are {classes}"
-        return f"{claim}, against {self.others:.0%} of the others"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Link:
-    """The association of one column with the label."""
+class Association:
+    """What one column tells about the label."""
 
     column_share: float
     """U(column | label): share of the column's entropy that the label explains, less its bias."""
@@ -85,61 +63,66 @@ class Link:
     """Balanced accuracy of a guess without the column."""
     information: float
     """Mutual information of column and label, less its bias, bits."""
-    information_ci95: tuple[float, float]
-    """Over patients, bits."""
     p_value: float
     """Of the G-test of independence."""
     one_to_one: bool
     """Each value means one class, and each class has one value."""
-    rule: Rule | None
-    """The rule that carries most information, where one is significant."""
+    rule: str
+    """What holds without exception, as 'all 40 images of MEL have biopsed = True, against 12% of
+    the others': the rule that carries most information; empty if none is significant."""
+
+    @property
+    def is_leak(self) -> bool:
+        """Whether the column follows the label more closely than a clinical finding would."""
+        return self.p_value < SIGNIFICANT and (
+            self.rule_share >= RULE_SHARE
+            or self.column_share >= COLUMN_SHARE
+            or self.label_share >= LABEL_SHARE
+        )
 
 
-def is_leak(link: Link) -> bool:
-    """Whether the column follows the label more closely than a clinical finding would."""
-    return link.p_value < SIGNIFICANT and (
-        link.rule_share >= RULE_SHARE
-        or link.column_share >= COLUMN_SHARE
-        or link.label_share >= LABEL_SHARE
-    )
-
-
-def measure_link(column: pd.Series, labels: pd.Series, patients: pd.Series) -> Link | None:
+def measure_association(
+    column: pd.Series, labels: pd.Series, patients: pd.Series
+) -> Association | None:
     """The association over rows where both are known; None if either has but one value there.
 
     Args:
-        column: (n,) values as strings, missing as NA; see `as_categories`.
-        labels: (n,) classes, missing as NA.
+        column: (n,) values as strings, missing as NA, with a name; see `as_categories`.
+        labels: (n,) classes, missing as NA. Labels and patients are read fastest as categories.
         patients: (n,) patient ids.
     """
     known = (column.notna() & labels.notna()).to_numpy()
-    patient, _ = pd.factorize(patients[known].to_numpy(), sort=True)
-    label, classes = pd.factorize(labels[known].to_numpy(dtype=object), sort=True)
+    label, classes = pd.factorize(labels[known].astype("category"), sort=True)
+    patient = patients.astype("category").cat.codes.to_numpy(dtype=np.int64)[known]
     value, values = _pool_rare(column[known].to_numpy(dtype=object), patient)
-    if len(values) < 2 or len(classes) < 2:
+    shape = (len(values), len(classes))
+    if min(shape) < 2:
         return None
-    entries = _entries(patient, value, label, len(values), len(classes))
-    folds = entries.fold_counts(len(values), len(classes))
-    rows = np.zeros(folds.shape[1:])
-    np.add.at(rows, (value, label), 1)
-    table = folds.sum(axis=0)  # (v, c)
-    column_share, p_value = uncertainty(table)
+    keys, rows = np.unique((patient * shape[1] + label) * shape[0] + value, return_counts=True)
+    _, pair = np.unique(keys // shape[0], return_inverse=True)  # of patient and label
+    weight = rows / np.bincount(pair, rows)[pair]
+    value, label, patient = keys % shape[0], keys // shape[0] % shape[1], keys // np.prod(shape)
+    folds = _count((patient % FOLDS, value, label), weight, (FOLDS, *shape))
+    table = folds.sum(axis=0)  # (v, c), patients
+    statistic, p_value, freedom, _ = chi2_contingency(
+        table, correction=False, lambda_="log-likelihood"
+    )
+    information = max(0.0, (statistic - freedom) / (2 * table.sum()))  # nats (Miller and Madow)
     label_share, guess = _held_out(folds)
-    balanced_accuracy, accuracy_ci95 = entries.accuracy(guess, len(classes))
-    information, information_error = entries.information(table)
-    rule_share, rule = _rule(table, rows, values, classes)
-    some = rows > 0
-    return Link(
-        column_share=column_share,
+    right = guess[patient % FOLDS, value] == label
+    accuracy, interval = _balanced_accuracy(right * weight, weight, label, patient)
+    images = _count((value, label), rows.astype(float), shape)
+    rule_share, rule = _rule(table, images, (values, np.asarray(classes)), str(column.name))
+    return Association(
+        column_share=min(1.0, float(information / entropy(table.sum(axis=1)))),
         label_share=label_share,
         rule_share=rule_share,
-        balanced_accuracy=balanced_accuracy,
-        accuracy_ci95=accuracy_ci95,
-        chance=1 / len(classes),
-        information=information,
-        information_ci95=_interval(information, information_error),
-        p_value=p_value,
-        one_to_one=all(bool((some.sum(axis=k) == 1).all()) for k in (0, 1)),
+        balanced_accuracy=accuracy,
+        accuracy_ci95=interval,
+        chance=1 / shape[1],
+        information=float(information / np.log(2)),
+        p_value=float(p_value),
+        one_to_one=all(bool(((images > 0).sum(axis=k) == 1).all()) for k in (0, 1)),
         rule=rule,
     )
 
@@ -159,7 +142,8 @@ def as_categories(column: pd.Series) -> pd.Series:
     often = shares.index[shares > 1 / BINS].to_numpy(dtype=float)
     edges = np.unique(np.concatenate([edges, often, np.nextafter(often, np.inf)]))
     place = np.searchsorted(edges[1:-1], numbers, side="right")
-    return pd.Series(_bin_names(edges, often)[place], index=column.index).where(numbers.notna())
+    names = pd.Series(_bin_names(edges, often)[place], index=column.index, name=column.name)
+    return names.where(numbers.notna())
 
 
 def _bin_names(edges: Float[np.ndarray, " _"], often: Float[np.ndarray, " _"]) -> Names:
@@ -184,109 +168,23 @@ def as_numbers(column: pd.Series) -> pd.Series | None:
     return None if unread or numbers.isna().all() else numbers
 
 
-def uncertainty(table: Counts) -> tuple[float, float]:
-    """U(row | column) of a table of counts with the Miller-Madow correction, and the G-test's p."""
-    n = table.sum()
-    by_value = _entropy(table.sum(axis=1))
-    information = by_value + _entropy(table.sum(axis=0)) - _entropy(table.ravel())  # nats
-    freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
-    corrected = max(0.0, information - freedom / (2 * n))
-    return float(min(1.0, corrected / by_value)), float(chi2.sf(2 * n * information, freedom))
-
-
-def _entropy(counts: Float[np.ndarray, " k"]) -> float:
-    share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log(share)).sum())
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Entries:
-    """What each patient has of each value and class; several values of one class share a 1."""
-
-    patient: Int[np.ndarray, " e"]
-    value: Int[np.ndarray, " e"]
-    label: Int[np.ndarray, " e"]
-    weight: Float[np.ndarray, " e"]
-
-    def fold_counts(self, values: int, classes: int) -> Float[np.ndarray, "f v c"]:
-        """Patients per fold, value and class."""
-        folds = np.zeros((FOLDS, values, classes))
-        np.add.at(folds, (self.patient % FOLDS, self.value, self.label), self.weight)
-        return folds
-
-    def accuracy(
-        self, guess: Int[np.ndarray, "f v"], classes: int
-    ) -> tuple[float, tuple[float, float]]:
-        """Balanced accuracy of a guess per fold and value, and its 95 % interval.
-
-        For the interval each class has `IMAGINED` more patients, right as often as by chance, so
-        that a few patients who are all right are not certainty (as in the interval of Agresti and
-        Coull 1998).
-        """
-        right = guess[self.patient % FOLDS, self.value] == self.label
-        total = np.bincount(self.label, self.weight, classes)
-        hits = np.bincount(self.label, self.weight * right, classes)
-        chance, more = 1 / classes, total + IMAGINED
-        recall = (hits + IMAGINED * chance) / more
-        pull = self.weight * (right - recall[self.label]) / more[self.label]
-        imagined = chance * (1 - recall) ** 2 + (1 - chance) * recall**2
-        variance = self._error(pull) ** 2 + (IMAGINED * imagined / more**2).sum()
-        value, middle = float((hits / total).mean()), float(recall.mean())
-        low, high = _interval(middle, float(np.sqrt(variance)) / classes, most=1.0)
-        return value, (min(low, value), max(high, value))
-
-    def information(self, table: Counts) -> tuple[float, float]:
-        """Mutual information of value and class less its bias, and its standard error, bits."""
-        n = table.sum()
-        expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / n
-        with np.errstate(divide="ignore"):
-            bits = np.log2(table / expected)[self.value, self.label]
-        mean = float((self.weight * bits).sum() / n)
-        freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
-        bias = freedom / (2 * n * np.log(2))
-        # To first order there is no error where the two are independent, nor where one is the
-        # other in equal parts; what is left is the spread of the G-test's statistic.
-        spread = float(np.sqrt(2 * freedom)) / (2 * n * np.log(2))
-        error = np.hypot(self._error(self.weight * (bits - mean) / n), spread)
-        return max(0.0, mean - float(bias)), float(error)
-
-    def _error(self, pull: Float[np.ndarray, " e"]) -> float:
-        """Standard error of a mean, from how far each patient pulls it (delta method)."""
-        return float(np.sqrt((np.bincount(self.patient, pull) ** 2).sum()))
-
-
-def _entries(
-    patient: Int[np.ndarray, " n"],
-    value: Int[np.ndarray, " n"],
-    label: Int[np.ndarray, " n"],
-    values: int,
-    classes: int,
-) -> _Entries:
-    keys, rows = np.unique((patient * classes + label) * values + value, return_counts=True)
-    pair = keys // values  # of patient and label
-    _, place = np.unique(pair, return_inverse=True)
-    weight = rows / np.bincount(place, rows)[place]
-    return _Entries(
-        patient=pair // classes, value=keys % values, label=pair % classes, weight=weight
-    )
-
-
-def _interval(value: float, error: float, most: float = np.inf) -> tuple[float, float]:
-    """The 95 % interval of a value that is at least 0."""
-    return max(0.0, value - 1.96 * error), min(most, value + 1.96 * error)
-
-
-def _pool_rare(
-    column: Names, patient: Int[np.ndarray, " n"]
-) -> tuple[Int[np.ndarray, " n"], Names]:
+def _pool_rare(column: Names, patient: Codes) -> tuple[Codes, Names]:
     """Codes and names of the values, those of fewer than `MIN_PATIENTS` patients as one."""
     value, names = pd.factorize(column, sort=True)
-    pairs = np.unique(patient * len(names) + value)
-    often = np.bincount(pairs % len(names), minlength=len(names)) >= MIN_PATIENTS
+    pairs = np.unique(patient * max(1, len(names)) + value)
+    often = np.bincount(pairs % max(1, len(names)), minlength=len(names)) >= MIN_PATIENTS
     if often.all():
         return value, names
     code = np.where(often, np.cumsum(often) - 1, often.sum())  # the rare ones share the last
     return code[value], np.append(names[often], POOLED)
+
+
+def _count(
+    place: tuple[Codes, ...], weight: Float[np.ndarray, " e"], shape: tuple[int, ...]
+) -> NDArray[np.float64]:
+    """A table of that shape with the weights summed at their places."""
+    counts = np.bincount(np.ravel_multi_index(place, shape), weight, int(np.prod(shape)))
+    return np.asarray(counts).reshape(shape)
 
 
 def _held_out(folds: Float[np.ndarray, "f v c"]) -> tuple[float, Int[np.ndarray, "f v"]]:
@@ -295,38 +193,61 @@ def _held_out(folds: Float[np.ndarray, "f v c"]) -> tuple[float, Int[np.ndarray,
     prior = train.sum(axis=1) + 1  # (f, c)
     prior = (prior / prior.sum(axis=1, keepdims=True))[:, None, :]  # (f, 1, c)
     belief = (train + prior) / (train.sum(axis=2, keepdims=True) + 1)  # (f, v, c)
-    blind = -(folds * np.log(prior)).sum()
-    seeing = -(folds * np.log(belief)).sum()
-    guess = (belief / prior).argmax(axis=2)  # (f, v): the class that the value favours most
-    return max(0.0, float(1 - seeing / blind)), guess
+    won = 1 - (folds * np.log(belief)).sum() / (folds * np.log(prior)).sum()
+    return max(0.0, float(won)), (belief / prior).argmax(axis=2)  # what the value favours most
+
+
+def _balanced_accuracy(
+    right: Float[np.ndarray, " e"], weight: Float[np.ndarray, " e"], label: Codes, patient: Codes
+) -> tuple[float, tuple[float, float]]:
+    """Balanced accuracy, and its 95 % interval over patients by the delta method.
+
+    For the interval each class has `IMAGINED` more patients, right as often as by chance, so that
+    a few patients who are all right are not certainty (as in the interval of Agresti and Coull
+    1998).
+    """
+    total, hits = np.bincount(label, weight), np.bincount(label, right)
+    chance, more = 1 / len(total), total + IMAGINED
+    recall = (hits + IMAGINED * chance) / more
+    pull = (right - weight * recall[label]) / more[label]  # of an entry on the mean
+    imagined = chance * (1 - recall) ** 2 + (1 - chance) * recall**2
+    variance = (np.bincount(patient, pull) ** 2).sum() + (IMAGINED * imagined / more**2).sum()
+    value, middle = float((hits / total).mean()), float(recall.mean())
+    width = 1.96 * float(np.sqrt(variance)) / len(total)
+    return value, (min(value, max(0.0, middle - width)), max(value, min(1.0, middle + width)))
 
 
 def _rule(
-    table: Counts, rows: Counts, values: Names, classes: np.ndarray[Any, Any]
-) -> tuple[float, Rule | None]:
-    """Information in rules as a share of the label's, and the strongest rule."""
-    whole = table.sum() * _entropy(table.sum(axis=0))
-    by_label, by_value = list(_pure(table)), list(_pure(table.T))
-    shares = [sum(gain for gain, _, _ in side) / whole for side in (by_label, by_value)]
-    from_label = bool(shares[0] >= shares[1])
-    side = by_label if from_label else by_value
-    if not side:
-        return 0.0, None
+    table: Float[np.ndarray, "v c"],
+    images: Float[np.ndarray, "v c"],
+    names: tuple[Names, Names],
+    column: str,
+) -> tuple[float, str]:
+    """Information in rules as a share of the label's, and the strongest rule in words.
+
+    Classes that always have one value, or values that always mean one class: whichever says more.
+    """
+    whole = table.sum() * float(entropy(table.sum(axis=0)))
+    sides = [list(_pure(table)), list(_pure(table.T))]
+    shares = [sum(gain for gain, _, _ in side) / whole for side in sides]
+    from_label = shares[0] >= shares[1]
+    if not (side := sides[0 if from_label else 1]):
+        return 0.0, ""
     _, one, many = max(side, key=lambda rule: rule[0])
-    counts = rows if from_label else rows.T
+    counts = images if from_label else images.T
     obey = int(counts[one, many].sum())
-    names = (values, classes) if from_label else (classes, values)
-    single, several = (str(names[0][one]),), tuple(str(name) for name in names[1][many])
-    return float(min(1.0, max(shares))), Rule(
-        classes=several if from_label else single,
-        values=single if from_label else several,
-        from_label=from_label,
-        rows=obey,
-        others=float((counts[one].sum() - obey) / max(1, counts.sum() - obey)),
-    )
+    others = float((counts[one].sum() - obey) / max(1, counts.sum() - obey))
+    values, classes = names
+    if from_label:
+        of = ", ".join(map(str, classes[many]))
+        claim = f"all {obey} images of {of} have {column} = {values[one]}"
+    else:
+        having = ", ".join(map(str, values[many]))
+        claim = f"all {obey} images with {column} = {having} are {classes[one]}"
+    return float(min(1.0, max(shares))), f"{claim}, against {others:.0%} of the others"
 
 
-def _pure(table: Counts) -> Iterator[tuple[float, int, Int[np.ndarray, " k"]]]:
+def _pure(table: Float[np.ndarray, "_ _"]) -> Iterator[tuple[float, int, Codes]]:
     """Rules 'these columns have nothing but this row': information in nats, row, columns.
 
     The information is what obeying rows would save if the rule were known beforehand; a column

@@ -33,10 +33,11 @@ from PIL import Image, ImageEnhance
 from scipy.fft import dctn
 
 from harness import plain_parser, record
-from slimp.checks.image_statistics import picture_facts
-from slimp.checks.likeness import ALIKE, likeness
+from slimp.checks.image_statistics import measure_image
 from slimp.checks.near_duplicates import (
+    ALIKE,
     SIDE,
+    likeness,
     near_pairs,
     perceptual_hashes,
     shrink,
@@ -71,7 +72,7 @@ def main() -> None:
         "search_speedup": rows["loop"]["search"] / rows["ours"]["search"],
         "growth": growth(20_000 if args.quick else 50_000),
         "scan_ms_per_picture": 1e3
-        * seconds_of(lambda: in_threads(picture_facts, pictures[:SCANNED]))
+        * seconds_of(lambda: in_threads(measure_image, pictures[:SCANNED]))
         / min(SCANNED, len(pictures)),
     }
     print(f"scan of the audit: {result['scan_ms_per_picture']:.2f} ms per picture")
@@ -159,11 +160,11 @@ def ours(pictures: Sequence[bytes]) -> dict[str, Any]:
     decoded = time.perf_counter()
     hashes = perceptual_hashes(thumbnails)
     hashed = time.perf_counter()
-    pairs = near_pairs(hashes)
+    pairs, _ = near_pairs(hashes)
     searched = time.perf_counter()
     alike = likeness(thumbnails, pairs) >= ALIKE
     done = time.perf_counter()
-    found = zip(pairs.first[alike].tolist(), pairs.second[alike].tolist(), strict=True)
+    found = pairs.loc[alike, ["first", "second"]].itertuples(index=False, name=None)
     return {
         "seconds": done - began,
         "decode": decoded - began,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from slimp.checks.duplicates import PAIRS, exact_pairs, find_near_duplicates, near_groups
+from slimp.checks.duplicates import PAIRS, duplicate_sets, exact_pairs, find_near_duplicates
+from slimp.checks.image_statistics import scan_images
 from slimp.checks.report import check_cohort
-from slimp.checks.scan import scan_images
 
 
 def test_the_same_pixels_in_another_encoding_are_duplicates(encode, clean_tables, cohort, codes):
@@ -24,27 +24,6 @@ def test_the_same_pixels_in_another_encoding_are_duplicates(encode, clean_tables
     near = {"near-duplicate-labels", "near-duplicate-across-patients"}
     assert codes(check_cohort(cohort(tables, encoded=other))) == near
     assert check_cohort(cohort(tables, encoded=other), near_duplicates=False).findings == ()
-
-
-def test_how_far_duplicates_reach(picture, clean_tables, cohort, only):
-    tables = clean_tables()
-    images = tables["images"] = tables["images"].assign(label="NEV")
-    images["label"] = np.where(images.index % 4 < 2, "NEV", "MEL")
-    images["split"] = np.where(images.index < 60, "train", "test")
-    lesions = tables["lesions"]
-    images.loc[5, "lesion_id"] = images.loc[4, "lesion_id"]
-    tables["lesions"] = lesions[lesions["lesion_id"].isin(images["lesion_id"])]
-    for second, code, severity in (
-        (5, "duplicate-within-lesion", "note"),
-        (1, "duplicate-across-lesions", "warning"),
-        (8, "duplicate-across-patients", "warning"),
-        (60, "duplicate-across-parts", "error"),
-    ):
-        first = {5: 4, 1: 0, 8: 0, 60: 0}[second]
-        report = check_cohort(cohort(tables, encoded={f"i{second:03}": picture(first)}))
-        assert only(report, code).severity == severity
-        assert sum(f.code.startswith("duplicate") for f in report.findings) == 1
-        assert report.usable == (severity != "error")
 
 
 def lesion(seed: int) -> np.ndarray:
@@ -67,7 +46,7 @@ def edited(encode) -> dict[str, bytes]:
     }
 
 
-def test_pictures_that_hang_together_are_one_set(cohort, edited):
+def test_images_that_hang_together_are_one_set(cohort, edited):
     scan = scan_images(cohort(encoded=edited))
     pairs, crowded = find_near_duplicates(scan)
     assert crowded.empty
@@ -75,7 +54,7 @@ def test_pictures_that_hang_together_are_one_set(cohort, edited):
     assert (pairs["kind"] == "near").all()
     assert pairs["likeness"].is_monotonic_decreasing
     assert not pairs.duplicated(["first", "second"]).any()
-    [group] = near_groups(scan, pairs)
+    [group] = duplicate_sets(scan.facts, pairs, exact_pairs(scan))
     assert group["image_id"].tolist() == ["i000", "i009", "i031", "i058", "i090"]
     turned = pairs[(pairs["first_id"] == "i000") & (pairs["second_id"] == "i058")]
     assert turned["turn"].tolist() == ["turned by 90 degrees to the right"]
@@ -83,28 +62,36 @@ def test_pictures_that_hang_together_are_one_set(cohort, edited):
     assert (copy["first_id"], copy["second_id"], copy["kind"]) == ("i000", "i090", "exact")
 
 
-def test_near_duplicates_are_told_by_how_far_they_reach(clean_tables, cohort, encode, codes, only):
+@pytest.mark.parametrize(
+    ("first", "second", "code", "severity"),
+    [
+        (4, 5, "within-lesion", "note"),
+        (0, 1, "across-lesions", "warning"),
+        (0, 8, "across-patients", "warning"),
+        (0, 60, "across-parts", "error"),
+    ],
+)
+def test_duplicates_are_told_apart_by_how_far_they_reach(
+    clean_tables, cohort, encode, picture, codes, only, first, second, code, severity
+):
     tables = clean_tables()
     images, lesions = tables["images"], tables["lesions"]
     images["label"] = np.where(images.index % 4 < 2, "NEV", "MEL")
     images["split"] = np.where(images.index < 60, "train", "test")
     images.loc[5, "lesion_id"] = images.loc[4, "lesion_id"]
     tables["lesions"] = lesions[lesions["lesion_id"].isin(images["lesion_id"])]
-    own = {f"i{k:03}": encode(lesion(k)) for k in range(120)}
-    for first, second, code, severity in (
-        (4, 5, "near-duplicate-within-lesion", "note"),
-        (0, 1, "near-duplicate-across-lesions", "warning"),
-        (0, 8, "near-duplicate-across-patients", "warning"),
-        (0, 60, "near-duplicate-across-parts", "error"),
-    ):
-        again = {**own, f"i{second:03}": encode(lesion(first), "jpeg", quality=60)}
-        report = check_cohort(cohort(tables, encoded=again))
-        finding = only(report, code)
+    exact = check_cohort(cohort(tables, encoded={f"i{second:03}": picture(first)}))
+    assert codes(exact) == {f"duplicate-{code}"}
+    again = {f"i{first:03}": encode(lesion(first)), f"i{second:03}": encode(lesion(first), "jpeg")}
+    near = check_cohort(cohort(tables, encoded=again))
+    for report, prefix in ((exact, ""), (near, "near-")):
+        finding = only(report, f"{prefix}duplicate-{code}")
         assert finding.severity == severity
         assert f"i{first:03}" in finding.example
         assert f"i{second:03}" in finding.example
         assert report.usable == (severity != "error")
-        assert codes(check_cohort(cohort(tables, encoded=again), near_duplicates=False)) == set()
+    without = check_cohort(cohort(tables, encoded=again), near_duplicates=False)
+    assert not any("duplicate" in code for code in codes(without))
 
 
 def test_labels_of_one_picture_that_disagree(clean_tables, cohort, edited, only):
@@ -115,13 +102,13 @@ def test_labels_of_one_picture_that_disagree(clean_tables, cohort, edited, only)
     assert "i009 (BCC" in finding.example
 
 
-def test_blank_pictures_are_not_near_each_other(cohort, encode):
+def test_blank_images_are_not_near_each_other(cohort, encode):
     even = {f"i{k:03}": encode(np.full((40, 40, 3), 100 + k, dtype=np.uint8)) for k in range(40)}
     scan = scan_images(cohort(encoded=even))
     pairs, crowded = find_near_duplicates(scan)
     assert pairs.empty
     assert crowded.empty
-    assert near_groups(scan, pairs) == []
+    assert duplicate_sets(scan.facts, pairs) == []
 
 
 def disc(seed: int) -> np.ndarray:

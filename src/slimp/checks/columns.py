@@ -38,7 +38,7 @@ def column_findings(cohort: Cohort, columns: Sequence[Published]) -> Iterator[Fi
         if personal is not None:
             yield _personal(column, *personal)
         if column.role == "feature":
-            yield from _feature_findings(cohort, column, known)
+            yield from _value_findings(cohort, column, known)
         elif personal is None and is_identifier(known):
             yield Finding(
                 "note",
@@ -47,11 +47,55 @@ def column_findings(cohort: Cohort, columns: Sequence[Published]) -> Iterator[Fi
                 example=str(known.min()),
                 remedy="Nothing to do: it is no input.",
             )
-    yield from _names(columns)
     yield from twin_spellings(cohort.images["label"].dropna(), "label")
 
 
-def _feature_findings(cohort: Cohort, column: Published, known: pd.Series) -> Iterator[Finding]:
+def input_findings(cohort: Cohort, columns: Sequence[Published]) -> Iterator[Finding]:
+    """Features that should be no inputs, by what they hold or how they are called."""
+    features = [column for column in columns if column.role == "feature"]
+    for column in features:
+        name, known = column.name, column.own.dropna()
+        if is_row_counter(known):
+            numbers = known.astype(float)
+            yield Finding(
+                "warning",
+                "row-counter",
+                f"column '{name}' counts rows: {len(known)} different whole numbers from "
+                f"{numbers.min():.0f} to {numbers.max():.0f}.",
+                remedy=f"Remove '{name}' from the features: it says nothing of a lesion.",
+            )
+        elif column.kind == "categorical" and (cell := class_named_in(known, cohort.classes)):
+            yield Finding(
+                "warning",
+                "text-names-class",
+                f"column '{name}' is text that names diagnoses: the label as an input.",
+                example=f"'{cell}'",
+                remedy=f"Move '{name}' to [refused].",
+            )
+    diagnoses = set(words()["cells"]["label"])
+    for code, what, names in (
+        (
+            "named-as-class",
+            "named like diagnoses, as one-hot ground truth is",
+            [column.name for column in features if plain(column.name) in diagnoses],
+        ),
+        (
+            "known-after-diagnosis",
+            "named like what is known only after the diagnosis",
+            [column.name for column in features if hints_at(column.name, "after")],
+        ),
+    ):
+        if names:
+            yield Finding(
+                "warning",
+                code,
+                f"{count_of(len(names), 'feature')} {what}: {name_list(names)}.",
+                remedy="Unless they are known before the diagnosis, move them to [refused].",
+                count=len(names),
+            )
+
+
+def _value_findings(cohort: Cohort, column: Published, known: pd.Series) -> Iterator[Finding]:
     name = column.name
     if known.empty:
         yield Finding(
@@ -68,41 +112,20 @@ def _feature_findings(cohort: Cohort, column: Published, known: pd.Series) -> It
             f"all {len(known)} rows where it is known.",
             remedy="Remove the feature from the schema: it can teach nothing.",
         )
-    elif is_row_counter(known):
-        yield Finding(
-            "warning",
-            "row-counter",
-            f"column '{name}' counts rows: {len(known)} different whole numbers from "
-            f"{int(known.astype(float).min())} to {int(known.astype(float).max())}.",
-            remedy=f"Remove '{name}' from the features: it says nothing of a lesion.",
-        )
     elif column.kind == "continuous":
         yield from _number_findings(cohort, column)
     elif column.kind == "categorical":
-        yield from _category_findings(cohort, name, known)
-
-
-def _category_findings(cohort: Cohort, name: str, known: pd.Series) -> Iterator[Finding]:
-    named = class_named_in(known, cohort.classes)
-    if named is not None:
-        yield Finding(
-            "warning",
-            "text-names-class",
-            f"column '{name}' is text that names diagnoses: the label as an input.",
-            example=f"'{named}'",
-            remedy=f"Move '{name}' to [refused].",
-        )
-    elif is_identifier(known):
-        yield Finding(
-            "warning",
-            "identifier-feature",
-            f"categorical column '{name}' has {known.nunique()} different values in "
-            f"{len(known)} rows: it names rows and cannot generalise.",
-            example=str(known.min()),
-            remedy=f"Remove '{name}' from the features.",
-        )
-    else:
-        yield from twin_spellings(known, name)
+        if not is_identifier(known):
+            yield from twin_spellings(known, name)
+        elif class_named_in(known, cohort.classes) is None:  # reported as such
+            yield Finding(
+                "warning",
+                "identifier-feature",
+                f"categorical column '{name}' has {known.nunique()} different values in "
+                f"{len(known)} rows: it names rows and cannot generalise.",
+                example=str(known.min()),
+                remedy=f"Remove '{name}' from the features.",
+            )
 
 
 def is_identifier(known: pd.Series) -> bool:
@@ -132,32 +155,6 @@ def class_named_in(known: pd.Series, classes: Sequence[str]) -> str | None:
     pattern = r"\b(?:" + "|".join(map(re.escape, sorted(names))) + r")\b"
     naming = distinct[distinct.map(plain).str.contains(pattern)]
     return str(naming.min()) if len(naming) >= NAMING * len(distinct) else None
-
-
-def _names(columns: Sequence[Published]) -> Iterator[Finding]:
-    """Features that are named like a diagnosis, or like what is known only after it."""
-    features = [column.name for column in columns if column.role == "feature"]
-    diagnoses = set(words()["cells"]["label"])
-    for code, what, names in (
-        (
-            "named-as-class",
-            "named like diagnoses, as one-hot ground truth is",
-            [name for name in features if plain(name) in diagnoses],
-        ),
-        (
-            "known-after-diagnosis",
-            "named like what is known only after the diagnosis",
-            [name for name in features if hints_at(name, "after")],
-        ),
-    ):
-        if names:
-            yield Finding(
-                "warning",
-                code,
-                f"{count_of(len(names), 'feature')} {what}: {name_list(names)}.",
-                remedy="Unless they are known before the diagnosis, move them to [refused].",
-                count=len(names),
-            )
 
 
 def _personal(column: Published, kind: str, example: str) -> Finding:

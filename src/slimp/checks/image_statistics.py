@@ -7,7 +7,6 @@ per image, most of it the thumbnail, whatever the size of the images.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,13 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from slimp.checks.near_duplicates import SIDE, Progress, Thumbnails, shrink
 from slimp.data.cohort import Cohort
 from slimp.data.in_order import in_order
-from slimp.sources.image_limits import CorruptImageError, check_size
-from slimp.sources.verify_image import own_limits
+from slimp.sources.decode_image import decode_image
+from slimp.sources.image_limits import CorruptImageError, own_limits
 
 MEASURES = {
     "width": "width, px",
@@ -110,17 +109,8 @@ def measure_image(encoded: bytes) -> tuple[dict[str, Any], UInt8[np.ndarray, "32
     Raises:
         CorruptImageError: it cannot be decoded to its last row, or has too many pixels.
     """
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            width, height = image.size
-            check_size(width, height)  # before it is decoded
-            picture = image.convert("RGB")
-    except UnidentifiedImageError:
-        raise CorruptImageError(f"no known image format; it starts with {encoded[:8]!r}") from None
-    except CorruptImageError:
-        raise
-    except Exception as error:  # Pillow's decoders raise many types on damaged files
-        raise CorruptImageError(str(error) or type(error).__name__) from None
+    picture = decode_image(encoded, shorter_side=0).picture
+    width, height = picture.size
     digest = hashlib.blake2b(f"{width}x{height}".encode(), digest_size=16)
     digest.update(picture.tobytes())
     scale = SCALE / min(width, height)

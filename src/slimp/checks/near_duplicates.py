@@ -65,7 +65,7 @@ FINE, COARSE, LOCAL, NOISE = 0.7, 1.5, 2.0, 1.0
 STEPS = 4
 MOST_SHIFT = 3.0
 """Of the edges, px of the thumbnail: about a tenth."""
-INNER = slice(2, SIDE - 2)
+INNER, PIXELS = slice(2, SIDE - 2), (SIDE - 4) ** 2
 """Without the pixels that alignment brings in from outside."""
 PLACE = ((np.arange(SIDE) - (SIDE - 1) / 2) / (SIDE / 2)).astype(np.float32)
 """From -1 at the first pixel to 1 at the last."""
@@ -247,8 +247,8 @@ def blur(grey: Small, sigma: float) -> Small:
 
 def correlation(first: Small, second: Small) -> Float[np.ndarray, " k"]:
     """Of the inner pixels of each pair."""
-    a, b = (_standard(x[:, INNER, INNER]).reshape(len(x), -1) for x in (first, second))
-    return np.asarray(np.einsum("kp,kp->k", a, b) / a.shape[1])
+    a, b = (_standard(x[:, INNER, INNER]).reshape(-1, PIXELS) for x in (first, second))
+    return np.asarray(np.einsum("kp,kp->k", a, b) / PIXELS)
 
 
 def align(first: Small, second: Small) -> Small:
@@ -262,8 +262,8 @@ def align(first: Small, second: Small) -> Small:
         moved = _standard(_warped(source, warp))
         down, along = np.gradient(moved, axis=(1, 2))
         slopes = np.stack([along, along * PLACE, down, down * PLACE[:, None]], axis=1)
-        slopes = slopes[:, :, INNER, INNER].reshape(len(first), 4, -1)  # (k, 4, pixels)
-        gap = (target - moved)[:, INNER, INNER].reshape(len(first), -1, 1)
+        slopes = slopes[:, :, INNER, INNER].reshape(-1, 4, PIXELS)
+        gap = (target - moved)[:, INNER, INNER].reshape(-1, PIXELS, 1)
         square = slopes @ slopes.swapaxes(1, 2) + 1e-2 * np.eye(4, dtype=np.float32)
         warp += np.linalg.solve(square, slopes @ gap)[..., 0]
         warp = warp.clip(-MOST_SHIFT, MOST_SHIFT)

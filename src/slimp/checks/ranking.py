@@ -77,7 +77,8 @@ def rank_columns(
         if (association := measure_association(filled, labels, patients)) is not None:
             more = f" and {len(block) - 1} more" if len(block) > 1 else ""
             found.append(_row(f"gaps of {block[0].name}{more}", "gaps", block, association))
-    for name in MEASURES if good is not None else ():
+    good = cohort.images[:0] if good is None else good
+    for name in MEASURES if len(good) else ():
         values = as_categories(good[name])
         labels, patients = good["label"], good["patient_id"]
         if (association := measure_association(values, labels, patients)) is not None:

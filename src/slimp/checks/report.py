@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from slimp.checks.columns import column_findings
+from slimp.checks.columns import column_findings, input_findings
 from slimp.checks.duplicates import (
     crowd_findings,
     duplicate_findings,
@@ -140,6 +140,7 @@ def check_cohort(
         *duplicate_findings(exact, near, scan),
         *crowd_findings(crowded),
         *column_findings(cohort, columns),
+        *input_findings(cohort, columns),
         *leak_findings(ranking),
         *level_findings(cohort, columns),
         *missing_findings(missing),
@@ -172,7 +173,7 @@ def cautions(cohort: Cohort) -> list[str]:
     columns = [column for column in published_columns(cohort) if column.role == "feature"]
     findings = [
         *hierarchy_findings(cohort),
-        *column_findings(cohort, columns),
+        *input_findings(cohort, columns),
         *leak_findings(rank_columns(cohort, columns)),
         *import_findings(cohort.info.import_report, cohort.schema),
     ]

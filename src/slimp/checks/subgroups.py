@@ -66,8 +66,13 @@ def _order(groups: pd.Series) -> list[str]:
 
 def small_cells(counts: pd.DataFrame) -> list[tuple[int, str, str]]:
     """(patients, class, group) of the known cells with fewer than `FEW`, smallest first."""
-    known = counts.drop(columns=UNKNOWN, errors="ignore").stack()
-    return sorted((int(n), str(label), str(g)) for (label, g), n in known.items() if n < FEW)
+    known = counts.drop(columns=UNKNOWN, errors="ignore")
+    cells = [
+        (int(patients), str(label), str(group))
+        for group, column in known.items()
+        for label, patients in column.items()
+    ]
+    return sorted(cell for cell in cells if cell[0] < FEW)
 
 
 def subgroup_findings(tables: Mapping[str, pd.DataFrame]) -> Iterator[Finding]:

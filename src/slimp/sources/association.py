@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
-from scipy.stats import chi2_contingency, entropy
+from scipy.special import chdtrc, entr, rel_entr
 
 MIN_PATIENTS = 5
 """Values seen in fewer patients are pooled: they cannot show a rule, only repeat themselves."""
@@ -104,17 +104,18 @@ def measure_association(
     value, label, patient = keys % shape[0], keys // shape[0] % shape[1], keys // np.prod(shape)
     folds = _count((patient % FOLDS, value, label), weight, (FOLDS, *shape))
     table = folds.sum(axis=0)  # (v, c), patients
-    statistic, p_value, freedom, _ = chi2_contingency(
-        table, correction=False, lambda_="log-likelihood"
-    )
-    information = max(0.0, (statistic - freedom) / (2 * table.sum()))  # nats (Miller and Madow)
+    share = table / table.sum()
+    freedom = (shape[0] - 1) * (shape[1] - 1)
+    information = rel_entr(share, np.outer(share.sum(axis=1), share.sum(axis=0))).sum()  # nats
+    p_value = chdtrc(freedom, 2 * table.sum() * information)  # G-test
+    information = max(0.0, information - freedom / (2 * table.sum()))  # Miller and Madow
     label_share, guess = _held_out(folds)
     right = guess[patient % FOLDS, value] == label
     accuracy, interval = _balanced_accuracy(right * weight, weight, label, patient)
     images = _count((value, label), rows.astype(float), shape)
     rule_share, rule = _rule(table, images, (values, np.asarray(classes)), str(column.name))
     return Association(
-        column_share=min(1.0, float(information / entropy(table.sum(axis=1)))),
+        column_share=min(1.0, float(information / entr(share.sum(axis=1)).sum())),
         label_share=label_share,
         rule_share=rule_share,
         balanced_accuracy=accuracy,
@@ -162,6 +163,8 @@ def as_numbers(column: pd.Series) -> pd.Series | None:
     """The column as float64, if it is one of numbers or of text that reads as numbers."""
     if pd.api.types.is_bool_dtype(column.dtype):
         return None
+    if pd.to_numeric(column.dropna().iloc[:1], errors="coerce").isna().any():
+        return None  # at once, where the first cell is a word
     numbers = pd.to_numeric(column, errors="coerce").astype("float64")
     numbers = numbers.where(np.isfinite(numbers))
     unread = int(column.notna().sum() - numbers.notna().sum())
@@ -184,7 +187,7 @@ def _count(
 ) -> NDArray[np.float64]:
     """A table of that shape with the weights summed at their places."""
     counts = np.bincount(np.ravel_multi_index(place, shape), weight, int(np.prod(shape)))
-    return np.asarray(counts).reshape(shape)
+    return counts.reshape(shape).astype(np.float64)
 
 
 def _held_out(folds: Float[np.ndarray, "f v c"]) -> tuple[float, Int[np.ndarray, "f v"]]:
@@ -227,7 +230,7 @@ def _rule(
 
     Classes that always have one value, or values that always mean one class: whichever says more.
     """
-    whole = table.sum() * float(entropy(table.sum(axis=0)))
+    whole = table.sum() * float(entr(table.sum(axis=0) / table.sum()).sum())
     sides = [list(_pure(table)), list(_pure(table.T))]
     shares = [sum(gain for gain, _, _ in side) / whole for side in sides]
     from_label = shares[0] >= shares[1]

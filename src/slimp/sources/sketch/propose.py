@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from slimp.data.schema import LEVELS, RESERVED_COLUMNS
-from slimp.sources.association import as_categories, is_leak, measure_link
+from slimp.sources.association import as_categories, measure_association
 from slimp.sources.personal_data import personal_kind
 from slimp.sources.sketch.columns import Column
 from slimp.sources.sketch.roles import (
@@ -147,12 +147,11 @@ def _gives_label_away(
     if labels is not None and column.look in ("number", "category", "checkbox"):
         values = as_categories(_known(column.cells))
         people = patients if patients is not None else pd.Series(map(str, range(len(values))))
-        link = measure_link(values, labels, people)
-        if link is not None and is_leak(link):
-            if link.one_to_one:
+        found = measure_association(values.rename(column.name), labels, people)
+        if found is not None and found.is_leak:
+            if found.one_to_one:
                 return "the label in other words"
-            rule = link.rule.describe(column.name) if link.rule else "predicts it too well"
-            return f"follows the label: {rule}"
+            return f"follows the label: {found.rule or 'predicts it too well'}"
     whole = column.look in ("number", "category") and column.is_whole
     if whole and is_called_id(column.name):
         return "an id, as its name says, and no measurement"

@@ -14,6 +14,7 @@ from slimp.checks.spellings import twin_spellings
 from slimp.data.cohort import Cohort
 from slimp.sources.association import as_numbers
 from slimp.sources.personal_data import personal_kind
+from slimp.sources.sketch.roles import names_diagnosis
 from slimp.sources.sketch.words import hints_at, plain, words
 
 IDENTIFIER_SHARE = 0.9
@@ -76,8 +77,12 @@ def input_findings(cohort: Cohort, columns: Sequence[Published]) -> Iterator[Fin
     for code, what, names in (
         (
             "named-as-class",
-            "named like diagnoses, as one-hot ground truth is",
-            [column.name for column in features if plain(column.name) in diagnoses],
+            "named like diagnoses, as impressions and one-hot ground truth are",
+            [
+                column.name
+                for column in features
+                if plain(column.name) in diagnoses or names_diagnosis(column.name)
+            ],
         ),
         (
             "known-after-diagnosis",

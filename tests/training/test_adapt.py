@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -125,6 +124,12 @@ def test_a_run_adapts_to_any_cohort(run: Path, tmp_path: Path, target: str) -> N
     found = {name.partition("_")[0] for name in embed(model, data).features}
     assert found == {"image", *(loss.removeprefix("loss_") for loss in losses)} - {"view"}
     assert set(model.encodings) >= {"lesion", "patient"}  # those that the cohort lacks stay
+    behind = {"lesion", "patient"} - {loss.removeprefix("loss_") for loss in losses}
+    assert set(left_behind(tmp_path / "run")) == behind
+    ours, theirs = embed(model, cohort()), embed(Slimp.from_pretrained(run), cohort())
+    for name in behind:  # metadata of the reference embed as before, so retrieval can use them
+        assert (ours.features[name] == theirs.features[name]).all()
+    assert not (ours.features["image"] == theirs.features["image"]).all()
 
 
 def test_a_flat_run_stays_flat(tmp_path: Path) -> None:
@@ -134,15 +139,6 @@ def test_a_flat_run_stays_flat(tmp_path: Path) -> None:
     names = {feature.name for feature in model.encodings["lesion"].features}
     assert names == {feature.name for feature in other_schema().schema.features}
     assert list(model.encodings) == ["lesion"]
-
-
-def test_a_target_of_images_alone_still_lends_to_a_reference(run: Path, tmp_path: Path) -> None:
-    """Metadata embeddings of the reference are those of the run, bit for bit."""
-    model = adapt(run, of_levels(cohort(4)), settings(train="full", epochs=1), tmp_path / "run")
-    ours, theirs = embed(model, cohort()), embed(Slimp.from_pretrained(run), cohort())
-    for name in ("lesion", "patient"):
-        assert (ours.features[name] == theirs.features[name]).all()
-    assert not (ours.features["image"] == theirs.features["image"]).all()
 
 
 @pytest.mark.parametrize("policy", ["embeddings", "heads", "full"])
@@ -156,6 +152,7 @@ def test_frozen_weights_are_those_of_the_run(run: Path, tmp_path: Path, policy: 
     assert len(moved) > len(learning) // 2
     blocks = {name for name in moved if ".blocks." in name or ".layers." in name}
     assert bool(blocks) is (policy == "full")
+    assert left_behind(tmp_path / "run") == ()
 
 
 def test_the_first_step_of_the_same_cohort_has_the_loss_of_the_run(
@@ -175,12 +172,9 @@ def test_the_first_step_of_the_same_cohort_has_the_loss_of_the_run(
 # ------------------------------------------------------------------ interrupted and resumed
 
 
-@pytest.mark.parametrize("policy", ["embeddings", "heads"])
 def test_an_interrupted_adaptation_ends_as_one_that_was_not(
-    run: Path, tmp_path: Path, policy: Any, monkeypatch: pytest.MonkeyPatch
+    run: Path, adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = settings(train=policy)
-    adapt(run, other_schema(), config, tmp_path / "whole")
     original, steps = train.learn, iter([None] * 3)
 
     def stop_at_the_fourth(*args: Any, **kwargs: Any) -> dict[str, float]:
@@ -190,50 +184,33 @@ def test_an_interrupted_adaptation_ends_as_one_that_was_not(
 
     monkeypatch.setattr(train, "learn", stop_at_the_fourth)
     with pytest.raises(RuntimeError, match="power"):
-        adapt(run, other_schema(), config, tmp_path / "run")
+        adapt(run, other_schema(), settings(), tmp_path / "run")
     monkeypatch.undo()
-    adapt(run, other_schema(), config, tmp_path / "run", resume=True)
-    assert same_weights(tmp_path / "run", tmp_path / "whole")
-
-
-def test_a_finished_adaptation_resumes_to_itself(run: Path, adapted: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(adapted, tmp_path / "run")
-    adapt(run, other_schema(), settings(), copy, resume=True)
-    assert same_weights(copy, adapted)
+    for _ in range(2):  # the second time there is nothing left to do
+        adapt(run, other_schema(), settings(), tmp_path / "run", resume=True)
+        assert same_weights(tmp_path / "run", adapted)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"train": "heads"}, "started with train='embeddings', not 'heads'"),
-        ({"rename": {"age": "age"}}, r"started with rename=\{\}"),
-        ({"epochs": 3}, "started with epochs=2, not 3"),
-        ({"view_weight": 0.5}, "started with view_weight=0.0, not 0.5"),
-    ],
+    "changes",
+    [{"train": "heads"}, {"rename": {"age": "age"}}, {"epochs": 3}, {"view_weight": 0.5}],
 )
 def test_other_settings_are_no_resumption(
-    run: Path, adapted: Path, changes: dict[str, Any], message: str
+    run: Path, adapted: Path, changes: dict[str, Any]
 ) -> None:
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=f"with {next(iter(changes))}="):
         adapt(run, other_schema(), settings(**changes), adapted, resume=True)
 
 
 def test_another_run_is_no_resumption(run: Path, adapted: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(adapted, tmp_path / "copy")
     with pytest.raises(CheckpointError, match="weights_sha256"):
-        adapt(
-            adapted,
-            other_schema(),
-            settings(),
-            shutil.copytree(adapted, tmp_path / "x"),
-            resume=True,
-        )
+        adapt(adapted, other_schema(), settings(), copy, resume=True)
     moved = shutil.copytree(run, tmp_path / "moved")  # where it lies does not matter
-    adapt(moved, other_schema(), settings(), shutil.copytree(adapted, tmp_path / "y"), resume=True)
+    adapt(moved, other_schema(), settings(), copy, resume=True)
 
 
-def test_chunks_change_the_weights_by_rounding_only(
-    run: Path, adapted: Path, tmp_path: Path
-) -> None:
+def test_chunks_change_the_weights_by_rounding_only(tmp_path: Path) -> None:
     first = PretrainConfig(
         **{**RUN, "epochs": 1}, **{**MODEL, "tabular_dropout": 0.0, "encoder_options": VIT}
     )
@@ -281,17 +258,6 @@ def test_the_table_and_the_stages_are_saved(run: Path, adapted: Path, tmp_path: 
     assert total == content["parameters"] == stages[2]["parameters"]
 
 
-def test_levels_that_the_images_moved_away_from_are_named(run: Path, tmp_path: Path) -> None:
-    assert left_behind(run) == ()
-    for name, data, policy, expected in (
-        ("images", of_levels(cohort(4)), "embeddings", ("lesion", "patient")),
-        ("frozen", of_levels(cohort(4)), "heads", ()),
-        ("lesions", of_levels(cohort(4), lesion=3), "embeddings", ("patient",)),
-    ):
-        adapt(run, data, settings(train=policy, epochs=1), tmp_path / name)
-        assert left_behind(tmp_path / name) == expected
-
-
 def test_a_run_of_an_older_version_has_a_stage_too(run: Path, tmp_path: Path) -> None:
     for name in ("model.json", "model.safetensors"):
         shutil.copy(run / name, tmp_path)
@@ -320,22 +286,15 @@ def test_patients_keep_the_part_of_the_earlier_stage(run: Path, tmp_path: Path) 
     assert parts(tmp_path / "run", "earlier_patients") == parts(run)
 
 
-def test_where_nobody_is_to_be_held_out_everybody_trains(run: Path, tmp_path: Path) -> None:
-    adapt(run, cohort(), settings(held_out_fraction=0.0, epochs=1), tmp_path / "run")
-    assert set(parts(tmp_path / "run").values()) == {"train", "validation"}
-    # They were unseen once, and are so no more: not in the reference either.
-    assert "held_out" not in parts_of_run(tmp_path / "run", cohort()).values()  # type: ignore[union-attr]
-
-
-def test_new_patients_are_dealt_and_known_ones_are_not(run: Path, tmp_path: Path) -> None:
+def test_new_patients_are_split_and_known_ones_keep_their_part(run: Path, tmp_path: Path) -> None:
     mixed = _with_ids_of(cohort(6), cohort(), 8)
     adapt(run, mixed, settings(epochs=1), tmp_path / "run")
     here, before = parts(tmp_path / "run"), parts(run)
     shared = set(here) & set(before)
     assert len(shared) == 8
     assert all(here[patient] == before[patient] for patient in shared)
-    strangers = [part for patient, part in here.items() if patient not in shared]
-    assert set(strangers) == {"train", "validation", "held_out"}
+    others = {part for patient, part in here.items() if patient not in shared}
+    assert others == {"train", "validation", "held_out"}
 
 
 def test_an_official_test_patient_who_was_learned_from_trains(run: Path) -> None:
@@ -362,6 +321,7 @@ def test_the_parts_of_all_stages_are_honest(run: Path, tmp_path: Path) -> None:
     mixed = _with_ids_of(cohort(6), cohort(), 8)
     adapt(run, mixed, settings(held_out_fraction=0.0, epochs=1), tmp_path / "run")
     before, after = parts(run), parts(tmp_path / "run")
+    assert set(after.values()) == {"train", "validation"}
     reference = parts_of_run(tmp_path / "run", cohort())
     assert reference is not None
     assert set(reference) == set(before)
@@ -394,17 +354,17 @@ def test_what_cannot_be_adapted_is_refused_and_nothing_is_written(
     run: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    with pytest.raises(CheckpointError, match=r"no model here \(no model\.json\)"):
+    with pytest.raises(CheckpointError, match=r"model\.json"):
         adapt(tmp_path, cohort(), settings(), out)
-    with pytest.raises(CohortError, match="no metadata features"):
+    with pytest.raises(CohortError, match="--view-weight"):
         adapt(run, of_levels(cohort(4)), settings(view_weight=0.0), out)
-    with pytest.raises(UserError, match="the run has no feature 'gender'"):
+    with pytest.raises(UserError, match="gender"):
         adapt(run, cohort(4), settings(rename={"sex": "gender"}), out)
     assert not out.exists()
 
 
 @pytest.mark.parametrize("where", ["", ".."])
 def test_the_run_itself_is_never_written_to(run: Path, where: str) -> None:
-    with pytest.raises(UserError, match=re.escape("is the run to start from")):
+    with pytest.raises(UserError, match="--out"):
         adapt(run, cohort(4), settings(), run / where, overwrite=True)
     assert (run / "model.safetensors").is_file()

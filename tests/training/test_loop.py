@@ -153,12 +153,17 @@ def test_the_precision_and_the_chunk_that_were_chosen_are_saved(tmp_path: Path) 
     assert saved == {**asdict(config(epochs=1)), **chosen}
 
 
-def test_what_is_returned_is_what_is_saved(whole: Path, tmp_path: Path) -> None:
-    model = pretrain(cohort(), config(), tmp_path / "run")
-    assert not model.training
-    saved = weights(tmp_path / "run")
-    assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
-    assert_same_weights(tmp_path / "run", whole)  # the same seed gives the same weights
+def test_what_is_returned_is_what_is_saved_and_resumes_to_itself(
+    whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    for resume in (False, True):
+        model = pretrain(cohort(), config(), out, resume=resume)
+        assert not model.training
+        saved = weights(out)
+        assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+        assert_same_weights(out, whole)  # the same seed gives the same weights
+        assert log_without_pace(out) == log_without_pace(whole)
 
 
 @pytest.mark.parametrize("changes", [{"workers": 2}, {"gradient_checkpointing": True}])
@@ -268,7 +273,7 @@ def test_labels_influence_no_weight(tmp_path: Path) -> None:
     """With an official split; a random one spreads the classes evenly, and so looks at them."""
     shuffle = np.random.default_rng(0).permutation
     for name, labels in (("a", None), ("b", shuffle), ("c", lambda x: [None] * len(x))):
-        pretrain(with_split(OFFICIAL, labels), config(), tmp_path / name)
+        pretrain(with_split(OFFICIAL, labels), config(epochs=1), tmp_path / name)
     assert_same_weights(tmp_path / "a", tmp_path / "b")
     assert_same_weights(tmp_path / "a", tmp_path / "c")
     assert "knn_balanced_accuracy" in read_log(tmp_path / "a")[-1]
@@ -276,30 +281,26 @@ def test_labels_influence_no_weight(tmp_path: Path) -> None:
 
 
 def test_an_official_split_is_kept() -> None:
-    parts = set_aside(with_split(OFFICIAL), config())
-    assert parts.held_out is not None
-    assert parts.validation is not None
-    assert set(parts.held_out.patients["patient_id"]) == {"S3P000001", "S3P000002"}
-    assert set(parts.validation.patients["patient_id"]) == {"S3P000003", "S3P000004", "S3P000005"}
-    assert len(parts.train.patients) == 20 - 6  # S3P000006 is in no part
+    parts = {n: set(x.patients["patient_id"]) for n, x in split_of(OFFICIAL).items()}
+    assert parts["held_out"] == {"S3P000001", "S3P000002"}
+    assert parts["validation"] == {"S3P000003", "S3P000004", "S3P000005"}
+    assert len(parts["train"]) == 20 - 6  # S3P000006 is in no part
+    without = {p: part for p, part in OFFICIAL.items() if part != "validation"}
+    parts = {n: set(x.patients["patient_id"]) for n, x in split_of(without).items()}
+    assert parts["held_out"] == {"S3P000001", "S3P000002"}
+    assert len(parts["validation"]) + len(parts["train"]) == 20 - 3  # it comes out of training
+    assert "validation" not in split_of(without, validation_fraction=0.0)
 
 
-def test_validation_patients_come_out_of_an_official_training_part() -> None:
-    official = {p: part for p, part in OFFICIAL.items() if part != "validation"}
-    parts = set_aside(with_split(official), config())
-    assert parts.validation is not None
-    assert parts.held_out is not None
-    assert set(parts.held_out.patients["patient_id"]) == {"S3P000001", "S3P000002"}
-    assert len(parts.validation.patients) + len(parts.train.patients) == 20 - 3
-    without = set_aside(with_split(official), config(validation_fraction=0.0))
-    assert without.validation is None
+def split_of(splits: dict[str, str | None], **changes: Any) -> dict[str, Cohort]:
+    return set_aside(with_split(splits), config(**changes)).named()
 
 
 @pytest.mark.parametrize(
     ("split", "message"),
     [
         ({"S3P000001": "val"}, "'val'"),
-        ({f"S3P{i:06d}": "test" for i in range(1, 21)}, "its split column has no 'train'"),
+        ({f"S3P{i:06d}": "test" for i in range(1, 21)}, "'train'"),
     ],
 )
 def test_a_strange_official_split_is_refused(split: dict[str, str | None], message: str) -> None:
@@ -309,7 +310,7 @@ def test_a_strange_official_split_is_refused(split: dict[str, str | None], messa
 
 def test_a_patient_in_two_parts_is_refused() -> None:
     some = cohort().select_patients(["S3P000001", "S3P000002"])
-    with pytest.raises(CohortError, match=r"1 patient\(s\) are in both 'train' and 'held_out'"):
+    with pytest.raises(CohortError, match="'train' and 'held_out'"):
         Parts(train=some, validation=None, held_out=some.select_patients(["S3P000002"]))
 
 
@@ -343,8 +344,9 @@ def crashing(monkeypatch: pytest.MonkeyPatch, step: int) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("step", [0, 4, 5])
+@pytest.mark.parametrize(
+    ("step", "number"), [(0, signal.SIGTERM), (4, signal.SIGINT), (5, signal.SIGTERM)]
+)
 def test_after_a_signal_the_step_is_finished_saved_and_the_run_ends_as_if_nothing_happened(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, number: int
 ) -> None:
@@ -358,7 +360,7 @@ def test_after_a_signal_the_step_is_finished_saved_and_the_run_ends_as_if_nothin
     assert log_without_pace(out) == log_without_pace(whole)
 
 
-@pytest.mark.parametrize("step", [2, 6, 8])
+@pytest.mark.parametrize("step", [2, 6])
 def test_after_a_crash_the_run_goes_on_from_its_last_checkpoint_to_the_same_end(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -388,14 +390,6 @@ def test_the_best_weights_and_the_patience_survive_interruptions(
     pretrain(cohort(), settings, out, resume=True)
     assert_same_weights(out, tmp_path / "whole")
     assert log_without_pace(out) == log_without_pace(tmp_path / "whole")
-
-
-def test_a_finished_run_resumes_to_itself(whole: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    pretrain(cohort(), config(), out)
-    pretrain(cohort(), config(), out, resume=True)
-    assert_same_weights(out, whole)
-    assert log_without_pace(out) == log_without_pace(whole)
 
 
 def test_signals_to_all_processes_of_a_job_are_survived(tmp_path: Path) -> None:
@@ -432,21 +426,11 @@ def test_old_checkpoints_are_dropped(whole: Path, tmp_path: Path) -> None:
     assert checkpoints(tmp_path / "run") == ["step_00000006", "step_00000008", "step_00000009"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"learning_rate": 2e-3}, r"started with learning_rate=0\.001, not 0\.002"),
-        ({"epochs": 4}, "started with epochs=3, not 4"),
-        ({"seed": 1}, "started with seed=0, not 1"),
-        ({"precision": "bf16"}, "started with precision='32', not 'bf16'"),
-        ({"encoder_options": VIT}, "started with encoder_options="),
-    ],
-)
-def test_a_run_resumes_with_its_own_settings_only(
-    whole: Path, changes: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(CheckpointError, match=message):
-        pretrain(cohort(), config(**changes), whole, resume=True)
+def test_a_run_resumes_with_its_own_settings_and_patients_only(whole: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"encoder_options="):
+        pretrain(cohort(), config(encoder_options=VIT), whole, resume=True)
+    with pytest.raises(CheckpointError, match=r"patients\.parquet"):
+        pretrain(cohort(21), config(), whole, resume=True)
 
 
 def test_settings_that_leave_the_result_alone_may_change(
@@ -461,28 +445,18 @@ def test_settings_that_leave_the_result_alone_may_change(
     assert len(checkpoints(out)) == 2 + 3
 
 
-def test_a_run_resumes_with_its_own_patients_only(whole: Path) -> None:
-    with pytest.raises(CheckpointError, match="started with other patients"):
-        pretrain(cohort(21), config(), whole, resume=True)
-
-
 # ------------------------------------------------------------------ refusals
 
 
-def test_a_folder_in_use_is_left_alone_unless_asked(whole: Path, tmp_path: Path) -> None:
+def test_a_folder_is_emptied_only_when_training_can_begin(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="none that slimp wrote"):
-        pretrain(cohort(), config(), out, overwrite=True)
     (out / "metrics.json").touch()  # as a probe leaves it
-    with pytest.raises(UserError, match="is not empty"):
-        pretrain(cohort(), config(), out)
-    with pytest.raises(CheckpointError, match="holds no run to resume"):
-        pretrain(cohort(), config(), out, resume=True)
-    with pytest.raises(UserError, match="Unknown model"):
-        pretrain(cohort(), config(encoder="nonsense"), out, overwrite=True)
-    assert (out / "notes.txt").read_text() == "mine"
+    for changes, flags in (({}, {}), ({"encoder": "nonsense"}, {"overwrite": True})):
+        with pytest.raises(UserError):
+            pretrain(cohort(), config(**changes), out, **flags)
+        assert (out / "notes.txt").read_text() == "mine"
     pretrain(cohort(), config(), out, overwrite=True)
     assert not (out / "notes.txt").exists()
     assert_same_weights(out, whole)
@@ -491,10 +465,10 @@ def test_a_folder_in_use_is_left_alone_unless_asked(whole: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoder": "nonsense"}, "Unknown model"),
-        ({"always_include": "unicorn"}, "no image of cohort .* has the label 'unicorn'"),
-        ({"encoder_weights": "nowhere.safetensors"}, "no such file"),
-        ({"lesion_weight": 0.0, "patient_weight": 0.0}, "weights are 0: there is nothing to learn"),
+        ({"encoder": "nonsense"}, "nonsense"),
+        ({"always_include": "unicorn"}, "unicorn"),
+        ({"encoder_weights": "nowhere.safetensors"}, r"nowhere\.safetensors"),
+        ({"lesion_weight": 0.0, "patient_weight": 0.0}, "weights are 0"),
     ],
 )
 def test_what_is_refused_leaves_nothing_behind(
@@ -512,7 +486,7 @@ def without_metadata() -> Cohort:
 
 
 def test_a_cohort_without_metadata_needs_the_view_level(tmp_path: Path) -> None:
-    with pytest.raises(CohortError, match=r"no metadata features.* --view-weight 1"):
+    with pytest.raises(CohortError, match="--view-weight 1"):
         pretrain(without_metadata(), config(), tmp_path / "run")
     pretrain(without_metadata(), config(view_weight=1.0, epochs=1), tmp_path / "run")
     row = read_log(tmp_path / "run")[-1]
@@ -520,27 +494,22 @@ def test_a_cohort_without_metadata_needs_the_view_level(tmp_path: Path) -> None:
     assert "recall_at_1" not in row
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_weights_that_are_no_numbers_are_refused_before_they_spread(
-    tmp_path: Path, value: float
-) -> None:
+def test_weights_that_are_not_finite_are_refused_before_they_spread(tmp_path: Path) -> None:
     state = build_model(cohort(), config()).image_encoder.model.state_dict()
-    state["patch_embed.proj.bias"][0] = value
+    state["patch_embed.proj.bias"][0] = math.inf
     save_file(state, tmp_path / "weights.safetensors")
     settings = config(encoder_weights=str(tmp_path / "weights.safetensors"))
-    with pytest.raises(UserError, match=r"the loss became nan at step 0\. Lower --learning-rate"):
+    with pytest.raises(UserError, match=r"step 0.*--learning-rate"):
         pretrain(cohort(), settings, tmp_path / "run")
     assert not (tmp_path / "run" / "model.safetensors").exists()
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_gradient_that_is_no_number_is_refused_like_a_loss() -> None:
-    fine, bad = 1.0, math.nan
-    require_finite(fine, fine, 3)
-    with pytest.raises(UserError, match="the loss became nan at step 3"):
-        require_finite(bad, fine, 3)
-    with pytest.raises(UserError, match="the norm of the gradient became nan at step 3"):
-        require_finite(fine, bad, 3)
+def test_a_gradient_that_is_not_finite_is_refused_like_a_loss() -> None:
+    require_finite(1.0, 1.0, 3)
+    for loss, norm, named in ((math.nan, 1.0, "loss"), (1.0, math.nan, "gradient")):
+        with pytest.raises(UserError, match=f"{named} became nan at step 3"):
+            require_finite(loss, norm, 3)
 
 
 # ------------------------------------------------------------------ its parts
@@ -556,13 +525,10 @@ def test_the_learning_rate_rises_in_a_line_and_falls_as_a_cosine() -> None:
     assert all(later < earlier for earlier, later in pairwise(rates[20:]))
     cosine = [1 + math.cos(math.pi * share) for share in np.arange(80) / 80]
     np.testing.assert_allclose(rates[20:], cosine)
-
-
-@pytest.mark.parametrize("total", [1, 2, 5])
-def test_short_schedules_stay_in_range(total: int) -> None:
-    settings = config(warmup=0.5, learning_rate=1.0)
-    assert all(0 < learning_rate(step, total, settings) <= 1 for step in range(total))
-    assert learning_rate(0, total, config(warmup=0.0, learning_rate=1.0)) == 1.0
+    for total in (1, 2, 5):  # short schedules stay in range
+        short = config(warmup=0.5, learning_rate=1.0)
+        assert all(0 < learning_rate(step, total, short) <= 1 for step in range(total))
+        assert learning_rate(0, total, config(warmup=0.0, learning_rate=1.0)) == 1.0
 
 
 def test_only_matrices_and_convolutions_decay() -> None:
@@ -610,7 +576,7 @@ def test_levels_with_metadata_need_a_weight() -> None:
     schema = cohort().schema
     levels = tuple(replace(x, features=x.features * (x.name == "patient")) for x in schema.levels)
     only_patients = replace(cohort(), schema=replace(schema, levels=levels))
-    with pytest.raises(UserError, match=r"levels with metadata are \['patient'\], but their"):
+    with pytest.raises(UserError, match="patient"):
         build_model(only_patients, config(patient_weight=0.0))
 
 

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from slimp.data.config import require_fractions, require_positive
 from slimp.data.encoding import Encoding, Rows
 from slimp.errors import CheckpointError, UserError
 from slimp.models.trace_checkpoints import TraceFeatures, published_names
@@ -31,7 +32,7 @@ Missing = Literal["zero", "mask", "learned"]
 
 @dataclass(frozen=True, kw_only=True)
 class TraceConfig:
-    """Architecture of one tabular encoder; the defaults are the published ones."""
+    """Architecture of a tabular encoder; the defaults are the published ones."""
 
     width: int = 128
     depth: int = 1
@@ -49,12 +50,10 @@ class TraceConfig:
     """Missing tokens: zero vectors that take part (published), masked out, or learned vectors."""
 
     def __post_init__(self) -> None:
-        if min(self.width, self.depth, self.heads, self.mlp_ratio) < 1:
-            raise UserError(f"width, depth, heads and mlp_ratio must be at least 1, got {self}.")
+        require_positive(self, "width", "depth", "heads", "mlp_ratio")
+        require_fractions(self, "dropout")
         if self.width % self.heads:
             raise UserError(f"heads must divide the width {self.width}, got {self.heads}.")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout must be in [0, 1), got {self.dropout}.")
 
 
 class Trace(nn.Module):

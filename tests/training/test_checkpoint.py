@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -176,22 +175,14 @@ def test_the_last_one_is_whole_however_training_ends(
     assert load(tmp_path) == Progress(step=1)
 
 
-def end(saved: Checkpoints) -> None:
-    saved.close()
-
-
-def save_again(saved: Checkpoints) -> None:
-    saved.save(*made(), Progress(step=3))
-
-
-@pytest.mark.parametrize("then", [end, save_again])
+@pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize(
     ("writer", "error"), [("save_file", SafetensorError), ("write_json", OSError)]
 )
 def test_a_full_disk_is_reported_at_the_next_call_and_leaves_the_previous_checkpoint(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    then: Callable[[Checkpoints], None],
+    again: bool,
     writer: str,
     error: type[Exception],
 ) -> None:
@@ -201,12 +192,11 @@ def test_a_full_disk_is_reported_at_the_next_call_and_leaves_the_previous_checkp
         raise error("no space left on device")
 
     saved = Checkpoints(tmp_path, keep=1)
-    message = "step_00000002: .*no space left on device"
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, writer, full)
         saved.save(*made(), Progress(step=2))
-        with pytest.raises(CheckpointError, match=message):
-            then(saved)
+        with pytest.raises(CheckpointError, match=r"step_00000002: .*no space left on device"):
+            saved.save(*made(), Progress(step=3)) if again else saved.close()
     saved.close()  # what was reported once is not reported again
     assert names(tmp_path) == ["step_00000001"]
     assert load(tmp_path) == Progress(step=1)
@@ -225,26 +215,21 @@ def test_what_killed_writers_left_is_not_seen_and_goes_with_the_next_save(tmp_pa
 # ------------------------------------------------------------------ damage
 
 
-def truncate(path: Path, share: float) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-
-
 def damaged(folder: Path, how: str) -> None:
-    """Damages a checkpoint: removes a file, leaves a share of it, or writes other JSON."""
+    """Damages a checkpoint: removes a file, truncates it to a percentage, or writes other JSON."""
     name, what = how.split(" ", 1)
     if what == "missing":
         (folder / name).unlink()
     elif what.endswith("%"):
-        truncate(folder / name, int(what[:-1]) / 100)
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: int(what[:-1]) * len(content) // 100])
     else:
         (folder / name).write_text(what)
 
 
 DAMAGES = [
-    *("tensors.safetensors missing", "tensors.safetensors 0%", "tensors.safetensors 50%"),
-    *("tensors.safetensors 99%", "state.json missing", "state.json 0%", "state.json 50%"),
-    *("state.json {}", "state.json []", 'state.json {"progress": {}}'),
+    *("tensors.safetensors missing", "tensors.safetensors 0%", "tensors.safetensors 99%"),
+    *("state.json missing", "state.json 50%", "state.json []", 'state.json {"progress": {}}'),
     'state.json {"param_groups": [], "progress": {"mood": "good"}}',
 ]
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slimp.cli.console import progress_bar, say
-from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
+from slimp.sources.synthetic.cohort import write_synthetic
+from slimp.sources.synthetic.config import SyntheticConfig
 
 EXAMPLE = "slimp data import synthetic - cohorts/drawn --patients 200 --seed 1"
 MAIN_FLAGS = (

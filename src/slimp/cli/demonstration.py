@@ -28,7 +28,8 @@ from slimp.report.retrieval import write_retrieval_report
 from slimp.retrieval.config import RetrievalConfig
 from slimp.retrieval.extrapolate import extrapolate
 from slimp.retrieval.result import Retrieval
-from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
+from slimp.sources.synthetic.cohort import write_synthetic
+from slimp.sources.synthetic.config import SyntheticConfig
 from slimp.training.adapt import adapt
 from slimp.training.config import AdaptConfig, PretrainConfig, RunConfig, part_of
 from slimp.training.loop import pretrain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from slimp.data.schema import LEVELS, RESERVED_COLUMNS
 from slimp.sources.association import as_categories, measure_association
 from slimp.sources.personal_data import personal_kind
 from slimp.sources.sketch.columns import Column
+from slimp.sources.sketch.image_columns import ImageColumns
 from slimp.sources.sketch.roles import (
     Roles,
     find_level,
@@ -36,16 +38,15 @@ class Line:
     """Whether its `decimal` may be a mark between thousands, so that it says nothing of others."""
 
 
-def propose(
-    columns: Sequence[Column], roles: Roles, images: Sequence[str]
-) -> dict[str, list[Line]]:
+def propose(columns: Sequence[Column], roles: Roles, images: ImageColumns) -> dict[str, list[Line]]:
     """The lines of each section for the columns that are no id, label, split or image.
 
     Besides sections of the schema: `drop`, personal data, and `unused`, with the reason as value.
     """
     sections: dict[str, list[Line]] = {f"{level}_metadata": [] for level in LEVELS}
     sections |= {"refused": [], "drop": [], "unused": []}
-    used = {roles.patient, roles.lesion, roles.split, *roles.label_columns, *images}
+    used = {roles.patient, roles.lesion, roles.split, *roles.label_columns, *images.columns}
+    used |= set(re.findall(r"\{([^{}:]+)", images.names or ""))
     patients, lesions = _groups(columns, roles)
     labels = _labels(columns, roles)
     names = set[str](RESERVED_COLUMNS)

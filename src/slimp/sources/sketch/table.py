@@ -19,6 +19,7 @@ from slimp.sources.image_files import is_image_file
 from slimp.sources.layout import Join, TableLayout
 from slimp.sources.level_tables import ASSUMED, type_rows
 from slimp.sources.parse_cells import NUMERIC
+from slimp.sources.read_parquet import EMBEDDED
 from slimp.sources.read_table import read_table
 from slimp.sources.sketch.columns import Column, describe
 from slimp.sources.sketch.further_tables import further_tables
@@ -44,6 +45,8 @@ class Sketch:
     """From `raw` on."""
     images: str | None
     """From `raw` on; None: there is no image folder."""
+    embedded: bool
+    """Whether the images lie in the table itself."""
 
     def schema(self) -> Schema:
         """The proposed schema."""
@@ -56,8 +59,8 @@ class Sketch:
     def next_command(self, file: Path) -> str:
         """The import of the table by the schema in that file."""
         words = ["slimp", "data", "import", "csv", str(self.raw), "COHORT", "--schema", str(file)]
-        words += ["--table", self.table, "--images", self.images or "DIR"]
-        return shlex.join(words)
+        words += ["--table", self.table]
+        return shlex.join(words + ["--images", self.images or "DIR"] * (not self.embedded))
 
 
 def sketch_table(
@@ -77,39 +80,41 @@ def sketch_table(
     layout = layout or TableLayout()
     published = read_table(table, layout=layout)
     every = published.iloc[:ROWS]
-    repeats = _repeats_header(every)
-    rows = every[~repeats]
+    rows = every[~(repeats := _repeats_header(every))]
     columns = [describe(rows[name]) for name in rows]
     join, joins, notes = _label_beside(table, rows, columns)
     if join is not None:
         rows = pd.concat([rows, join], axis=1)
         columns += [describe(join[name]) for name in join]
-    images = _images_beside(table) if images is None else images
+    embedded = published.attrs.get(EMBEDDED)
+    images = _images_beside(table) if images is None and embedded is None else images
     files = [] if images is None else image_files(images)
     raw = _common_folder(table, images)
-    numeric = published.attrs.get(NUMERIC, ())
-    columns = [replace(c, unclear=None) if c.name in numeric else c for c in columns]
+    typed = published.attrs.get(NUMERIC, ())
+    columns = [replace(c, unclear=None) if c.name in typed else c for c in columns]
     roots = [] if images is None else [str(path) for path in (images.absolute(), images.resolve())]
-    pictures = find_image_columns(rows, columns, files, list(dict.fromkeys(roots)))
+    pictures = ImageColumns(columns=(str(embedded),))
+    if embedded is None:
+        pictures = find_image_columns(rows, columns, files, list(dict.fromkeys(roots)))
     roles = find_roles(columns, pictures.columns)
     top, settings = _top_lines(columns, roles, pictures)
-    settings = [*_layout_lines(layout, published.attrs.get(ASSUMED, ())), *settings]
-    settings += joins
+    settings = [*_layout_lines(layout, published.attrs.get(ASSUMED, ())), *settings, *joins]
     head = [
         f"Proposed by slimp data sketch from {table.name}: {len(published)} rows, "
         f"{len(published.columns)} columns. Read and correct it; comments say what is in doubt.",
         *([f"Only the first {ROWS} rows were looked at."] if len(published) > ROWS else []),
         *(f"Row {row} repeats the header: remove it." for _, row in every.index[repeats]),
-        _images_said(pictures, images, files),
+        "The images lie in the table." if embedded else _images_said(pictures, images, files),
         *notes,
     ]
     names = _label_names(columns, roles)
-    rest = (top, settings, names | propose(columns, roles, pictures.columns))
+    rest = (top, settings, names | propose(columns, roles, pictures))
     sketch = Sketch(
         text=render(head, *rest),
         raw=raw,
         table=table.resolve().relative_to(raw.resolve()).as_posix(),
         images=None if images is None else images.resolve().relative_to(raw.resolve()).as_posix(),
+        embedded=embedded is not None,
     )
     problem = _dry_run(sketch, every, files, roots)
     if problem is None:

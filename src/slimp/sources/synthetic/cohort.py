@@ -8,8 +8,8 @@ ones, and a cohort of any size is written in the memory of its tables.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from slimp.data.cohort import Cohort, CohortInfo, CohortWriter, Tables
 from slimp.data.files import ImagesInMemory
 from slimp.data.schema import Level, LevelName, Schema
 from slimp.errors import UserError
+from slimp.sources.synthetic.config import NUISANCE, SyntheticConfig
 from slimp.sources.synthetic.images import Photo, encode_jpeg, lesion_mask, render
 from slimp.sources.synthetic.people import (
     CANCERS,
@@ -38,10 +39,6 @@ SCHEMA_FILE = Path(__file__).parents[1] / "synthetic.toml"
 Progress = Callable[[int, int], None]
 """Called after each patient with the number done and the number in all."""
 
-_NUISANCE = (
-    *("clinic", "height_cm", "occupation", "smokes", "drinks", "pesticide"),
-    *("piped_water", "sewage_system", "education", "household"),
-)
 # What a clinic knows of everyone; the questionnaire holds the rest, and may be missing as a whole.
 _ALWAYS_ASKED = ("age", "sex", "clinic")
 _FIXED_COLUMNS: dict[LevelName, tuple[str, ...]] = {
@@ -50,82 +47,6 @@ _FIXED_COLUMNS: dict[LevelName, tuple[str, ...]] = {
     "patient": ("patient_id",),
 }
 _IMAGE_ID = re.compile(r"(?:S\d+)?P(\d{6,})-L(\d{2,})-(\d+)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticConfig:
-    """Size and difficulty of a synthetic cohort."""
-
-    patients: int = 200
-    """Number of patients."""
-    lesions: int = 6
-    """Mean number of lesions per patient; at least 1, most within twice the mean."""
-    images_per_lesion: int = 1
-    """Photographs of each lesion, at most; the number is uniform from 1."""
-    image_size: int = 64
-    """Side of the photographs, px."""
-    seed: int = 0
-    """Of everything, the clinics' cameras included."""
-    context: float = 1.0
-    """How much the patient's phenotype shifts the odds of the diagnoses; 0 is not at all."""
-    signature_spread: float = 0.22
-    """Standard deviation, over patients, of the pigment of their nevi (absorbance). A melanoma is
-    0.25 darker than its own patient's nevi, so a wide spread hides it from whoever does not look
-    at the patient: the ugly duckling."""
-    ambiguity: float = 0.3
-    """Largest share that another diagnosis has in a lesion's look."""
-    spread: float = 0.10
-    """Standard deviation of each visible trait within a diagnosis, on a scale of 0 to 1."""
-    label_noise: float = 0.02
-    """Share of lesions whose label is drawn anew, whatever they are."""
-    nuisance_columns: int = 8
-    """Patient columns that nothing depends on, 0 to 10. The first, `clinic`, shows in the
-    photographs all the same, by its camera."""
-    lighting: float = 0.10
-    """Standard deviation of the log exposure; colour casts have half of it."""
-    session_share: float = 0.7
-    """Share of the lighting's variance that the photographs of one patient have in common."""
-    clinic_cast: float = 0.06
-    """Standard deviation, over clinics, of the cameras' log gain per channel."""
-    missing_block: float = 0.35
-    """Share of patients without a questionnaire: of them only age, sex and clinic are known."""
-    missing_cells: float = 0.03
-    """Share of the other metadata cells that are missing, each on its own."""
-    image_metadata: bool = False
-    """Also note field of view and exposure per photograph, as a third level."""
-
-    def __post_init__(self) -> None:
-        for name in ("patients", "lesions", "images_per_lesion"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if not 16 <= self.image_size <= 2048:
-            raise UserError(f"image_size must be 16 to 2048 px, got {self.image_size}.")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed must be 0 to {2**32 - 1}, got {self.seed}.")
-        for name in ("ambiguity", "label_noise", "session_share", "missing_block", "missing_cells"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} is a share, 0 to 1, got {getattr(self, name)}.")
-        for name in ("context", "signature_spread", "spread", "lighting", "clinic_cast"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise UserError(f"{name} must be 0 or more, got {getattr(self, name)}.")
-        if not 0 <= self.nuisance_columns <= len(_NUISANCE):
-            raise UserError(
-                f"nuisance_columns must be 0 to {len(_NUISANCE)}, got {self.nuisance_columns}."
-            )
-
-    @classmethod
-    def of(cls, info: CohortInfo) -> SyntheticConfig:
-        """The configuration that a synthetic cohort was made with.
-
-        Raises:
-            UserError: the cohort is not synthetic, or was made by another version.
-        """
-        content = info.import_report.get("config")
-        if info.source != "synthetic" or not isinstance(content, Mapping):
-            raise UserError(f"cohort '{info.name}' is not synthetic: its source is {info.source}.")
-        if set(content) != {field.name for field in fields(cls)}:
-            raise UserError(f"cohort '{info.name}' was made by another version. Make it again.")
-        return cls(**content)
 
 
 def synthesize(config: SyntheticConfig) -> Cohort:
@@ -186,7 +107,7 @@ def synthetic_mask(config: SyntheticConfig, image_id: str) -> Bool[np.ndarray, "
 def synthetic_schema(config: SyntheticConfig) -> Schema:
     """The schema of `synthetic.toml`, less the columns that `config` leaves out."""
     schema = Schema.from_toml(SCHEMA_FILE)
-    dropped = set(_NUISANCE[config.nuisance_columns :])
+    dropped = set(NUISANCE[config.nuisance_columns :])
     if not config.image_metadata:
         dropped |= set(schema.level("image").columns)
     levels = tuple(
@@ -340,33 +261,28 @@ class _TableBuilder:
     """A typed table, built row by row; rows become columns every so often to save memory."""
 
     def __init__(self, level: Level) -> None:
-        self._types = dict.fromkeys(_FIXED_COLUMNS[level.name], "str")
         kinds = {"continuous": "float64", "categorical": "str", "checkbox": "boolean"}
-        for feature in level.features:
-            self._types |= dict.fromkeys(feature.columns, kinds[feature.kind])
-        self._rows: list[tuple[Any, ...]] = []
+        self._types = dict.fromkeys(_FIXED_COLUMNS[level.name], "str")
+        self._types |= {c: kinds[f.kind] for f in level.features for c in f.columns}
+        self._rows: list[dict[str, Any]] = []
         self._chunks: list[pd.DataFrame] = []
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: dict[str, Any]) -> None:
         """Appends the row; what the schema does not name is left out."""
-        self._rows.append(tuple(row[name] for name in self._types))
+        self._rows.append(row)
         if len(self._rows) == 10_000:
-            self._convert()
+            self._chunks = [self.finish()]
 
     def finish(self) -> pd.DataFrame:
-        """All rows."""
-        self._convert()
-        return pd.concat(self._chunks, ignore_index=True)
-
-    def _convert(self) -> None:
+        """All rows so far."""
         if self._rows:
-            columns = zip(self._types.items(), zip(*self._rows, strict=True), strict=True)
-            self._chunks.append(
-                pd.DataFrame(
-                    {name: pd.Series(list(cells), dtype=kind) for (name, kind), cells in columns}
-                )
-            )
+            columns = {
+                name: pd.Series([row[name] for row in self._rows], dtype=kind)
+                for name, kind in self._types.items()
+            }
+            self._chunks.append(pd.DataFrame(columns))
             self._rows = []
+        return pd.concat(self._chunks, ignore_index=True)
 
 
 def _info(config: SyntheticConfig) -> CohortInfo:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Complex, Float, UInt8
@@ -29,6 +29,10 @@ _HAEMOGLOBIN = np.array([0.12, 0.80, 0.66], dtype=np.float32)
 _VEIL = np.array([0.42, 0.47, 0.58], dtype=np.float32)
 _KERATIN = np.array([0.95, 0.91, 0.82], dtype=np.float32)
 _HAIR = np.array([0.16, 0.11, 0.08], dtype=np.float32)
+Plane: TypeAlias = Float[np.ndarray, "h w"]
+Picture: TypeAlias = Float[np.ndarray, "h w 3"]
+Fields: TypeAlias = tuple[Plane, ...]
+"""Of a lesion: coarse, medium and fine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +118,10 @@ class Photo:
 class _Frame(NamedTuple):
     """The lesion's own coordinates at every pixel."""
 
-    u: Float[np.ndarray, "h w"]
-    v: Float[np.ndarray, "h w"]
+    u: Plane
+    v: Plane
     """In lesion radii, turned with the lesion."""
-    extent: Float[np.ndarray, "h w"]
+    extent: Plane
     """0 in the middle, 1 on the border."""
 
 
@@ -134,11 +138,12 @@ def render(
         rng: of the skin around the lesion, hairs and sensor noise.
     """
     frame = _frame(look, photo, size)
-    coarse, medium, fine = _lesion_fields(look, size)
+    fields = _lesion_fields(look, size)
+    coarse, medium, fine = fields
     inside = _sigmoid((1 - frame.extent) * (4 + 26 * look.sharpness))
     melanin, blood = _bare_skin(skin, frame.extent, size, rng)
-    melanin = melanin + inside * _pigment(look, frame, coarse, medium, fine)
-    blood = blood + _redness(look, frame.extent, inside, coarse, medium)
+    melanin = melanin + inside * _pigment(look, frame, fields)
+    blood = blood + _redness(look, frame.extent, inside, fields)
     absorbance = melanin[..., None] * _MELANIN + blood[..., None] * _HAEMOGLOBIN  # (h, w, 3)
     rgb = _UNPIGMENTED * np.exp(-absorbance)
     rgb = _mix(rgb, _VEIL, 0.8 * look.veil * inside * _sigmoid(4 * coarse.T - 1))
@@ -174,8 +179,8 @@ def _frame(look: Look, photo: Photo, size: int) -> _Frame:
 
 
 def _bare_skin(
-    skin: Skin, extent: Float[np.ndarray, "h w"], size: int, rng: np.random.Generator
-) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
+    skin: Skin, extent: Plane, size: int, rng: np.random.Generator
+) -> tuple[Plane, Plane]:
     """Melanin and haemoglobin of the skin, with sun spots and small naevi around the lesion."""
     blotches, flush = _field(rng, size, COARSE), _field(rng, size, COARSE)
     spots = np.maximum(_field(rng, size, skin.freckle_knots) - (2.2 - 1.4 * skin.freckles), 0)
@@ -189,14 +194,9 @@ def _bare_skin(
     return melanin.astype(np.float32), (skin.redness + 0.04 * flush).astype(np.float32)
 
 
-def _pigment(
-    look: Look,
-    frame: _Frame,
-    coarse: Float[np.ndarray, "h w"],
-    medium: Float[np.ndarray, "h w"],
-    fine: Float[np.ndarray, "h w"],
-) -> Float[np.ndarray, "h w"]:
+def _pigment(look: Look, frame: _Frame, fields: Fields) -> Plane:
     """Melanin of the lesion: unevenness, a slope, a lattice and grains, multiplied."""
+    coarse, medium, fine = fields
     u = look.lattice * frame.u + 3 * look.disorder * coarse
     v = look.lattice * frame.v + 3 * look.disorder * medium
     half, tall = np.float32(0.5), np.float32(np.sqrt(0.75))
@@ -207,14 +207,9 @@ def _pigment(
     return np.maximum(look.melanin * share, 0).astype(np.float32)
 
 
-def _redness(
-    look: Look,
-    extent: Float[np.ndarray, "h w"],
-    inside: Float[np.ndarray, "h w"],
-    coarse: Float[np.ndarray, "h w"],
-    medium: Float[np.ndarray, "h w"],
-) -> Float[np.ndarray, "h w"]:
+def _redness(look: Look, extent: Plane, inside: Plane, fields: Fields) -> Plane:
     """Haemoglobin of the lesion: a flush, winding vessels and an ulcer in the middle."""
+    coarse, medium, _ = fields
     flush = 0.75 * look.redness * _sigmoid((1.1 - extent) * 6) * (1 + 0.25 * medium)
     # The zero line of a smooth field winds and branches as a vessel does.
     vessels = 0.9 * look.vessels * inside * np.exp(-((medium / 0.16) ** 2))
@@ -222,9 +217,7 @@ def _redness(
     return np.asarray(flush + vessels + ulcer, dtype=np.float32)
 
 
-def _keratin(
-    look: Look, frame: _Frame, patches: Float[np.ndarray, "h w"]
-) -> Float[np.ndarray, "h w"]:
+def _keratin(look: Look, frame: _Frame, patches: Plane) -> Plane:
     """Cover by pale matter: scales in patches, and cysts."""
     cover = 0.8 * look.scale * _sigmoid(5 * (patches - 0.5))
     for u, v, radius in look.cysts:
@@ -238,9 +231,9 @@ def _relief(
     look: Look,
     photo: Photo,
     frame: _Frame,
-    fine: Float[np.ndarray, "h w"],
+    fine: Plane,
     rng: np.random.Generator,
-) -> Float[np.ndarray, "h w"]:
+) -> Plane:
     """Brightness from the surface: skin lines, and the lit and shaded flanks of the lesion."""
     size = len(fine)
     lines = _weights(size, FINE) @ _knots(rng, FINE, MEDIUM) @ _weights(size, MEDIUM).T
@@ -253,9 +246,7 @@ def _relief(
     return np.asarray(relief + 0.28 * look.rim * rim + bumps, dtype=np.float32)
 
 
-def _add_hairs(
-    rgb: Float[np.ndarray, "h w 3"], count: int, rng: np.random.Generator
-) -> Float[np.ndarray, "h w 3"]:
+def _add_hairs(rgb: Picture, count: int, rng: np.random.Generator) -> Picture:
     x, y = _grid(len(rgb))
     cover = np.zeros_like(x)
     for _ in range(min(count, 12)):
@@ -267,9 +258,7 @@ def _add_hairs(
     return _mix(rgb, _HAIR, 0.75 * cover)
 
 
-def _expose(
-    rgb: Float[np.ndarray, "h w 3"], photo: Photo, rng: np.random.Generator
-) -> UInt8[np.ndarray, "h w 3"]:
+def _expose(rgb: Picture, photo: Photo, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
     """What the camera makes of it: light fall-off, colour cast, blur, noise, 8 bits."""
     size = len(rgb)
     x, y = _grid(size)
@@ -284,7 +273,7 @@ def _expose(
 
 
 @lru_cache(maxsize=8)
-def _grid(size: int) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
+def _grid(size: int) -> tuple[Plane, Plane]:
     """Pixel centres: x, then y."""
     centres = ((np.arange(size) + 0.5) * 2 / size - 1).astype(np.float32)
     x, y = np.meshgrid(centres, centres)
@@ -303,13 +292,13 @@ def _knots(rng: np.random.Generator, rows: int, columns: int) -> Float[np.ndarra
     return rng.standard_normal((rows, columns), dtype=np.float32)
 
 
-def _field(rng: np.random.Generator, size: int, knots: int) -> Float[np.ndarray, "h w"]:
+def _field(rng: np.random.Generator, size: int, knots: int) -> Plane:
     """A smooth random field, standard normal at every pixel."""
     weights = _weights(size, knots)
     return np.asarray(weights @ _knots(rng, knots, knots) @ weights.T)
 
 
-def _lesion_fields(look: Look, size: int) -> tuple[Float[np.ndarray, "h w"], ...]:
+def _lesion_fields(look: Look, size: int) -> Fields:
     """The lesion's fields at three grain sizes."""
     scales = zip((COARSE, MEDIUM, FINE), look.fields, strict=True)
     return tuple(
@@ -325,14 +314,10 @@ def _blur(size: int, width: float) -> Float[np.ndarray, "h h"]:
     return np.asarray(kernel / kernel.sum(axis=1, keepdims=True))
 
 
-def _sigmoid(x: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+def _sigmoid(x: Plane) -> Plane:
     return np.asarray(0.5 + 0.5 * np.tanh(0.5 * x))
 
 
-def _mix(
-    rgb: Float[np.ndarray, "h w 3"],
-    colour: Float[np.ndarray, " 3"],
-    cover: Float[np.ndarray, "h w"],
-) -> Float[np.ndarray, "h w 3"]:
+def _mix(rgb: Picture, colour: Float[np.ndarray, " 3"], cover: Plane) -> Picture:
     """`colour` laid over the image; `cover` is 0 to 1."""
     return np.asarray(rgb + (colour - rgb) * np.minimum(cover, 1)[..., None], dtype=np.float32)

@@ -1,8 +1,8 @@
 """How probes, held-out loss and recall move with the steps, with and without feature dropout.
 
-Metadata encoders memorise a small cohort: training loss keeps falling while what they say about
-unseen patients gets worse. One run per dropout and seed; its checkpoints are probed on patients
-that pre-training never saw.
+Metadata encoders memorise a small cohort: training loss keeps falling while features of unseen
+patients get worse. One run per dropout and seed; its checkpoints are probed on patients that
+pre-training never saw.
 
     python benchmarks/memorisation.py --cohort pad-ufes-20 --dropouts 0 0.3
 """

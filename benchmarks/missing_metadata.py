@@ -1,4 +1,4 @@
-"""Metadata that are missing: hiding known cells to see what that costs, and filling gaps.
+"""Missing metadata: hiding known cells to measure what that costs, and filling gaps.
 
 A cell is one feature in one row of its level's table (a checkbox group is one cell); it is known
 if any of its columns is. So a hidden cell of a patient is hidden for all of their lesions.
@@ -20,7 +20,7 @@ from slimp.errors import UserError
 Array = np.ndarray[Any, np.dtype[Any]]
 Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 Mechanism = Literal["random", "block"]
-"""Cells vanish one by one, completely at random; or all of a block in a row together."""
+"""Cells are hidden one by one, completely at random; or all of a block in a row together."""
 TOGETHER = 0.5
 """Two features are of one block if the rows that lack both are at least this share of the rows
 that lack either."""
@@ -34,10 +34,10 @@ def known_cells(cohort: Cohort, level: LevelName) -> Mask:
 
 
 def blocks(cohort: Cohort, level: LevelName) -> list[list[int]]:
-    """Features of a level that vanish together, by position; every feature is in one block.
+    """Features of a level that are missing together, by position; every feature is in one block.
 
-    Those that are missing together in the cohort are a block, as where a part of a questionnaire
-    was not handed out. All the others are one more; in a cohort without gaps that is all of them.
+    Those that are missing together in the cohort are a block, such as a page of a questionnaire
+    that was left out. All the others are one more; in a cohort without gaps that is all of them.
     """
     missing = (~known_cells(cohort, level)).T.astype(np.int64)  # (features, rows)
     both = missing @ missing.T
@@ -61,18 +61,18 @@ def hide(
     levels: Collection[LevelName] | None = None,
     seed: int = 0,
 ) -> Cohort:
-    """The cohort with a share of its known cells missing, at each level alike.
+    """The cohort with a fraction of its known cells missing, at each level.
 
     What is hidden at a rate is hidden at every higher rate too, so that a curve over rates is
     smooth. Images and labels stay.
 
     Args:
         cohort: left as it was.
-        rate: share of the known cells of a level, met to within one cell (`random`) or one row
+        rate: fraction of the known cells of a level, met to within one cell (`random`) or one row
             of a block (`block`), never more.
         mechanism: see `Mechanism` and `blocks`.
-        levels: where to hide; None: at all.
-        seed: of the order in which cells vanish.
+        levels: where to hide; None: everywhere.
+        seed: of the order in which cells are hidden.
 
     Raises:
         UserError: the rate is not in [0, 1].

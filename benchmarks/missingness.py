@@ -1,14 +1,14 @@
-"""What missing metadata cost, and which answer to them costs least.
+"""What missing metadata cost, and which way to handle them costs least.
 
-Each seed trains one model per way to encode a missing cell and per feature dropout, on patients
-that the test ones are not among. Then known cells are hidden, one by one or in blocks; image
-features stay. Three ways encode what is missing (zero, mask, learned); two fill it beforehand for
-the model of `mask` (typical: median and commonest value; retrieval: what images alike are lent,
-I->L->P with 10 lenders). Balanced accuracy of the full features on held-out patients: `alike`,
-where the probe learned from rows with as many holes, as in a clinic whose records always have
-them; `test`, where only the test rows have holes. Retrieval: how often a lesion's images find
-its own metadata among the ten nearest, and AUROC of matching against other pairs, on held-out
-patients. Paper (SLIMP): 10 and 30 % missing cost little.
+Each seed trains one model per encoding of a missing cell and per feature dropout, on patients other
+than those tested. Then known cells are hidden, one by one or in blocks; image features stay.
+Three encodings of a missing cell (zero, mask, learned); two ways to fill it beforehand, for the
+model of `mask` (typical: median and most frequent value; retrieval: I->L->P with 10 neighbours).
+Balanced accuracy of the full features on held-out patients: `alike`, where the probe was fitted on
+rows with as many missing cells, as in a clinic with incomplete records; `test`, where only the
+test rows have missing cells. Retrieval: how often a lesion's images find its own metadata among
+the ten nearest, and AUROC of matching against other pairs, on held-out patients. Paper (SLIMP):
+10 and 30 % missing cost little.
 
     python benchmarks/missingness.py --cohort pad-ufes-20 --seeds 2 --steps 200
 """
@@ -56,7 +56,7 @@ MODES = ("zero", "mask", "learned")
 FILLED = "mask"
 """The mode whose model also sees filled cells."""
 FILLS = ("typical", "retrieval")
-LENDERS = 10
+NEIGHBOURS = 10
 CPU = torch.device("cpu")
 
 
@@ -141,7 +141,7 @@ def run(
             whole = whole or alike  # the first hole is none
             answers = {"alike": alike, "test": trial.ask(whole, x)}
             key = (mode, dropout, fill, hole.mechanism, hole.rate)
-            # What was filled in by the image would be found by it, so that says nothing.
+            # Metadata that were retrieved by the image would be found by it.
             meeting = {} if fill == "retrieval" else trial.retrieval(filled)
             rows.append((key, {**answers, **meeting}))
     return trial.probe(trial.images), rows
@@ -177,10 +177,10 @@ class Trial:
         return impute_typical(holed, self.learns)
 
     def donors(self, holed: Cohort) -> dict[Any, Any]:
-        """Values that the training patients lend to every lesion and patient, by its images."""
+        """Metadata of training patients, retrieved for every lesion and patient by its images."""
         learns = holed.images["patient_id"].isin(self.learns).to_numpy()
         reference = Reference.build(self.model, holed.select(learns), self.images[learns])
-        config = RetrievalConfig(route="ilp", k=LENDERS, lend="all")
+        config = RetrievalConfig(route="ilp", k=NEIGHBOURS, lend="all")
         loans = lend(self.model, reference, holed, self.images, config, search=nearest_of_others)
         donors = {}
         for level, values in lent_values(loans, reference).items():
@@ -209,7 +209,7 @@ class Trial:
         return probe_designs(designs, self.task, self.settings, name="logistic")
 
     def ask(self, fitted: ProbeResult, x: Array) -> ProbeResult:
-        """What a probe that learned from other features says about these test rows."""
+        """A probe that was fitted on other features, on these test rows."""
         assert fitted.probe is not None
         probabilities = fitted.probe.predict_proba(x[self.task.splits[0].test])
         answer = Predictions(
@@ -218,7 +218,7 @@ class Trial:
         return summarise(self.task, [answer], self.settings, name="logistic")
 
     def retrieval(self, cohort: Cohort) -> dict[str, float]:
-        """How well held-out lesions' images and metadata meet; equal rows count as others'."""
+        """Retrieval of held-out lesions' metadata by their images; equal rows count as others'."""
         lesion = self.model.level("lesion")
         m = torch.from_numpy(self.metadata(cohort, "lesion"))
         with evaluating(self.model, CPU), inference(CPU, "32"):

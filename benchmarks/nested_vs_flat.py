@@ -1,6 +1,6 @@
 """Nested against flat and against its controls, from scratch, on the same patients and budget.
 
-Each seed deals patients into training and held-out ones, trains every arm on the former, and
+Each seed splits patients into training and held-out ones, trains every arm on the former, and
 probes on the latter. Intervals are 95 %, over held-out patients, of the mean over seeds. Paper
 (SLIMP, arXiv 2505.23709, Table 3): nested is ahead of flat by 3.5 to 6.8 points.
 

@@ -1,4 +1,4 @@
-"""One result from several, each with its own model and its own held-out patients."""
+"""One result from several, each with its own model and held-out patients."""
 
 from __future__ import annotations
 
@@ -14,15 +14,10 @@ from slimp.evaluation.result import Predictions, ProbeResult, Task, codes_of, su
 
 
 def pool_results(results: Sequence[ProbeResult], *, replicates: int = 1000) -> ProbeResult:
-    """The mean over runs, with intervals that draw each patient into all runs at once.
+    """The mean over runs of different seeds, with intervals over patients.
 
-    A probe varies the split but keeps the features; where pre-training is repeated too, there is
-    a result per run, and this joins them. A patient held out in several runs counts once in
-    the bootstrap, so that runs do not pass for independent patients.
-
-    Args:
-        results: of the same classes; one run each, of different `config.seed`.
-        replicates: of the bootstrap over patients.
+    A patient held out in several runs counts once in the bootstrap, so that runs do not count as
+    independent patients.
 
     Raises:
         UserError: there are none, or their classes differ.
@@ -51,7 +46,9 @@ def pool_results(results: Sequence[ProbeResult], *, replicates: int = 1000) -> P
         held_out=first.held_out,
     )
     answers = [Predictions.of_rows(frame, first.classes) for frame in frames]
-    if any(answer.calibrated is None for answer in answers):  # a baseline is not always of one kind
+    if any(
+        answer.calibrated is None for answer in answers
+    ):  # the best baseline may differ from seed to seed
         answers = [replace(answer, calibrated=None) for answer in answers]
     pooled = summarise(
         task,

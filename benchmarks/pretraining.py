@@ -1,4 +1,4 @@
-"""What benchmarks of pre-training have in common: arguments, settings, parts, and the baselines."""
+"""Shared by benchmarks of pre-training: arguments, settings, parts, and the baselines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from slimp.training.parts import Parts, set_aside
 def shared_parser(
     description: str | None, *, seeds: int, steps: int, preset: str
 ) -> argparse.ArgumentParser:
-    """The arguments that benchmarks of pre-training have in common."""
+    """The arguments of benchmarks of pre-training."""
     parser = plain_parser(description, quick="a minute: tiny model, few steps")
     add_cohort(parser, real="pad-ufes-20")
     parser.add_argument("--seeds", type=int, default=seeds)

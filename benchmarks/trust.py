@@ -1,11 +1,10 @@
-"""Are the figures to be trusted? Baselines, matching pairs, calibration and coverage, held out.
+"""Can the figures be trusted? Baselines, matching pairs, calibration and coverage, held out.
 
-Each seed pre-trains on the training patients and looks at patients that it never saw: image and
-full features beside the better classifier of the raw metadata; cosines of matching and other
-pairs (paper, SLIMP arXiv 2505.23709, Table 4: medians 0.836 and -0.006); ECE and Brier score
-before and after temperature scaling; and what conformal sets hold on patients that did not
-calibrate them, half against half of those held out (interval over patients, a mean of the ends over
-seeds).
+Each seed pre-trains on the training patients and tests on patients that it never saw: image and
+full features against both baselines; cosines of matching and other pairs (paper, SLIMP arXiv
+2505.23709, Table 4: medians 0.836 and -0.006); ECE and Brier score before and after calibration;
+and the coverage of conformal sets, calibrated on half of the held-out patients and tested on the
+other half (interval over patients, ends averaged over seeds).
 
     python benchmarks/trust.py --cohorts pad-ufes-20 ham10000 synthetic --seeds 3
 """
@@ -75,7 +74,7 @@ def of_cohort(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
         for feature_set, result in found.items():
             probes.setdefault(feature_set, []).append(result)
         pairs.append(meeting)
-        coverage.append(coverages(found["full"], seed))
+        coverage.append(coverages(found["full"]))
         print(f"  seed {seed}: {time.perf_counter() - began:.0f} s", flush=True)
     rows = []
     for feature_set, results in probes.items():
@@ -91,7 +90,7 @@ def of_cohort(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
 def run_seed(
     cohort: Cohort, args: argparse.Namespace, seed: int
 ) -> tuple[dict[str, ProbeResult], dict[str, float]]:
-    """Probes and baselines, and how matching pairs stand to others, on held-out patients."""
+    """Probes and baselines, and cosines of matching and other pairs, on held-out patients."""
     config, parts = prepare(cohort, args, seed)
     with tempfile.TemporaryDirectory() as folder:
         model = pretrain(cohort, config, Path(folder) / "run")
@@ -118,20 +117,21 @@ def run_seed(
     return found, meeting
 
 
-def coverages(result: ProbeResult, seed: int) -> dict[str, float]:
+def coverages(result: ProbeResult) -> dict[str, float]:
     """Coverage and size of the sets by nominal coverage, one threshold and one per class."""
     rows = result.predictions
-    answer, y = Predictions.of_rows(rows, result.classes), codes_of(rows["label"], result.classes)
-    shares = answer.probabilities if answer.calibrated is None else answer.calibrated
+    found_by = Predictions.of_rows(rows, result.classes)
+    y = codes_of(rows["label"], result.classes)
+    p = found_by.probabilities if found_by.calibrated is None else found_by.calibrated
     found = {}
     for nominal in COVERAGES:
         for per_class in (False, True):
             verified = verified_coverage(
-                shares,
+                p,
                 y,
                 rows["patient_id"].to_numpy(dtype=str),
                 nominal,
-                decided=answer.predicted,
+                decided=found_by.predicted,
                 per_class=per_class,
                 replicates=500,
             )

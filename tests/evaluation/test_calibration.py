@@ -29,13 +29,6 @@ def draw(seed: int, k: int = 3, n: int = 4000, *, temperature: float = 1.0):
     return softmax(z, axis=1), np.minimum(y, k - 1), shares
 
 
-@settings(max_examples=20, deadline=None)
-@given(seed=SEEDS, k=st.integers(2, 5), temperature=st.sampled_from([0.5, 1.0, 3.0]))
-def test_the_temperature_that_made_the_labels_is_found(seed, k, temperature):
-    p, y, shares = draw(seed, k, temperature=temperature)
-    assert fit_temperature(p, y, shares) == pytest.approx(temperature, rel=0.25)
-
-
 def test_it_is_the_best_of_a_grid():
     p, y, shares = draw(1, temperature=2.0)
     rows = np.arange(len(y))

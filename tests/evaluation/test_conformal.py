@@ -153,12 +153,11 @@ def test_verified_coverage_is_near_nominal_on_clustered_data():
     assert 1 <= found.set_size.mean < CLASSES
 
 
-def test_figures_are_the_same_for_the_same_seed_and_go_to_json():
+def test_a_class_without_images_is_null_in_the_file():
     p, y, groups = clustered(80, np.random.default_rng(8))
-    y[y == 3] = 2  # nobody has class 3
-    a, b = (verified_coverage(p, y, groups, 0.9) for _ in range(2))
-    assert a.to_dict(tuple("wxyz")) == b.to_dict(tuple("wxyz"))
-    assert a.to_dict(tuple("wxyz"))["per_class"]["z"] is None
+    y[y == 3] = 2
+    found = verified_coverage(p, y, groups, 0.9, replicates=50)
+    assert found.to_dict(tuple("wxyz"))["per_class"]["z"] is None
 
 
 @pytest.mark.real_data

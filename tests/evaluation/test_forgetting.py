@@ -81,7 +81,7 @@ def test_a_model_has_not_forgotten_itself(before: Path, reference: Cohort) -> No
         assert (change.difference, change.ci95) == (0.0, (0.0, 0.0))
         assert change.a == change.b
     assert found.unread == ()
-    assert found.sentence().startswith("no forgetting shown")
+    assert found.sentence().startswith("no clear forgetting")
 
 
 def test_scores_are_those_of_probes_on_the_held_out_patients(
@@ -147,9 +147,9 @@ def test_a_cohort_that_neither_run_knows_is_split_at_random(before: Path, after:
 @pytest.mark.parametrize(
     ("difference", "ci95", "said"),
     [
-        (-0.1, (-0.15, -0.05), r"^forgetting: 'full' lost 0.100 \[0.050, 0.150\]"),
-        (0.1, (0.05, 0.15), r"^no forgetting: even 'full' gained 0.100 \[0.050, 0.150\]"),
-        (-0.1, (-0.3, 0.1), r"^no forgetting shown: 'full' changed by -0.100 \[-0.300, 0.100\]"),
+        (-0.1, (-0.15, -0.05), r"^forgetting: .* 'full' changed by -0.100 \[-0.150, -0.050\]"),
+        (0.1, (0.05, 0.15), r"^no forgetting: .* 'full' changed by \+0.100"),
+        (-0.1, (-0.3, 0.1), r"^no clear forgetting: .* \[-0.300, \+0.100\]"),
     ],
 )
 def test_the_sentence_claims_no_more_than_the_interval(

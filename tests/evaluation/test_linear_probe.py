@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import re
 
 import numpy as np
 import pandas as pd
@@ -203,38 +202,40 @@ def test_files_are_those_of_the_contract(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "changes",
     [
-        ({"features": "images"}, "features must be one of image, image+lesion, full, got"),
-        ({"split": "clinic"}, "split must be one of patient, lesion, image, official, got"),
-        ({"method": "svm"}, "method must be one of logistic, knn, got"),
-        ({"seeds": 0}, "seeds must be positive, got 0"),
-        ({"seed": -1}, "seed must not be negative, got -1"),
-        ({"test_fraction": 1.0}, "test_fraction must be in (0, 1), got 1.0"),
-        ({"folds": 1}, "folds must be at least 2, got 1"),
-        ({"strengths": ()}, "strengths must be positive numbers, got ()"),
+        *({"features": "images"}, {"split": "clinic"}, {"method": "svm"}, {"seeds": 0}),
+        *({"seed": -1}, {"test_fraction": 1.0}, {"folds": 1}, {"strengths": ()}),
+        {"malignant": ("a",), "positive": "a"},
     ],
 )
-def test_configurations_that_make_no_sense(changes, message):
+def test_configurations_that_make_no_sense(changes):
     config = ProbeConfig()
     for name, value in changes.items():  # past the type checks of the test run
         object.__setattr__(config, name, value)
-    with pytest.raises(UserError, match=re.escape(message)):
+    with pytest.raises(UserError, match=next(iter(changes))):
         config.__post_init__()
 
 
-def test_refusals():
+@pytest.mark.parametrize(
+    ("ids", "options", "named"),
+    [
+        ({}, {"positive": "a"}, "positive='a'"),
+        ({}, {"features": "image+lesion"}, "'lesion'"),
+        ({"label": "a"}, {}, "single class, 'a'"),
+        ({"patient_id": "p"}, {}, "class 'a'"),
+        ({}, {"malignant": ("a", "z")}, "malignant='z'.*: a, b, c"),
+        ({}, {"malignant": ("a", "b", "c")}, "benign"),
+        ({}, {"split": "official"}, "'split' column"),
+        ({"split": "train"}, {"split": "official"}, "test part"),
+        ({"split": ["test", *["train"] * 178, "test"]}, {"split": "official"}, "p0"),
+    ],
+)
+def test_refusals(ids, options, named):
     table = make_table()
-    with pytest.raises(UserError, match=r"positive='a' must be one of exactly two classes"):
-        linear_probe(table, positive="a", **FAST)
-    with pytest.raises(UserError, match=r"need 'lesion' features, but this table has only: image"):
-        linear_probe(table, features="image+lesion", **FAST)
-    single = FeatureTable(ids=table.ids.assign(label="a"), features=table.features)
-    with pytest.raises(UserError, match="a single class, 'a'"):
-        linear_probe(single, **FAST)
-    alone = FeatureTable(ids=table.ids.assign(patient_id="p"), features=table.features)
-    with pytest.raises(UserError, match=r"of 1 patient\(s\)\) cannot be split by patient"):
-        linear_probe(alone, **FAST)
+    changed = FeatureTable(ids=table.ids.assign(**ids), features=table.features)
+    with pytest.raises(UserError, match=named):
+        linear_probe(changed, **options, **FAST)
 
 
 def test_several_labels_become_malignant_and_the_rest_benign():
@@ -250,16 +251,6 @@ def test_several_labels_become_malignant_and_the_rest_benign():
     assert set(joined.predictions["label"]) == {"benign", "malignant"}
 
 
-def test_what_cannot_be_malignant_is_refused():
-    table = make_table()
-    with pytest.raises(UserError, match=r"malignant='z' is not a class here; .* are: a, b, c"):
-        linear_probe(table, malignant=("a", "z"), **FAST)
-    with pytest.raises(UserError, match="none is left to be benign"):
-        linear_probe(table, malignant=("a", "b", "c"), **FAST)
-    with pytest.raises(UserError, match="positive and malignant"):
-        linear_probe(table, malignant=("a",), positive="a", **FAST)
-
-
 def test_the_official_split_is_the_cohorts_column():
     table = make_table()
     split = np.where(table.ids["patient_id"].isin([f"p{i}" for i in range(12)]), "test", "train")
@@ -268,14 +259,6 @@ def test_the_official_split_is_the_cohorts_column():
     given = linear_probe(table, parts=split, **FAST)
     assert found.metrics == given.metrics
     assert found.to_dict()["split"] == "official"
-    with pytest.raises(UserError, match=r"has no 'split' column\. Name it in the schema"):
-        linear_probe(table, split="official", **FAST)
-    torn = named.ids.assign(split=["test", *split[1:-1], "test"])
-    with pytest.raises(UserError, match="Parts must be patient-disjoint"):
-        linear_probe(FeatureTable(ids=torn, features=table.features), split="official", **FAST)
-    nobody = FeatureTable(ids=named.ids.assign(split="train"), features=table.features)
-    with pytest.raises(UserError, match="no labelled image is in the test part"):
-        linear_probe(nobody, split="official", **FAST)
 
 
 def test_scaled_figures_are_those_of_the_saved_calibrated_probabilities():

@@ -115,14 +115,6 @@ def test_an_absent_class_is_left_out_of_averages(seed, absent):
     np.testing.assert_allclose(out["balanced_accuracy"], np.nanmean(recall, axis=1))
 
 
-def test_with_one_class_left_no_metric_is_undefined():
-    y, p, predicted, weights = draw(6, 2)
-    weights[:, y == 1] = 0
-    out = metrics(y, p, predicted, weights)
-    assert not any(np.isnan(values).any() for values in out.values())
-    assert out["auroc_macro_ovr"] == pytest.approx([0.5] * 3)
-
-
 def test_a_perfect_and_a_constant_classifier():
     y = np.arange(4).repeat(5)
     one = np.ones((1, 20))

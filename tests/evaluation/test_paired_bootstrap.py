@@ -81,10 +81,11 @@ def test_equally_good_probes_seldom_look_different_and_a_better_one_does() -> No
     def p_value(skill: float, chance: int) -> float:
         a = predictions(0.7, seeds=1, patients=60, chance=2 * chance)
         b = predictions(skill, seeds=1, patients=60, chance=2 * chance + 1)
-        return compare(a, b, replicates=200).differences["balanced_accuracy"].p_value
+        found = compare(a, b, replicates=200, headline_only=True)
+        return found.differences["balanced_accuracy"].p_value
 
-    equal = [p_value(0.7, chance) for chance in range(100, 160)]
-    assert 0 < np.mean(np.array(equal) < 0.2) < 0.37  # 0.2 within three standard errors
+    equal = [p_value(0.7, chance) for chance in range(100, 130)]
+    assert 0 < np.mean(np.array(equal) < 0.2) < 0.42  # 0.2 within three standard errors
     assert np.mean([p_value(0.4, chance) < 0.05 for chance in range(10)]) > 0.8
 
 

@@ -1,4 +1,4 @@
-"""Probes of a run beside their baselines: whose patients test, and what is said about it."""
+"""Probes of a run and their baselines: which patients test, and what is reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from slimp.errors import CheckpointError, UserError
 from slimp.evaluation.baselines import metadata_table
 from slimp.evaluation.paired_bootstrap import compare
 from slimp.evaluation.probe_config import FullProbeConfig, ProbeConfig, ProtocolConfig
-from slimp.evaluation.protocol import assess, require_possible
+from slimp.evaluation.protocol import Assessment, assess, require_possible
+from slimp.evaluation.result import ProbeResult
 from slimp.evaluation.run_features import cached_features, parts_of_run, precision_of
 from slimp.features.embed import FeatureTable
 from slimp.sources import import_source
@@ -51,63 +52,85 @@ def run_parts(cohort: Cohort) -> dict[str, str]:
     }
 
 
-def test_held_out_patients_test(cohort, table, run_parts):
-    result = assess(table, cohort, QUICK, run_parts=run_parts)
-    tested = set(result.main.predictions["patient_id"])
-    assert tested == {patient for patient, part in run_parts.items() if part == "held_out"}
-    assert result.saw_test_patients is False
-    assert "set aside" in result.tested_on
-    for other in (*result.probes.values(), *result.baselines.values()):
-        assert set(other.predictions["image_id"]) == set(result.main.predictions["image_id"])
+PROTOCOLS = ProtocolConfig(fractions=(0.5,), shots=(2,), draws=2, leakage=True)
 
 
-def test_patients_dealt_anew_were_seen_and_that_is_said(cohort, table, run_parts):
-    result = assess(table, cohort, QUICK, run_parts=run_parts, held_out=False)
-    assert result.saw_test_patients is True
-    assert result.tested_on == "in 2 random patient-disjoint splits"
-    assert result.to_dict()["pretraining_saw_test_patients"] is True
+@pytest.fixture(scope="module")
+def assessed(cohort: Cohort, table: FeatureTable) -> Assessment:
+    """On random splits, of a run that does not say which patients it learned from."""
+    return assess(table, cohort, QUICK, protocols=ProtocolConfig(leakage=True))
 
 
-@pytest.mark.parametrize(("parts", "seen"), [(None, None), ({}, False)])
-def test_a_run_on_another_cohort_saw_nobody_and_a_silent_one_is_unknown(cohort, table, parts, seen):
-    assert assess(table, cohort, QUICK, run_parts=parts).saw_test_patients is seen
+def all_results(found: Assessment) -> list[ProbeResult]:
+    return [*found.probes.values(), *found.baselines.values()]
 
 
-def test_an_official_split_counts_where_the_run_has_none(cohort, table):
-    split = np.where(np.arange(len(table)) % 1 == 0, "train", "")
-    patients = sorted(cohort.patients["patient_id"])[:20]
-    split = np.where(table.ids["patient_id"].isin(patients), "test", split)
-    official = replace(table, ids=table.ids.assign(split=split))
-    result = assess(official, cohort, QUICK, run_parts={})
-    assert set(result.main.predictions["patient_id"]) == set(patients)
-    assert "official" in result.tested_on
+def test_held_out_patients_test_and_every_protocol_is_saved(cohort, table, run_parts, tmp_path):
+    found = assess(table, cohort, QUICK, run_parts=run_parts, protocols=PROTOCOLS)
+    held_out = {patient for patient, part in run_parts.items() if part == "held_out"}
+    for result in all_results(found):
+        assert set(result.predictions["patient_id"]) == held_out
+    assert found.saw_test_patients is False
+    assert "set aside" in found.tested_on
+    found.save(tmp_path / "probe")
+    content = read_json(tmp_path / "probe" / "metrics.json")
+    points = [point["setting"] for point in content["low_shot"]["points"]]
+    assert points == ["fraction 0.5", "shots 2"]
+    drawn = pd.read_parquet(tmp_path / "probe" / "low_shot.parquet")
+    assert list(drawn.columns) == ["setting", "seed", "draw", "image_id", "patient_id"]
+    assert not set(drawn["patient_id"]) & held_out
+    # Leaking splits are random, so the one by patient that they are compared with is too.
+    assert list(content["leakage"]) == ["patient", "lesion", "image"]
+    assert len(content["leakage"]["patient"]["balanced_accuracy"]["per_seed"]) == QUICK.seeds
+    by_column = pd.DataFrame(content["subgroups"]["groups"]).groupby("column")["n_patients"].sum()
+    assert (by_column >= len(held_out)).all()  # lesions of a patient may be in several groups
+    with pytest.raises(UserError, match="--overwrite"):
+        found.save(tmp_path / "probe")
 
 
-def test_every_feature_set_up_to_the_one_asked_for_is_probed_once(cohort, table):
+def test_random_splits_of_a_run_test_patients_that_it_saw(cohort, table, run_parts):
+    found = assess(table, cohort, QUICK, run_parts=run_parts, held_out=False)
+    assert found.to_dict()["pretraining_saw_test_patients"] is True
+    assert found.tested_on == "in 2 random patient-disjoint splits"
+
+
+def test_every_feature_set_up_to_the_one_asked_for_is_probed_once(cohort, table, assessed):
     """There are no patient features here, so 'full' is 'image+lesion'."""
-    assert list(assess(table, cohort, QUICK).probes) == ["image", "full"]
-    smaller = assess(table, cohort, replace(QUICK, features="image"))
+    assert list(assessed.probes) == ["image", "full"]
+    assert assessed.saw_test_patients is None
+    content = assessed.to_dict()
+    assert set(content["feature_sets"]) == {"image", "full"}
+    assert set(content["baselines"]) == {"majority", "metadata"}
+    assert content["balanced_accuracy"] == content["feature_sets"]["full"]["balanced_accuracy"]
+    smaller = assess(table, cohort, replace(QUICK, features="image"), run_parts={})
     assert list(smaller.probes) == ["image"]
-    assert list(smaller.baselines) == ["majority", "metadata"]
+    assert smaller.saw_test_patients is False
+    assert not set(smaller.to_dict()) & {"low_shot", "leakage", "subgroups"}
 
 
-def test_the_verdict_says_whether_the_baseline_is_beaten(cohort, table):
-    found = assess(table, cohort, QUICK)
-    assert "above the best baseline, 'metadata'" in found.verdict.sentence
-    paired = compare(found.main.predictions, found.baselines["metadata"].predictions)
-    assert found.verdict.difference == paired.differences["balanced_accuracy"]
-    assert found.to_dict()["verdict"]["sentence"] == found.verdict.sentence
+def test_the_probe_by_patient_is_not_repeated_for_the_leakage_table(assessed):
+    assert assessed.leakage.results["patient"] is assessed.main
+
+
+def test_the_verdict_is_that_of_slimp_compare(cohort, table, assessed):
+    found = assessed.verdict
+    assert "is above the best baseline, 'metadata'" in found.sentence
+    paired = compare(assessed.main.predictions, assessed.baselines["metadata"].predictions)
+    assert found.difference == paired.differences["balanced_accuracy"]
+    assert assessed.to_dict()["verdict"]["sentence"] == found.sentence
     constant = replace(table, features={"image": np.zeros((len(table), 2), dtype=np.float32)})
     lost = assess(constant, cohort, QUICK).verdict
-    assert "below the best baseline, 'metadata'" in lost.sentence
+    assert "is below the best baseline, 'metadata'" in lost.sentence
     assert lost.difference.ci95[1] < 0
 
 
 def test_without_patient_ids_no_figure_is_said_to_be_over_patients(cohort, table, monkeypatch):
     monkeypatch.setattr(Cohort, "has_patient_ids", property(lambda _: False))
-    found = assess(table, cohort, QUICK)
+    none = ProtocolConfig(subgroups=("none",))
+    found = assess(table, cohort, replace(QUICK, method="knn"), protocols=none)
     assert "patients" not in found.verdict.sentence
     assert found.to_dict()["resampling"] == {"unit": "lesions", "n_test": 20}
+    assert found.subgroups is None
 
 
 def test_a_class_that_no_held_out_patient_has_is_explained(cohort, table):
@@ -120,76 +143,36 @@ def test_a_class_that_no_held_out_patient_has_is_explained(cohort, table):
         assess(table, cohort, QUICK, run_parts=parts)
 
 
-def test_metrics_hold_every_comparison(cohort, table, tmp_path):
-    result = assess(table, cohort, QUICK)
-    result.save(tmp_path / "probe")
-    content = pd.read_json(tmp_path / "probe" / "metrics.json", typ="series")
-    assert set(content["feature_sets"]) == {"image", "full"}
-    assert set(content["baselines"]) == {"majority", "metadata"}
-    assert content["balanced_accuracy"] == content["feature_sets"]["full"]["balanced_accuracy"]
-    with pytest.raises(UserError, match="--overwrite"):
-        result.save(tmp_path / "probe")
-
-
-PROTOCOLS = ProtocolConfig(fractions=(0.5,), shots=(2,), draws=2, leakage=True)
-
-
-def test_protocols_are_measured_on_the_same_test_rows_and_saved(cohort, table, run_parts, tmp_path):
-    result = assess(table, cohort, QUICK, run_parts=run_parts, protocols=PROTOCOLS)
-    result.save(tmp_path / "probe")
-    content = read_json(tmp_path / "probe" / "metrics.json")
-    assert [point["setting"] for point in content["low_shot"]["points"]] == [
-        "fraction 0.5",
-        "shots 2",
-    ]
-    drawn = pd.read_parquet(tmp_path / "probe" / "low_shot.parquet")
-    assert list(drawn.columns) == ["setting", "seed", "draw", "image_id", "patient_id"]
-    assert not set(drawn["patient_id"]) & set(result.main.predictions["patient_id"])
-    # Leaking splits are dealt at random, so the honest one beside them is too.
-    assert list(content["leakage"]) == ["patient", "lesion", "image"]
-    assert len(content["leakage"]["patient"]["balanced_accuracy"]["per_seed"]) == QUICK.seeds
-    assert content["subgroups"]["groups"]
-    tested = result.main.predictions["patient_id"].nunique()
-    by_column = pd.DataFrame(content["subgroups"]["groups"]).groupby("column")["n_patients"].sum()
-    assert (by_column >= tested).all()  # lesions of a patient may be in several groups
-
-
-def test_nothing_more_is_measured_unless_asked(cohort, table):
-    assert not set(assess(table, cohort, QUICK).to_dict()) & {"low_shot", "leakage", "subgroups"}
-    none = ProtocolConfig(subgroups=("none",))
-    assert assess(table, cohort, QUICK, protocols=none).subgroups is None
-
-
-def test_the_official_split_may_be_insisted_on(cohort, table, run_parts):
+@pytest.mark.parametrize("asked_for", [True, False])
+def test_an_official_split_tests_where_asked_for_or_where_the_run_has_none(
+    cohort, table, run_parts, asked_for
+):
     patients = sorted(cohort.patients["patient_id"])[:20]
     split = np.where(table.ids["patient_id"].isin(patients), "test", "train")
     official = replace(table, ids=table.ids.assign(split=split))
-    images = cohort.images.assign(split=split)
-    named = replace(cohort, tables=replace(cohort.tables, images=images))
-    config = replace(QUICK, split="official")
-    result = assess(official, named, config, run_parts=run_parts, held_out=False)
-    assert set(result.main.predictions["patient_id"]) == set(patients)
-    assert "official" in result.tested_on
-    assert result.saw_test_patients is True
-    for baseline in result.baselines.values():
-        assert set(baseline.predictions["patient_id"]) == set(patients)
+    config = replace(QUICK, split="official") if asked_for else QUICK
+    parts = run_parts if asked_for else {}
+    found = assess(official, cohort, config, run_parts=parts, held_out=not asked_for)
+    assert "official" in found.tested_on
+    assert found.saw_test_patients is asked_for
+    for result in all_results(found):
+        assert set(result.predictions["patient_id"]) == set(patients)
 
 
 def test_malignant_is_found_by_probe_and_baselines_alike(cohort, table):
     first = sorted(set(table.ids["label"]))[0]
-    result = assess(table, cohort, replace(QUICK, malignant=(first,)))
-    for one in (*result.probes.values(), *result.baselines.values()):
-        assert one.classes == ("benign", "malignant")
-        assert "sensitivity_at_95_specificity" in one.metrics
+    for result in all_results(assess(table, cohort, replace(QUICK, malignant=(first,)))):
+        assert result.classes == ("benign", "malignant")
+        assert "sensitivity_at_95_specificity" in result.metrics
 
 
 def test_what_is_impossible_is_refused_before_anything_slow(cohort):
     some = ProtocolConfig(subgroups=("nothing",))
-    with pytest.raises(UserError, match="has no column 'nothing'"):
+    with pytest.raises(UserError, match="nothing"):
         require_possible(cohort, QUICK, some)
-    with pytest.raises(UserError, match="is not a class here"):
+    with pytest.raises(UserError, match="malignant"):
         require_possible(cohort, replace(QUICK, malignant=("nothing",)), ProtocolConfig())
-    with pytest.raises(UserError, match="has no 'split' column"):
+    with pytest.raises(UserError, match="split"):
         require_possible(cohort, replace(QUICK, split="official"), ProtocolConfig())
     require_possible(cohort, QUICK, PROTOCOLS)
 
@@ -200,7 +183,7 @@ def test_what_is_impossible_is_refused_before_anything_slow(cohort):
         ({"fractions": (0.1, 1.5)}, "fractions"),
         ({"shots": (0,)}, "shots"),
         ({"draws": 0}, "draws"),
-        ({"subgroups": ("none", "x")}, "names of columns, auto, or none alone"),
+        ({"subgroups": ("none", "x")}, "subgroups"),
     ],
 )
 def test_protocols_that_make_no_sense(changes, message):
@@ -236,28 +219,25 @@ def test_features_are_kept_until_the_run_or_the_cohort_changes(cohort, tmp_path,
 
     monkeypatch.setattr("slimp.evaluation.run_features.embed", count)
     monkeypatch.setattr("slimp.evaluation.run_features.Slimp.from_pretrained", lambda run: run)
-    run = tmp_path / "run"
+    run, folder = tmp_path / "run", tmp_path / "cohort"
     run.mkdir()
     (run / "model.safetensors").write_bytes(b"1")
-    cohort.save(tmp_path / "cohort")
-    first = cached_features(run, tmp_path / "cohort")
-    again = cached_features(run, tmp_path / "cohort")
-    assert len(made) == 1
-    pd.testing.assert_frame_equal(first.ids, again.ids)
+    cohort.save(folder)
+
+    def embedded(**options) -> int:
+        """Times that images were embedded so far, after asking twice."""
+        first, again = (cached_features(run, folder, **options) for _ in range(2))
+        pd.testing.assert_frame_equal(first.ids, again.ids)
+        return len(made)
+
+    assert embedded() == 1
     (run / "model.safetensors").write_bytes(b"2")
-    cached_features(run, tmp_path / "cohort")
-    assert len(made) == 2
-    cohort.select_patients(cohort.patients["patient_id"][:30]).save(
-        tmp_path / "cohort", overwrite=True
-    )
-    cached_features(run, tmp_path / "cohort")
-    assert len(made) == 3
-    cached_features(run, tmp_path / "cohort", precision="bf16")
-    cached_features(run, tmp_path / "cohort", backend="openvino")
-    assert len(made) == 5
-    cached_features(run, tmp_path / "cohort", precision="bf16")
-    cached_features(run, tmp_path / "cohort")
-    assert len(made) == 5
+    assert embedded() == 2
+    cohort.select_patients(cohort.patients["patient_id"][:30]).save(folder, overwrite=True)
+    assert embedded() == 3
+    assert embedded(precision="bf16") == 4
+    assert embedded(backend="openvino") == 5
+    assert embedded() == 5
 
 
 def test_auto_precision_is_measured_and_others_are_kept(monkeypatch):

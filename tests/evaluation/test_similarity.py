@@ -67,11 +67,6 @@ def test_a_collapsed_model_recalls_nothing():
     assert recall_at_k(ones, ones) == {1: 0.0, 5: 0.0, 10: 0.0}
 
 
-def test_everything_is_among_n():
-    a, b = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(2))
-    assert recall_at_k(a, b, (9, 20)) == {9: 1.0, 20: 1.0}
-
-
 def test_shared_groups_forgive_swapped_twins():
     eye = torch.eye(4)
     swapped = eye[[1, 0, 2, 3]]
@@ -87,14 +82,6 @@ def test_identical_sides_separate_fully():
     assert (found.overlap, found.auroc) == (0.0, 1.0)
     assert found.image_to_metadata == found.metadata_to_image == {1: 1.0, 5: 1.0, 10: 1.0}
     assert len(found.nonmatching) == 12 * 11
-
-
-def test_unrelated_sides_do_not_separate():
-    a, b = torch.randn(2, 2000, 16, generator=torch.Generator().manual_seed(3))
-    found = similarity(a, b)
-    assert found.auroc == pytest.approx(0.5, abs=0.03)
-    assert found.overlap == pytest.approx(1, abs=0.05)
-    assert found.median_matching == pytest.approx(0, abs=0.03)
 
 
 def test_overlap_and_auroc_of_two_normals():
@@ -128,11 +115,6 @@ def test_the_sample_repeats_under_its_seed():
     other = similarity(a, b, pairs=900, seed=4).nonmatching
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
-
-
-def test_half_precision_on_any_side_is_accepted():
-    x = torch.eye(6, dtype=torch.bfloat16)
-    assert similarity(x, x).auroc == 1.0
 
 
 def test_the_dictionary_holds_figures_only():

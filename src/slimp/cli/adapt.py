@@ -130,14 +130,7 @@ def _show(found: Forgetting) -> None:
     show_table(
         f"balanced accuracy on cohort '{found.cohort}', tested on {found.tested_on}",
         ["features", "before", "after", "after - before, 95 % interval over patients", "p"],
-        [
-            (
-                *(name, f"{d.b:.3f}", f"{d.a:.3f}"),
-                f"{d.difference:+.3f} [{d.ci95[0]:+.3f}, {d.ci95[1]:+.3f}]",
-                f"{d.p_value:.3f}",
-            )
-            for name, d in rows
-        ],
+        [(*(name, f"{d.b:.3f}", f"{d.a:.3f}", d, f"{d.p_value:.3f}"),) for name, d in rows],
     )
     if found.unread:
         say(f"no longer read: {', '.join(found.unread)}")

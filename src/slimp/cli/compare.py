@@ -67,7 +67,7 @@ def run(arguments: Arguments) -> None:
                 name,
                 f"{row.a:.3f}",
                 f"{row.b:.3f}",
-                f"{row.difference:+.3f} [{row.ci95[0]:+.3f}, {row.ci95[1]:+.3f}]",
+                row,
                 f"{row.p_value:.4f}",
                 f"{row.effect_size:+.2f}",
             )

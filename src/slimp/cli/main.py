@@ -30,7 +30,7 @@ VERBS = {
     "pretrain": "COHORT --out RUN: nested contrastive pre-training",
     "adapt": "RUN COHORT --out RUN: continue training on a cohort with other metadata",
     "embed": "RUN COHORT --out FILE.parquet: features of every image, lesion and patient",
-    "probe": "RUN COHORT --out DIR: linear probe, with baselines without pre-training",
+    "probe": "RUN COHORT --out DIR: probe of frozen features, with baselines",
     "retrieve": "RUN --reference COHORT --target COHORT --out DIR: impute missing metadata",
     "predict": "PROBE IMAGES...: probabilities, conformal set, nearest cases of new images",
     "compare": "A B: two probes on the same patients, with a p-value for their difference",

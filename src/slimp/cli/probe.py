@@ -197,7 +197,7 @@ def _rows(result: Assessment) -> Iterator[tuple[str, ...]]:
 
 def _print_protocols(arguments: Arguments, result: Assessment) -> None:
     if result.low_shot is not None:
-        _print_low_shot(result.low_shot)
+        _print_low_shot(result.low_shot, result.unit)
     if result.leakage is not None:
         show_table(
             "the same probe, split three ways",
@@ -209,13 +209,14 @@ def _print_protocols(arguments: Arguments, result: Assessment) -> None:
         )
         say("CAUTION: only the split by patient is an honest estimate for new patients.")
     if result.subgroups is not None:
-        _print_subgroups(result.subgroups, named="auto" not in arguments.config.subgroups)
+        named = "auto" not in arguments.config.subgroups
+        _print_subgroups(result.subgroups, result.unit, named=named)
 
 
-def _print_low_shot(found: LowShot) -> None:
+def _print_low_shot(found: LowShot, unit: str) -> None:
     show_table(
-        f"few labels, mean over splits and {found.draws} draws of patients",
-        ["learned from", "images", "patients", "balanced accuracy", "AUROC", "spread of draws"],
+        f"few labels, mean over splits and {found.draws} draws of {unit}",
+        ["learned from", "images", unit, "balanced accuracy", "AUROC", "spread of draws"],
         [
             (
                 point.setting,
@@ -233,7 +234,7 @@ def _print_low_shot(found: LowShot) -> None:
             say(f"CAUTION: {remark}")
 
 
-def _print_subgroups(found: Subgroups, *, named: bool) -> None:
+def _print_subgroups(found: Subgroups, unit: str, *, named: bool) -> None:
     """The table; groups of few patients only where their column was asked for."""
     from slimp.evaluation.subgroups import FEWEST_PATIENTS
 
@@ -241,7 +242,7 @@ def _print_subgroups(found: Subgroups, *, named: bool) -> None:
     shown = [name for name in names if any(name in group.metrics for group in found.groups)]
     show_table(
         "subgroups; averages run over the classes that a group has",
-        ["column", "group", "patients", "classes", *shown],
+        ["column", "group", unit, "classes", *shown],
         [
             (
                 *(group.column, group.group, group.n_patients, len(group.classes)),
@@ -254,7 +255,7 @@ def _print_subgroups(found: Subgroups, *, named: bool) -> None:
     few = sum(group.caution for group in found.groups)
     if few:
         say(
-            f"CAUTION: {few} group(s) have fewer than {FEWEST_PATIENTS} patients: "
+            f"CAUTION: {few} group(s) have fewer than {FEWEST_PATIENTS} {unit}: "
             f"{'no interval' if named else 'they are in metrics.json and the report'}."
         )
     for gap in found.gaps:

@@ -32,11 +32,6 @@ def fit_temperature(
 
     The log-loss is convex in 1 / T, so there is one optimum. Rows whose true class has
     probability 0 are left out: a fold without the class says nothing about the temperature.
-
-    Args:
-        probabilities: of rows that the probe was not fitted on.
-        y: true class per row.
-        priors: frequency of each class; all equal is plain temperature scaling.
     """
     known = probabilities[np.arange(len(y)), y] > 0
     if not known.any():
@@ -56,12 +51,9 @@ def fit_temperature(
 def apply_temperature(
     probabilities: Float[Array, "n k"], temperature: float, priors: Float[Array, " k"]
 ) -> Float[Array, "n k"]:
-    """Probabilities at this temperature, of a population with these class frequencies.
+    """Balanced probabilities at this temperature, for a population with these class frequencies.
 
-    Args:
-        probabilities: of a population in which all classes are equally frequent.
-        temperature: above 1 is less certain.
-        priors: frequency of each class, up to a factor; equal ones keep the most probable class.
+    A temperature above 1 is less certain. Equal `priors` keep the most probable class.
     """
     z = np.log(np.maximum(probabilities, SMALLEST)) / temperature
     return np.asarray(softmax(z + np.log(np.maximum(priors, SMALLEST)), axis=1))

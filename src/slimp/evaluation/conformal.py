@@ -143,18 +143,17 @@ def calibrate(
 ) -> Conformal:
     """Thresholds from images that the classifier did not learn from.
 
+    With a threshold per class, from its own images (Mondrian), rare classes, the malignant ones
+    among them, are covered as often as the others; a class with fewer than
+    coverage / (1 - coverage) patients is in every set.
+
     Args:
         probabilities: per image and class.
         y: true class per image.
         groups: patient per image.
         coverage: in (0, 1).
         decided: class decided on; see `nonconformity`.
-        per_class: a threshold per class, from its own images (Mondrian). Rare classes, the
-            malignant ones among them, are then covered as often as the others; a class with
-            fewer than coverage / (1 - coverage) patients is in every set.
-
-    Raises:
-        UserError: coverage is not in (0, 1), or there is no image.
+        per_class: a threshold per class, and not one for all.
     """
     if not len(y):
         raise UserError("no image to calibrate on: conformal sets need labelled test images.")

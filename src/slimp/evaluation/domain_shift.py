@@ -21,6 +21,8 @@ DIRECTIONS = 64
 """Principal directions that the classifier sees, at most."""
 RIDGE = 0.1
 """Added to the variances of the directions, which are 1."""
+ROWS = 2000
+"""Of each side, at most."""
 PERMUTATIONS = 499
 REPLICATES = 500
 SIGNIFICANT = 0.01
@@ -72,7 +74,6 @@ def two_sample_test(
     *,
     folds: int = 5,
     seed: int = 0,
-    rows: int = 2000,
 ) -> Shift:
     """Whether two sides come from one population (classifier two-sample test).
 
@@ -91,14 +92,11 @@ def two_sample_test(
         groups_b: likewise.
         folds: disjoint in patients; each is scored by a classifier of the others.
         seed: of the rows drawn, the folds, the permutations and the interval.
-        rows: of each side, at most: as many patients as possible, each with few rows.
 
     Raises:
         UserError: a side has fewer than 2 patients per fold, or a value is not finite.
     """
-    sides = [
-        _draw(x, np.asarray(g).astype(str), rows, seed) for x, g in ((a, groups_a), (b, groups_b))
-    ]
+    sides = [_draw(x, np.asarray(g).astype(str), seed) for x, g in ((a, groups_a), (b, groups_b))]
     for name, (x, patients) in zip("ab", sides, strict=True):
         _require(name, x, len(np.unique(patients)), folds)
     x = np.concatenate([side[0] for side in sides]).astype(np.float64)
@@ -130,8 +128,8 @@ def two_sample_test(
     )
 
 
-def _draw(x: Array, patients: Array, rows: int, seed: int) -> tuple[Array, Array]:
-    """At most `rows` rows: one of each patient in random order, then a second one, and so on.
+def _draw(x: Array, patients: Array, seed: int) -> tuple[Array, Array]:
+    """At most `ROWS` rows: one of each patient in random order, then a second one, and so on.
 
     Which ones does not depend on the order of the rows.
     """
@@ -144,7 +142,7 @@ def _draw(x: Array, patients: Array, rows: int, seed: int) -> tuple[Array, Array
     starts = np.cumsum(np.bincount(code, minlength=len(names)))
     turn = np.arange(len(shuffled)) - np.concatenate([[0], starts[:-1]])[code[shuffled]]
     place = rng.permutation(len(names))[code[shuffled]]
-    kept = shuffled[np.lexsort((place, turn))[:rows]]
+    kept = shuffled[np.lexsort((place, turn))[:ROWS]]
     return x[kept], patients[kept]
 
 

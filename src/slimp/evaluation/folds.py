@@ -41,12 +41,6 @@ def make_splits(
     Only `patient` is an honest estimate for new patients. `lesion` and `image` let the probe
     train on test patients; they exist so that this leak can be measured.
 
-    Args:
-        ids: `image_id lesion_id patient_id label`, a row per image.
-        mode: what must not be in both parts.
-        seeds: one random split each.
-        test_fraction: fraction of the labelled rows to test on, in (0, 1).
-
     Raises:
         UserError: fewer than two classes, or a class that cannot be in both parts.
     """
@@ -83,6 +77,9 @@ def held_out_split(
     rows = labelled_rows(ids)
     tests = names.iloc[rows].isin(TEST_PARTS).to_numpy()
     trains = names.iloc[rows].notna().to_numpy() & ~tests
+    labels = ids["label"].iloc[rows].to_numpy(dtype=str)
+    split = Split(seed=seed, train=rows[trains], test=rows[tests])
+    _require_patient_disjoint(ids, split)
     for part, mask in (("train", trains), ("test", tests)):
         if not mask.any():
             found = ", ".join(sorted({str(name) for name in names.dropna()})) or "none"
@@ -90,10 +87,6 @@ def held_out_split(
                 f"no labelled image is in the {part} part; the parts found are: {found}. "
                 f"{' or '.join(TEST_PARTS)} test, every other named part trains."
             )
-    split = Split(seed=seed, train=rows[trains], test=rows[tests])
-    _require_patient_disjoint(ids, split)
-    labels = ids["label"].iloc[rows].to_numpy(dtype=str)
-    for part, mask in (("train", trains), ("test", tests)):
         if missing := set(labels) - set(labels[mask]):
             label = min(missing)
             raise UserError(
@@ -105,11 +98,7 @@ def held_out_split(
 
 
 def official_parts(ids: pd.DataFrame) -> list[object]:
-    """The part of each image in the cohort's own split; None where it has none.
-
-    Raises:
-        UserError: the cohort has no split column.
-    """
+    """The part of each image in the cohort's own split; None where it has none."""
     if "split" not in ids:
         raise UserError(
             "split 'official' needs the cohort's own test part, but the cohort has no 'split' "
@@ -121,13 +110,7 @@ def official_parts(ids: pd.DataFrame) -> list[object]:
 
 
 def grouped_folds(labels: Array, groups: Array, folds: int, *, seed: int) -> Int[Array, " n"]:
-    """(rows,) fold 0..k-1 of each row, stratified; no group is in two folds.
-
-    There are at most as many folds as groups.
-
-    Raises:
-        UserError: there is only one group.
-    """
+    """(rows,) fold of each row, stratified; no group is in two, and no more folds than groups."""
     folds = min(folds, len(np.unique(groups)))
     if folds < 2:
         raise UserError(
@@ -139,11 +122,7 @@ def grouped_folds(labels: Array, groups: Array, folds: int, *, seed: int) -> Int
 
 
 def labelled_rows(ids: pd.DataFrame) -> Int[Array, " n"]:
-    """Rows whose label is known.
-
-    Raises:
-        UserError: fewer than two classes are left.
-    """
+    """Rows whose label is known; refuses fewer than two classes."""
     rows = np.flatnonzero(ids["label"].notna().to_numpy())
     counts = ids["label"].iloc[rows].value_counts()
     if counts.empty:

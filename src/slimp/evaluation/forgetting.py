@@ -40,18 +40,14 @@ class Forgetting:
 
     def sentence(self) -> str:
         """The result in words."""
-        found = {name: self.main(name) for name in self.comparisons}
-        worst = min(found, key=lambda name: found[name].difference)
-        change, (low, high) = found[worst].difference, found[worst].ci95
-        if high < 0:
-            text = f"forgetting: '{worst}' lost {-change:.3f} [{-high:.3f}, {-low:.3f}]"
-        elif low > 0:
-            text = f"no forgetting: even '{worst}' gained {change:.3f} [{low:.3f}, {high:.3f}]"
-        else:
-            text = (
-                f"no forgetting shown: '{worst}' changed by {change:+.3f} [{low:.3f}, {high:.3f}]"
-            )
-        return f"{text} in balanced accuracy on cohort '{self.cohort}'."
+        worst = min(self.comparisons, key=lambda name: self.main(name).difference)
+        change = self.main(worst)
+        low, high = change.ci95
+        found = "forgetting" if high < 0 else "no forgetting" if low > 0 else "no clear forgetting"
+        return (
+            f"{found}: balanced accuracy of '{worst}' changed by {change} on cohort "
+            f"'{self.cohort}'."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `forgetting.json`."""
@@ -124,10 +120,9 @@ def _common_parts(runs: list[Path], cohort: Cohort) -> dict[str, str] | None:
     known = [parts_of_run(run, cohort) or {} for run in runs]
     if not any(known):
         return None
-    parts = {}
-    for patient in cohort.patients["patient_id"]:
-        aside = all(p.get(patient, "held_out") == "held_out" for p in known)
-        parts[patient] = "held_out" if aside else "train"
+    learned = {p for parts in known for p, part in parts.items() if part != "held_out"}
+    patients = cohort.patients["patient_id"]
+    parts = {patient: "train" if patient in learned else "held_out" for patient in patients}
     if "held_out" not in parts.values():
         raise UserError(
             f"the runs learned from all patients of cohort '{cohort.info.name}', so none is left "

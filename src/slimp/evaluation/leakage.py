@@ -41,11 +41,7 @@ class Leakage:
 
 
 def leakage(results: Mapping[str, ProbeResult]) -> Leakage:
-    """The excess of each leaking split over the split by patient.
-
-    Args:
-        results: split -> the same probe with as many seeds; `patient` and others.
-    """
+    """The excess of each leaking split over the one by patient; the same probe and seeds in all."""
     honest = results["patient"]
     others = {mode: result for mode, result in results.items() if mode != "patient"}
     return Leakage(results=results, excess={m: _excess(r, honest) for m, r in others.items()})
@@ -53,9 +49,7 @@ def leakage(results: Mapping[str, ProbeResult]) -> Leakage:
 
 def _excess(a: ProbeResult, b: ProbeResult) -> Estimate:
     """Balanced accuracy of A minus B, each the mean over its own splits."""
-    sides = [
-        (sign, rows) for sign, r in ((1, a), (-1, b)) for _, rows in r.predictions.groupby("seed")
-    ]
+    sides = [(s, rows) for s, r in ((1, a), (-1, b)) for _, rows in r.predictions.groupby("seed")]
     y = [codes_of(rows["label"], a.classes) for _, rows in sides]
     predicted = [codes_of(rows["predicted"], a.classes) for _, rows in sides]
 

@@ -52,11 +52,7 @@ class LinearProbe:
     """Divisor of the logits in `calibrated_proba`."""
 
     def predict_proba(self, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
-        """Probability per row and class, as if all classes were equally frequent.
-
-        Raises:
-            UserError: `x` has another number of columns than the probe was fitted on.
-        """
+        """Probability per row and class, as if all classes were equally frequent."""
         if x.shape[1] != len(self.mean):
             raise UserError(
                 f"the probe was fitted on {len(self.mean)} features ('{self.features}'), "
@@ -145,10 +141,10 @@ def fit_logistic(
     Args:
         x: features of the training rows.
         y: class per row; every class occurs.
-        groups: patient per row; folds are disjoint in it.
+        groups: patient per row; the folds are disjoint in it.
         classes: name per class.
         strengths: candidates for C.
-        folds: number of folds.
+        folds: at most; there are no more than patients.
         seed: of the folds.
 
     Raises:

@@ -36,10 +36,13 @@ class Difference:
     """Difference over the standard deviation of one patient's contribution to it (a paired
     Cohen's d): standard error times the root of the number of patients."""
 
+    def __str__(self) -> str:
+        return f"{self.difference:+.3f} [{self.ci95[0]:+.3f}, {self.ci95[1]:+.3f}]"
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON; None where undefined."""
-        content = {name: or_none(value) for name, value in asdict(self).items() if name != "ci95"}
-        return {**content, "ci95": [or_none(end) for end in self.ci95]}
+        numbers = {name: or_none(value) for name, value in vars(self).items() if name != "ci95"}
+        return {**numbers, "ci95": [or_none(end) for end in self.ci95]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,21 +100,13 @@ def verdict(
     }
     best = max(found, key=lambda name: found[name].differences["balanced_accuracy"].b)
     row = found[best].differences["balanced_accuracy"]
-    change, (low, high) = row.difference, row.ci95
-    if low > 0:
-        text = f"'{features}' is {change:.3f} [{low:.3f}, {high:.3f}] above"
-    elif high < 0:
-        text = f"'{features}' is {-change:.3f} [{-high:.3f}, {-low:.3f}] below"
-    else:
-        text = (
-            f"'{features}', at {change:+.3f} [{low:+.3f}, {high:+.3f}], is not distinguishable from"
-        )
-    return Verdict(
-        sentence=f"{text} the best baseline, '{best}', in balanced accuracy "
-        f"(95 % interval, paired over {found[best].patients} {unit}).",
-        baseline=best,
-        difference=row,
+    low, high = row.ci95
+    side = "above" if low > 0 else "below" if high < 0 else "not clearly different from"
+    text = (
+        f"'{features}' is {side} the best baseline, '{best}': {row} in balanced accuracy "
+        f"(95 % interval, paired over {found[best].patients} {unit})."
     )
+    return Verdict(sentence=text, baseline=best, difference=row)
 
 
 def compare(

@@ -17,12 +17,12 @@ LEAKING: tuple[SplitMode, ...] = ("lesion", "image")
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """Everything that changes the result of a probe, given the features."""
+    """Probe."""
 
     features: FeatureSet = "full"
-    """image (SLIMP-Image), image+lesion, or full: with patient metadata (SLIMP)."""
+    """image (SLIMP-Image), image+lesion: with lesion metadata, full: with patient metadata too."""
     split: SplitMode = "patient"
-    """What is in one part only; official: the cohort's split column. lesion and image leak."""
+    """Unit that train and test never share (lesion and image leak), or the official split."""
     method: Literal["logistic", "knn"] = "logistic"
     """Logistic regression, or a vote of nearest neighbours."""
     seeds: int = 5
@@ -68,7 +68,7 @@ class ProbeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LowShotConfig:
-    """The same probe with few labels."""
+    """Few labels."""
 
     fractions: tuple[float, ...] = ()
     """Fractions of the training patients to learn from, as in 0.01,0.1,1."""
@@ -87,7 +87,7 @@ class LowShotConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolConfig(LowShotConfig):
-    """What is measured besides the score."""
+    """Further evaluations."""
 
     leakage: bool = False
     """Also probe with splits by lesion and by image, to measure what leaks."""

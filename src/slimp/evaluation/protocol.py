@@ -144,12 +144,13 @@ def assess(
     name, main = list(probes.items())[-1]
     tested = set(main.predictions["patient_id"])
     unit = "patients" if cohort.has_patient_ids else "lesions"
+    apart = unit.removesuffix("s") if config.split == "patient" else config.split
     tables = {key: result.predictions for key, result in baselines.items()}
     return Assessment(
         probes=probes,
         baselines=baselines,
         verdict=verdict(name, main.predictions, tables, unit=unit),
-        tested_on=tested_on or f"in {config.seeds} random {config.split}-disjoint splits",
+        tested_on=tested_on or f"in {config.seeds} random {apart}-disjoint splits",
         saw_test_patients=None
         if run_parts is None
         else any(run_parts.get(patient) in LEARNED_FROM for patient in tested),

@@ -56,12 +56,7 @@ class Task:
 def make_task(
     ids: pd.DataFrame, config: ProbeConfig, parts: Sequence[object] | Array | None = None
 ) -> Task:
-    """The task that `config` describes; the same ids give the same splits.
-
-    Args:
-        ids: as in `FeatureTable.ids` or `cohort.images`.
-        config: its split, seeds and positive class.
-        parts: per row, the part of a given split; None splits at random.
+    """The task that `config` describes, on given `parts` (per row) or random splits.
 
     Raises:
         UserError: the classes or parts do not allow it.
@@ -77,12 +72,11 @@ def make_task(
         names.sort(key=lambda name: name == config.positive)
     if parts is None and config.split == "official":
         parts = official_parts(ids)
-    if parts is None:
-        splits = make_splits(
-            ids, config.split, config.split_seeds, test_fraction=config.test_fraction
-        )
-    else:
-        splits = (held_out_split(ids, parts, seed=config.seed),)
+    splits = (
+        make_splits(ids, config.split, config.split_seeds, test_fraction=config.test_fraction)
+        if parts is None
+        else (held_out_split(ids, parts, seed=config.seed),)
+    )
     return Task(
         ids=ids,
         classes=tuple(names),
@@ -93,11 +87,7 @@ def make_task(
 
 
 def relabelled(ids: pd.DataFrame, malignant: Sequence[str]) -> pd.DataFrame:
-    """The same rows with the labels benign and malignant; unchanged if `malignant` is empty.
-
-    Raises:
-        UserError: a malignant label does not occur, or no label is left to be benign.
-    """
+    """The same rows with the labels benign and malignant; unchanged if `malignant` is empty."""
     if not malignant:
         return ids
     found = set(ids["label"].dropna())
@@ -108,9 +98,8 @@ def relabelled(ids: pd.DataFrame, malignant: Sequence[str]) -> pd.DataFrame:
         )
     if not found - set(malignant):
         raise UserError("every class is named as malignant, so none is left to be benign.")
-    names = np.where(ids["label"].isin(list(malignant)), TWO[1], TWO[0]).astype(object)
-    names[ids["label"].isna().to_numpy()] = None
-    return ids.assign(label=names)
+    names = {label: TWO[label in malignant] for label in found}
+    return ids.assign(label=ids["label"].astype(object).map(names))
 
 
 def codes_of(labels: pd.Series, classes: Sequence[str]) -> Int[Array, " rows"]:
@@ -131,13 +120,15 @@ class Predictions:
     @classmethod
     def of_rows(cls, rows: pd.DataFrame, classes: Sequence[str]) -> Predictions:
         """From rows of `ProbeResult.predictions`; columns follow `classes`."""
+        calibrated = f"q_{classes[0]}" in rows
         p, q = (
-            rows[names].to_numpy(dtype=np.float64) if names[0] in rows else None
-            for names in ([f"{kind}_{name}" for name in classes] for kind in "pq")
+            rows[[f"{kind}_{c}" for c in classes]] for kind in ("p", "q" if calibrated else "p")
         )
-        if p is None:
-            raise KeyError(f"p_{classes[0]}")
-        return cls(probabilities=p, predicted=codes_of(rows["predicted"], classes), calibrated=q)
+        return cls(
+            probabilities=p.to_numpy(dtype=np.float64),
+            predicted=codes_of(rows["predicted"], classes),
+            calibrated=q.to_numpy(dtype=np.float64) if calibrated else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -195,11 +186,7 @@ class ProbeResult:
         }
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Writes `metrics.json`, `predictions.parquet` and, of a logistic probe, the probe.
-
-        Raises:
-            UserError: the folder is not empty and `overwrite` is off.
-        """
+        """Writes `metrics.json`, `predictions.parquet` and, of a logistic probe, the probe."""
         folder = Path(folder)
         check_output(folder, overwrite=overwrite)
         with new_file(folder / "predictions.parquet") as partial:

@@ -73,7 +73,7 @@ def similarity_by_level(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
-) -> dict[str, Similarity]:
+) -> dict[LevelName, Similarity]:
     """Per trained level, the similarity of images and metadata on `cohort`, from fine to coarse.
 
     Rows of equal metadata count as matching, since metadata cannot tell them apart. From the
@@ -100,7 +100,7 @@ def similarity_by_level(
                 lambda level, _: encode_level(model, level),
             )
         )
-    found: dict[str, Similarity] = {}
+    found: dict[LevelName, Similarity] = {}
     for pair in pairs:
         level = levels[cast("LevelName", pair.name)]
         known = torch.from_numpy(np.flatnonzero(known_rows(level)))

@@ -18,7 +18,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from slimp.data.cohort import Cohort
-from slimp.evaluation.bootstrap import Array, Estimate, bootstrap
+from slimp.evaluation.bootstrap import Array, Estimate, Statistic, bootstrap
 from slimp.evaluation.groups import group_values
 from slimp.evaluation.metrics import ece, mean_over_present, ranking_metrics, recall_per_class
 from slimp.evaluation.result import ECES, Predictions, ProbeResult, codes_of
@@ -109,124 +109,107 @@ def subgroups(result: ProbeResult, cohort: Cohort, columns: Sequence[str] = ("au
     """
     groups: list[Group] = []
     gaps: list[Gap] = []
-    for name, values in group_values(cohort, columns).items():
+    for column, values in group_values(cohort, columns).items():
         by_image = dict(zip(cohort.images["image_id"], values, strict=True))
         tested = result.predictions["image_id"].map(by_image)
         names = [value for value in values.cat.categories if (tested == value).any()]
-        if tested.isna().any():
-            names.append(UNKNOWN)
+        names += [UNKNOWN] * int(tested.isna().any())
         rows = result.predictions.assign(group=tested.astype("object").fillna(UNKNOWN))
-        column = _Column(name, names, result, rows)
-        groups.extend(found := column.groups())
-        if (gap := column.gap([group for group in found if not group.caution])) is not None:
+        members = {name: _Members(rows, name, result) for name in names}
+        found = [member.score(column) for member in members.values()]
+        groups.extend(found)
+        enough = [g.group for g in found if not g.caution and g.group != UNKNOWN]
+        if (gap := _largest_gap(column, {name: members[name] for name in enough})) is not None:
             gaps.append(gap)
     return Subgroups(groups=tuple(groups), gaps=tuple(gaps))
 
 
-class _Column:
-    """The probe's predictions with the group of each row, seed by seed."""
+class _Members:
+    """The predictions of one group, seed by seed; weights are of all rows, as in `bootstrap`."""
 
-    def __init__(
-        self, name: str, names: list[str], result: ProbeResult, rows: pd.DataFrame
-    ) -> None:
-        self.name, self.names, self.rows, self.config = name, names, rows, result.config
-        self.classes = result.classes
+    def __init__(self, rows: pd.DataFrame, name: str, result: ProbeResult) -> None:
+        self.name, self.classes, self.config = name, result.classes, result.config
         parts = [part for _, part in rows.groupby("seed", sort=True)]
-        self.y = [codes_of(part["label"], self.classes) for part in parts]
-        self.found = [Predictions.of_rows(part, self.classes) for part in parts]
         self.patients = [part["patient_id"].to_numpy(dtype=str) for part in parts]
-        self.members = [
-            {group: np.flatnonzero(part["group"] == group) for group in names} for part in parts
-        ]
+        self.index = [np.flatnonzero(part["group"] == name) for part in parts]
+        own = [part.iloc[index] for part, index in zip(parts, self.index, strict=True)]
+        self.y = [codes_of(part["label"], self.classes) for part in own]
+        self.found = [Predictions.of_rows(part, self.classes) for part in own]
+        self.rows = pd.concat(own)
 
-    def groups(self) -> list[Group]:
-        """A row per group."""
-        found = bootstrap(
-            self.patients,
-            self._statistic,
-            replicates=self.config.replicates,
-            seed=self.config.seed,
-            reflect=[f"{metric} {name}" for metric in ECES for name in self.names],
+    def score(self, column: str) -> Group:
+        """The group's metrics with their intervals."""
+        labels = set(self.rows["label"])
+        return Group(
+            column=column,
+            group=self.name,
+            n_images=self.rows["image_id"].nunique(),
+            n_patients=self.rows["patient_id"].nunique(),
+            classes=tuple(c for c in self.classes if c in labels),
+            metrics=self.bootstrap(self._metrics, reflect=ECES),
         )
-        made = []
-        for name in self.names:
-            own = self.rows[self.rows["group"] == name]
-            labels = set(own["label"])
-            metrics = {
-                key.removesuffix(f" {name}"): estimate
-                for key, estimate in found.items()
-                if key.partition(" ")[2] == name
-            }
-            made.append(
-                Group(
-                    column=self.name,
-                    group=name,
-                    n_images=own["image_id"].nunique(),
-                    n_patients=own["patient_id"].nunique(),
-                    classes=tuple(c for c in self.classes if c in labels),
-                    metrics=metrics,
-                )
-            )
-        return made
 
-    def gap(self, groups: Sequence[Group]) -> Gap | None:
-        """The largest one between known groups; None if no two have enough patients of a class."""
-        people = self.rows.drop_duplicates(["label", "group", "patient_id"])
-        counts = pd.crosstab(people["group"], people["label"]).reindex(
-            index=self.names, columns=list(self.classes), fill_value=0
-        )
-        recall: dict[str, Array] = {}
-        for name in self.names:
-            seeds = [self._recall(s, np.ones((1, len(y))), name)[0] for s, y in enumerate(self.y)]
-            recall[name] = mean_over_present(np.array(seeds).T)  # (k,)
-        found: tuple[float, str, str, Bool[Array, " k"]] | None = None
-        for a, b in combinations([g.group for g in groups if g.group != UNKNOWN], 2):
-            shared = (counts.loc[[a, b]] >= FEWEST_OF_CLASS).all().to_numpy()  # (k,)
-            if not shared.any():
-                continue
-            difference = float((recall[a][shared] - recall[b][shared]).mean())
+    def bootstrap(self, statistic: Statistic, reflect: Sequence[str] = ()) -> dict[str, Estimate]:
+        """As the probe's own intervals: the same patients are drawn."""
+        times, seed = self.config.replicates, self.config.seed
+        return bootstrap(self.patients, statistic, replicates=times, seed=seed, reflect=reflect)
+
+    def recall(self, split: int, weights: Array) -> Float[Array, "r k"]:
+        """NaN where the group has no row of a class."""
+        own, predicted = weights[:, self.index[split]], self.found[split].predicted
+        return recall_per_class(self.y[split], predicted, own, len(self.classes))
+
+    def mean_recall(self) -> Float[Array, " k"]:
+        """Over seeds."""
+        ones = [np.ones((1, len(patients))) for patients in self.patients]
+        return mean_over_present(np.array([self.recall(s, w)[0] for s, w in enumerate(ones)]).T)
+
+    def common_classes(self) -> Bool[Array, " k"]:
+        """Those of enough patients."""
+        counts = self.rows.groupby("label")["patient_id"].nunique()
+        return np.array([counts.get(c, 0) >= FEWEST_OF_CLASS for c in self.classes])
+
+    def _metrics(self, split: int, weights: Array) -> dict[str, Array]:
+        """NaN where a replicate has no row of the group."""
+        y, one, own = self.y[split], self.found[split], weights[:, self.index[split]]
+        recall = self.recall(split, weights)
+        several = (~np.isnan(recall)).sum(axis=1) > 1
+        auroc = np.full(len(weights), np.nan)
+        if several.any():
+            auroc = ranking_metrics(y, one.probabilities, own)["auroc_macro_ovr"]
+        found = {
+            "balanced_accuracy": mean_over_present(recall),
+            "auroc_macro_ovr": np.where(several, auroc, np.nan),
+        }
+        if len(self.classes) == 2:
+            found |= {"sensitivity": recall[:, 1], "specificity": recall[:, 0]}
+        found["ece"] = ece(y, one.probabilities, own)
+        if one.calibrated is not None:
+            found["ece_scaled"] = ece(y, one.calibrated, own)
+        return found
+
+
+def _largest_gap(column: str, members: Mapping[str, _Members]) -> Gap | None:
+    """Between groups with enough patients of a class; None if there are no two."""
+    found: tuple[float, _Members, _Members, Bool[Array, " k"]] | None = None
+    for a, b in combinations(members.values(), 2):
+        shared = a.common_classes() & b.common_classes()
+        if shared.any():
+            difference = float((a.mean_recall() - b.mean_recall())[shared].mean())
             if found is None or abs(difference) > abs(found[0]):
                 found = (difference, *((a, b) if difference >= 0 else (b, a)), shared)
-        if found is None:
-            return None
-        _, better, worse, shared = found
+    if found is None:
+        return None
+    _, better, worse, shared = found
 
-        def statistic(split: int, weights: Array) -> dict[str, Array]:
-            ours, theirs = (self._recall(split, weights, name) for name in (better, worse))
-            return {"gap": mean_over_present(ours[:, shared] - theirs[:, shared])}
+    def statistic(split: int, weights: Array) -> dict[str, Array]:
+        gap = better.recall(split, weights) - worse.recall(split, weights)
+        return {"gap": mean_over_present(gap[:, shared])}
 
-        estimate = bootstrap(
-            self.patients, statistic, replicates=self.config.replicates, seed=self.config.seed
-        )["gap"]
-        return Gap(
-            column=self.name,
-            better=better,
-            worse=worse,
-            classes=tuple(c for c, s in zip(self.classes, shared, strict=True) if s),
-            difference=estimate,
-        )
-
-    def _recall(self, split: int, weights: Array, group: str) -> Float[Array, "r k"]:
-        """NaN where the group has no row of a class."""
-        rows = self.members[split][group]
-        y, predicted = self.y[split][rows], self.found[split].predicted[rows]
-        return recall_per_class(y, predicted, weights[:, rows], len(self.classes))
-
-    def _statistic(self, split: int, weights: Array) -> dict[str, Array]:
-        """Metrics named `<metric> <group>`; NaN where a replicate has no row of the group."""
-        out: dict[str, Array] = {}
-        for name in self.names:
-            rows, one = self.members[split][name], self.found[split]
-            y, own, p = self.y[split][rows], weights[:, rows], one.probabilities[rows]
-            recall = self._recall(split, weights, name)
-            found = {"balanced_accuracy": mean_over_present(recall)}
-            classes = (~np.isnan(recall)).sum(axis=1)
-            auroc = ranking_metrics(y, p, own)["auroc_macro_ovr"] if len(rows) else np.nan * classes
-            found["auroc_macro_ovr"] = np.where(classes > 1, auroc, np.nan)
-            if len(self.classes) == 2:
-                found |= {"sensitivity": recall[:, 1], "specificity": recall[:, 0]}
-            found["ece"] = ece(y, p, own)
-            if one.calibrated is not None:
-                found["ece_scaled"] = ece(y, one.calibrated[rows], own)
-            out |= {f"{metric} {name}": values for metric, values in found.items()}
-        return out
+    return Gap(
+        column=column,
+        better=better.name,
+        worse=worse.name,
+        classes=tuple(c for c, s in zip(better.classes, shared, strict=True) if s),
+        difference=better.bootstrap(statistic)["gap"],
+    )

@@ -71,7 +71,7 @@ def _show(source: Source) -> None:
     show_table("columns", ["level", "column", "kind", "unit"], _columns(schema))
     if schema.refused:
         show_table("refused as inputs", ["column", "because"], sorted(schema.refused.items()))
-    if source.read is not None:
+    if source.is_published:
         say(f"next: slimp data import {source.name} RAW COHORT")
 
 

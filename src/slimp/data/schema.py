@@ -11,19 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from slimp.data.settings import (
-    Reader,
-    column_name,
-    mapping,
-    names,
-    number,
-    numbers,
-    one_of,
-    read_entry,
-    read_toml,
-    text,
-    texts,
-)
+from slimp.data.settings import as_table, as_texts, read_settings, read_toml, write_settings
 from slimp.errors import TableError
 
 Kind = Literal["continuous", "categorical", "checkbox"]
@@ -232,86 +220,61 @@ class Schema:
 
         Of `[table]` only what features have by default counts here; `TableLayout` reads the rest.
         """
-        found = read_entry(content, SCHEMA_KEYS, "the schema")
-        if "image" not in found:
+        entry = {k: v for k, v in content.items() if k not in ("table", "dataset")}
+        if not isinstance(entry.get("image"), str):
             raise TableError("the key 'image' must name the column of the image file.")
-        defaults = {k: v for k, v in found.pop("table", {}).items() if k in TABLE_DEFAULTS}
-        missing = found.get("missing", ())
+        for key in ("image", "lesion", "patient", "label", "split"):
+            if entry.get(key) == "":
+                raise TableError(f"'{key}' must name a column. Leave it out if there is none.")
+        table = as_table(content.get("table", {}), "'table'")
+        defaults = {key: table[key] for key in TABLE_DEFAULTS & set(table)}
+        missing = as_texts(entry.get("missing", ()), "'missing'")
         levels = []
         for name in LEVELS:
-            entries = found.pop(f"{name}_metadata", {})
-            features = (_feature(key, entry, missing, defaults) for key, entry in entries.items())
+            key = f"{name}_metadata"
+            entries = as_table(entry.pop(key, {}), f"'{key}'")
+            features = (_feature(k, value, missing, defaults) for k, value in entries.items())
             levels.append(Level(name=name, features=tuple(features)))
-        found.pop("dataset", None)
-        label = found.pop("label", {})
-        return cls(levels=tuple(levels), **found, **label)
+        if isinstance(label := entry.get("label"), Mapping):
+            entry = {k: v for k, v in entry.items() if k != "label"} | _one_hot(label)
+        return read_settings(cls, entry, "the schema", levels=tuple(levels))
 
     def to_dict(self) -> dict[str, Any]:
         """The inverse of `from_dict`, for `cohort.json` and `model.json`."""
-        content = _written(self, SCHEMA_KEYS) | {"refused": dict(self.refused)}
-        if self.one_hot:
-            unmarked = {} if self.unmarked is None else {"unmarked": self.unmarked}
-            content["label"] = {"one_hot": list(self.one_hot), **unmarked}
+        content = write_settings(self)
+        del content["levels"]
+        if one_hot := content.pop("one_hot", None):
+            content["label"] = {"one_hot": one_hot, "unmarked": content.pop("unmarked", None)}
         for level in self.levels:
             content[f"{level.name}_metadata"] = {
-                feature.name: _written(feature, FEATURE_KEYS) | {"columns": list(feature.columns)}
+                feature.name: {
+                    k: v for k, v in write_settings(feature, FEATURE_KEYS).items() if k != "name"
+                }
                 for feature in level.features
             }
         return content
 
 
-def _label(value: object, where: str) -> dict[str, Any]:
-    """`label = "column"`, or `label = { one_hot = [...], unmarked = "..." }`."""
-    if isinstance(value, str):
-        return {"label": column_name(value, where)}
-    return read_entry(value, {"one_hot": ("one_hot", texts), "unmarked": ("unmarked", text)}, where)
+FEATURE_KEYS = {"from": "from_date", "to": "to_date", "format": "date_format"}
 
 
-SCHEMA_KEYS: dict[str, tuple[str, Reader]] = {
-    **{key: (key, column_name) for key in ("image", "lesion", "patient", "split")},
-    **{key: (key, names) for key in ("label_names", "split_names", "refused")},
-    "label": ("label", _label),
-    "missing": ("missing", texts),
-    "similar_ids": ("similar_ids", one_of(*get_args(SimilarIds))),
-    **{key: (key, mapping) for key in ("table", "dataset", *(f"{n}_metadata" for n in LEVELS))},
-}
-FEATURE_KEYS: dict[str, tuple[str, Reader]] = {
-    "kind": ("kind", one_of(*get_args(Kind))),
-    **{key: (key, text) for key in ("column", "unit", "decimal", "thousands")},
-    **{key: (key, texts) for key in ("columns", "categories", "missing")},
-    "aliases": ("aliases", names),
-    "factor": ("factor", number),
-    "units": ("units", numbers),
-    "from": ("from_date", text),
-    "to": ("to_date", text),
-    "format": ("date_format", text),
-}
+def _one_hot(label: Mapping[str, Any]) -> dict[str, Any]:
+    """`label = { one_hot = [...], unmarked = "..." }` as fields of `Schema`."""
+    if unknown := set(label) - {"one_hot", "unmarked"}:
+        raise TableError(f"'label': unknown key '{min(unknown)}'; it has: one_hot, unmarked.")
+    return {key: value for key, value in label.items() if value is not None}
 
 
 def _feature(
     name: str, content: object, missing: tuple[str, ...], defaults: Mapping[str, Any]
 ) -> Feature:
     where = f"feature '{name}'"
-    entry = {"kind": "", **mapping(content, where)}
+    entry = {"kind": "", **as_table(content, where)}
     if entry["kind"] == "continuous":
         entry = {**defaults, **entry}
-    found = read_entry(entry, FEATURE_KEYS, where)
-    if {"column", "columns"} <= set(found):
+    if {"column", "columns"} <= set(entry):
         raise TableError(f"{where}: give 'column' or 'columns', not both.")
-    found.setdefault("columns", (found.pop("column", name),))
-    found["missing"] = tuple(dict.fromkeys((*missing, *found.get("missing", ()))))
-    return Feature(name=name, **found)
-
-
-def _written(owner: Feature | Schema, keys: Mapping[str, tuple[str, Reader]]) -> dict[str, Any]:
-    """The settings that are not the usual ones, as TOML or JSON has them."""
-    usual = {name: entry.default for name, entry in owner.__dataclass_fields__.items()}
-    content = {}
-    for key, (name, _) in keys.items():
-        value = getattr(owner, name, None)
-        if value is None or value == {} or value == usual[name]:
-            continue
-        content[key] = list(value) if isinstance(value, tuple) else value
-        if isinstance(value, Mapping):
-            content[key] = dict(value)
-    return content
+    entry.setdefault("columns", [entry.pop("column", name)])
+    own = as_texts(entry.get("missing", ()), f"{where}: 'missing'")
+    entry["missing"] = list(dict.fromkeys((*missing, *own)))
+    return read_settings(Feature, entry, where, keys=FEATURE_KEYS, name=name)

@@ -1,13 +1,18 @@
-"""Settings from TOML files: each value is checked, and a wrong one is named with its place."""
+"""Settings from TOML files, read by the fields of dataclasses; a wrong one is named."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from slimp.errors import TableError
+
+Kind = TypeVar("Kind")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -24,80 +29,96 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise TableError(f"{path}: not a valid TOML file: {error}.") from None
 
 
-Reader = Callable[[object, str], Any]
-"""(value in the file, the words that name its place) -> the value here; raises `TableError`."""
-
-
-def read_entry(
-    content: object, keys: Mapping[str, tuple[str, Reader]], where: str
-) -> dict[str, Any]:
-    """The settings of one TOML table, by the names of their dataclass fields.
+def read_settings(
+    kind: type[Kind],
+    content: object,
+    where: str,
+    *,
+    keys: Mapping[str, str] | None = None,
+    **given: Any,
+) -> Kind:
+    """A dataclass from a TOML table, whose keys are its fields.
 
     Args:
+        kind: the dataclass.
         content: the parsed table.
-        keys: key in the file -> (field, reader of the value).
-        where: for messages.
+        where: the words that name it in messages.
+        keys: key in the file -> field, where they differ.
+        given: fields that the table does not set.
 
     Raises:
-        TableError: it is no table, or a key is unknown or has a wrong type.
+        TableError: it is no table, or a key is unknown, absent or has a value of a wrong type.
     """
-    entry = mapping(content, where)
-    if unknown := sorted(set(entry) - set(keys)):
-        raise TableError(f"{where}: unknown key '{unknown[0]}'; it has: {', '.join(sorted(keys))}.")
-    return {keys[key][0]: keys[key][1](value, f"{where}: '{key}'") for key, value in entry.items()}
+    entry, hints = as_table(content, where), _hints(kind)
+    known = {name: name for name in hints if name not in {*given, *(keys or {}).values()}}
+    known |= keys or {}
+    if unknown := sorted(set(entry) - set(known)):
+        raise TableError(
+            f"{where}: unknown key '{unknown[0]}'; it has: {', '.join(sorted(known))}."
+        )
+    found = {known[k]: _value(v, hints[known[k]], f"{where}: '{k}'") for k, v in entry.items()}
+    try:
+        return kind(**found, **given)
+    except TypeError as error:
+        raise TableError(f"{where}: {str(error).partition('() ')[2]}.") from None
 
 
-def mapping(value: object, where: str) -> Mapping[str, Any]:
+def as_table(value: object, where: str) -> Mapping[str, Any]:
     """The value if it is a TOML table."""
     if not isinstance(value, Mapping):
         raise TableError(f"{where} must be a table ({{ key = value }}), got {value!r}.")
     return value
 
 
-def text(value: object, where: str) -> str:
-    """The value if it is a string."""
-    if not isinstance(value, str):
-        raise TableError(f"{where} must be a string, got {value!r}.")
-    return value
+def as_texts(value: object, where: str) -> tuple[str, ...]:
+    """A list of strings as a tuple; whole numbers count as their digits."""
+    found: tuple[str, ...] = _value(value, tuple[str, ...], where)
+    return found
 
 
-def column_name(value: object, where: str) -> str:
-    """The value if it is a string that is not empty."""
-    if value == "":
-        raise TableError(f"{where} must name a column. Leave it out if the table has none.")
-    return text(value, where)
+def write_settings(owner: Any, keys: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The settings of a dataclass that are not the usual ones, for `read_settings`."""
+    names = {field: key for key, field in (keys or {}).items()}
+    content: dict[str, Any] = {}
+    for field in fields(owner):
+        value = getattr(owner, field.name)
+        if value is None or value == field.default or (isinstance(value, Mapping) and not value):
+            continue
+        plain = list(value) if isinstance(value, tuple) else value
+        content[names.get(field.name, field.name)] = (
+            dict(plain) if isinstance(plain, Mapping) else plain
+        )
+    return content
 
 
-def one_of(*allowed: str) -> Reader:
-    """A reader of one of these words."""
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
-    def read(value: object, where: str) -> str:
-        if value not in allowed:
-            raise TableError(f"{where} is one of {', '.join(allowed)}; got {value!r}.")
+
+def _value(value: object, hint: Any, where: str) -> Any:
+    """The value as the field has it."""
+    kinds = get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        hint = next(k for k in kinds if k is not NoneType)
+        kinds = get_args(hint)
+    origin = get_origin(hint) or hint
+    if origin is Literal:
+        if value in kinds:
+            return value
+        raise TableError(f"{where} is one of {', '.join(map(str, kinds))}; got {value!r}.")
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise TableError(f"{where} must be a list, got {value!r}.")
+        return tuple(_value(v, kinds[0], where) for v in value)
+    if origin in (Mapping, dict):
+        return {str(k): _value(v, kinds[1], where) for k, v in as_table(value, where).items()}
+    if is_dataclass(hint):
+        return read_settings(hint, value, where)  # type: ignore[arg-type]
+    if hint is str and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-
-    return read
-
-
-def texts(value: object, where: str) -> tuple[str, ...]:
-    """A list of strings; whole numbers count as their digits."""
-    if not isinstance(value, list | tuple) or not all(isinstance(v, str | int) for v in value):
-        raise TableError(f"{where} must be a list of strings, got {value!r}.")
-    return tuple(str(v) for v in value)
-
-
-def names(value: object, where: str) -> dict[str, str]:
-    """A TOML table of texts."""
-    return {str(key): str(entry) for key, entry in mapping(value, where).items()}
-
-
-def number(value: object, where: str) -> float:
-    """The value if it is a number."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TableError(f"{where} must be a number, got {value!r}.")
-    return float(value)
-
-
-def numbers(value: object, where: str) -> dict[str, float]:
-    """A TOML table of numbers."""
-    return {str(key): number(entry, where) for key, entry in mapping(value, where).items()}
+    right = {float: (int, float)}.get(hint, hint)
+    if not isinstance(value, right) or (isinstance(value, bool) and hint is not bool):
+        words = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+        raise TableError(f"{where} must be {words[hint]}, got {value!r}.")
+    return float(value) if hint is float else value  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ and how they lie on disk (`recognise.Layout`). To add one, write the file and na
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,12 +14,12 @@ from typing import Any
 
 from slimp.data.cohort import Cohort, CohortInfo
 from slimp.data.schema import Schema
+from slimp.data.settings import read_toml
 from slimp.errors import UserError
-from slimp.sources import csv_folder
 from slimp.sources.importer import ImportOptions, Progress, import_cohort
 from slimp.sources.layout import TableLayout
-from slimp.sources.raw import RawTable
-from slimp.sources.recognise import fitted, layouts_of, read_published
+from slimp.sources.read_source import read_own, read_published
+from slimp.sources.recognise import layouts_of
 from slimp.sources.webdataset import import_webdataset
 
 NAMES = (
@@ -72,35 +71,6 @@ class Source:
                 "--schema FILE. The format is in docs/schema.md."
             )
         return Schema.from_toml(self.schema_file)
-
-    def read(
-        self,
-        raw: Path,
-        *,
-        table: str | None = None,
-        images: str | None = None,
-        layout: TableLayout | None = None,
-        image: str | None = None,
-    ) -> RawTable:
-        """The table and images in `raw`; the caller closes it.
-
-        Args:
-            raw: folder or zip file that holds the data as published.
-            table: the table, from `raw` on, if it is not where the source has it.
-            images: the image folder, likewise.
-            layout: of the table of source `csv`.
-            image: column that names the images, of source `csv`.
-
-        Raises:
-            UserError: no known layout is there, a file is at fault, or there is nothing to read.
-        """
-        if self.is_published and self.schema_file is not None:
-            return read_published(self.schema_file, raw, table=table, images=images)
-        if self.name == "csv":
-            return csv_folder.read(raw, table=table, images=images, layout=layout, image=image)
-        raise UserError(
-            f"source '{self.name}' is generated, not read: slimp data import {self.name} - COHORT."
-        )
 
 
 @lru_cache(maxsize=1)
@@ -164,9 +134,16 @@ def import_source(
             f"source '{name}' has a reviewed schema of its own. To use another one, import the "
             "table as source 'csv' with --schema FILE."
         )
-    schema = source.schema() if schema is None else schema
-    found = source.read(raw, table=table, images=images, layout=layout, image=schema.image)
-    schema, found = fitted(schema, found)
+    if source.is_published and source.schema_file is not None:
+        found, schema = read_published(source.schema_file, raw, table=table, images=images)
+    elif name == "csv":
+        schema = source.schema() if schema is None else schema
+        own = layout or TableLayout()
+        found, schema = read_own(own, schema, raw, table=table, images=images)
+    else:
+        raise UserError(
+            f"source '{name}' is generated, not read: slimp data import {name} - COHORT."
+        )
     info = CohortInfo(
         name=raw.resolve().name if name == "csv" else name,
         source=name,
@@ -197,9 +174,10 @@ def _source(name: str) -> Source:
             how_to_get="slimp data export COHORT --format webdataset --out RAW",
         )
     file = Path(__file__).with_name(f"{name.replace('-', '_')}.toml")
-    facts = tomllib.loads(file.read_text(encoding="utf-8"))["dataset"]
-    facts.pop("derive", None)
-    facts["layouts"] = tuple(map(str, layouts_of({"layout": facts.pop("layout", ())})))
+    content = read_toml(file)
+    facts = content["dataset"]
+    facts["layouts"] = tuple(map(str, layouts_of(content)))
+    facts.pop("layout", None)
     facts.setdefault("title", facts.pop("name", name))
     facts.setdefault("how_to_get", f"generated: slimp data import {name} - COHORT")
     return Source(name=name, schema_file=file, **facts)

@@ -1,4 +1,4 @@
-"""Anyone's table, as it was read, becomes a table with a row per image and one image column.
+"""A table, as it was read, becomes a table with a row per image and the columns of its schema.
 
 Text in, text out; rows keep the file and number that a person sees, so that messages can name
 them. What was done is noted in `attrs`, beside what was assumed.
@@ -6,7 +6,6 @@ them. What was done is noted in `attrs`, beside what was assumed.
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
 from bisect import bisect_left
@@ -18,13 +17,14 @@ import numpy as np
 import pandas as pd
 
 from slimp.errors import TableError
-from slimp.sources.layout import Join, TableLayout
-from slimp.sources.level_tables import ASSUMED, JOINED
-from slimp.sources.parse_cells import NUMERIC, image_key
+from slimp.sources.joins import join_table
+from slimp.sources.layout import Derive, Join, Keep, TableLayout
+from slimp.sources.level_tables import ASSUMED
+from slimp.sources.parse_cells import JOINED, NUMERIC, as_whole, image_key, require_columns
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-ReadJoin: TypeAlias = Callable[[Join], pd.DataFrame]
-"""The table of a join, as `reading.read_table` gives it."""
+ReadJoin: TypeAlias = Callable[[Join], pd.DataFrame | None]
+"""The table of a join, as `read_table` gives it; None: it is not there, and need not be."""
 
 
 def arrange(
@@ -39,7 +39,7 @@ def arrange(
     """The table with the further tables' columns, a row per image, and a column called `image`.
 
     Args:
-        table: as `reading.read_table` gives it.
+        table: as `read_table` gives it.
         layout: what to do.
         image: column that names the image then.
         read_join: reads a further table.
@@ -53,12 +53,28 @@ def arrange(
     notes = list(attrs.get(ASSUMED, ()))
     for join in layout.joins:
         further = read_join(join)
-        table, added, note = _join(table, join, further)
-        notes += [*further.attrs.get(ASSUMED, ()), *note]
-        file = further.index[0][0]
-        attrs[JOINED] |= dict.fromkeys(added, (file, next(iter(join.on))))
-        numeric = {column for column in further.attrs.get(NUMERIC, ()) if column in added}
+        if further is None:
+            continue
+        notes += further.attrs.get(ASSUMED, ())
+        joined = join_table(table, join, further, layout)
+        table = joined.table
+        notes += joined.notes
+        attrs[JOINED] |= joined.new
+        numeric = [name for name in further.attrs.get(NUMERIC, ()) if name in joined.new]
         attrs[NUMERIC] = [*attrs[NUMERIC], *numeric]
+    new = dict(layout.rename)
+    table = table.rename(columns=new)
+    attrs[NUMERIC] = [new.get(name, name) for name in attrs[NUMERIC]]
+    attrs[JOINED] = {
+        new.get(name, name): (file, new.get(key, key), rows)
+        for name, (file, key, rows) in attrs[JOINED].items()
+    }
+    if layout.keep is not None:
+        table, note = _keep(table, layout.keep)
+        notes += note
+    for rule in layout.derive:
+        table, note = _derive(table, rule)
+        notes += note
     count = len(table)
     if layout.row_id is not None:
         if layout.row_id in table:
@@ -70,112 +86,76 @@ def arrange(
         table = table.assign(**{layout.row_id: pd.array(numbers, dtype="str")})
     if layout.image_names is not None:
         table, note = _name_images(table, layout, image, files)
+        notes += note
     elif layout.images or layout.separator:
         table, note = _row_per_image(table, layout, image)
-    else:
-        note = []
-    notes += note
+        notes += note
     if len(table) != count:
         notes.append(f"{count} rows of the table became {len(table)}, one per image.")
     if image in table:
         table = table.assign(**{image: _from_the_folder_on(table[image], layout, roots)})
-    _require(table, layout.drop, "drop")
+    require_columns(table, table.index[0][0], dict.fromkeys(layout.drop, "drop"), "in [table]")
     table = table.drop(columns=list(layout.drop))
     table.attrs = attrs | {ASSUMED: notes}
     return table
 
 
-def _join(
-    table: pd.DataFrame, join: Join, further: pd.DataFrame
-) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """The table with the columns of another, which of them are new, and what there is to say."""
-    here, there = list(join.on), list(join.on.values())
-    file = further.index[0][0]
-    _require(table, here, "[[table.join]]")
-    _require(further, [*there, *(join.columns or ())], "[[table.join]]")
-    further = further[~further.duplicated().to_numpy()]
-    named = _are_filled(further, there)
-    if not named.any():
-        raise TableError(f"{file}: no row of it has a cell in {', '.join(there)}, to join it by.")
-    blank = int((~named).sum())
-    further = further[named]
-    keys, ids = _keys(further, there), _keys(table, here)
-    twice = np.flatnonzero(keys.duplicated())
-    if len(twice):
-        first = int(np.flatnonzero(keys == keys[twice[0]])[0])
+def _keep(table: pd.DataFrame, rule: Keep) -> tuple[pd.DataFrame, list[str]]:
+    file = table.index[0][0]
+    require_columns(table, file, {rule.column: "keep"}, "in [table]")
+    stays = table[rule.column].str.strip().str.startswith(rule.begins)
+    if not stays.any():
         raise TableError(
-            f"{file}, row {further.index[twice[0]][1]}, column '{there[0]}': "
-            f"'{further[there[0]].iloc[twice[0]]}' has a row already (row "
-            f"{further.index[first][1]}), and they differ. A joined table has one row per "
-            f"{', '.join(there)}; remove one of them."
+            f"{file}: no cell of '{rule.column}' begins with '{rule.begins}', so no row is known "
+            "to be of this dataset."
         )
-    rows = np.where(_are_filled(table, here), keys.get_indexer(ids), -1)
-    lost = int((rows < 0).sum())
-    if lost == len(table):
-        raise TableError(
-            f"{file}: no row of it is about any row of {table.index[0][0]}: '{here[0]}' there is "
-            f"for instance '{table[here[0]].iloc[0]}', '{there[0]}' here "
-            f"'{further[there[0]].iloc[0]}'. Name the columns that hold the same ids: on = ..."
-        )
-    new = list[str]()
-    cells = dict[str, Any]()
-    for column in join.columns or [str(c) for c in further if c not in there]:
-        values = further[column].reset_index(drop=True).reindex(rows).fillna("").array
-        if column not in table:
-            new.append(column)
-            cells[column] = values
-        elif (differ := np.flatnonzero((table[column].array != values) & (rows >= 0))).size:
-            raise TableError(
-                f"{table.index[differ[0]][0]}, row {table.index[differ[0]][1]}, column "
-                f"'{column}': '{table[column].iloc[differ[0]]}', but {file} has "
-                f"'{values[differ[0]]}'. Both tables have this column. Rename one, or name those "
-                "to add in [[table.join]]: columns = [...]."
-            )
-    spare = len(further) - len(np.unique(rows[rows >= 0]))
-    counts = [f"{lost} row(s) of {table.index[0][0]} have none there"] * (lost > 0)
-    counts += [f"{spare} of its rows are about none here"] * (spare > 0)
-    counts += [f"{blank} of its rows have no id and were passed over"] * (blank > 0)
-    note = [f"{file}, joined by {', '.join(there)}: {'; '.join(counts)}."] if counts else []
-    return pd.concat([table, pd.DataFrame(cells, index=table.index)], axis=1), new, note
+    count = f"{int(stays.sum())} of {len(table)} rows"
+    return table[stays], [f"{count}, whose {rule.column} begins with {rule.begins}, were kept."]
 
 
-def _keys(table: pd.DataFrame, columns: Sequence[str]) -> pd.Index[Any]:
-    parts = [table[column].str.strip() for column in columns]
-    text = parts[0]
-    for part in parts[1:]:
-        text = text + "\x1f" + part
-    return pd.Index(text.array)
-
-
-def _are_filled(table: pd.DataFrame, columns: Sequence[str]) -> Array:
-    """(rows,) whether no part of the key is empty: an empty id is nobody's, so it matches none."""
-    filled: Array = np.all([table[c].str.strip().to_numpy() != "" for c in columns], axis=0)
-    return filled
+def _derive(table: pd.DataFrame, rule: Derive) -> tuple[pd.DataFrame, list[str]]:
+    for group in rule.groups:
+        sources = [name for name in group if name in table.columns]
+        if not any((table[name].str.strip() != "").any() for name in sources):
+            continue
+        if sources == [rule.column] and not rule.values:
+            return table, []
+        result = pd.Series("", index=table.index, dtype="str")
+        for name in sources:
+            cells = table[name].str.strip()
+            if rule.values:
+                known = cells.map(dict(rule.values))
+                cells = known.fillna(cells if name == rule.column else "").astype("str")
+            result = result.where(result != "", cells)
+        origin = " or ".join(sources)
+        notes = [] if sources == [rule.column] else [f"{rule.column} is made from {origin}."]
+        return table.assign(**{rule.column: result}), notes
+    return table, []
 
 
 def _row_per_image(
     table: pd.DataFrame, layout: TableLayout, image: str
 ) -> tuple[pd.DataFrame, list[str]]:
-    columns = list(layout.images) or [image]
-    _require(table, columns, "images")
+    columns, file = list(layout.images) or [image], table.index[0][0]
+    require_columns(table, file, dict.fromkeys(columns, "images"), "in [table]")
     if image in table and image not in columns:
         raise TableError(
-            f"{table.index[0][0]}: there is a column '{image}' already. Give the column that "
+            f"{file}: there is a column '{image}' already. Give the column that "
             f"{', '.join(columns)} become another name: image = ... on top of the schema."
         )
     filled = np.stack([table[c].str.strip().to_numpy() != "" for c in columns], axis=1)  # (n, k)
-    names = table[columns].to_numpy()[filled]
+    cells = table[columns].to_numpy()[filled]
     rows = np.repeat(np.arange(len(table)), filled.sum(axis=1))
     if layout.separator is not None:
-        cells = pd.Series(names, dtype="str").str.split(layout.separator.strip() or " ")
-        single = cells.explode().str.strip()
+        lists = pd.Series(cells, dtype="str").str.split(layout.separator.strip() or " ")
+        single = lists.explode().str.strip()
         single = single[single != ""]
-        rows, names = rows[single.index.to_numpy()], single.to_numpy()
-    return _spread(table.drop(columns=columns), rows, names, image)
+        rows, cells = rows[single.index.to_numpy()], single.to_numpy()
+    return _spread(table.drop(columns=columns), rows, cells, image)
 
 
 def _spread(
-    table: pd.DataFrame, rows: Array, names: Array, image: str
+    table: pd.DataFrame, rows: Array, cells: Sequence[str] | Array, image: str
 ) -> tuple[pd.DataFrame, list[str]]:
     """The table with these of its rows, and their images."""
     without = len(table) - len(np.unique(rows))
@@ -183,16 +163,16 @@ def _spread(
         raise TableError(f"{table.index[0][0]}: no row names an image.")
     note = [f"{without} row(s) of the table name no image; they were left out."] if without else []
     spread = table.iloc[rows]
-    return spread.assign(**{image: pd.array(list(names), dtype="str")}), note
+    return spread.assign(**{image: pd.array(list(cells), dtype="str")}), note
 
 
 def _name_images(
     table: pd.DataFrame, layout: TableLayout, image: str, files: Sequence[str]
 ) -> tuple[pd.DataFrame, list[str]]:
     """A row per image file that answers to `image_names`, where a `*` is in it."""
-    columns = layout.name_columns
-    _require(table, columns, "image_names")
-    if image in table:
+    columns = [name for _, name, _ in layout.name_parts if name is not None]
+    require_columns(table, table.index[0][0], dict.fromkeys(columns, "image_names"), "in [table]")
+    if image in table and image not in columns:
         raise TableError(
             f"{table.index[0][0]}: there is a column '{image}', and image_names too. Remove one, "
             "or give the images another column: image = ... on top of the schema."
@@ -202,10 +182,14 @@ def _name_images(
         known &= table[column].str.strip().to_numpy() != ""
     rows = np.flatnonzero(known)
     if "*" not in (layout.image_names or ""):
-        text = pd.Series("", index=table.index, dtype="str")
-        for literal, name in layout.name_parts:
-            text = text + literal + ("" if name is None else table[name].str.strip())
-        return _spread(table, rows, text.to_numpy()[rows], image)
+        columns_of_text = [
+            [literal] * len(rows)
+            if name is None
+            else [literal + cell for cell in _name_cells(table, name, digits, rows)]
+            for literal, name, digits in layout.name_parts
+        ]
+        names = ["".join(texts) for texts in zip(*columns_of_text, strict=True)]
+        return _spread(table, rows, names, image)
     by_key = sorted((fold(image_key(file)), file) for file in files)
     keys = [key for key, _ in by_key]
     found_rows, found = list[int](), list[str]()
@@ -219,22 +203,38 @@ def _name_images(
                 found_rows.append(int(row))
                 found.append(by_key[at][1])
             at += 1
-    return _spread(
-        table, np.array(found_rows, dtype=np.int64), np.array(found, dtype=object), image
-    )
+    return _spread(table, np.array(found_rows, dtype=np.int64), found, image)
+
+
+def _name_cells(table: pd.DataFrame, column: str, digits: int, rows: Array) -> list[str]:
+    """The cells of a column of ids, with zeros in front where `image_names` says so."""
+    cells = table[column].str.strip().iloc[rows]
+    if not digits:
+        return cells.tolist()
+    numbers = cells.map(as_whole)
+    if numbers.isna().any():
+        at = int(numbers.isna().to_numpy().argmax())
+        file, row = cells.index[at]
+        raise TableError(
+            f"{file}, row {row}, column '{column}': '{cells.iloc[at]}' is no whole number, which "
+            f"image_names asks for: {{{column}:{digits:02}}}. Write {{{column}}} for any text."
+        )
+    return numbers.str.zfill(digits).tolist()
 
 
 def _patterns(table: pd.DataFrame, layout: TableLayout, rows: Array) -> list[list[str]]:
     """Per part of `image_names`, its text in each row; marks in cells stand for themselves."""
     parts = []
     last = len(layout.name_parts) - 1
-    for place, (text, name) in enumerate(layout.name_parts):
+    for place, (text, name, digits) in enumerate(layout.name_parts):
         plain = image_key(f"x{text}")[1:] if place == last and name is None else text
         literal = fold(plain.replace("\\", "/"))
         cells = [""] * len(rows)
         if name is not None:
-            cells = [re.sub(r"([*?\[])", r"[\1]", fold(c)) for c in table[name].str.strip()]
-            cells = [cells[row] for row in rows]
+            cells = [
+                re.sub(r"([*?\[])", r"[\1]", fold(c))
+                for c in _name_cells(table, name, digits, rows)
+            ]
         parts.append([literal + cell for cell in cells])
     return parts
 
@@ -256,14 +256,3 @@ def _from_the_folder_on(cells: pd.Series, layout: TableLayout, roots: Sequence[s
             cells = cells.where(~inside, paths.str.slice(len(start)))
             cut |= inside
     return cells
-
-
-def _require(table: pd.DataFrame, columns: Sequence[str], setting: str) -> None:
-    for column in columns:
-        if column not in table:
-            names = [str(name) for name in table.columns]
-            near = difflib.get_close_matches(column, names, n=1, cutoff=0.6)
-            has = f"Did you mean '{near[0]}'?" if near else f"It has: {', '.join(names[:20])}."
-            raise TableError(
-                f"{table.index[0][0]}: there is no column '{column}' (in {setting}). {has}"
-            )

@@ -1,20 +1,21 @@
-"""How a table file is laid out: what the reader cannot tell from the file itself.
+"""How a table becomes a row per image: what `[table]` of a schema file may say.
 
-The table `[table]` of a schema file (`docs/schema.md`) holds these settings; what is not set is
-detected. How a single column writes its numbers belongs to its feature (`slimp.data.schema`).
+The same section serves anyone's own table and each published layout of a public dataset. What is
+not set is detected, or not done. How a single column writes its numbers belongs to its feature.
 """
 
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Any, Literal
 
-from slimp.data.schema import TABLE_DEFAULTS
-from slimp.data.settings import read_toml
+from slimp.data.schema import TABLE_DEFAULTS, SimilarIds
+from slimp.data.settings import as_table, as_texts, read_settings, read_toml
 from slimp.errors import TableError
 from slimp.sources.parse_cells import points_outside
 
@@ -23,29 +24,58 @@ from slimp.sources.parse_cells import points_outside
 class Join:
     """A further table, whose columns are added to the rows that it is about."""
 
-    on: Mapping[str, str]
+    on: Mapping[str, str] = field(default_factory=dict)
     """Column of the table so far -> the column there that holds the same ids, in full a key."""
-    file: str | None = None
-    """Beside the main table; None: another sheet of the same file."""
+    by: Literal["row"] | None = None
+    """`row`: the further table lists rows of the main table by number."""
+    first: int = 0
+    """Number of the first row, below the header, where rows are listed by number."""
+    file: tuple[str, ...] = ()
+    """Paths beside the main table, or ends of paths with `*` within a name; the first that is
+    there counts. Empty: another sheet of the same file."""
     sheet: str | None = None
     columns: tuple[str, ...] | None = None
     """Those to add; None: all."""
+    set: Mapping[str, str] = field(default_factory=dict)
+    """Columns that the rows listed get, each with its cell, as in split = "train"."""
+    needed: bool = True
+    """Whether a layout is not this one, and an import is refused, without it."""
 
     def __post_init__(self) -> None:
-        if not self.on:
-            raise TableError("a [[table.join]] needs 'on': the column that both tables have.")
-        if self.file is None and self.sheet is None:
+        if bool(self.on) == (self.by is not None):
+            raise TableError("a [[table.join]] needs 'on', the column that both tables have, or by")
+        if not self.file and self.sheet is None:
             raise TableError("a [[table.join]] needs 'file', or 'sheet' of the same file.")
-        if self.file is not None and points_outside(self.file):
+        if outside := [file for file in self.file if points_outside(file)]:
             raise TableError(
-                f"[[table.join]]: '{self.file}' points outside the folder of the data. Copy the "
+                f"[[table.join]]: '{outside[0]}' points outside the folder of the data. Copy the "
                 "table there, and write its path from that folder on."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Which rows are of this dataset, where a table mixes several."""
+
+    column: str
+    begins: str
+    """Cells of the rows that stay begin so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derive:
+    """A column of the schema that releases of a dataset hold under several names."""
+
+    column: str
+    groups: tuple[tuple[str, ...], ...]
+    """The first group with a filled cell counts; within it, row by row, the first filled cell."""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """Published cell -> the cell here. If given, other cells of other columns do not count."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TableLayout:
-    """What a table file looks like. None, or empty: detected, or not there.
+    """What a table file looks like and what is made of it, in the order of the fields.
 
     Raises:
         TableError: a setting makes no sense.
@@ -59,20 +89,28 @@ class TableLayout:
     """Row that names the columns, the first of the file being 1."""
     sheet: str | None = None
     """Of a spreadsheet with several."""
+    joins: tuple[Join, ...] = ()
+    rename: Mapping[str, str] = field(default_factory=dict)
+    """Published column -> its name here."""
+    keep: Keep | None = None
+    derive: tuple[Derive, ...] = ()
+    row_id: str | None = None
+    """Column to make that tells the rows of the table apart, where a row is a lesion without id."""
     images: tuple[str, ...] = ()
     """Columns that each name an image: a row becomes one row per filled cell of them."""
     separator: str | None = None
     """Between several image names in one cell."""
     image_names: str | None = None
-    """Names of the images where no column has them: `{column}` stands for that cell, `*` for
-    anything. A row becomes one row per image that answers."""
+    """Names of the images where no column has them: `{column}` stands for that cell, `{column:06}`
+    for its number with zeros up to six digits, `*` for anything: a row becomes one per image."""
     image_root: str | None = None
     """Start of the paths in the image column that stands for the image folder."""
-    row_id: str | None = None
-    """Column to make that tells the rows of the table apart, where a row is a lesion without id."""
     drop: tuple[str, ...] = ()
     """Columns that are never read into anything, because they name a person."""
-    joins: tuple[Join, ...] = ()
+    missing: tuple[str, ...] = ()
+    """Of the schema: cells that are no id to join by."""
+    similar_ids: SimilarIds = "refuse"
+    """Of the schema: whether ids that differ in letter case or leading zeros are joined."""
 
     def __post_init__(self) -> None:
         if self.encoding is not None:
@@ -88,70 +126,59 @@ class TableLayout:
         if self.image_names is not None:
             if self.images or self.separator:
                 raise TableError("[table]: give 'images' and 'separator', or 'image_names'.")
-            self.name_columns  # noqa: B018 - refuses a pattern that cannot be read
+            self.name_parts  # noqa: B018 - refuses a pattern that cannot be read
 
     @property
-    def name_columns(self) -> tuple[str, ...]:
-        """The columns that `image_names` is made of, in order."""
+    def name_parts(self) -> tuple[tuple[str, str | None, int], ...]:
+        """`image_names` as (text, the column that follows it, if any, digits of its number)."""
         try:
             parts = list(Formatter().parse(self.image_names or ""))
         except ValueError as error:
             raise TableError(f"[table]: image_names '{self.image_names}': {error}.") from None
-        if any(spec or conversion for _, _, spec, conversion in parts):
-            raise TableError(f"[table]: image_names '{self.image_names}': write {{column}} only.")
-        return tuple(name for _, name, _, _ in parts if name is not None)
-
-    @property
-    def name_parts(self) -> tuple[tuple[str, str | None], ...]:
-        """`image_names` as (text, the column that follows it, if any)."""
-        return tuple((text, name) for text, name, _, _ in Formatter().parse(self.image_names or ""))
+        for _, _, width, conversion in parts:
+            if conversion or (width and not re.fullmatch("0[1-9][0-9]?", width)):
+                raise TableError(
+                    f"[table]: image_names '{self.image_names}': write {{column}}, or "
+                    "{column:06} for a number with zeros in front, of six digits in all."
+                )
+        return tuple((literal, name, int(width or 0)) for literal, name, width, _ in parts)
 
     @classmethod
     def from_toml(cls, path: Path) -> TableLayout:
         """The layout in a schema file; `Schema.from_toml` reads the rest of it."""
         content = read_toml(path)
         try:
-            return cls.from_dict(content.get("table", {}))
+            return cls.from_dict(content.get("table", {}), schema=content)
         except TableError as error:
             raise TableError(f"{path}: {error}") from None
 
     @classmethod
-    def from_dict(cls, content: object) -> TableLayout:
-        """The layout from the parsed table `[table]`; `decimal` and `thousands` are the schema's.
+    def from_dict(cls, content: object, schema: Mapping[str, Any] | None = None) -> TableLayout:
+        """The layout from the parsed table `[table]`, and what the schema says of ids.
 
         Raises:
             TableError: a key is unknown, or of the wrong type.
         """
-        entry = _entry(content, _KEYS | TABLE_DEFAULTS, "[table]")
-        joins = entry.get("join", [])
+        entry = {k: v for k, v in as_table(content, "[table]").items() if k not in TABLE_DEFAULTS}
+        joins = entry.pop("join", [])
         if not isinstance(joins, list):
             raise TableError("[table]: write a join as [[table.join]], with two brackets.")
-        return cls(
-            header=_whole_number(entry, "header"),
-            images=_names(entry, "images") or (),
-            drop=_names(entry, "drop") or (),
-            joins=tuple(_join(join) for join in joins),
-            **{key: _text(entry, key) for key in _TEXTS},
-        )
-
-
-_TEXTS = ("encoding", "delimiter", "sheet", "separator", "image_names", "image_root", "row_id")
-_KEYS = frozenset({*_TEXTS, "header", "images", "drop", "join"})
+        given = {"joins": tuple(map(_join, joins)), "missing": (), "similar_ids": "refuse"}
+        if schema is not None:
+            given["missing"] = as_texts(schema.get("missing", ()), "'missing'")
+            given["similar_ids"] = schema.get("similar_ids", "refuse")
+        return read_settings(cls, entry, "[table]", **given)
 
 
 def _join(content: object) -> Join:
-    entry = _entry(content, frozenset({"file", "sheet", "on", "columns"}), "[[table.join]]")
-    on = entry.get("on", {})
-    on = [on] if isinstance(on, str) else on
-    if isinstance(on, list) and all(isinstance(name, str) for name in on):
-        on = {name: name for name in on}
-    if not isinstance(on, Mapping) or not all(isinstance(name, str) for name in on.values()):
-        raise TableError(
-            "[[table.join]]: 'on' is a column of both tables, a list of those, or "
-            f"{{ column = 'column there' }}; got {on!r}."
-        )
-    columns = _names(entry, "columns")
-    return Join(on=on, file=_text(entry, "file"), sheet=_text(entry, "sheet"), columns=columns)
+    where = "[[table.join]]"
+    entry = dict(as_table(content, where))
+    for key in ("on", "file"):  # one name, a list of names or, as to ids, { here = "there" }
+        if isinstance(entry.get(key), str):
+            entry[key] = [entry[key]]
+    if isinstance(entry.get("on"), list):
+        entry["on"] = {name: name for name in as_texts(entry["on"], f"{where}: 'on'")}
+    return read_settings(Join, entry, where)
 
 
 def _check_encoding(name: str) -> None:
@@ -165,36 +192,3 @@ def _check_encoding(name: str) -> None:
             f"[table]: there is no encoding '{name}'. Common ones: utf-8, utf-16, cp1252 (Windows "
             "in Western Europe), cp1250 (in Central Europe), mac-roman."
         )
-
-
-def _entry(content: object, allowed: frozenset[str], where: str) -> Mapping[str, Any]:
-    if not isinstance(content, Mapping):
-        raise TableError(f"{where} must be a table of settings, got {content!r}.")
-    if unknown := sorted(set(content) - allowed):
-        raise TableError(
-            f"{where}: unknown key '{unknown[0]}'; it has: {', '.join(sorted(allowed))}."
-        )
-    return content
-
-
-def _text(entry: Mapping[str, Any], key: str) -> str | None:
-    value = entry.get(key)
-    if value is not None and not isinstance(value, str):
-        raise TableError(f"[table]: '{key}' must be a string, got {value!r}.")
-    return value
-
-
-def _whole_number(entry: Mapping[str, Any], key: str) -> int | None:
-    value = entry.get(key)
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-        raise TableError(f"[table]: '{key}' must be a whole number, got {value!r}.")
-    return value
-
-
-def _names(entry: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
-    value = entry.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise TableError(f"[table]: '{key}' must be a list of columns, got {value!r}.")
-    return tuple(value)

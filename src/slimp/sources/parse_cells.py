@@ -60,10 +60,14 @@ def read_feature(table: pd.DataFrame, feature: Feature, where: Where) -> dict[st
         return {feature.name: _time_between(*dates, feature, where)}
     numeric = table.attrs.get(NUMERIC, ())
     plain = replace(feature, decimal=".", thousands=None)
-    return {
+    typed = {
         column: parse_cells(table[column], plain if column in numeric else feature, where)
         for column in feature.columns
     }
+    for column, (_, _, lost) in table.attrs.get(JOINED, {}).items():
+        if column in typed and "" in feature.aliases:  # no row is no blank cell
+            typed[column] = typed[column].mask(table.index.isin(lost))
+    return typed
 
 
 def parse_cells(cells: pd.Series, feature: Feature, where: Where) -> pd.Series:

@@ -67,7 +67,7 @@ def _doubtful_classes(labels: pd.Series, names: Mapping[str, str]) -> list[str]:
             )
     named = {*names, *names.values()}
     unnamed = sorted(f"'{label}' ({n} images)" for label, n in counts.items() if label not in named)
-    if names and unnamed:
+    if any(names.values()) and unnamed:
         shown = ", ".join(unnamed[:5]) + (f" and {len(unnamed) - 5} more" if unnamed[5:] else "")
         warnings.append(
             f"label_names has no name for {shown}; they stay as they are. If one is meant by a "

@@ -29,5 +29,3 @@ class RawTable:
     """Closes what `open_image` keeps open."""
     layout: str = ""
     """Which of the dataset's known layouts this is, and what is to be said about it."""
-    may_lack: tuple[str, ...] = ()
-    """Columns of the schema that the table may lack in this layout; '*' is any but the image."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 import zipfile
 from pathlib import Path
 
@@ -12,9 +11,11 @@ import pytest
 
 from slimp.cli import data_sources
 from slimp.data.schema import Schema
+from slimp.data.settings import read_toml
 from slimp.errors import TableError, UserError
 from slimp.sources import NAMES, get_source, import_source, sources
 from slimp.sources.level_tables import type_rows
+from slimp.sources.recognise import layouts_of
 
 PUBLIC = ["slice3d", "pad-ufes-20", "hiba", "ham10000", "bcn20000"]
 REVIEWED = [*PUBLIC, "isic"]
@@ -87,10 +88,11 @@ def test_a_refused_column_cannot_become_an_input_by_accident(name):
 @pytest.mark.parametrize("name", REVIEWED)
 def test_refused_columns_stay_out_of_the_levels_and_in_sight(name):
     schema = get_source(name).schema()
-    columns = {schema.image, schema.lesion, schema.patient, schema.label, schema.split}
+    columns = {*schema.roles, *schema.refused}
     columns |= {column for feature in schema.features for column in feature.columns}
-    columns = (columns | set(schema.refused)) - {None}
     table = pd.DataFrame({column: ["1", "2"] for column in sorted(columns)}, dtype="str")
+    if schema.split is not None:
+        table[schema.split] = "train"
     for feature in schema.features:
         if feature.kind == "checkbox":
             table[list(feature.columns)] = "True"
@@ -144,20 +146,15 @@ def test_columns_of_the_layouts_are_those_of_the_schema(name):
     """What a layout may lack, derives, renames to or sets is a column that the schema names."""
     source = get_source(name)
     schema = source.schema()
-    known = {schema.image, schema.lesion, schema.patient, schema.label, schema.split}
+    known = {*schema.roles, *schema.refused}
     known |= {column for feature in schema.features for column in feature.columns}
-    known |= set(schema.refused)
-    facts = tomllib.loads(source.schema_file.read_text(encoding="utf-8"))["dataset"]
-    for layout in facts["layout"]:
-        assert {*layout.get("may_lack", ())} - {"*"} <= known
-        assert {*layout.get("rename", {}).values()} <= known
-        assert {column for rows in layout["rows"] for column in rows.get("set", {})} <= known
-        if "one_hot" in layout:
-            assert layout["one_hot"]["column"] == schema.label
-            labels = {*layout["one_hot"]["classes"].values()} - {""}
-            assert labels == {*(source.classes or labels)}
-    for rule in facts.get("derive", ()):
-        assert rule["column"] in known
+    labels = {*schema.label_names, *schema.label_names.values()}
+    for layout in layouts_of(read_toml(source.schema_file)):
+        assert {*layout.may_lack} - {"*"} <= known
+        assert {*layout.table.rename.values()} <= known
+        assert {column for rows in layout.rows for column in rows.set} <= known
+        assert {rule.column for rule in layout.table.derive} <= known
+        assert {*layout.one_hot} <= labels
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -174,7 +171,6 @@ PAGES = Path(__file__).resolve().parents[2] / "docs" / "datasets"
 def test_each_dataset_has_a_page_that_says_what_its_file_says(name):
     source, text = get_source(name), (PAGES / f"{name}.md").read_text(encoding="utf-8")
     schema = source.schema()
-    ids = [schema.image, schema.lesion, schema.patient, schema.label, schema.split]
     named = set(re.findall(r"`([^`\n]+)`", text))
     columns, refused = text.partition("| refused | why |")[::2]
     for level in schema.levels:
@@ -184,7 +180,7 @@ def test_each_dataset_has_a_page_that_says_what_its_file_says(name):
             for column in feature.columns:
                 row = rf"^\| {level.name} \|[^|\n]*`{column}`[^|\n]*\| {re.escape(kind)}"
                 assert re.search(row, columns, re.MULTILINE), f"{column}: {kind}"
-    assert set(filter(None, ids)) <= named
+    assert {*schema.roles} <= named
     assert set(re.findall(r"^\| `(\w+)` \|", refused, re.MULTILINE)) == set(schema.refused)
     for count in (source.images, source.lesions, source.patients):
         assert count is None or f"{count:,}" in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -57,10 +57,10 @@ def read_settings(
             f"{where}: unknown key '{unknown[0]}'; it has: {', '.join(sorted(known))}."
         )
     found = {known[k]: _value(v, hints[known[k]], f"{where}: '{k}'") for k, v in entry.items()}
-    try:
-        return kind(**found, **given)
-    except TypeError as error:
-        raise TableError(f"{where}: {str(error).partition('() ')[2]}.") from None
+    needed = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING]  # type: ignore[arg-type]
+    if absent := [name for name in needed if name not in {*found, *given}]:
+        raise TableError(f"{where} needs '{absent[0]}'.")
+    return kind(**found, **given)
 
 
 def as_table(value: object, where: str) -> Mapping[str, Any]:

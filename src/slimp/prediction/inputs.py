@@ -13,9 +13,8 @@ from slimp.data.encoding import Encoding, FittedFeature
 from slimp.data.files import ImagesInMemory
 from slimp.data.schema import LEVELS, Feature, Level, LevelName, Schema
 from slimp.errors import TableError, UserError
-from slimp.sources.arrange import fold
 from slimp.sources.image_files import is_image_file
-from slimp.sources.parse_cells import NUMERIC, image_key, read_feature
+from slimp.sources.parse_cells import NUMERIC, fold, image_key, read_feature
 from slimp.sources.read_table import read_table
 
 KEY = "image"

@@ -7,7 +7,6 @@ them. What was done is noted in `attrs`, beside what was assumed.
 from __future__ import annotations
 
 import re
-import unicodedata
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from fnmatch import translate
@@ -20,7 +19,7 @@ from slimp.errors import TableError
 from slimp.sources.joins import join_table
 from slimp.sources.layout import Derive, Join, Keep, TableLayout
 from slimp.sources.level_tables import ASSUMED
-from slimp.sources.parse_cells import JOINED, NUMERIC, as_whole, image_key, require_columns
+from slimp.sources.parse_cells import JOINED, NUMERIC, as_whole, fold, image_key, require_columns
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 ReadJoin: TypeAlias = Callable[[Join], pd.DataFrame | None]
@@ -237,11 +236,6 @@ def _patterns(table: pd.DataFrame, layout: TableLayout, rows: Array) -> list[lis
             ]
         parts.append([literal + cell for cell in cells])
     return parts
-
-
-def fold(text: str) -> str:
-    """The text such that two spellings of one file name are one."""
-    return unicodedata.normalize("NFC", text).casefold()
 
 
 def _from_the_folder_on(cells: pd.Series, layout: TableLayout, roots: Sequence[str]) -> pd.Series:

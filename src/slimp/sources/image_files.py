@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from slimp.errors import TableError
 from slimp.sources.dicom import is_dicom
-from slimp.sources.parse_cells import IMAGE_ENDING, NO_ENDING, UNREAD_ENDING, image_key
+from slimp.sources.parse_cells import IMAGE_ENDING, NO_ENDING, UNREAD_ENDING, fold, image_key
+from slimp.sources.parse_ids import similar_form
 from slimp.sources.raw_files import Place, is_within, without_zip
 
 MAX_IMAGE_BYTES = 1 << 28
@@ -17,8 +19,9 @@ MAX_IMAGE_BYTES = 1 << 28
 class Images:
     """Image files under some folders of a place, found by what a table calls them.
 
-    A cell may give a path from the folder on or just the file's name, with any ending or none. A
-    file without an ending is found, too, and may be anything.
+    A cell may give a path from the folder on or just the file's name, with any ending or none, and
+    in another case if one file alone is called so. A file without an ending is found, too, and may
+    be anything.
 
     Args:
         place: where the folders are.
@@ -73,6 +76,8 @@ class Images:
             OSError: it is unreadable or damaged, or there only in a format that is not read.
         """
         number = self.find(cell)
+        if number is None and (other := self._spellings.get(fold(image_key(cell)))):
+            cell, number = other, self.find(other)
         if number is not None:
             return self._place.read(number, limit=MAX_IMAGE_BYTES)
         key = image_key(cell)
@@ -81,6 +86,45 @@ class Images:
             name = self._place.paths[other].rpartition("/")[2]
             raise OSError(f"there is {name}, whose format is not read; save it as JPEG or PNG")
         return None
+
+    def hint(self, cell: str) -> str:
+        """What a file is called that may be meant by a cell which names none, as a sentence."""
+        wanted = similar_form(image_key(cell).rpartition("/")[2])
+        near = next((stem for stem in self._by_stem if similar_form(stem) == wanted), None)
+        if near is None:
+            return ""
+        zeros = "" if not near.isdecimal() else f', as in image_names = "{{column:{len(near):02}}}"'
+        return (
+            f" There is {near}, though: say under [table] how names are made of the table{zeros}."
+        )
+
+    @property
+    def files(self) -> list[str]:
+        """Paths of all files, from their folder on."""
+        return [file for _, file in self._found]
+
+    @cached_property
+    def _found(self) -> list[tuple[str, str]]:
+        """(name of the folder, path of the file from it on)."""
+        starts = [(f.rpartition("/")[2], f"{f}/" if f else "") for f in self.folders]
+        return [
+            (outer, path[len(start) :])
+            for path in self._place.paths
+            for outer, start in starts
+            if path.startswith(start)
+        ]
+
+    @cached_property
+    def _spellings(self) -> dict[str, str]:
+        """Folded name or path -> the file's path; '' where several answer."""
+        known = dict[str, str]()
+        for outer, file in sorted(self._found, key=lambda f: bool(UNREAD_ENDING.search(f[1]))):
+            path = fold(image_key(file))
+            for key in {path, path.rpartition("/")[2], f"{fold(outer)}/{path}"}:
+                if key in known and UNREAD_ENDING.search(file):
+                    continue  # a phone's copy of an image that can be read
+                known[key] = "" if key in known else file
+        return known
 
     def _keys(self, number: int) -> Iterator[str]:
         """The paths that name the file: from each folder on, with the folder's name, from RAW."""

@@ -312,6 +312,11 @@ def image_key(cell: str) -> str:
     return UNREAD_ENDING.sub("", path) if UNREAD_ENDING.search(path) else IMAGE_ENDING.sub("", path)
 
 
+def fold(text: str) -> str:
+    """The text such that two spellings of one file name are one."""
+    return unicodedata.normalize("NFC", text).casefold()
+
+
 def points_outside(cell: str) -> bool:
     """Whether the cell, read as a path, leaves the image folder: '..', absolute, or a drive."""
     path = cell.strip().replace("\\", "/")

@@ -11,9 +11,9 @@ import pandas as pd
 
 from slimp.data.schema import Schema
 from slimp.data.settings import read_toml
-from slimp.sources.any_case import AnyCase
 from slimp.sources.arrange import arrange
 from slimp.sources.hdf5 import HDF5_ENDING, HDF5Images
+from slimp.sources.image_files import Images
 from slimp.sources.layout import TableLayout
 from slimp.sources.raw import OpenImage, RawTable
 from slimp.sources.raw_files import Place
@@ -96,6 +96,7 @@ def read_source(
         table=published,
         open_image=_first_of(openers),
         looked_in=looked_in,
+        hint=folders.hint,
         close=_closing(place, openers),
         layout="; ".join(filter(None, said)),
     )
@@ -124,14 +125,14 @@ def fitted(
 
 def _openers(
     place: Place, layout: Layout, given: str | None
-) -> tuple[list[OpenImage], AnyCase, str]:
+) -> tuple[list[OpenImage], Images, str]:
     """What finds an image by its cell, the cheapest first; the files among them; where it looks."""
     paths, files = _image_places(place, layout.images, given)
     direct, packed = list[OpenImage](), list[OpenImage]()
     for number in files:
         (packed if place.inside_zip(number) else direct).append(HDF5Images(place, number))
     looked_in = [str(place.shown(number)) for number in files]
-    folders = AnyCase(place, _outermost(paths))
+    folders = Images(place, _outermost(paths))
     if paths:
         direct.append(folders)
         looked_in.append(str(folders))

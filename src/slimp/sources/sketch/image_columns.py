@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from slimp.errors import TableError
-from slimp.sources.arrange import arrange, fold
+from slimp.sources.arrange import arrange
 from slimp.sources.image_files import is_image_file
 from slimp.sources.layout import Join, TableLayout
 from slimp.sources.parse_cells import IMAGE_ENDING, NO_ENDING, image_key, points_outside

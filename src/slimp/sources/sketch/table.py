@@ -54,7 +54,8 @@ class Sketch:
 
     def layout(self) -> TableLayout:
         """The proposed layout of the table."""
-        return TableLayout.from_dict(tomllib.loads(self.text).get("table", {}))
+        content = tomllib.loads(self.text)
+        return TableLayout.from_dict(content.get("table", {}), schema=content)
 
     def next_command(self, file: Path) -> str:
         """The import of the table by the schema in that file."""
@@ -263,7 +264,7 @@ def _dry_run(
     """What an import of the table by this sketch would complain of."""
 
     def read_join(join: Join) -> pd.DataFrame:
-        return read_table((sketch.raw / sketch.table).parent / str(join.file))
+        return read_table((sketch.raw / sketch.table).parent / join.file[0])
 
     try:
         schema, layout = sketch.schema(), sketch.layout()

@@ -60,30 +60,36 @@ def test_cells_are_read_alike_whatever_stands_beside_them(cells):
 
 
 @pytest.mark.parametrize(
-    "cell",
+    ("cell", "settings", "named"),
     [
-        "unk",
-        "nan",
-        "NaN",
-        "inf",
-        "-inf",
-        "1e",
-        "0x10",
-        "1_000",
-        "8 mm",
-        "٣",
-        "--1",
-        "1.2.3",
-        "True",
+        *(
+            (cell, {}, f"'{re.escape(cell)}' is not a number.*f.missing")
+            for cell in (
+                *("unk", "nan", "NaN", "inf", "-inf", "1e", "0x10", "1_000", "8 mm", "\u0663"),
+                *("--1", "1.2.3", "True"),
+            )
+        ),
+        ("8,5", {}, r"8\.5"),
+        ("1e300", {}, "too large"),
+        ("1e999", {}, "too large"),
+        ("1.234", {"decimal": ","}, r"two numbers.*thousands"),
+        ("1.234.567", {"decimal": ","}, "1.234.567"),
+        ("1,234", {}, r"1\.234.*f\.thousands = \",\""),
+        ("12,34,5", {"decimal": ","}, "12,34,5"),
+        ("1.23,4", {"decimal": ",", "thousands": "."}, "1.23,4"),
+        ("12 cm", {"unit": "mm"}, r"mm\. .*'cm'.* f\.units"),
+        ("12 cm", {}, "12 cm"),
+        (">12", {"unit": "mm"}, ">12"),
+        ("1e400 mm", {"unit": "mm"}, "1e400 mm"),
+        ("mm", {"unit": "mm"}, "'mm'"),
+        ("0,125", {"thousands": ","}, r"0\.125"),
+        ("0.125", {"decimal": ",", "thousands": "."}, "comma"),
+        ("012 500", {"thousands": " "}, "012 500"),
     ],
 )
-def test_what_is_not_a_number(cell):
-    with pytest.raises(TableError) as error:
-        parse(["7", cell, "8"], feature())
-    assert str(error.value) == (
-        f"t.csv, row 3, column 'f': '{cell}' is not a number. Missing values are written as an "
-        f"empty cell. If '{cell}' means missing, add: f.missing = [\"{cell}\"]"
-    )
+def test_what_is_not_a_number_or_could_be_another(cell, settings, named):
+    with pytest.raises(TableError, match=rf"t\.csv, row 3, column 'f': .*{named}"):
+        parse(["7", cell, "8"], feature(**settings))
 
 
 def test_nan_is_missing_where_the_schema_says_so():
@@ -91,20 +97,8 @@ def test_nan_is_missing_where_the_schema_says_so():
     assert typed.isna().tolist() == [True, True, False]
 
 
-def test_a_comma_gets_its_own_advice():
-    with pytest.raises(TableError, match=r"'8,5' is not a number\. Decimals are .* point: 8\.5\."):
-        parse(["8,5"], feature())
-
-
-def test_numbers_beyond_measure_are_refused():
-    with pytest.raises(TableError, match="'1e300' is too large for a measurement"):
-        parse(["1e300"], feature())
-    with pytest.raises(TableError, match="'1e999' is too large"):
-        parse(["1e999"], feature())
-
-
 def test_further_misfits_are_counted():
-    with pytest.raises(TableError, match=r"row 3, .*'x' is not a number\. .* for 2 more cell"):
+    with pytest.raises(TableError, match=r"row 3, .*'x'.* 2 more cell"):
         parse(["1", "x", "y", "z"], feature())
 
 
@@ -122,7 +116,7 @@ def test_aliases_do_not_chain():
 def test_fixed_categories_refuse_others():
     what = feature("categorical", categories=("I", "II"), aliases={"1": "I"})
     assert parse(["1", "II"], what).tolist() == ["I", "II"]
-    with pytest.raises(TableError, match=r"'VII' is not one of the categories\. Those are: I, II"):
+    with pytest.raises(TableError, match=r"'VII'.* I, II"):
         parse(["I", "VII"], what)
 
 
@@ -132,7 +126,7 @@ def test_ticks_in_all_their_spellings():
     assert typed.dtype == "boolean"
     assert typed.isna().tolist() == [False] * 12 + [True] * 2
     assert typed.dropna().tolist() == [True] * 7 + [False] * 5
-    with pytest.raises(TableError, match=r"'maybe' is not a yes or no\. Write True/False, yes/no"):
+    with pytest.raises(TableError, match="'maybe'"):
         parse(["yes", "maybe"], feature("checkbox"))
 
 
@@ -174,26 +168,6 @@ def test_numbers_as_people_write_them(cell, settings, value):
     np.testing.assert_allclose(number(cell, **settings), value, rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("cell", "settings", "message"),
-    [
-        ("1.234", {"decimal": ","}, r"'1.234' could mean two numbers\. If the point .*thousands"),
-        ("1.234.567", {"decimal": ","}, r"could mean two numbers|is not a number"),
-        ("1,234", {}, r"point: 1\.234\. .* between thousands, set f\.thousands = \",\""),
-        ("12,34,5", {"decimal": ","}, "is not a number"),
-        ("1.23,4", {"decimal": ",", "thousands": "."}, "is not a number"),
-        ("12 cm", {"unit": "mm"}, r"end in: mm\. If 'cm' is a unit, .* f\.units = { \"cm\" = "),
-        ("12 cm", {}, "is not a number"),
-        (">12", {"unit": "mm"}, "is not a number"),
-        ("1e400 mm", {"unit": "mm"}, "is not a number"),
-        ("mm", {"unit": "mm"}, "is not a number"),
-    ],
-)
-def test_numbers_that_could_be_another_are_refused(cell, settings, message):
-    with pytest.raises(TableError, match=message):
-        parse(["7", cell], feature(**settings))
-
-
 @given(st.lists(st.floats(-1e12, 1e12), min_size=1))
 def test_a_decimal_comma_loses_nothing(values):
     cells = [f"{value!r}".replace(".", ",") for value in values]
@@ -212,6 +186,27 @@ def test_a_columns_values_do_not_depend_on_its_neighbours():
     cells = [f"{value / 7:.5f}" for value in range(-50, 50)]
     what = feature(unit="mm", units={"cm": 10.0})
     assert parse([*cells, "3 cm"], what).tolist() == [*parse(cells, what), 30]
+
+
+@pytest.mark.parametrize(
+    ("what", "cells", "values"),
+    [
+        (feature("checkbox", aliases={"": "no"}), ["YES", "", " "], [True, False, False]),
+        (
+            feature("categorical", aliases={"": "none", "x": ""}),
+            ["", "x", "a"],
+            ["none", None, "a"],
+        ),
+        (feature(aliases={"": "0", "?": "UNK"}, missing=("UNK",)), ["", "?", "2"], [0, None, 2]),
+        (feature("checkbox", aliases={"UNK": "no"}, missing=("UNK",)), ["UNK"], [False]),
+    ],
+)
+def test_an_alias_goes_before_what_is_missing(what, cells, values):
+    """A blank that means no is a no, not a gap."""
+    typed = parse(cells, what)
+    assert [None if pd.isna(value) else value for value in typed] == values
+    gaps = missing_spellings(pd.Series(cells, dtype="str"), what)
+    assert sum(gaps.values()) == values.count(None)
 
 
 def test_aliases_of_yes_and_no():
@@ -247,13 +242,9 @@ def test_time_between_dates():
 @pytest.mark.parametrize(
     ("born", "seen", "message"),
     [
-        (
-            "31.02.1960",
-            "01.03.2000",
-            r"row 2, column 'born': '31.02.1960' is not a date written as",
-        ),
-        ("01.03.1960", "March 2000", r"'March 2000' is not a date .*age\.format = \"%d\.%m\.%Y\""),
-        ("01.03.2001", "01.03.2000", r"row 2, column 'seen': 01.03.2000 lies before 01.03.2001"),
+        ("31.02.1960", "01.03.2000", r"row 2, column 'born': '31.02.1960'"),
+        ("01.03.1960", "March 2000", r"'March 2000'.*age\.format"),
+        ("01.03.2001", "01.03.2000", r"row 2, column 'seen': 01.03.2000 .* 01.03.2001"),
     ],
 )
 def test_dates_that_cannot_be(born, seen, message):
@@ -271,19 +262,6 @@ def test_a_number_that_means_missing_does_so_in_every_spelling():
     cells = ["9,999", "9999.00", "unk", "-9999", "9,998"]
     np.testing.assert_array_equal(parse(cells, grouped), [np.nan] * 4 + [9998])
     np.testing.assert_array_equal(parse(["999.00"], feature(missing=("999",))), [np.nan])
-
-
-@pytest.mark.parametrize(
-    ("cell", "decimal", "thousands", "message"),
-    [
-        ("0,125", ".", ",", r"'0,125' is not a number\. Decimals are written with a point: 0\.125"),
-        ("0.125", ",", ".", r"'0\.125' is not a number\. Decimals are written with a comma"),
-        ("012 500", ".", " ", r"'012 500' is not a number"),
-    ],
-)
-def test_no_grouped_number_begins_with_0(cell, decimal, thousands, message):
-    with pytest.raises(TableError, match=message):
-        parse([cell], feature(decimal=decimal, thousands=thousands))
 
 
 def test_columns_that_were_numbers_in_the_file_keep_their_point():

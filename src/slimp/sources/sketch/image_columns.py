@@ -15,7 +15,7 @@ from slimp.errors import TableError
 from slimp.sources.arrange import arrange
 from slimp.sources.image_files import is_image_file
 from slimp.sources.layout import Join, TableLayout
-from slimp.sources.parse_cells import IMAGE_ENDING, NO_ENDING, image_key, points_outside
+from slimp.sources.parse_cells import IMAGE_ENDING, NO_ENDING, fold, image_key, points_outside
 from slimp.sources.raw_files import Place
 from slimp.sources.sketch.columns import Column
 from slimp.sources.sketch.words import hints_at

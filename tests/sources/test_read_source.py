@@ -93,15 +93,15 @@ def test_a_cohort(raw):
 def test_table_and_images_may_be_elsewhere(raw):
     (raw / "metadata.csv").rename(raw / "table.txt")
     (raw / "images").rename(raw / "photos")
-    with pytest.raises(TableError, match=r"there is no table metadata\.csv"):
+    with pytest.raises(TableError, match=r"metadata\.csv.* --table"):
         run(raw)
-    with pytest.raises(TableError, match="no such image folder"):
+    with pytest.raises(TableError, match=r"images.* --images"):
         run(raw, table="table.txt")
     assert len(run(raw, table="table.txt", images="photos")) == 5
 
 
 def test_a_schema_is_needed(raw):
-    with pytest.raises(UserError, match=r"source 'csv' needs a schema file .* --schema FILE"):
+    with pytest.raises(UserError, match="--schema FILE"):
         import_source("csv", raw, raw.parent / "cohort")
 
 
@@ -120,25 +120,6 @@ def test_names_that_leave_the_folder_are_refused(raw, cell):
     ):
         run(raw)
     assert not (raw.parent / "cohort").exists()
-
-
-def test_a_cell_that_does_not_fit(raw):
-    make_raw(raw, edited(3, "age", "unk"))
-    with pytest.raises(TableError) as error:
-        run(raw)
-    assert str(error.value) == (
-        "metadata.csv, row 5 (file d.jpg), column 'age': 'unk' is not a number. Missing values are "
-        "written as an empty cell. If 'unk' means missing, add: age.missing = [\"unk\"]"
-    )
-
-
-def test_a_missing_column(raw):
-    table = pd.read_csv(raw / "metadata.csv", dtype=str).rename(columns={"age": "age_at_visit"})
-    table.to_csv(raw / "metadata.csv", index=False)
-    with pytest.raises(
-        TableError, match=r"metadata\.csv: there is no column 'age' .*feature 'age'"
-    ):
-        run(raw)
 
 
 def test_a_corrupt_image_fails_a_small_import(raw):
@@ -175,16 +156,15 @@ def test_one_patient_one_class_and_empty_columns_are_imported_and_told(raw):
     make_raw(raw, rows)
     cohort = run(raw)
     warnings = " ".join(cohort.info.import_report["warnings"])
-    assert "every label is 'MEL'" in warnings
-    assert "there is one patient" in warnings
-    assert "column 'age' (patient level) is empty in every row" in warnings
-    with pytest.raises(CohortError, match=r"cannot make 2 parts from 1 patient"):
+    assert all(named in warnings for named in ("'MEL'", "one patient", "'age'"))
+    with pytest.raises(CohortError, match="1 patient"):
         cohort.split({"train": 0.5, "test": 0.5})
 
 
-def test_empty_patients_are_patients_of_their_own_if_asked_for(raw):
-    make_raw(raw, edited(4, "patient", " "))
-    with pytest.raises(TableError, match=r"row 6: the patient column 'patient' is empty"):
+@pytest.mark.parametrize("cell", [" ", "nan"])
+def test_missing_patients_are_patients_of_their_own_if_asked_for(raw, cell):
+    make_raw(raw, edited(4, "patient", cell))
+    with pytest.raises(TableError, match=r"row 6 .*'patient'.*--missing-patient-id one-each"):
         run(raw)
     cohort = run(raw, options=ImportOptions(missing_patient_id="one-each"))
     assert cohort.info.import_report["missing_patient_ids"] == 1
@@ -222,18 +202,15 @@ def test_tables_of_patients_and_images_are_joined(raw):
     patients = table[["patient", "age", "skin"]].drop_duplicates("patient")
     table.drop(columns=["age", "skin"]).to_csv(raw / "metadata.csv", index=False)
     patients.to_csv(raw / "people.csv", index=False, sep=";")
-    layout = TableLayout(joins=(Join(file="people.csv", on={"patient": "patient"}),))
+    layout = TableLayout(joins=(Join(file=("people.csv",), on={"patient": "patient"}),))
     cohort = run(raw, layout=layout)
     assert cohort.patients["age"].fillna(-1).tolist() == [60, 0, -1]
+    pd.DataFrame(ROWS, columns=HEADER).drop(columns=["age", "skin"]).to_parquet(raw / "t.parquet")
+    again = run(raw, table="t.parquet", layout=layout, overwrite=True)
+    pd.testing.assert_frame_equal(again.patients, cohort.patients)
     (raw / "people.csv").unlink()
-    with pytest.raises(TableError, match=r"no table people\.csv, which \[\[table\.join\]\] names"):
+    with pytest.raises(TableError, match=r"people\.csv"):
         run(raw, layout=layout, overwrite=True)
-
-
-def test_a_layout_is_for_ones_own_table_of_any_kind(raw):
-    pd.DataFrame(ROWS, columns=HEADER).to_parquet(raw / "t.parquet")
-    (raw / "metadata.csv").unlink()
-    assert len(run(raw, table="t.parquet")) == 5
 
 
 def test_what_was_assumed_stands_in_the_report(raw):
@@ -256,13 +233,6 @@ def test_a_dropped_name_is_nowhere_in_the_cohort(raw, tmp_path):
     for path in written:
         content = path.read_bytes() if path.is_file() else b""
         assert b"ller" not in content, path
-
-
-def test_a_label_cannot_be_metadata():
-    content = SCHEMA.to_dict()
-    content["patient_metadata"]["dx"] = {"kind": "categorical"}
-    with pytest.raises(TableError, match="column 'dx' is the label; it must not be an input"):
-        Schema.from_dict(content)
 
 
 def test_what_is_in_the_way_is_kept(raw):
@@ -353,7 +323,7 @@ def workshop(tmp_path_factory) -> Path:
 
 
 @settings(
-    max_examples=250,
+    max_examples=100,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

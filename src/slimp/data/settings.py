@@ -92,7 +92,7 @@ def write_settings(owner: Any, keys: Mapping[str, str] | None = None) -> dict[st
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
@@ -121,4 +121,4 @@ def _value(value: object, hint: Any, where: str) -> Any:
     if not isinstance(value, right) or (isinstance(value, bool) and hint is not bool):
         words = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
         raise TableError(f"{where} must be {words[hint]}, got {value!r}.")
-    return float(value) if hint is float else value  # type: ignore[arg-type]
+    return float(value) if hint is float else value

@@ -48,26 +48,7 @@ def arrange(
     Raises:
         TableError: a column is not there, or the ids of a further table are no key.
     """
-    attrs: dict[Any, Any] = {NUMERIC: [], **table.attrs, JOINED: {}}
-    notes = list(attrs.get(ASSUMED, ()))
-    for join in layout.joins:
-        further = read_join(join)
-        if further is None:
-            continue
-        notes += further.attrs.get(ASSUMED, ())
-        joined = join_table(table, join, further, layout)
-        table = joined.table
-        notes += joined.notes
-        attrs[JOINED] |= joined.new
-        numeric = [name for name in further.attrs.get(NUMERIC, ()) if name in joined.new]
-        attrs[NUMERIC] = [*attrs[NUMERIC], *numeric]
-    new = dict(layout.rename)
-    table = table.rename(columns=new)
-    attrs[NUMERIC] = [new.get(name, name) for name in attrs[NUMERIC]]
-    attrs[JOINED] = {
-        new.get(name, name): (file, new.get(key, key), rows)
-        for name, (file, key, rows) in attrs[JOINED].items()
-    }
+    table, attrs, notes = _joined(table, layout, read_join)
     if layout.keep is not None:
         table, note = _keep(table, layout.keep)
         notes += note
@@ -97,6 +78,33 @@ def arrange(
     table = table.drop(columns=list(layout.drop))
     table.attrs = attrs | {ASSUMED: notes}
     return table
+
+
+def _joined(
+    table: pd.DataFrame, layout: TableLayout, read_join: ReadJoin
+) -> tuple[pd.DataFrame, dict[Any, Any], list[str]]:
+    """The table with the further tables' columns under their new names, its `attrs`, and notes."""
+    attrs: dict[Any, Any] = {NUMERIC: [], **table.attrs, JOINED: {}}
+    notes = list(attrs.get(ASSUMED, ()))
+    for join in layout.joins:
+        further = read_join(join)
+        if further is None:
+            continue
+        notes += further.attrs.get(ASSUMED, ())
+        joined = join_table(table, join, further, layout)
+        table = joined.table
+        notes += joined.notes
+        attrs[JOINED] |= joined.new
+        numeric = [name for name in further.attrs.get(NUMERIC, ()) if name in joined.new]
+        attrs[NUMERIC] = [*attrs[NUMERIC], *numeric]
+    new = dict(layout.rename)
+    table = table.rename(columns=new)
+    attrs[NUMERIC] = [new.get(name, name) for name in attrs[NUMERIC]]
+    attrs[JOINED] = {
+        new.get(name, name): (file, new.get(key, key), rows)
+        for name, (file, key, rows) in attrs[JOINED].items()
+    }
+    return table, attrs, notes
 
 
 def _keep(table: pd.DataFrame, rule: Keep) -> tuple[pd.DataFrame, list[str]]:

@@ -76,8 +76,8 @@ class Images:
             OSError: it is unreadable or damaged, or there only in a format that is not read.
         """
         number = self.find(cell)
-        if number is None and (other := self._spellings.get(fold(image_key(cell)))):
-            cell, number = other, self.find(other)
+        if number is None and (spelled := self._spellings.get(fold(image_key(cell)))):
+            cell, number = spelled, self.find(spelled)
         if number is not None:
             return self._place.read(number, limit=MAX_IMAGE_BYTES)
         key = image_key(cell)

@@ -163,7 +163,11 @@ class TableLayout:
         joins = entry.pop("join", [])
         if not isinstance(joins, list):
             raise TableError("[table]: write a join as [[table.join]], with two brackets.")
-        given = {"joins": tuple(map(_join, joins)), "missing": (), "similar_ids": "refuse"}
+        given: dict[str, Any] = {
+            "joins": tuple(map(_join, joins)),
+            "missing": (),
+            "similar_ids": "refuse",
+        }
         if schema is not None:
             given["missing"] = as_texts(schema.get("missing", ()), "'missing'")
             given["similar_ids"] = schema.get("similar_ids", "refuse")

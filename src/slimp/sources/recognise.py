@@ -141,7 +141,7 @@ class Search:
         return None
 
     def _read(self, number: int, layout: TableLayout | None = None) -> pd.DataFrame:
-        key = number, layout and layout.sheet
+        key = number, None if layout is None else layout.sheet
         if key not in self._known:
             self._known[key] = table_at(self._place, number, layout)
         return self._known[key]

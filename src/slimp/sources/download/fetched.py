@@ -8,6 +8,7 @@ from pathlib import Path
 
 from slimp.errors import TableError, UserError
 from slimp.sources import Source
+from slimp.sources.read_source import read_published
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +54,10 @@ def check_fetched(
     Raises:
         UserError: there is no table, it is unreadable, or it lacks the column of the images.
     """
-    if not source.is_published:
+    if not source.is_published or source.schema_file is None:
         raise UserError(f"source '{source.name}' is not published anywhere: nothing to fetch.")
-    column = source.schema().image
-    published = source.read(raw)
+    published, schema = read_published(source.schema_file, raw)
+    column = schema.image
     try:
         if column not in published.table.columns:
             raise TableError(

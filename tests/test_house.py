@@ -60,7 +60,6 @@ MANY_PARAMETERS: set[str] = {
     "prediction/image_folder.py:save_probe",
     "retrieval/extrapolate.py:extrapolate",
     "retrieval/routes.py:lend",
-    "sources/__init__.py:import_source",
     "sources/importer.py:import_cohort",
 }
 MEDIAN_HOLDS = False

@@ -16,7 +16,6 @@ from PIL import Image
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding
 from slimp.data.files import sha256_of
-from slimp.data.schema import Schema
 from slimp.errors import CheckpointError, TableError, UserError
 from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.logistic import LinearProbe
@@ -28,7 +27,7 @@ from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig
 from slimp.prediction.novelty import Surroundings, save_reference
 from slimp.prediction.predictor import Prediction, Predictor
-from slimp.sources import import_source
+from slimp.sources import RawFiles, import_source
 from slimp.sources.importer import ImportOptions
 from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
 
@@ -253,7 +252,7 @@ def test_what_was_imported_finds_itself(
         "csv",
         raw,
         tmp_path / "cohort",
-        schema=Schema.from_toml(real_data / "cases" / "predict-as-import" / "schema.toml"),
+        files=RawFiles.from_toml(real_data / "cases" / "predict-as-import" / "schema.toml"),
         options=ImportOptions(shorter_side=int(shorter_side)),
     )
     predictor = Predictor.load(places / "image", PredictConfig(novelty=0.0, cases=1))

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from slimp.data.schema import Schema
-from slimp.sources import dicom, import_source
+from slimp.sources import RawFiles, dicom, import_source
 from slimp.sources import image_limits as pictures
 from slimp.sources.decode_image import verify_image
 from slimp.sources.dicom import decode_dicom, is_dicom
@@ -252,7 +252,9 @@ def test_no_tag_enters_a_cohort(tmp_path):
         tmp_path / "raw" / "metadata.csv", index=False
     )
     schema = Schema.from_dict({"image": "file"})
-    cohort = import_source("csv", tmp_path / "raw", tmp_path / "cohort", schema=schema)
+    cohort = import_source(
+        "csv", tmp_path / "raw", tmp_path / "cohort", files=RawFiles(schema=schema)
+    )
     assert len(cohort) == 3
     report = cohort.info.import_report
     assert (report["stripped"], report["converted"], report["absent"]) == (3, 3, 0)

@@ -15,7 +15,7 @@ from PIL import Image
 from slimp.data.cohort import Cohort
 from slimp.data.schema import Schema
 from slimp.errors import CohortError, TableError, UserError
-from slimp.sources import import_source
+from slimp.sources import RawFiles, import_source
 from slimp.sources.importer import ImportOptions
 from slimp.sources.layout import Join, TableLayout
 
@@ -75,7 +75,9 @@ def raw(tmp_path) -> Path:
 
 
 def run(raw: Path, **more: object) -> Cohort:
-    return import_source("csv", raw, raw.parent / "cohort", schema=SCHEMA, **more)
+    named = {key: more.pop(key) for key in ("table", "images", "layout") if key in more}
+    files = RawFiles(schema=SCHEMA, **named)
+    return import_source("csv", raw, raw.parent / "cohort", files=files, **more)
 
 
 def test_a_cohort(raw):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from slimp.data.schema import Schema
 from slimp.errors import TableError
-from slimp.sources import import_source
+from slimp.sources import RawFiles, import_source
 from slimp.sources.sketch.columns import describe
 from slimp.sources.sketch.table import Sketch, sketch_table
 from slimp.sources.sketch.words import header_unit, hints_at, parts_of, plain, slug, words
@@ -251,10 +251,9 @@ def test_roles_and_levels_of_a_long_table(tmp_path):
         "csv",
         sketch.raw,
         tmp_path / "cohort",
-        schema=schema,
-        layout=sketch.layout(),
-        table=sketch.table,
-        images=sketch.images,
+        files=RawFiles(
+            schema=schema, layout=sketch.layout(), table=sketch.table, images=sketch.images
+        ),
     )
     assert len(cohort) == len(frame)
     assert cohort.info.import_report["disagreements"] == []
@@ -407,7 +406,10 @@ def test_files_named_by_ids(tmp_path):
     sketch = sketched(tmp_path, rows)
     assert sketch.layout().image_names == "{subject}/{spot}_*"
     cohort = import_source(
-        "csv", sketch.raw, tmp_path / "c", schema=sketch.schema(), layout=sketch.layout()
+        "csv",
+        sketch.raw,
+        tmp_path / "c",
+        files=RawFiles(schema=sketch.schema(), layout=sketch.layout()),
     )
     assert len(cohort) == len(files)
 

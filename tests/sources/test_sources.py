@@ -13,7 +13,7 @@ from slimp.cli import data_sources
 from slimp.data.schema import Schema
 from slimp.data.settings import read_toml
 from slimp.errors import TableError, UserError
-from slimp.sources import NAMES, get_source, import_source, sources
+from slimp.sources import NAMES, RawFiles, get_source, import_source, sources
 from slimp.sources.level_tables import type_rows
 from slimp.sources.recognise import layouts_of
 
@@ -121,7 +121,7 @@ def test_synthetic_is_not_read(tmp_path):
 def test_a_reviewed_schema_is_not_replaced(tmp_path):
     schema = Schema.from_dict({"image": "img_id"})
     with pytest.raises(UserError, match="has a reviewed schema of its own"):
-        import_source("pad-ufes-20", tmp_path, tmp_path / "c", schema=schema)
+        import_source("pad-ufes-20", tmp_path, tmp_path / "c", files=RawFiles(schema=schema))
 
 
 @pytest.mark.parametrize("name", REVIEWED)

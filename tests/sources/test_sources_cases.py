@@ -11,7 +11,7 @@ import pytest
 from slimp.data.cohort import Cohort
 from slimp.data.schema import Schema
 from slimp.errors import CohortError, TableError
-from slimp.sources import import_source
+from slimp.sources import RawFiles, import_source
 from slimp.sources.importer import ImportOptions
 from slimp.sources.layout import TableLayout
 
@@ -40,10 +40,12 @@ def case(real_data, tmp_path) -> Import:
             "csv",
             folder / name,
             tmp_path / "cohort",
-            schema=Schema.from_dict(content),
-            layout=TableLayout.from_dict(content.get("table", {}), schema=content),
-            table=table,
-            images=images,
+            files=RawFiles(
+                schema=Schema.from_dict(content),
+                layout=TableLayout.from_dict(content.get("table", {}), schema=content),
+                table=table,
+                images=images,
+            ),
             options=ImportOptions(**options),
             overwrite=True,
         )

@@ -17,7 +17,7 @@ from PIL import Image
 
 from slimp.data.cohort import Cohort
 from slimp.errors import CohortError, TableError
-from slimp.sources import get_source, import_source
+from slimp.sources import RawFiles, get_source, import_source
 from slimp.sources.importer import ImportOptions
 
 ONE_EACH = ImportOptions(missing_patient_id="one-each")
@@ -616,7 +616,7 @@ def test_one_part_of_slice3d(tmp_path):
         import_source("slice3d", raw, tmp_path / "b")
     raw = slice3d(tmp_path / "raw")
     (raw / "train-metadata.csv").rename(raw / "fold-0.csv")
-    cohort = import_source("slice3d", raw, tmp_path / "c", table="fold-0.csv")
+    cohort = import_source("slice3d", raw, tmp_path / "c", files=RawFiles(table="fold-0.csv"))
     assert set(cohort.images["split"]) == {"train"}
 
 
@@ -785,8 +785,8 @@ def test_two_downloads_in_one_folder_are_not_mixed(tmp_path):
     isic(tmp_path / "raw" / "b", {"diagnosis_3": ["Scar"] * 4})
     with pytest.raises(TableError, match=r"a/metadata\.csv and .*b/metadata\.csv"):
         import_source("isic", tmp_path / "raw", tmp_path / "cohort")
-    chosen = {"table": "b/metadata.csv", "images": "b"}
-    cohort = import_source("isic", tmp_path / "raw", tmp_path / "cohort", **chosen)
+    chosen = RawFiles(table="b/metadata.csv", images="b")
+    cohort = import_source("isic", tmp_path / "raw", tmp_path / "cohort", files=chosen)
     assert cohort.classes == ("Scar",)
 
 

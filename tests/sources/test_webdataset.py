@@ -15,7 +15,7 @@ import pytest
 from slimp.data.cohort import Cohort
 from slimp.data.files import sha256_of
 from slimp.errors import CohortError, TableError, UserError
-from slimp.sources import import_source
+from slimp.sources import RawFiles, import_source
 from slimp.sources.export import ExportOptions, export_cohort
 from slimp.sources.importer import ImportOptions
 from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
@@ -202,4 +202,6 @@ def test_damage_is_named(exported, tmp_path, damage, message):
 
 def test_it_needs_no_schema(exported, tmp_path):
     with pytest.raises(UserError, match="brings its own schema and tables"):
-        import_source("webdataset", exported, tmp_path / "again", table="metadata.csv")
+        import_source(
+            "webdataset", exported, tmp_path / "again", files=RawFiles(table="metadata.csv")
+        )

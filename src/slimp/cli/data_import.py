@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slimp.cli.console import progress_bar, say, show_table
-from slimp.sources import import_source
+from slimp.sources import RawFiles, import_source
 from slimp.sources.importer import ImportOptions
 
 EXAMPLE = "slimp data import csv my_data cohorts/mine --schema schema.toml"
@@ -41,22 +41,15 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Imports, and prints what was met and done."""
-    from slimp.data.schema import Schema
-    from slimp.sources.layout import TableLayout
-
-    schema = layout = None
+    files = RawFiles(table=arguments.table, images=arguments.images)
     if arguments.schema is not None:
-        schema = Schema.from_toml(arguments.schema)
-        layout = TableLayout.from_toml(arguments.schema)
+        files = RawFiles.from_toml(arguments.schema, table=arguments.table, images=arguments.images)
     with progress_bar("importing images") as progress:
         cohort = import_source(
             arguments.source,
             arguments.raw,
             arguments.cohort,
-            schema=schema,
-            layout=layout,
-            table=arguments.table,
-            images=arguments.images,
+            files=files,
             options=arguments.options,
             overwrite=arguments.overwrite,
             progress=progress,

@@ -18,6 +18,7 @@ from slimp.data.settings import read_toml
 from slimp.errors import UserError
 from slimp.sources.importer import ImportOptions, Progress, import_cohort
 from slimp.sources.layout import TableLayout
+from slimp.sources.raw import RawTable
 from slimp.sources.read_source import read_own, read_published
 from slimp.sources.recognise import layouts_of
 from slimp.sources.webdataset import import_webdataset
@@ -90,15 +91,31 @@ def get_source(name: str) -> Source:
     return sources()[name]
 
 
+@dataclass(frozen=True, kw_only=True)
+class RawFiles:
+    """Which files in RAW hold what, where it is not as the source has it."""
+
+    table: str | None = None
+    """The table, as a path from RAW on."""
+    images: str | None = None
+    """The folder, zip or HDF5 file of the images, as a path from RAW on."""
+    schema: Schema | None = None
+    """Of the table of source `csv`; the others have their own."""
+    layout: TableLayout = field(default_factory=TableLayout)
+    """Of that table too."""
+
+    @classmethod
+    def from_toml(cls, file: Path, **files: str | None) -> RawFiles:
+        """With what a schema file says of the columns and of the table."""
+        return cls(schema=Schema.from_toml(file), layout=TableLayout.from_toml(file), **files)
+
+
 def import_source(
     name: str,
     raw: str | Path,
     target: str | Path,
     *,
-    schema: Schema | None = None,
-    layout: TableLayout | None = None,
-    table: str | None = None,
-    images: str | None = None,
+    files: RawFiles | None = None,
     options: ImportOptions | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -109,10 +126,7 @@ def import_source(
         name: of the source.
         raw: folder or zip file that holds the data as published.
         target: cohort folder to write; complete or not there at all.
-        schema: of the source `csv`; the others have their own.
-        layout: of the table of source `csv`; None: all of it is detected.
-        table: the table, from `raw` on, if it is not where the source has it.
-        images: the image folder, from `raw` on, if it is not where the source has it.
+        files: what is elsewhere than the source has it, and the schema of source `csv`.
         options: image size and limits.
         overwrite: replace what is in `target`.
         progress: called with the number of rows done and the number in all.
@@ -121,29 +135,16 @@ def import_source(
         UserError: the data, the schema or the target is at fault.
     """
     source, raw, target = get_source(name), Path(raw), Path(target)
+    files = files or RawFiles()
     how: dict[str, Any] = {"options": options, "overwrite": overwrite, "progress": progress}
     if name == "webdataset":
-        if schema or layout or table or images:
+        if files != RawFiles():
             raise UserError(
                 "source 'webdataset' brings its own schema and tables: leave --schema, --table "
                 "and --images out."
             )
         return import_webdataset(raw, target, **how)
-    if schema is not None and source.schema_file is not None:
-        raise UserError(
-            f"source '{name}' has a reviewed schema of its own. To use another one, import the "
-            "table as source 'csv' with --schema FILE."
-        )
-    if source.is_published and source.schema_file is not None:
-        found, schema = read_published(source.schema_file, raw, table=table, images=images)
-    elif name == "csv":
-        schema = source.schema() if schema is None else schema
-        own = layout or TableLayout()
-        found, schema = read_own(own, schema, raw, table=table, images=images)
-    else:
-        raise UserError(
-            f"source '{name}' is generated, not read: slimp data import {name} - COHORT."
-        )
+    found, schema = _read(source, raw, files)
     info = CohortInfo(
         name=raw.resolve().name if name == "csv" else name,
         source=name,
@@ -154,6 +155,23 @@ def import_source(
         return import_cohort(found, schema, target, info=info, published=source.images, **how)
     finally:
         found.close()
+
+
+def _read(source: Source, raw: Path, files: RawFiles) -> tuple[RawTable, Schema]:
+    """The table and images in `raw`, and what the columns are."""
+    if files.schema is not None and source.schema_file is not None:
+        raise UserError(
+            f"source '{source.name}' has a reviewed schema of its own. To use another one, import "
+            "the table as source 'csv' with --schema FILE."
+        )
+    where = {"table": files.table, "images": files.images}
+    if source.is_published and source.schema_file is not None:
+        return read_published(source.schema_file, raw, **where)
+    if source.name == "csv":
+        return read_own(files.layout, files.schema or source.schema(), raw, **where)
+    raise UserError(
+        f"source '{source.name}' is generated, not read: slimp data import {source.name} - COHORT."
+    )
 
 
 def _source(name: str) -> Source:

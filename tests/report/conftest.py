@@ -14,7 +14,8 @@ from slimp.data.cohort import Cohort
 from slimp.evaluation.probe_config import ProbeConfig, ProtocolConfig
 from slimp.evaluation.protocol import Assessment, assess
 from slimp.features.embed import FeatureTable
-from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
+from slimp.sources.synthetic.cohort import synthesize
+from slimp.sources.synthetic.config import SyntheticConfig
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "wbr", "col", "source"}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slimp.cli.console import is_main_process, note, progress_bar, say, show_table
+from slimp.cli.console import is_main_process, note, progress_bar, say, show_cautions, show_table
 from slimp.cli.flags import REQUIRED_FLAG
 from slimp.training.config import AdaptConfig
 
@@ -59,6 +59,7 @@ def run(arguments: Arguments) -> None:
     cohort = Cohort.load(arguments.cohort)
     reference = None if arguments.reference is None else Cohort.load(arguments.reference)
     note(f"{cohort!r}")
+    show_cautions(cohort)
     adapt(
         arguments.run,
         cohort,

@@ -7,6 +7,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slimp.data.cohort import Cohort
 
 PIPED_WIDTH = 160
 """Characters per line where standard output is a file or a pipe."""
@@ -33,6 +37,14 @@ def note(text: str) -> None:
         sys.stderr.flush()
 
 
+def show_cautions(cohort: Cohort) -> None:
+    """Repeats what the audit warns of, where a result depends on it."""
+    from slimp.checks.report import cautions
+
+    for caution in cautions(cohort):
+        say(f"CAUTION: {caution}")
+
+
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Writes a table: ruled on a terminal, plain aligned text where the output is piped.
 
@@ -46,9 +58,6 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
     terminal = sys.stdout.isatty()
     cells = [list(map(str, row)) for row in rows]
     table = Table(
-        title=Text(title),
-        title_justify="left",
-        title_style="bold",
         box=box.SIMPLE_HEAD if terminal else None,
         pad_edge=False,
     )
@@ -62,6 +71,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
     width = None if terminal else PIPED_WIDTH
     console = Console(force_terminal=terminal, width=width, highlight=False, emoji=False)
     with console.capture() as text:
+        console.print(Text(title, style="bold"), soft_wrap=True)
         console.print(table)
     say("\n".join(line.rstrip() for line in text.get().splitlines()))
 

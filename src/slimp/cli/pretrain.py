@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slimp.cli.console import note, say, show_table
+from slimp.cli.console import note, say, show_cautions, show_table
 from slimp.errors import UserError
 from slimp.training.config import PretrainConfig
 
@@ -55,6 +55,7 @@ def run(arguments: Arguments) -> None:
     cohort = Cohort.load(arguments.cohort)
     settings = ", ".join(f"{name}={value}" for name, value in asdict(arguments.config).items())
     note(f"{cohort!r}\n{textwrap.fill(settings, 100)}")
+    show_cautions(cohort)
     if arguments.profile:
         _profile(cohort, arguments)
     elif arguments.out is not None:

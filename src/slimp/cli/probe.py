@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from slimp.cli.console import note, progress_bar, say, show_table
+from slimp.cli.console import note, progress_bar, say, show_cautions, show_table
 from slimp.cli.flags import REQUIRED_FLAG
 from slimp.errors import UserError
 from slimp.evaluation.probe_config import LEAKING, FullProbeConfig
@@ -103,6 +103,7 @@ def run(arguments: Arguments) -> None:
         pseudo=arguments.pseudo,
         overwrite=arguments.overwrite,
     )
+    show_cautions(cohort)
     _print(result)
     _print_protocols(arguments, result)
     if arguments.report:

@@ -54,10 +54,9 @@ class Cohort:
         return len(self.tables.images)
 
     def __repr__(self) -> str:
-        return (
-            f"Cohort({self.info.name!r}: {len(self.tables.patients)} patients, "
-            f"{len(self.tables.lesions)} lesions, {len(self)} images)"
-        )
+        patients = f"{len(self.patients)} patients" if self.has_patient_ids else "no patient ids"
+        rest = f"{len(self.lesions)} lesions, {len(self)} images"
+        return f"Cohort({self.info.name!r}: {patients}, {rest})"
 
     @property
     def images(self) -> pd.DataFrame:

@@ -175,7 +175,7 @@ def _create(config: ModelConfig, *, pretrained: bool) -> Any:
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise UserError(
             f"encoder '{config.encoder}' with options {options} at {config.image_size} px "
-            f"cannot be made: {error}"
+            f"cannot be made: {error}. Choose a name of timm.list_models() and its options."
         ) from None
 
 

@@ -13,7 +13,6 @@ import pandas as pd
 from slimp.checks.report import cautions as audit_cautions
 from slimp.data.cohort import Cohort
 from slimp.data.files import read_json
-from slimp.data.schema import LevelName
 from slimp.errors import UserError
 from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.similarity import Similarity
@@ -49,7 +48,7 @@ def write_report(
     found: Assessment | None = None,
     *,
     table: FeatureTable | None = None,
-    similarity: Mapping[LevelName, Similarity] | None = None,
+    similarity: Mapping[str, Similarity] | None = None,
     options: PageOptions | None = None,
 ) -> Path:
     """Where the report lies: one HTML file that needs nothing else.
@@ -107,7 +106,7 @@ def render(
     found: Assessment | None,
     *,
     table: FeatureTable | None,
-    similarity: Mapping[LevelName, Similarity],
+    similarity: Mapping[str, Similarity],
     options: PageOptions,
 ) -> str:
     """The page; the same arguments give the same bytes."""
@@ -121,6 +120,7 @@ def render(
         date=options.date,
         versions=run.versions,
         facts=_facts(cohort, found),
+        unit="Patients" if cohort.has_patient_ids else "Lesions",
         similarity=sections.similarity(similarity) if similarity else None,
         map=sections.embedding_map(table, run, options.seed),
         curves=curve_figures(run.log),
@@ -156,7 +156,7 @@ def _facts(cohort: Cohort, found: Assessment | None) -> list[tuple[str, str, str
     lesions = f"{count(len(cohort.lesions))} lesions"
     classes = f"{len(cohort.classes)} classes" if cohort.classes else "without labels"
     facts = [("Images", count(len(cohort)), classes)]
-    if cohort.schema.patient is None:
+    if not cohort.has_patient_ids:
         facts.insert(0, ("Lesions", count(len(cohort.lesions)), "no patient ids"))
     else:
         facts.insert(0, ("Patients", count(len(cohort.patients)), lesions))
@@ -177,7 +177,7 @@ def _lead(run: Run, cohort: Cohort, found: Assessment | None) -> str:
     if run.parts is not None:
         rows = cohort.images["patient_id"].isin(run.parts.query("part == 'train'")["patient_id"])
         trained_on = f"{count(rows.sum())} images of "
-        if cohort.schema.patient is not None:
+        if cohort.has_patient_ids:
             patients = cohort.images["patient_id"][rows].nunique()
             trained_on = f"{count(patients)} patients ({count(rows.sum())} images) of "
     encoder = run.config.get("encoder", "An image encoder")

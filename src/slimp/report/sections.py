@@ -13,7 +13,6 @@ import pandas as pd
 from markupsafe import Markup
 
 from slimp.data.cohort import Cohort
-from slimp.data.schema import LevelName
 from slimp.evaluation.bootstrap import Estimate
 from slimp.evaluation.calibration import Reliability, reliability
 from slimp.evaluation.leakage import Leakage
@@ -227,7 +226,7 @@ def leakage(found: Leakage) -> list[Row]:
     ]
 
 
-def similarity(found: Mapping[LevelName, Similarity]) -> dict[str, Any]:
+def similarity(found: Mapping[str, Similarity]) -> dict[str, Any]:
     """Histograms and a table, a row per level."""
     return {
         "figures": [similarity_figure(level, s) for level, s in found.items()],
@@ -303,10 +302,11 @@ def data(cohort: Cohort, run: Run) -> dict[str, Any]:
 
 def _class_counts(cohort: Cohort) -> Iterator[Row]:
     for label, rows in cohort.images.groupby("label"):
-        ids = (rows["lesion_id"].nunique(), rows["patient_id"].nunique())
-        yield (label, bar(len(rows) / len(cohort)), *map(count, (len(rows), *ids)))
+        ids = ["lesion_id", "patient_id"][: 1 + cohort.has_patient_ids]
+        counts = (len(rows), *(rows[name].nunique() for name in ids))
+        yield (label, bar(len(rows) / len(cohort)), *map(count, counts))
     if unlabelled := cohort.images["label"].isna().sum():
-        yield ("no label", bar(unlabelled / len(cohort)), count(unlabelled), "", "")
+        yield ("no label", bar(unlabelled / len(cohort)), count(unlabelled))
 
 
 def configuration(run: Run) -> dict[str, Any]:

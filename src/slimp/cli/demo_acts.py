@@ -1,0 +1,325 @@
+"""The three acts of the demo: what is drawn, trained and compared.
+
+Every comparison is decided beforehand: an arm, its control, the same test patients. What comes of
+it is the sign of a paired 95 % interval, in words; a claim that is not shown is said not to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from slimp.data.cohort import Cohort
+from slimp.data.files import check_output, new_folder, write_json
+from slimp.errors import UserError
+from slimp.evaluation.baselines import majority, metadata_baseline
+from slimp.evaluation.linear_probe import probe
+from slimp.evaluation.paired_bootstrap import compare
+from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.protocol import assess
+from slimp.evaluation.result import ProbeResult
+from slimp.evaluation.run_features import cached_features, parts_of_run
+from slimp.evaluation.similarity import similarity_by_level
+from slimp.features.embed import FeatureTable, embed
+from slimp.features.feature_sets import FeatureSet
+from slimp.models.nested import Slimp
+from slimp.prediction.image_folder import save_probe
+from slimp.report import PageOptions, write_report
+from slimp.report.html import estimate, render_page, track, write_page
+from slimp.report.retrieval import write_retrieval_report
+from slimp.retrieval.config import RetrievalConfig
+from slimp.retrieval.extrapolate import extrapolate
+from slimp.sources.synthetic.cohort import synthesize
+from slimp.sources.synthetic.config import SyntheticConfig
+from slimp.training.adapt import adapt
+from slimp.training.config import AdaptConfig, PretrainConfig, RunConfig, values_of
+from slimp.training.loop import pretrain
+from slimp.training.run_folder import versions
+
+HEADS = ("features", "balanced accuracy")
+FEATURES: dict[str, FeatureSet] = {"images": "image", "images + metadata": "full"}
+FLAT: dict[str, Any] = {"hierarchy": "flat", "lesion_weight": 1.0, "patient_weight": 0.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Sizes, chosen for many test patients: half of each cohort is held out."""
+
+    patients: int = 420
+    """Drawn in the domain of the reference; a quarter are those of the similar clinic."""
+    clinic: int = 160
+    """Patients of the clinic with other cameras and fewer columns."""
+    lesions: int = 4
+    """Per patient, on average."""
+    image_size: int = 48
+    """Side of the images, px."""
+    epochs: int = 12
+    """Of each training."""
+    neighbours: int = 10
+    """Of the reference, from which a value is imputed."""
+    encoder: Mapping[str, Any] = field(default_factory=dict)
+    """Other settings of pre-training than those of the preset `tiny`."""
+
+    def pretrain(self, seed: int) -> PretrainConfig:
+        """Settings of every training from scratch."""
+        changes = {
+            "seed": seed,
+            "epochs": self.epochs,
+            "image_size": self.image_size,
+            "validation_fraction": 0.0,
+            "held_out_fraction": 0.5,
+            **self.encoder,
+        }
+        return PretrainConfig.from_preset("tiny", **changes)
+
+    def cohorts(self, seed: int) -> dict[str, Cohort]:
+        """The reference, a clinic like it, and one with other people, cameras and columns."""
+        domain = SyntheticConfig(
+            patients=self.patients, lesions=self.lesions, image_size=self.image_size, seed=seed
+        )
+        other = replace(
+            domain,
+            seed=seed + 1,
+            patients=self.clinic,
+            nuisance_columns=2,
+            clinic_cast=2 * domain.clinic_cast,
+        )
+        parts = synthesize(domain).split({"reference": 0.75, "similar": 0.25}, seed=seed)
+        return {**parts, "clinic": synthesize(other)}
+
+
+@dataclass(kw_only=True)
+class Act:
+    """Arms with their scores, and what comes of comparing them."""
+
+    title: str
+    arms: dict[str, ProbeResult] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+    """A sentence per claim, with its paired interval, and what else decides."""
+    differences: list[dict[str, Any]] = field(default_factory=list)
+    """The claims for `metrics.json`."""
+
+    def claim(self, arm: str, control: str) -> None:
+        """Compares two arms on the same patients; the interval decides what is shown."""
+        found = compare(self.arms[arm].predictions, self.arms[control].predictions)
+        row = found.differences["balanced_accuracy"]
+        low, high = row.ci95
+        verdict = "not shown at this size"
+        if low > 0 or high < 0:
+            verdict = "shown" if low > 0 else "the opposite is shown"
+        self.findings.append(
+            f"{verdict}: '{arm}' above '{control}', difference {row.difference:+.3f} "
+            f"[{low:+.3f}, {high:+.3f}] (95 % interval, paired over {found.patients} patients)."
+        )
+        self.differences.append({"arm": arm, "minus": control, **row.to_dict(), "verdict": verdict})
+
+    def rows(self) -> list[tuple[str, str]]:
+        """As `HEADS`."""
+        return [(arm, str(result.balanced_accuracy)) for arm, result in self.arms.items()]
+
+    def tracks(self) -> list[tuple[str, Markup, str]]:
+        """The same with a scale between, for the page."""
+        return [
+            (arm, track(result.balanced_accuracy), estimate(result.balanced_accuracy))
+            for arm, result in self.arms.items()
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `metrics.json`."""
+        scores = {arm: result.balanced_accuracy.to_dict() for arm, result in self.arms.items()}
+        return {"title": self.title, "arms": scores, "differences": self.differences}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What the demo found and where it lies."""
+
+    acts: tuple[Act, ...]
+    report: Path
+
+
+def run_demo(
+    out: str | Path,
+    *,
+    seed: int = 0,
+    overwrite: bool = False,
+    config: DemoConfig | None = None,
+) -> DemoResult:
+    """Runs the three acts and leaves them in `out`.
+
+    There lie `config.json`, `metrics.json`, `report.html`, and per cohort (`reference/ similar/
+    clinic/`) the cohort, its runs, its probe and what was imputed.
+
+    Raises:
+        UserError: `out` is not empty and `overwrite` is off.
+    """
+    out, config = Path(out), config or DemoConfig()
+    check_output(out, overwrite=overwrite)
+    with new_folder(out, overwrite=overwrite) as empty:  # the parts below fill it
+        record = {"demo": asdict(config), "seed": seed, "versions": versions()}
+        write_json(empty / "config.json", record)
+    cohorts = config.cohorts(seed)
+    for name, cohort in cohorts.items():
+        cohort.save(out / name / "cohort")
+    settings = config.pretrain(seed)
+    acts = (
+        _pretraining(out / "reference", settings),
+        _adaptation(out / "clinic", out / "reference", settings),
+        _imputation(out, config.neighbours, seed),
+    )
+    write_json(out / "metrics.json", {"acts": [act.to_dict() for act in acts]})
+    page = render_page(
+        "demo.html.j2",
+        title="slimp demo: three acts on synthetic cohorts",
+        lead="Nested pre-training, adaptation and imputation, each against its control on the "
+        "same test patients. What an interval does not show is said not to be shown.",
+        command=f"slimp demo --seed {seed}",
+        acts=acts,
+    )
+    return DemoResult(acts=acts, report=write_page(out / "report.html", page))
+
+
+def _pretraining(here: Path, settings: PretrainConfig) -> Act:
+    """Act 1, on the reference."""
+    cohort = Cohort.load(here / "cohort")
+    pretrain(cohort, settings, here / "run")
+    pretrain(cohort, replace(settings, **FLAT), here / "flat")
+    act = Act(title="1  Pre-training on the reference, tested on patients that it never saw")
+    parts = _parts(here / "run", cohort)
+    tables = {
+        name: cached_features(here / run, here / "cohort")
+        for name, run in (("flat", "flat"), ("nested", "run"))
+    }
+    act.arms["majority class"] = majority(tables["nested"].ids, ProbeConfig(), parts=parts)
+    everything = ProbeConfig(features="full")
+    act.arms["table only"] = metadata_baseline(cohort, everything, parts=parts)
+    for words, features in FEATURES.items():
+        for name, table in tables.items():
+            found = probe(table, ProbeConfig(features=features), parts=parts)
+            act.arms[f"{name}, {words}"] = found
+        act.claim(f"nested, {words}", f"flat, {words}")
+    act.claim("nested, images + metadata", "table only")
+    _save_probe(here, "run", tables["nested"], cohort)
+    return act
+
+
+def _adaptation(here: Path, reference: Path, settings: PretrainConfig) -> Act:
+    """Act 2, on the clinic with other cameras and fewer columns."""
+    cohort = Cohort.load(here / "cohort")
+    adapt(reference / "run", cohort, AdaptConfig(**values_of(settings, RunConfig)), here / "run")
+    pretrain(cohort, settings, here / "alone")
+    act = Act(title="2  A clinic with other cameras and columns: adapted, or trained on it alone")
+    parts = _parts(here / "run", cohort)
+    tables = {
+        name: cached_features(here / run, here / "cohort")
+        for name, run in (("clinic alone", "alone"), ("adapted", "run"))
+    }
+    for words, features in FEATURES.items():
+        for name, table in tables.items():
+            found = probe(table, ProbeConfig(features=features), parts=parts)
+            act.arms[f"{name}, {words}"] = found
+        act.claim(f"adapted, {words}", f"clinic alone, {words}")
+    _save_probe(here, "run", tables["adapted"], cohort)
+    return act
+
+
+def _imputation(out: Path, neighbours: int, seed: int) -> Act:
+    """Act 3, on clinics whose metadata count as unknown: one like the reference, one unlike it."""
+    act = Act(title="3  Clinics of images only: metadata imputed by retrieval")
+    model = Slimp.from_pretrained(out / "reference" / "run")
+    reference = Cohort.load(out / "reference" / "cohort")
+    theirs = cached_features(out / "reference" / "run", out / "reference" / "cohort")
+    parts = parts_of_run(out / "reference" / "run", reference)
+    for name, words in (("similar", "clinic like the reference"), ("clinic", "shifted clinic")):
+        target = Cohort.load(out / name / "cohort")
+        own = embed(model, target, lacking="missing").features["image"]
+        settings = RetrievalConfig(lend="all", k=neighbours, seed=seed)
+        found = extrapolate(
+            model, reference, target, theirs.features["image"], own, settings, parts=parts
+        )
+        with new_folder(out / name / "imputed") as folder:
+            found.save(
+                folder,
+                run=out / "reference" / "run",
+                reference=out / "reference" / "cohort",
+                target=out / name / "cohort",
+            )
+            write_retrieval_report(folder / "report.html", found)
+        act.findings.append(f"{words}: {found.verdict}")
+        trusted = found.shift is not None and not found.shift.flagged
+        _probe_imputed(act, words, embed(model, target, pseudo=found.features), trusted=trusted)
+    return act
+
+
+def _probe_imputed(act: Act, words: str, table: FeatureTable, *, trusted: bool) -> None:
+    """Images with and without imputed metadata; few patients have labels to train on.
+
+    Whether imputed metadata are used is decided before any test patient is looked at: by the shift
+    test, then by cross-validation on the training patients.
+    """
+    patients = sorted(set(table.ids["patient_id"]))
+    labelled = table.ids["patient_id"].isin(patients[::3])
+    parts = labelled.map({True: "train", False: "held_out"}).tolist()
+    alone, both = f"images ({words})", f"images + imputed metadata ({words})"
+    sets: dict[str, FeatureSet] = {alone: "image", both: "full"}
+    for arm, features in sets.items():
+        act.arms[arm] = probe(table, ProbeConfig(features=features), parts=parts)
+    reason = "" if trusted else "as the shift test says"
+    if trusted:
+        train = table.select(labelled.to_numpy())
+        try:
+            without, with_them = (
+                probe(train, ProbeConfig(features=features, seeds=5)).balanced_accuracy.mean
+                for features in sets.values()
+            )
+        except UserError:
+            reason = "since too few patients have labels to cross-validate"
+        else:
+            if with_them <= without:
+                reason = (
+                    f"since cross-validation on training patients gives {with_them:.3f} with them "
+                    f"and {without:.3f} without"
+                )
+    if reason:
+        act.findings.append(f"{words}: imputed metadata are left out, {reason}.")
+    else:
+        act.claim(both, alone)
+
+
+def _parts(run: Path, cohort: Cohort) -> list[str | None]:
+    """The part of each image, as the run set its patient aside."""
+    parts = parts_of_run(run, cohort) or {}
+    return [parts.get(patient) for patient in cohort.images["patient_id"]]
+
+
+def _save_probe(here: Path, run: str, table: FeatureTable, cohort: Cohort) -> None:
+    """The probe of all features with its page, as `slimp probe` leaves them."""
+    parts = parts_of_run(here / run, cohort)
+    found = assess(table, cohort, ProbeConfig(), run_parts=parts)
+    save_probe(
+        here / "probe",
+        found,
+        table,
+        cohort,
+        config=ProbeConfig(),
+        run=here / run,
+        cohort_folder=here / "cohort",
+    )
+    held_out = cohort.images["patient_id"].map(parts or {}) == "held_out"
+    write_report(
+        here / "probe" / "report.html",
+        here / run,
+        cohort,
+        found,
+        table=table,
+        similarity=similarity_by_level(
+            Slimp.from_pretrained(here / run),
+            cohort.select(held_out),
+            table.features["image"][held_out.to_numpy()],
+        ),
+        options=PageOptions(command="slimp demo"),
+    )

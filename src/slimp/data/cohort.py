@@ -212,7 +212,7 @@ class Cohort:
         Raises:
             UserError: the folder is not empty and `overwrite` is off.
         """
-        with CohortWriter(Path(folder), overwrite=overwrite) as writer:
+        with CohortWriter.open(Path(folder), overwrite=overwrite) as writer:
             for row in range(len(self)):
                 writer.add_image(self.read_image(row))
             writer.finish(self.tables, self.schema, self.info)

@@ -7,11 +7,10 @@ DuckDB can read it without this package.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
@@ -69,12 +68,12 @@ class Tables:
         lesions = _rows_of_parents(self.images, self.lesions, "lesion_id", "images.parquet")
         patients = _rows_of_parents(self.lesions, self.patients, "patient_id", "lesions.parquet")
         owner = rows_of(self.images["patient_id"], self.patients["patient_id"])
-        strays = np.flatnonzero(owner != patients[lesions])
-        if len(strays):
-            stray = self.images.iloc[strays[0]]
+        wrong = np.flatnonzero(owner != patients[lesions])
+        if len(wrong):
+            image = self.images.iloc[wrong[0]]
             raise CohortError(
-                f"images.parquet: image '{stray['image_id']}' is of patient "
-                f"'{stray['patient_id']}', its lesion '{stray['lesion_id']}' of another."
+                f"images.parquet: image '{image['image_id']}' is of patient "
+                f"'{image['patient_id']}', its lesion '{image['lesion_id']}' of another."
             )
 
     def of_level(self, level: LevelName) -> pd.DataFrame:
@@ -84,24 +83,31 @@ class Tables:
 
 
 class CohortWriter:
-    """Writes a cohort folder: images one by one as they come, the tables last, then a rename.
+    """Writes a cohort folder: images one by one as they come, the tables last, then a rename."""
 
-    Used as a context manager. If the block fails or `finish` is not called, nothing is left.
-    """
-
-    def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
-        self._folder: AbstractContextManager[Path] = new_folder(folder, overwrite=overwrite)
+    def __init__(self, folder: Path, images: IO[bytes]) -> None:
+        self._folder, self._images = folder, images
         self._lengths: list[int] = []
         self._finished = False
 
-    def __enter__(self) -> CohortWriter:
-        self._partial = self._folder.__enter__()
-        self._file: IO[bytes] = (self._partial / "images.bin").open("wb")
-        return self
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path, *, overwrite: bool = False) -> Iterator[CohortWriter]:
+        """A writer; if the block fails or does not `finish`, nothing is left.
+
+        Raises:
+            CohortError: it was not finished.
+        """
+        with new_folder(folder, overwrite=overwrite) as partial:
+            with (partial / "images.bin").open("wb") as images:
+                writer = cls(partial, images)
+                yield writer
+            if not writer._finished:
+                raise CohortError("the cohort was not finished.")
 
     def add_image(self, encoded: bytes) -> None:
         """Appends the image of the next row of the images table."""
-        self._file.write(encoded)
+        self._images.write(encoded)
         self._lengths.append(len(encoded))
 
     def finish(self, tables: Tables, schema: Schema, info: CohortInfo) -> None:
@@ -111,47 +117,22 @@ class CohortWriter:
             CohortError: the number of rows is not the number of images added, or is 0.
         """
         lengths = np.array(self._lengths, dtype=np.int64)
-        write_tables(self._partial, tables, schema, info, lengths)
+        if len(tables.images) != len(lengths):
+            raise CohortError(f"{len(tables.images)} image rows, {len(lengths)} images.")
+        if not len(lengths):
+            raise CohortError(f"cohort '{info.name}': no images, so there is nothing to write.")
+        places = {"byte_offset": np.cumsum(lengths) - lengths, "byte_length": lengths}
+        tables.images.assign(**places).to_parquet(self._folder / "images.parquet", index=False)
+        tables.lesions.to_parquet(self._folder / "lesions.parquet", index=False)
+        tables.patients.to_parquet(self._folder / "patients.parquet", index=False)
+        content = {
+            "format": FORMAT,
+            "info": asdict(info),
+            "classes": sorted(tables.images["label"].dropna().unique().tolist()),
+            "schema": schema.to_dict(),
+        }
+        write_json(self._folder / "cohort.json", content)
         self._finished = True
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
-        if kind is None and not self._finished:
-            error = CohortError("the cohort was not finished.")
-            kind = type(error)
-            self._folder.__exit__(kind, error, None)
-            raise error
-        self._folder.__exit__(kind, error, trace)
-
-
-def write_tables(
-    folder: Path, tables: Tables, schema: Schema, info: CohortInfo, lengths: NDArray[np.int64]
-) -> None:
-    """Writes all of a cohort but `images.bin`, in which row i of `tables.images` has `lengths[i]`.
-
-    Raises:
-        CohortError: there are not as many lengths as rows, or none.
-    """
-    if len(tables.images) != len(lengths):
-        raise CohortError(f"{len(tables.images)} image rows, {len(lengths)} images.")
-    if not len(lengths):
-        raise CohortError(f"cohort '{info.name}': no images, so there is nothing to write.")
-    images = tables.images.assign(byte_offset=np.cumsum(lengths) - lengths, byte_length=lengths)
-    images.to_parquet(folder / "images.parquet", index=False)
-    tables.lesions.to_parquet(folder / "lesions.parquet", index=False)
-    tables.patients.to_parquet(folder / "patients.parquet", index=False)
-    content = {
-        "format": FORMAT,
-        "info": asdict(info),
-        "classes": sorted(images["label"].dropna().unique().tolist()),
-        "schema": schema.to_dict(),
-    }
-    write_json(folder / "cohort.json", content)
 
 
 def rows_of(ids: pd.Series, table_ids: pd.Series) -> NDArray[np.int64]:
@@ -235,15 +216,15 @@ def _rows_of_parents(
 ) -> NDArray[np.int64]:
     """(rows of child,) row of each one's parent; refuses orphans and parents without a child."""
     rows = rows_of(child[key], parent[key])
-    barren = np.flatnonzero(np.bincount(rows + 1, minlength=len(parent) + 1)[1:] == 0)
-    if len(barren):  # a parent that occurs twice is barren the second time
+    childless = np.flatnonzero(np.bincount(rows + 1, minlength=len(parent) + 1)[1:] == 0)
+    if len(childless):  # a parent that occurs twice is childless the second time
         _refuse_repeats(parent[key], f"{key.removesuffix('_id')}s.parquet")
     if (rows < 0).any():
         orphan = child[key].iloc[np.flatnonzero(rows < 0)[0]]
         raise CohortError(f"{where}: {key} '{orphan}' is not in the table of its level.")
-    if len(barren):
-        lonely = parent[key].iloc[barren[0]]
-        raise CohortError(f"{where}: nothing belongs to {key} '{lonely}'. Drop that row.")
+    if len(childless):
+        name = parent[key].iloc[childless[0]]
+        raise CohortError(f"{where}: nothing belongs to {key} '{name}'. Drop that row.")
     return rows
 
 

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -111,12 +111,12 @@ def make_folder(folder: Path) -> None:
     Raises:
         UserError: a file is in the way, or nothing can be made there.
     """
-    with _told(folder):
+    with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
-def _told(wanted: Path) -> Iterator[None]:
+def _explained(wanted: Path) -> Iterator[None]:
     """Turns errors about a place where no folder can be into sentences."""
     try:
         yield
@@ -141,37 +141,21 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     check_output(target, overwrite=overwrite)
     make_folder(target.parent)
-    with _told(target):
+    with _explained(target):
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
     partial.chmod(0o755)  # mkdtemp makes folders private
+    old = partial.with_name(f"{partial.name}.old")
     try:
         yield partial
-        put_in_place(partial, target)
+        for path in (*partial.rglob("*"), partial):
+            _to_disk(path)
+        if target.is_dir():
+            target.replace(old)  # deleting may take long; two renames do not
+        partial.replace(target)
+        _to_disk(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def put_in_place(partial: Path, target: Path) -> None:
-    """Gives a finished folder its name; what had that name before is gone.
-
-    Its content is on the disk before it gets its name, so that a power cut leaves a whole one.
-    """
-    for path in (*partial.rglob("*"), partial):
-        _to_disk(path)
-    old = partial.with_name(f"{partial.name}.old")
-    if target.is_dir():
-        shutil.rmtree(old, ignore_errors=True)  # of a writer that was killed before it could
-        target.replace(old)  # deleting may take long; two renames do not
-    partial.replace(target)
-    _to_disk(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def restore(partial: Path, target: Path) -> None:
-    """Gives back what had the name `target`, if `put_in_place` was killed between its renames."""
-    old = partial.with_name(f"{partial.name}.old")
-    if old.is_dir() and not target.exists():
-        old.replace(target)
 
 
 @contextmanager
@@ -184,7 +168,7 @@ def new_file(target: Path) -> Iterator[Path]:
         UserError: as `make_folder`.
     """
     make_folder(target.parent)
-    with _told(target):
+    with _explained(target):
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.partial-", dir=target.parent)
     os.close(handle)
     partial = Path(name)
@@ -199,7 +183,7 @@ def new_file(target: Path) -> Iterator[Path]:
 
 
 def remove_partials(folder: Path) -> None:
-    """Removes what killed writers left in `folder`, of which nobody else may be writing there."""
+    """Removes what killed writers left in `folder`; nobody else may be writing there."""
     for path in folder.glob(".*.partial-*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -209,27 +193,25 @@ def remove_partials(folder: Path) -> None:
 
 def _to_disk(path: Path) -> None:
     """Returns when a file's content, or a folder's list of names, has left the caches."""
-    folder = path.is_dir()
+    is_folder = path.is_dir()
     try:
-        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
         try:
             _flush(handle)
         finally:
             os.close(handle)
     except OSError:
-        if not folder:  # Windows and some network file systems cannot do this for a folder
+        if not is_folder:  # Windows and some network file systems cannot do this for a folder
             raise
 
 
 def _flush(handle: int) -> None:
     """Returns when a file is on the disk; on macOS fsync leaves it in the cache of the drive."""
     if fcntl is not None and hasattr(fcntl, "F_FULLFSYNC"):
-        try:
+        with suppress(OSError):  # a network file system may not know it
             fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
-        except OSError:  # a network file system may not know it
-            os.fsync(handle)
-    else:
-        os.fsync(handle)
+            return
+    os.fsync(handle)
 
 
 def sha256_of(path: Path) -> str:

@@ -138,7 +138,7 @@ def import_cohort(
     options = options or ImportOptions()
     if target.resolve() == Path.cwd():
         raise UserError(f"{target}: is the current folder. Name another one.")
-    with CohortWriter(target, overwrite=overwrite) as writer:
+    with CohortWriter.open(target, overwrite=overwrite) as writer:
         refuse = options.missing_patient_id == "refuse"
         rows = type_rows(raw.table, schema, refuse_missing_patients=refuse)
         cells, total = rows.image_cells.tolist(), len(raw.table)

@@ -45,7 +45,7 @@ def import_webdataset(
         UserError: `raw` is no such export, is incomplete or was changed; or as `import_cohort`.
     """
     options = options or ImportOptions()
-    with CohortWriter(target, overwrite=overwrite) as writer:
+    with CohortWriter.open(target, overwrite=overwrite) as writer:
         content, info, schema = _sidecar(raw)
         tables = _tables(raw, schema)
         places = _places(raw, content, len(tables.images))

@@ -80,7 +80,7 @@ def write_synthetic(
     Raises:
         UserError: the folder is not empty and `overwrite` is off.
     """
-    with CohortWriter(target, overwrite=overwrite) as writer:
+    with CohortWriter.open(target, overwrite=overwrite) as writer:
         tables = _generate(config, writer.add_image, progress)
         writer.finish(tables, synthetic_schema(config), _info(config))
 

@@ -312,9 +312,10 @@ def test_rows_that_the_import_lost_or_mended(cohort, codes, only):
         "missing_patient_ids": 2,
         "missing_lesion_ids": 0,
         "duplicate_rows": 3,
+        "assumed": ["'100' and '100.0' are one patient"],
     }
     found = check_cohort(cohort(report=report))
-    assert codes(found, "note") == {"absent-image", "duplicate-row"}
+    assert codes(found, "note") == {"absent-image", "duplicate-row", "import-note"}
     assert codes(found, "warning") == {"dropped-image", "empty-id"}
     assert only(found, "dropped-image").example == "e.png (not an image)"
     assert only(found, "absent-image").example == "a.png, b.png and c.png"

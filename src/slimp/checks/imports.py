@@ -59,6 +59,8 @@ def import_findings(report: Mapping[str, Any], schema: Schema) -> Iterator[Findi
                 remedy=remedy,
                 count=count,
             )
+    for text in (*report.get("assumed", ()), *report.get("warnings", ())):
+        yield Finding("note", "import-note", f"import: {text}", "Look whether it is right.")
     yield from _disagreements(report.get("disagreements", ()), schema)
     yield from _missing_spellings(report.get("missing_spellings", {}))
 

@@ -1,8 +1,7 @@
 """Looks for everything in a cohort that could spoil a result, before a GPU is used.
 
-Counts, missing values, images that cannot be read or show little or occur twice, nearly or exactly,
-conflicting labels, columns that give the label away, personal data, patients that disagree with
-themselves. Exit status 2 if the cohort cannot be used as it is.
+Missing patient ids, unreadable, blank and duplicate images, conflicting labels, columns that give the
+label away, missing values, personal data. Exit status 2 if the cohort cannot be used as it is.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ class Arguments:
     format: Literal["text", "json"] = "text"
     """What to print."""
     near_duplicates: bool = True
-    """Also find pictures that were resized, compressed again, brightened, cropped or turned."""
+    """Also find images that were resized, compressed again, brightened, cropped or turned."""
     images: bool = True
-    """Show duplicates on the page. Switch it off for a page that may leave the house."""
+    """Show duplicates on the page. Switch it off for a shareable report."""
     overwrite: bool = False
     """Replace what is in --out."""
 

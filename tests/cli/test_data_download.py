@@ -84,13 +84,6 @@ def test_a_part_of_the_images_is_missing(pad, published, capsys):
     assert message.count("\n") == 1
 
 
-def test_an_empty_image_file_counts_as_missing(pad, published, capsys):
-    published("pad-ufes-20", 3)
-    (pad / "imgs_part_1" / "PAT_2_1_1.png").write_bytes(b"")
-    assert run("pad-ufes-20", pad) == 2
-    assert "1 of 3 images" in capsys.readouterr().err
-
-
 def test_a_table_that_was_cut_short(pad, published, capsys):
     published("pad-ufes-20", 5)
     assert run("pad-ufes-20", pad) == 2
@@ -129,13 +122,6 @@ def test_every_known_collection_has_its_number():
 def test_requests_without_sense(words, message, capsys):
     assert run(*words) == 2
     assert message in capsys.readouterr().err
-
-
-def test_addresses_without_tls_are_refused(tmp_path, capsys):
-    pytest.importorskip("isic_cli", reason="needs the extra 'isic'")
-    assert run("hiba", tmp_path / "raw", "--yes", "--archive", "http://mirror.example/") == 2
-    assert "not an https address" in capsys.readouterr().err
-    assert not (tmp_path / "raw").exists()
 
 
 @pytest.mark.real_data

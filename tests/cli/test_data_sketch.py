@@ -94,15 +94,6 @@ def test_folders_of_classes_become_a_table(table, capsys):
     assert main(["data", "sketch", "photos", "--out", "mine.toml"]) == 2
 
 
-def test_a_header_within_the_table_is_told_by_both(table, capsys):
-    table.write_text("\n".join([*ROWS[:3], ROWS[0], *ROWS[3:]]) + "\n")
-    assert main(["data", "sketch", str(table), "--out", "mine.toml"]) == 0
-    assert "Row 4 repeats the header: remove it." in Path("mine.toml").read_text()
-    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
-    assert main([word.replace("COHORT", "cohort") for word in command[1:]]) == 2
-    assert "where a row repeats the header, remove it" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -90,12 +90,6 @@ def test_every_image_has_its_licence_and_whom_to_name(archive, tmp_path):
     assert set(known["versions"]) == {"slimp", "isic-cli"}
 
 
-def test_a_licence_without_text_is_named_all_the_same(archive, tmp_path):
-    del archive.licences["CC-0"]
-    assert fetch(archive, tmp_path / "raw").licences == {"CC-0": 5, "CC-BY": 5}
-    assert [p.name for p in (tmp_path / "raw" / "licenses").iterdir()] == ["CC-BY.txt"]
-
-
 MISHAPS = {
     "busy": ("/files/ISIC_0000001", {"status": 503}, {"status": 429}),
     "busy, with a time": (
@@ -144,13 +138,6 @@ def test_what_is_whole_is_not_fetched_again(archive, whole, tmp_path):
     assert (report.images, report.fetched) == (10, 2)
     assert sorted(archive.files_asked()) == ["ISIC_0000004.jpg", "ISIC_0000005.jpg"]
     assert content(raw) == whole
-
-
-def test_an_image_that_is_changed_but_not_in_length_is_fetched_again(archive, whole, tmp_path):
-    image = tmp_path / "whole" / "ISIC_0000005.jpg"
-    image.write_bytes(b"\0" * len(image.read_bytes()))
-    assert fetch(archive, tmp_path / "whole").fetched == 1
-    assert content(tmp_path / "whole") == whole
 
 
 def test_a_limit_can_be_raised(archive, whole, tmp_path):

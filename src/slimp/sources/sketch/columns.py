@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -40,10 +40,8 @@ class Column:
     """Distinct cells that are not missing, most frequent first."""
     missing: Mapping[str, int] = field(default_factory=dict)
     """Words that mean missing -> cells."""
-    unparseable: Mapping[str, int] = field(default_factory=dict)
-    """Cells unlike all others, to be counted as missing -> how many."""
-    codes: tuple[str, ...] = ()
-    """Of `missing`, numbers that may after all be values."""
+    odd: tuple[str, ...] = ()
+    """Of `missing`, cells that are only unlike all others, and may after all be values."""
     decimal: str = "."
     thousands: str | None = None
     unclear: str | None = None
@@ -57,17 +55,14 @@ class Column:
 
     @property
     def filled(self) -> int:
-        """Cells that are not missing."""
         return sum(self.counts.values())
 
     @property
     def share_filled(self) -> float:
-        """Of all cells, those that are not missing."""
         return self.filled / max(1, len(self.cells))
 
     @property
     def distinct(self) -> int:
-        """Different values."""
         return len(self.counts)
 
     @property
@@ -102,7 +97,7 @@ def describe(column: pd.Series) -> Column:
         return found
     for reading in (_as_checkbox, _as_dates, _as_numbers):
         if (read := reading(found)) is not None:
-            return (_as_checkbox(read) or read) if read.codes else read
+            return (_as_checkbox(read) or read) if read.odd else read
     found = _codes_among_words(found)
     return _as_checkbox(found) or _as_words(found)
 
@@ -137,8 +132,8 @@ def _as_dates(column: Column) -> Column | None:
     if most < (1 - UNPARSEABLE) * column.filled:
         return None
     formats = tuple(style for style, good in read.items() if times[good].sum() == most)
-    unparseable = {cell: column.counts[cell] for cell in distinct[~read[formats[0]]]}
-    return replace(column, look="date", formats=formats, unparseable=unparseable)
+    odd = distinct[~read[formats[0]]].tolist()
+    return replace(_without(column, odd), look="date", formats=formats)
 
 
 def _as_numbers(column: Column) -> Column | None:
@@ -158,12 +153,10 @@ def _as_numbers(column: Column) -> Column | None:
     if most < (1 - UNPARSEABLE) * column.filled or most == 0:
         return None
     unread = np.isnan(values)
-    unparseable = {cell: column.counts[cell] for cell in distinct[unread]}
     codes = _missing_codes(distinct[~unread].tolist(), values[~unread])
     found = replace(
-        _without(column, codes),
+        _without(column, [*distinct[unread], *codes]),
         look="number",
-        unparseable=unparseable,
         decimal=marks[0],
         thousands=marks[1],
         unclear=_unclear(distinct[~unread], *marks),
@@ -172,7 +165,7 @@ def _as_numbers(column: Column) -> Column | None:
     )
     whole = bool(np.all(values[~unread] == np.round(values[~unread])))
     few = found.distinct <= FEW and 3 * found.distinct <= found.filled
-    coded = whole and few and not unparseable and unit is None
+    coded = whole and few and not unread.any() and unit is None
     if coded and (hints_at(column.name, "code") or found.distinct <= 2):
         return replace(found, look="category", decimal=".", thousands=None)
     return found
@@ -215,32 +208,32 @@ def _units(column: Column) -> tuple[str | None, dict[str, float]]:
 
 def _missing_codes(
     cells: list[str], values: np.ndarray[tuple[int], np.dtype[np.float64]]
-) -> tuple[str, ...]:
+) -> list[str]:
     """Cells that are numbers far from all others, as people write for missing."""
     suspects = np.array([cell.removesuffix(".0") in MISSING_CODES for cell in cells])
     if not suspects.any() or suspects.all():
-        return ()
+        return []
     low, high = values[~suspects].min(), values[~suspects].max()
     far = suspects & np.where(values < 0, low >= 0, values > 5 * max(high, 1))
-    return tuple(cell for cell, is_far in zip(cells, far, strict=True) if is_far)
+    return [cell for cell, is_far in zip(cells, far, strict=True) if is_far]
 
 
 def _codes_among_words(column: Column) -> Column:
     """The column without numbers that stand for missing, where all other cells hold letters."""
-    codes = tuple(cell for cell in column.counts if cell.removesuffix(".0") in MISSING_CODES)
+    codes = [cell for cell in column.counts if cell.removesuffix(".0") in MISSING_CODES]
     others = [cell for cell in column.counts if cell not in codes]
     if not others or not all(re.search(r"[^\W\d_]", cell) for cell in others):
         return column
     return _without(column, codes)
 
 
-def _without(column: Column, codes: tuple[str, ...]) -> Column:
+def _without(column: Column, odd: Sequence[str]) -> Column:
     return replace(
         column,
-        cells=column.cells.where(~column.cells.isin(list(codes)), ""),
-        counts={cell: n for cell, n in column.counts.items() if cell not in codes},
-        missing={**column.missing, **{code: column.counts[code] for code in codes}},
-        codes=codes,
+        cells=column.cells.where(~column.cells.isin(list(odd)), ""),
+        counts={cell: n for cell, n in column.counts.items() if cell not in odd},
+        missing={**column.missing, **{cell: column.counts[cell] for cell in odd}},
+        odd=tuple(odd),
     )
 
 

@@ -189,8 +189,8 @@ def _feature(column: Column, names: set[str], doubts: list[str]) -> Line:
         entry = {"kind": "checkbox"}
     if column.name != name:
         entry["column"] = column.name
-    if missing := dict(column.missing) | dict(column.unparseable):
-        entry["missing"] = list(missing)
+    if column.missing:
+        entry["missing"] = list(column.missing)
     if column.aliases:
         entry["aliases"] = dict(column.aliases)
     if column.look == "checkbox" and column.distinct < 2:
@@ -233,19 +233,13 @@ def _number(column: Column, doubts: list[str]) -> dict[str, Any]:
 
 
 def _missing_doubts(column: Column) -> Iterator[str]:
-    if said := {word: n for word, n in column.missing.items() if word not in column.codes}:
-        yield f"counted as missing: {_listed(said)}."
-    if column.codes:
-        among_words = column.look != "number" and any(
-            mark.isalpha() for cell in column.counts for mark in cell
-        )
-        unlike = "numbers among words" if among_words else "far from all other numbers"
-        codes = {code: column.missing[code] for code in column.codes}
-        yield f"counted as missing, being {unlike}: {_listed(codes)}."
-    if column.unparseable:
+    if column.missing:
+        yield f"counted as missing: {_listed(column.missing)}."
+    if column.odd:
+        odd = ", ".join(f"'{cell}'" for cell in column.odd[:6])
         yield (
-            f"unlike all other cells, so counted as missing: {_listed(column.unparseable)}. If "
-            'they mean a value, give it with aliases = { "..." = "..." } instead.'
+            f"of these, {odd} are only unlike all other cells. If one means a value, give it with "
+            'aliases = { "..." = "..." } instead.'
         )
 
 
@@ -288,7 +282,7 @@ def _ages(
             f"{visited} patients were seen on several days: the import takes the median of their "
             "ages. Move the line to [lesion_metadata] to keep each."
         )
-    if odd := {**birth.missing, **birth.unparseable, **visit.missing, **visit.unparseable}:
+    if odd := {**birth.missing, **visit.missing}:
         entry["missing"] = list(odd)  # type: ignore[assignment]
         doubts.append(f"counted as missing: {_listed(odd)}.")
     yield Line(key=name, value=entry, doubts=tuple(doubts))

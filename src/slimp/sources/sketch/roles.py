@@ -58,7 +58,8 @@ def find_roles(columns: Sequence[Column], taken: Sequence[str]) -> Roles:
     if patient is None and (people := [c.name for c in counters if _names_people(c)]):
         patient = people[0]
         doubts["patient"] = "it counts the rows, so each row would be another person: is that so?"
-    lesion = _lesion([c for c in free if c.name != patient])
+    lesions = [c for c in _called(free, "lesion") if c.name != patient and c.share_filled >= 0.5]
+    lesion = lesions[0].name if lesions else None
     if patient is None and lesion is not None and _is_case_number(lesion):
         patient, lesion = lesion, None
         doubts["patient"] = "is it the number of a person, or of a lesion?"
@@ -183,17 +184,18 @@ def _names_class(header: str) -> bool:
     return spaced(header) in diagnoses or not set(diagnoses).isdisjoint(parts_of(header))
 
 
+def _called(free: Sequence[Column], topic: str) -> list[Column]:
+    """Ids whose names are of the topic, and measure nothing."""
+    found = [c for c in free if _may_be_id(c) and hints_at(c.name, topic)]
+    found = [c for c in found if is_called_id(c.name) or not _measures(c.name)]
+    return sorted(found, key=lambda c: (hints_at(c.name, "public"), not is_called_id(c.name)))
+
+
 def _patient(free: Sequence[Column], doubts: dict[str, str]) -> str | None:
-    ids = [column for column in free if _may_be_id(column)]
-    hinted = [c for c in ids if hints_at(c.name, "patient")]
-    hinted = [c for c in hinted if is_called_id(c.name) or not _measures(c.name)]
+    hinted = _called(free, "patient")
     # "patient_lesion" names the lesion of a patient
     hinted = [c for c in hinted if not hints_at(c.name, "lesion")] or hinted
-    hinted.sort(key=lambda c: (hints_at(c.name, "public"), not is_called_id(c.name)))
-    hinted += sorted(
-        (c for c in free if hints_at(c.name, "public") and c.distinct > 1),
-        key=lambda c: -c.distinct,
-    )
+    hinted += [c for c in free if hints_at(c.name, "public") and c.distinct > 1]
     if hinted:
         if hints_at(hinted[0].name, "public"):
             doubts["patient"] = (
@@ -201,8 +203,8 @@ def _patient(free: Sequence[Column], doubts: dict[str, str]) -> str | None:
                 "pseudonymise it before the import."
             )
         return hinted[0].name
-    recurring = [c for c in ids if c.distinct < 0.95 * c.filled and not _measures(c.name)]
-    recurring = [c for c in recurring if c.distinct >= max(5, c.filled / 20)]
+    recurring = [c for c in free if _may_be_id(c) and not _measures(c.name)]
+    recurring = [c for c in recurring if max(5, c.filled / 20) <= c.distinct < 0.95 * c.filled]
     called = [c for c in recurring if is_called_id(c.name)]
     called = [c for c in called if not any(hints_at(c.name, topic) for topic in NO_PEOPLE)]
     if called:
@@ -212,18 +214,9 @@ def _patient(free: Sequence[Column], doubts: dict[str, str]) -> str | None:
         "no column looks like a patient id. Without one, two images of a person may land in two "
         "parts of a split, and results look better than they are."
     )
-    codes = [c.name for c in recurring if not hints_at(c.name, "lesion")]
-    if codes:
+    if codes := [c.name for c in recurring if not hints_at(c.name, "lesion")]:
         doubts["patient"] += f" Columns whose values recur, as such ids do: {', '.join(codes)}."
     return None
-
-
-def _lesion(free: Sequence[Column]) -> str | None:
-    hinted = [c for c in free if _may_be_id(c) and hints_at(c.name, "lesion")]
-    hinted = [c for c in hinted if c.share_filled >= 0.5]
-    hinted = [c for c in hinted if is_called_id(c.name) or not _measures(c.name)]
-    hinted.sort(key=lambda c: (hints_at(c.name, "public"), not is_called_id(c.name)))
-    return hinted[0].name if hinted else None
 
 
 def is_called_id(header: str) -> bool:

@@ -7,6 +7,7 @@ import shlex
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ from slimp.sources.sketch.schema_text import render
 
 ROWS = 20_000
 """Rows that are looked at; more say nothing new."""
-DEPTH, FOLDERS = 3, 100
-"""How far below the table, and through how many folders, images are looked for unasked."""
+NEAR = 100
+"""Files and folders near the table, of each folder, among which images are looked for unasked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,22 +153,24 @@ def _repeats_header(rows: pd.DataFrame) -> Any:
 
 
 def _images_beside(table: Path) -> Path | None:
-    """The image folder that lies near the table; None if there is none, or one has to look far."""
-    folder = table.absolute().parent
+    """The folder `images` beside the table; else the one beside, or around it, with images."""
+    folder = table.parent
     if (folder / "images").is_dir():
-        return table.parent / "images"
-    found, seen = set[str](), 0
-    for where, inside, names in os.walk(folder):
-        inside[:] = [name for name in inside if not name.startswith(".")]
-        below = Path(where).relative_to(folder)
-        if len(below.parts) >= DEPTH:
-            inside.clear()
-        seen += len(inside)
-        if seen > FOLDERS:  # somebody's home, or the like
-            return None
-        if any(is_image_file(Path(where, name)) for name in names if not name.startswith(".")):
-            found.add(f"./{below.as_posix()}")
-    return table.parent / os.path.commonpath(sorted(found)) if found else None
+        return folder / "images"
+    beside = [path for path in islice(folder.iterdir(), NEAR) if path.is_dir()]
+    holding = [path for path in beside if _holds_images(path)]
+    if len(holding) == 1:
+        return holding[0]
+    return folder if holding or _holds_images(folder) else None
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether an image is among the first files of the folder, or of one in it."""
+    inside = (p for p in folder.iterdir() if not p.name.startswith("."))
+    near = (
+        f for p in islice(inside, NEAR) for f in (islice(p.iterdir(), 9) if p.is_dir() else [p])
+    )
+    return any(is_image_file(file) for file in near if file.is_file())
 
 
 def _common_folder(table: Path, images: Path | None) -> Path:

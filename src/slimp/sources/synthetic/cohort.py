@@ -46,6 +46,8 @@ _FIXED_COLUMNS: dict[LevelName, tuple[str, ...]] = {
     "lesion": ("lesion_id", "patient_id"),
     "patient": ("patient_id",),
 }
+CHUNK = 10_000
+"""Rows that are kept as Python objects, at most."""
 _IMAGE_ID = re.compile(r"(?:S\d+)?P(\d{6,})-L(\d{2,})-(\d+)")
 
 
@@ -270,7 +272,7 @@ class _TableBuilder:
     def add(self, row: dict[str, Any]) -> None:
         """Appends the row; what the schema does not name is left out."""
         self._rows.append(row)
-        if len(self._rows) == 10_000:
+        if len(self._rows) == CHUNK:
             self._chunks = [self.finish()]
 
     def finish(self) -> pd.DataFrame:

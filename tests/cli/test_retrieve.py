@@ -118,7 +118,7 @@ def test_the_page_says_first_whether_to_trust_it(retrieved):
     head = page[: page.index('<section id="trust">')]
     assert "reference" in head
     assert "Nothing imputed" in head
-    assert "nobody can say here how much of" in head
+    assert "cannot be measured here" in head
     assert "<script" not in page
     assert page.count("data:image/jpeg") >= 2
 
@@ -170,7 +170,7 @@ def test_the_file_holds_the_weighted_mean_of_the_neighbours(places, retrieved):
 
 def test_known_metadata_serve_as_truth_when_all_is_imputed(places, retrieved, tmp_path, capsys):
     out = tmp_path / "judged"
-    assert retrieve(places, "known", out, "--k", "2", "--lend", "all", "--no-report") == 0
+    assert retrieve(places, "known", out, "--k", "2", "--impute", "all", "--no-report") == 0
     metrics = json.loads((out / "metrics.json").read_text())
     known = Cohort.load(places["known"]).schema
     assert {row["column"] for row in metrics["agreement"]} == {
@@ -192,7 +192,7 @@ def test_known_metadata_serve_as_truth_when_all_is_imputed(places, retrieved, tm
 def test_patients_of_both_cohorts_are_not_their_own_neighbours(places, tmp_path, capsys):
     both = {**places, "both": places["reference"]}
     out = tmp_path / "self"
-    flags = ("--lend", "all", "--route", "ii", "--no-report")
+    flags = ("--impute", "all", "--route", "ii", "--no-report")
     assert retrieve(both, "both", out, *flags) == 0
     assert "24 patient(s) are in both cohorts" in capsys.readouterr().out
     metrics = json.loads((out / "metrics.json").read_text())
@@ -215,7 +215,7 @@ def test_a_run_that_does_not_say_whom_it_saw_is_cautioned(places, tmp_path, caps
 @pytest.mark.parametrize(
     ("target", "flags", "message"),
     [
-        ("known", (), "there is nothing to lend. To lend all the same"),
+        ("known", (), "--impute all"),
         ("target", ("--k", "0"), "k must be at least 1, got 0"),
         ("target", ("--coverage", "1"), "coverage must be in (0, 1), got 1"),
         ("target", ("--groups", "pet"), "pet"),

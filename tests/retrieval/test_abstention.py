@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from slimp.errors import UserError
-from slimp.features.nearest import nearest_of_others
+from slimp.retrieval import abstention
 from slimp.retrieval.abstention import (
     IMAGES,
     Abstention,
@@ -16,7 +16,13 @@ from slimp.retrieval.abstention import (
     calibration_patients,
     mean_image_similarity,
 )
-from slimp.retrieval.routes import Loan, Loans
+from slimp.retrieval.index import Vectors
+from slimp.retrieval.routes import Retrieved, RetrievedLevel
+
+
+@pytest.fixture(autouse=True)
+def few_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(abstention, "REPEATS", 3)
 
 
 def draw(rng: np.random.Generator, patients: int, levels: int = 2) -> tuple[dict, np.ndarray]:
@@ -44,7 +50,7 @@ def test_new_patients_of_the_same_kind_pass_as_often_as_stated(coverage, levels)
     shares, achieved = [], []
     for _ in range(60):
         similarity, patients = draw(rng, 100, levels)
-        found = calibrate_thresholds(similarity, patients, coverage, repeats=3, replicates=10)
+        found = calibrate_thresholds(similarity, patients, coverage, replicates=10)
         shares.append(kept_share(found, *draw(rng, 200, levels)))
         achieved.append(found.achieved.mean)
     # The mean over calibrations is at least the coverage, and above it by 1 / (patients + 1) and
@@ -57,11 +63,11 @@ def test_few_patients_and_three_independent_levels_keep_the_promise():
     """19 patients of one image: without the rank that joint thresholds cost, 0.86 would pass."""
     rng = np.random.default_rng(0)
     shares = []
-    for _ in range(300):
+    for _ in range(200):
         drawn = {name: rng.normal(size=219).astype(np.float32) for name in ("a", "b", "c")}
         old = {name: values[:19] for name, values in drawn.items()}
         new = {name: values[19:] for name, values in drawn.items()}
-        found = calibrate_thresholds(old, np.arange(19), 0.8, repeats=1, replicates=1)
+        found = calibrate_thresholds(old, np.arange(19), 0.8, replicates=1)
         shares.append(kept_share(found, new, np.arange(200)))
     assert np.mean(shares) >= 0.795
 
@@ -93,19 +99,24 @@ def test_too_few_patients_refuse_nobody():
         calibrate_thresholds({"lesion": np.ones(0, np.float32)}, np.zeros(0), 0.9)
 
 
-def loan(similarity: list[float], borrows: list[bool]) -> Loan:
-    n = len(similarity)
-    return Loan(
-        borrows=np.array(borrows),
-        lender=np.zeros((n, 1), np.int64),
-        image=np.zeros((n, 1), np.int64),
-        similarity=np.array(similarity, np.float32)[:, None],
-        weight=np.ones((n, 1), np.float32),
-        embedding=np.zeros((n, 2), np.float32),
-    )
+def retrieved(**levels: tuple[list[float], list[bool]]) -> Retrieved:
+    """Similarities to the nearest neighbour, and which images are imputed, per level."""
+    n = len(next(iter(levels.values()))[0])
+    found = {
+        name: RetrievedLevel(
+            imputed=np.array(imputed),
+            row=np.zeros((n, 1), np.int64),
+            image=np.zeros((n, 1), np.int64),
+            similarity=np.array(similarity, np.float32)[:, None],
+            weight=np.ones((n, 1), np.float32),
+            embedding=np.zeros((n, 2), np.float32),
+        )
+        for name, (similarity, imputed) in levels.items()
+    }
+    return Retrieved(route="ilp", levels=found, shared_patients=0, excluded=0)
 
 
-def test_an_image_is_refused_if_any_level_is_too_far_or_has_no_lender():
+def test_an_image_is_refused_if_any_level_is_too_far_or_has_no_neighbour():
     found = Abstention(
         coverage=0.9,
         thresholds={"lesion": 0.5, "patient": 0.2},
@@ -114,40 +125,40 @@ def test_an_image_is_refused_if_any_level_is_too_far_or_has_no_lender():
         achieved=None,
         unseen=True,
     )
-    levels = {
-        "lesion": loan([0.5, 0.4, 0.9, np.nan, np.nan], [True] * 4 + [False]),
-        "patient": loan([0.9, 0.9, 0.1, 0.9, 0.3], [True] * 5),
-    }
-    loans = Loans(route="ilp", levels=levels, shared_patients=0, excluded=0)
-    assert found.abstains(loans).tolist() == [False, True, True, True, False]
+    target = retrieved(
+        lesion=([0.5, 0.4, 0.9, np.nan, np.nan], [True] * 4 + [False]),
+        patient=([0.9, 0.9, 0.1, 0.9, 0.3], [True] * 5),
+    )
+    near = np.ones(5, np.float32)
+    assert found.abstains(target, near).tolist() == [False, True, True, True, False]
     with_images = replace(found, thresholds={**found.thresholds, IMAGES: 0.3})
     near = np.array([0.2, 0.9, 0.9, 0.9, np.nan], np.float32)
-    assert with_images.abstains(loans, near).tolist() == [True, True, True, True, True]
+    assert with_images.abstains(target, near).tolist() == [True, True, True, True, True]
 
 
-def test_an_image_that_borrows_nothing_is_not_refused():
+def test_an_image_with_metadata_of_its_own_is_not_refused():
     found = calibrate_thresholds(
         {"lesion": np.ones(40, np.float32)}, np.arange(40), 0.9, replicates=10
     )
-    levels = {"lesion": loan([np.nan, 1.0], [False, True])}
-    loans = Loans(route="ilp", levels=levels, shared_patients=0, excluded=0)
+    target = retrieved(lesion=([np.nan, 1.0], [False, True]))
     found = replace(found, thresholds={**found.thresholds, IMAGES: 0.5})
-    assert found.abstains(loans, np.zeros(2, np.float32)).tolist() == [False, True]
+    assert found.abstains(target, np.zeros(2, np.float32)).tolist() == [False, True]
 
 
 def test_image_similarity_is_the_mean_over_the_nearest_images_of_others():
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(30, 5)).astype(np.float32)
+    x = rng.normal(size=(30, 5)).astype(np.float32)
     patients = np.repeat(np.arange(10), 3)
-    found = mean_image_similarity(images, images, nearest_of_others, (patients, patients))
-    unit = images / np.linalg.norm(images, axis=1, keepdims=True)
+
+    def similarity(count: int):
+        rows = Vectors(vectors=x[:count], patients=patients[:count], row=np.arange(count))
+        return mean_image_similarity(rows, x[:count], patients[:count])
+
+    unit, found = x / np.linalg.norm(x, axis=1, keepdims=True), similarity(30)
     for i in range(30):
         scores = sorted((unit[patients != patients[i]] @ unit[i]).tolist())
         assert found[i] == pytest.approx(np.mean(scores[-10:]), abs=1e-5)
-    alone = mean_image_similarity(
-        images[:3], images[:3], nearest_of_others, (patients[:3], patients[:3])
-    )
-    assert np.isnan(alone).all()
+    assert np.isnan(similarity(3)).all()
 
 
 def test_who_calibrates():

@@ -50,8 +50,8 @@ def test_categories_by_hand():
     given = [" A", "a", "b", "b", "a", "a", "a"]  # case and blanks do not count
     target = make_cohort({"site": truth}, {}, site="categorical")
     reference = make_cohort({"site": ["a", "b"]}, {}, site="categorical")
-    lent = {"lesion": pd.DataFrame({"site": typed(given, "categorical")})}
-    (column,) = compare_columns(reference, target, lent, {})
+    retrieved = {"lesion": pd.DataFrame({"site": typed(given, "categorical")})}
+    (column,) = compare_columns(reference, target, retrieved, {})
     patients = target.patients["patient_id"].to_numpy()
     found = agreement(column, patients, np.ones(7, dtype=bool), replicates=50)
     assert found is not None
@@ -73,8 +73,8 @@ def test_numbers_by_hand():
     truth, given = [10.0, 20.0, 40.0, np.nan, 60.0], [12.0, 20.0, 30.0, 5.0, 50.0]
     target = make_cohort({}, {"age": truth}, age="continuous")
     reference = make_cohort({}, {"age": [10.0, 30.0, 80.0]}, age="continuous")
-    lent = {"patient": pd.DataFrame({"age": typed(given, "continuous")})}
-    (column,) = compare_columns(reference, target, lent, {})
+    retrieved = {"patient": pd.DataFrame({"age": typed(given, "continuous")})}
+    (column,) = compare_columns(reference, target, retrieved, {})
     assert column.typical == 30
     half = np.std([10.0, 30.0, 80.0]) / 2
     assert column.agrees[:3].tolist() == [1, 1, float(half >= 10)]
@@ -94,8 +94,8 @@ def test_numbers_by_hand():
 def test_each_box_of_a_group_is_a_column_of_its_own():
     target = make_cohort({"itch": [True, False, None, True]}, {}, itch="checkbox")
     reference = make_cohort({"itch": [True]}, {}, itch="checkbox")
-    lent = {"lesion": pd.DataFrame({"itch": typed([True, True, True, True], "checkbox")})}
-    (column,) = compare_columns(reference, target, lent, {})
+    retrieved = {"lesion": pd.DataFrame({"itch": typed([True, True, True, True], "checkbox")})}
+    (column,) = compare_columns(reference, target, retrieved, {})
     np.testing.assert_array_equal(column.agrees, [1, 0, np.nan, 1])
     found = agreement(column, np.array(list("aabb")), np.ones(4, dtype=bool), replicates=20)
     assert found is not None
@@ -120,7 +120,7 @@ def test_features_meet_by_name_and_kind_or_as_told():
     )
     assert matched_columns(reference, target, {}) == []
     pairs = matched_columns(reference, target, {"sex": "gender", "place": "site"})
-    assert {(lent.name, true.name) for lent, true in pairs} == {
+    assert {(retrieved.name, true.name) for retrieved, true in pairs} == {
         ("gender", "sex"),
         ("site", "place"),
     }
@@ -150,10 +150,10 @@ def test_numbers_in_different_units_are_not_compared():
 def test_nothing_to_compare_is_no_figure():
     target = make_cohort({"site": [None, "a"]}, {}, site="categorical")
     reference = make_cohort({"site": ["a"]}, {}, site="categorical")
-    lent = {"lesion": pd.DataFrame({"site": typed(["a", None], "categorical")})}
-    (column,) = compare_columns(reference, target, lent, {})
+    retrieved = {"lesion": pd.DataFrame({"site": typed(["a", None], "categorical")})}
+    (column,) = compare_columns(reference, target, retrieved, {})
     assert agreement(column, np.array(["p", "q"]), np.ones(2, dtype=bool)) is None
-    assert compare_columns(reference, target, {}, {}) == []  # that level is not lent
+    assert compare_columns(reference, target, {}, {}) == []  # that level is not retrieved
 
 
 def test_weighted_correlation_counts_rows_as_often_as_they_weigh():

@@ -1,4 +1,4 @@
-"""Where lending fails: groups, fifths of the similarity, and the worst cases."""
+"""Where retrieval fails: groups, fifths of the similarity, and the worst cases."""
 
 from __future__ import annotations
 
@@ -15,14 +15,11 @@ from slimp.data.schema import Schema
 from slimp.errors import UserError
 from slimp.evaluation.groups import group_values
 from slimp.retrieval.agreement import Column, Compared
-from slimp.retrieval.failure_analysis import (
-    agreement_per_image,
-    by_group,
-    by_similarity,
-    worst_cases,
-)
+from slimp.retrieval.failure_analysis import Failures
 
-FEW: dict[str, Any] = {"replicates": 30, "seed": 0}
+
+def failures(columns: Any, patients: Any) -> Failures:
+    return Failures(compared=columns, patients=np.asarray(patients), replicates=30, seed=0)
 
 
 def compared(agrees: list[float], level: str = "lesion") -> Compared:
@@ -87,74 +84,63 @@ def test_groups_are_the_columns_with_a_few_values_used_or_not():
 
 
 def test_bands_keep_their_order():
-    rows = by_group(
+    patients = make_cohort().images["patient_id"]
+    rows = failures([], patients).by_group(
         group_values(make_cohort(), ("size:1.5:2.5",)),
         np.zeros(4, np.float32),
         np.zeros(4, dtype=bool),
-        [],
-        make_cohort().images["patient_id"].to_numpy(),
-        **FEW,
     )
-    values = [row.value for row in rows if row.column == "size"]
+    values = [row["value"] for row in rows if row["column"] == "size"]
     assert values == [v for v in ("< 1.5", "1.5 to < 2.5", ">= 2.5") if v in values]
     assert len(values) > 1
 
 
 def test_a_group_has_its_own_images_only():
     cohort = make_cohort()
-    rows = by_group(
+    columns = [compared([1, 0, 1, np.nan]), compared([0, 0, np.nan, np.nan], "patient")]
+    rows = failures(columns, cohort.images["patient_id"]).by_group(
         {"skin": group_values(cohort, ["skin"])["skin"]},
         np.array([0.1, 0.2, 0.3, np.nan], np.float32),
         np.array([True, False, False, False]),
-        [compared([1, 0, 1, np.nan]), compared([0, 0, np.nan, np.nan], "patient")],
-        cohort.images["patient_id"].to_numpy(),
-        **FEW,
     )
-    found = {(row.column, row.value): row for row in rows}
+    found = {(row["column"], row["value"]): row for row in rows}
     assert set(found) == {
         *(("(abstained)", "no"), ("(abstained)", "yes")),
         *(("skin", "I"), ("skin", "II")),
     }
     first = found["skin", "I"]
-    assert (first.n, first.n_patients) == (2, 2)
-    assert first.similarity == pytest.approx(0.1)
-    assert first.abstained.mean == pytest.approx(0.5)
-    assert first.agreement is not None
-    assert first.agreement.mean == pytest.approx(0.5)  # of the image with a truth
-    assert first.to_dict()["agreement"]["mean"] == pytest.approx(0.5)
+    assert (first["n"], first["n_patients"]) == (2, 2)
+    assert first["mean_similarity"] == pytest.approx(0.1)
+    assert first["abstained"].mean == pytest.approx(0.5)
+    assert first["agreement"].mean == pytest.approx(0.5)  # of the image with a truth
 
 
 def test_agreement_of_an_image_is_over_what_can_be_compared():
     columns = [compared([1, 0, np.nan]), compared([0, 0, np.nan]), compared([1, 1, 1], "patient")]
-    np.testing.assert_allclose(agreement_per_image(columns, 3), [2 / 3, 1 / 3, 1])
-    np.testing.assert_array_equal(agreement_per_image(columns, 3, "lesion"), [0.5, 0, np.nan])
-    assert np.isnan(agreement_per_image([], 3)).all()
+    found = failures(columns, list("abc"))
+    np.testing.assert_allclose(found.agreement_per_image(), [2 / 3, 1 / 3, 1])
+    np.testing.assert_array_equal(found.agreement_per_image("lesion"), [0.5, 0, np.nan])
+    assert np.isnan(failures([], list("abc")).agreement_per_image()).all()
 
 
 def test_fifths_go_from_far_to_near():
     rng = np.random.default_rng(0)
     similarity = rng.random(200).astype(np.float32)
     truth = (rng.random(200) < similarity).astype(float)
-    bins, rho = by_similarity(
-        {"lesion": similarity}, [compared(truth.tolist())], np.arange(200), **FEW
-    )
-    assert [part.n for part in bins] == [40] * 5
-    assert all(a.high <= b.low for a, b in pairwise(bins))
-    assert bins[0].agreement.mean < 0.3 < 0.7 < bins[-1].agreement.mean
+    found = failures([compared(truth.tolist())], np.arange(200))
+    bins, rho = found.by_similarity({"lesion": similarity})
+    assert [part["n"] for part in bins] == [40] * 5
+    assert all(a["high"] <= b["low"] for a, b in pairwise(bins))
+    assert bins[0]["agreement"].mean < 0.3 < 0.7 < bins[-1]["agreement"].mean
     assert rho["lesion"].ci95[0] > 0
-    assert by_similarity(
-        {"patient": similarity}, [compared([1.0] * 200)], np.arange(200), **FEW
-    ) == (
-        [],
-        {},
-    )
+    assert found.by_similarity({"patient": similarity}) == ([], {})
 
 
 def test_the_worst_cases_are_near_and_wrong_one_per_patient():
     similarity = np.array([0.9, 0.8, 0.1, 0.95, 0.7], np.float32)
-    columns = [compared([0, 0, 0, 1, np.nan])]
-    cases = worst_cases(similarity, np.arange(5), columns, np.array(list("aabcd")))
+    found = failures([compared([0, 0, 0, 1, np.nan])], list("aabcd"))
+    cases = found.worst_cases(similarity, np.arange(5))
     assert [case.image for case in cases] == [0, 3]
     assert (cases[0].similarity, cases[0].agreement) == (pytest.approx(0.9), 0)
-    far = worst_cases(similarity, np.array([0, 1, 2, -1, 4]), [], np.arange(5), count=2)
-    assert [case.image for case in far] == [2, 4]
+    far = failures([], np.arange(5)).worst_cases(similarity, np.array([0, 1, 2, -1, 4]))
+    assert [case.image for case in far] == [2, 4, 1, 0]

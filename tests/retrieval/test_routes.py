@@ -14,14 +14,14 @@ from slimp.data.encoding import Encoding
 from slimp.data.files import ImagesInMemory
 from slimp.data.schema import LEVELS, Schema
 from slimp.errors import UserError
-from slimp.features.nearest import nearest, nearest_of_others
+from slimp.features.nearest import nearest
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.retrieval.config import RetrievalConfig
 from slimp.retrieval.extrapolate import extrapolate
-from slimp.retrieval.index import Reference
-from slimp.retrieval.pseudo_table import lent_values, pseudo_table
-from slimp.retrieval.routes import Loans, lend
+from slimp.retrieval.index import EmbeddedCohort, Index
+from slimp.retrieval.pseudo_table import pseudo_table, retrieved_values
+from slimp.retrieval.routes import Retrieved, retrieve
 
 TINY = ModelConfig(
     encoder="vit_tiny_patch16_224",
@@ -139,18 +139,13 @@ def renaming(cohort: Cohort, names: dict[str, str]) -> Cohort:
     return replace(cohort, schema=schema, tables=replace(cohort.tables, **tables))
 
 
-def borrow(model, reference, target, search=None, hide=(), **settings) -> Loans:
-    index = Reference.build(model, reference, embeddings(reference))
-    config = RetrievalConfig(**settings)
-    return lend(
-        model,
-        index,
-        target,
-        embeddings(target),
-        config,
-        search=search or nearest_of_others,
-        hide=hide,
-    )
+def embedded(cohort: Cohort) -> EmbeddedCohort:
+    return EmbeddedCohort(cohort=cohort, images=embeddings(cohort))
+
+
+def retrieve_from(model, reference, target, hide=(), **settings) -> Retrieved:
+    index, config = Index.build(model, embedded(reference)), RetrievalConfig(**settings)
+    return retrieve(model, index, embedded(target), config, hide=hide)
 
 
 def cosine(a, b) -> float:
@@ -169,7 +164,7 @@ def pooled(model, level, rows) -> torch.Tensor:
 
 @torch.no_grad()
 def slow_ilp(model, reference, target, k, temperature):
-    """image_id -> (lenders, similarities, weights, embedding) per level, one lesion at a time."""
+    """image_id -> (neighbours, similarities, weights, embedding) per level, one by one."""
 
     def search(level, query):
         q = model.level(level).project_below(query)[0].numpy()
@@ -180,11 +175,11 @@ def slow_ilp(model, reference, target, k, temperature):
         best = sorted(scored, key=lambda pair: -pair[0])[:k]
         weights = np.exp([s / temperature for s, _ in best])
         weights /= weights.sum()
-        lent = sum(
+        combined = sum(
             w * encode(model, reference, level, row)
             for w, (_, row) in zip(weights, best, strict=True)
         )
-        return [row for _, row in best], [s for s, _ in best], weights, lent.float()
+        return [row for _, row in best], [s for s, _ in best], weights, combined.float()
 
     h, found = embeddings(target), {}
     for patient in target.patients["patient_id"]:
@@ -192,13 +187,13 @@ def slow_ilp(model, reference, target, k, temperature):
         for lesion in target.lesions.loc[target.lesions["patient_id"] == patient, "lesion_id"]:
             own = np.flatnonzero(target.images["lesion_id"] == lesion)
             below = pooled(model, "lesion", [torch.from_numpy(h[i]) for i in own])
-            loan = search("lesion", below)
-            rows.append(torch.cat([below[0], loan[3]]))
+            level = search("lesion", below)
+            rows.append(torch.cat([below[0], level[3]]))
             for i in own:
-                found[target.images["image_id"][i]] = {"lesion": loan}
-        loan = search("patient", pooled(model, "patient", rows))
+                found[target.images["image_id"][i]] = {"lesion": level}
+        level = search("patient", pooled(model, "patient", rows))
         for i in np.flatnonzero(target.images["patient_id"] == patient):
-            found[target.images["image_id"][i]]["patient"] = loan
+            found[target.images["image_id"][i]]["patient"] = level
     return found
 
 
@@ -207,24 +202,24 @@ def slow_ilp(model, reference, target, k, temperature):
 def test_image_to_lesion_to_patient_is_the_slow_loop(k, pooling):
     reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
     model = make_model(reference, pooling=pooling)
-    loans = borrow(model, reference, target, k=k, temperature=0.2)
+    found = retrieve_from(model, reference, target, k=k, temperature=0.2)
     slow = slow_ilp(model, reference, target, k, 0.2)
-    assert list(loans.levels) == ["lesion", "patient"]
-    for name, loan in loans.levels.items():
-        assert loan.borrows.all()
+    assert list(found.levels) == ["lesion", "patient"]
+    for name, level in found.levels.items():
+        assert level.imputed.all()
         for i, image in enumerate(target.images["image_id"]):
-            lenders, similarity, weights, embedding = slow[image][name]
-            assert loan.lender[i].tolist() == lenders
-            np.testing.assert_allclose(loan.similarity[i], similarity, atol=1e-5)
-            np.testing.assert_allclose(loan.weight[i], weights, atol=1e-5)
-            np.testing.assert_allclose(loan.embedding[i], embedding, atol=1e-5)
+            neighbours, similarity, weights, embedding = slow[image][name]
+            assert level.row[i].tolist() == neighbours
+            np.testing.assert_allclose(level.similarity[i], similarity, atol=1e-5)
+            np.testing.assert_allclose(level.weight[i], weights, atol=1e-5)
+            np.testing.assert_allclose(level.embedding[i], embedding, atol=1e-5)
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_image_to_image_lends_both_rows_of_the_nearest_image(k):
+def test_image_to_image_gives_both_rows_of_the_nearest_image(k):
     reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
     model = make_model(reference)
-    loans = borrow(model, reference, target, route="ii", k=k)
+    found = retrieve_from(model, reference, target, route="ii", k=k)
     theirs, ours = embeddings(reference), embeddings(target)
     rows = {
         "lesion": reference.lesion_of_image,
@@ -235,15 +230,15 @@ def test_image_to_image_lends_both_rows_of_the_nearest_image(k):
         best = np.argsort(scores)[::-1][:k]
         weights = np.exp(np.array(scores)[best] / 0.07)
         weights /= weights.sum()
-        for name, loan in loans.levels.items():
-            assert loan.image[i].tolist() == best.tolist()
-            assert loan.lender[i].tolist() == rows[name][best].tolist()
+        for name, level in found.levels.items():
+            assert level.image[i].tolist() == best.tolist()
+            assert level.row[i].tolist() == rows[name][best].tolist()
             with torch.no_grad():
-                lent = sum(
+                combined = sum(
                     w * encode(model, reference, name, row).numpy()
                     for w, row in zip(weights, rows[name][best], strict=True)
                 )
-            np.testing.assert_allclose(loan.embedding[i], lent, atol=1e-5)
+            np.testing.assert_allclose(level.embedding[i], combined, atol=1e-5)
 
 
 @pytest.mark.parametrize("route", ["ilp", "ii"])
@@ -257,26 +252,26 @@ def test_the_order_of_the_reference_changes_nothing(route):
         for name in LEVELS
     }
     shuffled = replace(reference, tables=replace(reference.tables, **tables))
-    found = []
+    both = []
     for cohort in (reference, shuffled):
-        index = Reference.build(model, cohort, embeddings(cohort))
+        index = Index.build(model, embedded(cohort))
         config = RetrievalConfig(route=route, k=2)
-        loans = lend(model, index, target, embeddings(target), config, search=nearest_of_others)
+        found = retrieve(model, index, embedded(target), config)
         nobody = np.zeros(len(target), dtype=bool)
-        found.append((loans, pseudo_table(loans, index, target, nobody)))
-    (a, one), (b, other) = found
+        both.append((found, pseudo_table(found, index, target, nobody)))
+    (a, one), (b, other) = both
     for name in a.levels:
         np.testing.assert_allclose(a.levels[name].embedding, b.levels[name].embedding, atol=1e-5)
     columns = one.columns.difference(["reference_image_id"])  # of a lesion's images the first
     pd.testing.assert_frame_equal(one[columns], other[columns], atol=1e-5)
 
 
-def test_own_metadata_are_used_as_they_are_and_only_what_lacks_is_lent():
+def test_own_metadata_are_used_as_they_are_and_only_what_lacks_is_retrieved():
     reference, whole = make_cohort("r", 6, 0), make_cohort("t", 4, 1)
     model = make_model(reference)
     target = without(whole, "patient")
-    loans = borrow(model, reference, target)
-    assert list(loans.levels) == ["patient"]
+    found = retrieve_from(model, reference, target)
+    assert list(found.levels) == ["patient"]
     with torch.no_grad():
         for patient in target.patients["patient_id"]:
             rows = []
@@ -290,158 +285,153 @@ def test_own_metadata_are_used_as_they_are_and_only_what_lacks_is_lent():
             project = model.level("patient").project_metadata
             scores = [cosine(query, project(m[None])[0].numpy()) for m in metadata]
             for i in np.flatnonzero(target.images["patient_id"] == patient):
-                assert loans.levels["patient"].lender[i, 0] == np.argmax(scores)
+                assert found.levels["patient"].row[i, 0] == np.argmax(scores)
 
 
-def test_rows_without_a_known_cell_borrow_beside_rows_that_have_some():
+def test_rows_without_a_known_cell_are_imputed_beside_rows_that_have_some():
     reference, target = make_cohort("r", 6, 0), make_cohort("t", 4, 1)
     empty = target.lesions.index == 2
     lesions = target.lesions.assign(
         size=target.lesions["size"].mask(empty), site=target.lesions["site"].mask(empty)
     )
     gap = replace(target, tables=replace(target.tables, lesions=lesions))
-    loans = borrow(make_model(reference), reference, gap)
-    assert list(loans.levels) == ["lesion"]
-    loan, wants = loans.levels["lesion"], target.lesion_of_image == 2
-    assert loan.borrows.tolist() == wants.tolist()
-    assert (loan.lender[~wants] == -1).all()
-    assert np.isnan(loan.similarity[~wants]).all()
-    assert not loan.embedding[~wants].any()
+    found = retrieve_from(make_model(reference), reference, gap)
+    assert list(found.levels) == ["lesion"]
+    level, wants = found.levels["lesion"], target.lesion_of_image == 2
+    assert level.imputed.tolist() == wants.tolist()
+    assert (level.row[~wants] == -1).all()
+    assert np.isnan(level.similarity[~wants]).all()
+    assert not level.embedding[~wants].any()
 
 
-def test_hidden_levels_borrow_like_levels_that_are_not_there():
+def test_hidden_levels_are_imputed_like_levels_that_are_not_there():
     reference, target = make_cohort("r", 6, 0), make_cohort("t", 4, 1)
     model = make_model(reference)
-    bare = borrow(model, reference, without(target, "lesion", "patient"))
-    for loans in (
-        borrow(model, reference, target, hide=("lesion", "patient")),
-        borrow(model, reference, target, lend="all"),
+    bare = retrieve_from(model, reference, without(target, "lesion", "patient"))
+    for found in (
+        retrieve_from(model, reference, target, hide=("lesion", "patient")),
+        retrieve_from(model, reference, target, impute="all"),
     ):
-        for name, loan in bare.levels.items():
-            np.testing.assert_array_equal(loans.levels[name].lender, loan.lender)
-            np.testing.assert_array_equal(loans.levels[name].embedding, loan.embedding)
-    assert not borrow(model, reference, target).levels
+        for name, level in bare.levels.items():
+            np.testing.assert_array_equal(found.levels[name].row, level.row)
+            np.testing.assert_array_equal(found.levels[name].embedding, level.embedding)
+    assert not retrieve_from(model, reference, target).levels
 
 
 @pytest.mark.parametrize("route", ["ilp", "ii"])
-def test_nobody_borrows_from_himself(route):
+def test_no_patient_is_his_own_neighbour(route):
     reference = make_cohort("r", 6, 0)
     target = without(reference.select_patients(["r1", "r4"]), "lesion", "patient")
     model = make_model(reference)
-    loans = borrow(model, reference, target, route=route, k=2)
-    assert loans.shared_patients == 2
+    found = retrieve_from(model, reference, target, route=route, k=2)
+    assert found.shared_patients == 2
     owners = {
         "lesion": reference.lesions["patient_id"],
         "patient": reference.patients["patient_id"],
     }
-    for name, loan in loans.levels.items():
-        lenders = owners[name].to_numpy()[loan.lender]  # (i, k)
-        assert (lenders != target.images["patient_id"].to_numpy()[:, None]).all()
+    for name, level in found.levels.items():
+        neighbours = owners[name].to_numpy()[level.row]  # (i, k)
+        assert (neighbours != target.images["patient_id"].to_numpy()[:, None]).all()
     if route == "ii":
-        assert loans.excluded >= len(target)  # each image's nearest one is itself
+        assert found.excluded >= len(target)  # each image's nearest one is itself
 
 
 def test_matches_with_oneself_are_counted():
     reference = make_cohort("r", 6, 0)
     target = without(reference.select_patients(["r1"]), "lesion", "patient")
-    loans = borrow(make_model(reference), reference, target, route="ii", k=50)
+    found = retrieve_from(make_model(reference), reference, target, route="ii", k=50)
     own = int((reference.images["patient_id"] == "r1").sum())
-    assert loans.excluded == len(target) * own
-    assert (loans.levels["lesion"].lender >= 0).sum(axis=1).tolist() == [
-        len(reference) - own
-    ] * len(target)
+    assert found.excluded == len(target) * own
+    assert (found.levels["lesion"].row >= 0).sum(axis=1).tolist() == [len(reference) - own] * len(
+        target
+    )
 
 
-def test_who_meets_himself_is_searched_again_and_finds_what_one_search_would():
+def test_own_matches_are_searched_again_and_the_answer_is_that_of_one_search(monkeypatch):
     reference, other = make_cohort("r", 6, 0), make_cohort("t", 4, 1)
     asked: list[tuple[int, bool]] = []
 
-    def search(queries, index, k, groups):
-        asked.append((len(queries), groups is not None))
-        return nearest_of_others(queries, index, k, groups)
+    def search(queries, rows, k, *, exclude=None, device="cpu"):
+        asked.append((len(queries), exclude is not None))
+        return nearest(queries, rows, k, exclude=exclude, device=device)
 
+    monkeypatch.setattr("slimp.retrieval.index.nearest", search)
     model, patients = make_model(reference), ["r1", "r4"]
     own = without(reference.select_patients(patients), "lesion", "patient")
-    loans = borrow(model, reference, own, search=search, route="ii", k=2)
+    found = retrieve_from(model, reference, own, route="ii", k=2)
     assert asked == [(len(own), False), (len(own), True)]  # each image is its own nearest
     codes = own.images["patient_id"].to_numpy(), reference.images["patient_id"].to_numpy()
     wanted = nearest(embeddings(own), embeddings(reference), 2, exclude=codes)
-    np.testing.assert_array_equal(loans.levels["lesion"].image, wanted.row)
+    np.testing.assert_array_equal(found.levels["lesion"].image, wanted.row)
     asked.clear()
-    borrow(model, reference, without(other, "lesion", "patient"), search=search, route="ii")
+    retrieve_from(model, reference, without(other, "lesion", "patient"), route="ii")
     assert asked == [(len(other), False)]
 
 
 @pytest.mark.parametrize("route", ["ilp", "ii"])
-def test_fewer_lenders_than_asked_for_weigh_all_the_same(route):
+def test_fewer_neighbours_than_asked_for_weigh_all_the_same(route):
     reference, target = make_cohort("r", 2, 0), without(make_cohort("t", 3, 1), "lesion", "patient")
     model = make_model(reference)
-    index = Reference.build(model, reference, embeddings(reference))
+    index = Index.build(model, embedded(reference))
     config = RetrievalConfig(route=route, k=40)
-    loans = lend(model, index, target, embeddings(target), config, search=nearest_of_others)
-    for loan in loans.levels.values():
-        np.testing.assert_allclose(loan.weight.sum(axis=1), 1, atol=1e-6)
-        assert ((loan.lender < 0) == (loan.weight == 0)).all()
-    table = pseudo_table(loans, index, target, np.zeros(len(target), dtype=bool))
+    found = retrieve(model, index, embedded(target), config)
+    for level in found.levels.values():
+        np.testing.assert_allclose(level.weight.sum(axis=1), 1, atol=1e-6)
+        assert ((level.row < 0) == (level.weight == 0)).all()
+    table = pseudo_table(found, index, target, np.zeros(len(target), dtype=bool))
     most = len(reference) if route == "ii" else max(len(reference.lesions), 2)
     assert table.groupby("image_id").size().max() == most
 
 
-def test_nobody_to_borrow_from_leaves_the_loan_empty():
+def test_without_other_patients_nothing_is_found():
     reference = make_cohort("r", 1, 0)
     target = without(reference, "lesion", "patient")
-    loans = borrow(make_model(reference), reference, target)
-    for loan in loans.levels.values():
-        assert loan.borrows.all()
-        assert np.isnan(loan.similarity).all()
-        assert not loan.embedding.any()
+    found = retrieve_from(make_model(reference), reference, target)
+    for level in found.levels.values():
+        assert level.imputed.all()
+        assert np.isnan(level.similarity).all()
+        assert not level.embedding.any()
 
 
-def test_a_model_of_one_level_lends_that_one():
+def test_a_model_of_one_level_imputes_that_one():
     reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
     for level in ("lesion", "patient"):
-        loans = borrow(make_model(reference, levels=(level,)), reference, target)
-        assert list(loans.levels) == [level]
+        found = retrieve_from(make_model(reference, levels=(level,)), reference, target)
+        assert list(found.levels) == [level]
     untrained = make_model(reference, lesion_weight=0.0)
-    assert list(borrow(untrained, reference, target).levels) == ["patient"]
+    assert list(retrieve_from(untrained, reference, target).levels) == ["patient"]
 
 
 def test_three_levels():
     reference = make_cohort("r", 6, 0, camera=True)
     target = without(make_cohort("t", 4, 1, camera=True), "image", "lesion", "patient")
     model = make_model(reference, levels=LEVELS, image_weight=0.5)
-    index = Reference.build(model, reference, embeddings(reference))
-    loans = lend(
-        model, index, target, embeddings(target), RetrievalConfig(), search=nearest_of_others
-    )
-    assert list(loans.levels) == ["image", "lesion", "patient"]
-    table = pseudo_table(loans, index, target, np.zeros(len(target), dtype=bool))
+    index = Index.build(model, embedded(reference))
+    found = retrieve(model, index, embedded(target), RetrievalConfig())
+    assert list(found.levels) == ["image", "lesion", "patient"]
+    table = pseudo_table(found, index, target, np.zeros(len(target), dtype=bool))
     cameras = reference.images.set_index("image_id")["camera"]
     assert table["image.camera"].tolist() == cameras[table["reference_image_id"]].tolist()
 
 
-def test_a_flat_model_lends_the_joined_row():
+def test_a_flat_model_gives_the_joined_row():
     reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
     flat = reference.flatten()
     model = make_model(flat, levels=("lesion",), hierarchy="flat")
-    index = Reference.build(model, reference, embeddings(reference))
-    loans = lend(
-        model, index, target, embeddings(target), RetrievalConfig(), search=nearest_of_others
-    )
-    table = pseudo_table(loans, index, target.flatten(), np.zeros(len(target), dtype=bool))
+    index = Index.build(model, embedded(reference))
+    found = retrieve(model, index, embedded(target), RetrievalConfig())
+    table = pseudo_table(found, index, target.flatten(), np.zeros(len(target), dtype=bool))
     rows = flat.lesions.set_index("lesion_id").loc[table["reference_lesion_id"]]
     np.testing.assert_array_equal(table["lesion.age"], rows["age"])
     np.testing.assert_array_equal(table["lesion.size"], rows["size"])
 
 
-def test_the_table_names_who_lends_and_what_was_published():
+def test_the_table_names_the_neighbours_and_what_was_published():
     reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
     model = make_model(reference)
-    index = Reference.build(model, reference, embeddings(reference))
-    loans = lend(
-        model, index, target, embeddings(target), RetrievalConfig(k=2), search=nearest_of_others
-    )
-    table = pseudo_table(loans, index, target, np.arange(len(target)) == 0)
+    index = Index.build(model, embedded(reference))
+    found = retrieve(model, index, embedded(target), RetrievalConfig(k=2))
+    table = pseudo_table(found, index, target, np.arange(len(target)) == 0)
     assert table["image_id"].tolist() == np.repeat(target.images["image_id"], 2).tolist()
     assert table["rank"].tolist() == [1, 2] * len(target)
     assert table["abstained"].tolist() == [True, True, *[False] * (2 * len(target) - 2)]
@@ -455,30 +445,23 @@ def test_the_table_names_who_lends_and_what_was_published():
     assert shown["lesion_id"].tolist() == table["reference_lesion_id"].tolist()
 
 
-def test_values_of_several_lenders_are_combined_by_weight():
+def test_values_of_several_neighbours_are_combined_by_weight():
     reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
     lesions = reference.lesions.assign(
         size=reference.lesions["size"].mask([True] + [False] * (len(reference.lesions) - 1))
     )
     reference = replace(reference, tables=replace(reference.tables, lesions=lesions))
     model = make_model(reference)
-    index = Reference.build(model, reference, embeddings(reference))
-    loans = lend(
-        model,
-        index,
-        target,
-        embeddings(target),
-        RetrievalConfig(k=4, temperature=1.0),
-        search=nearest_of_others,
-    )
-    values = lent_values(loans, index)
+    index = Index.build(model, embedded(reference))
+    found = retrieve(model, index, embedded(target), RetrievalConfig(k=4, temperature=1.0))
+    values = retrieved_values(found, index)
     for level, column in (("lesion", "size"), ("lesion", "site"), ("patient", "smokes")):
         cells = reference.tables.of_level(level)[column]
         for i in range(len(target)):
-            loan = loans.levels[level]
+            near = found.levels[level]
             pairs = [
                 (float(w), cells[row])
-                for w, row in zip(loan.weight[i], loan.lender[i], strict=True)
+                for w, row in zip(near.weight[i], near.row[i], strict=True)
                 if pd.notna(cells[row])
             ]
             got, total = values[level][column][i], sum(w for w, _ in pairs)
@@ -515,35 +498,35 @@ def adapted(model: Slimp) -> Slimp:
 
 @pytest.mark.parametrize("route", ["ilp", "ii"])
 @pytest.mark.parametrize("hierarchy", ["nested", "flat"])
-def test_a_reference_under_the_names_of_an_earlier_stage_lends_the_same(route, hierarchy):
+def test_a_reference_under_the_names_of_an_earlier_stage_gives_the_same(route, hierarchy):
     reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "patient")
     levels = {"nested": ("lesion", "patient"), "flat": ("lesion",)}[hierarchy]
     fitted = reference.flatten() if hierarchy == "flat" else reference
     model = make_model(fitted, levels, hierarchy=hierarchy)
     for some, hide in ((without(target, "lesion"), ()), (target, ()), (target, ("lesion",))):
-        plain = borrow(model, reference, some, route=route, hide=hide)
-        again = borrow(adapted(model), reference, some, route=route, hide=hide)
+        plain = retrieve_from(model, reference, some, route=route, hide=hide)
+        again = retrieve_from(adapted(model), reference, some, route=route, hide=hide)
         assert plain.levels.keys() == again.levels.keys()
-        for name, loan in plain.levels.items():
-            for field in ("lender", "image", "similarity", "weight", "embedding"):
+        for name, level in plain.levels.items():
+            for field in ("row", "image", "similarity", "weight", "embedding"):
                 np.testing.assert_array_equal(
-                    getattr(loan, field), getattr(again.levels[name], field)
+                    getattr(level, field), getattr(again.levels[name], field)
                 )
-        index = Reference.build(adapted(model), reference, embeddings(reference))
-        for name, values in lent_values(again, index).items():
+        index = Index.build(adapted(model), embedded(reference))
+        for name, values in retrieved_values(again, index).items():
             assert values.notna().all(axis=None), name
 
 
-def test_lent_values_under_earlier_names_are_compared_with_the_target_s_own():
+def test_values_under_earlier_names_are_compared_with_the_target_s_own():
     reference, target = make_cohort("r", 12, 0), make_cohort("t", 6, 1)
-    model, images = make_model(reference), (embeddings(reference), embeddings(target))
+    model = make_model(reference)
     columns = {"age": "new_age", "size": "new_size", "site": "new_site"}
     renamed = renaming(target, columns)
-    settings = {"lend": "all", "replicates": 20}
-    plain = extrapolate(model, reference, target, *images, RetrievalConfig(**settings))
+    settings = {"impute": "all", "replicates": 20}
+    plain = extrapolate(model, embedded(reference), embedded(target), RetrievalConfig(**settings))
     same = {new: old for old, new in columns.items()}
     config = RetrievalConfig(rename=same, **settings)
-    again = extrapolate(adapted(model), reference, renamed, *images, config)
+    again = extrapolate(adapted(model), embedded(reference), embedded(renamed), config)
     for one, two in (
         (plain.agreement, again.agreement),
         (plain.reference_agreement, again.reference_agreement),
@@ -556,23 +539,23 @@ def test_lent_values_under_earlier_names_are_compared_with_the_target_s_own():
 def test_refusals():
     reference, target = make_cohort("r", 4, 0), without(make_cohort("t", 3, 1), "lesion", "patient")
     with pytest.raises(UserError, match="relates images to no metadata"):
-        borrow(make_model(reference, levels=()), reference, target)
+        retrieve_from(make_model(reference, levels=()), reference, target)
     with pytest.raises(UserError, match="k must be at least 1, got 0"):
         RetrievalConfig(k=0)
     model = make_model(reference)
     with pytest.raises(UserError, match=r"none of its metadata at the level\(s\) lesion, patient"):
-        borrow(model, without(reference, "lesion", "patient"), target)
+        retrieve_from(model, without(reference, "lesion", "patient"), target)
     partial = replace(
         reference,
         schema=target.schema,
         tables=replace(reference.tables, lesions=reference.lesions.drop(columns="site")),
     )
     with pytest.raises(UserError, match=r"no lesion-level column 'site' \(1 of the 2"):
-        borrow(model, partial, target)
+        retrieve_from(model, partial, target)
 
 
-def test_a_reference_that_lacks_a_level_lends_the_other():
+def test_a_reference_that_lacks_a_level_gives_the_other():
     reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
     model = make_model(reference)
-    loans = borrow(model, without(reference, "patient"), target)
-    assert list(loans.levels) == ["lesion"]
+    found = retrieve_from(model, without(reference, "patient"), target)
+    assert list(found.levels) == ["lesion"]

@@ -18,6 +18,7 @@ from slimp.errors import UserError
 from slimp.retrieval.config import RetrievalConfig
 
 if TYPE_CHECKING:
+    from slimp.evaluation.similarity import Similarity
     from slimp.retrieval.agreement import Agreement
     from slimp.retrieval.result import Retrieval
 
@@ -35,7 +36,7 @@ class Arguments:
     """Inputs and outputs."""
 
     run: Path
-    """Run folder of pre-training, or of slimp adapt."""
+    """Run folder of slimp pretrain, or of slimp adapt."""
     reference: Path = field(metadata=REQUIRED_FLAG)
     """Reference cohort: a folder with the metadata that the run was trained on."""
     target: Path = field(metadata=REQUIRED_FLAG)
@@ -47,7 +48,7 @@ class Arguments:
     report: bool = True
     """Also write report.html, which shows some of the images."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to embed and to search."""
+    """Device that embeds and searches."""
     workers: int = 1
     """Processes that decode images."""
     config: RetrievalConfig
@@ -80,19 +81,19 @@ def _retrieve(arguments: Arguments) -> Retrieval:
     from slimp.evaluation.run_features import cached_features, device_of, parts_of_run
     from slimp.models.nested import Slimp
     from slimp.retrieval.extrapolate import extrapolate
+    from slimp.retrieval.index import EmbeddedCohort
     from slimp.training.adapt import left_behind
 
     device, workers = device_of(arguments.accelerator), arguments.workers
-    model = Slimp.from_pretrained(arguments.run)
+    model, run = Slimp.from_pretrained(arguments.run), arguments.run
     reference, target = Cohort.load(arguments.reference), Cohort.load(arguments.target)
     with progress_bar("embedding the reference") as progress:
         theirs = cached_features(
-            arguments.run, arguments.reference, device=device, workers=workers, progress=progress
+            run, arguments.reference, device=device, workers=workers, progress=progress
         )
     with progress_bar("embedding the target") as progress:
         ours = cached_features(
-            arguments.run,
-            arguments.target,
+            *(run, arguments.target),
             device=device,
             workers=workers,
             lacking="missing",
@@ -101,13 +102,11 @@ def _retrieve(arguments: Arguments) -> Retrieval:
     note("searching, and measuring the agreement of retrieved metadata ...")
     return extrapolate(
         model,
-        reference,
-        target,
-        theirs.features["image"],
-        ours.features["image"],
+        EmbeddedCohort(cohort=reference, images=theirs.features["image"]),
+        EmbeddedCohort(cohort=target, images=ours.features["image"]),
         arguments.config,
-        parts=parts_of_run(arguments.run, reference),
-        left_behind=left_behind(arguments.run),
+        parts=parts_of_run(run, reference),
+        stale=left_behind(run),
         device=device,
     )
 
@@ -118,39 +117,33 @@ def _command(arguments: Arguments) -> str:
 
 
 def _print(result: Retrieval) -> None:
-    rate, trust = result.abstention_rate, result.abstention
+    rate, abstention = result.abstention_rate, result.abstention
     say(result.verdict)
     say(
         f"{len(result.target)} images; imputed by retrieval, not observed: "
         f"{', '.join(result.imputed)} metadata, route {result.config.route}; "
         f"nothing near enough for {rate:.1%} of them"
     )
-    if trust.achieved is None:
-        say(f"coverage: {trust.coverage:.0%} stated; too few patients to verify it")
+    if abstention.achieved is None:
+        say(f"coverage: {abstention.coverage:.0%} stated; too few patients to verify it")
     else:
         say(
-            f"coverage: {trust.coverage:.0%} stated, {trust.achieved} found on "
-            f"{trust.n_patients} patients of the reference, half against half"
+            f"coverage: {abstention.coverage:.0%} stated, {abstention.achieved} found on "
+            f"{abstention.n_patients} patients of the reference, half against half"
         )
     for caution in result.cautions:
-        say(f"CAUTION: {caution}")
+        say(f"CAUTION: {caution.removeprefix('CAUTION: ')}")
+    heads = ["level", "matching", "others", "overlap", "AUROC", "calibration", "target"]
     show_table(
-        "similarity: of images and metadata on calibration patients, and of neighbours",
-        [
-            "level",
-            "matching",
-            "others",
-            "overlap",
-            "AUROC",
-            "neighbours, calibration",
-            "neighbours, target",
-        ],
+        "similarity: of images and their own metadata, and of nearest neighbours (calibration "
+        "patients, target)",
+        heads,
         _similarities(result),
     )
     for title, found in (
         ("retrieved against true metadata of the target", result.agreement),
         (
-            "the same on patients of the reference, their own rows hidden",
+            "the same on patients of the reference, their own metadata hidden",
             result.reference_agreement,
         ),
     ):
@@ -163,18 +156,15 @@ def _print(result: Retrieval) -> None:
 
 
 def _similarities(result: Retrieval) -> Iterator[tuple[str, ...]]:
-    lenders = result.neighbour_similarity
-    for level in dict.fromkeys([*result.similarity, *lenders]):
-        found, loans = result.similarity.get(level), lenders.get(level)
-        figures = (
-            (found.median_matching, found.median_nonmatching, found.overlap, found.auroc)
-            if found
-            else (None,) * 4
-        )
-        medians = (loans.calibration, loans.target) if loans else (None, None)
-        yield (level, *(_figure(x) for x in (*figures, *medians)))
-    near = result.median_image_similarity
-    yield ("nearest images", *["-"] * 4, _figure(near.calibration), _figure(near.target))
+    matching: dict[str, Similarity] = {}
+    matching.update(result.calibration.matching.items())
+    neighbours = result.neighbour_similarity
+    for level in dict.fromkeys([*matching, *neighbours]):
+        found, medians = matching.get(level), neighbours.get(level, {})
+        names = ("median_matching", "median_nonmatching", "overlap", "auroc")
+        figures = [getattr(found, name, None) for name in names]
+        figures += [medians.get("calibration_median"), medians.get("target_median")]
+        yield (level, *map(_figure, figures))
 
 
 def _figure(value: float | None) -> str:

@@ -6,7 +6,7 @@ Axis names: n = images, d = width.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from slimp.features.backends import (
     CHECKED,
     BackendName,
     Encode,
+    Pixels,
     batch_size_of,
     inference,
     openvino_backend,
@@ -59,6 +60,21 @@ ROWS_AT_ONCE = 4096
 """Metadata rows encoded at once."""
 IMPUTED_KEY = b"slimp.imputed"
 """Metadata of a features file: the names of the features that are imputed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """How encoders are run."""
+
+    device: torch.device | str = "cpu"
+    precision: Literal["32", "bf16"] = "32"
+    """Of the encoders; features are always float32."""
+    backend: BackendName = "torch"
+    """What runs the image encoder."""
+    batch_size: int | None = None
+    """Images at once, at most; None: as many as suit the backend."""
+    workers: int = 0
+    """Processes that decode images ahead; 0: this process decodes, between batches."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -178,12 +194,8 @@ class FeatureTable:
 def embed(
     model: Slimp,
     cohort: Cohort,
+    how: InferenceConfig | None = None,
     *,
-    batch_size: int | None = None,
-    workers: int = 0,
-    device: torch.device | str = "cpu",
-    precision: Literal["32", "bf16"] = "32",
-    backend: BackendName = "torch",
     lacking: Literal["refuse", "missing"] = "refuse",
     pseudo: PseudoMetadata | str | Path | None = None,
     progress: Progress | None = None,
@@ -198,13 +210,8 @@ def embed(
         model: the encoders; left as it was found.
         cohort: whose images and metadata. For a model of the hierarchy `flat` its metadata are
             joined at the lesion level first.
-        batch_size: images at once, at most; None: as many as suit the backend.
-        workers: processes that decode images while the encoder is at work; 0 decodes in this
-            process, between batches.
-        device: where to compute.
-        precision: of the encoders; features are always float32.
-        backend: what runs the image encoder. All but torch are compared with it first, on
-            images of the cohort.
+        how: device, number format, backend and batches. A backend other than torch is compared
+            with torch first, on images of the cohort.
         lacking: what becomes of columns that the model reads and the cohort has not, at a level
             of which it has some: an error, or cells that are missing in every row.
         pseudo: pseudo-metadata of these images, or the folder of `slimp retrieve` that holds
@@ -216,6 +223,7 @@ def embed(
             backend is not installed, or cannot run this encoder, or does not agree with torch, or
             the pseudo-metadata are not of this model and these images.
     """
+    how = how or InferenceConfig()
     if isinstance(pseudo, str | Path):
         pseudo = PseudoMetadata.load(pseudo)
     if model.config.hierarchy == "flat":
@@ -230,24 +238,10 @@ def embed(
         "lesion": cohort.lesion_of_image,
         "patient": cohort.patient_of_lesion[cohort.lesion_of_image],
     }
-    device = torch.device(device)
-    batch_size = batch_size or batch_size_of(backend, device)
-    with evaluating(model, device):
-        encode = _backend(model, cohort, backend, batch_size, device, precision)
-        batches = image_batches(
-            cohort, model.image_spec.size, batch_size=batch_size, workers=workers
-        )
-        chunks, done = [], 0
-        for chunk in encode(pixels for pixels, _ in batches):
-            chunks.append(chunk)
-            done += len(chunk)
-            if progress is not None:
-                progress(done, len(cohort))
-        features = {"image": np.concatenate(chunks)}
-        with inference(device, precision):
-            for level, level_rows in encoded.items():
-                per_row = metadata_embeddings(model, level, level_rows, device)
-                features[METADATA_KEYS[level]] = per_row[gather[level]]
+    features = {"image": _embed_cohort_images(model, cohort, how, progress)}
+    for level, rows in encoded.items():
+        per_row = embed_rows(model, level, rows, device=how.device, precision=how.precision)
+        features[METADATA_KEYS[level]] = per_row[gather[level]]
     columns = [name for name in (*ID_COLUMNS, "split") if name in cohort.images]
     table = FeatureTable(ids=cohort.images[columns].reset_index(drop=True), features=features)
     return table if pseudo is None else with_pseudo_metadata(table, model, pseudo)
@@ -286,34 +280,81 @@ def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetada
 
 def _missing_row(model: Slimp, level: LevelName) -> Float32[Array, "1 d"]:
     """The embedding of a row in which every cell is missing."""
-    encoding, device = model.encodings[level], next(model.parameters()).device
+    encoding = model.encodings[level]
     columns = [column for feature in encoding.features for column in feature.columns]
     rows = encoding.encode(pd.DataFrame(index=[0], columns=columns, dtype="float64"))
-    with evaluating(model, device), inference(device, "32"):
-        return metadata_embeddings(model, level, rows, device)
+    return embed_rows(model, level, rows, device=next(model.parameters()).device)
 
 
-def _backend(
+def _embed_cohort_images(
+    model: Slimp, cohort: Cohort, how: InferenceConfig, progress: Progress | None
+) -> Float32[Array, "n d"]:
+    size, device = model.image_spec.size, torch.device(how.device)
+    batch_size = how.batch_size or batch_size_of(how.backend, device)
+    encode = None
+    if how.backend == "openvino":
+        if device.type != "cpu":
+            raise UserError(f"the backend '{how.backend}' runs on CPUs, not on '{device}'.")
+        # The largest of batches of nearly equal size.
+        largest = -(-len(cohort) // -(-len(cohort) // batch_size))
+        tried = np.zeros(len(cohort), dtype=bool)
+        tried[np.linspace(0, len(cohort) - 1, min(CHECKED, largest)).astype(int)] = True
+        pixels, _ = next(image_batches(cohort.select(tried), size, batch_size=CHECKED))
+        with evaluating(model, device):
+            encode = openvino_backend(model.image_encoder, largest, how.precision)
+            require_agreement(encode, model.image_encoder, pixels)
+    batches = image_batches(cohort, size, batch_size=batch_size, workers=how.workers)
+    return embed_images(
+        model,
+        (pixels for pixels, _ in batches),
+        device=device,
+        precision=how.precision,
+        encode=encode,
+        progress=None if progress is None else lambda done: progress(done, len(cohort)),
+    )
+
+
+def embed_images(
     model: Slimp,
-    cohort: Cohort,
-    name: BackendName,
-    batch_size: int,
-    device: torch.device,
-    precision: Literal["32", "bf16"],
-) -> Encode:
-    """The backend, ready; if it is not torch, it agrees with torch on images of the cohort."""
-    encoder = model.image_encoder
-    if name == "torch":
-        return torch_backend(encoder, device, precision)
-    if device.type != "cpu":
-        raise UserError(f"the backend '{name}' runs on CPUs, not on '{device}'.")
-    largest = -(-len(cohort) // -(-len(cohort) // batch_size))  # of batches of nearly equal size
-    encode = openvino_backend(encoder, largest, precision)
-    tried = np.zeros(len(cohort), dtype=bool)
-    tried[np.linspace(0, len(cohort) - 1, min(CHECKED, largest)).astype(int)] = True
-    pixels, _ = next(image_batches(cohort.select(tried), encoder.spec.size, batch_size=CHECKED))
-    require_agreement(encode, encoder, pixels)
-    return encode
+    batches: Iterable[Pixels],
+    *,
+    device: torch.device | str = "cpu",
+    precision: Literal["32", "bf16"] = "32",
+    encode: Encode | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Float32[Array, "n d"]:
+    """Image embeddings of batches of pixels, in their order.
+
+    Args:
+        model: left as it was found.
+        batches: uint8 pixels, square and as large as the encoder expects.
+        device: where to compute.
+        precision: of the encoder; embeddings are always float32.
+        encode: what runs the encoder; None: torch.
+        progress: called with the images done after each batch.
+    """
+    device, found = torch.device(device), list[Array]()
+    encode = encode or torch_backend(model.image_encoder, device, precision)
+    with evaluating(model, device):
+        for chunk in encode(batches):
+            found.append(chunk)
+            if progress is not None:
+                progress(sum(map(len, found)))
+    return np.concatenate(found)
+
+
+def embed_rows(
+    model: Slimp,
+    level: LevelName,
+    rows: Rows,
+    *,
+    device: torch.device | str = "cpu",
+    precision: Literal["32", "bf16"] = "32",
+) -> Float32[Array, "n d"]:
+    """Embeddings of metadata rows; the model is left as it was found."""
+    device = torch.device(device)
+    with evaluating(model, device), inference(device, precision):
+        return metadata_embeddings(model, level, rows, device)
 
 
 def _encoded_levels(

@@ -133,13 +133,6 @@ def nearest(
     return Neighbours(similarity=search.similarity, row=search.row, repeated=repeated)
 
 
-def nearest_of_others(
-    queries: Array, index: Array, k: int, groups: Groups | None, device: torch.device | str = "cpu"
-) -> Neighbours:
-    """`nearest`, in the form that `slimp.retrieval.routes` takes."""
-    return nearest(queries, index, k, exclude=groups, device=device)
-
-
 @dataclass(frozen=True, eq=False)
 class _Rows:
     """Rows as they came, and their lengths; scaled on demand, so that no copy is kept."""

@@ -1,4 +1,4 @@
-"""What a prediction starts from: image files, and a table of metadata keyed by their names."""
+"""Inputs of a prediction: image files, and a table of metadata keyed by their names."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from slimp.data.cohort import Cohort
-from slimp.data.encoding import Encoding, FittedFeature
-from slimp.data.files import ImagesInMemory
-from slimp.data.schema import LEVELS, Feature, Level, LevelName, Schema
+from slimp.data.encoding import Encoding, FittedFeature, Rows
+from slimp.data.schema import Feature, LevelName, Schema
 from slimp.errors import TableError, UserError
 from slimp.sources.image_files import is_image_file
 from slimp.sources.parse_cells import NUMERIC, fold, image_key, read_feature
@@ -25,7 +23,7 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
     """The image files among files and folders: files as given, folders with all that is in them.
 
     In a folder a file counts by its ending, or without one if it is DICOM; hidden ones are left
-    out, and the order is that of the names. A file that is reached twice counts once.
+    out. A file that is reached twice counts once.
 
     Raises:
         UserError: a path is not there, or a folder holds no image.
@@ -33,7 +31,8 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for entry in map(Path, images):
         if entry.is_dir():
-            inside = [path for path in sorted(entry.rglob("*")) if _is_image(path, entry)]
+            visible = (p for p in sorted(entry.rglob("*")) if not _is_hidden(p.relative_to(entry)))
+            inside = [path for path in visible if is_image_file(path)]
             if not inside:
                 raise UserError(
                     f"{entry}: holds no image (.jpg, .png, .tif, .bmp, .webp, .gif, .dcm)."
@@ -48,9 +47,8 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
     return list(found)
 
 
-def _is_image(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return not hidden and is_image_file(path)
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,16 +67,6 @@ class Metadata:
     """Columns of the table that no feature reads."""
     absent: tuple[str, ...] = ()
     """Columns that the model reads and the table has not."""
-
-    @classmethod
-    def nothing(
-        cls, encodings: Mapping[LevelName, Encoding], schema: Schema | None = None
-    ) -> Metadata:
-        """A table without rows."""
-        features = {level: _features(e, schema) for level, e in encodings.items()}
-        columns = [c for level in features.values() for f in level for c in f.columns]
-        empty = pd.DataFrame(columns=columns)
-        return cls(encodings=encodings, features=features, frame=empty, unseen=empty)
 
     @classmethod
     def read(
@@ -112,10 +100,10 @@ class Metadata:
             file, row = table.index[position]
             return f"{file}, row {row} ({name} {table[name].iloc[position]})"
 
-        empty = cls.nothing(encodings, schema)
+        features = {level: _features(encoding, schema) for level, encoding in encodings.items()}
         cells, unseen, taken = {}, {}, {name, KEY}
-        for level, features in empty.features.items():
-            for fitted, feature in zip(encodings[level].features, features, strict=True):
+        for level, of_level in features.items():
+            for fitted, feature in zip(encodings[level].features, of_level, strict=True):
                 # Its fixed categories are no reason to refuse: see `unseen`.
                 names, there = _present(table, replace(feature, categories=None))
                 if not names:
@@ -129,13 +117,15 @@ class Metadata:
                     if feature.kind == "categorical":
                         new = ~typed.isin([*fitted.categories, *fitted.spellings])
                         unseen[column] = new & typed.notna()
+        wanted = [c for of_level in features.values() for f in of_level for c in f.columns]
         frame = pd.DataFrame(cells, index=table.index).set_axis(keys.to_numpy(), axis="index")
-        return replace(
-            empty,
+        return cls(
+            encodings=encodings,
+            features=features,
             frame=frame,
             unseen=pd.DataFrame(unseen, index=table.index).set_axis(frame.index, axis="index"),
             unread=tuple(str(c) for c in table.columns if c not in taken),
-            absent=tuple(c for c in empty.frame.columns if c not in frame),
+            absent=tuple(c for c in wanted if c not in frame),
         )
 
     def keys_of(self, paths: Sequence[Path]) -> dict[Path, str]:
@@ -155,50 +145,24 @@ class Metadata:
         found |= _matched([path for path in paths if path not in found], folded, fold)
         return {path: found[path] for path in paths if path in found}
 
-    def cohort(self, names: Sequence[str], encoded: Sequence[bytes], keys: Sequence[str]) -> Cohort:
-        """Images as a cohort in memory, each a lesion and a patient of its own.
-
-        Args:
-            names: image ids.
-            encoded: the images.
-            keys: row of each image; empty if no metadata are read.
-        """
-        ids = pd.DataFrame({"image_id": list(names)}, dtype="str")
-        ids = ids.assign(lesion_id=ids["image_id"], patient_id=ids["image_id"])
-        levels = {level: self._columns(level, keys, len(ids)) for level in LEVELS}
-        images = ids.assign(label=pd.Series([None] * len(ids), dtype="str"))
-        schema = Schema(
-            image="image",
-            levels=tuple(Level(name=name, features=self.features.get(name, ())) for name in LEVELS),
-        )
-        return Cohort.from_tables(
-            pd.concat([images, levels["image"]], axis=1),
-            pd.concat([ids[["lesion_id", "patient_id"]], levels["lesion"]], axis=1),
-            pd.concat([ids[["patient_id"]], levels["patient"]], axis=1),
-            schema=schema,
-            store=ImagesInMemory(encoded),
-        )
+    def rows(self, level: LevelName, keys: Sequence[str]) -> Rows:
+        """Encoded metadata of some rows of the table."""
+        encoding = self.encodings[level]
+        columns = [column for feature in self.features[level] for column in feature.columns]
+        table = self.frame.reindex(index=list(keys), columns=columns).reset_index(drop=True)
+        return encoding.encode(table.reindex(columns=[*dict.fromkeys(encoding.columns_in(table))]))
 
     def known(self, key: str) -> tuple[int, int]:
         """How many features are known for a row, and of how many."""
-        row, count = self.frame.loc[key], 0
-        strange = self.unseen.loc[key] if len(self.unseen.columns) else pd.Series(dtype=bool)
+        row = self.frame.loc[key].drop(list(self.strange(key)))
         features = [feature for level in self.features.values() for feature in level]
-        for feature in features:
-            there = [c for c in feature.columns if c in self.frame and not strange.get(c, False)]
-            count += any(pd.notna(row[c]) for c in there)
-        return count, len(features)
+        known = (row.reindex(list(feature.columns)).notna().any() for feature in features)
+        return sum(map(bool, known)), len(features)
 
     def strange(self, key: str) -> dict[str, str]:
         """Column -> category that the model does not know, in a row."""
         columns = self.unseen.columns[self.unseen.loc[key].to_numpy(dtype=bool)]
         return {str(column): str(self.frame.loc[key, column]) for column in columns}
-
-    def _columns(self, level: LevelName, keys: Sequence[str], count: int) -> pd.DataFrame:
-        wanted = [c for feature in self.features.get(level, ()) for c in feature.columns]
-        if not wanted:
-            return pd.DataFrame(index=range(count))
-        return self.frame.reindex(index=list(keys), columns=wanted).reset_index(drop=True)
 
 
 def _matched(
@@ -227,9 +191,9 @@ def _matched(
     return found
 
 
-def _features(encoding: Encoding, schema: Schema | None) -> tuple[Feature, ...]:
+def _features(encoding: Encoding, schema: Schema) -> tuple[Feature, ...]:
     """What the columns of a fitted encoding are, by the schema where it has them."""
-    known = {} if schema is None else {feature.columns: feature for feature in schema.features}
+    known = {feature.columns: feature for feature in schema.features}
     return tuple(
         next((known[columns] for columns in (f.columns, *f.also) if columns in known), _plain(f))
         for f in encoding.features

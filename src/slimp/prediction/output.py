@@ -13,25 +13,25 @@ from slimp.prediction.predictor import Prediction, Predictor
 
 STATEMENT = "Research software, not a medical device; not for diagnosis."
 """Said with every output."""
-FORMAT = 1
+FORMAT = 2
 """Version of the JSON."""
 
 
 def to_dict(predictor: Predictor, predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """Everything there is to say, ready for JSON; `docs/predict.md` lists the keys."""
+    """All results, ready for JSON; `docs/predict.md` lists the keys."""
     conformal, probe = predictor.conformal, predictor.probe
-    never = [c for c, t in zip(probe.classes, conformal.thresholds, strict=True) if np.isinf(t)]
     return {
         "statement": STATEMENT,
         "format": FORMAT,
         "features": probe.features,
         "classes": list(probe.classes),
+        "decision_rule": predictor.decision_rule,
         "conformal": {
             "coverage": conformal.coverage,
             "per_class": conformal.per_class,
             "calibration_images": conformal.n,
             "calibration_patients": conformal.n_patients,
-            "always_in_the_set": never,
+            "always_in_the_set": always_in_the_set(predictor),
             "verified": predictor.verified.to_dict(probe.classes),
         },
         "novelty": {
@@ -40,36 +40,37 @@ def to_dict(predictor: Predictor, predictions: Sequence[Prediction]) -> dict[str
             "can_refuse": predictor.can_refuse,
         },
         "cautions": predictor.cautions(),
-        "images": [_image(prediction) for prediction in predictions],
+        "images": [asdict(prediction) for prediction in predictions],
     }
 
 
 def to_frame(predictor: Predictor, predictions: Sequence[Prediction]) -> pd.DataFrame:
-    """A row per image: `image status reason decision p_<class>... set novelty_p nearest_<k>_...`.
+    """A row per image: `image status reason decision decision_rule p_<class>... set novelty_p ...`.
 
-    Classes of a set are joined by `|`. What an image did not get is empty.
+    Classes of a set are joined by `|`. Cells without a value are empty.
     """
     rows = []
-    for prediction in predictions:
+    for found in predictions:
         row: dict[str, Any] = {
-            "image": prediction.image,
-            "status": prediction.status,
-            "reason": prediction.reason,
-            "decision": prediction.decision,
+            "image": found.image,
+            "status": found.status,
+            "reason": found.reason,
+            "decision": found.decision,
+            "decision_rule": found.decision and predictor.decision_rule,
+            **{f"p_{c}": found.probabilities.get(c) for c in predictor.probe.classes},
+            "set": "|".join(found.conformal_set) or None,
+            "novelty_p": found.novelty_p,
+            "metadata_known": found.metadata_known,
         }
-        row |= {f"p_{c}": prediction.probabilities.get(c) for c in predictor.probe.classes}
-        row |= {"set": "|".join(prediction.conformal_set) or None}
-        row |= {"novelty_p": prediction.novelty_p, "metadata_known": prediction.metadata_known}
         for k in range(predictor.config.cases):
-            case = prediction.nearest[k] if k < len(prediction.nearest) else None
+            case = found.nearest[k] if k < len(found.nearest) else None
             for name in ("image_id", "patient_id", "label", "similarity"):
                 row[f"nearest_{k + 1}_{name}"] = getattr(case, name, None)
         rows.append({**row, "statement": STATEMENT})
     return pd.DataFrame(rows)
 
 
-def _image(prediction: Prediction) -> dict[str, Any]:
-    content = asdict(prediction)
-    content["conformal_set"] = list(prediction.conformal_set)
-    content["nearest"] = [asdict(case) for case in prediction.nearest]
-    return content
+def always_in_the_set(predictor: Predictor) -> list[str]:
+    """Classes with too few calibration patients to be left out of any set."""
+    thresholds = predictor.conformal.thresholds
+    return [c for c, t in zip(predictor.probe.classes, thresholds, strict=True) if np.isinf(t)]

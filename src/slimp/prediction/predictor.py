@@ -12,27 +12,35 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
-from slimp.data.images import decode
+from slimp.data.images import centre
 from slimp.data.schema import LevelName, Schema
 from slimp.errors import UserError
 from slimp.evaluation.conformal import Conformal, Coverage
 from slimp.evaluation.logistic import LinearProbe
 from slimp.evaluation.probe_config import LEAKING
-from slimp.features.embed import METADATA_KEYS, FeatureTable, embed
+from slimp.features.embed import (
+    FEATURE_SETS,
+    METADATA_KEYS,
+    FeatureTable,
+    embed_images,
+    embed_rows,
+)
 from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig
 from slimp.prediction.image_sanity import fault_of
 from slimp.prediction.inputs import Metadata, find_images
-from slimp.prediction.load_probe import (
+from slimp.prediction.novelty import Surroundings, load_reference
+from slimp.prediction.probe_folder import (
     levels_of,
     read_calibration,
     read_model,
     read_record,
     read_schema,
 )
-from slimp.prediction.novelty import Surroundings, load_reference
-from slimp.sources.decode_image import verify_image
+from slimp.sources.decode_image import decode_image
 from slimp.sources.image_limits import CorruptImageError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -52,7 +60,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What is said about one image."""
+    """The result for one image."""
 
     image: str
     """The file."""
@@ -62,11 +70,11 @@ class Prediction:
     probabilities: Mapping[str, float] = field(default_factory=dict)
     """Per class, calibrated where the probe is."""
     decision: str | None = None
-    """The class decided on."""
+    """Class by `Predictor.decision_rule`."""
     conformal_set: tuple[str, ...] = ()
     """Classes, the likeliest first."""
     novelty_p: float | None = None
-    """Share of reference images that are as far from the others, or farther."""
+    """Fraction of reference images that are as far from the others, or farther."""
     nearest: tuple[Case, ...] = ()
     metadata_known: int | None = None
     """Metadata features that are known; None: none are used."""
@@ -85,13 +93,13 @@ class Predictor:
     surroundings: Surroundings
     conformal: Conformal
     verified: Coverage
-    """What the sets were found to hold on patients that their thresholds did not come from."""
+    """Coverage found on patients that the thresholds were not calibrated on."""
     schema: Schema | None
     """Of the cohort, for reading metadata; None: it was not found."""
     record: Mapping[str, Any]
     """The probe's `config.json`, and `saw_test_patients` from its metrics."""
     config: PredictConfig
-    device: str
+    device: torch.device
 
     @classmethod
     def load(
@@ -106,7 +114,7 @@ class Predictor:
 
         Args:
             folder: of the probe.
-            config: what to promise, to refuse and to show.
+            config: coverage, novelty threshold and cases to show.
             run: of the encoders; None: where the probe says.
             device: where to embed.
 
@@ -120,20 +128,18 @@ class Predictor:
         model = read_model(record, run, folder)
         levels_of(probe, reference, model)  # refuses what does not fit
         conformal, verified = read_calibration(folder, probe, config.coverage, config.per_class)
-        surroundings = Surroundings.of(
-            reference.features["image"], reference.ids["patient_id"].to_numpy(dtype=str)
-        )
+        patients = reference.ids["patient_id"].to_numpy(dtype=str)
         return cls(
             model=model,
             probe=probe,
             reference=reference,
-            surroundings=surroundings,
+            surroundings=Surroundings.of(reference.features["image"], patients),
             conformal=conformal,
             verified=verified,
             schema=read_schema(record),
             record=record,
             config=config,
-            device=device,
+            device=torch.device(device),
         )
 
     @property
@@ -143,11 +149,21 @@ class Predictor:
 
     @property
     def can_refuse(self) -> bool:
-        """Whether the reference is large enough for any image to count as far."""
+        """Whether the reference is large enough for any image to count as out of distribution."""
         return 1 / (1 + len(self.surroundings.usual)) < self.config.novelty
 
+    @property
+    def decision_rule(self) -> str:
+        """How `decision` follows from the probabilities, in words."""
+        if self.probe.threshold is None:
+            return "largest probability if all classes were equally frequent"
+        return (
+            f"{self.probe.classes[1]} if its probability, with both classes equally frequent, is "
+            f"at least {self.probe.threshold:.3f}"
+        )
+
     def cautions(self) -> list[str]:
-        """What weakens everything said here, in sentences."""
+        """What weakens all results, in sentences."""
         found = []
         if self.record.get("saw_test_patients"):
             found.append(
@@ -162,17 +178,14 @@ class Predictor:
         if self.config.novelty and not self.can_refuse:
             found.append(
                 f"The reference has only {len(self.reference)} images, too few to call any image "
-                f"far at --novelty {self.config.novelty:g}."
+                f"out of distribution at --novelty {self.config.novelty:g}."
             )
-        if imputed := [name for name in self.reference.imputed if name in self._used]:
+        used = [METADATA_KEYS[level] for level in self.levels]
+        if imputed := [name for name in self.reference.imputed if name in used]:
             found.append(
                 f"The probe learned from metadata imputed by retrieval ({', '.join(imputed)})."
             )
         return found
-
-    @property
-    def _used(self) -> tuple[str, ...]:
-        return tuple(METADATA_KEYS[level] for level in self.levels)
 
     def predict(
         self,
@@ -183,15 +196,17 @@ class Predictor:
         paths = find_images(images)
         return list(self.stream(paths, self.metadata(metadata, paths)))
 
-    def metadata(self, source: str | Path | pd.DataFrame | None, paths: Sequence[Path]) -> Metadata:
-        """The metadata of these images, read and matched.
+    def metadata(
+        self, source: str | Path | pd.DataFrame | None, paths: Sequence[Path]
+    ) -> Metadata | None:
+        """The metadata of these images, read and matched; None if the probe reads none.
 
         Raises:
             UserError: the probe reads metadata and there are none, or they do not fit.
         """
         encodings = {level: self.model.encodings[level] for level in self.levels}
         if not encodings:
-            return Metadata.nothing({})  # a probe of images alone has no use for them
+            return None
         if source is None:
             raise UserError(
                 f"this probe reads metadata (features '{self.probe.features}': "
@@ -213,80 +228,84 @@ class Predictor:
             )
         return found
 
-    def stream(self, paths: Sequence[Path], metadata: Metadata) -> Iterator[Prediction]:
+    def stream(self, paths: Sequence[Path], metadata: Metadata | None) -> Iterator[Prediction]:
         """Predictions one batch after the other, in the order of `paths`."""
-        keys = metadata.keys_of(paths) if metadata.encodings else {}
+        keys = {} if metadata is None else metadata.keys_of(paths)
         for first in range(0, len(paths), self.config.batch_size):
             some = paths[first : first + self.config.batch_size]
-            said: dict[Path, Prediction] = {}
-            images: dict[Path, bytes] = {}
+            found: dict[Path, Prediction] = {}
+            pixels: dict[Path, Tensor] = {}
             for path in some:
-                found = self._read(path, needs_row=bool(metadata.encodings), keys=keys)
-                if isinstance(found, Prediction):
-                    said[path] = found
+                read = self._read(path)
+                if isinstance(read, Prediction):
+                    found[path] = read
+                elif metadata is not None and path not in keys:
+                    reason = "the metadata table has no row for it, and the probe reads metadata"
+                    found[path] = Prediction(image=str(path), status="refused", reason=reason)
                 else:
-                    images[path] = found
-            if images:
-                said |= self._answer(images, metadata, keys)
-            yield from (said[path] for path in some)
+                    pixels[path] = read
+            if pixels:
+                found |= self._answer(pixels, metadata, [keys[p] for p in pixels if p in keys])
+            yield from (found[path] for path in some)
 
-    def _read(self, path: Path, *, needs_row: bool, keys: Mapping[Path, str]) -> bytes | Prediction:
-        """The encoded image, or why it gets no prediction."""
-        size = self.model.image_spec.size
+    def _read(self, path: Path) -> Tensor | Prediction:
+        """The pixels of an image, or why it gets no prediction."""
         try:
-            encoded = verify_image(path.read_bytes()).encoded  # as an import stores it
-            fault = fault_of(decode(encoded, size))
+            picture = decode_image(path.read_bytes()).picture
         except (OSError, CorruptImageError) as error:
-            return Prediction(image=str(path), status="unreadable", reason=str(error))
-        if fault is not None:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            return Prediction(image=str(path), status="unreadable", reason=reason or str(error))
+        if (fault := fault_of(picture)) is not None:
             return Prediction(image=str(path), status="refused", reason=fault)
-        if needs_row and path not in keys:
-            reason = "the metadata table has no row for it, and the probe reads metadata"
-            return Prediction(image=str(path), status="refused", reason=reason)
-        return encoded
+        return centre(picture, self.model.image_spec.size)
 
     def _answer(
-        self, images: Mapping[Path, bytes], metadata: Metadata, keys: Mapping[Path, str]
+        self, pixels: Mapping[Path, Tensor], metadata: Metadata | None, keys: Sequence[str]
     ) -> dict[Path, Prediction]:
-        rows = [keys[path] for path in images] if metadata.encodings else []
-        cohort = metadata.cohort([str(path) for path in images], list(images.values()), rows)
-        table = embed(
-            self.model,
-            cohort,
-            batch_size=self.config.batch_size,
-            device=self.device,
-            lacking="missing",
-        )
-        x = table.matrix(self.probe.features)  # type: ignore[arg-type]
+        """Predictions for images of one batch; `keys` are their rows in the metadata."""
+        batch = torch.stack(list(pixels.values()))
+        images = embed_images(self.model, [batch], device=self.device)
+        features = {"image": images}
+        if metadata is not None:
+            for level in self.levels:
+                rows = metadata.rows(level, keys)
+                features[METADATA_KEYS[level]] = embed_rows(
+                    self.model, level, rows, device=self.device
+                )
+        wanted = FEATURE_SETS[self.probe.features]  # type: ignore[index]
+        x = np.hstack([features[name] for name in wanted if name in features])
         plain, shown = self.probe.predict_proba(x), self.probe.calibrated_proba(x)
         decided = self.probe.decide(plain)
         sets = self.conformal.sets(shown, decided)
-        p = self.surroundings.p_values(table.features["image"])
-        cases = self._nearest(table.features["image"])
+        p, cases = self.surroundings.p_values(images), self._nearest(images)
         found = {}
-        for i, path in enumerate(images):
+        for i, path in enumerate(pixels):
             if p[i] < self.config.novelty:
                 reason = (
-                    f"far from anything seen: of {len(self.surroundings.usual)} reference images "
-                    f"a share of {p[i]:.2g} lies as far out, below {self.config.novelty:g}"
+                    f"out of distribution: a fraction of {p[i]:.2g} of the "
+                    f"{len(self.surroundings.usual)} reference images is as far out, below "
+                    f"{self.config.novelty:g}"
                 )
                 found[path] = Prediction(
                     image=str(path), status="refused", reason=reason, novelty_p=float(p[i])
                 )
                 continue
-            order = np.argsort(-shown[i], kind="stable")
-            known = metadata.known(rows[i]) if rows else (None, None)
+            known = (None, None) if metadata is None else metadata.known(keys[i])
             found[path] = Prediction(
                 image=str(path),
                 status="predicted",
                 probabilities=dict(zip(self.probe.classes, shown[i].tolist(), strict=True)),
                 decision=self.probe.classes[decided[i]],
-                conformal_set=tuple(self.probe.classes[c] for c in order if sets[i, c]),
+                conformal_set=tuple(
+                    self.probe.classes[c]
+                    for c in np.argsort(-shown[i], kind="stable")
+                    if sets[i, c]
+                ),
                 novelty_p=float(p[i]),
                 nearest=cases[i],
                 metadata_known=known[0],
                 metadata_features=known[1],
-                unseen=metadata.strange(rows[i]) if rows else {},
+                unseen={} if metadata is None else metadata.strange(keys[i]),
             )
         return found
 
@@ -294,16 +313,11 @@ class Predictor:
         if not self.config.cases:
             return [()] * len(features)
         found = self.surroundings.nearest(features, min(self.config.cases, len(self.reference)))
-        ids = self.reference.ids
+        ids = self.reference.ids[["image_id", "patient_id", "label"]].astype(str)
         return [
             tuple(
-                Case(
-                    image_id=str(ids["image_id"].iloc[row]),
-                    patient_id=str(ids["patient_id"].iloc[row]),
-                    label=str(ids["label"].iloc[row]),
-                    similarity=float(similarity),
-                )
-                for similarity, row in zip(found.similarity[i], found.row[i], strict=True)
+                Case(**ids.iloc[row].to_dict(), similarity=float(similarity))
+                for similarity, row in zip(similarities, rows, strict=True)
             )
-            for i in range(len(features))
+            for similarities, rows in zip(found.similarity, found.row, strict=True)
         ]

@@ -1,99 +1,74 @@
-"""The page of a retrieval: whether to trust it first, then what it lent and where it fails."""
+"""The page of a retrieval: whether to trust it first, then what it imputed and where it fails."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from slimp.data.schema import LevelName
+from slimp.evaluation.similarity import Similarity
 from slimp.report.examples import thumbnail
 from slimp.report.figures import neighbour_figure, similarity_figure
-from slimp.report.html import percent, render_page, value, write_page
+from slimp.report.html import estimate, number, percent, render_page, value, write_page
 from slimp.retrieval.abstention import NEIGHBOURS
-from slimp.retrieval.agreement import Compared
-from slimp.retrieval.failure_analysis import LoanCase
+from slimp.retrieval.agreement import Agreement, Compared
+from slimp.retrieval.failure_analysis import Case
 from slimp.retrieval.result import Retrieval
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShownCase:
-    """An image beside its lender."""
-
-    image_id: str
-    lender_id: str
-    image: str
-    """JPEG, as a data URI."""
-    lender: str
-    similarity: float
-    agreement: float
-    rows: tuple[tuple[str, str, str, bool], ...]
-    """(column, lent, true, whether they agree)."""
-
-
-def write_retrieval_report(
-    target: Path,
-    result: Retrieval,
-    *,
-    command: str = "",
-    date: datetime | None = None,
-    images: bool = True,
-) -> Path:
+def write_retrieval_report(target: Path, result: Retrieval, *, command: str = "") -> Path:
     """Where the page lies: one HTML file that needs nothing else.
 
     Args:
         target: file to write, replaced if it exists.
-        result: what it tells.
+        result: to report.
         command: the line that made it, for the footer.
-        date: shown in the footer; now, unless given.
-        images: show images of patients. Switch it off for a page that may leave the house.
     """
-    page = render_retrieval(result, command=command, date=date, images=images)
-    return write_page(target, page)
-
-
-def render_retrieval(
-    result: Retrieval, *, command: str, date: datetime | None, images: bool
-) -> str:
-    """The page; the same result gives the same bytes."""
-    return render_page(
+    reference = "On patients of the reference, their own metadata hidden"
+    page = render_page(
         "retrieval.html.j2",
         r=result,
-        title=f"{result.reference.info.name} lends metadata to {result.target.info.name}",
+        title=f"Metadata of {result.target.info.name}, imputed from {result.reference.info.name}",
         lead=_lead(result),
         cautions=_cautions(result),
         similarities=[
-            (level, found, similarity_figure(level, found))
-            for level, found in result.similarity.items()
+            (similarity_figure(level, found), _similarity_row(level, found))
+            for level, found in result.calibration.matching.items()
         ],
-        loans=[_loan_figure(result, level) for level in result.imputed],
+        figures=[_neighbour_figure(result, level) for level in result.imputed],
         tables=[
-            ("On the target", result.agreement),
-            (
-                "On patients of the reference, their own rows hidden",
-                result.reference_agreement,
-            ),
+            ("On the target", [_agreement_row(one) for one in result.agreement]),
+            (reference, [_agreement_row(one) for one in result.reference_agreement]),
         ],
+        bins=[
+            (
+                part["level"],
+                f"{number(part['low'])} to {number(part['high'])}",
+                part["n"],
+                estimate(part["agreement"]),
+            )
+            for part in result.bins
+        ],
+        groups=[_group_row(group) for group in result.groups],
         neighbours=NEIGHBOURS,
         truth=bool(result.compared),
-        cases=[_shown(result, case) for case in result.cases] if images else [],
-        images=images,
+        cases=[_shown(result, case) for case in result.cases],
         command=command,
-        date=date,
     )
+    return write_page(target, page)
 
 
 def _lead(result: Retrieval) -> str:
-    """Shift, abstention and what was lent, before anything else."""
+    """Shift, abstention and what was imputed, before anything else."""
+    route = "image → lesion → patient" if result.config.route == "ilp" else "image → image"
     return (
         f"{result.verdict} {' and '.join(result.imputed).capitalize()} metadata of "
-        f"{len(result.target):,} images are lent by route "
-        f"{'image → lesion → patient' if result.config.route == 'ilp' else 'image → image'}, not "
-        f"known; {percent(result.abstention_rate)} of the images are too far from every case of "
-        "the reference and are lent nothing."
+        f"{len(result.target):,} images are imputed by retrieval ({route}), not observed; "
+        f"{percent(result.abstention_rate)} of the images are out of distribution, and nothing is "
+        "imputed for them."
     )
 
 
@@ -101,40 +76,70 @@ def _cautions(result: Retrieval) -> list[str]:
     found = []
     if result.shift is not None and result.shift.flagged:
         found.append(
-            "The images of the target can be told from those of the reference. Whatever stands "
-            "below about the reference need not hold for this target."
+            "The images of the target can be told from those of the reference. The figures below "
+            "about the reference may not hold for this target."
         )
     found += result.cautions
     if not result.compared:
         found.append(
-            "Nothing of what is lent is known for the target, so nobody can say here how much of "
-            "it is true. Name features that mean the same with --rename, if there are any."
+            "The target has no metadata of its own to compare with, so how much of what is imputed "
+            "is true cannot be measured here. Name features that mean the same with --rename, if "
+            "there are any."
         )
     return found
 
 
-def _shown(result: Retrieval, case: LoanCase) -> ShownCase:
-    ids = result.target.images["image_id"], result.reference.images["image_id"]
-    return ShownCase(
-        image_id=str(ids[0].iloc[case.image]),
-        lender_id=str(ids[1].iloc[case.lender]),
-        image=thumbnail(result.target.read_image(case.image)),
-        lender=thumbnail(result.reference.read_image(case.lender)),
-        similarity=case.similarity,
-        agreement=case.agreement,
-        rows=tuple(_beside(column, case.image) for column in result.compared),
+def _agreement_row(found: Agreement) -> tuple[Any, ...]:
+    return (
+        found.name,
+        found.n,
+        found.n_patients,
+        found.measure,
+        estimate(found.headline),
+        number(found.figures["chance"].mean),
+        estimate(found.beyond_chance),
+        percent(found.unknown_to_reference),
     )
 
 
+def _group_row(group: dict[str, Any]) -> tuple[Any, ...]:
+    return (
+        *(group[name] for name in ("column", "value", "n", "n_patients")),
+        number(group["mean_similarity"]),
+        estimate(group["abstained"]),
+        estimate(group["agreement"]),
+    )
+
+
+def _similarity_row(level: LevelName, found: Similarity) -> tuple[Any, ...]:
+    figures = (found.median_matching, found.median_nonmatching, found.auroc, found.overlap)
+    recall = "; ".join(f"{k}: {number(x)}" for k, x in found.image_to_metadata.items())
+    return (level, len(found.matching), *map(number, figures), recall)
+
+
+def _shown(result: Retrieval, case: Case) -> dict[str, Any]:
+    """An image beside its neighbour, as data URIs, and their values."""
+    target, reference = result.target, result.reference
+    return {
+        "image_id": str(target.images["image_id"].iloc[case.image]),
+        "neighbour_id": str(reference.images["image_id"].iloc[case.neighbour]),
+        "image": thumbnail(target.read_image(case.image)),
+        "neighbour": thumbnail(reference.read_image(case.neighbour)),
+        "similarity": case.similarity,
+        "rows": [_beside(column, case.image) for column in result.compared],
+    }
+
+
 def _beside(column: Compared, row: int) -> tuple[str, str, str, bool]:
+    """(column, retrieved, true, whether they agree)."""
     given, truth = column.given.iloc[row], column.truth.iloc[row]
     same = column.agrees[row]
     return column.imputed.name, value(given), value(truth), bool(np.isnan(same) or same)
 
 
-def _loan_figure(result: Retrieval, level: LevelName) -> Markup | None:
-    calibration = result.calibration_similarity[level]
-    target = result.loans.levels[level].similarity[:, 0]
+def _neighbour_figure(result: Retrieval, level: LevelName) -> Markup | None:
+    calibration = result.calibration.similarity[level]
+    target = result.retrieved.levels[level].similarity[:, 0]
     target, calibration = target[np.isfinite(target)], calibration[np.isfinite(calibration)]
     if not len(target) or not len(calibration):
         return None

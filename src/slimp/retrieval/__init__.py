@@ -1,5 +1,1 @@
-"""Lending metadata: what a reference knows of lesions that look like those of a target.
-
-`pseudo` is the name of the file and of the flag that takes it, after the paper's pseudo-metadata;
-in code and on pages the same thing is `lent`.
-"""
+"""Retrieved metadata (Ret-SLIMP): what the nearest cases of a reference suggest for a target."""

@@ -1,14 +1,14 @@
-"""When to lend nothing: thresholds of similarity with a stated, and a verified, coverage.
+"""When to impute nothing: similarity thresholds with a stated, and a verified, target coverage.
 
-An image like those of the reference is to be lent something with at least the stated probability
+Metadata are imputed for an in-distribution image with at least the stated probability
 (split-conformal prediction; see `slimp.evaluation.conformal`). The thresholds come from patients of
 the reference that pre-training did not learn from, each searched among all the others.
 
-The similarity of an image and the metadata that it finds says little about whether the image is
-like any that is known: a projection finds something near for everything. So how near the nearest
-images are counts as well, whatever the route.
+The similarity of an image and the metadata that it retrieves says little about whether the image is
+in distribution: a projection finds something near for everything. So the similarity to the nearest
+images has a threshold as well, whatever the route.
 
-Axis names: i = images.
+Axis names: i = images, e = width of the image encoder.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Float32, Shaped
 from scipy.stats import rankdata
 
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Estimate, bootstrap
 from slimp.evaluation.conformal import conformal_quantile, equal_shares
-from slimp.retrieval.routes import Loans, Search
+from slimp.retrieval.index import Vectors
+from slimp.retrieval.routes import Retrieved
 
 Array = np.ndarray[Any, np.dtype[Any]]
 UNSEEN = ("held_out", "validation")
@@ -33,37 +35,37 @@ IMAGES = "nearest images"
 """Key of the threshold on `mean_image_similarity`, beside those of the levels."""
 NEIGHBOURS = 10
 """Images of the reference that the mean is taken over."""
+REPEATS = 50
+"""Random halves of the patients that verify the coverage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Abstention:
-    """Thresholds below which an image is lent nothing."""
+    """Thresholds below which nothing is imputed for an image."""
 
     coverage: float
-    """Promised for images of new patients who resemble those of the reference."""
+    """Stated for images of new patients who resemble those of the reference."""
     thresholds: Mapping[str, float]
-    """Least similarity that is lent, per level and for `IMAGES`; -inf: too few patients to say."""
+    """Least similarity, per level and for `IMAGES`; -inf: too few patients to say."""
     n: int
-    """Images that calibrated."""
+    """Calibration images."""
     n_patients: int
     achieved: Estimate | None
     """Coverage found on patients that did not calibrate; None: too few patients."""
     unseen: bool
     """Whether pre-training did not learn from the patients who calibrated."""
     caution: str = ""
-    """What stands against the promise, as a sentence."""
+    """Why the stated coverage may not hold, as a sentence."""
 
     def abstains(
-        self, loans: Loans, image_similarity: Float32[Array, " i"] | None = None
+        self, retrieved: Retrieved, image_similarity: Float32[Array, " i"]
     ) -> Bool[Array, " i"]:
-        """Images that are to be lent nothing, or for which there is no lender."""
-        far = np.zeros(len(next(iter(loans.levels.values())).borrows), dtype=bool)
-        if image_similarity is not None:
-            far = ~(image_similarity >= self.thresholds[IMAGES])
+        """Images without a neighbour that is near enough."""
+        far = ~(image_similarity >= self.thresholds.get(IMAGES, -np.inf))
         out = np.zeros(len(far), dtype=bool)
-        for name, loan in loans.levels.items():
-            near = loan.similarity[:, 0] >= self.thresholds[name]  # false where there is none
-            out |= loan.borrows & (far | ~near)
+        for name, level in retrieved.levels.items():
+            near = level.similarity[:, 0] >= self.thresholds[name]  # false where there is none
+            out |= level.imputed & (far | ~near)
         return out
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,29 +103,23 @@ def calibration_patients(
         return everyone, ""
     return everyone, (
         f"CAUTION: {why}, so the threshold is calibrated on patients who may look more familiar "
-        "than new ones, and more images of new patients may be refused than promised."
+        "than new ones, and more images of new patients may be refused than stated."
     )
 
 
 def mean_image_similarity(
-    queries: Float32[Array, "i e"],
-    images: Float32[Array, "n e"],
-    search: Search,
-    groups: tuple[Array, Array] | None,
+    reference: Vectors,
+    images: Float32[Array, "i e"],
+    patients: Shaped[Array, " i"],
+    *,
+    device: torch.device | str = "cpu",
 ) -> Float32[Array, " i"]:
-    """Mean cosine of each image to its nearest images of the reference; NaN where there are none.
-
-    Args:
-        queries: image embeddings.
-        images: those of the reference.
-        search: what finds nearest rows.
-        groups: patients of both, if they may be the same ones; nobody counts for himself.
-    """
-    found = search(queries, images, min(NEIGHBOURS, len(images)), groups)
-    known = found.row >= 0
-    total = np.where(known, found.similarity, 0.0).sum(axis=1)
-    count = known.sum(axis=1)
-    mean = np.divide(total, count, out=np.full(len(queries), np.nan), where=count > 0)
+    """Mean cosine of each image to its nearest images of other patients; NaN: there are none."""
+    k = min(NEIGHBOURS, len(reference.row))
+    _, similarity, _ = reference.nearest(images, patients, k, device=device)
+    count = np.isfinite(similarity).sum(axis=1)
+    total = np.nansum(similarity, axis=1)
+    mean = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
     return np.asarray(mean, dtype=np.float32)
 
 
@@ -133,27 +129,25 @@ def calibrate_thresholds(
     coverage: float,
     *,
     caution: str = "",
-    repeats: int = 50,
     seed: int = 0,
     replicates: int = 1000,
 ) -> Abstention:
     """Thresholds that images of new patients pass with at least this probability, all together.
 
     Each level gets the similarity of the same rank among the calibration images, as high as the
-    coverage allows. Patients weigh the same, however many images there are of them.
+    coverage allows. Each patient has the same weight, however many images there are.
 
     Args:
-        similarity: per level, of each calibration image and its nearest lender of another
+        similarity: per level, of each calibration image and its nearest neighbour of another
             patient; and for `IMAGES` that of its nearest images. NaN where there is none.
         patients: of each image.
         coverage: in (0, 1).
         caution: to be kept with the result.
-        repeats: random halves of the patients that verify the coverage.
-        seed: of the halves.
+        seed: random seed of the halves that verify the coverage.
         replicates: of the bootstrap over patients.
 
     Raises:
-        UserError: there is no image, or the coverage is not in (0, 1).
+        UserError: there is no image.
     """
     if not len(patients):
         raise UserError("no image to calibrate the threshold on: the reference is empty.")
@@ -164,7 +158,7 @@ def calibrate_thresholds(
     if np.isinf(thresholds).all():
         lacking = (
             f"CAUTION: {len(np.unique(patients))} patient(s) are too few to calibrate a coverage "
-            f"of {coverage:.0%}, so no image is refused for being unlike the reference."
+            f"of {coverage:.0%}, so no image is refused as out of distribution."
         )
         caution = f"{caution} {lacking}".strip()
     return Abstention(
@@ -172,7 +166,7 @@ def calibrate_thresholds(
         thresholds=dict(zip(similarity, thresholds.tolist(), strict=True)),
         n=len(patients),
         n_patients=len(np.unique(patients)),
-        achieved=_verify(score, patients, coverage, repeats, seed, replicates),
+        achieved=_verify(score, patients, coverage, seed, replicates),
         unseen=unseen,
         caution=caution,
     )
@@ -198,17 +192,16 @@ def _verify(
     score: Float[Array, "i levels"],
     patients: Shaped[Array, " i"],
     coverage: float,
-    repeats: int,
     seed: int,
     replicates: int,
 ) -> Estimate | None:
-    """Share of images that pass thresholds from the other half of the patients."""
+    """Fraction of images that pass thresholds from the other half of the patients."""
     names, codes = np.unique(patients, return_inverse=True)
     if len(names) < 2:
         return None
     rng = np.random.default_rng(seed)
     tested, kept = [], []
-    for _ in range(repeats):
+    for _ in range(REPEATS):
         half = (rng.permutation(len(names)) < len(names) // 2)[codes]
         limits = _thresholds(score[half], codes[half], coverage)
         tested.append(np.flatnonzero(~half))

@@ -1,13 +1,13 @@
-"""Do imputed metadata agree with the true ones, and more than chance would have it?
+"""Do retrieved metadata agree with the true ones, and more than by chance?
 
 Axis names: i = images that are compared, r = bootstrap replicates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,10 @@ from slimp.data.cohort import Cohort
 from slimp.data.schema import LEVELS, Kind, LevelName
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Estimate, bootstrap
+from slimp.features.levels import level_of_images
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Statistic = Callable[[Float[Array, "r i"]], dict[str, Array]]
 TOLERANCE = 0.5
 """A continuous value agrees if it is within this many standard deviations of the reference."""
 
@@ -32,16 +34,15 @@ class Column:
     name: str
     kind: Kind
     unit: str | None = None
-    """Of a continuous column; None: not said."""
 
     def in_other_unit(self, other: Column) -> bool:
-        """Whether both say their unit, and another one; as where a run meets another cohort."""
+        """Whether both state a unit, and not the same one."""
         return None not in (self.unit, other.unit) and self.unit != other.unit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Compared:
-    """One imputed column beside the truth, a row per image of the target."""
+    """One retrieved column beside the truth, a row per image of the target."""
 
     imputed: Column
     true: Column
@@ -59,7 +60,7 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far one imputed column agrees with the truth."""
+    """How far one retrieved column agrees with the truth."""
 
     imputed: Column
     true: Column
@@ -67,9 +68,9 @@ class Agreement:
     """Images where both are known."""
     n_patients: int
     unknown_to_reference: float
-    """Share of these images whose true category the reference does not have."""
+    """Fraction of these images whose true category the reference does not have."""
     figures: Mapping[str, Estimate]
-    """Categorical and checkbox: `agreement` (share), `chance` (expected from both marginals) and
+    """Categorical and checkbox: `agreement` (fraction), `chance` (expected from both marginals) and
     `kappa` (0 chance, 1 perfect). Continuous, in its unit: `error` (mean absolute), `chance` (that
     of the reference's median for everyone), `skill` (1 - error / chance) and
     `rank_correlation`."""
@@ -81,8 +82,8 @@ class Agreement:
         return f"{self.imputed.level}.{self.imputed.name}{own}"
 
     @property
-    def measure(self) -> Literal["agreement", "error"]:
-        """What `headline` is: high is good, or low is."""
+    def measure(self) -> str:
+        """`agreement`, or `error` of a continuous column."""
         return "error" if self.imputed.kind == "continuous" else "agreement"
 
     @property
@@ -110,67 +111,60 @@ class Agreement:
 
 
 def matched_columns(
-    reference: Cohort, target: Cohort, same: Mapping[str, str]
+    reference: Cohort, target: Cohort, rename: Mapping[str, str]
 ) -> list[tuple[Column, Column]]:
-    """(of the reference, of the target): columns of equal kind, unit and name, or named in `same`.
+    """(of the reference, of the target): columns of equal kind, unit and name.
 
     Args:
-        reference: its schema names what can be imputed.
+        reference: its schema names what can be retrieved.
         target: its schema names what is true.
-        same: name in the target -> name in the reference.
+        rename: name in the target -> name in the reference, where these differ.
 
     Raises:
-        UserError: `same` names what is not there, or columns of different kinds or units.
+        UserError: `rename` names what is not there, or columns of different kinds or units.
     """
-    ours, theirs = dict(_named(reference)), dict(_named(target))
-    for own, other in same.items():
-        for name, known, cohort in ((own, theirs, target), (other, ours, reference)):
-            if name not in known:
+    theirs, ours = dict(_named(reference)), dict(_named(target))
+    for name, other in rename.items():
+        for wanted, known, cohort in ((name, ours, target), (other, theirs, reference)):
+            if wanted not in known:
                 raise UserError(
-                    f"rename: cohort '{cohort.info.name}' has no feature '{name}'; it has: "
-                    f"{', '.join(known) or 'none'}."
+                    f"rename: cohort '{cohort.info.name}' has no feature '{wanted}'; it has: "
+                    f"{', '.join(known) or 'none'}. Write it as NAME_IN_TARGET=NAME_IN_REFERENCE."
                 )
-        if theirs[own].kind != ours[other].kind:
+        if ours[name].kind != theirs[other].kind:
             raise UserError(
-                f"rename: '{own}' of the target is {theirs[own].kind}, '{other}' of the reference "
-                f"is {ours[other].kind}; only features of one kind can be compared."
+                f"rename: '{name}' of the target is {ours[name].kind}, '{other}' of the reference "
+                f"is {theirs[other].kind}; only features of one kind can be compared."
             )
-        if theirs[own].in_other_unit(ours[other]):
+        if ours[name].in_other_unit(theirs[other]):
             raise UserError(
-                f"rename: '{own}' of the target is in {theirs[own].unit}, '{other}' of the "
-                f"reference in {ours[other].unit}; import one of them in the unit of the other."
+                f"rename: '{name}' of the target is in {ours[name].unit}, '{other}' of the "
+                f"reference in {theirs[other].unit}; import one of them in the unit of the other."
             )
-    pairs, seen = [], set()
-    for name, true in theirs.items():
-        imputed = ours.get(same.get(name, name))
-        alike = imputed and imputed.kind == true.kind and not imputed.in_other_unit(true)
-        if imputed and alike and true.name not in seen:
-            seen.add(true.name)
-            pairs.append((imputed, true))
-    return pairs
+    pairs: dict[str, tuple[Column, Column]] = {}
+    for name, true in ours.items():
+        imputed = theirs.get(rename.get(name, name))
+        if imputed and imputed.kind == true.kind and not imputed.in_other_unit(true):
+            pairs.setdefault(true.name, (imputed, true))
+    return list(pairs.values())
 
 
 def compare_columns(
     reference: Cohort,
     target: Cohort,
     given: Mapping[LevelName, pd.DataFrame],
-    same: Mapping[str, str],
+    rename: Mapping[str, str],
 ) -> list[Compared]:
-    """Every imputed column of which the target has the truth; text is compared without case.
+    """Every retrieved column of which the target has the truth; text is compared without case.
 
     Args:
         reference: as the model reads it.
         target: with whatever it has of its own.
-        given: per level what is imputed, a row per image of the target.
-        same: as in `matched_columns`.
+        given: per level the retrieved values, a row per image of the target.
+        rename: as in `matched_columns`.
     """
-    out = []
-    of_image = {
-        "image": np.arange(len(target)),
-        "lesion": target.lesion_of_image,
-        "patient": target.patient_of_lesion[target.lesion_of_image],
-    }
-    for imputed, true in matched_columns(reference, target, same):
+    out, of_image = [], level_of_images(target)
+    for imputed, true in matched_columns(reference, target, rename):
         if imputed.level not in given:
             continue
         table = target.tables.of_level(true.level)
@@ -226,8 +220,9 @@ def _compare(
     known = (given.notna() & truth.notna()).to_numpy()
     in_reference, typical = np.ones(len(given), dtype=bool), np.nan
     if imputed.kind == "continuous":
-        a, b = (x.to_numpy(dtype=np.float64, na_value=np.nan) for x in (given, truth))
-        numbers = theirs.to_numpy(dtype=np.float64, na_value=np.nan)
+        a, b, numbers = (
+            x.to_numpy(dtype=np.float64, na_value=np.nan) for x in (given, truth, theirs)
+        )
         typical = float(np.nanmedian(numbers))
         hit = np.abs(a - b) <= TOLERANCE * float(np.nanstd(numbers))
     else:
@@ -253,24 +248,24 @@ def _spelled(cells: pd.Series, column: Column) -> Shaped[Array, " i"]:
     return cells.astype("str").str.strip().str.casefold().fillna("").to_numpy(dtype="U")
 
 
-def _nominal(given: Array, truth: Array) -> Any:
+def _nominal(given: Array, truth: Array) -> Statistic:
     categories, codes = np.unique(np.concatenate([given, truth]), return_inverse=True)
-    shares = np.eye(len(categories))[codes]  # (2 i, categories)
-    a, b = shares[: len(given)], shares[len(given) :]
+    one_hot = np.eye(len(categories))[codes]  # (2 i, categories)
+    a, b = one_hot[: len(given)], one_hot[len(given) :]
     hit = (given == truth).astype(np.float64)
 
     def statistic(w: Float[Array, "r i"]) -> dict[str, Array]:
         total = w.sum(axis=1)
-        share = w @ hit / total
+        agreed = w @ hit / total
         chance = ((w @ a) * (w @ b)).sum(axis=1) / total**2
         rest = 1 - chance
-        kappa = np.divide(share - chance, rest, out=np.full(len(w), np.nan), where=rest > 1e-12)
-        return {"agreement": share, "chance": chance, "kappa": kappa}
+        kappa = np.divide(agreed - chance, rest, out=np.full(len(w), np.nan), where=rest > 1e-12)
+        return {"agreement": agreed, "chance": chance, "kappa": kappa}
 
     return statistic
 
 
-def _continuous(given: Array, truth: Array, typical: float) -> Any:
+def _continuous(given: Array, truth: Array, typical: float) -> Statistic:
     error, by_chance = np.abs(given - truth), np.abs(truth - typical)
     ranks = np.stack([rankdata(given), rankdata(truth)])
 

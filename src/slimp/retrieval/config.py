@@ -9,39 +9,39 @@ from typing import Literal, get_args
 from slimp.errors import UserError
 
 Route = Literal["ilp", "ii"]
-"""ilp: image -> lesion metadata -> patient metadata. ii: image -> image, whose rows are lent."""
-Lend = Literal["missing", "all"]
+"""ilp: image -> lesion metadata -> patient metadata. ii: image -> image, with its metadata."""
+Impute = Literal["missing", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalConfig:
-    """Everything that changes what is lent, given the model and the cohorts."""
+    """Retrieval."""
 
     route: Route = "ilp"
-    """ilp: the image finds lesion metadata, both find patient metadata; ii: the nearest image
-    lends both of its rows."""
+    """ilp: the image retrieves lesion metadata, both retrieve patient metadata; ii: the image
+    retrieves an image, with the metadata of its lesion and patient."""
     k: int = 1
-    """Lenders per query; their embeddings are averaged, the nearer the heavier."""
+    """Nearest neighbours per query; their embeddings are averaged, nearer ones with more weight."""
     temperature: float = 0.07
-    """Of those weights: a lender of cosine similarity s weighs exp(s / temperature)."""
+    """Temperature of these weights: a neighbour of cosine s has the weight exp(s / temperature)."""
     coverage: float = 0.9
-    """Probability with which an image like those of the reference is lent something."""
-    lend: Lend = "missing"
-    """missing: rows with no known cell borrow. all: every row does, as if nothing were known, and
-    what is known serves as the truth to compare with."""
+    """Target coverage: fraction of in-distribution images for which metadata are imputed."""
+    impute: Impute = "missing"
+    """missing: rows without a known cell. all: every row, and known metadata are the truth to
+    compare with."""
     rename: Mapping[str, str] = field(default_factory=dict)
-    """Feature of the target = the reference's name for it, as in gender=sex; repeat for more."""
+    """Feature of the target = the reference's name for it, as in sex=gender; repeat for more."""
     groups: tuple[str, ...] | None = None
     """Columns of the target to group failures by, as in sex,age:30:60 (edges; without, quartiles);
     auto: categorical features, or none. Default: the label and text columns of 2 to 12 values,
     features or not."""
     seed: int = 0
-    """Of the halves that verify the coverage, the shift test and the bootstrap."""
+    """Random seed of the halves that verify the coverage, the shift test and the bootstrap."""
     replicates: int = 1000
-    """Of the bootstrap over patients."""
+    """Bootstrap replicates over patients."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("route", Route), ("lend", Lend)):
+        for name, allowed in (("route", Route), ("impute", Impute)):
             if getattr(self, name) not in get_args(allowed):
                 options = ", ".join(get_args(allowed))
                 raise UserError(f"{name} '{getattr(self, name)}' is not one of: {options}.")

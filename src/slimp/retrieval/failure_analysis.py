@@ -1,11 +1,11 @@
-"""Where lending fails: by similarity, by group, and the cases in which it errs most confidently.
+"""Where retrieval fails: by similarity, by group, and the cases that are similar and wrong.
 
 Axis names: i = images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,192 +20,146 @@ from slimp.retrieval.agreement import Compared, weighted_correlation
 
 Array = np.ndarray[Any, np.dtype[Any]]
 BINS = 5
+MOST_CASES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bin:
-    """Images of one fifth of the similarities of a level."""
-
-    level: LevelName
-    low: float
-    high: float
-    n: int
-    agreement: Estimate
-    """Share of the comparable imputed values that agree."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoanGroup:
-    """Images that share a value of a column."""
-
-    column: str
-    value: str
-    n: int
-    n_patients: int
-    similarity: float
-    """Mean of the finest level that is imputed."""
-    abstained: Estimate
-    agreement: Estimate | None
-    """Share of the comparable imputed values that agree; None where there is no truth."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """For `metrics.json`."""
-        return {
-            "column": self.column,
-            "value": self.value,
-            "n": self.n,
-            "n_patients": self.n_patients,
-            "mean_similarity": None if np.isnan(self.similarity) else self.similarity,
-            "abstained": self.abstained.to_dict(per_seed=False),
-            "agreement": self.agreement and self.agreement.to_dict(per_seed=False),
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoanCase:
-    """One image and its nearest lender."""
+class Case:
+    """One image and its nearest neighbour."""
 
     image: int
     """Row of the target's images."""
-    lender: int
+    neighbour: int
     """Row of the reference's images."""
     similarity: float
     agreement: float
     """Of the comparable values; NaN where there are none."""
 
 
-def agreement_per_image(
-    compared: Sequence[Compared], n: int, level: LevelName | None = None
-) -> Float[Array, " i"]:
-    """Share of an image's comparable imputed values (of a level) that agree; NaN: none."""
-    columns = [c.agrees for c in compared if level in (None, c.imputed.level)]
-    if not columns:
-        return np.full(n, np.nan)
-    values = np.stack(columns)  # (columns, i)
-    known = ~np.isnan(values)
-    count = known.sum(axis=0)
-    total = np.where(known, values, 0.0).sum(axis=0)
-    return np.asarray(np.divide(total, count, out=np.full(n, np.nan), where=count > 0))
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Failures:
+    """Images of a target with what was retrieved for them, and the true values where known."""
 
+    compared: Sequence[Compared]
+    patients: Shaped[Array, " i"]
+    replicates: int
+    """Of the bootstrap over patients."""
+    seed: int
 
-def by_similarity(
-    similarity: Mapping[LevelName, Float[Array, " i"]],
-    compared: Sequence[Compared],
-    patients: Shaped[Array, " i"],
-    *,
-    replicates: int,
-    seed: int,
-) -> tuple[list[Bin], dict[LevelName, Estimate]]:
-    """Agreement per fifth of the similarities, and the rank correlation of both, per level.
+    def agreement_per_image(self, level: LevelName | None = None) -> Float[Array, " i"]:
+        """Fraction of an image's comparable values (of a level) that agree; NaN: none."""
+        columns = [c.agrees for c in self.compared if level in (None, c.imputed.level)]
+        if not columns:
+            return np.full(len(self.patients), np.nan)
+        values = np.stack(columns)  # (columns, i)
+        count = (~np.isnan(values)).sum(axis=0)
+        total, none = np.nansum(values, axis=0), np.full(len(self.patients), np.nan)
+        return np.asarray(np.divide(total, count, out=none, where=count > 0))
 
-    If similarity tells good loans from bad ones, agreement rises with it.
-    """
-    bins, correlation = list[Bin](), dict[LevelName, Estimate]()
-    for level, values in similarity.items():
-        score = agreement_per_image(compared, len(values), level)
-        use = np.flatnonzero(~np.isnan(score) & np.isfinite(values))
-        if len(use) < BINS:
-            continue
-        x, y, groups = values[use].astype(np.float64), score[use], patients[use]
-        correlation[level] = _correlation(rankdata(x), rankdata(y), groups, replicates, seed)
-        for part in np.array_split(np.argsort(x, kind="stable"), BINS):
-            estimate = _mean(y[part], groups[part], replicates, seed)
-            low, high = float(x[part].min()), float(x[part].max())
-            bins.append(Bin(level=level, low=low, high=high, n=len(part), agreement=estimate))
-    return bins, correlation
+    def by_similarity(
+        self, similarity: Mapping[LevelName, Float[Array, " i"]]
+    ) -> tuple[list[dict[str, Any]], dict[LevelName, Estimate]]:
+        """Agreement per fifth of the similarities, and the rank correlation of both, per level.
 
+        If similarity tells good neighbours from bad ones, agreement rises with it.
 
-def by_group(
-    columns: Mapping[str, pd.Series],
-    similarity: Float[Array, " i"],
-    abstained: Bool[Array, " i"],
-    compared: Sequence[Compared],
-    patients: Shaped[Array, " i"],
-    *,
-    replicates: int,
-    seed: int,
-) -> list[LoanGroup]:
-    """A row per value of each column; and one for the images that were, or were not, abstained.
-
-    Args:
-        columns: name -> the group of each image, as `evaluate.groups.group_values` gives it; rows
-            come in the order of its categories.
-        similarity: of each image and its nearest lender.
-        abstained: images for which nothing is imputed.
-        compared: imputed values beside the truth.
-        patients: of each image.
-        replicates: of the bootstrap over patients.
-        seed: of the bootstrap.
-    """
-    score = agreement_per_image(compared, len(patients))
-    answer = pd.Series(pd.Categorical(np.where(abstained, "yes", "no"), categories=["no", "yes"]))
-    found = []
-    for name, cells in {"(abstained)": answer, **columns}.items():
-        codes = cells.cat.codes.to_numpy()
-        for code, value in enumerate(cells.cat.categories):
-            use = np.flatnonzero(codes == code)
-            if not len(use):
+        Returns:
+            Rows `level low high n agreement`, and level -> rank correlation.
+        """
+        bins, correlation = list[dict[str, Any]](), dict[LevelName, Estimate]()
+        for level, values in similarity.items():
+            score = self.agreement_per_image(level)
+            use = np.flatnonzero(~np.isnan(score) & np.isfinite(values))
+            if len(use) < BINS:
                 continue
-            groups, near = patients[use], similarity[use]
-            truth = use[~np.isnan(score[use])]
-            kept = abstained[use].astype(np.float64)
-            found.append(
-                LoanGroup(
-                    column=name,
-                    value=value,
-                    n=len(use),
-                    n_patients=len(np.unique(groups)),
-                    similarity=float(np.nanmean(near)) if np.isfinite(near).any() else np.nan,
-                    abstained=_mean(kept, groups, replicates, seed),
-                    agreement=_mean(score[truth], patients[truth], replicates, seed)
-                    if len(truth)
-                    else None,
-                )
+            x, y = values[use].astype(np.float64), score[use]
+            ranks = rankdata(x), rankdata(y)
+            correlation[level] = self._bootstrap(
+                use, lambda w, ranks=ranks: weighted_correlation(w, *ranks)
             )
-    return found
+            for part in np.array_split(np.argsort(x, kind="stable"), BINS):
+                bins.append(
+                    {
+                        "level": level,
+                        "low": float(x[part].min()),
+                        "high": float(x[part].max()),
+                        "n": len(part),
+                        "agreement": self._mean(score, use[part]),
+                    }
+                )
+        return bins, correlation
 
+    def by_group(
+        self,
+        columns: Mapping[str, pd.Series],
+        similarity: Float[Array, " i"],
+        abstained: Bool[Array, " i"],
+    ) -> Iterator[dict[str, Any]]:
+        """A row per value of each column; and one for images with and without abstention.
 
-def worst_cases(
-    similarity: Float[Array, " i"],
-    lender: Shaped[Array, " i"],
-    compared: Sequence[Compared],
-    patients: Shaped[Array, " i"],
-    *,
-    count: int = 8,
-) -> list[LoanCase]:
-    """Of the more similar half those that agree least, the most similar first; one per patient.
+        Args:
+            columns: name -> the group of each image, as `group_values` gives it; rows come in the
+                order of its categories.
+            similarity: of each image and its nearest neighbour.
+            abstained: images for which nothing is imputed.
 
-    Without truth: those of least similarity.
-    """
-    score = agreement_per_image(compared, len(similarity))
-    use = np.flatnonzero(np.isfinite(similarity) & (lender >= 0))
-    if np.isfinite(score[use]).any():
-        use = use[np.isfinite(score[use])]
-        use = use[similarity[use] >= np.median(similarity[use])]
-        order = use[np.lexsort((-similarity[use], score[use]))]
-    else:
-        order = use[np.argsort(similarity[use], kind="stable")]
-    _, first = np.unique(patients[order], return_index=True)
-    return [
-        LoanCase(
-            image=int(row),
-            lender=int(lender[row]),
-            similarity=float(similarity[row]),
-            agreement=float(score[row]),
-        )
-        for row in order[np.sort(first)][:count]
-    ]
+        Yields:
+            `column value n n_patients mean_similarity abstained agreement`; None where undefined.
+        """
+        score = self.agreement_per_image()
+        answer = pd.Categorical(np.where(abstained, "yes", "no"), categories=["no", "yes"])
+        for name, cells in {"(abstained)": pd.Series(answer), **columns}.items():
+            codes = cells.cat.codes.to_numpy()
+            for code, value in enumerate(cells.cat.categories):
+                use = np.flatnonzero(codes == code)
+                if not len(use):
+                    continue
+                near, truth = similarity[use], use[~np.isnan(score[use])]
+                yield {
+                    "column": name,
+                    "value": value,
+                    "n": len(use),
+                    "n_patients": len(np.unique(self.patients[use])),
+                    "mean_similarity": (
+                        float(np.nanmean(near)) if np.isfinite(near).any() else None
+                    ),
+                    "abstained": self._mean(abstained.astype(np.float64), use),
+                    "agreement": self._mean(score, truth) if len(truth) else None,
+                }
 
+    def worst_cases(
+        self, similarity: Float[Array, " i"], neighbour: Shaped[Array, " i"]
+    ) -> list[Case]:
+        """Of the more similar half those that agree least, the most similar first; one per patient.
 
-def _mean(values: Array, patients: Array, replicates: int, seed: int) -> Estimate:
-    def statistic(_: int, w: Array) -> dict[str, Array]:
-        return {"mean": w @ values / w.sum(axis=1)}
+        Without truth: those of least similarity.
+        """
+        score = self.agreement_per_image()
+        use = np.flatnonzero(np.isfinite(similarity) & (neighbour >= 0))
+        if np.isfinite(score[use]).any():
+            use = use[np.isfinite(score[use])]
+            use = use[similarity[use] >= np.median(similarity[use])]
+            order = use[np.lexsort((-similarity[use], score[use]))]
+        else:
+            order = use[np.argsort(similarity[use], kind="stable")]
+        _, first = np.unique(self.patients[order], return_index=True)
+        return [
+            Case(
+                image=int(row),
+                neighbour=int(neighbour[row]),
+                similarity=float(similarity[row]),
+                agreement=float(score[row]),
+            )
+            for row in order[np.sort(first)][:MOST_CASES]
+        ]
 
-    return bootstrap([patients], statistic, replicates=replicates, seed=seed)["mean"]
+    def _mean(self, values: Array, rows: Array) -> Estimate:
+        return self._bootstrap(rows, lambda w: w @ values[rows] / w.sum(axis=1))
 
-
-def _correlation(a: Array, b: Array, patients: Array, replicates: int, seed: int) -> Estimate:
-    def statistic(_: int, w: Array) -> dict[str, Array]:
-        return {"rho": weighted_correlation(w, a, b)}
-
-    return bootstrap([patients], statistic, replicates=replicates, seed=seed)["rho"]
+    def _bootstrap(self, rows: Array, statistic: Any) -> Estimate:
+        return bootstrap(
+            [self.patients[rows]],
+            lambda _, w: {"": statistic(w)},
+            replicates=self.replicates,
+            seed=self.seed,
+        )[""]

@@ -1,7 +1,7 @@
-"""What a reference can lend: its images, and the metadata of its lesions and patients.
+"""The index of a reference: its images, and the metadata of its lesions and patients.
 
-Axis names: i = images, n = rows that lend, d = width of the space in which similarities are
-taken, h = width of a tabular encoder, e = width of the image encoder.
+Axis names: i = images, q = queries, n = rows of an index, k = neighbours, d = width of the space
+in which similarities are taken, h = width of a tabular encoder, e = width of the image encoder.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int64, Shaped
 
 from slimp.data.cohort import Cohort
 from slimp.data.schema import LevelName
@@ -26,73 +26,108 @@ from slimp.features.levels import (
     known_rows,
     level_of_images,
 )
+from slimp.features.nearest import nearest
 from slimp.models.nested import Slimp
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LevelIndex:
-    """The rows of one level that have known metadata, in the order of the level's table."""
+class EmbeddedCohort:
+    """A cohort, and embeddings of its images by one model."""
 
-    level: LevelName
-    row: Int64[Array, " n"]
-    """Of the level's table."""
-    projections: Float32[Array, "n d"]
-    """What queries are compared with."""
-    embeddings: Float32[Array, "n h"]
-    """What is lent."""
-    patients: Array
-    """(n,) ids."""
-    first_image: Int64[Array, " n"]
-    """Row of the first image of each, in the images' table."""
+    cohort: Cohort
+    images: Float32[Array, "i e"]
+    """In the cohort's order."""
 
-    def __len__(self) -> int:
-        return len(self.row)
+    @property
+    def patients(self) -> Shaped[Array, " i"]:
+        """Patient of each image."""
+        return self.cohort.images["patient_id"].to_numpy()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Reference:
-    """A cohort that lends, in memory; nothing of it is saved."""
+class Vectors:
+    """Rows that can be retrieved, and the patients they belong to."""
+
+    vectors: Float32[Array, "n d"]
+    """What queries are compared with."""
+    patients: Shaped[Array, " n"]
+    row: Int64[Array, " n"]
+    """In the table of the level, or of the images."""
+
+    def nearest(
+        self,
+        queries: Float32[Array, "q d"],
+        patients: Shaped[Array, " q"],
+        k: int,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> tuple[Int64[Array, "q k"], Float32[Array, "q k"], int]:
+        """The k nearest rows of other patients than the query's own.
+
+        Returns:
+            Positions in `vectors` (-1: none), cosines (NaN: none), and how many of the k nearest
+            rows were passed over because they are of the query's own patient.
+        """
+        found = nearest(queries, self.vectors, k, device=device)
+        row, similarity = found.row.copy(), found.similarity.copy()
+        codes = np.unique(np.concatenate([patients, self.patients]), return_inverse=True)[1]
+        own, theirs = codes[: len(patients)], codes[len(patients) :]
+        same = np.zeros(row.shape, dtype=bool)
+        if len(theirs):
+            same = (row >= 0) & (theirs[row.clip(min=0)] == own[:, None])  # (q, k)
+        again = np.flatnonzero(same.any(axis=1))  # the others would find the same rows
+        if len(again):
+            groups = own[again], theirs
+            found = nearest(queries[again], self.vectors, k, exclude=groups, device=device)
+            row[again], similarity[again] = found.row, found.similarity
+        similarity = np.where(row < 0, np.nan, similarity).astype(np.float32)
+        return row, similarity, int(same.sum())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LevelIndex(Vectors):
+    """The rows of one level that have known metadata, in the order of the level's table."""
+
+    level: LevelName
+    embeddings: Float32[Array, "n h"]
+    """Metadata embeddings, before any projection."""
+    first_image: Int64[Array, " n"]
+    """Row of the first image of each, in the images' table."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Index:
+    """A reference cohort, in memory."""
 
     cohort: Cohort
     """As the model reads it."""
-    images: Float32[Array, "i e"]
-    """Image embeddings."""
+    images: Vectors
+    """All image embeddings."""
     levels: Mapping[LevelName, LevelIndex]
-    """Levels that can lend, from fine to coarse."""
-    lends: Bool[Array, " i"]
-    """Images whose rows are known at all these levels."""
+    """Levels with known metadata, from fine to coarse."""
+    complete: Bool[Array, " i"]
+    """Images whose metadata are known at all these levels."""
 
     def __repr__(self) -> str:
-        rows = ", ".join(f"{len(index)} {name} rows" for name, index in self.levels.items())
-        return f"Reference({self.cohort.info.name!r}: {len(self.images)} images, {rows})"
+        rows = ", ".join(f"{len(index.row)} {name} rows" for name, index in self.levels.items())
+        return f"Index({self.cohort.info.name!r}: {len(self.cohort)} images, {rows})"
 
     @classmethod
     def build(
-        cls,
-        model: Slimp,
-        cohort: Cohort,
-        images: Float32[Array, "i e"],
-        *,
-        device: torch.device | str = "cpu",
-    ) -> Reference:
-        """The index of a cohort.
-
-        Args:
-            model: left as it was found.
-            cohort: has the columns that the model reads, at one level at least.
-            images: embeddings of its images by the model, in its order.
-            device: where to compute.
+        cls, model: Slimp, reference: EmbeddedCohort, *, device: torch.device | str = "cpu"
+    ) -> Index:
+        """The index of a cohort that has the columns that the model reads, at one level at least.
 
         Raises:
             UserError: the model relates images to no metadata, the cohort lacks columns, or no
                 metadata of it are known.
         """
         wanted, device = retrievable_levels(model), torch.device(device)
-        cohort = as_model_reads(model, cohort)
+        cohort = as_model_reads(model, reference.cohort)
         levels, of_image = {}, level_of_images(cohort)
-        lends = np.ones(len(cohort), dtype=bool)
+        complete = np.ones(len(cohort), dtype=bool)
         with evaluating(model, device), inference(device, "32"):
             for level in cohort_levels(model, cohort, device):
                 name = level.name
@@ -107,18 +142,39 @@ class Reference:
                 levels[name] = LevelIndex(
                     level=name,
                     row=known,
-                    projections=model.level(name).project_metadata(embeddings).cpu().numpy(),
+                    vectors=model.level(name).project_metadata(embeddings).cpu().numpy(),
                     embeddings=embeddings.cpu().numpy(),
                     patients=cohort.tables.of_level(name)["patient_id"].to_numpy()[known],
                     first_image=first[known],
                 )
-                lends &= every[of_image[name]]
+                complete &= every[of_image[name]]
         if not levels:
             raise UserError(
                 f"reference '{cohort.info.name}': none of its metadata at the level(s) "
-                f"{', '.join(wanted)} are known, so it can lend nothing. Choose another reference."
+                f"{', '.join(wanted)} are known. Choose another reference."
             )
-        return cls(cohort=cohort, images=images, levels=levels, lends=lends)
+        images = Vectors(
+            vectors=reference.images,
+            patients=reference.patients,
+            row=np.arange(len(cohort)),
+        )
+        return cls(cohort=cohort, images=images, levels=levels, complete=complete)
+
+    def complete_images(self) -> Vectors:
+        """The images whose metadata are known at all levels.
+
+        Raises:
+            UserError: there are none.
+        """
+        rows = np.flatnonzero(self.complete)
+        if not len(rows):
+            raise UserError(
+                f"reference '{self.cohort.info.name}': no image has known metadata at all levels "
+                f"({', '.join(self.levels)}), so route 'ii' finds none. Use --route ilp."
+            )
+        return Vectors(
+            vectors=self.images.vectors[rows], patients=self.images.patients[rows], row=rows
+        )
 
 
 def _has_columns(model: Slimp, cohort: Cohort, level: LevelName) -> bool:

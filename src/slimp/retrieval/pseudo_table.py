@@ -1,11 +1,10 @@
-"""Loans as a table: who lends what to which image, and the values that come of it.
+"""Retrieved metadata as a table: the neighbours of each image, and values combined from theirs.
 
-Axis names: i = images of the target, k = lenders.
+Axis names: i = images of the target, k = neighbours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,65 +16,63 @@ from jaxtyping import Bool, Float
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import new_file
-from slimp.data.schema import Kind, LevelName
+from slimp.data.schema import LEVELS, Kind, LevelName
 from slimp.features.pseudo_metadata import FILE, MODEL_KEY, PseudoMetadata, fingerprint, to_lists
 from slimp.models.nested import Slimp
-from slimp.retrieval.index import Reference
-from slimp.retrieval.routes import Loans
+from slimp.retrieval.index import Index
+from slimp.retrieval.routes import Retrieved
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def pseudo_table(
-    loans: Loans, reference: Reference, target: Cohort, abstained: Bool[Array, " i"]
+    retrieved: Retrieved, index: Index, target: Cohort, abstained: Bool[Array, " i"]
 ) -> pd.DataFrame:
-    """A row per image and rank: the lender, how near it is, and its values as published.
+    """A row per image and rank: the neighbour, how near it is, and its values as published.
 
     Columns `image_id route rank reference_image_id reference_lesion_id reference_patient_id`, then
     `<level>_similarity` and `<level>_weight`, `abstained`, and the values as `<level>.<column>`.
-    The lesion is the one that lends lesion metadata, the image is one of it, and the patient is
-    the one that lends patient metadata; where only one of the two levels is lent, the others are
-    those of its lender. Rank r pairs the r-th lesion with the r-th patient; ranks above the first
-    are left out where there are not as many lenders.
+    The lesion is the one with the lesion metadata, the image is one of it, and the patient is the
+    one with the patient metadata; where only one of the two levels is retrieved, the others are
+    those of its neighbour. Rank r pairs the r-th lesion with the r-th patient; ranks above the
+    first are left out where there are not as many neighbours.
     """
-    images = target.images["image_id"].to_numpy()
-    k = next(iter(loans.levels.values())).lender.shape[1] if loans.levels else 1
+    images, levels = target.images["image_id"].to_numpy(), retrieved.levels
+    k = next(iter(levels.values())).row.shape[1] if levels else 1
     columns: dict[str, Any] = {
         "image_id": np.repeat(images, k),
-        "route": loans.route,
+        "route": retrieved.route,
         "rank": np.tile(np.arange(1, k + 1), len(images)),
     }
-    columns |= _lenders(loans, reference, len(images), k)
-    for name, loan in loans.levels.items():
-        columns[f"{name}_similarity"] = loan.similarity.ravel()
-        columns[f"{name}_weight"] = loan.weight.ravel()
+    columns |= _reference_ids(retrieved, index.cohort, (len(images), k))
+    for name, level in levels.items():
+        columns[f"{name}_similarity"] = level.similarity.ravel()
+        columns[f"{name}_weight"] = level.weight.ravel()
     columns["abstained"] = np.repeat(abstained, k)
-    for name, loan in loans.levels.items():
-        values = _published(reference, name).reindex(loan.lender.ravel())
-        for column in values:
-            columns[f"{name}.{column}"] = values[column].array
-    nobody = np.all([loan.weight.ravel() == 0 for loan in loans.levels.values()], axis=0)
+    for name, level in levels.items():
+        values = _published(index, name).reindex(level.row.ravel())
+        columns |= {f"{name}.{column}": values[column].array for column in values}
     table = pd.DataFrame(columns)
-    lent = (table["rank"] == 1).to_numpy(dtype=bool) | ~nobody
-    kept: pd.DataFrame = table[lent].reset_index(drop=True)
+    some = np.any([level.weight.ravel() > 0 for level in levels.values()], axis=0)
+    kept: pd.DataFrame = table[(table["rank"] == 1) | some].reset_index(drop=True)
     return kept
 
 
-def lent_features(
-    loans: Loans, target: Cohort, abstained: Bool[Array, " i"], model: Slimp
+def pseudo_metadata(
+    retrieved: Retrieved, target: Cohort, abstained: Bool[Array, " i"], model: Slimp
 ) -> PseudoMetadata:
     """What `embed` takes as `pseudo`."""
     return PseudoMetadata(
         image_ids=target.images["image_id"].to_numpy(),
-        embeddings={name: loan.embedding for name, loan in loans.levels.items()},
-        imputed={name: loan.borrows for name, loan in loans.levels.items()},
+        embeddings={name: level.embedding for name, level in retrieved.levels.items()},
+        imputed={name: level.imputed for name, level in retrieved.levels.items()},
         abstained=abstained,
         model=fingerprint(model),
     )
 
 
 def save_pseudo(folder: Path, table: pd.DataFrame, features: PseudoMetadata) -> None:
-    """Writes `pseudo.parquet`: the table, and in rank 1 the lent embedding of each level."""
+    """Writes `pseudo.parquet`: the table, and in rank 1 the retrieved embedding of each level."""
     content = pa.Table.from_pandas(table, preserve_index=False)
     first = np.flatnonzero(table["rank"] == 1)
     for name, values in features.embeddings.items():
@@ -88,20 +85,20 @@ def save_pseudo(folder: Path, table: pd.DataFrame, features: PseudoMetadata) -> 
         pq.write_table(content.replace_schema_metadata(notes), partial)
 
 
-def lent_values(loans: Loans, reference: Reference) -> dict[LevelName, pd.DataFrame]:
-    """Per level a row per image: the values that its lenders, each with its weight, make.
+def retrieved_values(retrieved: Retrieved, index: Index) -> dict[LevelName, pd.DataFrame]:
+    """Per level a row per image: the values of its neighbours, combined by their weights.
 
     Continuous: the weighted mean. Categorical: the category of the greatest weight, the first in
-    alphabetical order of equal ones. Checkbox: ticked if half of the weight or more is. Lenders
+    alphabetical order of equal ones. Checkbox: ticked if half of the weight or more is. Neighbours
     whose cell is missing do not count.
     """
     out: dict[LevelName, pd.DataFrame] = {}
-    for name, loan in loans.levels.items():
-        published, weight = _published(reference, name), loan.weight.astype(np.float64)
-        kinds = {c: f.kind for f in reference.cohort.schema.level(name).features for c in f.columns}
+    for name, level in retrieved.levels.items():
+        published, weight = _published(index, name), level.weight.astype(np.float64)
+        kinds = {c: f.kind for f in index.cohort.schema.level(name).features for c in f.columns}
         columns = {}
         for column in published:
-            cells = published[column].reindex(loan.lender.ravel())
+            cells = published[column].reindex(level.row.ravel())
             columns[str(column)] = _combine(cells, weight, kinds[str(column)])
         out[name] = pd.DataFrame(columns)
     return out
@@ -109,51 +106,52 @@ def lent_values(loans: Loans, reference: Reference) -> dict[LevelName, pd.DataFr
 
 def _combine(cells: pd.Series, weight: Float[Array, "i k"], kind: Kind) -> pd.Series:
     known = cells.notna().to_numpy().reshape(weight.shape) & (weight > 0)
-    share = np.where(known, weight, 0.0)  # (i, k)
-    total = share.sum(axis=1)
-    nobody = total == 0
+    weight = np.where(known, weight, 0.0)  # (i, k)
+    total = weight.sum(axis=1)
+    none = total == 0
     if kind == "categorical":
         codes, categories = pd.factorize(cells, sort=True)
         votes = np.zeros((len(weight), len(categories) + 1))
-        np.add.at(votes, (np.arange(len(weight))[:, None], codes.reshape(weight.shape)), share)
+        np.add.at(votes, (np.arange(len(weight))[:, None], codes.reshape(weight.shape)), weight)
         best = votes[:, :-1].argmax(axis=1) if len(categories) else np.zeros(len(weight), int)
         names = np.array([*categories, None], dtype=object)
-        return pd.Series(names[np.where(nobody, -1, best)], dtype="str")
+        return pd.Series(names[np.where(none, -1, best)], dtype="str")
     numbers = cells.astype("Float64" if kind == "checkbox" else "float64")
-    filled = numbers.to_numpy(dtype=np.float64, na_value=0.0).reshape(weight.shape)
-    filled = np.where(known, filled, 0.0)
-    mean = np.divide((share * filled).sum(axis=1), total, out=np.zeros_like(total), where=~nobody)
+    values = numbers.to_numpy(dtype=np.float64, na_value=0.0).reshape(weight.shape)
+    sums = (weight * np.where(known, values, 0.0)).sum(axis=1)
+    mean = np.divide(sums, total, out=np.zeros_like(total), where=~none)
     if kind == "continuous":
-        return pd.Series(np.where(nobody, np.nan, mean))
+        return pd.Series(np.where(none, np.nan, mean))
     ticked = pd.array(mean >= 0.5 - 1e-9, dtype="boolean")
-    ticked[nobody] = pd.NA
+    ticked[none] = pd.NA
     return pd.Series(ticked)
 
 
-def _published(reference: Reference, level: LevelName) -> pd.DataFrame:
-    columns = list(reference.cohort.schema.level(level).columns)
-    return reference.cohort.tables.of_level(level)[columns].reset_index(drop=True)
+def _published(index: Index, level: LevelName) -> pd.DataFrame:
+    columns = list(index.cohort.schema.level(level).columns)
+    return index.cohort.tables.of_level(level)[columns].reset_index(drop=True)
 
 
-def _lenders(loans: Loans, reference: Reference, n: int, k: int) -> Mapping[str, Any]:
-    """The ids of image, lesion and patient of each lender; missing where there is none."""
-    cohort = reference.cohort
-    row = {name: np.full((n, k), -1) for name in ("image", "lesion", "patient")}
-    for name, loan in loans.levels.items():
-        own = {"image": loan.image}
-        lesion = np.append(cohort.lesion_of_image, -1)[loan.image]
-        own["lesion"] = loan.lender if name == "lesion" else lesion
-        patient = np.append(cohort.patient_of_lesion, -1)[own["lesion"]]
-        own["patient"] = loan.lender if name == "patient" else patient
+def _reference_ids(
+    retrieved: Retrieved, reference: Cohort, shape: tuple[int, int]
+) -> dict[str, Any]:
+    """The ids of image, lesion and patient of each neighbour; missing where there is none."""
+    row: dict[LevelName, Array] = {name: np.full(shape, -1) for name in LEVELS}
+    for name, level in retrieved.levels.items():
+        lesion = np.append(reference.lesion_of_image, -1)[level.image]
+        own: dict[LevelName, Array] = {
+            "image": level.image,
+            "lesion": level.row if name == "lesion" else lesion,
+        }
+        patient = np.append(reference.patient_of_lesion, -1)[own["lesion"]]
+        own["patient"] = level.row if name == "patient" else patient
         for key, rows in own.items():
             coarser = key == "patient" and name == "patient"
             row[key] = np.where((row[key] < 0) | (coarser & (rows >= 0)), rows, row[key])
-    ids: dict[str, Any] = {}
-    for key, table in (
-        ("image", cohort.images),
-        ("lesion", cohort.lesions),
-        ("patient", cohort.patients),
-    ):
-        named = table[f"{key}_id"].reset_index(drop=True).reindex(row[key].ravel())
-        ids[f"reference_{key}_id"] = named.array
-    return ids
+    return {
+        f"reference_{name}_id": reference.tables.of_level(name)[f"{name}_id"]
+        .reset_index(drop=True)
+        .reindex(row[name].ravel())
+        .array
+        for name in LEVELS
+    }

@@ -1,6 +1,6 @@
-"""What a retrieval lent, what speaks for and against it, and its folder on disk.
+"""The result of a retrieval, how far to trust it, and its folder on disk.
 
-Axis names: i = images, e = width of the image encoder.
+Axis names: i = images.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Shaped
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import write_json
@@ -24,9 +24,9 @@ from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.retrieval.abstention import IMAGES, Abstention
 from slimp.retrieval.agreement import Agreement, Compared
 from slimp.retrieval.config import RetrievalConfig
-from slimp.retrieval.failure_analysis import Bin, LoanCase, LoanGroup
+from slimp.retrieval.failure_analysis import Case
 from slimp.retrieval.pseudo_table import save_pseudo
-from slimp.retrieval.routes import Loans
+from slimp.retrieval.routes import Retrieved
 from slimp.training.run_folder import versions
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -34,32 +34,29 @@ FEWEST_FOLDS = 2
 """Of the shift test, each with 2 patients of each side at least."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Medians:
-    """Median similarity to the nearest lender; None where there is none."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Calibration:
+    """Retrieval for held-out patients of the reference, their own metadata hidden."""
 
-    calibration: float | None
-    """Of images of the reference's patients who calibrated."""
-    target: float | None
-
-    @classmethod
-    def of(cls, calibration: Float32[Array, " _"], target: Float32[Array, " i"]) -> Medians:
-        """Of both, each over what is finite."""
-        return cls(calibration=_median(calibration), target=_median(target))
-
-    def to_dict(self) -> dict[str, float | None]:
-        """For `metrics.json`."""
-        return {"target_median": self.target, "calibration_median": self.calibration}
+    similarity: Mapping[str, Float32[Array, " _"]]
+    """Of each image and its nearest neighbour of another patient, per level; and of its nearest
+    images, for `IMAGES`."""
+    patients: Shaped[Array, " _"]
+    """Of each image."""
+    compared: tuple[Compared, ...]
+    """Retrieved and true metadata."""
+    matching: Mapping[LevelName, Similarity]
+    """Of images and their own metadata."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Retrieval:
-    """What a reference lends to a target, and how far it is to be trusted."""
+    """Metadata retrieved from a reference for a target, and how far to trust them."""
 
     config: RetrievalConfig
     reference: Cohort
     target: Cohort
-    loans: Loans
+    retrieved: Retrieved
     table: pd.DataFrame
     """See `pseudo_table`."""
     features: PseudoMetadata
@@ -70,64 +67,60 @@ class Retrieval:
     """Mean similarity of each image to its nearest images of the reference."""
     shift: Shift | None
     """Between the image embeddings of reference and target; None: too few patients to say."""
-    similarity: Mapping[LevelName, Similarity]
-    """Of images and their own metadata, on the patients of the reference who calibrated."""
-    calibration_similarity: Mapping[str, Float32[Array, " _"]]
-    """Of each calibration image and its nearest lender of another patient, per level; and that
-    of its nearest images, for `IMAGES`."""
+    calibration: Calibration
     compared: tuple[Compared, ...]
     agreement: tuple[Agreement, ...]
-    """Of lent and true metadata of the target, where it has them and nothing was abstained."""
+    """Of retrieved and true metadata of the target, where it has them and without abstentions."""
     reference_agreement: tuple[Agreement, ...]
-    """The same for the patients who calibrated, with their own metadata hidden."""
-    bins: tuple[Bin, ...]
+    """The same for the patients who calibrated."""
+    bins: list[dict[str, Any]]
     rank_correlation: Mapping[LevelName, Estimate]
     """Of similarity and agreement."""
-    groups: tuple[LoanGroup, ...]
-    cases: tuple[LoanCase, ...]
-    left_behind: tuple[LevelName, ...] = ()
-    """Lent levels that were not trained when the image encoder last moved."""
+    groups: list[dict[str, Any]]
+    cases: list[Case]
+    stale: tuple[LevelName, ...] = ()
+    """Retrieved levels that were not trained when the image encoder last moved."""
 
     @property
     def imputed(self) -> tuple[LevelName, ...]:
         """Levels whose metadata are imputed."""
-        return tuple(self.loans.levels)
+        return tuple(self.retrieved.levels)
 
     @property
     def abstention_rate(self) -> float:
-        """Share of the images for which nothing is imputed."""
+        """Fraction of the images for which nothing is imputed."""
         return float(self.abstained.mean())
 
     @property
-    def neighbour_similarity(self) -> dict[LevelName, Medians]:
-        """Of query and lender, per level that is lent."""
+    def neighbour_similarity(self) -> dict[str, dict[str, float | None]]:
+        """Medians per retrieved level, and for `IMAGES`, of calibration and target."""
+        target: dict[str, Array] = {IMAGES: self.image_similarity}
+        target |= {name: level.similarity[:, 0] for name, level in self.retrieved.levels.items()}
         return {
-            name: Medians.of(self.calibration_similarity[name], loan.similarity[:, 0])
-            for name, loan in self.loans.levels.items()
+            name: {
+                "target_median": _median(values),
+                "calibration_median": _median(self.calibration.similarity[name]),
+            }
+            for name, values in target.items()
         }
 
     @property
-    def median_image_similarity(self) -> Medians:
-        """Of an image and its nearest images of the reference."""
-        return Medians.of(self.calibration_similarity[IMAGES], self.image_similarity)
-
-    @property
     def cautions(self) -> list[str]:
-        """What weakens the loans beside a shift, in sentences."""
+        """What weakens the result beside a shift, in sentences."""
         found = []
-        if self.left_behind:
+        if self.stale:
             found.append(
                 "The last adaptation moved the image encoder but had no "
-                f"{' and '.join(self.left_behind)} metadata to train with, so "
-                "similarities of images and these metadata are stale. "
-                "Lend from the run before the adaptation, or adapt with --train heads."
+                f"{' and '.join(self.stale)} metadata to train with, so similarities of images and "
+                "these metadata are stale. Retrieve with the run before the adaptation, or adapt "
+                "with --train heads."
             )
         if self.abstention.caution:
             found.append(self.abstention.caution)
-        if self.loans.shared_patients:
+        if self.retrieved.shared_patients:
             found.append(
-                f"{self.loans.shared_patients:,} patient(s) are in both cohorts; "
-                f"{self.loans.excluded:,} match(es) with themselves were passed over."
+                f"{self.retrieved.shared_patients:,} patient(s) are in both cohorts; "
+                f"{self.retrieved.excluded:,} match(es) with themselves were passed over."
             )
         return found
 
@@ -155,47 +148,36 @@ class Retrieval:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
-        lent = self.similarity.get(self.imputed[0])
+        matching = {name: found.to_dict() for name, found in self.calibration.matching.items()}
+        finest = matching.get(self.imputed[0], {})
         return {
             "route": self.config.route,
             "k": self.config.k,
             "imputed": list(self.imputed),
             "images": len(self.target),
             "abstention_rate": self.abstention_rate,
-            "median_matching": None if lent is None else lent.median_matching,
-            "median_nonmatching": None if lent is None else lent.median_nonmatching,
-            "overlap": None if lent is None else lent.overlap,
-            "similarity": {name: found.to_dict() for name, found in self.similarity.items()},
-            "neighbour_similarity": {
-                name: medians.to_dict() for name, medians in self.neighbour_similarity.items()
+            **{
+                key: finest.get(key) for key in ("median_matching", "median_nonmatching", "overlap")
             },
-            "image_similarity": self.median_image_similarity.to_dict(),
+            "similarity": matching,
+            "neighbour_similarity": self.neighbour_similarity,
             "abstention": self.abstention.to_dict(),
             "shift": None if self.shift is None else self.shift.to_dict(),
             "verdict": self.verdict,
             "cautions": self.cautions,
-            "shared_patients": self.loans.shared_patients,
-            "excluded_matches": self.loans.excluded,
+            "shared_patients": self.retrieved.shared_patients,
+            "excluded_matches": self.retrieved.excluded,
             "agreement": [found.to_dict() for found in self.agreement],
             "agreement_on_reference": [found.to_dict() for found in self.reference_agreement],
-            "by_similarity": [
-                {**asdict(part), "agreement": part.agreement.to_dict(per_seed=False)}
-                for part in self.bins
-            ],
-            "rank_correlation": {
-                k: v.to_dict(per_seed=False) for k, v in self.rank_correlation.items()
-            },
-            "groups": [group.to_dict() for group in self.groups],
+            "by_similarity": [_plain(row) for row in self.bins],
+            "rank_correlation": _plain(self.rank_correlation),
+            "groups": [_plain(row) for row in self.groups],
         }
 
     def save(self, folder: Path, *, run: Path, reference: Path, target: Path) -> None:
         """Writes `pseudo.parquet`, `metrics.json` and `config.json` into a folder that exists.
 
-        Args:
-            folder: where to.
-            run: folder of the model, for the record.
-            reference: cohort folder that lends, likewise.
-            target: cohort folder that borrows, likewise.
+        The run and the folders of both cohorts are recorded in `config.json`.
         """
         save_pseudo(folder, self.table, self.features)
         write_json(folder / "metrics.json", self.to_dict())
@@ -212,3 +194,11 @@ class Retrieval:
 def _median(values: Array) -> float | None:
     known = values[np.isfinite(values)]
     return float(np.median(known)) if len(known) else None
+
+
+def _plain(row: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The row with its estimates ready for JSON."""
+    return {
+        key: value.to_dict(per_seed=False) if isinstance(value, Estimate) else value
+        for key, value in row.items()
+    }

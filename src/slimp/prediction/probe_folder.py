@@ -1,24 +1,84 @@
-"""What `slimp probe` left in a folder, read and checked for prediction."""
+"""The folder of a probe: what `slimp probe` leaves, and what a prediction reads of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from slimp.data.files import read_json, sha256_of
+from slimp.data.cohort import Cohort
+from slimp.data.files import new_folder, read_json, sha256_of, write_json
 from slimp.data.schema import LevelName, Schema
 from slimp.errors import CheckpointError
 from slimp.evaluation.conformal import Conformal, Coverage, calibrate, verified_coverage
 from slimp.evaluation.logistic import LinearProbe
+from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.result import Predictions
 from slimp.features.embed import FEATURE_SETS, METADATA_KEYS, FeatureTable
 from slimp.models.nested import Slimp
+from slimp.prediction.novelty import save_reference
+from slimp.training.run_folder import versions
 
 REPLICATES = 200
 """Of the interval of the verified coverage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where the features of a probe come from."""
+
+    run: Path
+    cohort: Path
+    pseudo: Path | None = None
+    """Folder of `slimp retrieve`, if it imputed metadata."""
+    held_out: bool = True
+    """Whether a split that existed already was to be used."""
+
+
+def save_probe(
+    folder: str | Path,
+    found: Assessment,
+    table: FeatureTable,
+    cohort: Cohort,
+    provenance: Provenance,
+    *,
+    config: ProbeConfig,
+    overwrite: bool = False,
+) -> None:
+    """Writes scores, predictions, weights, reference cases and settings, all or nothing.
+
+    Args:
+        folder: to write.
+        found: the probe and its baselines.
+        table: the features that it was made on.
+        cohort: whose features they are.
+        provenance: of the features.
+        config: settings of the probe.
+        overwrite: replace what is in the folder.
+
+    Raises:
+        UserError: the folder is not empty and `overwrite` is off.
+    """
+    pseudo = provenance.pseudo
+    record = {
+        "probe": asdict(config),
+        "held_out": provenance.held_out,
+        "run": str(provenance.run),
+        "weights_sha256": sha256_of(provenance.run / "model.safetensors"),
+        "cohort": str(provenance.cohort),
+        "schema": cohort.schema.to_dict(),
+        "pseudo": None if pseudo is None else str(pseudo),
+        "versions": versions(),
+    }
+    with new_folder(Path(folder), overwrite=overwrite) as partial:
+        found.save(partial)
+        if found.main.probe is not None:
+            save_reference(partial, table, found.main.trained_on)
+        write_json(partial / "config.json", record)
 
 
 def levels_of(probe: LinearProbe, reference: FeatureTable, model: Slimp) -> tuple[LevelName, ...]:
@@ -55,8 +115,8 @@ def read_record(folder: Path) -> dict[str, Any]:
         )
     if content["probe"].get("method") == "knn":
         raise CheckpointError(
-            f"{folder}: a probe of nearest neighbours (--method knn) leaves nothing to predict "
-            "with. Make a linear one: slimp probe RUN COHORT --out DIR."
+            f"{folder}: a probe of nearest neighbours (--method knn) cannot predict. Make another "
+            "one: slimp probe RUN COHORT --out DIR."
         )
     metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
     return {**content, "saw_test_patients": metrics.get("pretraining_saw_test_patients")}
@@ -94,7 +154,7 @@ def read_schema(record: Mapping[str, Any]) -> Schema | None:
 def read_calibration(
     folder: Path, probe: LinearProbe, coverage: float, per_class: bool
 ) -> tuple[Conformal, Coverage]:
-    """Thresholds from the probe's test images of the first seed, and what they are worth.
+    """Thresholds from the probe's test images of the first seed, and their verified coverage.
 
     Raises:
         CheckpointError: the predictions are missing or of other classes.

@@ -38,7 +38,7 @@ from slimp.features.backends import (
     openvino_backend,
     torch_backend,
 )
-from slimp.features.embed import embed
+from slimp.features.embed import InferenceConfig, embed
 from slimp.models.config import ModelConfig
 from slimp.models.image_encoder import ImageEncoder
 from slimp.models.nested import Slimp
@@ -213,9 +213,7 @@ def end_to_end(model: Slimp, cohort: Cohort) -> dict[str, dict[str, float]]:
         embed(
             model,
             cohort,
-            workers=1,
-            precision="bf16",
-            backend=backend,  # type: ignore[arg-type]
+            InferenceConfig(workers=1, precision="bf16", backend=backend),  # type: ignore[arg-type]
             progress=lambda count, _, done=done: done.append((time.perf_counter(), count)),
         )
         rows[f"{backend}, bf16"] = pace(began, done)

@@ -1,8 +1,8 @@
-"""Is lent metadata worth having? Images of a target probed alone, with loans, with the truth.
+"""Is imputed metadata worth having? Images of a target probed alone, with it, with the truth.
 
-Each seed trains on the reference alone, hides the target's metadata, lends by both routes, and
-probes the target on patient-disjoint parts. `shuffled` gives every image the loan of another one,
-so what it gains comes of more columns and not of retrieval; `true metadata` is the one-hot table
+Each seed trains on the reference alone, hides the target's metadata, imputes them by both routes,
+and probes the target on patient-disjoint parts. `shuffled` gives every image the metadata that
+were retrieved for another one, so what it gains comes of more columns and not of retrieval; `true metadata` is the one-hot table
 beside the image features. A pair of one name halves the patients of that cohort. Paper (SLIMP,
 arXiv 2505.23709, Table 17): I->L->P is ahead of I->I by 4.0 to 4.3 points.
 
@@ -33,8 +33,9 @@ from slimp.features.embed import embed
 from slimp.models.nested import Slimp
 from slimp.retrieval.config import RetrievalConfig
 from slimp.retrieval.extrapolate import extrapolate
+from slimp.retrieval.index import EmbeddedCohort
 from slimp.retrieval.result import Retrieval
-from slimp.retrieval.routes import Loans
+from slimp.retrieval.routes import Retrieved
 from slimp.training.loop import pretrain
 from slimp.training.parts import set_aside
 from transfer import SAME, against
@@ -53,7 +54,7 @@ def main() -> None:
             began = time.perf_counter()
             reference, target = cohorts_of(pair, seed)
             if not seed:
-                print(f"{pair}: {reference} lends to {target}", flush=True)
+                print(f"{pair}: from {reference} to {target}", flush=True)
             model, parts = train(reference, args, seed)
             results, facts = run_pair(pair, model, reference, target, parts, seed)
             trust.append({"pair": pair, "seed": seed, **facts})
@@ -85,12 +86,12 @@ def parse() -> argparse.Namespace:
 
 
 def cohorts_of(pair: str, seed: int) -> tuple[Cohort, Cohort]:
-    """Who lends and who borrows; of one cohort each half of the patients."""
+    """Reference and target; of one cohort each half of the patients."""
     reference, target = pair.split(":")
     if reference != target:
         return load_cohort(reference), load_cohort(target)
-    halves = load_cohort(reference).split({"lends": 0.5, "borrows": 0.5}, seed=seed)
-    return halves["lends"], halves["borrows"]
+    halves = load_cohort(reference).split({"reference": 0.5, "target": 0.5}, seed=seed)
+    return halves["reference"], halves["target"]
 
 
 def train(reference: Cohort, args: argparse.Namespace, seed: int) -> tuple[Slimp, dict[str, str]]:
@@ -110,10 +111,14 @@ def run_pair(
     parts: dict[str, str],
     seed: int,
 ) -> tuple[dict[str, ProbeResult], dict[str, float]]:
-    """The probe of every arm, and what would have said beforehand whether to trust the loans."""
+    """The probe of every arm, and what says beforehand whether to trust retrieved metadata."""
     theirs = embed(model, reference, lacking="missing").features["image"]
     own = embed(model, target, lacking="missing")
     images = own.features["image"]
+    sides = (
+        EmbeddedCohort(cohort=reference, images=theirs),
+        EmbeddedCohort(cohort=target, images=images),
+    )
     designs: dict[str, Array] = {"image only": images}
     facts: dict[str, float] = {}
     for k in (1, 10):
@@ -121,17 +126,17 @@ def run_pair(
             config = RetrievalConfig(
                 route=route,
                 k=k,
-                lend="all",
+                impute="all",
                 rename=SAME.get(pair, {}),
                 seed=seed,
                 replicates=200,
             )
-            found = extrapolate(model, reference, target, theirs, images, config, parts=parts)
-            lent = embeddings_of(found.loans)
-            designs[route if k == 1 else f"{route}, k={k}"] = np.hstack([images, lent])
+            found = extrapolate(model, sides[0], sides[1], config, parts=parts)
+            retrieved = embeddings_of(found.retrieved)
+            designs[route if k == 1 else f"{route}, k={k}"] = np.hstack([images, retrieved])
             if (route, k) == ("ilp", 1):
-                order = np.random.default_rng(seed).permutation(len(lent))
-                designs["ilp, shuffled"] = np.hstack([images, lent[order]])
+                order = np.random.default_rng(seed).permutation(len(retrieved))
+                designs["ilp, shuffled"] = np.hstack([images, retrieved[order]])
                 facts = trust_in(found)
     if set(own.features) > {"image"} and reference.schema == target.schema:
         designs["true metadata, encoded"] = own.matrix("full")
@@ -159,8 +164,8 @@ def probe_truth(target: Cohort, images: Array, task: Task, settings: ProbeConfig
     return probe_designs(designs, task, settings, name="true metadata")
 
 
-def embeddings_of(loans: Loans) -> Array:
-    return np.hstack([loan.embedding for loan in loans.levels.values()])
+def embeddings_of(found: Retrieved) -> Array:
+    return np.hstack([level.embedding for level in found.levels.values()])
 
 
 def trust_in(found: Retrieval) -> dict[str, float]:
@@ -171,7 +176,7 @@ def trust_in(found: Retrieval) -> dict[str, float]:
     if found.shift is not None:
         facts |= {"shift_auroc": found.shift.auroc, "shift_p": found.shift.p_value}
         facts["flagged"] = float(found.shift.flagged)
-    for level, similarity in found.similarity.items():
+    for level, similarity in found.calibration.matching.items():
         facts |= {
             f"{level}_median_matching": similarity.median_matching,
             f"{level}_median_nonmatching": similarity.median_nonmatching,

@@ -40,13 +40,12 @@ from slimp.evaluation.similarity import similarity
 from slimp.features.backends import inference
 from slimp.features.embed import embed, evaluating
 from slimp.features.levels import cohort_levels, encode_level
-from slimp.features.nearest import nearest_of_others
 from slimp.models.nested import Slimp
 from slimp.models.pooling import mean_pool
 from slimp.retrieval.config import RetrievalConfig
-from slimp.retrieval.index import Reference
-from slimp.retrieval.pseudo_table import lent_values
-from slimp.retrieval.routes import lend
+from slimp.retrieval.index import EmbeddedCohort, Index
+from slimp.retrieval.pseudo_table import retrieved_values
+from slimp.retrieval.routes import retrieve
 from slimp.training.config import PretrainConfig
 from slimp.training.loop import pretrain
 from slimp.training.parts import Parts
@@ -179,11 +178,13 @@ class Trial:
     def donors(self, holed: Cohort) -> dict[Any, Any]:
         """Metadata of training patients, retrieved for every lesion and patient by its images."""
         learns = holed.images["patient_id"].isin(self.learns).to_numpy()
-        reference = Reference.build(self.model, holed.select(learns), self.images[learns])
-        config = RetrievalConfig(route="ilp", k=NEIGHBOURS, lend="all")
-        loans = lend(self.model, reference, holed, self.images, config, search=nearest_of_others)
+        some = EmbeddedCohort(cohort=holed.select(learns), images=self.images[learns])
+        index = Index.build(self.model, some)
+        config = RetrievalConfig(route="ilp", k=NEIGHBOURS, impute="all")
+        target = EmbeddedCohort(cohort=holed, images=self.images)
+        found = retrieve(self.model, index, target, config)
         donors = {}
-        for level, values in lent_values(loans, reference).items():
+        for level, values in retrieved_values(found, index).items():
             ids = holed.images[f"{level}_id"].reset_index(drop=True)
             first = ~ids.duplicated()
             donors[level] = values[first].assign(**{f"{level}_id": ids[first]})

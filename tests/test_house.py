@@ -56,10 +56,6 @@ LONG_FUNCTIONS: set[str] = {
     "training/adapt.py:adapt",
 }
 MANY_PARAMETERS: set[str] = {
-    "features/embed.py:embed",
-    "prediction/image_folder.py:save_probe",
-    "retrieval/extrapolate.py:extrapolate",
-    "retrieval/routes.py:lend",
     "sources/importer.py:import_cohort",
 }
 MEDIAN_HOLDS = False

@@ -60,8 +60,9 @@ def test_json_has_the_keys_that_the_docs_list(places, capsys) -> None:
     content = json.loads(out)
     assert content["statement"] == STATEMENT
     assert STATEMENT in err
-    keys = ["statement", "format", "features", "classes", "conformal", "novelty", "cautions"]
-    assert list(content) == [*keys, "images"]
+    keys = ["statement", "format", "features", "classes", "decision_rule", "conformal"]
+    assert list(content) == [*keys, "novelty", "cautions", "images"]
+    assert "largest probability" in content["decision_rule"]
     assert {"coverage", "per_class", "always_in_the_set", "verified"} <= set(content["conformal"])
     assert len(content["images"]) == 6
     for image in content["images"]:
@@ -80,6 +81,7 @@ def test_the_table_says_what_the_sets_are_worth(places, capsys) -> None:
     assert "verified: " in out
     assert STATEMENT in err
     assert "for each class" in out
+    assert "decision: largest probability" in out
     predict(places, "image", places / "images", "--no-per-class", "--coverage", "0.8")
     assert "for each class" not in capsys.readouterr().out
 
@@ -104,6 +106,7 @@ def test_what_is_written_is_what_is_said(places, tmp_path, capsys, ending) -> No
         np.testing.assert_allclose(shares[:6].sum(axis=1), 1)
         assert shares[6:].isna().all(axis=None)
         assert set(frame["statement"]) == {STATEMENT}
+        assert frame["decision_rule"].notna().tolist() == [*[True] * 6, False, False]
     assert statuses == [*["predicted"] * 6, "refused", "unreadable"]
     record = json.loads((tmp_path / "found.config.json").read_text())
     assert record["probe"] == str(places / "image")
@@ -127,7 +130,7 @@ def test_nothing_readable_exits_with_2_and_the_reason(places, tmp_path, capsys) 
     ("probe", "flags", "message"),
     [
         ("full", (), "make a probe of images alone: slimp probe RUN COHORT --features image"),
-        ("knn", (), "leaves nothing to predict with"),
+        ("knn", (), "--method knn"),
         ("run", (), "not the folder of a probe"),
         ("image", ("--out", "found.txt"), "its ending must be .json, .csv or .parquet"),
         ("image", ("--coverage", "1.5"), "coverage must be in (0, 1), got 1.5"),

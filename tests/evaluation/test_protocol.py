@@ -17,7 +17,7 @@ from slimp.evaluation.probe_config import FullProbeConfig, ProbeConfig, Protocol
 from slimp.evaluation.protocol import Assessment, assess, require_possible
 from slimp.evaluation.result import ProbeResult
 from slimp.evaluation.run_features import cached_features, parts_of_run, precision_of
-from slimp.features.embed import FeatureTable
+from slimp.features.embed import FeatureTable, InferenceConfig
 from slimp.sources import import_source
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 
@@ -232,12 +232,28 @@ def test_features_are_kept_until_the_run_or_the_cohort_changes(cohort, tmp_path,
 
     assert embedded() == 1
     (run / "model.safetensors").write_bytes(b"2")
+<<<<<<< HEAD
     assert embedded() == 2
     cohort.select_patients(cohort.patients["patient_id"][:30]).save(folder, overwrite=True)
     assert embedded() == 3
     assert embedded(precision="bf16") == 4
     assert embedded(backend="openvino") == 5
     assert embedded() == 5
+=======
+    cached_features(run, tmp_path / "cohort")
+    assert len(made) == 2
+    cohort.select_patients(cohort.patients["patient_id"][:30]).save(
+        tmp_path / "cohort", overwrite=True
+    )
+    cached_features(run, tmp_path / "cohort")
+    assert len(made) == 3
+    cached_features(run, tmp_path / "cohort", InferenceConfig(precision="bf16"))
+    cached_features(run, tmp_path / "cohort", InferenceConfig(backend="openvino"))
+    assert len(made) == 5
+    cached_features(run, tmp_path / "cohort", InferenceConfig(precision="bf16"))
+    cached_features(run, tmp_path / "cohort")
+    assert len(made) == 5
+>>>>>>> cffd94a (Retrieve metadata by an index that passes over a query's own patient, embed predictions without a cohort, and name their decision rule)
 
 
 def test_auto_precision_is_measured_and_others_are_kept(monkeypatch):

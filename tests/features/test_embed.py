@@ -20,7 +20,7 @@ from slimp.data.images import image_batches
 from slimp.data.schema import LEVELS, Schema
 from slimp.errors import UserError
 from slimp.features import embed as features
-from slimp.features.embed import FeatureTable, embed
+from slimp.features.embed import FeatureTable, InferenceConfig, embed
 from slimp.features.pseudo_metadata import PseudoMetadata, fingerprint
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
@@ -108,7 +108,7 @@ def make_table(n: int = 5) -> FeatureTable:
 def test_each_image_gets_its_own_lesion_and_patient():
     cohort = make_cohort()
     model = make_model(cohort).eval()
-    table = embed(model, cohort, batch_size=3)
+    table = embed(model, cohort, InferenceConfig(batch_size=3))
     with torch.no_grad():
         for i, image in cohort.images.iterrows():
             pixels = next(image_batches(cohort.select(np.arange(8) == i), 16))[0]
@@ -129,9 +129,12 @@ def test_batch_size_and_workers_change_nothing_and_progress_is_told():
     model = make_model(cohort)
     told = []
     first = embed(
-        model, cohort, batch_size=3, progress=lambda done, total: told.append((done, total))
+        model,
+        cohort,
+        InferenceConfig(batch_size=3),
+        progress=lambda done, total: told.append((done, total)),
     )
-    second = embed(model, cohort, batch_size=8, workers=1)
+    second = embed(model, cohort, InferenceConfig(batch_size=8, workers=1))
     np.testing.assert_allclose(first.features["image"], second.features["image"], atol=1e-5)
     assert told[-1] == (8, 8)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
@@ -152,7 +155,7 @@ def test_leaves_the_model_as_it_was():
 def test_bf16_is_near_and_stored_as_float32():
     cohort = make_cohort()
     model = make_model(cohort)
-    exact, rough = embed(model, cohort), embed(model, cohort, precision="bf16")
+    exact, rough = embed(model, cohort), embed(model, cohort, InferenceConfig(precision="bf16"))
     for name, values in exact.features.items():
         assert rough.features[name].dtype == np.float32
         np.testing.assert_allclose(values, rough.features[name], atol=0.1)
@@ -165,7 +168,7 @@ def test_openvino_gives_the_features_of_torch_for_any_batch_size():
     model = make_model(cohort).train()
     exact = embed(model, cohort)
     for batch_size in (None, 1, 3, 8):  # 3: in batches of 3, 3 and 2
-        fast = embed(model, cohort, backend="openvino", batch_size=batch_size)
+        fast = embed(model, cohort, InferenceConfig(backend="openvino", batch_size=batch_size))
         for name, values in exact.features.items():
             np.testing.assert_allclose(fast.features[name], values, atol=1e-4)
     assert model.training
@@ -186,14 +189,14 @@ def test_an_accelerated_backend_is_compared_with_torch_first(monkeypatch):
 
     monkeypatch.setattr(features, "openvino_backend", wrong)
     with pytest.raises(UserError, match="differ from PyTorch's: cosine"):
-        embed(make_model(cohort), cohort, backend="openvino")
+        embed(make_model(cohort), cohort, InferenceConfig(backend="openvino"))
     assert tried == [8]
 
 
 def test_an_accelerated_backend_for_cpus_refuses_other_devices():
-    cohort = make_cohort()
+    cohort, how = make_cohort(), InferenceConfig(backend="openvino", device="meta")
     with pytest.raises(UserError, match="'openvino' runs on CPUs, not on 'meta'"):
-        features._backend(make_model(cohort), cohort, "openvino", 4, torch.device("meta"), "32")
+        embed(make_model(cohort), cohort, how)
 
 
 def test_image_level_metadata_count_with_the_lesion():

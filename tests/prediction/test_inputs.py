@@ -153,19 +153,10 @@ def test_an_adapted_model_reads_the_columns_and_spellings_that_the_cohort_has() 
     assert found.strange("b") == {"site": "nose"}
 
 
-def test_a_cohort_of_files_has_typed_tables() -> None:
+def test_rows_are_encoded_for_the_images_asked_for() -> None:
     found = read(image=["a", "b"], size_mm=["2", ""], itch=["no", ""], site=["leg", "leg"])
-    cohort = found.cohort(["/p/b.jpg", "/p/a.jpg"], [b"1", b"2"], ["b", "a"])
-    assert cohort.read_image(1) == b"2"
-    assert cohort.images["image_id"].tolist() == ["/p/b.jpg", "/p/a.jpg"]
-    rows = ENCODINGS["lesion"].encode(cohort.lesions.reindex(columns=SEEN.columns))
+    rows = found.rows("lesion", ["b", "a"])
     assert rows.present.tolist() == [[False, True, False], [True, True, True]]
-
-
-def test_without_metadata_a_cohort_has_images_only() -> None:
-    cohort = Metadata.nothing({}).cohort(["a"], [b"1"], [])
-    assert len(cohort) == 1
-    assert not any(level.features for level in cohort.schema.levels)
 
 
 def test_cells_are_read_as_the_cohorts_table_was() -> None:

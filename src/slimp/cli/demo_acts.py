@@ -27,12 +27,13 @@ from slimp.evaluation.similarity import similarity_by_level
 from slimp.features.embed import FeatureTable, embed
 from slimp.features.feature_sets import FeatureSet
 from slimp.models.nested import Slimp
-from slimp.prediction.image_folder import save_probe
+from slimp.prediction.probe_folder import Provenance, save_probe
 from slimp.report import PageOptions, write_report
 from slimp.report.html import estimate, render_page, track, write_page
 from slimp.report.retrieval import write_retrieval_report
 from slimp.retrieval.config import RetrievalConfig
 from slimp.retrieval.extrapolate import extrapolate
+from slimp.retrieval.index import EmbeddedCohort
 from slimp.sources.synthetic.cohort import synthesize
 from slimp.sources.synthetic.config import SyntheticConfig
 from slimp.training.adapt import adapt
@@ -237,9 +238,13 @@ def _imputation(out: Path, neighbours: int, seed: int) -> Act:
     for name, words in (("similar", "clinic like the reference"), ("clinic", "shifted clinic")):
         target = Cohort.load(out / name / "cohort")
         own = embed(model, target, lacking="missing").features["image"]
-        settings = RetrievalConfig(lend="all", k=neighbours, seed=seed)
+        settings = RetrievalConfig(impute="all", k=neighbours, seed=seed)
         found = extrapolate(
-            model, reference, target, theirs.features["image"], own, settings, parts=parts
+            model,
+            EmbeddedCohort(cohort=reference, images=theirs.features["image"]),
+            EmbeddedCohort(cohort=target, images=own),
+            settings,
+            parts=parts,
         )
         with new_folder(out / name / "imputed") as folder:
             found.save(
@@ -305,9 +310,8 @@ def _save_probe(here: Path, run: str, table: FeatureTable, cohort: Cohort) -> No
         found,
         table,
         cohort,
+        Provenance(run=here / run, cohort=here / "cohort"),
         config=ProbeConfig(),
-        run=here / run,
-        cohort_folder=here / "cohort",
     )
     held_out = cohort.images["patient_id"].map(parts or {}) == "held_out"
     write_report(

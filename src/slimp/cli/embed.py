@@ -58,7 +58,7 @@ def run(arguments: Arguments) -> None:
     from slimp.data.cohort import Cohort
     from slimp.data.files import write_json
     from slimp.evaluation.run_features import device_of, precision_of
-    from slimp.features.embed import embed
+    from slimp.features.embed import InferenceConfig, embed
     from slimp.models.nested import Slimp
     from slimp.training.run_folder import versions
 
@@ -73,11 +73,13 @@ def run(arguments: Arguments) -> None:
         table = embed(
             model,
             cohort,
-            batch_size=arguments.batch_size,
-            workers=arguments.workers,
-            device=device_of(accelerator),
-            precision=precision,
-            backend=arguments.backend,
+            InferenceConfig(
+                batch_size=arguments.batch_size,
+                workers=arguments.workers,
+                device=device_of(accelerator),
+                precision=precision,
+                backend=arguments.backend,
+            ),
             pseudo=arguments.pseudo,
             progress=progress,
         )

@@ -71,9 +71,9 @@ def run(arguments: Arguments) -> None:
     metadata = predictor.metadata(arguments.metadata, paths)
     if arguments.metadata is not None and not predictor.levels:
         note(f"--metadata has no effect: this probe reads images alone ({arguments.probe})")
-    if metadata.unread:
+    if metadata is not None and metadata.unread:
         note(f"columns that the probe does not read: {', '.join(metadata.unread)}")
-    if metadata.absent:
+    if metadata is not None and metadata.absent:
         note(f"columns that the table has not, counted as missing: {', '.join(metadata.absent)}")
     predictions = []
     with progress_bar("predicting") as progress:
@@ -125,25 +125,25 @@ def _write(arguments: Arguments, predictor: Predictor, predictions: Sequence[Pre
 
 
 def _print(predictor: Predictor, predictions: Sequence[Prediction]) -> None:
+    from slimp.prediction.output import always_in_the_set
+
     conformal, verified = predictor.conformal, predictor.verified
     show_table(
         f"predictions by a probe of '{predictor.probe.features}' features",
         ["image", "decision", "probability", f"{conformal.coverage:.0%} set", "nearest", "p"],
         _rows(predictions),
     )
+    say(f"decision: {predictor.decision_rule}; probabilities are for the training frequencies")
     counts = {s: sum(p.status == s for p in predictions) for s in ("refused", "unreadable")}
     if any(counts.values()):
         say(", ".join(f"{count} {status}" for status, count in counts.items() if count))
     say(
-        f"sets hold the truth for {conformal.coverage:.0%} of images of new patients like those of "
-        f"calibration{', for each class' * conformal.per_class}; verified: "
+        f"sets contain the true class for {conformal.coverage:.0%} of images of new patients like "
+        f"those of calibration{', for each class' * conformal.per_class}; verified: "
         f"{verified.coverage} on {verified.n} images of {verified.n_patients} held-out patients"
     )
-    always = [
-        c for c, t in zip(predictor.probe.classes, conformal.thresholds, strict=True) if t > 1
-    ]
-    if always:
-        say(f"always in the set, for want of calibration patients: {', '.join(always)}")
+    if always := always_in_the_set(predictor):
+        say(f"always in the set, with too few calibration patients: {', '.join(always)}")
     for caution in predictor.cautions():
         say(f"CAUTION: {caution}")
 

@@ -67,7 +67,8 @@ def run(arguments: Arguments) -> None:
     from slimp.data.files import check_output
     from slimp.evaluation.protocol import assess, require_possible
     from slimp.evaluation.run_features import cached_features, device_of, parts_of_run
-    from slimp.prediction.image_folder import save_probe
+    from slimp.features.embed import InferenceConfig
+    from slimp.prediction.probe_folder import Provenance, save_probe
 
     check_output(arguments.out, overwrite=arguments.overwrite)
     cohort = Cohort.load(arguments.cohort)
@@ -76,8 +77,7 @@ def run(arguments: Arguments) -> None:
         table = cached_features(
             arguments.run,
             arguments.cohort,
-            device=device_of(arguments.accelerator),
-            workers=arguments.workers,
+            InferenceConfig(device=device_of(arguments.accelerator), workers=arguments.workers),
             pseudo=arguments.pseudo,
             progress=progress,
         )
@@ -96,11 +96,13 @@ def run(arguments: Arguments) -> None:
         result,
         table,
         cohort,
+        Provenance(
+            run=arguments.run,
+            cohort=arguments.cohort,
+            pseudo=arguments.pseudo,
+            held_out=arguments.held_out,
+        ),
         config=arguments.config,
-        run=arguments.run,
-        cohort_folder=arguments.cohort,
-        held_out=arguments.held_out,
-        pseudo=arguments.pseudo,
         overwrite=arguments.overwrite,
     )
     show_cautions(cohort)

@@ -79,26 +79,20 @@ def run(arguments: Arguments) -> None:
 def _retrieve(arguments: Arguments) -> Retrieval:
     from slimp.data.cohort import Cohort
     from slimp.evaluation.run_features import cached_features, device_of, parts_of_run
+    from slimp.features.embed import InferenceConfig
     from slimp.models.nested import Slimp
     from slimp.retrieval.extrapolate import extrapolate
     from slimp.retrieval.index import EmbeddedCohort
     from slimp.training.adapt import left_behind
 
-    device, workers = device_of(arguments.accelerator), arguments.workers
+    device = device_of(arguments.accelerator)
+    how = InferenceConfig(device=device, workers=arguments.workers)
     model, run = Slimp.from_pretrained(arguments.run), arguments.run
     reference, target = Cohort.load(arguments.reference), Cohort.load(arguments.target)
     with progress_bar("embedding the reference") as progress:
-        theirs = cached_features(
-            run, arguments.reference, device=device, workers=workers, progress=progress
-        )
+        theirs = cached_features(run, arguments.reference, how, progress=progress)
     with progress_bar("embedding the target") as progress:
-        ours = cached_features(
-            *(run, arguments.target),
-            device=device,
-            workers=workers,
-            lacking="missing",
-            progress=progress,
-        )
+        ours = cached_features(run, arguments.target, how, lacking="missing", progress=progress)
     note("searching, and measuring the agreement of retrieved metadata ...")
     return extrapolate(
         model,

@@ -15,7 +15,7 @@ from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.paired_bootstrap import Comparison, Difference, compare
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.run_features import parts_of_run
-from slimp.features.embed import Progress, embed
+from slimp.features.embed import InferenceConfig, Progress, embed
 from slimp.features.feature_sets import FeatureSet
 from slimp.models.nested import Slimp
 
@@ -95,7 +95,13 @@ def forgetting(
         held_out_split(cohort.images, given)  # refuses before anything is embedded
     models = [Slimp.from_pretrained(run) for run in runs]
     tables = [
-        embed(model, cohort, device=device, precision=precision, lacking="missing", progress=bar)
+        embed(
+            model,
+            cohort,
+            InferenceConfig(device=device, precision=precision),
+            lacking="missing",
+            progress=bar,
+        )
         for model, bar in zip(models, _halves(progress), strict=True)
     ]
     comparisons: dict[FeatureSet, Comparison] = {}

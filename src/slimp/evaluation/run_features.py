@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack
+from typing import Literal
 
 import torch
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import sha256_of
-from slimp.features.backends import BackendName
-from slimp.features.embed import FeatureTable, embed, with_pseudo_metadata
+from slimp.features.embed import (
+    FeatureTable,
+    InferenceConfig,
+    Progress,
+    embed,
+    with_pseudo_metadata,
+)
 from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.models.nested import Slimp
 from slimp.training.config import PretrainConfig
@@ -21,15 +25,6 @@ from slimp.training.devices import fast_precision
 from slimp.training.parts import EARLIER_PATIENTS, LEARNED_FROM, earlier_parts, stages
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
-
-
-class Speed(TypedDict, total=False):
-    """Options of `embed` that do not change the features."""
-
-    device: str
-    batch_size: int | None
-    workers: int
-    progress: Callable[[int, int], None] | None
 
 
 def parts_of_run(run: Path, cohort: Cohort) -> dict[str, str] | None:
@@ -78,12 +73,11 @@ def precision_of(
 def cached_features(
     run: Path,
     cohort_folder: Path,
+    how: InferenceConfig | None = None,
     *,
-    precision: Literal["32", "bf16"] = "32",
-    backend: BackendName = "torch",
     lacking: Literal["refuse", "missing"] = "refuse",
     pseudo: Path | None = None,
-    **speed: Unpack[Speed],
+    progress: Progress | None = None,
 ) -> FeatureTable:
     """The run's features of a cohort, cached in the run folder under a hash of both.
 
@@ -95,11 +89,10 @@ def cached_features(
     Args:
         run: folder of the run.
         cohort_folder: folder of the cohort.
-        precision: of the encoders.
-        backend: what runs the image encoder.
+        how: precision and backend enter the hash; None: torch in 32 bit.
         lacking: columns that the model reads and the cohort has not: an error, or missing.
         pseudo: folder of `slimp retrieve`.
-        speed: device, batch_size, workers and progress of `embed`.
+        progress: as for `embed`.
 
     Raises:
         UserError: the run or the cohort is damaged, or they do not fit each other.
@@ -107,8 +100,9 @@ def cached_features(
     retrieved = None if pseudo is None else PseudoMetadata.load(pseudo)
     if retrieved is not None or (run / EARLIER_PATIENTS).is_file():
         lacking = "missing"
-    how = f"{precision} {backend}" if lacking == "refuse" else f"{precision} {backend} {lacking}"
-    key = hashlib.sha256(how.encode())
+    how = how or InferenceConfig()
+    numbers = f"{how.precision} {how.backend}{'' if lacking == 'refuse' else ' missing'}"
+    key = hashlib.sha256(numbers.encode())
     for path in (
         *(run / "model.safetensors", run / "model.json"),
         *(cohort_folder / f"{name}.parquet" for name in ("images", "lesions", "patients")),
@@ -121,7 +115,7 @@ def cached_features(
         table = FeatureTable.load(kept)
     else:
         model, cohort = Slimp.from_pretrained(run), Cohort.load(cohort_folder)
-        table = embed(model, cohort, precision=precision, backend=backend, lacking=lacking, **speed)
+        table = embed(model, cohort, how, lacking=lacking, progress=progress)
         with suppress(PermissionError):  # a run that may only be read is embedded each time
             table.save(kept)
     if retrieved is None:

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from slimp.data.images import centre
+from slimp.data.images import centre, decode
 from slimp.data.schema import LevelName, Schema
 from slimp.errors import UserError
 from slimp.evaluation.conformal import Conformal, Coverage
@@ -40,7 +40,7 @@ from slimp.prediction.probe_folder import (
     read_record,
     read_schema,
 )
-from slimp.sources.decode_image import decode_image
+from slimp.sources.decode_image import verify_image
 from slimp.sources.image_limits import CorruptImageError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -251,13 +251,15 @@ class Predictor:
     def _read(self, path: Path) -> Tensor | Prediction:
         """The pixels of an image, or why it gets no prediction."""
         try:
-            picture = decode_image(path.read_bytes()).picture
+            encoded = verify_image(path.read_bytes()).encoded  # as an import stores it
         except (OSError, CorruptImageError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             return Prediction(image=str(path), status="unreadable", reason=reason or str(error))
+        size = self.model.image_spec.size
+        picture = decode(encoded, size)
         if (fault := fault_of(picture)) is not None:
             return Prediction(image=str(path), status="refused", reason=fault)
-        return centre(picture, self.model.image_spec.size)
+        return centre(picture, size)
 
     def _answer(
         self, pixels: Mapping[Path, Tensor], metadata: Metadata | None, keys: Sequence[str]

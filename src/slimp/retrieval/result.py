@@ -45,7 +45,7 @@ class Calibration:
     """Of each image."""
     compared: tuple[Compared, ...]
     """Retrieved and true metadata."""
-    matching: Mapping[LevelName, Similarity]
+    matching: Mapping[str, Similarity]
     """Of images and their own metadata."""
 
 

@@ -2,9 +2,10 @@
 
 Each seed trains on the reference alone, hides the target's metadata, imputes them by both routes,
 and probes the target on patient-disjoint parts. `shuffled` gives every image the metadata that
-were retrieved for another one, so what it gains comes of more columns and not of retrieval; `true metadata` is the one-hot table
-beside the image features. A pair of one name halves the patients of that cohort. Paper (SLIMP,
-arXiv 2505.23709, Table 17): I->L->P is ahead of I->I by 4.0 to 4.3 points.
+were retrieved for another one, so what it gains comes of more columns and not of retrieval; `true
+metadata` is the one-hot table beside the image features. A pair of one name halves the patients of
+that cohort. Paper (SLIMP, arXiv 2505.23709, Table 17): I->L->P is ahead of I->I by 4.0 to 4.3
+points.
 
     python benchmarks/extrapolation.py --pairs pad-ufes-20:ham10000 synthetic:ham10000 --seeds 3
 """

@@ -212,7 +212,7 @@ def test_parts_belong_to_their_cohort(cohort, run_parts, tmp_path):
 def test_features_are_kept_until_the_run_or_the_cohort_changes(cohort, tmp_path, monkeypatch):
     made = []
 
-    def count(model, cohort, **options):
+    def count(model, cohort, how, **options):
         made.append(model)
         features = {"image": np.zeros((len(cohort), 2), dtype=np.float32)}
         return FeatureTable(ids=cohort.images.iloc[:, :4], features=features)
@@ -232,28 +232,12 @@ def test_features_are_kept_until_the_run_or_the_cohort_changes(cohort, tmp_path,
 
     assert embedded() == 1
     (run / "model.safetensors").write_bytes(b"2")
-<<<<<<< HEAD
     assert embedded() == 2
     cohort.select_patients(cohort.patients["patient_id"][:30]).save(folder, overwrite=True)
     assert embedded() == 3
-    assert embedded(precision="bf16") == 4
-    assert embedded(backend="openvino") == 5
+    assert embedded(how=InferenceConfig(precision="bf16")) == 4
+    assert embedded(how=InferenceConfig(backend="openvino")) == 5
     assert embedded() == 5
-=======
-    cached_features(run, tmp_path / "cohort")
-    assert len(made) == 2
-    cohort.select_patients(cohort.patients["patient_id"][:30]).save(
-        tmp_path / "cohort", overwrite=True
-    )
-    cached_features(run, tmp_path / "cohort")
-    assert len(made) == 3
-    cached_features(run, tmp_path / "cohort", InferenceConfig(precision="bf16"))
-    cached_features(run, tmp_path / "cohort", InferenceConfig(backend="openvino"))
-    assert len(made) == 5
-    cached_features(run, tmp_path / "cohort", InferenceConfig(precision="bf16"))
-    cached_features(run, tmp_path / "cohort")
-    assert len(made) == 5
->>>>>>> cffd94a (Retrieve metadata by an index that passes over a query's own patient, embed predictions without a cohort, and name their decision rule)
 
 
 def test_auto_precision_is_measured_and_others_are_kept(monkeypatch):

@@ -111,7 +111,7 @@ def _group_row(group: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _similarity_row(level: str, found: Similarity) -> tuple[Any, ...]:
+def _similarity_row(level: LevelName, found: Similarity) -> tuple[Any, ...]:
     figures = (found.median_matching, found.median_nonmatching, found.auroc, found.overlap)
     recall = "; ".join(f"{k}: {number(x)}" for k, x in found.image_to_metadata.items())
     return (level, len(found.matching), *map(number, figures), recall)

@@ -45,7 +45,7 @@ class Calibration:
     """Of each image."""
     compared: tuple[Compared, ...]
     """Retrieved and true metadata."""
-    matching: Mapping[str, Similarity]
+    matching: Mapping[LevelName, Similarity]
     """Of images and their own metadata."""
 
 

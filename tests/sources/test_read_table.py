@@ -302,7 +302,7 @@ def test_images_in_a_parquet_file_are_found_by_their_names(tmp_path, paths, name
     (tmp_path / "t.parquet").write_bytes(embedded(paths))
     table = read_table(tmp_path / "t.parquet")
     assert (table["image"].tolist(), table.attrs[EMBEDDED]) == (names, "image")
-    images = ParquetImages(tmp_path / "t.parquet", "image", table["image"])
+    images = ParquetImages(tmp_path / "t.parquet", "image")
     for row in (0, 2, 1):
         assert images(names[row]) == bytes([row]) * 5
     assert images("nothing") is None

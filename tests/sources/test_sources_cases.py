@@ -96,6 +96,28 @@ def test_numbers_without_their_zeros(case):
         case("zeros", schema)
 
 
+HF = """
+image = "image"
+lesion = "lesion_id"
+label = "dx"
+[patient_metadata]
+age = { kind = "continuous", unit = "years" }
+"""
+
+
+@pytest.mark.parametrize("table", ["data/train-00000-of-00001.parquet", "data/train-*.parquet"])
+@pytest.mark.parametrize("image", ["image", "image_id"])
+def test_images_in_the_parquet_files_of_hugging_face(case, table, image):
+    cohort = case("hfham", HF.replace('"image"', f'"{image}"'), table=table)
+    assert len(cohort) == 40
+    assert cohort.images["image_id"].iloc[0] == "ISIC_0024000"
+
+
+def test_class_folders_without_a_table_name_the_command_that_makes_one(case):
+    with pytest.raises(TableError, match=r"60 images lie in 4 folders.*slimp data sketch .*--out"):
+        case("folders", HF)
+
+
 MILK = """
 image = "isic_id"
 lesion = "lesion_id"

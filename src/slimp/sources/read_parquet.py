@@ -54,16 +54,16 @@ class ParquetImages:
     Args:
         path: of the file.
         column: of the images.
-        names: image cell of each row.
     """
 
-    def __init__(self, path: Path, column: str, names: pd.Series) -> None:
+    def __init__(self, path: Path, column: str) -> None:
         self._file, self._column = pq.ParquetFile(path), column
         counts = (
             self._file.metadata.row_group(g).num_rows for g in range(self._file.num_row_groups)
         )
         self._starts = list(accumulate(counts, initial=0))
-        self._rows = {image_key(str(name)): row for row, name in enumerate(names)}
+        names = _image_names(self._file.read(columns=[f"{column}.path"]).column(0)).to_pylist()
+        self._rows = {image_key(name): row for row, name in enumerate(names)}
         self._group, self._images = -1, pa.chunked_array([], pa.binary())
         self._lock = Lock()
 

@@ -17,6 +17,7 @@ from slimp.sources.image_files import Images
 from slimp.sources.layout import TableLayout
 from slimp.sources.raw import OpenImage, RawTable
 from slimp.sources.raw_files import Place
+from slimp.sources.read_parquet import EMBEDDED, ParquetImages
 from slimp.sources.recognise import Layout, Rows, Search, layouts_of
 
 TABLE, IMAGES = "metadata.csv", "images"
@@ -72,7 +73,11 @@ def read_source(
     try:
         search = Search(place, table)
         layout, numbers, published = search.recognise(layouts)
-        openers, folders, looked_in = _openers(place, layout, images)
+        if (embedded := published.attrs.get(EMBEDDED)) is None:
+            openers, folders, looked_in = _openers(place, layout, images)
+        else:
+            openers = [ParquetImages(place.path(number), embedded) for number in numbers]
+            folders, looked_in = Images(place, ()), f"column '{embedded}' of the table"
         outer = dict.fromkeys(str(path) for path in (raw.absolute(), raw.resolve()))
         inner = [f"{root}/{folder}" for root in outer for folder in folders.folders if folder]
         by_name = layout.table.image_names is not None
@@ -173,7 +178,7 @@ def _first_of(openers: Sequence[OpenImage]) -> OpenImage:
 def _closing(place: Place, openers: Sequence[OpenImage]) -> Callable[[], None]:
     def close() -> None:
         for opener in openers:
-            if isinstance(opener, HDF5Images):
+            if isinstance(opener, HDF5Images | ParquetImages):
                 opener.close()
         place.close()
 

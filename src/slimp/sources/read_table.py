@@ -92,6 +92,8 @@ def join_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     joined = pd.concat(plain).fillna("")
     joined.attrs[ASSUMED] = [note for table in tables for note in table.attrs.get(ASSUMED, [])]
     joined.attrs[NUMERIC] = sorted(everywhere)
+    embedded = {table.attrs.get(EMBEDDED) for table in tables}
+    joined.attrs[EMBEDDED] = embedded.pop() if len(embedded) == 1 else None
     return joined
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from slimp.data.settings import read_settings
 from slimp.errors import TableError
 from slimp.sources.layout import Join, TableLayout
+from slimp.sources.parse_cells import IMAGE_ENDING
 from slimp.sources.raw_files import Place, one_file
 from slimp.sources.read_table import join_tables, table_at
 
@@ -113,10 +114,22 @@ class Search:
         files = [f"{layout.files} ({layout.name})" for layout in layouts if not layout.instead]
         if self._given is not None and not near:
             files = [self._given]
-        hint = f" But {'; '.join(dict.fromkeys(near))}." if near else ""
+        hint = f" But {'; '.join(dict.fromkeys(near))}." if near else self._class_folders()
         raise TableError(
             f"{self._place.raw}: there is no table {'; or '.join(files)}.{hint} Name another with "
             "--table."
+        )
+
+    def _class_folders(self) -> str:
+        """What to do where there are images in folders, and nothing that could be a table."""
+        images = [path for path in self._place.paths if IMAGE_ENDING.search(path)]
+        folders = {path.rpartition("/")[0] for path in images}
+        if len(images) < len(self._place.paths) or len(folders) < 2:
+            return ""
+        return (
+            f" Its {len(images)} images lie in {len(folders)} folders; if those are named after "
+            f"classes, make a table and a schema of them: slimp data sketch {self._place.raw} "
+            "--out schema.toml."
         )
 
     def further(self, join: Join, layout: TableLayout, main: int) -> pd.DataFrame | None:
@@ -152,6 +165,10 @@ class Search:
                 number = self._first(rows.file, layout.columns)
                 if number is not None:
                     yield rows, number
+            return
+        if "*" in self._given:  # the parts of one table
+            parts = sorted(self._place.files(self._given), key=self._place.paths.__getitem__)
+            yield from ((layout.rows[0], number) for number in parts)
             return
         number = self._place.number(self._given)
         if number is not None:

@@ -95,9 +95,8 @@ class ParquetImages:
 def _is_image(kind: pa.DataType) -> bool:
     if not pa.types.is_struct(kind) or {field.name for field in kind} != {"bytes", "path"}:
         return False
-    return pa.types.is_binary(kind.field("bytes").type) and pa.types.is_string(
-        kind.field("path").type
-    )
+    types = kind.field("bytes").type, kind.field("path").type
+    return bool(pa.types.is_binary(types[0]) and pa.types.is_string(types[1]))
 
 
 def _is_number(kind: pa.DataType) -> bool:

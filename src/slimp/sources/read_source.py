@@ -73,11 +73,10 @@ def read_source(
     try:
         search = Search(place, table)
         layout, numbers, published = search.recognise(layouts)
-        if (embedded := published.attrs.get(EMBEDDED)) is None:
+        if (column := published.attrs.get(EMBEDDED)) is None:
             openers, folders, looked_in = _openers(place, layout, images)
         else:
-            openers = [ParquetImages(place.path(number), embedded) for number in numbers]
-            folders, looked_in = Images(place, ()), f"column '{embedded}' of the table"
+            openers, folders, looked_in = _embedded(place, numbers, column)
         outer = dict.fromkeys(str(path) for path in (raw.absolute(), raw.resolve()))
         inner = [f"{root}/{folder}" for root in outer for folder in folders.folders if folder]
         by_name = layout.table.image_names is not None
@@ -143,6 +142,14 @@ def _openers(
         looked_in.append(str(folders))
     usual = [f"{place.raw}/{name}" for group in layout.images for name in group if name != "."]
     return [*direct, *packed], folders, " and ".join(looked_in) or ", ".join(usual)
+
+
+def _embedded(
+    place: Place, numbers: Sequence[int], column: str
+) -> tuple[list[OpenImage], Images, str]:
+    """As `_openers`, for images that lie in a column of the table."""
+    openers: list[OpenImage] = [ParquetImages(place.path(number), column) for number in numbers]
+    return openers, Images(place, ()), f"column '{column}' of the table"
 
 
 def _image_places(

@@ -79,6 +79,26 @@ def test_links_lead_somewhere():
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_modules_that_a_page_names_exist(page):
+    text = page.read_text("utf-8")
+    for name in re.findall(r"`((?:\w+/)*\w+\.(?:py|j2))`", text):
+        places = (ROOT, ROOT / "src" / "slimp", ROOT / "benchmarks", page.parent)
+        folders = {path.parent for path in (ROOT / "src").rglob("*.py")}
+        assert any((place / name).is_file() for place in (*places, *folders)), name
+    for module, rest in re.findall(r"\b(slimp(?:\.[a-z_]+)+)((?:\.[A-Z]\w+)?)", text):
+        parts = module.split(".")
+        path = ROOT / "src"
+        while parts and (path / parts[0]).is_dir():
+            path /= parts.pop(0)
+        path = (
+            path / f"{parts.pop(0)}.py" if parts and path.name != "slimp" else path / "__init__.py"
+        )
+        assert path.is_file(), module
+        for name in (*parts, *filter(None, rest.split("."))):
+            assert name in path.read_text("utf-8"), f"{module}{rest}"
+
+
 def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     """On a synthetic cohort and a run of two steps, in the places that the README names."""
     from slimp.data.cohort import Cohort

@@ -1,7 +1,7 @@
 """Looks for everything in a cohort that could spoil a result, before a GPU is used.
 
-Missing patient ids, unreadable, blank and duplicate images, conflicting labels, columns that give the
-label away, missing values, personal data. Exit status 2 if the cohort cannot be used as it is.
+Missing patient ids, unreadable, blank and duplicate images, conflicting labels, columns that give
+the label away, missing values, personal data. Exit status 2 if the cohort cannot be used as it is.
 """
 
 from __future__ import annotations

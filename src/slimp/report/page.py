@@ -48,7 +48,7 @@ def write_report(
     found: Assessment | None = None,
     *,
     table: FeatureTable | None = None,
-    similarity: Mapping[str, Similarity] | None = None,
+    similarity: Mapping[Any, Similarity] | None = None,
     options: PageOptions | None = None,
 ) -> Path:
     """Where the report lies: one HTML file that needs nothing else.
@@ -106,7 +106,7 @@ def render(
     found: Assessment | None,
     *,
     table: FeatureTable | None,
-    similarity: Mapping[str, Similarity],
+    similarity: Mapping[Any, Similarity],
     options: PageOptions,
 ) -> str:
     """The page; the same arguments give the same bytes."""

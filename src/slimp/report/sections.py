@@ -226,7 +226,7 @@ def leakage(found: Leakage) -> list[Row]:
     ]
 
 
-def similarity(found: Mapping[str, Similarity]) -> dict[str, Any]:
+def similarity(found: Mapping[Any, Similarity]) -> dict[str, Any]:
     """Histograms and a table, a row per level."""
     return {
         "figures": [similarity_figure(level, s) for level, s in found.items()],

@@ -62,8 +62,8 @@ def image_ids(table: pd.DataFrame, schema: Schema, said: list[str]) -> tuple[pd.
     """The image ids, and the cells that name the files."""
     where = namer(table, schema)
     cells, notes = parse_ids(table[schema.image], where, missing=schema.missing)
-    keys = []
-    for position, (cell, known) in enumerate(zip(table[schema.image], cells, strict=True)):
+    paths, keys = table[schema.image].tolist(), []
+    for position, (cell, known) in enumerate(zip(paths, cells.tolist(), strict=True)):
         if points_outside(cell):
             advice = "Write the path from that folder on, without '..'."
             if ".." not in cell:

@@ -101,7 +101,7 @@ def _without_partner(ids: pd.Series, keys: pd.Series, joined: str, main: str) ->
     """What to say of rows that are in one of the tables only."""
     lost, spare = ids[~ids.isin(keys) | (ids == "")], keys[~keys.isin(ids) & (keys != "")]
     blank = int((keys == "").sum())
-    alike = {*map(similar_form, lost)} & {*map(similar_form, spare)} - {""}
+    alike = {*map(similar_form, lost.tolist())} & {*map(similar_form, spare.tolist())} - {""}
     counts = [f"{len(lost)} row(s) of {main} have none there"] * (len(lost) > 0)
     counts += [f"{len(spare)} of its rows are about none here"] * (len(spare) > 0)
     counts += [f"{blank} of its rows have no id and were passed over"] * (blank > 0)

@@ -53,8 +53,9 @@ def parse_ids(
     Raises:
         TableError: a number has lost its digits in a spreadsheet.
     """
-    codes, spellings = pd.factorize(cells)
-    ids = [unicodedata.normalize("NFC", str(s)).strip("\ufeff\u200b \t\r\n\xa0") for s in spellings]
+    codes, distinct = pd.factorize(cells.to_numpy(dtype=object))
+    spellings = distinct.tolist()
+    ids = [unicodedata.normalize("NFC", s).strip("\ufeff\u200b \t\r\n\xa0") for s in spellings]
     ids = ["" if i in missing or i.casefold() in MISSING_WORDS else i for i in ids]
     if (damaged := _damaged(ids)) is not None:
         row = int((codes == ids.index(damaged)).argmax())
@@ -64,13 +65,13 @@ def parse_ids(
             "column as text."
         )
     notes = list[str]()
-    whole = {i for i in ids if FLOAT.fullmatch(i)}
+    whole = {i for i in ids if i[:1].isdigit() and FLOAT.fullmatch(i)}
     if whole and not any(DECIMAL.fullmatch(i) for i in {*ids} - whole):
         ids = [re.split("[.,]", i)[0] if i in whole else i for i in ids]
         notes.append(f"column '{cells.name}': ids such as '{min(whole)}' are read without the '.0'")
     seen: dict[str, str] = {}
     several: dict[str, str] = {}  # id -> two of its spellings
-    for i, spelling in zip(ids, map(str, spellings), strict=True):
+    for i, spelling in zip(ids, spellings, strict=True):
         if i and i in seen:
             several.setdefault(i, f"'{seen[i]}' and '{spelling}'")
         seen.setdefault(i, spelling)
@@ -102,8 +103,8 @@ def join_similar(
     Raises:
         TableError: there are such ids, and nobody said what they are.
     """
-    codes, distinct = pd.factorize(ids)
-    forms = [(form or similar_form)(str(i)) for i in distinct]
+    codes, distinct = pd.factorize(ids.to_numpy(dtype=object))
+    forms = [(form or similar_form)(i) for i in distinct.tolist()]
     if rule == "different" or len(set(forms)) == len(forms):
         return ids, []
     keys = [pd.Series(pd.array(forms, dtype="str").take(codes))]
@@ -128,12 +129,15 @@ def join_similar(
 
 def similar_form(cell: str) -> str:
     """The id such that spellings which a careless hand may mix are equal: p01 for 'P 1'."""
-    kept = "".join(c for c in cell if not c.isspace() and unicodedata.category(c) != "Cf")
+    kept = cell
+    if not cell.isascii() or " " in cell or not cell.isprintable():
+        kept = "".join(c for c in cell if not c.isspace() and unicodedata.category(c) != "Cf")
     return re.sub(r"(?<![0-9])0+(?=[0-9])", "", kept.casefold())
 
 
 def _damaged(ids: Sequence[str]) -> str | None:
     """An id that a spreadsheet has changed, if there is one."""
+    ids = [i for i in ids if i[:1].isdigit() or i[3:4] == "-"]
     if broken := next(filter(EXPONENT.fullmatch, ids), None):
         return broken
     long = [i for i in ids if LONG.fullmatch(i)]

@@ -27,8 +27,8 @@ def parse_labels(
     `1` and `1.0` are one label unless the column has other decimals. A word that means missing is
     none, unless `names` has it; a name of '' is none too.
     """
-    codes, spellings = pd.factorize(cells)
-    stripped = [str(s).strip() for s in spellings]
+    codes, spellings = pd.factorize(cells.to_numpy(dtype=object))
+    stripped = [s.strip() for s in spellings.tolist()]
     numbers = {w: name for key, name in names.items() if (w := as_whole(key)) is not None}
     decimals = any(DECIMAL.fullmatch(s) and as_whole(s) is None for s in stripped)
     words = set[str]()
@@ -84,9 +84,9 @@ def parse_splits(
     Raises:
         TableError: a word is none of the common ones, nor in `names`.
     """
-    codes, spellings = pd.factorize(cells)
+    codes, spellings = pd.factorize(cells.to_numpy(dtype=object))
     parts, notes = list[str](), list[str]()
-    for code, spelling in enumerate(map(str, spellings)):
+    for code, spelling in enumerate(spellings.tolist()):
         cell = spelling.strip()
         plain = re.sub(r"[\s_-]|(?<=.)set$", "", cell.casefold())
         if cell in names or plain in SPLIT_WORDS:

@@ -26,7 +26,7 @@ EXAMPLE = (
     "slimp retrieve runs/mine --reference cohorts/mine --target cohorts/images_only --out imputed"
 )
 MAIN_FLAGS = (
-    *("reference", "target", "out", "route", "k", "lend"),
+    *("reference", "target", "out", "route", "k", "impute"),
     *("coverage", "rename", "groups", "report", "seed"),
 )
 

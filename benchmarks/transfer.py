@@ -1,6 +1,6 @@
 """What continual pre-training buys on another dataset, and which parameters should learn.
 
-Each seed deals the target's patients into training and held-out ones, adapts a model of the
+Each seed splits the target's patients into training and held-out ones, adapts a model of the
 source to the former under each policy, and probes on the latter; beside it a model trained on the
 target alone, and the source's model as it is. Intervals are 95 %, over held-out patients, of the
 mean over seeds. Paper (SLIMP, arXiv 2505.23709, Table 14): training everything loses 3.9 to 9.8

@@ -1,6 +1,6 @@
 """Sets of classes that contain the true one as often as promised: split-conformal prediction.
 
-A threshold is calibrated on patients whom neither encoder nor probe learned from. The promise: for
+A threshold is calibrated on patients that neither encoder nor probe learned from. The promise: for
 an image drawn at random from a new patient of the same population, the set contains its class
 with at least the stated probability. That is marginal over patients: no statement about one
 patient, nor about another clinic or camera. Images of one patient are not exchangeable with those

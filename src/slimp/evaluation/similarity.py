@@ -82,7 +82,7 @@ def similarity_by_level(
 
     Args:
         model: left as it was found.
-        cohort: patients whom training never saw, if the figures are to mean anything.
+        cohort: patients that training never saw, if the figures are to mean anything.
         images: embeddings of its images by the model, in its order.
         seed: random seed of the non-matching pairs drawn.
         device: where to compute.

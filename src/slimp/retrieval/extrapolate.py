@@ -53,7 +53,7 @@ def extrapolate(
         reference: has the metadata that the model reads.
         target: lacks some, or all.
         config: route, neighbours and coverage.
-        parts: patient -> part of pre-training, to calibrate on patients whom it did not learn
+        parts: patient -> part of pre-training, to calibrate on patients that it did not learn
             from; see `parts_of_run`.
         stale: levels that the image encoder has moved away from, for a caution; see
             `slimp.training.adapt.left_behind`.

@@ -1,7 +1,7 @@
 """Continual pre-training of a run on another cohort, whose metadata may differ.
 
 The loop is that of pre-training (`loop.py`). What differs is where the weights come from, which of
-them learn, and that nobody is held out from whom an earlier stage learned.
+them learn, and that patients of earlier stages are never held out.
 """
 
 from __future__ import annotations

@@ -255,7 +255,7 @@ def as_if_learning(module: nn.Module) -> Iterator[None]:
 
 
 def describe(parts: Parts) -> dict[str, Any]:
-    """Whom a run learns from, for `config.json`."""
+    """The patients that a run learns from, for `config.json`."""
     counts = {f"{name}_patients": len(part.patients) for name, part in parts.named().items()}
     return {"cohort": parts.train.info.name, **counts, "train_images": len(parts.train)}
 

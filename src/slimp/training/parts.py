@@ -1,6 +1,6 @@
 """Patients for training, validation and held-out tests, split before anything is fitted.
 
-An adapted model must not be tested on patients from whom earlier stages learned, so a run keeps the
+An adapted model must not be tested on patients that earlier stages learned from, so a run keeps the
 parts of those stages too.
 """
 
@@ -68,8 +68,8 @@ def set_aside(
 ) -> Parts:
     """Training, validation and held-out patients: the cohort's own split, or else a random one.
 
-    Patients of an earlier stage keep the part that they had there, so nobody from whom the model
-    learned is ever held out, and who was held out stays so. An official split takes precedence over
+    Patients of an earlier stage keep the part that they had there, so nobody that the model
+    learned from is ever held out, and who was held out stays so. An official split takes precedence over
     the latter. If no validation or held-out patients are asked for, theirs train.
 
     Args:

@@ -93,7 +93,7 @@ def test_a_reshaped_picture_of_the_same_bytes_is_another():
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 300, 3), (300, 2, 3)])
-def test_the_smallest_pictures_have_facts(encode, shape):
+def test_the_smallest_images_have_facts(encode, shape):
     facts = facts_of(encode(np.full(shape, 90, dtype=np.uint8)))
     assert facts.sharpness == 0
 

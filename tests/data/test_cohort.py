@@ -105,13 +105,6 @@ def test_says_what_it_is(cohort):
     assert len(cohort) == 60
 
 
-def test_parents_are_rows(cohort):
-    lesion = cohort.lesions["lesion_id"].to_numpy()[cohort.lesion_of_image]
-    assert lesion.tolist() == cohort.images["lesion_id"].tolist()
-    patient = cohort.patients["patient_id"].to_numpy()[cohort.patient_of_lesion]
-    assert patient.tolist() == cohort.lesions["patient_id"].tolist()
-
-
 def test_save_and_load_give_the_same_cohort(cohort, saved):
     loaded = Cohort.load(saved)
     assert_equal(cohort, loaded)

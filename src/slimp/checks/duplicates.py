@@ -13,6 +13,7 @@ from slimp.checks.finding import Finding, Severity, count_of
 from slimp.checks.image_statistics import FLAT_SPREAD, ImageScan
 from slimp.checks.near_duplicates import (
     ALIKE,
+    BLOCK,
     CROWD,
     TURNS,
     Progress,
@@ -77,13 +78,14 @@ def find_near_duplicates(
     """
     good = scan.good
     rows = good.index[(good["spread"] >= FLAT_SPREAD) & ~good["pixels"].duplicated()].to_numpy()
-    thumbnails = scan.thumbnails[rows]
-    pairs, crowded = near_pairs(perceptual_hashes(thumbnails), progress=progress)
-    pairs["likeness"] = likeness(thumbnails, pairs)
+    parts = np.split(rows, range(BLOCK, len(rows), BLOCK))  # all at once would be a copy of all
+    hashes = np.concatenate([perceptual_hashes(scan.thumbnails[part]) for part in parts])
+    pairs, crowded = near_pairs(hashes, progress=progress)
+    pairs["first"], pairs["second"] = rows[pairs["first"]], rows[pairs["second"]]
+    pairs["likeness"] = likeness(scan.thumbnails, pairs)
     pairs = pairs[pairs["likeness"] >= ALIKE].sort_values(
         ["likeness", "first", "second"], ascending=[False, True, True], ignore_index=True
     )
-    pairs["first"], pairs["second"] = rows[pairs["first"]], rows[pairs["second"]]
     pairs["turn"] = [TURNS[turn] for turn in pairs["turn"]]
     return _with_owners(pairs.assign(kind="near"), scan.facts), scan.facts.loc[rows[crowded]]
 

@@ -172,13 +172,15 @@ def size_in_words(counts: Mapping[str, Any]) -> str:
 
 
 def _units(images: pd.DataFrame, by: str) -> dict[str, dict[str, int]]:
+    groups = images.dropna(subset=[by]).groupby(by)
+    counts = {
+        "images": groups.size(),
+        "lesions": groups["lesion_id"].nunique(),
+        "patients": groups["patient_id"].nunique(),
+    }
     return {
-        str(name): {
-            "images": len(group),
-            "lesions": int(group["lesion_id"].nunique()),
-            "patients": int(group["patient_id"].nunique()),
-        }
-        for name, group in images.dropna(subset=[by]).groupby(by)
+        str(name): {unit: int(count[name]) for unit, count in counts.items()}
+        for name in groups.groups
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tomllib
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 from slimp.data.schema import Schema
 from slimp.errors import TableError
 from slimp.sources import RawFiles, import_source
+from slimp.sources.sketch.class_folders import table_of_folders
 from slimp.sources.sketch.columns import describe
 from slimp.sources.sketch.table import Sketch, sketch_table
 from slimp.sources.sketch.words import header_unit, hints_at, parts_of, plain, slug, words
@@ -404,6 +406,26 @@ def test_files_named_by_ids(tmp_path):
     assert len(cohort) == len(files)
 
 
+def test_numbers_name_files_with_leading_zeros(tmp_path):
+    frame = people().assign(photo_id=np.arange(60).astype(str)).drop(columns="file")
+    draw(tmp_path / "images", [f"ISIC_{i:07}.png" for i in range(60)])
+    sketch = sketched(tmp_path, frame)
+    assert sketch.layout().image_names == "ISIC_{photo_id:07}"
+    assert "60 of the 60 images" in sketch.text
+    assert "AN IMPORT WOULD STOP" not in sketch.text
+
+
+def test_images_may_lie_in_the_table(tmp_path):
+    frame = clinic()
+    draw(tmp_path, frame["file"].tolist())
+    images = [{"bytes": (tmp_path / name).read_bytes(), "path": name} for name in frame["file"]]
+    frame.assign(image=images).drop(columns="file").to_parquet(tmp_path / "t.parquet")
+    sketch = sketch_table(tmp_path / "t.parquet")
+    assert sketch.schema().image == "image"
+    assert "The images lie in the table." in sketch.text
+    assert "--images" not in sketch.next_command(Path("s.toml"))
+
+
 def test_personal_data_are_dropped(tmp_path):
     frame = clinic(20)
     count = len(frame)
@@ -663,6 +685,8 @@ CASES = {
     "caption/metadata.csv": {"image": "filepath"},
     "blank-means-no/metadata.csv": {"image": "file", "label": "dx"},
     "floatid/m_nan.csv": {"patient": "patient_id", "label": "diagnosis"},
+    "zeros/metadata.csv": {"image": "photo", "label": "diagnosis"},
+    "hfham/data/train-00000-of-00001.parquet": {"lesion": "lesion_id", "label": "dx"},
     "two/sp_fold.csv": {"patient": "patient", "label": "dx", "split": "split_set"},
     "two/sp_title.csv": {"patient": "patient", "label": "dx", "split": "split_set"},
 }
@@ -674,13 +698,30 @@ def test_tables_as_people_hold_them(real_data, table):
     path = real_data / "cases" / table
     if not path.is_file():
         pytest.skip(f"there is no {path}")
-    content = tomllib.loads(sketch_table(path).text)
+    sketch = sketch_table(path)
+    assert "AN IMPORT WOULD STOP" not in sketch.text
+    content = tomllib.loads(sketch.text)
     assert {key: content.get(key) for key in CASES[table]} == CASES[table]
     refused = {
         "ddi": {"DDI_ID", "malignant", {"ddi_metadata.csv": "unnamed_1"}.get(path.name, "#")},
         "caption": {"title"},
+        "data": {"dx_type"},
     }
     assert set(content.get("refused", {})) == refused.get(path.parent.name, set())
     if path.parent.name in ("isic2019", "milk"):
         assert len(content["label"]["one_hot"]) == (9 if path.parent.name == "isic2019" else 11)
         assert ("join" in content.get("table", {})) == (path.name != "merged.csv")
+    if path.parent.name == "zeros":
+        assert sketch.layout().image_names == "{image_id:06}"
+
+
+@pytest.mark.real_data
+def test_folders_of_classes_as_people_hold_them(real_data):
+    folder = real_data / "cases" / "folders"
+    if not folder.is_dir():
+        pytest.skip(f"there is no {folder}")
+    table = pd.read_csv(io.StringIO(table_of_folders(folder)))
+    assert sorted(table.groupby(["split", "class"]).size().index) == [
+        *(("test", "benign"), ("test", "malignant")),
+        *(("train", "benign"), ("train", "malignant")),
+    ]

@@ -214,6 +214,7 @@ def _patient(free: Sequence[Column], doubts: dict[str, str]) -> str | None:
         "no column looks like a patient id. Without one, two images of a person may land in two "
         "parts of a split, and results look better than they are."
     )
+    recurring = [c for c in recurring if c.look != "number" or 5 * c.distinct > c.filled]
     if codes := [c.name for c in recurring if not hints_at(c.name, "lesion")]:
         doubts["patient"] += f" Columns whose values recur, as such ids do: {', '.join(codes)}."
     return None

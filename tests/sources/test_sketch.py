@@ -318,9 +318,8 @@ def test_counters_and_numbers_called_ids_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("header", ["", "Unnamed: 0", "index", "level_0", "#", "no", "row", "ID"])
-@pytest.mark.parametrize("first", [0, 1])
-def test_row_counters_are_refused_whatever_their_name(tmp_path, header, first):
-    frame = people()
+def test_row_counters_are_refused_whatever_their_name(tmp_path, header):
+    frame, first = people(), len(header) % 2
     frame.insert(0, header, (np.arange(len(frame)) + first).astype(str))
     schema = sketched(tmp_path, frame.drop(columns="number")).schema()
     (name,) = [n for n in schema.refused if n in (header, "unnamed_1")]

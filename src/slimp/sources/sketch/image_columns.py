@@ -207,6 +207,8 @@ def _named_by_ids(table: pd.DataFrame, ids: list[Column], files: Sequence[str]) 
         found = _named_so(some, pattern, files, known)
         if found.found > max(best.found, SOME * min(len(files), len(some))):
             best = found
+        if best.found >= min(len(files), len(some)):
+            break
     return _named_so(table, best.names, files, known) if best.names is not None else best
 
 

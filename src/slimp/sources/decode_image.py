@@ -1,7 +1,7 @@
 """The one decoder of foreign image files: what import stores and prediction sees.
 
-The result is an upright 8-bit RGB image without metadata: what a file says about the place, the time
-or the person is dropped.
+The result is an upright 8-bit RGB image without metadata: what a file says about place, time
+or person is dropped.
 """
 
 from __future__ import annotations

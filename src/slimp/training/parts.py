@@ -69,8 +69,8 @@ def set_aside(
     """Training, validation and held-out patients: the cohort's own split, or else a random one.
 
     Patients of an earlier stage keep the part that they had there, so nobody that the model
-    learned from is ever held out, and who was held out stays so. An official split takes precedence over
-    the latter. If no validation or held-out patients are asked for, theirs train.
+    learned from is ever held out, and who was held out stays so. An official split takes precedence
+    over the latter. If no validation or held-out patients are asked for, theirs train.
 
     Args:
         cohort: all patients.

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from slimp.data.schema import LEVELS, LevelName
 from slimp.models.match_features import LevelMatch, Match
-from slimp.models.nested import AttentionPool, MetadataLevel, Slimp
+from slimp.models.nested import MetadataLevel, Slimp
+from slimp.models.pooling import AttentionPool
 from slimp.models.trace import Trace
 
 

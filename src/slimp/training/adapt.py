@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pandas as pd
 import torch
 
 from slimp.data.cohort import Cohort
@@ -140,7 +141,10 @@ def adapt(
         images.set_gradient_checkpointing(True)
     if announce is not None:
         announce(adaptation)
-    files = {TRANSFER: adaptation.to_dict(), EARLIER_PATIENTS: earlier_table(run)}
+    files: dict[str, dict[str, Any] | pd.DataFrame] = {
+        TRANSFER: adaptation.to_dict(),
+        EARLIER_PATIENTS: earlier_table(run),
+    }
     return train(moved.model, parts, settings, out, resume=resume, record=record, files=files)
 
 

@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from slimp.cli.main import main
-from slimp.data.files import read_json
+from slimp.data.files import read_json, write_json
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import draw_patients
 from slimp.evaluation.paired_bootstrap import compare, read_predictions
@@ -125,11 +125,13 @@ def saved(folder: Path, table: pd.DataFrame) -> str:
 def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a = saved(tmp_path / "a", predictions(0.8, chance=1))
     b = saved(tmp_path / "b", predictions(0.5, chance=2)[1:])
+    write_json(tmp_path / "a" / "metrics.json", {"resampling": {"unit": "lesions"}})
     out = tmp_path / "out"
     words = ["compare", a, b, "--replicates", "50"]
     assert main([*words, "--out", str(out)]) == 0
     captured = capsys.readouterr()
     assert "balanced_accuracy" in captured.out
+    assert "of 31 lesions" in captured.out  # the cohort of A has no patient ids
     assert "1 prediction(s) only in A, 0 only in B" in captured.err
     found = compare(read_predictions(a), read_predictions(b), replicates=50)
     written = read_json(out / "metrics.json")

@@ -174,13 +174,13 @@ def size_in_words(counts: Mapping[str, Any]) -> str:
 def _units(images: pd.DataFrame, by: str) -> dict[str, dict[str, int]]:
     groups = images.dropna(subset=[by]).groupby(by)
     counts = {
-        "images": groups.size(),
-        "lesions": groups["lesion_id"].nunique(),
-        "patients": groups["patient_id"].nunique(),
+        "images": groups.size().to_dict(),
+        "lesions": groups["lesion_id"].nunique().to_dict(),
+        "patients": groups["patient_id"].nunique().to_dict(),
     }
     return {
         str(name): {unit: int(count[name]) for unit, count in counts.items()}
-        for name in groups.groups
+        for name in counts["images"]
     }
 
 

@@ -124,7 +124,7 @@ def test_rows_without_image_are_dropped_with_their_families(tmp_path):
     cohort = run(raw_table(files=files), tmp_path / "c")
     assert cohort.images["image_id"].tolist() == ["i0", "i2", "i3", "i8", "i9", "i10", "i11"]
     assert cohort.patients["patient_id"].tolist() == ["p0", "p2"]
-    assert cohort.patients["age"].tolist() == [42, 49.5], "settled among the rows that stay"
+    assert cohort.patients["age"].tolist() == [42, 49.5], "resolved among the rows that stay"
     report = cohort.info.import_report
     assert (report["rows"], report["images"], report["absent"]) == (12, 7, 5)
     assert report["absent_examples"] == ["i1.png", "i4.png", "i5.png", "i6.png", "i7.png"]

@@ -128,7 +128,7 @@ UMLAUTS = "Größe;Fälle\n4,5;Übel\n3;ß\n"
         *((name, 1) for name in ("cp1252", "latin-1")),
     ],
 )
-def test_encodings_are_told_apart(tmp_path, encoding, assumed):
+def test_encodings_are_recognised(tmp_path, encoding, assumed):
     table = read_table(written(tmp_path, UMLAUTS.encode(encoding)))
     assert table.to_dict("list") == {"Größe": ["4,5", "3"], "Fälle": ["Übel", "ß"]}
     notes = table.attrs[ASSUMED]

@@ -1,4 +1,4 @@
-"""What was exported comes back as it was; what somebody tampered with does not come in."""
+"""What was exported comes back as it was; what was tampered with is refused."""
 
 from __future__ import annotations
 

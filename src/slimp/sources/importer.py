@@ -62,7 +62,7 @@ Verify: TypeAlias = Callable[[Sequence[Opened]], list[Outcome]]
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """What an import does with images, and how much it puts up with."""
+    """What an import does with images, and how many absent or corrupt ones it accepts."""
 
     shorter_side: int = SHORTER_SIDE
     """Larger images are downsized until their shorter side has this length, px; 0 keeps them."""

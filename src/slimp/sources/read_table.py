@@ -27,7 +27,7 @@ def read_table(
 ) -> pd.DataFrame:
     """Every cell as text, never null; the index holds (file name, row) as a spreadsheet counts.
 
-    A text file (CSV, TSV, ...), Parquet or a spreadsheet, told apart by how the file begins. Rows
+    A text file (CSV, TSV, ...), Parquet or a spreadsheet, recognised by how the file begins. Rows
     without any content are left out; the others keep their numbers. What had to be assumed is
     listed in `attrs["assumed"]`, for the import report.
 
@@ -37,7 +37,7 @@ def read_table(
         layout: what is not to be detected; its joins and image columns are not this reader's.
 
     Raises:
-        TableError: the file is missing or damaged, is no table, its encoding cannot be told, it
+        TableError: the file is missing or damaged, is no table, its encoding is unknown, it
             has no rows or no header, names two columns alike, or has a row with more or fewer
             cells than the header.
     """

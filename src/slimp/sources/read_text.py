@@ -60,7 +60,7 @@ def as_utf8(buffer: pa.Buffer, place: str, encoding: str | None) -> tuple[pa.Buf
     The note is stored in the cohort, so it quotes no cell: those may name people.
 
     Raises:
-        TableError: it is no text, or in an encoding that cannot be told.
+        TableError: it is no text, or in an encoding that is not recognised.
     """
     view = memoryview(buffer).cast("B")
     head = bytes(view[:4096])

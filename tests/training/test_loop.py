@@ -292,6 +292,14 @@ def test_an_official_split_is_kept() -> None:
     assert "validation" not in split_of(without, validation_fraction=0.0)
 
 
+def test_numbered_folds_name_no_parts() -> None:
+    ids = cohort().patients["patient_id"].tolist()
+    folds = {patient: f"fold{i % 5}" for i, patient in enumerate(ids)}
+    random = set_aside(cohort(), config()).named()
+    for name, part in split_of(folds).items():
+        assert set(part.patients["patient_id"]) == set(random[name].patients["patient_id"])
+
+
 def split_of(splits: dict[str, str | None], **changes: Any) -> dict[str, Cohort]:
     return set_aside(with_split(splits), config(**changes)).named()
 

@@ -86,7 +86,7 @@ def set_aside(
             f"cohort '{cohort.info.name}' has no metadata features, so there is nothing to "
             "contrast images with. Add features to its schema, or pass --view-weight 1."
         )
-    split = _official if "split" in cohort.images else _random
+    split = _official if _names_parts(cohort) else _random
     parts = split(cohort, config, known or {})
     if config.monitor != "last" and "validation" not in parts:
         raise CohortError(
@@ -94,6 +94,13 @@ def set_aside(
             f"stages learned from them, so --monitor {config.monitor} cannot choose. Leave it out."
         )
     return Parts(**{name: parts.get(name) for name in PARTS})  # type: ignore[arg-type]
+
+
+def _names_parts(cohort: Cohort) -> bool:
+    """Whether the cohort has a split of its own; numbered folds alone say not what is for what."""
+    if "split" not in cohort.images:
+        return False
+    return not cohort.images["split"].dropna().str.fullmatch(r"fold\d+").all()
 
 
 def _random(cohort: Cohort, config: PretrainConfig, known: Mapping[str, str]) -> dict[str, Cohort]:

@@ -20,8 +20,8 @@ torch.set_num_threads(1)
 
 CONFIG = DemoConfig(
     patients=80,
-    clinic=60,
-    lesions=2,
+    clinic=100,
+    lesions=3,
     image_size=16,
     epochs=1,
     neighbours=3,

@@ -38,7 +38,8 @@ from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import Predictions, ProbeResult, make_task, summarise
 from slimp.evaluation.similarity import similarity
 from slimp.features.backends import inference
-from slimp.features.embed import embed, evaluating
+from slimp.features.embed import embed
+from slimp.features.encode import evaluating
 from slimp.features.levels import cohort_levels, encode_level
 from slimp.models.nested import Slimp
 from slimp.models.pooling import mean_pool

@@ -6,8 +6,7 @@ Axis names: n = images, d = width.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Bool, Float32
-from torch import Tensor
 
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Rows
@@ -29,14 +27,11 @@ from slimp.errors import UserError
 from slimp.features.backends import (
     CHECKED,
     BackendName,
-    Encode,
-    Pixels,
     batch_size_of,
-    inference,
     openvino_backend,
     require_agreement,
-    torch_backend,
 )
+from slimp.features.encode import embed_images, embed_rows, evaluating
 from slimp.features.feature_sets import FeatureSet
 from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.models.nested import Slimp
@@ -56,8 +51,6 @@ FEATURE_SETS: dict[FeatureSet, tuple[str, ...]] = {
     "image+lesion": ("image", "image_metadata", "lesion"),
     "full": ("image", "image_metadata", "lesion", "patient"),
 }
-ROWS_AT_ONCE = 4096
-"""Metadata rows encoded at once."""
 IMPUTED_KEY = b"slimp.imputed"
 """Metadata of a features file: the names of the features that are imputed."""
 
@@ -314,49 +307,6 @@ def _embed_cohort_images(
     )
 
 
-def embed_images(
-    model: Slimp,
-    batches: Iterable[Pixels],
-    *,
-    device: torch.device | str = "cpu",
-    precision: Literal["32", "bf16"] = "32",
-    encode: Encode | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Float32[Array, "n d"]:
-    """Image embeddings of batches of pixels, in their order.
-
-    Args:
-        model: left as it was found.
-        batches: uint8 pixels, square and as large as the encoder expects.
-        device: where to compute.
-        precision: of the encoder; embeddings are always float32.
-        encode: what runs the encoder; None: torch.
-        progress: called with the images done after each batch.
-    """
-    device, found = torch.device(device), list[Array]()
-    encode = encode or torch_backend(model.image_encoder, device, precision)
-    with evaluating(model, device):
-        for chunk in encode(batches):
-            found.append(chunk)
-            if progress is not None:
-                progress(sum(map(len, found)))
-    return np.concatenate(found)
-
-
-def embed_rows(
-    model: Slimp,
-    level: LevelName,
-    rows: Rows,
-    *,
-    device: torch.device | str = "cpu",
-    precision: Literal["32", "bf16"] = "32",
-) -> Float32[Array, "n d"]:
-    """Embeddings of metadata rows; the model is left as it was found."""
-    device = torch.device(device)
-    with evaluating(model, device), inference(device, precision):
-        return metadata_embeddings(model, level, rows, device)
-
-
 def _encoded_levels(
     model: Slimp,
     cohort: Cohort,
@@ -380,33 +330,6 @@ def _encoded_levels(
             )
         encoded[level] = encoding.encode(table.reindex(columns=[*table.columns, *missing]))
     return encoded
-
-
-def metadata_embeddings(
-    model: Slimp, level: LevelName, rows: Rows, device: torch.device
-) -> Float32[Array, "n d"]:
-    """Embeddings of metadata rows by a model that is on `device` already."""
-    return np.concatenate(
-        [
-            _to_numpy(model.encode_rows(level, rows[index].to(device)))
-            for index in torch.arange(len(rows)).tensor_split(-(-len(rows) // ROWS_AT_ONCE))
-        ]
-    )
-
-
-@contextmanager
-def evaluating(model: Slimp, device: torch.device) -> Iterator[None]:
-    """Evaluation mode on `device`; afterwards all is as before."""
-    training, before = model.training, next(model.parameters()).device
-    model.eval().to(device)
-    try:
-        yield
-    finally:
-        model.train(training).to(before)
-
-
-def _to_numpy(x: Tensor) -> Float32[Array, "n d"]:
-    return x.float().cpu().numpy()
 
 
 def _read_lists(column: Any, path: Path, name: str) -> Float32[Array, "n d"]:

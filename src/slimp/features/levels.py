@@ -16,7 +16,7 @@ from torch import Tensor
 from slimp.data.batches import LevelBatch
 from slimp.data.cohort import Cohort
 from slimp.data.schema import LEVELS, LevelName
-from slimp.features.embed import metadata_embeddings
+from slimp.features.encode import metadata_embeddings
 from slimp.models.nested import Slimp
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -29,11 +29,7 @@ from jaxtyping import Float32, Int64, Shaped
 
 from slimp.errors import UserError
 from slimp.features.equal_rows import rows_that_may_answer
-from slimp.features.search_device import (
-    bf16_is_fast_here,
-    one_core_per_thread,
-    true_precision,
-)
+from slimp.features.search_device import first_format, one_core_per_thread, true_precision
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Groups = tuple[Shaped[Array, " _"], Shaped[Array, " _"]]
@@ -48,8 +44,6 @@ FLOOD = 1 / 64
 """Share of the index that bf16 may leave to a query; beyond it, fp32 is quicker."""
 PAIRS_AT_ONCE = 1024
 """Pairs scored exactly at once, so that they stay in cache."""
-WORTHWHILE = 1e10
-"""Multiplications from which `auto` considers bf16."""
 GROUP = 64
 """Neighbouring rows of which only the maximum is looked at, unless it may matter."""
 SUM_ROUNDING = 4 * 2.0**-24
@@ -101,18 +95,9 @@ def nearest(
         >>> nearest(x[:1], x, 2).row.tolist(), nearest(x[:1], x, 2).similarity.tolist()
         ([[0, 1]], [[1.0, 0.0]])
     """
-    if k < 1:
-        raise UserError(f"k must be at least 1, got {k}.")
-    if queries.shape[1] != index.shape[1]:
-        raise UserError(
-            f"queries have {queries.shape[1]} columns and the index {index.shape[1]}. Take both "
-            "from the same model and the same features."
-        )
-    asked, known = _Rows.of(queries, "the queries"), _Rows.of(index, "the index")
-    groups = None if exclude is None else _codes(exclude, (len(queries), len(index)))
+    asked, known, groups = _checked(queries, index, k, exclude)
     device, work = torch.device(device), len(queries) * index.size
-    auto = precision == "auto" and work >= WORTHWHILE and bf16_is_fast_here(device.type)
-    first = torch.bfloat16 if auto or precision == "bf16" else torch.float32
+    first = first_format(precision, work, device)
     search = _Search(
         queries=asked,
         index=known,
@@ -131,6 +116,20 @@ def nearest(
             if len(undecided):
                 search.answer(undecided, torch.float32, pool)
     return Neighbours(similarity=search.similarity, row=search.row, repeated=repeated)
+
+
+def _checked(
+    queries: Array, index: Array, k: int, exclude: Groups | None
+) -> tuple[_Rows, _Rows, tuple[Array, Array] | None]:
+    if k < 1:
+        raise UserError(f"k must be at least 1, got {k}.")
+    if queries.shape[1] != index.shape[1]:
+        raise UserError(
+            f"queries have {queries.shape[1]} columns and the index {index.shape[1]}. Take both "
+            "from the same model and the same features."
+        )
+    groups = None if exclude is None else _codes(exclude, (len(queries), len(index)))
+    return _Rows.of(queries, "the queries"), _Rows.of(index, "the index"), groups
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,19 @@ import torch
 
 from slimp.models.precision import bf16_is_fast
 
+WORTHWHILE = 1e10
+"""Multiplications from which `auto` considers bf16."""
+
+
+def first_format(precision: str, work: int, device: torch.device) -> torch.dtype:
+    """Number format of the first stage; `auto`: bf16 where that is fast and the work is large."""
+    auto = precision == "auto" and work >= WORTHWHILE and _bf16_is_fast_here(device.type)
+    return torch.bfloat16 if auto or precision == "bf16" else torch.float32
+
 
 @cache
-def bf16_is_fast_here(device: str) -> bool:
-    """`bf16_is_fast`, measured once per process."""
+def _bf16_is_fast_here(device: str) -> bool:
+    """Measured once per process."""
     return bf16_is_fast(device)
 
 

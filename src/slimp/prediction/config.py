@@ -9,14 +9,15 @@ from slimp.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """Everything that changes what is said about an image, given the probe."""
+    """Prediction."""
 
     coverage: float = 0.9
-    """Probability with which the conformal set holds the truth."""
+    """Probability that the conformal set contains the true class."""
     per_class: bool = True
-    """Promise the coverage for each class, so for rare ones too; off: on average, smaller sets."""
+    """Coverage for each class, so for rare ones too; off: on average over classes, smaller sets."""
     novelty: float = 0.01
-    """Refuse images that fewer than this share of the reference are as far out as; 0: none."""
+    """Refuse images that are out of distribution at this level: fewer than this fraction of the
+    reference images are as far out; 0: refuse none."""
     cases: int = 3
     """Nearest reference images to show."""
     batch_size: int = 64

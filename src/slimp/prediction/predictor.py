@@ -21,13 +21,8 @@ from slimp.errors import UserError
 from slimp.evaluation.conformal import Conformal, Coverage
 from slimp.evaluation.logistic import LinearProbe
 from slimp.evaluation.probe_config import LEAKING
-from slimp.features.embed import (
-    FEATURE_SETS,
-    METADATA_KEYS,
-    FeatureTable,
-    embed_images,
-    embed_rows,
-)
+from slimp.features.embed import FEATURE_SETS, METADATA_KEYS, FeatureTable
+from slimp.features.encode import embed_images, embed_rows
 from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig
 from slimp.prediction.image_sanity import fault_of

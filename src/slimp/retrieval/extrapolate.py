@@ -10,8 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from jaxtyping import Bool
 
+from slimp.data.cohort import Cohort
 from slimp.data.schema import LevelName
 from slimp.errors import UserError
 from slimp.evaluation.domain_shift import Shift, two_sample_test
@@ -31,7 +34,7 @@ from slimp.retrieval.failure_analysis import Failures
 from slimp.retrieval.index import EmbeddedCohort, Index
 from slimp.retrieval.pseudo_table import pseudo_metadata, pseudo_table, retrieved_values
 from slimp.retrieval.result import FEWEST_FOLDS, Calibration, Retrieval
-from slimp.retrieval.routes import retrieve
+from slimp.retrieval.routes import Retrieved, retrieve
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -53,15 +56,12 @@ def extrapolate(
         reference: has the metadata that the model reads.
         target: lacks some, or all.
         config: route, neighbours and coverage.
-        parts: patient -> part of pre-training, to calibrate on patients that it did not learn
-            from; see `parts_of_run`.
-        stale: levels that the image encoder has moved away from, for a caution; see
-            `slimp.training.adapt.left_behind`.
+        parts: patient -> part of pre-training (`parts_of_run`), to calibrate on unseen patients.
+        stale: levels that the image encoder has moved away from (`left_behind`), for a caution.
         device: where to compute.
 
     Raises:
-        UserError: nothing is missing, the reference has no metadata, or the settings name columns
-            that are not there.
+        UserError: nothing is missing, no metadata are known, or a named column is not there.
     """
     config = config or RetrievalConfig()
     index = Index.build(model, reference, device=device)
@@ -69,9 +69,8 @@ def extrapolate(
     retrieved = retrieve(model, index, target, config, device=device)
     if not retrieved.levels:
         raise UserError(
-            f"target '{target.cohort.info.name}' has metadata at each level that could be imputed "
-            f"({', '.join(index.levels)}), so nothing is missing. To impute all the same, and to "
-            "compare with what is known, pass --impute all."
+            f"target '{target.cohort.info.name}' has metadata at all levels, so none are missing. "
+            "To impute all the same, and to compare with the known ones, pass --impute all."
         )
     names, caution = calibration_patients(index.images.patients, parts)
     calibration = calibrate(model, index, names, tuple(retrieved.levels), config, device=device)
@@ -83,13 +82,7 @@ def extrapolate(
         index.images, target.images, target.patients, device=device
     )
     abstained = abstention.abstains(retrieved, image_similarity)
-    flat, patients = as_model_reads(model, target.cohort), target.patients
-    values = retrieved_values(retrieved, index)
-    compared = compare_columns(index.cohort, flat, values, config.rename)
-    failures = Failures(compared=compared, patients=patients, **settings)
-    near = {name: level.similarity[:, 0] for name, level in retrieved.levels.items()}
-    finest = next(iter(retrieved.levels))
-    bins, correlation = failures.by_similarity(near)
+    flat = as_model_reads(model, target.cohort)
     return Retrieval(
         config=config,
         reference=index.cohort,
@@ -102,20 +95,37 @@ def extrapolate(
         image_similarity=image_similarity,
         shift=_shift(reference, target, config.seed),
         calibration=calibration,
-        compared=tuple(compared),
-        agreement=_agreements(compared, patients, ~abstained, settings),
-        reference_agreement=_agreements(
-            calibration.compared,
-            calibration.patients,
-            np.ones(len(calibration.patients), dtype=bool),
-            settings,
-        ),
-        bins=bins,
-        rank_correlation=correlation,
-        groups=list(failures.by_group(cells, near[finest], abstained)),
-        cases=failures.worst_cases(near[finest], retrieved.levels[finest].image[:, 0]),
+        reference_agreement=_agreements(calibration.compared, calibration.patients, **settings),
         stale=tuple(level for level in retrieved.levels if level in stale),
+        **_compare_with_truth(config, index, flat, retrieved, abstained, cells),
     )
+
+
+def _compare_with_truth(
+    config: RetrievalConfig,
+    index: Index,
+    target: Cohort,
+    retrieved: Retrieved,
+    abstained: Bool[Array, " i"],
+    cells: Mapping[str, pd.Series],
+) -> dict[str, Any]:
+    """The fields of `Retrieval` that compare with what is known of the target; `cells`: groups."""
+    settings: dict[str, Any] = {"replicates": config.replicates, "seed": config.seed}
+    patients = target.images["patient_id"].to_numpy()
+    values = retrieved_values(retrieved, index)
+    compared = tuple(compare_columns(index.cohort, target, values, config.rename))
+    failures = Failures(compared=compared, patients=patients, **settings)
+    near = {name: level.similarity[:, 0] for name, level in retrieved.levels.items()}
+    finest = next(iter(retrieved.levels))
+    bins, correlation = failures.by_similarity(near)
+    return {
+        "compared": compared,
+        "agreement": _agreements(compared, patients, ~abstained, **settings),
+        "bins": bins,
+        "rank_correlation": correlation,
+        "groups": list(failures.by_group(cells, near[finest], abstained)),
+        "cases": failures.worst_cases(near[finest], retrieved.levels[finest].image[:, 0]),
+    }
 
 
 def calibrate(
@@ -162,7 +172,12 @@ def _shift(reference: EmbeddedCohort, target: EmbeddedCohort, seed: int) -> Shif
 
 
 def _agreements(
-    compared: Sequence[Compared], patients: Array, rows: Array, settings: Mapping[str, Any]
+    compared: Sequence[Compared],
+    patients: Array,
+    rows: Bool[Array, " i"] | None = None,
+    **settings: Any,
 ) -> tuple[Agreement, ...]:
+    """Of some rows, or of all; columns without a known truth are left out."""
+    rows = np.ones(len(patients), dtype=bool) if rows is None else rows
     found = (agreement(column, patients, rows, **settings) for column in compared)
     return tuple(one for one in found if one is not None)

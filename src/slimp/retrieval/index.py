@@ -18,7 +18,7 @@ from slimp.data.cohort import Cohort
 from slimp.data.schema import LevelName
 from slimp.errors import UserError
 from slimp.features.backends import inference
-from slimp.features.embed import evaluating
+from slimp.features.encode import evaluating
 from slimp.features.levels import (
     as_model_reads,
     cohort_levels,

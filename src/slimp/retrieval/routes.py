@@ -22,7 +22,7 @@ from torch import Tensor
 from slimp.data.batches import LevelBatch
 from slimp.data.schema import LevelName
 from slimp.features.backends import inference
-from slimp.features.embed import evaluating
+from slimp.features.encode import evaluating
 from slimp.features.levels import (
     as_model_reads,
     cohort_levels,

@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.profiler import record_function
+from torch.profiler import ProfilerActivity, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from slimp.data.batches import Batch, PatientBatches, epoch_loader
@@ -88,11 +88,14 @@ def _steps(
     autocast = autocast_on(device, config.precision)
     optimizer = make_optimizer(model, config)
     lesions = images = 0
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
     epochs = range(-(-(steps + WARM_UP) // data.batches_per_epoch))
     with closing(epoch_loader(data, epochs, pin_memory=device.type == "cuda")) as loader:
         for step in range(WARM_UP):
             learn(model, next(loader).to(device), optimizer, config, autocast, step)
-        with torch.profiler.profile() as trace:
+        with torch.profiler.profile(activities=activities) as trace:
             for step in range(WARM_UP, WARM_UP + steps):
                 with record_function("waiting for data"):
                     batch = next(loader)

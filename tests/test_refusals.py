@@ -63,7 +63,16 @@ def bomb() -> bytes:
 def good_rows(patients: int = 24) -> Rows:
     sites, names = ("arm", "leg", ""), ("nevus", "melanoma")
     values = [
-        (f"{p}.jpg", f"p{p}", "1", names[p % 2], str(2 + p % 5), sites[p % 3], str(30 + p), "yes")
+        (
+            f"{p}.jpg",
+            f"p{p}",
+            "1",
+            names[p % 2],
+            str(2 + p % 5),
+            sites[p % 3],
+            str(30 + 3 * (p % 9)),
+            "yes",
+        )
         for p in range(patients)
     ]
     return [dict(zip(COLUMNS, row, strict=True)) for row in values]
@@ -97,7 +106,7 @@ def refused(tmp_path, capsys, private_words) -> Callable[..., str]:
         assert message.endswith("\n")
         assert message.count("\n") == 1, "one paragraph"
         assert len(message) < 700, "a short one"
-        assert message[-2] in ".)!?'" or message.rstrip()[-1].isalnum()
+        assert message[-2] in ".)]!?'" or message.rstrip()[-1].isalnum()
         assert REMEDY.search(message), f"no remedy: {message}"
         assert not private_words.search(message), message
         assert set(tmp_path.rglob("*")) == before, "nothing half-written"
@@ -136,7 +145,7 @@ IMPORTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "refused as input": ({"input": "biopsied"}, ["biopsied", "follows from the diagnosis"]),
     "bad kind": ({"schema": SCHEMA.replace('"continuous"', '"number"')}, ["number"]),
     "bad toml": ({"schema": "image = "}, ["schema.toml"]),
-    "no image column": ({"schema": SCHEMA.replace("image =", "picture =")}, ["picture"]),
+    "no image column": ({"schema": SCHEMA.replace("image =", "picture =")}, ["'image'"]),
 }
 
 
@@ -217,7 +226,7 @@ VERBS: dict[str, list[str]] = {
     "probe {run} {one_class} --out {new}": ["single class", "nevus"],
     "probe {run} {unlabelled} --out {new}": ["label"],
     "probe {raw} {cohort} --out {new}": ["raw"],
-    "retrieve {run} --reference {cohort} --target {cohort} --out {new}": ["cohort"],
+    "retrieve {run} --reference {cohort} --target {cohort} --out {new}": ["--impute all"],
     "predict {probe} {new}/no.jpg": ["no.jpg"],
     "predict {raw} {raw}/images/1.jpg": ["raw"],
     "predict {probe} {raw}/images/1.jpg --out {new}.txt": [".txt"],

@@ -42,7 +42,7 @@ def show_cautions(cohort: Cohort) -> None:
     from slimp.checks.report import cautions
 
     for caution in cautions(cohort):
-        say(f"CAUTION: {caution}")
+        note(f"CAUTION: {caution}")
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

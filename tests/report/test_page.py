@@ -174,10 +174,19 @@ def test_cautions_name_what_makes_scores_doubtful(run, cohort, found, read):
 
 
 def test_without_patient_ids_no_patients_are_counted(run, cohort, found, read):
-    nobody = replace(cohort, schema=replace(cohort.schema, patient=None))
+    lesions = cohort.lesions
+    patients = lesions[["lesion_id", "patient_id"]].merge(cohort.patients, on="patient_id")
+    tables = replace(
+        cohort.tables,
+        images=cohort.images.assign(patient_id=cohort.images["lesion_id"]),
+        lesions=lesions.assign(patient_id=lesions["lesion_id"]),
+        patients=patients.assign(patient_id=patients["lesion_id"]).drop(columns="lesion_id"),
+    )
+    nobody = replace(cohort, schema=replace(cohort.schema, patient=None), tables=tables)
+    assert "no patient ids" in repr(nobody)
     shown = read(page(run, nobody, found)).shown
     assert "no patient ids" in shown
-    assert f"{len(cohort.patients)} patients" not in shown
+    assert f"{len(lesions)} patients" not in shown
 
 
 def test_the_map_shows_held_out_patients_where_there_are_any(run, cohort, read, features_of):

@@ -47,7 +47,7 @@ def test_the_measured_speed_decides_where_nothing_is_asked_for(
 
 def test_the_measurement_is_a_ratio_of_times_and_leaves_the_random_state_alone() -> None:
     before = torch.get_rng_state()
-    assert 0 < precision._bf16_speedup_on_cpu(side=32, repeats=2) < 1000
+    assert 0 <= precision._bf16_speedup_on_cpu(side=32, repeats=2) < 1000
     assert torch.equal(before, torch.get_rng_state())
 
 

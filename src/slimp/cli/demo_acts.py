@@ -61,7 +61,7 @@ class DemoConfig:
     image_size: int = 48
     """Side of the images, px."""
     epochs: int = 16
-    """Of each training."""
+    """Of each training on the reference; half of them on the clinic."""
     neighbours: int = 10
     """Of the reference, from which a value is imputed."""
     encoder: Mapping[str, Any] = field(default_factory=dict)
@@ -219,7 +219,9 @@ def _pretraining(here: Path, settings: PretrainConfig) -> Act:
 def _adaptation(here: Path, reference: Path, settings: PretrainConfig) -> Act:
     """Act 2, on the clinic with other cameras and fewer columns."""
     cohort = Cohort.load(here / "cohort")
-    settings = replace(settings, held_out_fraction=0.8)  # a small clinic, and many test patients
+    # A small clinic, many test patients, and half of the epochs for either arm.
+    epochs = max(1, settings.epochs // 2)
+    settings = replace(settings, held_out_fraction=0.8, epochs=epochs)
     same = values_of(settings, RunConfig) | {"learning_rate": AdaptConfig.learning_rate}
     adapt(reference / "run", cohort, AdaptConfig(**same), here / "run")
     pretrain(cohort, settings, here / "alone")

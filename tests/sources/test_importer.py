@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -135,7 +136,7 @@ def test_many_absent_images_are_a_warning(tmp_path):
     def warnings(absent: int, published: int | None = None) -> list[str]:
         files = {f"i{k}.png": jpeg(k) for k in range(absent, 40)}
         target = tmp_path / f"{absent}, {published}"
-        cohort = run(raw_table(40, files), target, published=published)
+        cohort = run(replace(raw_table(40, files), published=published), target)
         return [w for w in cohort.info.import_report["warnings"] if " here" in w]
 
     assert warnings(4) == warnings(0, 40) == warnings(0, 30) == []

@@ -7,7 +7,7 @@ and how they lie on disk (`recognise.Layout`). To add one, write the file and na
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,8 @@ def import_source(
         citation=source.citation,
     )
     try:
-        return import_cohort(found, schema, target, info=info, published=source.images, **how)
+        whole = replace(found, published=source.images)
+        return import_cohort(whole, schema, target, info=info, **how)
     finally:
         found.close()
 

@@ -119,7 +119,6 @@ def import_cohort(
     *,
     info: CohortInfo,
     options: ImportOptions | None = None,
-    published: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Cohort:
@@ -127,8 +126,8 @@ def import_cohort(
 
     Rows without an image, and corrupt images up to the limits of `options`, are dropped and
     counted; lesions and patients that have no image left vanish, and values that disagree are
-    resolved among the rows that stay. `published` is how many images there ought to be; where
-    fewer are found, a warning says so.
+    resolved among the rows that stay. Where fewer images are found than were published, a
+    warning says so.
 
     Raises:
         TableError: as `level_tables.type_rows`; or a patient id is missing.
@@ -144,7 +143,7 @@ def import_cohort(
         cells, total = rows.image_cells.tolist(), len(raw.table)
         counts, kept = collect_images(cells, raw, writer, options, progress)
         tables, report = split_levels(rows.keep(kept), schema)
-        warnings = _few_images(counts, int(kept.sum()), total, published)
+        warnings = _few_images(counts, int(kept.sum()), total, raw.published)
         content: dict[str, Any] = asdict(report) | asdict(counts)
         content |= {
             "warnings": [*report.warnings, *warnings],

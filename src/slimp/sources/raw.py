@@ -27,5 +27,7 @@ class RawTable:
     """A sentence that begins with a space, for an image cell that names no file; or ''."""
     close: Callable[[], None] = lambda: None
     """Closes what `open_image` keeps open."""
+    published: int | None = None
+    """How many images the dataset has in full, where that is known."""
     layout: str = ""
     """Which of the dataset's known layouts this is, and what is to be said about it."""

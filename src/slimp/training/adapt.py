@@ -108,19 +108,13 @@ def adapt(
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
     run, out = Path(run), Path(out)
-    if out.resolve() in (run.resolve(), *run.resolve().parents):  # writing there would harm it
-        raise UserError(
-            f"{out}: is the run to start from, or contains it; the adapted model is a run of its "
-            "own. Choose another --out."
-        )
+    _require_apart(run, out)
     source = Slimp.from_pretrained(run)
     images_alone = not any(level.features for level in cohort.schema.levels)
     settings = config.of_run(source.config, images_alone=images_alone)
-    digest = sha256_of(run / "model.safetensors")
-
     record = {
         "adapt": asdict(replace(config, view_weight=settings.view_weight)),
-        "from": {"run": str(run), "weights_sha256": digest},
+        "from": {"run": str(run), "weights_sha256": sha256_of(run / "model.safetensors")},
     }
     settings = resolve_settings(out, settings, resume=resume, overwrite=overwrite, record=record)
     settings = fast_precision(settings)
@@ -225,3 +219,16 @@ def _count(cohort: Cohort, known: Mapping[str, str]) -> dict[str, int]:
     parts = cohort.patients["patient_id"].map(known).dropna()
     learned = int(parts.isin(LEARNED_FROM).sum())
     return {"learned_from": learned, "held_out": len(parts) - learned}
+
+
+def _require_apart(run: Path, out: Path) -> None:
+    """Raises if writing to `out` would harm `run`.
+
+    Raises:
+        UserError: `out` is the run, or contains it.
+    """
+    if out.resolve() in (run.resolve(), *run.resolve().parents):
+        raise UserError(
+            f"{out}: is the run to start from, or contains it; the adapted model is a run of its "
+            "own. Choose another --out."
+        )

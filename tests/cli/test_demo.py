@@ -104,6 +104,7 @@ def test_its_probes_can_be_predicted_with(made, tmp_path):
     assert found.status == "predicted"
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_is_left_alone_and_a_seed_repeats(made, tmp_path):
     out, result = made
     before = result.report.read_bytes()

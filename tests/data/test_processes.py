@@ -199,6 +199,7 @@ def test_two_processes_of_torchrun_train_to_the_same_weights(alone: Path, tmp_pa
     assert read_log(tmp_path / "run")[-1]["validation_loss"] > 0
 
 
+@pytest.mark.slow
 def test_three_processes_of_our_own_with_a_cache_train_to_the_same_weights(
     alone: Path, tmp_path: Path
 ) -> None:

@@ -104,7 +104,7 @@ AGE = {"kind": "continuous"}
     ("changes", "named"),
     [
         ({"image": 3}, "'image'"),
-        ({"colour": "x"}, "'colour'.* dataset"),
+        ({"colour": "x"}, "'colour'"),
         ({"label": ""}, "'label'"),
         ({"label": {"one_hot": ["MEL"]}}, "one_hot"),
         ({"label": {"hot": ["MEL", "NV"]}}, "'hot'"),

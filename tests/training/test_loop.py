@@ -400,6 +400,7 @@ def test_the_best_weights_and_the_patience_survive_interruptions(
     assert log_without_pace(out) == log_without_pace(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_signals_to_all_processes_of_a_job_are_survived(tmp_path: Path) -> None:
     """A scheduler signals the decoding processes too; the run must still be saved."""
     folder, out = tmp_path / "cohort", tmp_path / "run"

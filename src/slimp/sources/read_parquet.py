@@ -57,7 +57,7 @@ class ParquetImages:
     """
 
     def __init__(self, path: Path, column: str) -> None:
-        self._file, self._column = pq.ParquetFile(path), column
+        self._path, self._file, self._column = path, pq.ParquetFile(path), column
         counts = (
             self._file.metadata.row_group(g).num_rows for g in range(self._file.num_row_groups)
         )
@@ -81,8 +81,8 @@ class ParquetImages:
             if group != self._group:
                 try:
                     table = self._file.read_row_group(group, columns=[f"{self._column}.bytes"])
-                except pa.ArrowException as error:
-                    raise OSError(f"damaged ({error})") from None
+                except (pa.ArrowException, OSError) as error:
+                    raise OSError(f"{self._path.name} is damaged ({error})") from None
                 self._group, self._images = group, pc.struct_field(table.column(0), "bytes")
             content: bytes | None = self._images[row - self._starts[group]].as_py()
             return content

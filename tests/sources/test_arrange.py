@@ -12,7 +12,6 @@ from slimp.errors import TableError
 from slimp.sources.arrange import arrange
 from slimp.sources.layout import TableLayout
 from slimp.sources.level_tables import ASSUMED, JOINED, split_levels, type_rows
-from slimp.sources.parse_cells import NUMERIC
 
 
 def table(name: str = "t.csv", /, **columns: list[str]) -> pd.DataFrame:
@@ -234,14 +233,6 @@ def test_messages_name_the_joined_table():
     )
     with pytest.raises(TableError, match=r"t\.csv, row 2 \(image a\), joined from p\.csv \(id P3"):
         type_rows(joined(frame, PATIENTS, join=BY_ID), schema)
-
-
-def test_columns_of_numbers_stay_so_when_joined_and_renamed():
-    frame, other = table(image=["a"], id=["P1"], x=["1"]), PATIENTS.copy()
-    frame.attrs[NUMERIC], other.attrs[NUMERIC] = ["x"], ["age"]
-    got = joined(frame, other, join=BY_ID, rename={"age": "years"})
-    assert got.attrs[NUMERIC] == ["x", "years"]
-    assert got.columns.tolist() == ["image", "id", "x", "years"]
 
 
 @pytest.mark.parametrize(

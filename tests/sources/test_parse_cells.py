@@ -17,7 +17,6 @@ from slimp.errors import TableError
 from slimp.sources.parse_cells import (
     LARGEST,
     NUMBER,
-    NUMERIC,
     image_key,
     missing_spellings,
     parse_cells,
@@ -66,15 +65,15 @@ def test_cells_are_read_alike_whatever_stands_beside_them(cells):
             (cell, {}, f"'{re.escape(cell)}' is not a number.*f.missing")
             for cell in (
                 *("unk", "nan", "NaN", "inf", "-inf", "1e", "0x10", "1_000", "8 mm", "\u0663"),
-                *("--1", "1.2.3", "True"),
+                *("--1", "1.2.", "True"),
             )
         ),
-        ("8,5", {}, r"8\.5"),
+        ("8,5", {}, r"f\.decimal"),
         ("1e300", {}, "too large"),
         ("1e999", {}, "too large"),
-        ("1.234", {"decimal": ","}, r"two numbers.*thousands"),
+        ("1.234", {"decimal": ","}, r"could be two.*f\.thousands"),
         ("1.234.567", {"decimal": ","}, "1.234.567"),
-        ("1,234", {}, r"1\.234.*f\.thousands = \",\""),
+        ("1,234", {}, r"f\.thousands"),
         ("12,34,5", {"decimal": ","}, "12,34,5"),
         ("1.23,4", {"decimal": ",", "thousands": "."}, "1.23,4"),
         ("12 cm", {"unit": "mm"}, r"mm\. .*'cm'.* f\.units"),
@@ -82,8 +81,8 @@ def test_cells_are_read_alike_whatever_stands_beside_them(cells):
         (">12", {"unit": "mm"}, ">12"),
         ("1e400 mm", {"unit": "mm"}, "1e400 mm"),
         ("mm", {"unit": "mm"}, "'mm'"),
-        ("0,125", {"thousands": ","}, r"0\.125"),
-        ("0.125", {"decimal": ",", "thousands": "."}, "comma"),
+        ("0,125", {"thousands": ","}, r"f\.decimal"),
+        ("0.125", {"decimal": ",", "thousands": "."}, r"f\.decimal"),
         ("012 500", {"thousands": " "}, "012 500"),
     ],
 )
@@ -262,14 +261,6 @@ def test_a_number_that_means_missing_does_so_in_every_spelling():
     cells = ["9,999", "9999.00", "unk", "-9999", "9,998"]
     np.testing.assert_array_equal(parse(cells, grouped), [np.nan] * 4 + [9998])
     np.testing.assert_array_equal(parse(["999.00"], feature(missing=("999",))), [np.nan])
-
-
-def test_columns_that_were_numbers_in_the_file_keep_their_point():
-    table = pd.DataFrame({"f": ["1.234", ""]}, dtype="str")
-    what = feature(decimal=",", thousands=".")
-    assert read_feature(table, what, str)["f"].iloc[0] == 1234
-    table.attrs[NUMERIC] = ["f"]
-    assert read_feature(table, what, str)["f"].iloc[0] == 1.234
 
 
 def test_spellings_of_missing_are_counted():

@@ -60,6 +60,7 @@ def test_words_of_the_schema_name_nobody():
         (["7.0", "8.0"], ["7", "8"], ["'7.0'"]),
         (["1,0", "1"], ["1", "1"], ["'1,0'", "'1,0' and '1'"]),
         (["1.0", "1.5", "2"], ["1.0", "1.5", "2"], []),  # then a point means something
+        (["1", "1,000", "2.0"], ["1", "1,000", "2.0"], []),  # a thousand, it may be
         (["12e5", "1e10", "007"], ["12e5", "1e10", "007"], []),  # as hashes have it
         (["Mu\u0308ller", "M\u00fcller"], ["M\u00fcller"] * 2, ["and"]),
         (["2023-01", "Jan-12"], ["2023-01", "Jan-12"], []),
@@ -202,6 +203,7 @@ def test_parts_of_a_split(cells, expected):
     assert parse_splits(column("train", "fold2"), {}, where)[1] == []
 
 
-def test_a_word_that_is_no_part_is_refused():
-    with pytest.raises(TableError, match=r"row 3, column 'id': 'Lernen'.*split_names"):
-        parse_splits(column("train", "Lernen"), {}, where)
+@pytest.mark.parametrize("cell", ["Lernen", "-1", "1-2", "1_2"])
+def test_a_word_that_is_no_part_is_refused(cell):
+    with pytest.raises(TableError, match=rf"row 3, column 'id': '{cell}'.*split_names"):
+        parse_splits(column("train", cell), {}, where)

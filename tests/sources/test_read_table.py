@@ -21,7 +21,7 @@ from slimp.errors import TableError
 from slimp.sources import read_spreadsheet
 from slimp.sources.layout import TableLayout
 from slimp.sources.level_tables import ASSUMED
-from slimp.sources.parse_cells import NUMERIC, read_feature
+from slimp.sources.parse_cells import read_feature
 from slimp.sources.read_parquet import EMBEDDED, ParquetImages
 from slimp.sources.read_table import join_tables, read_table
 
@@ -68,8 +68,8 @@ def test_a_single_column_is_a_table(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "the first row is empty"),
-        (b"\n\n", "the first row is empty"),
+        (b"", "row 1 is empty"),
+        (b"\n\n", "row 1 is empty"),
         (b"a,b\n", "has no rows, only a header"),
         (b"a,b\n,\n\n", "has no rows, only a header"),
         (b"a,b, a\n1,2,3\n", "two columns are called 'a'. Rename"),
@@ -79,9 +79,9 @@ def test_a_single_column_is_a_table(tmp_path):
         (b"a,b\n1,caf\x81\n", r"neither UTF-8 nor Windows-1252 .*line 2 holds the byte 0x81"),
         ("ä,ö\n1,ü\n2,é\n".encode() + b"3,\xe9\n", r"UTF-8 text, but for 1 place.*line 4 .* 0xe9"),
         (b"a,b\n1,2\n\xff\0", "neither text nor Parquet nor a spreadsheet"),
-        ("a,b\n1,2\n".encode("utf-16")[:-1], r"not text in the encoding utf-16-le"),
+        ("a,b\n1,2\n".encode("utf-16")[:-1], r"not text in the encoding utf-16"),
         (b"PAR1, b\n1,2\n", "a damaged Parquet file"),
-        (b"PK\x03\x04\x14\x00\x06\x00\xff\xfe\n\n", "a damaged spreadsheet or archive"),
+        (b"PK\x03\x04\x14\x00\x06\x00\xff\xfe\n\n", "cannot be read as a spreadsheet"),
         (b'a,b\n1,2\n3,"4\n5,6\n', "row 3: a double quote is opened and never closed"),
         (b'a,b\n"1,2\n3,4\n5,6\n', "row 2: has 1 cells"),
     ],
@@ -94,7 +94,7 @@ def test_refusals(tmp_path, content, message):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(TableError, match=r"metadata\.csv: no such table"):
+    with pytest.raises(TableError, match=r"metadata\.csv: .*No such file"):
         read_table(tmp_path / "metadata.csv")
 
 
@@ -124,7 +124,7 @@ UMLAUTS = "Größe;Fälle\n4,5;Übel\n3;ß\n"
 @pytest.mark.parametrize(
     ("encoding", "assumed"),
     [
-        *((name, 0) for name in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be")),
+        *((name, 0) for name in ("utf-8", "utf-8-sig", "utf-16")),
         *((name, 1) for name in ("cp1252", "latin-1")),
     ],
 )
@@ -138,7 +138,7 @@ def test_encodings_are_recognised(tmp_path, encoding, assumed):
         assert not any(word in notes[0] for word in ("Größe", "Fälle", "Übel"))
 
 
-@pytest.mark.parametrize("encoding", ["cp1250", "mac-roman", "cp850", "utf-16", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["cp1250", "mac-roman", "cp850", "utf-16-le", "utf-8-sig"])
 def test_a_named_encoding_is_taken(tmp_path, encoding):
     path = written(tmp_path, UMLAUTS.encode(encoding))
     table = read_table(path, layout=TableLayout(encoding=encoding))
@@ -261,7 +261,6 @@ def test_parquet_cells_lose_nothing(tmp_path):
     assert cells["noon"] == ["2020-01-02", "", "1960-05-06"]
     assert cells["time"][2].startswith("2020-01-02 03:04:00")
     assert set(cells["none"]) == {""}
-    assert table.attrs[NUMERIC] == ["id", "age", "small", "big"]
     assert table.index.tolist() == [("t.parquet", row) for row in (2, 3, 4)]
 
 
@@ -375,13 +374,10 @@ class TestSpreadsheets:
         assert table.columns.tolist() == ["id", "age", "sick", "note"]
         assert table.to_numpy().tolist() == [["1", "45", "True", "x"], ["2", "0.1", "False", ""]]
         assert table.index.tolist() == [("t.xlsx", 2), ("t.xlsx", 3)]
-        assert table.attrs[NUMERIC] == ["id", "age"]
 
     def test_of_several_sheets_none_is_guessed(self):
         content = spreadsheet({"One": sheet(ROWS), "Two": sheet([["a"], ["b"]])})
-        with pytest.raises(
-            TableError, match=r"2 sheets .*\(One, Two\)\. .* as CSV; .* sheet = \"One\""
-        ):
+        with pytest.raises(TableError, match=r"2 sheets .*\(One, Two\)\. .* as CSV.* sheet = "):
             self.read(content)
         assert self.read(content, sheet="Two").columns.tolist() == ["a"]
         with pytest.raises(TableError, match=r"has no sheet 'Three'\. It has: One, Two"):
@@ -397,8 +393,8 @@ class TestSpreadsheets:
         table = self.read(spreadsheet({"One": sheet(rows, merged="A4:A5")}))
         assert table["id"].tolist() == ["P1", "P1", "P2"]
         assert table.index.tolist() == [("t.xlsx", row) for row in (4, 5, 6)]
-        assert "row 3 was taken for the header" in table.attrs[ASSUMED][0]
-        assert "1 merged cell(s) count for every row that they span" in table.attrs[ASSUMED][1]
+        assert "1 merged cell(s) count for every row that they span" in table.attrs[ASSUMED][0]
+        assert "row 3 was taken for the header" in table.attrs[ASSUMED][1]
 
     def test_pandas_agrees(self):
         table = self.read(spreadsheet({"One": sheet(ROWS)}))
@@ -410,11 +406,11 @@ class TestSpreadsheets:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b"PK\x03\x04 no zip", "a damaged spreadsheet or archive"),
+            (b"PK\x03\x04 no zip", "cannot be read as a spreadsheet"),
             (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "cannot be read as a spreadsheet"),
-            (spreadsheet({"One": sheet(ROWS)})[:-90], "a damaged spreadsheet or archive"),
-            (spreadsheet({"One": "<sheetData><row"}), "cannot be read|has no sheet"),
-            (spreadsheet({"One": sheet([])}), "has no sheet that holds something"),
+            (spreadsheet({"One": sheet(ROWS)})[:-90], "cannot be read as a spreadsheet"),
+            (spreadsheet({"One": "<sheetData><row"}), "cannot be read|0 sheets"),
+            (spreadsheet({"One": sheet([])}), "0 sheets that hold something"),
             (spreadsheet({"One": sheet([["a", "b"]])}), "has no rows, only a header"),
             (spreadsheet({"One": sheet([["a", "a"], [1, 2]])}), "two columns are called 'a'"),
         ],
@@ -431,8 +427,7 @@ class TestSpreadsheets:
 
 def test_numbers_beside_text_keep_their_point():
     rows = [["img", "x"], ["a", 1.234], ["b", "unk"], ["c", 12.5], ["d", "1.234"], ["e", 0.125]]
-    cells, *_, numeric = read_spreadsheet.rows_as_text([*rows, ["f", -9.0]], [], "t", TableLayout())
-    assert numeric == []
+    cells, _ = read_spreadsheet.rows_as_text([*rows, ["f", -9.0]], [], "t", TableLayout())
     for decimal, thousands, text in ((",", ".", 1234), (".", ",", 1.234), (".", None, 1.234)):
         marks = {"decimal": decimal, "thousands": thousands, "missing": ("unk",)}
         what = Feature(name="x", kind="continuous", columns=("x",), **marks)
@@ -455,7 +450,6 @@ def test_numbers_joined_to_text_keep_their_point(tmp_path):
     pq.write_table(pa.table({"i": ["a"], "x": [1.234]}), tmp_path / "t.parquet")
     (tmp_path / "t.csv").write_text("i;x\nb;2,5\nc;1.234\n")
     joined = join_tables([read_table(tmp_path / name) for name in ("t.parquet", "t.csv")])
-    assert joined.attrs[NUMERIC] == []
     what = Feature(name="x", kind="continuous", columns=("x",), decimal=",", thousands=".")
     assert read_feature(joined, what, str)["x"].tolist() == [1.234, 2.5, 1234]
 

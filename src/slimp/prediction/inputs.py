@@ -12,7 +12,8 @@ from slimp.data.encoding import Encoding, FittedFeature, Rows
 from slimp.data.schema import Feature, LevelName, Schema
 from slimp.errors import TableError, UserError
 from slimp.sources.image_files import is_image_file
-from slimp.sources.parse_cells import NUMERIC, fold, image_key, read_feature
+from slimp.sources.parse_cells import fold, image_key, read_feature
+from slimp.sources.read_spreadsheet import cell_text
 from slimp.sources.read_table import read_table
 
 KEY = "image"
@@ -110,8 +111,6 @@ class Metadata:
                     continue
                 taken |= set(names)
                 part = table[list(names)].rename(columns=names)
-                numeric = set(table.attrs.get(NUMERIC, ()))
-                part.attrs[NUMERIC] = [new for old, new in names.items() if old in numeric]
                 for column, typed in read_feature(part, there, where).items():
                     cells[column] = typed
                     if feature.kind == "categorical":
@@ -223,9 +222,6 @@ def _present(table: pd.DataFrame, feature: Feature) -> tuple[dict[str, str], Fea
 def _as_text(source: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, str]:
     if not isinstance(source, pd.DataFrame):
         return read_table(Path(source)), str(source)
-    text = source.astype("object").where(source.notna(), "").astype("str")
-    rows = pd.MultiIndex.from_product([["table"], range(2, len(text) + 2)])
-    numeric = [str(name) for name in source if pd.api.types.is_numeric_dtype(source[name])]
-    text = text.set_axis(rows, axis="index")
-    text.attrs[NUMERIC] = numeric
+    rows = pd.MultiIndex.from_product([["table"], range(2, len(source) + 2)])
+    text = source.map(cell_text).astype("str").set_axis(rows, axis="index")
     return text, "the metadata table"

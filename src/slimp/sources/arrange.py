@@ -19,7 +19,7 @@ from slimp.errors import TableError
 from slimp.sources.joins import join_table
 from slimp.sources.layout import Derive, Join, Keep, TableLayout
 from slimp.sources.level_tables import ASSUMED
-from slimp.sources.parse_cells import JOINED, NUMERIC, as_whole, fold, image_key, require_columns
+from slimp.sources.parse_cells import JOINED, as_whole, fold, image_key, require_columns
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 ReadJoin: TypeAlias = Callable[[Join], pd.DataFrame | None]
@@ -84,7 +84,7 @@ def _joined(
     table: pd.DataFrame, layout: TableLayout, read_join: ReadJoin
 ) -> tuple[pd.DataFrame, dict[Any, Any], list[str]]:
     """The table with the further tables' columns under their new names, its `attrs`, and notes."""
-    attrs: dict[Any, Any] = {NUMERIC: [], **table.attrs, JOINED: {}}
+    attrs: dict[Any, Any] = {**table.attrs, JOINED: {}}
     notes = list(attrs.get(ASSUMED, ()))
     for join in layout.joins:
         further = read_join(join)
@@ -95,11 +95,8 @@ def _joined(
         table = joined.table
         notes += joined.notes
         attrs[JOINED] |= joined.new
-        numeric = [name for name in further.attrs.get(NUMERIC, ()) if name in joined.new]
-        attrs[NUMERIC] = [*attrs[NUMERIC], *numeric]
     new = dict(layout.rename)
     table = table.rename(columns=new)
-    attrs[NUMERIC] = [new.get(name, name) for name in attrs[NUMERIC]]
     attrs[JOINED] = {
         new.get(name, name): (file, new.get(key, key), rows)
         for name, (file, key, rows) in attrs[JOINED].items()

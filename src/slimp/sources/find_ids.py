@@ -60,47 +60,43 @@ def namer(table: pd.DataFrame, schema: Schema, column: str | None = None) -> Whe
 
 def image_ids(table: pd.DataFrame, schema: Schema, said: list[str]) -> tuple[pd.Series, pd.Series]:
     """The image ids, and the cells that name the files."""
-    where = namer(table, schema)
-    cells, notes = parse_ids(table[schema.image], where, missing=schema.missing)
-    paths, keys = table[schema.image].tolist(), []
-    for position, (cell, known) in enumerate(zip(paths, cells.tolist(), strict=True)):
-        if points_outside(cell):
-            advice = "Write the path from that folder on, without '..'."
-            if ".." not in cell:
-                advice = (
-                    "Write the path from that folder on; or name the part of it that stands for "
-                    "the folder under [table], as in image_root = 'D:\\photos'."
-                )
-            raise TableError(
-                f"{where(position)}, column '{schema.image}': '{cell}' points outside the image "
-                f"folder. {advice}"
+    where, published = namer(table, schema), table[schema.image]
+    cells, notes = parse_ids(published, where, missing=schema.missing)
+    ids = cells.map(image_key).astype("str")
+    outside = published.map(points_outside)
+    if (faulty := outside | (ids == "")).any():
+        row = int(faulty.argmax())
+        problem = (
+            "points outside the image folder. Write the path from that folder on, without '..'; or "
+            "name the part of it that stands for the folder under [table], as in "
+            "image_root = 'D:\\photos'."
+        )
+        if not outside.iloc[row]:
+            problem = (
+                "names no image. Every row stands for one image file; fill the cell or remove the "
+                "row."
             )
-        keys.append(image_key(known))
-        if not keys[-1]:
-            raise TableError(
-                f"{where(position)}, column '{schema.image}': '{cell}' names no image. Every row "
-                "stands for one image file; fill the cell or remove the row."
-            )
-    ids = pd.Series(keys, index=table.index, dtype="str", name=schema.image)
+        raise TableError(
+            f"{where(row)}, column '{schema.image}': '{published.iloc[row]}' {problem}"
+        )
     ids, alike = join_similar(ids, schema.similar_ids, where, form=str.casefold)
     said += [note for note in (*notes, *alike) if "more than one way" not in note]
-    read_as_whole = table[schema.image].str.strip().str.fullmatch(FLOAT.pattern)
-    return ids, cells.where(read_as_whole, table[schema.image])
+    read_as_whole = published.str.strip().str.fullmatch(FLOAT.pattern)
+    return ids, cells.where(read_as_whole, published)
 
 
 def repeats(table: pd.DataFrame, ids: pd.Series, schema: Schema) -> Mask:
     """(rows,) whether an earlier row is the same to the letter; refuses rows that differ."""
     repeats = ids.duplicated().to_numpy()
     twins = np.flatnonzero(ids.duplicated(keep=False))
-    copies = table.iloc[twins].duplicated().to_numpy()
-    differing = twins[repeats[twins] & ~copies]
+    differing = twins[repeats[twins] & ~table.iloc[twins].duplicated().to_numpy()]
     if len(differing):
-        second = differing[0]
-        first = np.flatnonzero(ids == ids.iloc[second])[0]
+        second = int(differing[0])
+        first = int((ids == ids.iloc[second]).argmax())
         a, b = table.iloc[first], table.iloc[second]
         column = next(name for name in table.columns if a[name] != b[name])
         raise TableError(
-            f"{namer(table, schema)(int(second))}, column '{column}': '{b[column]}', but row "
+            f"{namer(table, schema)(second)}, column '{column}': '{b[column]}', but row "
             f"{table.index[first][1]} has '{a[column]}' for the same image "
             f"'{ids.iloc[second]}'. An image has one row; remove the wrong one."
         )
@@ -113,32 +109,21 @@ def lesions_and_patients(
     """Cohort-wide lesion and patient ids; a row without one gets a lesion or patient of its own."""
     own = "image:" + ids
     lesions, lesion_rule = ids, "each image is a lesion"
-    patients, patient_rule = own.where(own == "", ""), "each lesion is a patient"
+    patients, patient_rule = ids.mask(ids != "", ""), "each lesion is a patient"
     if schema.patient is not None:
-        patients, patient_rule = (
-            _ids(table, schema.patient, schema, said),
-            f"column '{schema.patient}'",
-        )
+        patients, patient_rule = _ids(table, schema.patient, schema, said)
     if schema.lesion is not None:
         within = None if schema.patient is None else patients
-        lesions = _ids(table, schema.lesion, schema, said, within=within)
-        lesion_rule = f"column '{schema.lesion}'"
+        lesions, lesion_rule = _ids(table, schema.lesion, schema, said, within=within)
     no_lesion, no_patient = lesions == "", patients == ""
-    owners = pd.DataFrame({"lesion": lesions, "patient": patients})[~no_lesion & ~no_patient]
-    owner = owners.drop_duplicates().set_index("lesion")["patient"]
+    pairs = pd.DataFrame({"lesion": lesions, "patient": patients})[~no_lesion & ~no_patient]
+    owner = pairs.drop_duplicates().set_index("lesion")["patient"]
     shared = owner.index[owner.index.duplicated()].nunique()
     lesions = lesions.where(~no_lesion, own)
     if shared:
         patients = patients.where(~no_patient, own)
         lesions = patients + "/" + lesions
-        pairs = pd.DataFrame({"lesion": lesions, "patient": patients}).drop_duplicates()
-        if (unclear := pairs["lesion"][pairs["lesion"].duplicated()]).any():
-            lesion = unclear.iloc[0]
-            one, other = pairs.loc[pairs["lesion"] == lesion, "patient"].iloc[:2]
-            raise TableError(
-                f"{table.index[0][0]}: the lesion '{lesion}' could be of patient '{one}' or "
-                f"'{other}'. Give lesions ids that are unique in the table, or ids without '/'."
-            )
+        _refuse_unclear(lesions, patients)
         lesion_rule = f"patient/lesion, because {shared} lesion id(s) occur in several patients"
     elif schema.patient is None:
         patients = lesions
@@ -155,6 +140,16 @@ def lesions_and_patients(
     )
 
 
+def _refuse_unclear(lesions: pd.Series, patients: pd.Series) -> None:
+    """Raises where ids of patient and lesion, with '/' between, name lesions of two patients."""
+    several = patients.groupby(lesions, sort=False).unique()
+    for lesion, owners in several[several.map(len) > 1].items():
+        raise TableError(
+            f"{lesions.index[0][0]}: the lesion '{lesion}' could be of patient '{owners[0]}' or "
+            f"'{owners[1]}'. Give lesions ids that are unique in the table, or ids without '/'."
+        )
+
+
 def _ids(
     table: pd.DataFrame,
     column: str,
@@ -162,9 +157,10 @@ def _ids(
     said: list[str],
     *,
     within: pd.Series | None = None,
-) -> pd.Series:
+) -> tuple[pd.Series, str]:
+    """The ids, and where they come from."""
     where = namer(table, schema)
     ids, notes = parse_ids(table[column], where, missing=schema.missing)
-    ids, alike = join_similar(ids.rename(column), schema.similar_ids, where, within=within)
+    ids, alike = join_similar(ids, schema.similar_ids, where, within=within)
     said += [*notes, *alike]
-    return ids
+    return ids, f"column '{column}'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -35,65 +36,64 @@ def find_header(
     Raises:
         TableError: there is no such row, it is empty, or two columns bear one name.
     """
-    at = row - 1 if row is not None else _looks_like_header(rows)
+    at = row - 1 if row is not None else _first_names(rows)
     if at >= len(rows) > 0:
         raise TableError(f"{place}: has no row {at + 1}, where [table] expects the header.")
     names = [" ".join(cell.split()) for cell in rows[at]] if rows else []
     if not any(names):
-        which = "the first row" if at == 0 else f"row {at + 1}"
-        raise TableError(f"{place}: {which} is empty; it must name the columns.")
+        raise TableError(f"{place}: row {at + 1} is empty; it must name the columns.")
     names = [name or f"unnamed_{number}" for number, name in enumerate(names, start=1)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise TableError(f"{place}: two columns are called '{twice[0]}'. Rename one of them.")
     return at, names
 
 
-def header_note(place: str, at: int, names: Sequence[str]) -> list[str]:
-    """What is said where rows above the header were taken for titles."""
-    if at == 0:
-        return []
-    return [
-        f"{place}: row {at + 1} was taken for the header ({', '.join(names[:3])}, ...), the rows "
-        "above it for titles. If that is wrong, set header under [table]."
-    ]
+def _first_names(rows: Sequence[Sequence[str]]) -> int:
+    counts = [sum(bool(cell.strip()) for cell in row) for row in rows]
+    first = next((place for place, count in enumerate(counts) if count), 0)
+    for place, row in enumerate(rows[:SEARCHED]):
+        names = [cell.strip() for cell in row if cell.strip()]
+        spans = len(names) >= max(3, 0.8 * max(counts))
+        if spans and len(set(names)) == len(names) and not any(map(_NUMERIC.fullmatch, names)):
+            return place if all(2 * count <= len(names) for count in counts[:place]) else first
+    return first
 
 
 def refuse_data_as_header(table: pd.DataFrame, place: str, row: int) -> None:
     """Refuses a table whose first row is data like the rows below, so that no row is lost.
 
     It is data if some of its cells have the form that their columns have throughout (a number, a
-    file name, an id with digits), and none contradicts that of its column.
+    file name, an id with digits), or two of them occur below again, and none contradicts the form
+    of its column.
 
     Raises:
         TableError: the table has no header.
     """
-    names = [str(name) for name in table.columns]
+    top = table.head(ROWS)
+    names = [str(name) for name in top]
+    if (top == names).all(axis=1).any():
+        return  # a header that stands there again, as where files were strung together
     numbers = [int(name) for name in names if name.isdecimal()]
     if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
         names = [name for name in names if not name.isdecimal()]  # columns that are numbered
-    repeated = [name for name in names if name in set(table[name].head(ROWS))]
-    if (table.head(ROWS) == list(table.columns)).all(axis=1).any():
-        return  # a header that stands there again, as where files were strung together
-    alike = contrary = 0
-    for name in names:
-        cells = [
-            c for cell in table[name].head(ROWS) if (c := cell.strip()).lower() not in _MISSING
-        ]
-        blank = name.startswith("unnamed_") and "" in set(table[name].head(ROWS))
-        if not cells or blank or name.lower() in _MISSING:
-            continue
-        forms = [_form(cell) for cell in cells]
-        common = max(set(forms), key=forms.count)
-        if common and forms.count(common) >= LIKE * len(forms):
-            alike += _form(name) == common
-            contrary += _form(name) != common
-    if (alike or len(repeated) > 1) and not contrary:
-        shown = ", ".join(map(str, table.columns[:3]))
+    alike = [_is_like_its_column(name, top[name].tolist()) for name in names]
+    again = sum(name in set(top[name]) for name in names)
+    if False not in alike and (True in alike or again > 1):
         raise TableError(
-            f"{place}: row {row} ({shown}, ...) looks like the rows below it, so the table seems "
-            "to have no header. Write a first row that names the columns; if this row does, set "
-            f"header = {row} under [table]."
+            f"{place}: row {row} ({', '.join(names[:3])}, ...) looks like the rows below it, so "
+            "the table seems to have no header. Write a first row that names the columns; if this "
+            f"row does, set header = {row} under [table]."
         )
+
+
+def _is_like_its_column(name: str, cells: Sequence[str]) -> bool | None:
+    """Whether a name has the form of nearly all cells below it; None if they have none."""
+    known = [cell.strip() for cell in cells if cell.strip().lower() not in _MISSING]
+    blank = name.startswith("unnamed_") and "" in cells
+    if not known or blank or name.lower() in _MISSING:
+        return None
+    form, count = Counter(map(_form, known)).most_common(1)[0]
+    return _form(name) == form if form and count >= LIKE * len(known) else None
 
 
 def _form(cell: str) -> str:
@@ -103,14 +103,3 @@ def _form(cell: str) -> str:
     if IMAGE_ENDING.search(cell):
         return "image"
     return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "9", cell)) if re.search(r"\d", cell) else ""
-
-
-def _looks_like_header(rows: Sequence[Sequence[str]]) -> int:
-    counts = [sum(bool(cell.strip()) for cell in row) for row in rows]
-    first = next((place for place, count in enumerate(counts) if count), 0)
-    for place in range(first, min(len(rows), SEARCHED)):
-        names = [cell.strip() for cell in rows[place] if cell.strip()]
-        spans = len(names) >= max(3, 0.8 * max(counts))
-        if spans and len(set(names)) == len(names) and not any(map(_NUMERIC.fullmatch, names)):
-            return place if all(2 * count <= len(names) for count in counts[:place]) else first
-    return first

@@ -6,7 +6,6 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,16 +16,14 @@ import pyarrow.compute as pc
 from slimp.data.schema import AGES, Feature
 from slimp.errors import TableError
 
-TICKS = {"true": True, "yes": True, "1": True, "1.0": True} | {
-    "false": False,
-    "no": False,
-    "0": False,
-    "0.0": False,
+TICKS = {
+    **dict.fromkeys(("true", "yes", "1", "1.0"), True),
+    **dict.fromkeys(("false", "no", "0", "0.0"), False),
 }
 """Spellings of a checkbox cell, in lower case; pandas writes 1.0 where a column has holes."""
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-LEADING_ZERO = r"[+-]?0"
-"""No number with marks between thousands begins so."""
+MARKED = r"[+-]?[0-9]*(?:[.,' ][0-9]+)+"
+"""A number with any marks before decimals or between thousands."""
 WITH_UNIT = r"^(?P<number>.*[0-9][.,]?)\s*(?P<unit>[^0-9.,\s][^0-9]*)$"
 LARGEST = 1e30
 """A number beyond is no measurement, and its square overflows."""
@@ -42,8 +39,6 @@ NO_ENDING = re.compile(r"(?:^|/)[^/.]*(?:\.[0-9]*)*$")
 JOINED = "joined"
 """Key in `DataFrame.attrs` of column -> (file it was joined from, column of the ids here, rows
 without a partner there)."""
-NUMERIC = "numeric"
-"""Key in `DataFrame.attrs` of the columns whose cells were numbers in the file, not text."""
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Where: TypeAlias = Callable[[int], str]
@@ -58,12 +53,7 @@ def read_feature(table: pd.DataFrame, feature: Feature, where: Where) -> dict[st
     if feature.from_date is not None and feature.to_date is not None:
         dates = table[feature.from_date], table[feature.to_date]
         return {feature.name: _time_between(*dates, feature, where)}
-    numeric = table.attrs.get(NUMERIC, ())
-    plain = replace(feature, decimal=".", thousands=None)
-    typed = {
-        column: parse_cells(table[column], plain if column in numeric else feature, where)
-        for column in feature.columns
-    }
+    typed = {column: parse_cells(table[column], feature, where) for column in feature.columns}
     for column, (_, _, lost) in table.attrs.get(JOINED, {}).items():
         if column in typed and "" in feature.aliases:  # no row is no blank cell
             typed[column] = typed[column].mask(table.index.isin(lost))
@@ -84,59 +74,86 @@ def parse_cells(cells: pd.Series, feature: Feature, where: Where) -> pd.Series:
     Raises:
         TableError: names the first cell that does not fit, and the remedy.
     """
-    stripped = cells.str.strip()
-    spelled = stripped.replace(dict(feature.aliases)) if feature.aliases else stripped
-    missing = _is_missing(spelled, feature)
-    known = spelled.where(~missing)
+    known, missing = _known(cells, feature)
+    typed = known
     if feature.kind == "continuous":
-        typed, problem = read_numbers(known, feature), "is not a number"
-    elif feature.kind == "categorical":
-        typed, problem = _categories(known, feature), "is not one of the categories"
-    else:
-        typed, problem = _ticks(known), "is not a yes or no"
-    _refuse_misfits(
-        stripped, (typed.isna() & ~missing).to_numpy(dtype=bool), feature, where, problem
-    )
+        typed = read_numbers(known, feature)
+    elif feature.kind == "checkbox":
+        typed = known.str.lower().map(TICKS).astype("boolean")
+    elif feature.categories is not None:
+        typed = known.where(known.isin(feature.categories))
+    _refuse_misfits(cells, typed.isna() & ~missing, feature, where)
     return typed
 
 
 def missing_spellings(cells: pd.Series, feature: Feature) -> dict[str, int]:
     """What stands for missing in the column -> how many cells; '' is the empty cell."""
-    stripped = cells.str.strip()
-    spelled = stripped.replace(dict(feature.aliases)) if feature.aliases else stripped
-    counts = stripped[_is_missing(spelled, feature)].value_counts()
+    counts = cells.str.strip()[_known(cells, feature)[1]].value_counts()
     return {str(spelling): int(count) for spelling, count in sorted(counts.items())}
 
 
-def _is_missing(stripped: pd.Series, feature: Feature) -> pd.Series:
-    missing: pd.Series = stripped.isin(["", *feature.missing])
+def _known(cells: pd.Series, feature: Feature) -> tuple[pd.Series, pd.Series]:
+    """The cells by their aliases, null where they are missing, and whether they are."""
+    spelled = cells.str.strip().replace(dict(feature.aliases))
+    missing = spelled.isin(["", *feature.missing])
     if feature.kind == "continuous" and feature.missing:  # -1, -1.0 and -1,00 are one number
         words = pd.Series([word.strip() for word in feature.missing], dtype="str")
         plain = words.str.fullmatch(NUMBER)  # as TOML writes it, whatever the table's marks
         codes = np.where(plain, words.where(plain, "nan").astype(np.float64), _cast(words, feature))
-        if (codes := codes[~np.isnan(codes)]).size:
-            missing |= np.isin(_cast(stripped, feature), codes)
-    return missing
+        missing |= np.isin(_cast(spelled, feature), codes[~np.isnan(codes)])
+    return spelled.where(~missing), missing
 
 
-def _refuse_misfits(
-    cells: pd.Series, misfits: Array, feature: Feature, where: Where, problem: str
-) -> None:
+def _refuse_misfits(cells: pd.Series, misfits: pd.Series, feature: Feature, where: Where) -> None:
     """Raises for the first cell that is a misfit."""
-    places = np.flatnonzero(misfits)
-    if not len(places):
+    if not misfits.any():
         return
-    cell, more = str(cells.iloc[places[0]]), len(places) - 1
-    if feature.kind == "continuous" and re.fullmatch(NUMBER, cell.replace(",", ".")):
-        if feature.decimal == "," and "." in cell:
-            problem = problem if re.match(LEADING_ZERO, cell) else "could mean two numbers"
-        elif re.fullmatch(NUMBER, cell):
-            problem = "is too large for a measurement"
+    row, more = int(misfits.to_numpy(dtype=bool).argmax()), int(misfits.sum()) - 1
+    cell = cells.iloc[row].strip()
+    also = f" The same goes for {more} more cell(s) of this column." if more else ""
     raise TableError(
-        f"{where(int(places[0]))}, column '{cells.name}': '{cell}' {problem}. "
-        + (f"The same goes for {more} more cell(s) of this column. " if more else "")
-        + _remedy(cell, feature)
+        f"{where(row)}, column '{cells.name}': '{cell}' {_problem(cell, feature)}{also}"
     )
+
+
+def _problem(cell: str, feature: Feature) -> str:
+    """Why the cell does not fit, and the remedy."""
+    name = feature.name
+    remedy = (
+        "Missing values are written as an empty cell. "
+        f"If '{cell}' means missing, add: {name}.missing = [\"{cell}\"]"
+    )
+    if cell in (*feature.columns, feature.from_date, feature.to_date):
+        return "is the name of the column: where a row repeats the header, remove it."
+    if feature.from_date is not None:
+        return (
+            f"is not a date written as {feature.date_format or '%Y-%m-%d'}. Say how dates are "
+            f'written, as in {name}.format = "%d.%m.%Y". {remedy}'
+        )
+    if feature.kind == "checkbox":
+        return f"is not a yes or no. Write True/False, yes/no or 1/0. {remedy}"
+    if feature.kind == "categorical":
+        categories = ", ".join(feature.categories or ())
+        return f"is not one of the categories: {categories}. {remedy}"
+    is_plain = re.fullmatch(NUMBER, cell) is not None
+    if re.fullmatch(MARKED, cell) and (feature.decimal == "," or not is_plain):
+        thousands = f'thousands = "{feature.thousands}"' if feature.thousands else "no thousands"
+        return (
+            f'is no number, or could be two, with decimal = "{feature.decimal}" and {thousands}. '
+            f"Set {name}.decimal and {name}.thousands as the column is written, or both under "
+            "[table] for all columns."
+        )
+    if is_plain:
+        return f"is too large for a measurement. {remedy}"
+    found = re.match(WITH_UNIT, cell)
+    if found and (feature.unit or feature.units):
+        known = ", ".join(filter(None, [feature.unit, *feature.units]))
+        return (
+            f"is not a number. Cells may end in: {known}. If '{found['unit']}' is a unit, say what "
+            f'a number in it is multiplied by: {name}.units = {{ "{found["unit"]}" = ... }}. '
+            f"{remedy}"
+        )
+    return f"is not a number. {remedy}"
 
 
 def read_numbers(known: pd.Series, feature: Feature) -> pd.Series:
@@ -150,7 +167,7 @@ def read_numbers(known: pd.Series, feature: Feature) -> pd.Series:
 def _cast(known: pd.Series, feature: Feature) -> Array:
     """The numbers that cells without a unit are; NaN where they are none, or could be two."""
     text = pa.array(known, type=pa.string(), from_pandas=True)
-    if feature.thousands is not None:
+    if feature.thousands is not None:  # no number with such marks begins with 0
         mark, decimal = re.escape(feature.thousands), re.escape(feature.decimal)
         gap = r"[ \x{00a0}\x{202f}]" if feature.thousands == " " else mark
         pattern = rf"^[+-]?[1-9][0-9]{{0,2}}(?:{gap}[0-9]{{3}})+(?:{decimal}[0-9]*)?$"
@@ -159,43 +176,36 @@ def _cast(known: pd.Series, feature: Feature) -> Array:
     if feature.decimal == ",":
         unclear = pc.match_substring_regex(text, r"^[+-]?[0-9]{1,3}(?:\.[0-9]{3})+$")
         text = pc.replace_substring(pc.if_else(unclear, None, text), ",", ".")
-    try:
-        values = pc.cast(text, pa.float64())
-    except pa.ArrowInvalid:  # some cell is no number: leave out those
-        plain = pc.match_substring_regex(text, f"^{NUMBER}$")
-        values = pc.cast(pc.if_else(plain, text, None), pa.float64())
-    numbers: Array = values.to_numpy(zero_copy_only=False)
-    return numbers
+    plain = pc.match_substring_regex(text, f"^{NUMBER}$")
+    numbers = pc.cast(pc.if_else(plain, text, None), pa.float64())
+    values: Array = numbers.to_numpy(zero_copy_only=False)
+    return values
 
 
 def _with_units(known: pd.Series, feature: Feature) -> Array:
     """The numbers of cells that end in a unit which the feature knows; others are NaN."""
+
+    def plain(unit: str) -> str:
+        return unicodedata.normalize("NFKC", unit).strip().casefold()
+
+    units = {**({feature.unit: 1.0} if feature.unit else {}), **feature.units}
+    factors = {plain(unit): factor for unit, factor in units.items()}
     parts = known.str.extract(WITH_UNIT)
-    factors = _unit_factors(feature)
-    factor = parts["unit"].map(_plain_unit, na_action="ignore").map(factors)
+    factor = parts["unit"].map(plain, na_action="ignore").map(factors)
     numbers = _cast(parts["number"].str.strip(), feature)
     product: Array = numbers * factor.to_numpy(dtype=np.float64, na_value=np.nan)
     return product
-
-
-def _unit_factors(feature: Feature) -> dict[str, float]:
-    own = {} if feature.unit is None else {_plain_unit(feature.unit): 1.0}
-    return own | {_plain_unit(unit): factor for unit, factor in feature.units.items()}
-
-
-def _plain_unit(unit: str) -> str:
-    return unicodedata.normalize("NFKC", unit).strip().casefold()
 
 
 def _time_between(start: pd.Series, end: pd.Series, feature: Feature, where: Where) -> pd.Series:
     """The time from one date to the other in the feature's unit; unknown if one of them is."""
     from_day, to_day = _days(start, feature, where), _days(end, feature, where)
     time = (to_day - from_day) / AGES[str(feature.unit)]
-    if (before := np.flatnonzero(time < 0)).size:
-        row = int(before[0])
+    if (time < 0).any():
+        row = int((time < 0).argmax())
         raise TableError(
             f"{where(row)}, column '{end.name}': {end.iloc[row].strip()} lies before "
-            f"{start.iloc[row].strip()}, the date in '{start.name}'. Mend one of them, or empty "
+            f"{start.iloc[row].strip()}, the date in '{start.name}'. Correct one of them, or empty "
             "the cell if it is not known."
         )
     return pd.Series(time, index=start.index)
@@ -203,85 +213,19 @@ def _time_between(start: pd.Series, end: pd.Series, feature: Feature, where: Whe
 
 def _days(cells: pd.Series, feature: Feature, where: Where) -> Array:
     """Days since 1970-01-01; missing as NaN."""
-    stripped = cells.str.strip()
-    missing = _is_missing(stripped, feature)
-    known = stripped.where(~missing)
-    dates = pd.to_datetime(known.str.slice(0, 10), format="%Y-%m-%d", errors="coerce")
-    iso = known.str.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ].*)?").eq(True)
-    dates = dates.where(iso)
+    known, missing = _known(cells, feature)
+    iso = known.str.extract(r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ].*)?$")[0]
+    dates = pd.to_datetime(iso, format="%Y-%m-%d", errors="coerce")
     if feature.date_format is not None:
-        own = pd.to_datetime(known, format=feature.date_format, errors="coerce")
-        dates = dates.where(iso, own)
-    written = f"a date written as {feature.date_format or '%Y-%m-%d'}"
-    _refuse_misfits(
-        stripped,
-        (dates.isna() & ~missing).to_numpy(dtype=bool),
-        feature,
-        where,
-        f"is not {written}",
-    )
+        dates = dates.fillna(pd.to_datetime(known, format=feature.date_format, errors="coerce"))
+    _refuse_misfits(cells, dates.isna() & ~missing, feature, where)
     days: Array = dates.to_numpy().astype("datetime64[D]").astype(np.float64)
-    days[dates.isna().to_numpy()] = np.nan
-    return days
-
-
-def _categories(known: pd.Series, feature: Feature) -> pd.Series:
-    return known if feature.categories is None else known.where(known.isin(feature.categories))
-
-
-def _ticks(known: pd.Series) -> pd.Series:
-    codes, spellings = pd.factorize(known)  # code -1, the last value, is missing
-    values = pd.array([*(TICKS.get(str(s).lower()) for s in spellings), None], dtype="boolean")
-    return pd.Series(values[codes], index=known.index)
-
-
-def _remedy(cell: str, feature: Feature) -> str:
-    name = feature.name
-    if cell in (*feature.columns, feature.from_date, feature.to_date):
-        return "That is the name of the column: where a row repeats the header, remove it."
-    advice = (
-        "Missing values are written as an empty cell. "
-        f"If '{cell}' means missing, add: {name}.missing = [\"{cell}\"]"
-    )
-    if feature.from_date is not None:
-        return f'Say how dates are written, as in {name}.format = "%d.%m.%Y". {advice}'
-    if feature.kind == "checkbox":
-        return f"Write True/False, yes/no or 1/0. {advice}"
-    if feature.kind == "categorical":
-        return f"Those are: {', '.join(feature.categories or ())}. {advice}"
-    if feature.decimal == "." and re.fullmatch(r"-?[0-9]+,[0-9]+", cell):
-        point = cell.replace(",", ".")
-        advice = (
-            f"Decimals are written with a point: {point}. If this table writes a comma, set "
-            'decimal = "," under [table].'
-        )
-        if re.fullmatch(r"-?[1-9][0-9]{0,2},[0-9]{3}", cell):
-            advice += f' If it stands between thousands, set {name}.thousands = ",".'
-        return advice
-    if feature.decimal == "," and re.fullmatch(rf"{LEADING_ZERO}[0-9]*\.[0-9]+", cell):
-        comma = cell.replace(".", ",")
-        return (
-            f"Decimals are written with a comma: {comma}. If this column writes a point, set "
-            f'{name}.decimal = ".".'
-        )
-    if feature.decimal == "," and re.fullmatch(r"[+-]?[0-9]{1,3}(?:\.[0-9]{3})+", cell):
-        return (
-            f'If the point stands between thousands, set {name}.thousands = "."; if before '
-            f'decimals, set {name}.decimal = "." or write a comma.'
-        )
-    found = re.match(WITH_UNIT, cell)
-    if found and (feature.unit or feature.units):
-        unit, known = found["unit"], ", ".join(filter(None, [feature.unit, *feature.units]))
-        return (
-            f"Cells may end in: {known}. If '{unit}' is a unit, say what a number in it is "
-            f'multiplied by: {name}.units = {{ "{unit}" = ... }}. {advice}'
-        )
-    return advice
+    return np.where(dates.isna(), np.nan, days)
 
 
 def as_whole(cell: str) -> str | None:
     """The whole number that the cell is, as '1' for '1.0' and '1,0'; None if it is none."""
-    found = re.fullmatch(r"([+-]?[0-9]{1,18})(?:[.,]0*)?", cell.strip())
+    found = re.fullmatch(r"([+-]?[0-9]{1,18})(?:[.,]0{0,2})?", cell.strip())  # 1,000 may be more
     return None if found is None else str(int(found[1]))
 
 

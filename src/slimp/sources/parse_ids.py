@@ -26,8 +26,8 @@ MISSING_WORDS = frozenset(
     }
 )
 """Cells that name nobody, in small letters: what pandas, R, databases and spreadsheets write."""
-FLOAT = re.compile(r"[0-9]+[.,]0+")
-"""A whole number after a round trip through a column with holes: 100.0."""
+FLOAT = re.compile(r"[0-9]+[.,]0{1,2}")
+"""A whole number after a round trip through a column with holes: 100.0; 1,000 may be a thousand."""
 DECIMAL = re.compile(r"[0-9]+[.,][0-9]+")
 EXPONENT = re.compile(r"[0-9](?:[.,][0-9]+)?[eE]\+[0-9]+")
 """A long number as a spreadsheet shows it: 1.2345E+12; its last digits are lost."""
@@ -53,8 +53,7 @@ def parse_ids(
     Raises:
         TableError: a number has lost its digits in a spreadsheet.
     """
-    codes, distinct = pd.factorize(cells.to_numpy(dtype=object))
-    spellings = distinct.tolist()
+    codes, spellings = pd.factorize(cells.to_numpy(dtype=object))
     ids = [unicodedata.normalize("NFC", s).strip("\ufeff\u200b \t\r\n\xa0") for s in spellings]
     ids = ["" if i in missing or i.casefold() in MISSING_WORDS else i for i in ids]
     if (damaged := _damaged(ids)) is not None:
@@ -65,22 +64,20 @@ def parse_ids(
             "column as text."
         )
     notes = list[str]()
-    whole = {i for i in ids if i[:1].isdigit() and FLOAT.fullmatch(i)}
-    if whole and not any(DECIMAL.fullmatch(i) for i in {*ids} - whole):
-        ids = [re.split("[.,]", i)[0] if i in whole else i for i in ids]
-        notes.append(f"column '{cells.name}': ids such as '{min(whole)}' are read without the '.0'")
-    seen: dict[str, str] = {}
-    several: dict[str, str] = {}  # id -> two of its spellings
-    for i, spelling in zip(ids, spellings, strict=True):
-        if i and i in seen:
-            several.setdefault(i, f"'{seen[i]}' and '{spelling}'")
-        seen.setdefault(i, spelling)
+    decimals = {i for i in ids if DECIMAL.fullmatch(i)}
+    if decimals and all(map(FLOAT.fullmatch, decimals)):
+        ids = [re.split("[.,]", i)[0] if i in decimals else i for i in ids]
+        example = min(decimals)
+        notes.append(f"column '{cells.name}': ids such as '{example}' are read without the '.0'")
+    groups = pd.Series(spellings, dtype="str").groupby(pd.Series(ids, dtype="str"), sort=False)
+    several = [group.tolist() for i, group in groups if i and len(group) > 1]
     if several:
         notes.append(
             f"column '{cells.name}': {len(several)} id(s) are written in more than one way, such "
-            f"as {next(iter(several.values()))}; each counts as one"
+            f"as '{several[0][0]}' and '{several[0][1]}'; each counts as one"
         )
-    return pd.Series(pd.array(ids, dtype="str").take(codes), index=cells.index), notes
+    read = pd.array(ids, dtype="str").take(codes)
+    return pd.Series(read, index=cells.index, name=cells.name), notes
 
 
 def join_similar(
@@ -103,28 +100,25 @@ def join_similar(
     Raises:
         TableError: there are such ids, and nobody said what they are.
     """
-    codes, distinct = pd.factorize(ids.to_numpy(dtype=object))
-    forms = [(form or similar_form)(i) for i in distinct.tolist()]
-    if rule == "different" or len(set(forms)) == len(forms):
+    if rule == "different":
         return ids, []
-    keys = [pd.Series(pd.array(forms, dtype="str").take(codes))]
-    keys += [] if within is None else [within.reset_index(drop=True)]
-    plain = ids.reset_index(drop=True)
-    first = plain.groupby(keys, sort=False).transform("first")
-    differ = (plain != first).to_numpy()
+    forms = ids.map({i: (form or similar_form)(i) for i in ids.unique()})
+    first = ids.groupby([forms] if within is None else [forms, within], sort=False).transform(
+        "first"
+    )
+    differ = (ids != first).to_numpy()
     if not differ.any():
         return ids, []
     row = int(differ.argmax())
-    example = f"'{plain[row]}' and '{first[row]}'"
+    example = f"'{ids.iloc[row]}' and '{first.iloc[row]}'"
     if rule == "refuse":
         raise TableError(
             f"{where(row)}, column '{ids.name}': {example} differ in letter case, leading zeros or "
             "spaces only. Write them alike; or say on top of the schema that all such ids are the "
             'same, similar_ids = "same", or that they are "different".'
         )
-    note = f"column '{ids.name}': {plain[differ].nunique()} spelling(s) of ids, such as {example}"
-    said = f"{note}, differ in letter case, leading zeros or spaces only; they are one"
-    return first.set_axis(ids.index), [said]
+    note = f"column '{ids.name}': {ids[differ].nunique()} spelling(s) of ids, such as {example}"
+    return first, [f"{note}, differ in letter case, leading zeros or spaces only; they are one"]
 
 
 def similar_form(cell: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from slimp.errors import TableError
@@ -16,7 +17,12 @@ SPLIT_WORDS = {
     **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "validation"),
     **dict.fromkeys(("test", "testing", "tst", "holdout", "heldout"), "test"),
 }
-FOLD = re.compile(r"(?:fold|cv|split)?0*([0-9]{1,3})(?:\.0+)?")
+FOLD = re.compile(r"(?:(?:fold|cv|split)[\s_-]*)?0*([0-9]{1,3})(?:\.0+)?")
+MARKS = {
+    **dict.fromkeys(("0", "false", "no", ""), False),
+    **dict.fromkeys(("1", "true", "yes", "x"), True),
+}
+"""Cells of a column per class."""
 
 
 def parse_labels(
@@ -27,29 +33,28 @@ def parse_labels(
     `1` and `1.0` are one label unless the column has other decimals. A word that means missing is
     none, unless `names` has it; a name of '' is none too.
     """
-    codes, spellings = pd.factorize(cells.to_numpy(dtype=object))
-    stripped = [s.strip() for s in spellings.tolist()]
+    stripped = cells.str.strip()
+    spellings = [str(spelling) for spelling in stripped.unique()]
     numbers = {w: name for key, name in names.items() if (w := as_whole(key)) is not None}
-    decimals = any(DECIMAL.fullmatch(s) and as_whole(s) is None for s in stripped)
-    words = set[str]()
-    labels = list[str]()
-    for cell in stripped:
+    decimals = any(DECIMAL.fullmatch(s) and as_whole(s) is None for s in spellings)
+    labels, warnings = dict[str, str](), list[str]()
+    for cell in sorted(spellings):
         whole = as_whole(cell)
         if cell in names:
-            labels.append(names[cell])
+            labels[cell] = names[cell]
         elif whole in numbers:
-            labels.append(numbers[str(whole)])
-        elif cell in missing or cell.casefold() in MISSING_WORDS:
-            words |= {cell} - {"", *missing}
-            labels.append("")
+            labels[cell] = numbers[str(whole)]
+        elif cell in missing or cell.casefold() in ("", *MISSING_WORDS):
+            labels[cell] = ""
+            if cell and cell not in missing:
+                warnings.append(
+                    f"column '{cells.name}': {int((stripped == cell).sum())} cell(s) '{cell}' "
+                    f'count as no label; if that is a class, add "{cell}" = "{cell}" under '
+                    "[label_names]."
+                )
         else:
-            labels.append(str(whole) if FLOAT.fullmatch(cell) and not decimals else cell)
-    known = pd.Series(pd.array(labels, dtype="str").take(codes), index=cells.index)
-    warnings = [
-        f"column '{cells.name}': {int((cells.str.strip() == word).sum())} cell(s) '{word}' count "
-        f'as no label; if that is a class, add "{word}" = "{word}" under [label_names].'
-        for word in sorted(words)
-    ]
+            labels[cell] = str(whole) if FLOAT.fullmatch(cell) and not decimals else cell
+    known = stripped.map(labels).astype("str")
     return known.where(known != ""), [*warnings, *_doubtful_classes(known, names)]
 
 
@@ -84,28 +89,26 @@ def parse_splits(
     Raises:
         TableError: a word is none of the common ones, nor in `names`.
     """
-    codes, spellings = pd.factorize(cells.to_numpy(dtype=object))
-    parts, notes = list[str](), list[str]()
-    for code, spelling in enumerate(spellings.tolist()):
-        cell = spelling.strip()
-        plain = re.sub(r"[\s_-]|(?<=.)set$", "", cell.casefold())
-        if cell in names or plain in SPLIT_WORDS:
-            parts.append(names.get(cell) or SPLIT_WORDS.get(plain, ""))
-        elif cell in missing or cell.casefold() in {"", *MISSING_WORDS}:
-            parts.append("")
-        elif found := FOLD.fullmatch(plain):
-            parts.append(f"fold{found[1]}")
+    stripped = cells.str.strip()
+    parts = dict[str, str]()
+    for cell in map(str, stripped.unique()):
+        word = re.sub(r"[\s_-]|(?<=.)set$", "", cell.casefold())
+        if cell in names or word in SPLIT_WORDS:
+            parts[cell] = names.get(cell) or SPLIT_WORDS.get(word, "")
+        elif cell in missing or cell.casefold() in ("", *MISSING_WORDS):
+            parts[cell] = ""
+        elif found := FOLD.fullmatch(cell.casefold()):
+            parts[cell] = f"fold{found[1]}"
         else:
-            row = int((codes == code).argmax())
+            row = int((stripped == cell).argmax())
             raise TableError(
                 f"{where(row)}, column '{cells.name}': '{cell}' is no part of a split. Write "
                 "train, validation, test or the number of a fold; or say what it is under "
                 f'[split_names], as in "{cell}" = "test".'
             )
-        if parts[-1] not in ("", cell):
-            notes.append(f"'{cell}' is {parts[-1]}")
-    known = pd.Series(pd.array(parts, dtype="str").take(codes), index=cells.index)
-    said = [f"column '{cells.name}': {', '.join(notes)}"] if notes else []
+    read = [f"'{cell}' is {part}" for cell, part in parts.items() if part not in ("", cell)]
+    known = stripped.map(parts).astype("str")
+    said = [f"column '{cells.name}': {', '.join(read)}"] if read else []
     return known.where(known != ""), said
 
 
@@ -117,13 +120,12 @@ def one_hot_labels(
     Raises:
         TableError: a cell is no mark, or a row is marked as none or as several of the classes.
     """
-    marks = {"": 0, "0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1, "x": 1}
     cells = table[list(columns)].apply(lambda c: c.str.strip().str.casefold())
-    plain = cells.replace(r"\.0*$", "", regex=True)
-    counts = plain.isin([mark for mark, one in marks.items() if one]).to_numpy()
-    strange = ~plain.isin(list(marks)).to_numpy()
-    filled = (plain != "").any(axis=1).to_numpy()
-    ones = counts.sum(axis=1)
+    cells = cells.replace(r"\.0*$", "", regex=True)
+    marked = cells.isin([mark for mark, is_one in MARKS.items() if is_one]).to_numpy()
+    strange = ~cells.isin(list(MARKS)).to_numpy()
+    filled = (cells != "").any(axis=1).to_numpy()
+    ones = marked.sum(axis=1)
     wrong = strange.any(axis=1) | (ones > 1) | (filled & (ones == 0) & (unmarked is None))
     if wrong.any():
         row = int(wrong.argmax())
@@ -136,8 +138,5 @@ def one_hot_labels(
             "the others; if a row of zeros is of a further class, name it: label = { one_hot = "
             '[...], unmarked = "..." }.'
         )
-    chosen = pd.array([*columns, unmarked or "", ""], dtype="str")
-    at = counts.argmax(axis=1)
-    at[ones == 0] = len(columns)
-    at[~filled] = len(columns) + 1
-    return pd.Series(chosen.take(at), index=table.index, name="label")
+    names = np.where(ones > 0, np.array(columns, dtype=object)[marked.argmax(axis=1)], unmarked)
+    return pd.Series(np.where(filled, names, ""), index=table.index, name="label", dtype="str")

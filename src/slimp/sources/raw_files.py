@@ -8,23 +8,38 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 from weakref import finalize
 
 from slimp.errors import TableError
-from slimp.sources.zip_files import ZipMember, members, open_zip
 
 MAX_TABLE_BYTES = 1 << 32
-"""A table in a zip that says it unpacks to more is refused."""
+"""A larger table is refused, as is one in a zip that says it unpacks to more."""
+MAX_UNPACKED_BYTES = 1 << 36
+"""On disk, of all members that are unpacked for one import."""
+MAX_RATIO, RATIO_BYTES = 200, 1 << 26
+"""A member of more bytes than the second that says it unpacks to this many times its size is a
+bomb."""
 NESTED = 3
 """Zips within zips that are opened."""
 ZIP_ENDING = re.compile(r"\.zip$", re.IGNORECASE)
 SKIPPED = re.compile(r"(?:^|/)(?:\.|__MACOSX(?:/|$)|Thumbs\.db$)", re.IGNORECASE)
+
+
+class _Member(NamedTuple):
+    """A file in a zip file."""
+
+    archive: zipfile.ZipFile
+    info: zipfile.ZipInfo
 
 
 class Place:
@@ -44,7 +59,7 @@ class Place:
         self.raw = raw
         self.paths: list[str] = []
         """From `raw` on, with `/`, as `part_1.zip/a.jpg`."""
-        self._members: list[ZipMember | None] = []
+        self._members: list[_Member | None] = []
         self._unpacked: dict[int, Path] = {}
         self._lock = Lock()
         self._open = ExitStack()
@@ -56,7 +71,7 @@ class Place:
                         self._add_zip(raw / path, path, depth=1)
                     else:
                         self._add(path, None)
-            elif _begins_as_zip(raw):
+            elif raw.is_file() and (ZIP_ENDING.search(raw.name) or zipfile.is_zipfile(raw)):
                 self._add_zip(raw, "", depth=1)
             else:
                 what = "neither a folder nor a" if raw.exists() else "no such folder or"
@@ -85,7 +100,7 @@ class Place:
         return self._members[number] is not None
 
     def read(self, number: int, *, limit: int) -> bytes:
-        """The whole file.
+        """The whole file; of a member, never more than it says.
 
         Raises:
             TableError: it is larger than `limit`, or says that it unpacks to what no data do.
@@ -97,7 +112,13 @@ class Place:
             raise TableError(
                 f"{path}: has {size:,} bytes, more than the {limit:,} that are read. Remove it."
             )
-        return path.read_bytes() if member is None else member.read(path)
+        if member is None:
+            return path.read_bytes()
+        _refuse_bomb(member.info, path)
+        try:
+            return member.archive.read(member.info)
+        except Exception as error:  # zipfile raises a dozen kinds on damaged files
+            raise OSError(f"damaged in its zip file ({error})") from None
 
     def path(self, number: int) -> Path:
         """Where the file lies; a member of a zip is unpacked.
@@ -110,7 +131,7 @@ class Place:
             return self.shown(number)
         with self._lock:
             if number not in self._unpacked:
-                self._unpacked[number] = member.unpack(self._temporary, self.shown(number))
+                self._unpacked[number] = self._unpack(member, self.shown(number))
             return self._unpacked[number]
 
     def same(self, a: int, b: int) -> bool:
@@ -122,16 +143,18 @@ class Place:
 
     def files(self, pattern: str) -> list[int]:
         """Files whose path ends as the pattern says (`*` within a name; case is ignored)."""
-        return [n for n, path in enumerate(self.paths) if _matches(path, pattern)]
+        ends = _ending(pattern)
+        return [number for number, path in enumerate(self.paths) if ends(path)]
 
-    def folders(self, pattern: str) -> list[str]:
-        """Folders and zips whose path ends as the pattern says; '.' is RAW itself.
+    def folders(self, *patterns: str) -> list[str]:
+        """Folders and zips whose path ends as one of the patterns says; '.' is RAW itself.
 
         One within another is left out: it is searched with that.
         """
-        if pattern == ".":
+        if "." in patterns:
             return [""]
-        found = sorted(path for path in self._folders if _matches(without_zip(path), pattern))
+        endings = [_ending(pattern) for pattern in patterns]
+        found = sorted(p for p in self._folders if any(end(without_zip(p)) for end in endings))
         return [path for path in found if not any(path.startswith(f"{o}/") for o in found)]
 
     def folder(self, path: str) -> str:
@@ -144,7 +167,7 @@ class Place:
         if wanted in ("", "."):
             return ""
         for found in (wanted, f"{wanted}.zip"):
-            if any(is_within(path, found) for path in self.paths):
+            if found in self._folders:
                 return found
         raise TableError(
             f"{self.raw / path}: no such image folder, or no file is in it. Name another with "
@@ -161,7 +184,7 @@ class Place:
     def _temporary(self) -> Path:
         return Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="slimp-")))
 
-    def _add(self, path: str, member: ZipMember | None) -> None:
+    def _add(self, path: str, member: _Member | None) -> None:
         self.paths.append(path)
         self._members.append(member)
 
@@ -169,15 +192,71 @@ class Place:
         shown = self.raw / path
         if depth > NESTED:
             raise TableError(f"{shown}: lies in more than {NESTED} zip files. Unpack the outer.")
-        for name, member in members(open_zip(file, shown, self._open), shown):
-            inner = f"{path}/{name}" if path else name
+        try:
+            archive = self._open.enter_context(zipfile.ZipFile(file))
+        except Exception as error:
+            raise _not_whole(shown, error) from None
+        for info in archive.infolist():
+            name = info.filename.replace("\\", "/")
+            if name.endswith("/"):
+                continue
+            if problem := _problem(info, name):
+                raise TableError(f"{shown}: the member '{name}' {problem}, so it is not read.")
+            name = "/".join(part for part in name.split("/") if part not in ("", "."))
+            inner, member = f"{path}/{name}" if path else name, _Member(archive, info)
             if SKIPPED.search(name):
                 continue
             if ZIP_ENDING.search(name):
-                unpacked = member.unpack(self._temporary, self.raw / inner)
+                unpacked = self._unpack(member, self.raw / inner)
                 self._add_zip(unpacked, inner, depth=depth + 1)
             else:
                 self._add(inner, member)
+
+    def _unpack(self, member: _Member, shown: Path) -> Path:
+        """A file in the temporary folder with the member's bytes."""
+        folder, size = self._temporary, member.info.file_size
+        _refuse_bomb(member.info, shown)
+        taken = sum(file.stat().st_size for file in folder.iterdir())
+        room = min(MAX_UNPACKED_BYTES - taken, shutil.disk_usage(folder).free)
+        if size > room:
+            raise TableError(
+                f"{shown}: unpacks to {size:,} bytes, but there is room for {room:,} in "
+                f"{folder.parent}. Unpack it yourself, or set TMPDIR to a larger disk."
+            )
+        try:
+            with (
+                member.archive.open(member.info) as source,
+                tempfile.NamedTemporaryFile(dir=folder, delete=False) as target,
+            ):
+                shutil.copyfileobj(source, target, 1 << 20)
+        except Exception as error:
+            raise _not_whole(shown, error) from None
+        return Path(target.name)
+
+
+def _problem(info: zipfile.ZipInfo, name: str) -> str:
+    """Why a member is not to be touched, or ''."""
+    if ".." in name.split("/") or name.startswith("/") or re.match(r"[A-Za-z]:", name):
+        return "has a name that points out of the archive"
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return "is a link to another file"
+    if info.flag_bits & 0x1:
+        return "is encrypted"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return f"is packed by method {info.compress_type} (unpack the archive, RAW may be a folder)"
+    return ""
+
+
+def _refuse_bomb(info: zipfile.ZipInfo, shown: Path) -> None:
+    size, packed = info.file_size, info.compress_size
+    if size > RATIO_BYTES and size > MAX_RATIO * packed:
+        raise TableError(
+            f"{shown}: says that {packed:,} bytes unpack to {size:,}, which no data do. Remove it."
+        )
+
+
+def _not_whole(shown: Path, error: BaseException) -> TableError:
+    return TableError(f"{shown}: not a whole zip file ({error}). Download it again, or remove it.")
 
 
 def one_file(place: Place, numbers: Sequence[int]) -> int | None:
@@ -200,30 +279,27 @@ def one_file(place: Place, numbers: Sequence[int]) -> int | None:
 
 
 def _walk(raw: Path) -> Iterator[str]:
-    """Paths of all files that there are, in order.
+    """Paths of all files from `raw` on, in order; links to nowhere, and pipes, are no files.
 
-    Links to nowhere, and pipes, are no files; a folder that a link leads back to is not entered.
+    A link is followed unless it leads to a folder that was entered before.
     """
+
+    def fail(error: OSError) -> None:
+        raise error
+
     entered = {os.path.realpath(raw)}
-    pending = [""]
-    while pending:
-        folder = pending.pop()
-        inside = []
-        for entry in sorted(os.scandir(raw / folder), key=lambda entry: entry.name):
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            if SKIPPED.search(entry.name):
-                continue
-            if not entry.is_symlink():
-                is_file, is_folder = entry.is_file(), entry.is_dir()
-            else:
-                target, real = Path(entry.path), os.path.realpath(entry.path)
-                is_file, is_folder = target.is_file(), target.is_dir() and real not in entered
-                entered.add(real)
-            if is_file:
-                yield path
-            elif is_folder:
-                inside.append(path)
-        pending += reversed(inside)
+    for folder, inside, names in os.walk(raw, followlinks=True, onerror=fail):
+        for name in sorted(inside):
+            path = Path(folder, name)
+            real = os.path.realpath(path)
+            if SKIPPED.search(name) or (path.is_symlink() and real in entered):
+                inside.remove(name)
+            entered.add(real)
+        inside.sort()
+        start = "" if Path(folder) == raw else f"{Path(folder).relative_to(raw).as_posix()}/"
+        for name in sorted(names):
+            if not SKIPPED.search(name) and Path(folder, name).is_file():
+                yield start + name
 
 
 def without_zip(path: str) -> str:
@@ -236,22 +312,11 @@ def is_within(path: str, folder: str) -> bool:
     return not folder or path.startswith(f"{folder}/")
 
 
-@lru_cache(maxsize=256)
-def _ending(pattern: str) -> re.Pattern[str]:
+def _ending(pattern: str) -> Callable[[str], re.Match[str] | None]:
     """Matches a path whose last names are those of the pattern; `*` stays within a name."""
-    return re.compile(r"(?:.*/)?" + re.escape(pattern).replace(r"\*", "[^/]*"), re.IGNORECASE)
-
-
-def _matches(path: str, pattern: str) -> bool:
-    return _ending(pattern).fullmatch(path) is not None
+    name = re.escape(pattern).replace(r"\*", "[^/]*")
+    return re.compile(rf"(?:.*/)?{name}", re.IGNORECASE).fullmatch
 
 
 def _tidy(path: str) -> str:
     return path.strip().replace("\\", "/").removeprefix("./")
-
-
-def _begins_as_zip(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"

@@ -15,37 +15,36 @@ import pyarrow.parquet as pq
 from slimp.errors import TableError
 from slimp.sources.header import find_header
 from slimp.sources.parse_cells import image_key
+from slimp.sources.read_spreadsheet import GROUPED, WHOLE
 
-WHOLE = 2.0**53
-"""Below this, every whole number is exact as a float."""
 EMBEDDED = "embedded"
 """Key in `DataFrame.attrs` of the column whose images lie in the Parquet file itself."""
 
 
-def read_parquet(buffer: pa.Buffer, place: str) -> tuple[pd.DataFrame, list[str], str | None]:
-    """The cells as text, the columns of numbers, and the column of images, if there is one.
+def read_parquet(content: bytes, place: str) -> tuple[pd.DataFrame, str | None]:
+    """The cells as `read_spreadsheet.cell_text` has them, and the column of images, if any.
 
-    A null is empty, whole numbers have no point, dates are written as ISO 8601 has it. Images that
-    lie in the file, as `{bytes, path}` in the way of Hugging Face, are read as their names.
+    Images that lie in the file, as `{bytes, path}` in the way of Hugging Face, are read as their
+    names.
 
     Raises:
         TableError: the file is damaged, or a column holds lists, structures or bytes.
     """
     try:
-        file = pq.ParquetFile(pa.BufferReader(buffer))
+        file = pq.ParquetFile(pa.BufferReader(content))
         embedded = [field.name for field in file.schema_arrow if _is_image(field.type)]
-        columns = [f"{name}.path" if name in embedded else name for name in file.schema_arrow.names]
-        table = file.read(columns=columns)
+        read = [f"{name}.path" if name in embedded else name for name in file.schema_arrow.names]
+        table = file.read(columns=read)
         names = find_header([table.column_names], place, 1)[1]
-        cells = {}
-        for name, column in zip(names, table.columns, strict=True):
-            named = name in embedded
-            cells[name] = _image_names(column) if named else _as_text(column, name, place)
-        numeric = [name for name, t in zip(names, table.schema.types, strict=True) if _is_number(t)]
-        frame = pa.table(cells).to_pandas()
+        columns = [
+            _image_names(table[name]) if name in embedded else _as_text(table[name], name, place)
+            for name in table.column_names
+        ]
+        frame = pa.table(columns, names=names).to_pandas()
     except (pa.ArrowException, OSError) as error:
         raise TableError(f"{place}: is a damaged Parquet file: {error}.") from None
-    return frame, numeric, embedded[0] if embedded else None
+    frame.index += 2
+    return frame, embedded[0] if embedded else None
 
 
 class ParquetImages:
@@ -99,13 +98,6 @@ def _is_image(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(types[0]) and pa.types.is_string(types[1]))
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    return any(
-        is_kind(kind)
-        for is_kind in (pa.types.is_floating, pa.types.is_integer, pa.types.is_decimal)
-    )
-
-
 def _image_names(column: pa.ChunkedArray) -> pa.Array:
     """The paths of the images; rows are numbered where a path is missing or stands twice."""
     paths = [path or "" for path in pc.struct_field(column, "path").to_pylist()]
@@ -119,24 +111,24 @@ def _as_text(column: pa.ChunkedArray, name: str, place: str) -> pa.ChunkedArray:
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type
-    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    try:
+        if pa.types.is_floating(kind):
+            column = pc.if_else(pc.is_nan(column), None, column)
+            whole = pc.and_(pc.equal(pc.floor(column), column), pc.less(pc.abs(column), WHOLE))
+            plain = pc.if_else(whole, column, 0).cast(pa.int64(), safe=False).cast(pa.string())
+            column = pc.if_else(whole, plain, column.cast(pa.string()))
+        elif pa.types.is_timestamp(kind) and kind.tz is None:
+            midnight = pc.equal(pc.floor_temporal(column, unit="day"), column)
+            dates = pc.all(midnight).as_py() is not False
+            column = column.cast(pa.date32() if dates else kind)
+        elif "binary" in str(kind):
+            raise pa.ArrowInvalid("bytes are no text")
+        text = pc.fill_null(column.cast(pa.string()), "")
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise TableError(
             f"{place}, column '{name}': holds {kind}, but a cell must be one text, number or date. "
             "Write the column in another form, or leave it out."
-        )
-    if pa.types.is_floating(kind):
-        column = pc.if_else(pc.is_nan(column), None, column)
-        whole = pc.and_(pc.equal(pc.floor(column), column), pc.less(pc.abs(column), WHOLE))
-        plain = pc.if_else(whole, column, 0).cast(pa.int64(), safe=False).cast(pa.string())
-        column = pc.if_else(whole, plain, column.cast(pa.string()))
-    elif pa.types.is_timestamp(kind):
-        midnight = pc.equal(pc.floor_temporal(column, unit="day"), column)
-        dates = pc.all(midnight).as_py() is not False and kind.tz is None
-        column = column.cast(pa.date32() if dates else kind)
-    try:
-        return pc.fill_null(column.cast(pa.string()), "")
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise TableError(
-            f"{place}, column '{name}': values of type {kind} cannot be read as text. Write the "
-            "column in another form, or leave it out."
         ) from None
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        text = pc.replace_substring_regex(text, GROUPED, r"\10")
+    return text

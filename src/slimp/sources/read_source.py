@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,9 @@ TABLE, IMAGES = "metadata.csv", "images"
 """Where anyone's own table and images are, unless they are named."""
 
 
-def read_published(
-    toml: Path, raw: Path, *, table: str | None = None, images: str | None = None
-) -> tuple[RawTable, Schema]:
+def read_published(toml: Path, raw: Path, **named: str | None) -> tuple[RawTable, Schema]:
     """The table and images of the dataset that `toml` describes; arguments as of `read_source`."""
-    layouts = layouts_of(read_toml(toml))
-    return read_source(layouts, Schema.from_toml(toml), raw, table=table, images=images)
+    return read_source(layouts_of(read_toml(toml)), Schema.from_toml(toml), raw, **named)
 
 
 def read_own(
@@ -53,10 +51,9 @@ def read_source(
     table: str | None = None,
     images: str | None = None,
 ) -> tuple[RawTable, Schema]:
-    """The table and images of the first layout that lies in `raw`, and what the columns are.
+    """The table and images of the first layout in `raw`, and the schema of the columns it has.
 
-    The schema returned lacks the columns that the layout may lack, and does. The caller closes
-    the table.
+    The caller closes the table.
 
     Args:
         layouts: to look for.
@@ -69,41 +66,41 @@ def read_source(
         TableError: no layout fits, which says what each of them lacks; or a file is at fault.
     """
     usual = " or ".join(dict.fromkeys([table] if table else [layout.files for layout in layouts]))
-    place = Place(raw, holds=usual)
-    try:
+    with ExitStack() as opened:
+        place = opened.enter_context(closing(Place(raw, holds=usual)))
         search = Search(place, table)
         layout, numbers, published = search.recognise(layouts)
-        if (column := published.attrs.get(EMBEDDED)) is None:
-            openers, folders, looked_in = _openers(place, layout, images)
+        packed: list[HDF5Images] | list[ParquetImages]
+        if (column := published.attrs[EMBEDDED]) is None:
+            folders, packed, looked_in = _images(place, layout, images)
         else:
-            openers, folders, looked_in = _embedded(place, numbers, column)
+            folders, looked_in = Images(place, ()), f"column '{column}' of the table"
+            packed = [ParquetImages(place.path(number), column) for number in numbers]
+        for file in packed:
+            opened.callback(file.close)
         outer = dict.fromkeys(str(path) for path in (raw.absolute(), raw.resolve()))
         inner = [f"{root}/{folder}" for root in outer for folder in folders.folders if folder]
-        by_name = layout.table.image_names is not None
         published = arrange(
             published,
             layout.table,
             schema.image,
             read_join=lambda join: search.further(join, layout.table, numbers[0]),
-            files=folders.files if by_name else (),
+            files=() if layout.table.image_names is None else folders.files,
             roots=[*inner, *outer],
         )
-    except BaseException:
-        place.close()
-        raise
-    if layout.one_hot:
-        schema = replace(schema, label=None, one_hot=layout.one_hot)
-    schema, gone = fitted(schema, published, layout.may_lack)
-    found = f"table {' and '.join(place.paths[number] for number in numbers)}"
-    said = [layout.name, found, layout.note, f"without {', '.join(gone)}" if gone else ""]
-    raw_table = RawTable(
-        table=published,
-        open_image=_first_of(openers),
-        looked_in=looked_in,
-        hint=folders.hint,
-        close=_closing(place, openers),
-        layout="; ".join(filter(None, said)),
-    )
+        if layout.one_hot:
+            schema = replace(schema, label=None, one_hot=layout.one_hot)
+        schema, gone = fitted(schema, published, layout.may_lack)
+        found = f"table {' and '.join(place.paths[number] for number in numbers)}"
+        said = [layout.name, found, layout.note, f"without {', '.join(gone)}" if gone else ""]
+        raw_table = RawTable(
+            table=published,
+            open_image=_first_of([folders, *packed]),
+            looked_in=looked_in,
+            hint=folders.hint,
+            close=opened.pop_all().close,
+            layout="; ".join(filter(None, said)),
+        )
     return raw_table, schema
 
 
@@ -127,51 +124,28 @@ def fitted(
     return replace(schema, levels=levels, **without), tuple(dict.fromkeys(gone))
 
 
-def _openers(
+def _images(
     place: Place, layout: Layout, given: str | None
-) -> tuple[list[OpenImage], Images, str]:
-    """What finds an image by its cell, the cheapest first; the files among them; where it looks."""
-    paths, files = _image_places(place, layout.images, given)
-    direct, packed = list[OpenImage](), list[OpenImage]()
-    for number in files:
-        (packed if place.inside_zip(number) else direct).append(HDF5Images(place, number))
-    looked_in = [str(place.shown(number)) for number in files]
-    folders = Images(place, _outermost(paths))
-    if paths:
-        direct.append(folders)
-        looked_in.append(str(folders))
-    usual = [f"{place.raw}/{name}" for group in layout.images for name in group if name != "."]
-    return [*direct, *packed], folders, " and ".join(looked_in) or ", ".join(usual)
+) -> tuple[Images, list[HDF5Images], str]:
+    """Image files in folders, HDF5 files, and where those are.
 
-
-def _embedded(
-    place: Place, numbers: Sequence[int], column: str
-) -> tuple[list[OpenImage], Images, str]:
-    """As `_openers`, for images that lie in a column of the table."""
-    openers: list[OpenImage] = [ParquetImages(place.path(number), column) for number in numbers]
-    return openers, Images(place, ()), f"column '{column}' of the table"
-
-
-def _image_places(
-    place: Place, groups: Sequence[Sequence[str]], given: str | None
-) -> tuple[list[str], list[int]]:
-    """Folders and HDF5 files: those given, else all of the first group that has any."""
+    They are the one that was given, else all of the layout's first group that has any.
+    """
+    folders, files = list[str](), list[int]()
     if given is not None:
-        number = place.number(given)
-        is_file = number is not None and HDF5_ENDING.search(given)
-        return ([], [number]) if is_file and number is not None else ([place.folder(given)], [])
-    for group in groups:
-        folders = [path for pattern in group for path in place.folders(pattern)]
+        number = place.number(given) if HDF5_ENDING.search(given) else None
+        folders, files = ([place.folder(given)], []) if number is None else ([], [number])
+    for group in layout.images if given is None else ():
+        folders = place.folders(*group)
         files = [number for pattern in group for number in place.files(pattern)]
         files = [number for number in files if HDF5_ENDING.search(place.paths[number])]
         if folders or files:
-            return folders, files
-    return [], []
-
-
-def _outermost(folders: Sequence[str]) -> list[str]:
-    kept = list(dict.fromkeys(folders))
-    return [f for f in kept if not any(o != f and (not o or f.startswith(f"{o}/")) for o in kept)]
+            break
+    found = Images(place, folders)
+    looked_in = [str(place.shown(number)) for number in files] + [str(found)] * bool(folders)
+    usual = [f"{place.raw}/{name}" for group in layout.images for name in group if name != "."]
+    packed = [HDF5Images(place, number) for number in files]
+    return found, packed, " and ".join(looked_in) or ", ".join(usual)
 
 
 def _first_of(openers: Sequence[OpenImage]) -> OpenImage:
@@ -180,13 +154,3 @@ def _first_of(openers: Sequence[OpenImage]) -> OpenImage:
         return next((encoded for encoded in found if encoded is not None), None)
 
     return open_image
-
-
-def _closing(place: Place, openers: Sequence[OpenImage]) -> Callable[[], None]:
-    def close() -> None:
-        for opener in openers:
-            if isinstance(opener, HDF5Images | ParquetImages):
-                opener.close()
-        place.close()
-
-    return close

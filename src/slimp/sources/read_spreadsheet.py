@@ -14,19 +14,21 @@ import numpy as np
 import pandas as pd
 
 from slimp.errors import TableError
-from slimp.sources.header import SEARCHED, find_header, header_note
+from slimp.sources.header import SEARCHED, find_header
 from slimp.sources.layout import TableLayout
 
 UNPACKED_BYTES = 1 << 30
 """Size of a spreadsheet's parts above which it is refused unread."""
 WHOLE = 2.0**53
 """Below this, every whole number is exact as a float."""
+GROUPED = r"^(-?[0-9]{1,3}\.[0-9]{3})$"
+"""A decimal number that looks like one with a point between thousands."""
 
 
 def read_spreadsheet(
     content: bytes, place: str, layout: TableLayout
-) -> tuple[pd.DataFrame, int, list[str], list[str]]:
-    """Text cells, the row of the header, notes, and the columns of numbers.
+) -> tuple[pd.DataFrame, list[str]]:
+    """Text cells, by the number of their row, and notes of what was assumed.
 
     All rows that a merged cell spans hold what it holds.
 
@@ -41,8 +43,15 @@ def read_spreadsheet(
             f"{place}: is a spreadsheet; reading those needs a further package: pip install "
             "'slimp[excel]'. Or save it as 'CSV UTF-8'."
         ) from None
-    _refuse_bombs(content, place)
     try:
+        if content.startswith(b"PK"):  # all but .xls are zip files
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                size = sum(part.file_size for part in archive.infolist())
+            if size > UNPACKED_BYTES:
+                raise TableError(
+                    f"{place}: unpacks to {size / 1e9:.1f} GB, more than a spreadsheet may. Save "
+                    "it as 'CSV UTF-8'."
+                )
         book = calamine.CalamineWorkbook.from_filelike(io.BytesIO(content))
         sheet = _choose_sheet(book, place, layout.sheet)
         rows = sheet.to_python(skip_empty_area=False)
@@ -59,54 +68,39 @@ def read_spreadsheet(
 
 def rows_as_text(
     rows: list[list[Any]], merged: Sequence[Any], place: str, layout: TableLayout
-) -> tuple[pd.DataFrame, int, list[str], list[str]]:
+) -> tuple[pd.DataFrame, list[str]]:
     """As `read_spreadsheet`, of rows of typed cells and the corners of merged ones."""
     top = [[cell_text(cell) for cell in row] for row in rows[: max(SEARCHED, layout.header or 0)]]
     at, names = find_header(top, place, layout.header)
-    notes = header_note(place, at, names) if layout.header is None else []
     shared = 0
     for (row, column), (last_row, last_column) in merged:
         if row > at and last_row < len(rows) and last_column < len(names):
             for r in range(row, last_row + 1):
                 rows[r][column : last_column + 1] = [rows[row][column]] * (last_column + 1 - column)
             shared += 1
-    if shared:
-        notes.append(f"{place}: {shared} merged cell(s) count for every row that they span.")
-    columns = list(zip(*rows[at + 1 :], strict=True)) or [() for _ in names]
-    cells, numeric = dict[str, list[str]](), list[str]()
-    for name, column in zip(names, columns, strict=True):
-        kinds = {type(cell) for cell in column if cell not in (None, "")}
-        if kinds in ({float}, {int, float}):
-            numeric.append(name)
-        mixed = float in kinds and name not in numeric  # beside text, whose marks are the schema's
-        texts = ((cell, cell_text(cell)) for cell in column)
-        cells[name] = [
-            decimal_text(text) if mixed and isinstance(cell, float) else text
-            for cell, text in texts
-        ]
-    return pd.DataFrame(cells, dtype="str"), at + 1, notes, numeric
+    notes = [f"{shared} merged cell(s) count for every row that they span."] * (shared > 0)
+    texts = [[cell_text(cell) for cell in row] for row in rows[at + 1 :]]
+    index = pd.RangeIndex(at + 2, len(rows) + 1)
+    return pd.DataFrame(texts, columns=names, index=index, dtype="str"), notes
 
 
 def cell_text(cell: object) -> str:
-    """A typed cell as text: whole numbers without a point, dates ISO, nothing as ''."""
-    if cell is None:
+    """A typed cell as text without loss: whole numbers without a point, dates ISO, nothing as ''.
+
+    Whatever marks a schema says, the point of a number stands before decimals: 1.234 becomes
+    1.2340, as behind a point between thousands there are three digits.
+    """
+    if cell is None or cell is pd.NA or cell is pd.NaT:
         return ""
-    if isinstance(cell, float):
-        if np.isnan(cell):
-            return ""
-        return str(int(cell)) if cell.is_integer() and abs(cell) < WHOLE else repr(cell)
+    if isinstance(cell, float | np.floating):
+        value = float(cell)
+        if value.is_integer() and abs(value) < WHOLE:
+            return str(int(value))
+        return "" if np.isnan(value) else re.sub(GROUPED, r"\g<1>0", str(cell))
     if isinstance(cell, dt.datetime):
         midnight = cell.time() == dt.time() and cell.tzinfo is None
         return cell.date().isoformat() if midnight else cell.isoformat(sep=" ")
     return str(cell)
-
-
-def decimal_text(text: str) -> str:
-    """The text of a number such that whatever a schema says, its point stands before decimals.
-
-    1.234 becomes 1.2340: behind a point between thousands there are three digits.
-    """
-    return f"{text}0" if re.fullmatch(r"-?[0-9]{1,3}\.[0-9]{3}", text) else text
 
 
 def _choose_sheet(book: Any, place: str, wanted: str | None) -> Any:
@@ -119,29 +113,10 @@ def _choose_sheet(book: Any, place: str, wanted: str | None) -> Any:
     shown = [s.name for s in book.sheets_metadata if str(s.visible).endswith("Visible")]
     sheets = [book.get_sheet_by_name(name) for name in shown or book.sheet_names]
     filled = [sheet for sheet in sheets if sheet.height]
-    if not filled:
-        raise TableError(f"{place}: has no sheet that holds something.")
-    if len(filled) > 1:
+    if len(filled) != 1:
         names = ", ".join(sheet.name for sheet in filled)
         raise TableError(
-            f"{place}: has {len(filled)} sheets that hold something ({names}). Keep one, or "
-            "save the one as CSV; an import reads the one that its schema names under [table], as "
-            f'in sheet = "{filled[0].name}".'
+            f"{place}: has {len(filled)} sheets that hold something ({names}). Keep one, save one "
+            'as CSV, or name one under [table], as in sheet = "Sheet1".'
         )
     return filled[0]
-
-
-def _refuse_bombs(content: bytes, place: str) -> None:
-    """Refuses a spreadsheet (a zip, but for .xls) whose parts are absurdly large."""
-    if not content.startswith(b"PK"):
-        return
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            size = sum(part.file_size for part in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
-        raise TableError(f"{place}: is a damaged spreadsheet or archive: {error}.") from None
-    if size > UNPACKED_BYTES:
-        raise TableError(
-            f"{place}: unpacks to {size / 1e9:.1f} GB, more than a spreadsheet may. Save it as "
-            "'CSV UTF-8'."
-        )

@@ -7,14 +7,10 @@ and, of equals, the first in sorted order, or yes. Missing cells have no say.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
-import numpy as np
 import pandas as pd
 
 from slimp.data.schema import Level, LevelName
-
-IntArray: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,46 +33,36 @@ def level_table(frame: pd.DataFrame, level: Level) -> tuple[pd.DataFrame, list[D
         level: what to keep.
     """
     key = f"{level.name}_id"
-    groups, ids = pd.factorize(frame[key])
-    resolved, found = {key: pd.Series(ids)}, list[Disagreement]()
+    groups = frame[[key, *level.columns]].groupby(key, sort=False)
+    table, found = groups.first(), list[Disagreement]()
     for feature, column in ((f, column) for f in level.features for column in f.columns):
-        values = frame[column].reset_index(drop=True)
-        if len(ids) == len(frame):  # a row per group: nothing to resolve
-            resolved[column] = values
+        several = groups[column].nunique() > 1
+        if not several.any():
             continue
-        median = feature.kind == "continuous"
-        one = (
-            values.groupby(groups).median() if median else _most_frequent(values, groups, len(ids))
-        )
-        resolved[column] = one
-        several = np.flatnonzero(values.groupby(groups).nunique() > 1)
-        if len(several):
-            given = sorted(values[groups == several[0]].dropna().unique())
-            listed = ", ".join(map(_text, given))
-            found.append(
-                Disagreement(
-                    level=level.name,
-                    column=column,
-                    count=len(several),
-                    rule="median" if median else "most frequent",
-                    example=f"{ids[several[0]]}: {listed} -> {_text(one.iloc[several[0]])}",
-                )
+        rule = "median" if feature.kind == "continuous" else "most frequent"
+        differing = frame.loc[frame[key].map(several), [key, column]].groupby(key, sort=False)
+        resolved = differing[column].median() if rule == "median" else differing[column].agg(_mode)
+        table.loc[several, column] = resolved
+        first = several.index[several][0]
+        given = sorted(frame.loc[frame[key] == first, column].dropna().unique())
+        listed = ", ".join(map(_text, given))
+        found.append(
+            Disagreement(
+                level=level.name,
+                column=column,
+                count=int(several.sum()),
+                rule=rule,
+                example=f"{first}: {listed} -> {_text(table.loc[first, column])}",
             )
-    return pd.DataFrame(resolved), found
+        )
+    return table.reset_index(), found
+
+
+def _mode(values: pd.Series) -> object:
+    """The most frequent known value; of equals the first in sorted order, or yes."""
+    equals = values.mode()
+    return equals.iloc[-1 if pd.api.types.is_bool_dtype(values.dtype) else 0]
 
 
 def _text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _most_frequent(values: pd.Series, groups: IntArray, count: int) -> pd.Series:
-    """The most frequent known value of each group."""
-    codes, choices = pd.factorize(values, sort=True)
-    if pd.api.types.is_bool_dtype(values.dtype):  # yes goes before no
-        codes, choices = np.where(codes < 0, -1, len(choices) - 1 - codes), choices[::-1]
-    pairs = pd.DataFrame({"group": groups, "code": codes})[codes >= 0]
-    times = pairs.groupby(["group", "code"]).size().rename("times").reset_index()
-    best = times.sort_values(["times", "code"], ascending=[False, True]).drop_duplicates("group")
-    picked = best.set_index("group")["code"].reindex(range(count), fill_value=-1)
-    values_of = pd.Series(choices).reindex(picked)  # -1 is no position: missing
-    return values_of.reset_index(drop=True).astype(values.dtype)

@@ -19,7 +19,6 @@ from slimp.sources.arrange import arrange
 from slimp.sources.image_files import is_image_file
 from slimp.sources.layout import Join, TableLayout
 from slimp.sources.level_tables import ASSUMED, type_rows
-from slimp.sources.parse_cells import NUMERIC
 from slimp.sources.read_parquet import EMBEDDED
 from slimp.sources.read_table import read_table
 from slimp.sources.sketch.columns import Column, describe
@@ -92,8 +91,6 @@ def sketch_table(
     images = _images_beside(table) if images is None and embedded is None else images
     files = [] if images is None else image_files(images)
     raw = _common_folder(table, images)
-    typed = published.attrs.get(NUMERIC, ())
-    columns = [replace(c, unclear=None) if c.name in typed else c for c in columns]
     roots = [] if images is None else [str(path) for path in (images.absolute(), images.resolve())]
     pictures = ImageColumns(columns=(str(embedded),))
     if embedded is None:

@@ -1,11 +1,12 @@
 """The schema of a run against that of another cohort: levels, features and their vocabularies.
 
-Encodings only; the weights follow in `move_weights.py`.
+Encodings only; `adapt_model.py` moves the weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -74,7 +75,10 @@ def match_levels(
         elif name in run and any(level in cohort for level in LEVELS[i + 1 :]):
             found.append(LevelMatch(name=name, status="dropped"))
         elif name in run:
-            kept = tuple(Match(feature=f, source=f, status="unused") for f in run[name].features)
+            kept = tuple(
+                Match(feature=f, source=f, status="unused", boxes=tuple(range(len(f.columns))))
+                for f in run[name].features
+            )
             found.append(LevelMatch(name=name, status="unused", matches=kept))
     return tuple(found)
 
@@ -101,18 +105,19 @@ def _match(feature: FittedFeature, known: FittedFeature | None, rename: Mapping[
         return Match(feature=feature, detail=f"was in {known.unit}, is in {feature.unit}")
     if feature.kind == "checkbox":
         match = _checkbox(feature, known, rename)
-    else:
-        match = (_continuous if feature.kind == "continuous" else _categorical)(feature, known)
-    if match.source is None or known.name == feature.name:
+    elif feature.kind == "categorical":
+        match = _categorical(feature, known)
+    else:  # the run's mean and standard deviation stay: its weights expect values scaled by them
+        merged = replace(known, name=feature.name, columns=feature.columns)
+        merged = replace(merged, unit=known.unit or feature.unit)
+        match = Match(feature=merged, source=known, status="kept")
+    if match.source is None:
         return match
-    return replace(match, detail=_listed(f"was '{known.name}'", match.detail))
-
-
-def _continuous(feature: FittedFeature, known: FittedFeature) -> Match:
-    """The run's mean and standard deviation stay: its weights expect values scaled by them."""
-    unit, also = known.unit or feature.unit, _also(feature, [known.columns, *known.also])
-    merged = replace(feature, mean=known.mean, std=known.std, unit=unit, also=also)
-    return Match(feature=merged, source=known, status="kept")
+    if feature.kind != "checkbox":
+        match = replace(match, feature=_also(match.feature, known.columns, *known.also))
+    if known.name != feature.name:
+        match = replace(match, detail=_listed(f"was '{known.name}'", match.detail))
+    return match
 
 
 def _categorical(feature: FittedFeature, known: FittedFeature) -> Match:
@@ -129,29 +134,31 @@ def _categorical(feature: FittedFeature, known: FittedFeature) -> Match:
     shared = len(feature.categories) - len(new)
     if not shared:
         return Match(feature=feature, detail="no category in common")
-    merged = replace(
-        feature,
-        categories=(*known.categories, *new),
-        spellings=spellings,
-        also=_also(feature, [known.columns, *known.also]),
+    return Match(
+        feature=replace(feature, categories=(*known.categories, *new), spellings=spellings),
+        source=known,
+        status="extended" if new else "kept",
+        detail=_listed(f"{shared} categories shared", f"{len(new)} added" if new else ""),
     )
-    detail = _listed(f"{shared} categories shared", f"{len(new)} added" if new else "")
-    return Match(feature=merged, source=known, status="extended" if new else "kept", detail=detail)
 
 
 def _checkbox(feature: FittedFeature, known: FittedFeature, rename: Mapping[str, str]) -> Match:
     """Boxes that the cohort lacks are dropped: one that is never ticked adds nothing."""
-    boxes = _boxes(feature, known, rename)
+    positions = {column.casefold(): k for k, column in enumerate(known.columns)}
+    positions |= {column: k for k, column in enumerate(known.columns)}
+    names = [rename.get(column, column) for column in feature.columns]
+    boxes = tuple(positions.get(name, positions.get(name.casefold())) for name in names)
+    if len(feature.columns) == len(known.columns) == 1:
+        boxes = (0,)  # two groups of one box are the same box
     shared = [position for position in boxes if position is not None]
     if not shared:
         return Match(feature=feature, detail="no box in common")
     new, lost = len(boxes) - len(shared), len(known.columns) - len(shared)
-    merged = feature  # with a new box, no earlier cohort has all its columns
-    if not new:
-        columns = [tuple(names[k] for k in shared) for names in (known.columns, *known.also)]
-        merged = replace(feature, also=_also(feature, columns))
+    if not new:  # else no earlier cohort has all its columns
+        earlier = [tuple(names[k] for k in shared) for names in (known.columns, *known.also)]
+        feature = _also(feature, *earlier)
     return Match(
-        feature=merged,
+        feature=feature,
         source=known,
         status="extended" if new else "kept",
         detail=_listed(
@@ -163,23 +170,10 @@ def _checkbox(feature: FittedFeature, known: FittedFeature, rename: Mapping[str,
     )
 
 
-def _boxes(
-    feature: FittedFeature, known: FittedFeature, rename: Mapping[str, str]
-) -> tuple[int | None, ...]:
-    """The position of each column in the run's group; two groups of one box are the same box."""
-    if len(feature.columns) == len(known.columns) == 1:
-        return (0,)
-    positions = {column.casefold(): k for k, column in enumerate(known.columns)}
-    positions |= {column: k for k, column in enumerate(known.columns)}
-    names = [rename.get(column, column) for column in feature.columns]
-    return tuple(positions.get(name, positions.get(name.casefold())) for name in names)
-
-
-def _also(
-    feature: FittedFeature, earlier: Sequence[tuple[str, ...]]
-) -> tuple[tuple[str, ...], ...]:
-    """Columns that hold the feature in earlier cohorts, without its own."""
-    return tuple(dict.fromkeys(columns for columns in earlier if columns != feature.columns))
+def _also(feature: FittedFeature, *earlier: tuple[str, ...]) -> FittedFeature:
+    """The feature, which also reads the columns that hold it in earlier cohorts."""
+    others = dict.fromkeys(columns for columns in earlier if columns != feature.columns)
+    return replace(feature, also=tuple(others))
 
 
 def _listed(*parts: str) -> str:
@@ -211,10 +205,10 @@ def _require_known(run: Encodings, cohort: Encodings, rename: Mapping[str, str])
 
 def _levels_by_name(encodings: Encodings) -> dict[str, set[LevelName]]:
     """Names of features and of boxes, each with the levels that have it."""
-    found: dict[str, set[LevelName]] = {}
+    found: dict[str, set[LevelName]] = defaultdict(set)
     for level, encoding in encodings.items():
         for feature in encoding.features:
             boxes = feature.columns if feature.kind == "checkbox" else ()
             for name in (feature.name, *boxes):
-                found.setdefault(name, set()).add(level)
+                found[name].add(level)
     return found

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
-from slimp.models.weights_file import misfit, prefixes, read_state_dicts, some
+from slimp.models.weights_file import below_prefixes, misfit, read_state_dicts, some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,31 +78,29 @@ class ImageEncoder(nn.Module):
         Raises:
             CheckpointError: the file is missing, no tensor file, or of another architecture.
         """
-        path = Path(path)
-        want = self.model.state_dict()
-        fitting: dict[str, dict[str, Tensor]] = {}
-        problem, found = None, []
-        for entry, state in read_state_dicts(path).items():
-            found += [f"{entry}: {name}" if entry else name for name in state]
-            for prefix in prefixes(state, want):
-                below = {n.removeprefix(prefix): state[n] for n in state if n.startswith(prefix)}
-                tensors = self._without_classifier(below)
-                if (misfit_here := misfit(tensors, want)) is None:
-                    fitting[": ".join(filter(None, [entry, prefix])) or "the file"] = tensors
-                    if not prefix:
-                        break
-                problem = misfit_here or problem
+        path, want = Path(path), self.model.state_dict()
+        states = read_state_dicts(Path(path))
+        readings = {
+            ": ".join(filter(None, [entry, prefix])) or "the file": self._without_classifier(below)
+            for entry, state in states.items()
+            for prefix, below in below_prefixes(state, next(iter(want))).items()
+        }
+        problems = {name: misfit(tensors, want) for name, tensors in readings.items()}
+        fitting = [name for name, problem in problems.items() if problem is None]
         if len(fitting) > 1:
             raise CheckpointError(
                 f"{path}: several sets of weights fit the encoder: {', '.join(fitting)}. Save the "
                 "one to use in a file of its own."
             )
         if not fitting:
+            nearest = max(readings, key=lambda name: len(readings[name]), default=None)
+            problem = "none of its names" if nearest is None else problems[nearest]
+            found = [f"{entry}: {n}" if entry else n for entry in states for n in states[entry]]
             raise CheckpointError(
                 f"{path}: does not fit encoder '{self.name}': {problem}. Names found: "
                 f"{some(found)}; expected: {some(want)}."
             )
-        self.model.load_state_dict(*fitting.values())
+        self.model.load_state_dict(readings[fitting[0]])
 
     def _without_classifier(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The entries of the encoder alone, under timm's present names."""
@@ -128,24 +126,21 @@ class ImageEncoder(nn.Module):
 
 def set_fused_attention(model: nn.Module, enable: bool) -> None:
     """Fused attention everywhere, or matrix products that can run in bf16 on a CPU."""
-    for module in _attention_layers(model):
-        module.fused_attn = enable
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = enable
 
 
 @contextmanager
 def fused_attention(model: nn.Module, enable: bool) -> Iterator[None]:
     """As `set_fused_attention`, within a block."""
-    before = {module: module.fused_attn for module in _attention_layers(model)}
+    before = [(m, m.fused_attn) for m in model.modules() if hasattr(m, "fused_attn")]
     set_fused_attention(model, enable)
     try:
         yield
     finally:
-        for module, fused in before.items():
+        for module, fused in before:
             module.fused_attn = fused
-
-
-def _attention_layers(model: nn.Module) -> list[Any]:
-    return [module for module in model.modules() if hasattr(module, "fused_attn")]
 
 
 def _rows_side_by_side(module: nn.Module, inputs: tuple[Any, ...], tokens: Tensor) -> Tensor:

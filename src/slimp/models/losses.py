@@ -127,8 +127,6 @@ class NestedLoss:
 
     total: Float[Tensor, ""]
     parts: dict[str, Float[Tensor, ""]]
-    too_few: tuple[str, ...] = ()
-    """Levels with a weight that had fewer than 2 rows to compare and so added nothing."""
 
 
 def nested_loss(pairs: Iterable[Pair], weights: Mapping[str, float]) -> NestedLoss:
@@ -154,5 +152,4 @@ def nested_loss(pairs: Iterable[Pair], weights: Mapping[str, float]) -> NestedLo
             f"contrast (levels with a weight: {rows}). Use more patients or lesions per batch."
         )
     total = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
-    few = tuple(pair.name for pair in weighted if pair.name not in parts)
-    return NestedLoss(total=total, parts=parts, too_few=few)
+    return NestedLoss(total=total, parts=parts)

@@ -18,8 +18,10 @@ the projections, s = images of this process's shard.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,7 +40,7 @@ from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
 from slimp.models.image_encoder import ImageEncoder, ImageSpec
 from slimp.models.losses import Pair
-from slimp.models.persistence import DESCRIPTION, WEIGHTS, ModelDescription, save_weights
+from slimp.models.persistence import DESCRIPTION, WEIGHTS, read_description, save_model
 from slimp.models.pooling import AttentionPool, MeanPool, mean_pool
 from slimp.models.projection import Temperature, projection
 from slimp.models.trace import Trace, TraceConfig
@@ -77,7 +79,7 @@ class Slimp(nn.Module):
         width = self.image_encoder.embed_dim
         self.view = ViewLevel(width, config) if config.view_weight > 0 else None
         levels: dict[str, MetadataLevel] = {}
-        for name in ("image", "lesion", "patient"):
+        for name in LEVELS:
             if name in self.encodings:
                 levels[name] = MetadataLevel(width, self.encodings[name], config)
                 width += config.tabular_width
@@ -213,9 +215,12 @@ class Slimp(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `model.json` and `model.safetensors`: enough to rebuild the model anywhere."""
-        save_weights(self.state_dict(), Path(folder))
-        ModelDescription(config=self.config, encodings=self.encodings, image=self.image_spec).save(
-            Path(folder)
+        save_model(
+            Path(folder),
+            self.state_dict(),
+            config=self.config,
+            encodings=self.encodings,
+            image=self.image_spec,
         )
 
     @classmethod
@@ -226,15 +231,20 @@ class Slimp(nn.Module):
             CheckpointError: the folder holds no model, or a damaged one.
         """
         folder = Path(folder)
-        description = ModelDescription.load(folder)
+        config, encodings, expected = read_description(folder)
         try:
-            model = cls(description.config, description.encodings)
+            model = cls(config, encodings)
         except UserError as error:
             raise CheckpointError(
                 f"{folder / DESCRIPTION}: describes no model of slimp ({error})."
             ) from None
         load_tensors(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
-        description.require_preprocessing(model.image_spec, folder)
+        found = json.loads(json.dumps(asdict(model.image_spec)))
+        if expected != found:  # another version of timm would feed the weights other pixels
+            raise CheckpointError(
+                f"{folder}: the weights expect preprocessing {expected}, this version of timm "
+                f"would use {found}. Install the timm version named in config.json."
+            )
         return model.eval()
 
 

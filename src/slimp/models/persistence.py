@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -22,78 +23,53 @@ FORMAT = 1
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelDescription:
-    """All that is needed to build a model, but for its weights."""
-
-    config: ModelConfig
-    encodings: Mapping[LevelName, Encoding]
-    image: ImageSpec
-    """Preprocessing that the weights expect."""
-
-    def save(self, folder: Path) -> None:
-        """Writes `model.json`."""
-        content = {
-            "format": FORMAT,
-            "config": asdict(self.config),
-            "encodings": {name: encoding.to_dict() for name, encoding in self.encodings.items()},
-            "image": asdict(self.image),
-        }
-        write_json(folder / DESCRIPTION, content)
-
-    @classmethod
-    def load(cls, folder: Path) -> ModelDescription:
-        """Reads `model.json`.
-
-        Raises:
-            CheckpointError: it is missing or damaged, or of another format.
-        """
-        path = folder / DESCRIPTION
-        if not path.is_file():
-            raise CheckpointError(
-                f"{folder}: no model here (no {DESCRIPTION}). Make one with: slimp pretrain."
-            )
-        try:
-            content = read_json(path)
-            if content.get("format") != FORMAT:
-                raise CheckpointError(
-                    f"{path}: model format {content.get('format')!r}, this version reads {FORMAT}."
-                )
-            encodings = {n: Encoding.from_dict(e) for n, e in content["encodings"].items()}
-            image = content["image"]
-            return cls(
-                config=ModelConfig(**content["config"]),
-                encodings=encodings,
-                image=ImageSpec(
-                    size=image["size"], mean=tuple(image["mean"]), std=tuple(image["std"])
-                ),
-            )
-        except CheckpointError:
-            raise
-        except (UserError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path}: describes no model of slimp ({error!r}).") from None
-
-    def require_preprocessing(self, found: ImageSpec, folder: Path) -> None:
-        """Raises unless the encoder as built here preprocesses as the weights expect.
-
-        Raises:
-            CheckpointError: another version of timm would feed the weights other pixels.
-        """
-        if self.image != found:
-            raise CheckpointError(
-                f"{folder}: the weights expect preprocessing {asdict(self.image)}, this version of "
-                f"timm would use {asdict(found)}. Install the timm version named in config.json."
-            )
-
-
-def save_weights(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Writes `model.safetensors`.
+def save_model(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    config: ModelConfig,
+    encodings: Mapping[LevelName, Encoding],
+    image: ImageSpec,
+) -> None:
+    """Writes `model.safetensors` and `model.json`: enough to build the model anywhere.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: the weights cannot be written.
     """
     try:
         with new_file(folder / WEIGHTS) as partial:
             save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
     except SafetensorError as error:  # for a full disk too
         raise CheckpointError(f"{folder}: cannot write the weights ({error}).") from None
+    content = {
+        "format": FORMAT,
+        "config": asdict(config),
+        "encodings": {name: encoding.to_dict() for name, encoding in encodings.items()},
+        "image": asdict(image),
+    }
+    write_json(folder / DESCRIPTION, content)
+
+
+def read_description(folder: Path) -> tuple[ModelConfig, dict[LevelName, Encoding], dict[str, Any]]:
+    """`model.json`: settings, encodings, and the preprocessing that the weights expect.
+
+    Raises:
+        CheckpointError: it is missing or damaged, or of another format.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder}: no model here (no {DESCRIPTION}). Make one with: slimp pretrain."
+        )
+    try:
+        content = read_json(path)
+        if content.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{path}: model format {content.get('format')!r}, this version reads {FORMAT}."
+            )
+        encodings = {name: Encoding.from_dict(x) for name, x in content["encodings"].items()}
+        return ModelConfig(**content["config"]), encodings, dict(content["image"])
+    except CheckpointError:
+        raise
+    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: describes no model of slimp ({error!r}).") from None

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from slimp.data.encoding import Encoding, Rows
 from slimp.errors import CheckpointError, UserError
+from slimp.models.weights_file import below_prefixes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +110,10 @@ def published_names(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: it is not TRACE's.
     """
-    state = state_dict.get("model", state_dict)
-    anchor = "encoder.cls_token"
-    found = [name for name in state if name.endswith(anchor)]
+    found = below_prefixes(state_dict.get("model", state_dict), "encoder.cls_token")
     if len(found) != 1:
-        raise CheckpointError(f"this is no state dict of TRACE: it lacks '{anchor}'.")
-    prefix = found[0].removesuffix(anchor)
-    return {name.removeprefix(prefix): value for name, value in state.items()}
+        raise CheckpointError("this is no state dict of TRACE: it lacks 'encoder.cls_token'.")
+    return next(iter(found.values()))
 
 
 def _official_size(name: str, size: object) -> int | tuple[int, ...]:

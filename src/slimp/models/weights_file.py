@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -74,13 +73,13 @@ def misfit(have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> str | None
     return None
 
 
-def prefixes(have: Iterable[str], want: Iterable[str]) -> list[str]:
-    """What may stand before the names of a model in a state dict: "" first, then the others."""
-    wanted = list(want)
-    counts = Counter(
-        name.removesuffix(end) for name in have for end in wanted if name.endswith(f".{end}")
-    )
-    return ["", *(prefix for prefix, count in counts.items() if 2 * count > len(wanted))]
+def below_prefixes(state: Mapping[str, Tensor], anchor: str) -> dict[str, dict[str, Tensor]]:
+    """The readings of a state dict in which `anchor` is a name, by what stands before its names."""
+    starts = [n.removesuffix(anchor) for n in state if n == anchor or n.endswith(f".{anchor}")]
+    return {
+        start: {n.removeprefix(start): value for n, value in state.items() if n.startswith(start)}
+        for start in starts
+    }
 
 
 def some(names: Iterable[str]) -> str:
@@ -102,8 +101,5 @@ def _load(path: Path, load: Callable[[Path], Any]) -> Any:
 
 
 def _is_state_dict(content: object) -> bool:
-    return (
-        isinstance(content, dict)
-        and bool(content)
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
-    )
+    named = isinstance(content, dict) and bool(content)
+    return named and all(isinstance(value, Tensor) for value in content.values())  # type: ignore[attr-defined]

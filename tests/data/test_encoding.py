@@ -44,22 +44,6 @@ TRAIN = table_of(
 )
 
 
-def test_token_order_is_continuous_first():
-    encoding = Encoding.fit(LEVEL, TRAIN)
-    assert [f.name for f in encoding.features] == [
-        "diameter",
-        "depth",
-        "region",
-        "symptoms",
-        "shape",
-    ]
-    rows = encoding.encode(TRAIN)
-    assert rows.continuous.shape == (4, 2)
-    assert rows.categorical.shape == (4, 2)
-    assert rows.checkbox.shape == (4, 2)
-    assert rows.present.shape == (4, 5)
-
-
 def test_codes_by_hand():
     rows = Encoding.fit(LEVEL, TRAIN).encode(TRAIN)
     std = np.std([1, 3, 0])
@@ -105,32 +89,9 @@ def test_unseen_categories_count_as_missing():
     assert rows.present[:, [2, 4]].tolist() == [[False, True], [True, False], [False, False]]
 
 
-def test_statistics_come_from_the_rows_given_and_no_others():
-    encoding = Encoding.fit(LEVEL, TRAIN.iloc[:2])
-    assert encoding.features[0].mean == 2
-    assert encoding.features[2].categories == ("ARM", "NOSE")
-    again = Encoding.fit(LEVEL, pd.concat([TRAIN.iloc[:2], table_of(d=[99.0]).iloc[:0]]))
-    assert again == encoding
-
-
 def test_survives_json():
     encoding = Encoding.fit(LEVEL, TRAIN)
     assert Encoding.from_dict(json.loads(json.dumps(encoding.to_dict()))) == encoding
-
-
-def test_rows_are_taken_by_index():
-    rows = Encoding.fit(LEVEL, TRAIN).encode(TRAIN)
-    taken = rows[torch.tensor([2, 0])]
-    assert len(taken) == 2
-    assert taken.categorical[:, 0].tolist() == [0, 2]
-    for name in Rows.__dataclass_fields__:
-        assert torch.equal(getattr(taken, name)[1], getattr(rows, name)[0])
-
-
-def test_a_level_without_features_encodes_to_nothing():
-    rows = Encoding.fit(Level(name="patient"), TRAIN).encode(TRAIN)
-    assert rows.present.shape == (4, 0)
-    assert len(rows) == 4
 
 
 values = st.fixed_dictionaries(

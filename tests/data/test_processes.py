@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from functools import lru_cache
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from slimp.data.batches import PatientBatches
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding
-from slimp.data.processes import shard
+from slimp.data.processes import agree, exchange_gradients, gather_rows, shard
 from slimp.data.schema import LEVELS
 from slimp.errors import UserError
+from slimp.models.losses import info_nce
 from slimp.models.weights_file import read_tensors
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training.config import PretrainConfig
@@ -74,8 +81,8 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def start(count: int, command: list[str], folder: Path) -> list[subprocess.Popen[bytes]]:
-    """Processes of `command` that find each other as torchrun would have set it up."""
+def start(count: int, work: Callable[[], object], folder: Path) -> list[int]:
+    """Forks of this process that find each other as torchrun would have set it up."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -83,71 +90,82 @@ def start(count: int, command: list[str], folder: Path) -> list[subprocess.Popen
     shared |= {"TORCHELASTIC_RUN_ID": "test", "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0"}
     started = []
     for rank in range(count):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
-        environment = {**os.environ, **shared, **own}
-        with (folder / f"process_{rank}.log").open("w") as log:
-            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                os.environ |= {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(SECONDS)
+                work()
+                status = 0
+            except KeyboardInterrupt:
+                status = 130
+            except BaseException:
+                (folder / f"process_{rank}.log").write_text(traceback.format_exc())
+            finally:
+                os._exit(status)
+        started.append(child)
     return started
 
 
-def processes(count: int, command: list[str], folder: Path) -> None:
-    """Runs `command` in as many processes, to the end."""
-    started = start(count, command, folder)
-    try:
-        codes = [process.wait(SECONDS) for process in started]
-    finally:
-        for process in started:
-            process.kill()
+def codes(started: list[int]) -> list[int]:
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in started]
+
+
+def processes(count: int, work: Callable[[], object], folder: Path) -> None:
+    """Does `work` in as many processes, to the end."""
+    found = codes(start(count, work, folder))
     logs = "\n".join(path.read_text() for path in sorted(folder.glob("process_*.log")))
-    assert codes == [0] * count, logs
+    assert found == [0] * count, logs
+
+
+forks = pytest.mark.skipif(
+    not hasattr(os, "fork") or torch.cuda.is_available(), reason="autograd here cannot be forked"
+)
 
 
 # ------------------------------------------------------------------ rows and gradients
 
-ROWS = """
-import torch
-import torch.distributed as dist
-from torch import nn
-from slimp.data.processes import agree, exchange_gradients, gather_rows, shard
-from slimp.models.losses import info_nce
 
-dist.init_process_group("gloo")
-rank = dist.get_rank()
-torch.manual_seed(0)
-rows, targets = torch.randn(2, 7, 4, dtype=torch.float64)
-layer, unused = nn.Linear(4, 3, bias=False).double(), nn.Linear(2, 2)
-other = nn.Linear(4, 3, bias=False).double()
-scale = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
-for count in (7, 5, 2):  # shards of 2, 2, 3; 1, 2, 2; 0, 1, 1
-    groups = torch.arange(count) % 4
-    own = shard(count, rank, 3)
-    learned = (layer.weight, other.weight, scale)
-    wanted = info_nce(
-        layer(rows[:count]), other(targets[:count]), temperature=scale, groups=groups
-    )
-    expected = torch.autograd.grad(wanted, learned)
-    for parameter in learned:
-        parameter.grad = None
-    gathered = gather_rows(layer(rows[own]), count)
-    loss = info_nce(gathered, other(targets[:count]), temperature=scale, groups=groups)
-    loss.backward()
-    exchange_gradients([layer.weight, *unused.parameters()], [other.weight, scale])
-    torch.testing.assert_close(loss, wanted)
-    torch.testing.assert_close(tuple(p.grad for p in learned), expected)
-    assert unused.weight.grad is None
-only_one = nn.Parameter(torch.ones(2))
-(only_one.sum() * 3).backward() if rank == 1 else None
-exchange_gradients([only_one], [])
-assert only_one.grad.tolist() == [3, 3]
-cpu = torch.device("cpu")
-assert [agree(float(rank), cpu, on=on) for on in ("least", "most", "first")] == [0, 2, 0]
-"""
+def compare_rows() -> None:
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    torch.manual_seed(0)
+    rows, targets = torch.randn(2, 7, 4, dtype=torch.float64)
+    layer, unused = nn.Linear(4, 3, bias=False).double(), nn.Linear(2, 2)
+    other = nn.Linear(4, 3, bias=False).double()
+    scale = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+    for count in (7, 5, 2):  # shards of 2, 2, 3; 1, 2, 2; 0, 1, 1
+        groups = torch.arange(count) % 4
+        own = shard(count, rank, 3)
+        learned = (layer.weight, other.weight, scale)
+        wanted = info_nce(
+            layer(rows[:count]), other(targets[:count]), temperature=scale, groups=groups
+        )
+        expected = torch.autograd.grad(wanted, learned)
+        for parameter in learned:
+            parameter.grad = None
+        gathered = gather_rows(layer(rows[own]), count)
+        loss = info_nce(gathered, other(targets[:count]), temperature=scale, groups=groups)
+        loss.backward()
+        exchange_gradients([layer.weight, *unused.parameters()], [other.weight, scale])
+        torch.testing.assert_close(loss, wanted)
+        torch.testing.assert_close(tuple(p.grad for p in learned), expected)
+        assert unused.weight.grad is None
+    only_one = nn.Parameter(torch.ones(2))
+    if rank == 1:
+        (only_one.sum() * 3).backward()
+    exchange_gradients([only_one], [])
+    assert only_one.grad.tolist() == [3, 3]
+    cpu = torch.device("cpu")
+    assert [agree(float(rank), cpu, on=on) for on in ("least", "most", "first")] == [0, 2, 0]
 
 
+@forks
 def test_rows_losses_and_gradients_of_three_processes_are_those_of_one(tmp_path: Path) -> None:
     """A wrong shard, gathering without gradient, or averaging the image encoder fails here."""
-    (tmp_path / "rows.py").write_text(ROWS)
-    processes(3, [sys.executable, str(tmp_path / "rows.py")], tmp_path)
+    processes(3, compare_rows, tmp_path)
 
 
 # ------------------------------------------------------------------ whole runs
@@ -159,15 +177,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cohort().save(folder / "cohort")
     pretrain(cohort(), PretrainConfig(**SETTINGS, chunk=1000), folder / "run")
     return folder
-
-
-def flags(folder: Path, out: Path, **changes: Any) -> list[str]:
-    import json
-
-    settings = {**SETTINGS, **changes}
-    path = out.with_suffix(".json")
-    path.write_text(json.dumps(settings))
-    return ["pretrain", str(folder / "cohort"), "--out", str(out), "--config", str(path)]
 
 
 def assert_same_run(found: Path, wanted: Path) -> None:
@@ -184,55 +193,62 @@ def assert_same_run(found: Path, wanted: Path) -> None:
         torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_the_gradient_cache_trains_to_the_same_weights(alone: Path, tmp_path: Path) -> None:
     pretrain(cohort(), PretrainConfig(**SETTINGS, chunk=5), tmp_path / "run")
     assert_same_run(tmp_path / "run", alone / "run")
 
 
+@pytest.mark.slow
 def test_two_processes_of_torchrun_train_to_the_same_weights(alone: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "run", tmp_path / "settings.json"
+    settings.write_text(json.dumps({**SETTINGS, "chunk": 1000}))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    words = [*command, "-m", "slimp", *flags(alone, tmp_path / "run", chunk=1000)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
+    words = ["pretrain", alone / "cohort", "--out", out, "--config", settings]
+    done = subprocess.run(
+        [*command, "-m", "slimp", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("next: slimp probe") == 1, "one process speaks"
-    assert_same_run(tmp_path / "run", alone / "run")
-    assert read_log(tmp_path / "run")[-1]["validation_loss"] > 0
+    assert_same_run(out, alone / "run")
+    assert read_log(out)[-1]["validation_loss"] > 0
 
 
-@pytest.mark.slow
-def test_three_processes_of_our_own_with_a_cache_train_to_the_same_weights(
-    alone: Path, tmp_path: Path
+@forks
+@pytest.mark.parametrize(
+    ("count", "chunk"), [(2, 1000), pytest.param(3, 4, marks=pytest.mark.slow)]
+)
+def test_several_processes_train_to_the_same_weights(
+    alone: Path, tmp_path: Path, count: int, chunk: int
 ) -> None:
     """Batches of three and four patients, of which two have one image."""
-    words = [sys.executable, "-m", "slimp", *flags(alone, tmp_path / "run", devices=3, chunk=4)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
-    assert done.returncode == 0, done.stderr
+    config = PretrainConfig(**SETTINGS, chunk=chunk)
+    processes(count, partial(pretrain, cohort(), config, tmp_path / "run"), tmp_path)
     assert_same_run(tmp_path / "run", alone / "run")
 
 
-@pytest.mark.slow
+@forks
 def test_a_signal_to_one_process_ends_all_and_another_number_goes_on(
     alone: Path, tmp_path: Path
 ) -> None:
     """The second of two processes is warned, as by a scheduler; one process ends the run."""
-    out = tmp_path / "run"
-    words = flags(alone, out, checkpoint_every_steps=1000)
+    out, config = tmp_path / "run", PretrainConfig(**SETTINGS, chunk=1000)
     log = out / "metrics.jsonl"
-    started = start(2, [sys.executable, "-m", "slimp", *words], tmp_path)
-    try:
-        until = time.monotonic() + SECONDS
-        while not (log.is_file() and log.read_bytes().count(b"\n") >= 3):
-            assert time.monotonic() < until
-            time.sleep(0.005)
-        started[1].send_signal(signal.SIGTERM)
-        codes = [process.wait(SECONDS) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert codes == [130, 130]
+    often = replace(config, checkpoint_every_steps=1000)
+    started = start(2, partial(pretrain, cohort(), often, out), tmp_path)
+    until = time.monotonic() + SECONDS
+    while not (log.is_file() and log.read_bytes().count(b"\n") >= 3):
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    os.kill(started[1], signal.SIGTERM)
+    assert codes(started) == [130, 130]
     (kept,) = (out / "checkpoints").iterdir()
     assert 0 < int(kept.name.removeprefix("step_")) < STEPS
-    pretrain(cohort(), PretrainConfig(**SETTINGS, chunk=1000), out, resume=True)
+    pretrain(cohort(), config, out, resume=True)
     assert_same_run(out, alone / "run")
 
 

@@ -245,13 +245,6 @@ def test_a_renamed_feature_reads_the_columns_of_both_cohorts() -> None:
     assert part(found, "patient: gender").detail == "was 'sex', 2 categories shared"
 
 
-def test_scale_and_unit_of_a_value_are_those_of_the_run() -> None:
-    older = replace(AGE, mean=70.0, std=3.0, unit="years")  # the run does not know the unit
-    found = moved({**REFERENCE, "patient": encoding("patient", older, SEX)})
-    assert found.model.encodings["patient"].features[0] == replace(AGE, unit="years")
-    assert part(found, "patient: age").status == "kept"
-
-
 @pytest.mark.parametrize(
     ("feature", "reason"),
     [
@@ -309,21 +302,6 @@ def test_levels_above_the_cohorts_stay_to_lend_and_do_not_learn(
         )
     statuses = {x.status for x in found.parts if x.part.startswith("patient: ")}
     assert statuses == {"unused"}
-
-
-def test_a_new_level_above_starts_fresh() -> None:
-    found = moved(REFERENCE, run({"lesion": REFERENCE["lesion"]}), train="heads")
-    rows = [x for x in found.parts if x.part.startswith("patient: ")]
-    assert {(x.status, x.trained) for x in rows} == {("new", True)}
-
-
-def test_the_view_level_is_kept_new_or_dropped() -> None:
-    with_views = run(config=replace(CONFIG, view_weight=1.0))
-    for source, weight, status in (
-        *((with_views, 1.0, "kept"), (run(), 1.0, "new"), (with_views, 0.0, "dropped")),
-    ):
-        found = moved(REFERENCE, source, view_weight=weight)
-        assert part(found, "views: head").status == status
 
 
 # ------------------------------------------------------------------ what learns
@@ -389,12 +367,6 @@ def test_what_is_frozen_drops_nothing_at_random() -> None:
     assert not layers[0].dropout.training
     rows = model.encodings["lesion"].encode(TABLES["lesion"])
     assert torch.equal(model.encode_rows("lesion", rows), model.encode_rows("lesion", rows))
-
-
-def test_a_level_without_a_weight_does_not_learn() -> None:
-    source = run(config=replace(CONFIG, patient_weight=0.0))
-    found = moved(REFERENCE, source, train="full")
-    assert not any(x.trained for x in found.parts if x.part.startswith("patient: "))
 
 
 # ------------------------------------------------------------------ encoders and refusals

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
-from slimp.models.image_encoder import ImageEncoder, set_fused_attention
+from slimp.models.image_encoder import ImageEncoder
 
 VIT = {"patch_size": 8, "embed_dim": 12, "depth": 2, "num_heads": 2}
 
@@ -68,13 +68,6 @@ def test_any_timm_model_gives_one_vector_per_image_from_pixels_normalised_as_it_
     torch.testing.assert_close(out, by_hand, rtol=1e-4, atol=1e-4)
 
 
-def test_making_an_encoder_leaves_it_untouched_and_in_training_mode() -> None:
-    encoder = ImageEncoder(config("resnet18", 32))
-    assert encoder.model.training
-    state = encoder.state_dict().items()
-    assert not any(value for name, value in state if name.endswith("num_batches_tracked"))
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -116,40 +109,12 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
     assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
 
 
-def test_an_encoder_that_cannot_recompute_says_so() -> None:
-    encoder = ImageEncoder(config("dla46_c", 32))
-    with pytest.raises(UserError, match="dla46_c"):
-        encoder.set_gradient_checkpointing(True)
-
-
-def test_unfused_attention_is_the_same_function() -> None:
-    encoder = vit().double()
-    fused, wanted = encoder(pixels()), gradients(encoder)
-    set_fused_attention(encoder, False)
-    torch.testing.assert_close(encoder(pixels()), fused)
-    torch.testing.assert_close(gradients(encoder), wanted)
-
-
-def test_the_values_of_a_token_lie_side_by_side_along_the_residual_stream() -> None:
-    encoder, seen = vit(class_token=False, global_pool="avg"), []
-    for block in encoder.model.blocks:
-        block.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
-    encoder(pixels())
-    assert len(seen) == 2
-    assert all(out.is_contiguous() for out in seen)
-
-
 def test_the_layout_of_tokens_changes_no_value_and_no_gradient() -> None:
     encoder = vit(class_token=False, global_pool="avg").double()
     out, wanted = encoder(pixels()), gradients(encoder)
     encoder.model.patch_embed._forward_hooks.clear()
     torch.testing.assert_close(out, encoder(pixels()), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(wanted, gradients(encoder), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_pixels_are_normalised_in_the_number_format_of_the_module(dtype: torch.dtype) -> None:
-    assert vit().to(dtype)(pixels()).dtype == dtype
 
 
 # ------------------------------------------------------------------ weights from a file

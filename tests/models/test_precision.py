@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -14,7 +11,7 @@ from torch import Tensor, nn
 
 from slimp.models import precision
 from slimp.models.image_encoder import ImageEncoder
-from slimp.models.precision import autocast_on, suit_to_device
+from slimp.models.precision import suit_to_device
 from slimp.models.transformer import TokenEncoder
 from slimp.training.config import PretrainConfig
 from slimp.training.devices import fast_precision
@@ -43,24 +40,6 @@ def test_the_measured_speed_decides_where_nothing_is_asked_for(
     monkeypatch.setattr(precision, "_bf16_speedup_on_cpu", measured)
     found = fast_precision(config(seed=5, precision=asked))
     assert found == config(seed=5, precision=chosen)  # and nothing else changes
-
-
-def test_the_measurement_is_a_ratio_of_times_and_leaves_the_random_state_alone() -> None:
-    before = torch.get_rng_state()
-    assert 0 <= precision._bf16_speedup_on_cpu(side=32, repeats=2) < 1000
-    assert torch.equal(before, torch.get_rng_state())
-
-
-@pytest.mark.parametrize(("asked", "dtype"), [("32", torch.float32), ("bf16", torch.bfloat16)])
-def test_products_are_in_the_format_asked_for_and_weights_in_32_bits(
-    asked: str, dtype: torch.dtype
-) -> None:
-    layer = torch.nn.Linear(2, 2)
-    for _ in range(2):
-        with autocast_on(torch.device("cpu"), asked)():
-            assert layer(torch.ones(1, 2)).dtype == dtype
-    assert layer(torch.ones(1, 2)).dtype == torch.float32
-    assert layer.weight.dtype == torch.float32
 
 
 CPU = torch.device("cpu")
@@ -112,16 +91,6 @@ def test_the_gradient_in_bf16_is_near_that_in_32_and_in_64_bit() -> None:
         assert F.cosine_similarity(in_bf16[name].flatten(), want.flatten(), dim=0) > 0.999, name
 
 
-@pytest.mark.parametrize("factor", [0.8, 1.25])
-def test_the_bound_on_the_gradient_would_catch_a_wrong_kernel(factor: float) -> None:
-    encoder = encoder_that_attends()
-    want = gradients(encoder)
-    suit_to_device(encoder, CPU, "bf16")
-    for block in encoder.model.blocks:
-        block.attn.scale *= factor
-    assert error_and_cosine(gradients(encoder, bf16=True), want)[0] > 2 * BOUND
-
-
 @pytest.mark.parametrize("number_format", ["32", "bf16"])
 def test_suiting_a_device_changes_no_gradient_in_64_bit(number_format: str) -> None:
     encoder = encoder_that_attends().double()
@@ -143,42 +112,6 @@ def test_every_encoder_is_suited_to_its_device(
     suit_to_device(both, torch.device(device), number_format)
     switches = [m.fused_attn for m in both.modules() if hasattr(m, "fused_attn")]
     assert switches == [fused] * (4 + 2)
-
-
-FRESH_PAGES = """
-import resource, numpy
-def step():
-    held = [numpy.ones(2**24, dtype="f4") for _ in range(2)]
-for _ in range(4):
-    step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(4):
-    step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has the switch")
-def test_freed_memory_is_used_again_without_asking_the_system() -> None:
-    def step() -> list[Tensor]:
-        return [torch.ones(2**24) for _ in range(2)]  # 64 MiB each: more than glibc adapts to
-
-    def faults() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-    if not precision.keep_freed_memory():
-        pytest.skip("this C library has no mallopt")
-    for _ in range(4):
-        step()
-    before = faults()
-    for _ in range(4):
-        step()
-    assert faults() - before < 50
-    # A process that did not ask: pages of 2 MiB, or of 4 KiB, which are 500 times as many.
-    done = subprocess.run(
-        [sys.executable, "-c", FRESH_PAGES], capture_output=True, text=True, check=True
-    )
-    assert int(done.stdout) > 2 * 50
 
 
 @pytest.mark.gpu

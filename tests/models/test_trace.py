@@ -208,18 +208,6 @@ def test_equals_the_published_implementation(case, depth, heads, pool, checkbox,
     torch.testing.assert_close(trace.head(got), want, atol=1e-4, rtol=1e-5)
 
 
-def test_published_tables_in_64_bits_are_read_in_the_weights_precision():
-    metadata = {"continuous": ["age"], "categorical": {"sex": 2}}
-    x = torch.tensor([[50.0, 1.0], [0.0, 2.0]])
-    state = published_state(
-        metadata, torch.Generator().manual_seed(0), width=8, depth=1, continuous="mlp"
-    )
-    trace = Trace.from_official(state, metadata)
-    assert torch.equal(
-        trace(official_rows(x.double(), metadata)), trace(official_rows(x, metadata))
-    )
-
-
 # ------------------------------------------------------------------------- missing is a mask
 
 
@@ -287,18 +275,6 @@ def test_masked_tokens_are_as_if_the_feature_did_not_exist(checkbox):
     torch.testing.assert_close(trace(rows), fewer(kept))
 
 
-def test_zero_counts_missing_tokens_and_mask_does_not():
-    state = trace_of().state_dict()
-    outputs = {}
-    for missing in ("zero", "mask"):
-        trace = trace_of(missing=missing)
-        trace.load_state_dict(state)
-        outputs[missing] = trace(rows_of())
-    complete = replace(rows_of(), present=torch.ones(6, 5, dtype=torch.bool))
-    assert not torch.allclose(outputs["zero"], outputs["mask"], atol=1e-2)
-    torch.testing.assert_close(trace_of(missing="mask")(complete), trace_of()(complete))
-
-
 def test_learned_vectors_stand_where_cells_are_missing():
     trace, rows = trace_of(missing="learned"), rows_of()
     tokens, absent = trace.embed(rows)
@@ -344,11 +320,6 @@ def test_any_number_of_features_and_of_rows(features, missing, continuous):
     nobody = rows[torch.zeros(0, dtype=torch.long)]
     assert trace(nobody).shape == (0, trace.embed_dim)
     trace(nobody).sum().backward()
-
-
-def test_a_level_without_features_has_no_encoder():
-    with pytest.raises(UserError):
-        Trace(TraceFeatures(continuous=0, categorical=()))
 
 
 @pytest.mark.parametrize(
@@ -415,26 +386,6 @@ def test_gradients(missing, continuous, checkbox):
     assert torch.autograd.gradcheck(output, inputs)
 
 
-def test_the_row_of_a_missing_category_gets_no_gradient_and_the_others_do():
-    trace, rows = trace_of(), rows_of(40)
-    trace(rows).square().sum().backward()
-    gradient = trace.embeddings[0].weight.grad
-    assert (gradient[0] == 0).all()
-    assert (gradient[1:].abs().sum(dim=1) > 0).all()
-
-
-def test_bf16_stays_near():
-    trace, rows = trace_of(missing="mask", width=32), rows_of(50)
-    want = trace(rows)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = trace(rows)
-        maps = trace.attention(rows)
-    torch.testing.assert_close(got.float(), want, atol=0.08, rtol=0.0)
-    assert all(layer.isfinite().all() for layer in maps)
-    got.float().square().sum().backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in trace.parameters())
-
-
 # ------------------------------------------------------------------------- from a typed table
 
 
@@ -466,24 +417,3 @@ def test_a_hidden_cell_equals_an_empty_one(missing):
     hidden = encoding.disturb(rows, np.random.default_rng(0), dropout=1.0, corruption=0.0)
     empty = Rows(*(torch.zeros_like(getattr(rows, name)) for name in rows.__dataclass_fields__))
     assert torch.equal(trace(hidden), trace(empty))
-
-
-def test_learns_a_rule_of_value_category_and_boxes():
-    """Overfits: one row per combination, the target needs all three kinds at once."""
-    features = TraceFeatures(continuous=1, categorical=(2, (1, 1)))
-    grid = torch.tensor(list(product([-1.0, 1.0], [1, 2], [0.0, 1.0], [0.0, 1.0])))
-    rows = Rows(
-        continuous=grid[:, :1],
-        categorical=grid[:, 1:2].long(),
-        checkbox=grid[:, 2:],
-        present=torch.ones(len(grid), 3, dtype=torch.bool),
-    )
-    parity = ((grid[:, 0] > 0) ^ (grid[:, 1] > 1) ^ (grid[:, 2] > 0) ^ (grid[:, 3] > 0)).long()
-    torch.manual_seed(0)
-    trace = Trace(features, TraceConfig(width=16, missing="mask"), num_classes=2)
-    optimizer = torch.optim.AdamW(trace.parameters(), lr=5e-3)
-    for _ in range(200):
-        optimizer.zero_grad()
-        F.cross_entropy(trace.head(trace(rows)), parity).backward()
-        optimizer.step()
-    assert (trace.head(trace(rows)).argmax(dim=1) == parity).all()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import pandas as pd
 import pytest
 import torch
 
-from slimp.data.encoding import Encoding
-from slimp.data.schema import Feature, Level
 from slimp.errors import CheckpointError, UserError
 from slimp.models.trace import Trace
 from slimp.models.trace_checkpoints import TraceFeatures, official_rows
@@ -29,14 +26,6 @@ def test_any_numeric_table_serves(convert):
     rows, want = official_rows(convert(X), METADATA), official_rows(X, METADATA)
     assert torch.equal(rows.categorical, want.categorical)
     assert torch.equal(rows.present, want.present)
-
-
-def test_no_rows_and_no_columns_of_a_kind():
-    assert len(official_rows(X[:0], METADATA)) == 0
-    only = official_rows(X[:, :2], {"continuous": ["age", "bmi"], "categorical": {}})
-    assert only.categorical.shape == only.checkbox.shape == (2, 0)
-    only = official_rows(X[:, 2:3], {"continuous": [], "categorical": {"sex": 2}})
-    assert only.continuous.shape == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -72,26 +61,6 @@ def test_wrong_number_of_columns():
 def test_a_description_in_another_form_is_refused(metadata, message):
     with pytest.raises(UserError, match=message):
         TraceFeatures.of_official(metadata)
-
-
-def test_sizes_of_an_encoding_are_those_of_its_published_description():
-    level = Level(
-        name="patient",
-        features=(
-            Feature(name="sex", kind="categorical", columns=("sex",)),
-            Feature(name="age", kind="continuous", columns=("age",)),
-            Feature(name="pain", kind="checkbox", columns=("a", "b", "c")),
-        ),
-    )
-    table = pd.DataFrame(
-        {
-            "sex": pd.array(["f", "m"], dtype="str"),
-            "age": [40.0, 50.0],
-            **{key: pd.array([True, None], dtype="boolean") for key in "abc"},
-        }
-    )
-    described = {"continuous": ["age"], "categorical": {"sex": 2, "pain": [1, 1, 1]}}
-    assert TraceFeatures.of(Encoding.fit(level, table)) == TraceFeatures.of_official(described)
 
 
 def published_state(**changes: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -23,7 +23,7 @@ from slimp.models.nested import Slimp
 from slimp.models.weights_file import read_tensors
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training import loop as train
-from slimp.training.adapt import Adaptation, adapt, left_behind, stages_of
+from slimp.training.adapt import Adaptation, adapt, left_behind
 from slimp.training.config import AdaptConfig, PretrainConfig
 from slimp.training.loop import pretrain
 from slimp.training.parts import earlier_parts, set_aside
@@ -210,20 +210,6 @@ def test_another_run_is_no_resumption(run: Path, adapted: Path, tmp_path: Path) 
     adapt(moved, other_schema(), settings(), copy, resume=True)
 
 
-def test_chunks_change_the_weights_by_rounding_only(tmp_path: Path) -> None:
-    first = PretrainConfig(
-        **{**RUN, "epochs": 1}, **{**MODEL, "tabular_dropout": 0.0, "encoder_options": VIT}
-    )
-    pretrain(cohort(), first, tmp_path / "run")
-    weights = []
-    for chunk in (999, 4):
-        out = tmp_path / str(chunk)
-        adapt(tmp_path / "run", other_schema(), settings(chunk=chunk, epochs=1), out)
-        weights.append(read_tensors(out / "model.safetensors"))
-    for name in weights[0]:
-        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-4)
-
-
 # ------------------------------------------------------------------ what is left on disk
 
 
@@ -256,15 +242,6 @@ def test_the_table_and_the_stages_are_saved(run: Path, adapted: Path, tmp_path: 
     assert stages[1] == read_json(adapted / "transfer.json")["stages"][1]
     total = sum(part["parameters"] for part in content["parts"])
     assert total == content["parameters"] == stages[2]["parameters"]
-
-
-def test_a_run_of_an_older_version_has_a_stage_too(run: Path, tmp_path: Path) -> None:
-    for name in ("model.json", "model.safetensors"):
-        shutil.copy(run / name, tmp_path)
-    model = Slimp.from_pretrained(tmp_path)
-    (stage,) = stages_of(tmp_path, model)
-    assert (stage.cohort, stage.patients, stage.trainable) == ("unknown", 0, stage.parameters)
-    adapt(tmp_path, other_schema(), settings(epochs=1), tmp_path / "out")
 
 
 # ------------------------------------------------------------------ nobody is tested twice

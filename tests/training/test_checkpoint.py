@@ -82,27 +82,10 @@ def test_a_loaded_state_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert [group["weight_decay"] for group in fresh.param_groups] == [0.1, 0.0]
 
 
-def test_without_a_checkpoint_there_is_nothing_to_load(tmp_path: Path) -> None:
-    assert load(tmp_path / "nowhere") is None
-    assert not (tmp_path / "nowhere").exists()
-    with Checkpoints(tmp_path, keep=1) as saved:  # before the first step there is a state too
-        saved.save(*made(), Progress())
-    assert load(tmp_path) == Progress()
-
-
 def test_the_newest_stay_and_the_newest_is_loaded(tmp_path: Path) -> None:
     save(tmp_path, 5, 9, 10, 100)  # as text 9 would come after 10
     assert names(tmp_path) == ["step_00000010", "step_00000100"]
     assert load(tmp_path) == Progress(step=100)
-
-
-def test_a_step_that_is_saved_again_replaces_its_checkpoint(tmp_path: Path) -> None:
-    model, optimizer = made()
-    with Checkpoints(tmp_path, keep=2) as saved:
-        for epoch in (1, 2):
-            saved.save(model, optimizer, Progress(step=5, epoch=epoch))
-    assert names(tmp_path) == ["step_00000005"]
-    assert load(tmp_path) == Progress(step=5, epoch=2)
 
 
 # ------------------------------------------------------------------ behind the training
@@ -145,19 +128,6 @@ def test_training_goes_on_while_what_it_was_is_written(tmp_path: Path, gate: Gat
     assert all(torch.equal(value, was[name]) for name, value in other.state_dict().items())
     assert fresh.param_groups[0]["lr"] == 0.03
     assert {int(entry["step"]) for entry in fresh.state.values()} == {1}
-
-
-def test_a_save_waits_for_the_one_before(tmp_path: Path, gate: Gate) -> None:
-    model, optimizer = made()
-    with Checkpoints(tmp_path, keep=5) as saved:
-        saved.save(model, optimizer, Progress(step=1))
-        second = threading.Thread(target=saved.save, args=(model, optimizer, Progress(step=2)))
-        second.start()
-        second.join(0.2)
-        assert second.is_alive()
-        gate.opened.set()
-        second.join(30)
-    assert names(tmp_path) == ["step_00000001", "step_00000002"]
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])

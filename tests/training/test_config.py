@@ -10,10 +10,9 @@ import pytest
 import yaml
 
 from slimp.cli.main import main
-from slimp.data.config import BatchConfig
 from slimp.errors import UserError
 from slimp.models.config import ModelConfig
-from slimp.training.config import PRESETS, AdaptConfig, OptimConfig, PretrainConfig, part_of
+from slimp.training.config import PRESETS, AdaptConfig, PretrainConfig
 
 PAPER = {
     **{"encoder": "vit_small_patch16_224", "image_size": 224, "tabular_width": 128},
@@ -59,11 +58,6 @@ def test_presets_are_valid_and_can_be_changed(name: str) -> None:
     assert asdict(config).items() >= {**PRESETS[name], "preset": name, "epochs": 7}.items()
 
 
-def test_an_unknown_preset_names_the_others() -> None:
-    with pytest.raises(UserError, match=r"'huge'.* tiny, small, vit-s"):
-        PretrainConfig.from_preset("huge")
-
-
 @pytest.mark.parametrize(
     ("changes", "options"),
     [
@@ -79,14 +73,6 @@ def test_options_of_a_preset_belong_to_its_encoder(
     config = PretrainConfig.from_preset("tiny", **changes)
     assert config.encoder_options == options
     assert config.image_size == 64  # other settings of the preset stay
-
-
-@pytest.mark.parametrize("part", [ModelConfig, BatchConfig, OptimConfig])
-def test_a_part_has_the_values_of_the_whole(part: type) -> None:
-    whole = PretrainConfig.from_preset("tiny", seed=3, missing="zero")
-    values = asdict(part_of(whole, part))
-    assert values
-    assert asdict(whole).items() >= values.items()
 
 
 COUNTS = [

@@ -205,28 +205,6 @@ def test_batch_normalisation_is_refused_in_chunks_only() -> None:
         cached(model, batch, 4)
 
 
-def test_activations_are_held_for_one_chunk_only() -> None:
-    """Counted: what autograd keeps for the backward pass, in either way."""
-    model, batch = made(("lesion", "patient"))
-    whole = saved_bytes(lambda: model.image_encoder(batch.pixels[0]), model)
-    chunk = saved_bytes(lambda: model.image_encoder(batch.pixels[0, :4]), model)
-    assert chunk < whole * 5 / len(batch.image_rows)
-    alive, held = [], []
-    encode = model.encode_images
-
-    def counted(pixels: Tensor) -> Tensor:
-        out = encode(pixels)
-        if out.requires_grad:
-            alive.append(len(pixels))
-            out.register_hook(lambda _: held.append(alive.pop()))
-        assert len(alive) <= 1
-        return out
-
-    model.encode_images = counted  # type: ignore[method-assign]
-    cached(model, batch, 4)
-    assert sum(held) == len(batch.image_rows)
-
-
 @pytest.mark.parametrize("count", [1, 5, ROWS_ON_CPU])
 def test_filling_up_a_batch_changes_no_row_and_no_gradient(count: int) -> None:
     model, batch = made(("lesion", "patient"))

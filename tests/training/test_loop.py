@@ -153,19 +153,6 @@ def test_the_precision_and_the_chunk_that_were_chosen_are_saved(tmp_path: Path) 
     assert saved == {**asdict(config(epochs=1)), **chosen}
 
 
-def test_what_is_returned_is_what_is_saved_and_resumes_to_itself(
-    whole: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    for resume in (False, True):
-        model = pretrain(cohort(), config(), out, resume=resume)
-        assert not model.training
-        saved = weights(out)
-        assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
-        assert_same_weights(out, whole)  # the same seed gives the same weights
-        assert log_without_pace(out) == log_without_pace(whole)
-
-
 @pytest.mark.parametrize("changes", [{"workers": 2}, {"gradient_checkpointing": True}])
 def test_workers_and_gradient_checkpointing_change_no_bit(
     whole: Path, tmp_path: Path, changes: dict[str, Any]
@@ -173,12 +160,6 @@ def test_workers_and_gradient_checkpointing_change_no_bit(
     pretrain(cohort(), config(**changes), tmp_path / "run")
     assert_same_weights(tmp_path / "run", whole)
     assert log_without_pace(tmp_path / "run") == log_without_pace(whole)
-
-
-def test_another_seed_gives_other_weights(whole: Path, tmp_path: Path) -> None:
-    pretrain(cohort(), config(seed=1, epochs=1), tmp_path / "run")
-    name = "image_encoder.model.patch_embed.proj.weight"
-    assert not torch.equal(weights(tmp_path / "run")[name], weights(whole)[name])
 
 
 @pytest.mark.parametrize(
@@ -569,16 +550,6 @@ def test_encodings_are_fitted_on_what_is_given_only() -> None:
     age = build_model(train_part, config()).encodings["patient"].of_kind("continuous")[0]
     assert age.mean == pytest.approx(train_part.patients["age"].mean())
     assert age.mean != pytest.approx(cohort().patients["age"].mean())
-
-
-def test_the_image_encoder_can_start_from_a_local_file(tmp_path: Path) -> None:
-    torch.manual_seed(5)
-    wanted = build_model(cohort(), config()).image_encoder.model.state_dict()
-    save_file(wanted, tmp_path / "vit.safetensors")
-    torch.manual_seed(6)
-    model = build_model(cohort(), config(encoder_weights=str(tmp_path / "vit.safetensors")))
-    state = model.image_encoder.model.state_dict()
-    assert all(torch.equal(state[name], value) for name, value in wanted.items())
 
 
 def test_levels_with_metadata_need_a_weight() -> None:

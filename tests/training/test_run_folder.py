@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import signal
 import sys
-import threading
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -165,17 +164,3 @@ def test_a_first_signal_defers_and_a_second_one_interrupts(number: int) -> None:
     with pytest.raises(RuntimeError), deferred_signals():
         raise RuntimeError
     assert signal.getsignal(number) is before
-
-
-def test_outside_the_main_thread_signals_are_left_alone() -> None:
-    """Where Python would not allow it."""
-    seen = []
-
-    def work() -> None:
-        with deferred_signals() as stop:
-            seen.append(stop.wanted)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [False]

@@ -79,11 +79,6 @@ def relabelled(cohort: Cohort, label: str | None) -> Cohort:
 # ------------------------------------------------------------------ figures
 
 
-def test_without_validation_patients_there_are_no_figures() -> None:
-    model = model_of(config())
-    assert Validator(parts()[0], None, model, config())(model, *CPU) == {}
-
-
 @torch.no_grad()
 def by_hand(model: Slimp, settings: PretrainConfig) -> tuple[dict[str, float], Tensor, Tensor]:
     """Losses, and both sides of the lesion level, of all validation patients at once."""
@@ -128,18 +123,6 @@ def test_several_batches_count_by_their_lesions() -> None:
     assert found["recall_at_5"] == validate(config())["recall_at_5"]  # over all of them
 
 
-def of_equal_lesions(cohort: Cohort) -> Cohort:
-    columns = cohort.schema.level("lesion").columns
-    constant = {column: cohort.lesions[column].iloc[0] for column in columns}
-    return replace(cohort, tables=replace(cohort.tables, lesions=cohort.lesions.assign(**constant)))
-
-
-def test_equal_metadata_count_as_found() -> None:
-    """Nothing tells them apart, so no model could find the right one of them."""
-    train, validation = map(of_equal_lesions, parts())
-    assert validate(config(), train, validation)["recall_at_1"] == 1.0
-
-
 def test_the_knn_probe_asks_training_images_about_validation_images() -> None:
     settings = config()
     model = model_of(settings).eval()
@@ -166,13 +149,6 @@ def test_unlabelled_images_are_no_neighbours_and_large_cohorts_are_sampled(
     validator = Validator(half, validation, model_of(config()), config())
     assert validator.neighbours is not None
     assert len(validator.neighbours) == 7
-
-
-@pytest.mark.parametrize("label", [None, "nevus"])
-def test_without_two_classes_there_is_no_knn_probe(label: str | None) -> None:
-    train, validation = parts()
-    for a, b in ((relabelled(train, label), validation), (train, relabelled(validation, label))):
-        assert "knn_balanced_accuracy" not in validate(config(), a, b)
 
 
 @pytest.mark.parametrize(

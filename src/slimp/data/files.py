@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,11 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimp.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 OURS = {"cohort.json", "config.json", "metrics.json", "predictions.parquet", "state.json"}
 """Files by which a folder is known to be written by this package, and may be replaced."""
@@ -106,28 +101,19 @@ def check_output(folder: Path, *, overwrite: bool = False) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder, and those above it, if it is not there.
-
-    Raises:
-        UserError: a file is in the way, or nothing can be made there.
-    """
-    with _explained(folder):
+    """Makes a folder, and those above it, if it is not there, or says why it cannot."""
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
-def _explained(wanted: Path) -> Iterator[None]:
-    """Turns errors about a place where no folder can be into sentences."""
+def _writing(place: Path) -> Iterator[None]:
+    """An error of the system becomes a sentence that names the place."""
     try:
         yield
-    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
-        for path in (wanted, *wanted.parents):
-            if path.exists() and not path.is_dir():
-                raise UserError(
-                    f"{path}: is a file, so nothing can be written below it. Choose another place."
-                ) from None
+    except OSError as error:
         reason = error.strerror or "unknown reason"
-        raise UserError(f"{wanted}: cannot be written ({reason}). Choose another place.") from None
+        raise UserError(f"{place}: cannot be written ({reason}). Choose another place.") from None
 
 
 @contextmanager
@@ -141,7 +127,7 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     check_output(target, overwrite=overwrite)
     make_folder(target.parent)
-    with _explained(target):
+    with _writing(target):
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
     partial.chmod(0o755)  # mkdtemp makes folders private
     old = partial.with_name(f"{partial.name}.old")
@@ -168,7 +154,7 @@ def new_file(target: Path) -> Iterator[Path]:
         UserError: as `make_folder`.
     """
     make_folder(target.parent)
-    with _explained(target):
+    with _writing(target):
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.partial-", dir=target.parent)
     os.close(handle)
     partial = Path(name)
@@ -197,21 +183,12 @@ def _to_disk(path: Path) -> None:
     try:
         handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
         try:
-            _flush(handle)
+            os.fsync(handle)
         finally:
             os.close(handle)
     except OSError:
         if not is_folder:  # Windows and some network file systems cannot do this for a folder
             raise
-
-
-def _flush(handle: int) -> None:
-    """Returns when a file is on the disk; on macOS fsync leaves it in the cache of the drive."""
-    if fcntl is not None and hasattr(fcntl, "F_FULLFSYNC"):
-        with suppress(OSError):  # a network file system may not know it
-            fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
-            return
-    os.fsync(handle)
 
 
 def sha256_of(path: Path) -> str:

@@ -95,9 +95,9 @@ def transfer(
     # A feature that is replaced by one of another kind has two rows, of which one is dropped.
     table = {(part, row.status == "dropped"): row for part, row in _rows(run, model, levels, stem)}
     for name, parameter in model.named_parameters():
-        parts = _parts_of(name, model, stem)
-        for part in parts:
-            table[part, False].sizes[name] = parameter.numel() // len(parts)
+        owners = _parts_of(name, model, stem)
+        for owner in owners:
+            table[owner, False].sizes[name] = parameter.numel() // len(owners)
     learning = {name for row in table.values() if row.learns(train) for name in row.sizes}
     model.freeze_all_but(learning)
     parts = tuple(
@@ -337,7 +337,7 @@ def embedding_names(encoder: ImageEncoder, name: str) -> set[str]:
         x if isinstance(x, str) else x[0] for x in ([stem] if isinstance(stem, str) else stem)
     ]
     found = {x for x in parameters if any(re.match(pattern, x) for pattern in patterns)}
-    tokens = getattr(model, "no_weight_decay", tuple)()
+    tokens: Any = getattr(model, "no_weight_decay", tuple)()
     found |= {x for x in tokens if x in parameters and "." not in x}
     found -= {x for x in found if x.startswith("norm_pre.")}  # a norm, though timm counts it in
     if not found or found >= set(parameters):

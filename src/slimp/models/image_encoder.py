@@ -126,21 +126,24 @@ class ImageEncoder(nn.Module):
 
 def set_fused_attention(model: nn.Module, enable: bool) -> None:
     """Fused attention everywhere, or matrix products that can run in bf16 on a CPU."""
-    for module in model.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = enable
+    for module in _attention_layers(model):
+        module.fused_attn = enable
 
 
 @contextmanager
 def fused_attention(model: nn.Module, enable: bool) -> Iterator[None]:
     """As `set_fused_attention`, within a block."""
-    before = [(m, m.fused_attn) for m in model.modules() if hasattr(m, "fused_attn")]
+    before = [(module, module.fused_attn) for module in _attention_layers(model)]
     set_fused_attention(model, enable)
     try:
         yield
     finally:
         for module, fused in before:
             module.fused_attn = fused
+
+
+def _attention_layers(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if hasattr(module, "fused_attn")]
 
 
 def _rows_side_by_side(module: nn.Module, inputs: tuple[Any, ...], tokens: Tensor) -> Tensor:

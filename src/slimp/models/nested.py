@@ -79,9 +79,9 @@ class Slimp(nn.Module):
         width = self.image_encoder.embed_dim
         self.view = ViewLevel(width, config) if config.view_weight > 0 else None
         levels: dict[str, MetadataLevel] = {}
-        for name in LEVELS:
-            if name in self.encodings:
-                levels[name] = MetadataLevel(width, self.encodings[name], config)
+        for level_name in LEVELS:
+            if level_name in self.encodings:
+                levels[level_name] = MetadataLevel(width, self.encodings[level_name], config)
                 width += config.tabular_width
         self.levels = nn.ModuleDict(levels)
         self._frozen: list[nn.Module] = []

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pandas as pd
 import torch
 
 from slimp.data.cohort import Cohort
@@ -128,29 +127,28 @@ def adapt(
         train=config.train,
         rename=config.rename,
     )
-    stages = (*stages_of(run, source), _stage(moved, parts, settings, config.train))
-    adaptation = Adaptation(transfer=moved, stages=stages, known=_count(cohort, known))
-    images = moved.model.image_encoder
-    if settings.gradient_checkpointing and any(p.requires_grad for p in images.parameters()):
-        images.set_gradient_checkpointing(True)
+    adaptation = Adaptation(
+        transfer=moved,
+        stages=(*stages_of(run, source), _stage(moved, parts, settings, config.train)),
+        known=_count(cohort, known),
+    )
+    if settings.gradient_checkpointing and config.train != "heads":
+        moved.model.image_encoder.set_gradient_checkpointing(True)
     if announce is not None:
         announce(adaptation)
-    files: dict[str, dict[str, Any] | pd.DataFrame] = {
-        TRANSFER: adaptation.to_dict(),
-        EARLIER_PATIENTS: earlier_table(run),
-    }
+    files: dict[str, Any] = {TRANSFER: adaptation.to_dict(), EARLIER_PATIENTS: earlier_table(run)}
     return train(moved.model, parts, settings, out, resume=resume, record=record, files=files)
 
 
 def stages_of(run: Path, model: Slimp) -> tuple[Stage, ...]:
-    """The stages that led to a run, the oldest first; what a run does not say is 0 or 'unknown'.
+    """The stages that led to a run, the oldest first.
 
     Raises:
-        UserError: the run's settings are damaged.
+        UserError: the run's settings are missing or damaged.
     """
     if (run / TRANSFER).is_file():
         return _read_transfer(run, "stages", Stage)
-    content = read_json(run / "config.json") if (run / "config.json").is_file() else {}
+    content = read_json(run / "config.json")
     data, settings = content.get("data", {}), content.get("pretrain", {})
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     stage = Stage(
@@ -222,11 +220,6 @@ def _count(cohort: Cohort, known: Mapping[str, str]) -> dict[str, int]:
 
 
 def _require_apart(run: Path, out: Path) -> None:
-    """Raises if writing to `out` would harm `run`.
-
-    Raises:
-        UserError: `out` is the run, or contains it.
-    """
     if out.resolve() in (run.resolve(), *run.resolve().parents):
         raise UserError(
             f"{out}: is the run to start from, or contains it; the adapted model is a run of its "

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -59,7 +58,6 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         self.keep = keep
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
         self._writing: Future[None] | None = None
-        self._copies: dict[str, Tensor] = {}
 
     def save(self, model: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
         """Copies the state and returns; it is then written, atomically, in the background.
@@ -74,9 +72,9 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         state = optimizer.state_dict()
         for index, entry in state["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in entry.items()}
-        self._copies = _copied(tensors, self._copies)
+        copies = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
         content = {"progress": asdict(progress), "param_groups": state["param_groups"]}
-        self._writing = self._writer.submit(self._write, progress.step, self._copies, content)
+        self._writing = self._writer.submit(self._write, progress.step, copies, content)
 
     def load_last(self, model: nn.Module, optimizer: Optimizer) -> Progress | None:
         """Restores the newest intact checkpoint; None if there is no checkpoint. Writes nothing.
@@ -148,18 +146,6 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         return sorted(self.folder.glob("step_*"))
 
 
-def _copied(tensors: Mapping[str, Tensor], reuse: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies in main memory, into the memory of `reuse` if possible: new pages take more time."""
-    copies = {}
-    for name, value in tensors.items():
-        copy = reuse.get(name)
-        if copy is None or copy.shape != value.shape or copy.dtype != value.dtype:
-            pinned = value.is_cuda
-            copy = torch.empty(value.shape, dtype=value.dtype, device="cpu", pin_memory=pinned)
-        copies[name] = copy.copy_(value.detach())
-    return copies
-
-
 def _read(folder: Path) -> tuple[dict[str, Tensor], list[dict[str, Any]], Progress]:
     """Tensors, the optimizer's settings and the progress."""
     tensors = read_tensors(folder / "tensors.safetensors")
@@ -177,24 +163,16 @@ def _restore(
     groups: list[dict[str, Any]],
     folder: Path,
 ) -> None:
-    load_tensors(model, _below(tensors, "model."), folder)
+    own = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    load_tensors(model, own, folder)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name in tensors.keys() - {f"model.{name}" for name in own}:
+        _, index, key = name.split(".", 2)
+        state.setdefault(int(index), {})[key] = tensors[name]
     try:
-        state = _optimizer_state(_below(tensors, "optimizer."))
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder}: from another configuration ({error}). Resume with the settings and the "
             "version that the run was started with, or choose another --out."
         ) from None
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _optimizer_state(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    return state

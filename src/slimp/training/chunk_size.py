@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from slimp.models.nested import Autocast, Slimp
 GPU_FRACTION, CPU_FRACTION = 0.5, 0.25
 """Fraction of the free memory for activations. The rest of a GPU's is for gradients, optimizer
 state and temporary tensors; main memory is shared with other programs."""
-CONTROL_GROUP = Path("/sys/fs/cgroup")
 ROUND = 8
 PROBE = (16, 32)
 """Rows whose activations are counted; the difference leaves out what does not grow with rows."""
@@ -42,10 +42,11 @@ def rows_that_fit(
     """
     size = model.image_spec.size
     pixels = torch.zeros(PROBE[-1], 3, size, size, dtype=torch.uint8, device=device)
-    encoders: list[Callable[[int], Tensor]] = [lambda n: model.encode_images(pixels[:n])]
+    images = deepcopy(model.image_encoder).requires_grad_(True)  # frozen, it would keep nothing
+    encoders: list[Callable[[int], Tensor]] = [lambda n: images(pixels[:n])]
     for name, found in rows.items():
-        some = found[torch.zeros(PROBE[-1], dtype=torch.long)].to(device)
-        encoders.append(partial(_embed_first, model, name, some))
+        first = found[torch.zeros(1, dtype=torch.long)].to(device)
+        encoders.append(partial(_embed_repeated, model, name, first))
     bytes_per_row = 0.0
     for embed in encoders:
         with autocast(), torch.enable_grad():
@@ -56,8 +57,8 @@ def rows_that_fit(
     return max(1, fit // ROUND * ROUND)
 
 
-def _embed_first(model: Slimp, level: LevelName, rows: Rows, n: int) -> Tensor:
-    return model.encode_rows(level, rows[torch.arange(n, device=rows.present.device)])
+def _embed_repeated(model: Slimp, level: LevelName, row: Rows, n: int) -> Tensor:
+    return model.encode_rows(level, row[torch.zeros(n, dtype=torch.long)])
 
 
 def saved_bytes(forward: Callable[[], Tensor], model: nn.Module) -> int:
@@ -86,14 +87,7 @@ def free_bytes(device: torch.device) -> int:
         return int(free + cached)
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    return min(psutil.virtual_memory().available, _control_group_limit())
-
-
-def _control_group_limit() -> int:
-    """Memory that the control group of a container or scheduler still allows, if there is one."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            return int((CONTROL_GROUP / name).read_text()) - psutil.Process().memory_info().rss
-        except (OSError, ValueError):  # none, or "max"
-            continue
-    return psutil.virtual_memory().total
+    limit = Path("/sys/fs/cgroup/memory.max")  # of a container or a scheduler's job
+    found = limit.read_text().strip() if limit.is_file() else "max"
+    free = psutil.virtual_memory().available
+    return free if found == "max" else min(free, int(found) - psutil.Process().memory_info().rss)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,7 @@ def train(
     fabric.launch()  # the other processes come to life here, or meet
     device, (process, processes) = fabric.device, process_and_count()
     main, data = process == 0, data.of_process(process, processes)
-    # Not fabric.setup: its wrapper refuses frozen dataclasses, and would average gradients.
-    fabric.to_device(model)
+    fabric.to_device(model)  # fabric.setup would average gradients
     autocast = autocast_on(device, config.precision)
     config = prepare(model, data, config, device, autocast)
     optimizer = make_optimizer(model, config)
@@ -196,9 +195,9 @@ def learn(
         seed=(config.seed, step),
     )
     with record_function("communication"):
-        images = list(model.image_encoder.parameters())
-        sharded = {id(parameter) for parameter in images}
-        exchange_gradients(images, (p for p in model.parameters() if id(p) not in sharded))
+        named = list(model.named_parameters())
+        sharded = [p for name, p in named if name.startswith("image_encoder.")]
+        exchange_gradients(sharded, [p for _, p in named[len(sharded) :]])
     values = torch.stack([loss.total, *loss.parts.values()]).detach().tolist()
     losses = dict(zip(["loss", *(f"loss_{name}" for name in loss.parts)], values, strict=True))
     with record_function("optimizer"):
@@ -234,24 +233,9 @@ def prepare(
     if chunk == "auto" and mixes_rows(model):
         chunk = config.patients * config.lesions * config.images_per_lesion * data.views
     elif chunk == "auto":
-        with as_if_learning(
-            model.image_encoder
-        ):  # frozen, it keeps nothing, but works all the same
-            fit = rows_that_fit(model, data.metadata.rows, device, autocast, sharing=data.processes)
+        fit = rows_that_fit(model, data.metadata.rows, device, autocast, sharing=data.processes)
         chunk = int(agree(float(fit), device))
     return replace(config, chunk=chunk)
-
-
-@contextmanager
-def as_if_learning(module: nn.Module) -> Iterator[None]:
-    """All parameters of a module ask for gradients; afterwards each as before."""
-    before = {parameter: parameter.requires_grad for parameter in module.parameters()}
-    module.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for parameter, learns in before.items():
-            parameter.requires_grad_(learns)
 
 
 def describe(parts: Parts) -> dict[str, Any]:
@@ -261,11 +245,7 @@ def describe(parts: Parts) -> dict[str, Any]:
 
 
 def require_agreement(progress: Progress, out: Path, device: torch.device) -> None:
-    """Raises unless all processes begin at the same step.
-
-    Raises:
-        CheckpointError: they see different checkpoints.
-    """
+    """Raises a CheckpointError unless all processes begin at the same step."""
     step = float(progress.step)
     if agree(step, device, on="least") != agree(step, device, on="most"):
         raise CheckpointError(
@@ -311,11 +291,7 @@ def keep_best(
 
 
 def require_finite(loss: float, norm: float, step: int) -> None:
-    """Raises if the loss or the gradient is not a number, before it reaches the weights.
-
-    Raises:
-        UserError: with the step and the remedy.
-    """
+    """Raises a UserError if the loss or the gradient is not a number: it would spread."""
     for name, value in (("loss", loss), ("norm of the gradient", norm)):
         if not math.isfinite(value):
             raise UserError(

@@ -6,14 +6,10 @@ Parts are the ranges that the loop and the gradient cache mark for `torch.profil
 from __future__ import annotations
 
 import resource
-import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
-from functools import partial
 
 import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -63,34 +59,32 @@ def profile(
     device = make_fabric(config).device
     model.to(device)
     config = prepare(model, data, config, device, autocast_on(device, config.precision))
-    parts, lesions, images, batch = _steps(model, data, config, device, steps)
+    parts, lesions, images, batch = _time(model, data, config, device, steps)
     seconds = sum(parts.values())
     rows = [
-        (name, f"{1e3 * parts[name] / steps:.1f}", f"{parts[name] / seconds:.0%}")
-        for name in PARTS
-        if name in parts
+        (name, f"{1e3 * part / steps:.1f}", f"{part / seconds:.0%}") for name, part in parts.items()
     ]
     rate = 3 * forward_operations(model, batch) / batch.lesions * lesions / seconds
     peak = matmul_peak(device, torch.bfloat16 if config.precision == "bf16" else torch.float32)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    if device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(device)
     summary = (
         f"{device}, {config.precision}: {lesions / steps:.0f} lesions ({images / steps:.0f} images)"
         f" per step, {lesions / seconds:.0f} lesions/s, chunks of {config.chunk}\n"
         f"{rate / 1e12:.3g} Tflop/s, {rate / peak:.0%} of the {peak / 1e12:.3g} that matrix "
-        f"products reach here; peak memory {peak_bytes(device) / 2**20:,.0f} MiB"
+        f"products reach here; peak memory {memory / 2**20:,.0f} MiB"
     )
     return [*rows, ("step", f"{1e3 * seconds / steps:.1f}", "100%")], summary
 
 
-def _steps(
+def _time(
     model: Slimp, data: PatientBatches, config: PretrainConfig, device: torch.device, steps: int
 ) -> tuple[dict[str, float], int, int, Batch]:
     """Over some steps: seconds of each part, lesions, images; and the last batch."""
-    autocast = autocast_on(device, config.precision)
-    optimizer = make_optimizer(model, config)
+    autocast, optimizer = autocast_on(device, config.precision), make_optimizer(model, config)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] * (device.type == "cuda"))]
     lesions = images = 0
-    activities = [ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
     epochs = range(-(-(steps + WARM_UP) // data.batches_per_epoch))
     with closing(epoch_loader(data, epochs, pin_memory=device.type == "cuda")) as loader:
         for step in range(WARM_UP):
@@ -104,10 +98,11 @@ def _steps(
                 learn(model, batch, optimizer, config, autocast, step)
                 lesions += batch.lesions
                 images += batch.pixels.shape[0] * batch.pixels.shape[1]
+    found = {event.key: event for event in trace.key_averages() if event.key in PARTS}
     parts = {
-        event.key: max(event.cpu_time_total, event.device_time_total) / 1e6
-        for event in trace.key_averages()
-        if event.key in PARTS
+        name: max(found[name].cpu_time_total, found[name].device_time_total) / 1e6
+        for name in PARTS
+        if name in found
     }
     return parts, lesions, images, batch
 
@@ -116,18 +111,16 @@ def forward_operations(model: Slimp, batch: Batch) -> float:
     """Floating-point operations of one forward pass of all encoders over a batch."""
     first = torch.zeros(1, dtype=torch.long, device=batch.pixels.device)
     images = batch.pixels.shape[0] * batch.pixels.shape[1]
-    with fused_attention(model, False):  # the counter does not know the fused kernel of CPUs
-        total = _operations(partial(model.image_encoder, batch.pixels[0, :1])) * images
+    # The counter does not know the fused kernel of CPUs.
+    with fused_attention(model, False), torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            model.image_encoder(batch.pixels[0, :1])
+        total = float(counter.get_total_flops()) * images
         for name, rows in model.inputs(batch).items():
-            total += _operations(partial(model.encode_rows, name, rows[first])) * len(rows)
+            with FlopCounterMode(display=False) as counter:
+                model.encode_rows(name, rows[first])
+            total += float(counter.get_total_flops()) * len(rows)
     return total
-
-
-@torch.no_grad()
-def _operations(forward: Callable[[], Tensor]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        forward()
-    return float(counter.get_total_flops())
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
@@ -140,11 +133,3 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> f
             (a @ a)[0, 0].item()  # waits for the device
             best = max(best, 2 * side**3 / (time.perf_counter() - began))
     return best
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Highest use so far of the GPU's memory, or of this process's main memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

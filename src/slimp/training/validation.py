@@ -79,7 +79,12 @@ class Validator:
         model.eval()
         metrics = self._contrast(model, device, autocast)
         if self.neighbours is not None and self.queries is not None:
-            metrics["knn_balanced_accuracy"] = self._knn(model, device, autocast)
+            sides = [
+                (self._image_features(model, part, device, autocast), part.images["label"])
+                for part in (self.neighbours, self.queries)
+            ]
+            (near, labels), (asked, truth) = ((x, y.to_numpy(dtype=object)) for x, y in sides)
+            metrics["knn_balanced_accuracy"] = knn_balanced_accuracy(near, labels, asked, truth)
         return {name: agree(value, device, on="first") for name, value in metrics.items()}
 
     def _contrast(self, model: Slimp, device: torch.device, autocast: Autocast) -> dict[str, float]:
@@ -92,13 +97,9 @@ class Validator:
             for name, value in {"": loss.total, **loss.parts}.items():
                 sums[name] = sums.get(name, 0.0) + value.item() * batch.lesions
             rows += batch.lesions
-            groups = {level.name: level.groups for level in batch.levels}
+            equal = next((x.groups for x in batch.levels if x.name == "lesion"), None)
             found += [
-                (
-                    pair.anchor.float(),
-                    pair.target.float(),
-                    cast("Tensor", groups["lesion"]).to(device),
-                )
+                (pair.anchor.float(), pair.target.float(), cast("Tensor", equal).to(device))
                 for pair in pairs
                 if pair.name == "lesion" and self.recalls
             ]
@@ -112,27 +113,16 @@ class Validator:
             metrics |= {f"recall_at_{k}": value for k, value in recall.items()}
         return metrics
 
-    def _knn(self, model: Slimp, device: torch.device, autocast: Autocast) -> float:
-        assert self.neighbours is not None
-        assert self.queries is not None
-        return knn_balanced_accuracy(
-            self._image_features(model, self.neighbours, device, autocast),
-            self.neighbours.images["label"].to_numpy(dtype=object),
-            self._image_features(model, self.queries, device, autocast),
-            self.queries.images["label"].to_numpy(dtype=object),
-        )
-
     def _image_features(
         self, model: Slimp, cohort: Cohort, device: torch.device, autocast: Autocast
     ) -> Float[Tensor, "n d"]:
-        mask = np.zeros(len(cohort), dtype=bool)
-        mask[shard(len(cohort), *process_and_count())] = True
+        own = shard(len(cohort), *process_and_count())
         chunks = [torch.empty(0, model.image_encoder.embed_dim, device=device)]
-        if mask.any():
-            mine = cohort.select(mask)
-            for pixels, _ in image_batches(
-                mine, self.config.image_size, workers=self.config.workers
-            ):
+        if own.start < own.stop:
+            rows = np.arange(len(cohort))
+            mine = cohort.select((rows >= own.start) & (rows < own.stop))
+            size, workers = self.config.image_size, self.config.workers
+            for pixels, _ in image_batches(mine, size, workers=workers):
                 with autocast():
                     chunks.append(model.encode_images(pixels.to(device)).float())
         return gather_rows(torch.cat(chunks), len(cohort))
@@ -154,12 +144,9 @@ def _require_pairs(validation: Cohort, model: Slimp, config: PretrainConfig) -> 
 
 def _labelled_sample(cohort: Cohort, seed: int) -> Cohort | None:
     """Up to `KNN_IMAGES` labelled images; None without two classes."""
-    labelled = cohort.images["label"].notna().to_numpy(dtype=bool)
     if cohort.images["label"].nunique() < 2:
         return None
-    rows = np.flatnonzero(labelled)
+    rows = np.flatnonzero(cohort.images["label"].notna())
     if len(rows) > KNN_IMAGES:
         rows = np.random.default_rng(seed).choice(rows, size=KNN_IMAGES, replace=False)
-    mask = np.zeros(len(cohort), dtype=bool)
-    mask[rows] = True
-    return cohort.select(mask)
+    return cohort.select(np.isin(np.arange(len(cohort)), rows))

@@ -25,8 +25,8 @@ def test_a_piped_table_is_plain_text(capsys):
     lines = [line.rstrip() for line in text.splitlines()]
     assert lines[0] == "probe"
     assert lines[1].split() == ["features", "balanced", "accuracy", "95", "%"]
-    assert lines[2].split() == ["image", "0.5", "[b]0.44", "to", "0.56"]
-    assert lines[2].index("0.5") == len("image+lesion  balanced accuracy") - len("0.5")
+    assert lines[2].split() == ["image", "0.500", "[b]0.44", "to", "0.56"]
+    assert lines[2].index("0.500") == len("image+lesion  balanced accuracy") - len("0.500")
 
 
 @pytest.mark.parametrize("length", [10, PIPED_WIDTH * 2])

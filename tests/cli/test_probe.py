@@ -62,7 +62,7 @@ def test_every_protocol_by_its_flag(probe, tmp_path, capsys, method):
         *("fraction 0.2", "fraction 1", "shots 1", "shots 3"),
         "above the split by patient",
         "CAUTION: only the split by patient is an honest estimate",
-        *("40 to < 60", ">= 60", "fewer than 10 patients: no interval"),
+        *("40 to < 60", ">= 60", "without interval: fewer than 10 patients"),
     ):
         assert text in said, text
     assert ("calibration of 'full': ECE" in said) == (method == "logistic")
@@ -101,7 +101,7 @@ def test_a_leaking_split_is_named_as_one(probe, capsys):
         (("--split", "official"), "the cohort has no 'split' column"),
         (("--subgroups", "shoe"), "has no column 'shoe'"),
         (("--fractions", "0"), "fractions"),
-        (("--shots", "1.5"), "--shots takes a list"),
+        (("--shots", "1.5"), "--shots: takes a list"),
     ],
 )
 def test_refused_before_any_image_is_read(probe, capsys, words, message):

@@ -17,10 +17,7 @@ from slimp.training.config import AdaptConfig
 
 if TYPE_CHECKING:
     from slimp.data.cohort import Cohort
-    from slimp.evaluation.forgetting import Forgetting
     from slimp.training.adapt import Adaptation
-
-FORGETTING = "forgetting.json"
 
 EXAMPLE = (
     "slimp adapt runs/mine cohorts/clinic --out runs/clinic "
@@ -56,15 +53,15 @@ def run(arguments: Arguments) -> None:
     from slimp.data.cohort import Cohort
     from slimp.training.adapt import adapt
 
-    cohort = Cohort.load(arguments.cohort)
+    run, out, cohort = arguments.run, arguments.out, Cohort.load(arguments.cohort)
     reference = None if arguments.reference is None else Cohort.load(arguments.reference)
     note(f"{cohort!r}")
     show_cautions(cohort)
     adapt(
-        arguments.run,
+        run,
         cohort,
         arguments.config,
-        arguments.out,
+        out,
         resume=arguments.resume,
         overwrite=arguments.overwrite,
         announce=_announce,
@@ -75,8 +72,8 @@ def run(arguments: Arguments) -> None:
             "--resume --reference COHORT (the cohort of the pre-training)"
         )
     elif is_main_process():
-        _measure(arguments, reference)
-    say(f"next: slimp probe {arguments.out} {arguments.cohort} --out {arguments.out}/probe")
+        _measure_forgetting(arguments, reference)
+    say(f"next: slimp probe {out} {arguments.cohort} --out {out}/probe")
 
 
 def _announce(found: Adaptation) -> None:
@@ -109,29 +106,22 @@ def _announce(found: Adaptation) -> None:
         )
 
 
-def _measure(arguments: Arguments, reference: Cohort) -> None:
+def _measure_forgetting(arguments: Arguments, reference: Cohort) -> None:
     from slimp.data.files import write_json
     from slimp.evaluation.forgetting import forgetting
     from slimp.evaluation.run_features import device_of
 
+    device = device_of(arguments.config.accelerator)
     with progress_bar("embedding the reference") as progress:
         found = forgetting(
-            arguments.run,
-            arguments.out,
-            reference,
-            device=device_of(arguments.config.accelerator),
-            progress=progress,
+            arguments.run, arguments.out, reference, device=device, progress=progress
         )
-    write_json(arguments.out / FORGETTING, found.to_dict())
-    _show(found)
-
-
-def _show(found: Forgetting) -> None:
+    write_json(arguments.out / "forgetting.json", found.to_dict())
     rows = [(name, found.main(name)) for name in found.comparisons]
     show_table(
         f"balanced accuracy on cohort '{found.cohort}', tested on {found.tested_on}",
         ["features", "before", "after", "after - before, 95 % interval over patients", "p"],
-        [(*(name, f"{d.b:.3f}", f"{d.a:.3f}", d, f"{d.p_value:.3f}"),) for name, d in rows],
+        [(name, d.b, d.a, d, d.p_value) for name, d in rows],
     )
     if found.unread:
         say(f"no longer read: {', '.join(found.unread)}")

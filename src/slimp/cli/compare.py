@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slimp.cli.console import note, say, show_table
+from slimp.cli.inputs import noted
 from slimp.errors import UserError
 
 EXAMPLE = "slimp compare probes/clinic probes/mine"
@@ -40,15 +41,11 @@ class Arguments:
 def run(arguments: Arguments) -> None:
     """Compares, prints the table and writes the folder if asked."""
     from slimp.data.files import check_output, write_json
-    from slimp.evaluation.paired_bootstrap import (
-        compare,
-        read_predictions,
-        resampling_unit,
-    )
-    from slimp.training.run_folder import versions
+    from slimp.evaluation.paired_bootstrap import compare, read_predictions, resampling_unit
 
-    if arguments.out is not None:
-        check_output(arguments.out, overwrite=arguments.overwrite)
+    out = arguments.out
+    if out is not None:
+        check_output(out, overwrite=arguments.overwrite)
     found = compare(
         read_predictions(arguments.a),
         read_predictions(arguments.b),
@@ -63,25 +60,11 @@ def run(arguments: Arguments) -> None:
         f"A minus B, with 95 % interval over {unit}",
         ["metric", "A", "B", "difference", "p", "effect size"],
         [
-            (
-                name,
-                f"{row.a:.3f}",
-                f"{row.b:.3f}",
-                row,
-                f"{row.p_value:.4f}",
-                f"{row.effect_size:+.2f}",
-            )
+            (name, row.a, row.b, row, f"{row.p_value:.4f}", f"{row.effect_size:+.2f}")
             for name, row in found.differences.items()
         ],
     )
-    if arguments.out is not None:
-        write_json(arguments.out / "metrics.json", found.to_dict())
-        record = {
-            "a": str(arguments.a),
-            "b": str(arguments.b),
-            "replicates": arguments.replicates,
-            "seed": arguments.seed,
-            "versions": versions(),
-        }
-        write_json(arguments.out / "config.json", record)
-        say(f"written: {arguments.out}")
+    if out is not None:
+        write_json(out / "metrics.json", found.to_dict())
+        write_json(out / "config.json", noted(arguments))
+        say(f"written: {out}")

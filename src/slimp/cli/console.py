@@ -48,7 +48,8 @@ def show_cautions(cohort: Cohort) -> None:
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Writes a table: ruled on a terminal, plain aligned text where the output is piped.
 
-    Columns whose every cell is a number or an interval are aligned to the right.
+    Numbers have 3 decimals. Columns whose every cell is a number or an interval are aligned to the
+    right.
     """
     from rich import box
     from rich.console import Console
@@ -56,11 +57,8 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
     from rich.text import Text
 
     terminal = sys.stdout.isatty()
-    cells = [list(map(str, row)) for row in rows]
-    table = Table(
-        box=box.SIMPLE_HEAD if terminal else None,
-        pad_edge=False,
-    )
+    cells = [[_cell(value) for value in row] for row in rows]
+    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False)
     for i, column in enumerate(columns):
         numeric = bool(cells) and all(
             r[i].lstrip("+-")[:1].isdigit() or r[i] in ("", "-") for r in cells
@@ -76,12 +74,18 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
     say("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return "-" if value is None else str(value)
+
+
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """A function of (done, all) that draws progress, pace and time left on standard error.
 
-    Nothing is drawn where standard error is not a terminal. It may be called for every small thing:
-    most calls draw nothing.
+    Nothing is drawn before its first call, nor where standard error is not a terminal. It may be
+    called for every small thing: most calls draw nothing.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -89,20 +93,23 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 
     pace = TextColumn("{task.fields[pace]}")
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), pace, TimeLeft())
-    console, quiet = Console(stderr=True), not sys.stderr.isatty()
-    with Progress(*columns, console=console, disable=quiet) as bars:
-        task = bars.add_task("", pace="")
-        began, first, drawn = 0.0, 0, 0.0
+    bars = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+    task = bars.add_task("", pace="")
+    began, first, drawn = 0.0, 0, 0.0
 
-        def advance(done: int, total: int) -> None:
-            nonlocal began, first, drawn
-            now = time.monotonic()
-            if not began:  # what a resumed job found done is not of its pace
-                began, first = now, done
-            if done < total and now < drawn + REDRAW_SECONDS:
-                return
-            drawn = now
-            pace = (done - first) / max(now - began, 1e-9)
-            bars.update(task, completed=done, total=total, pace=f"{pace:,.0f}/s")
+    def advance(done: int, total: int) -> None:
+        nonlocal began, first, drawn
+        now = time.monotonic()
+        if not began:  # what a resumed job found done is not of its pace
+            began, first = now, done
+            bars.start()
+        if done < total and now < drawn + REDRAW_SECONDS:
+            return
+        drawn = now
+        pace = (done - first) / max(now - began, 1e-9)
+        bars.update(task, completed=done, total=total, pace=f"{pace:,.0f}/s")
 
+    try:
         yield advance
+    finally:
+        bars.stop()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from slimp.cli.console import note, progress_bar, say
+from slimp.cli.inputs import noted
 from slimp.errors import CohortError
 
 EXAMPLE = "slimp data check cohorts/mine --out audits/mine"
@@ -45,37 +46,28 @@ def run(arguments: Arguments) -> None:
     from slimp.checks.report import check_cohort
     from slimp.data.cohort import Cohort
     from slimp.data.files import check_output
+    from slimp.report.audit import write_audit
 
-    if arguments.out is not None:
-        check_output(arguments.out, overwrite=arguments.overwrite)
+    out, near = arguments.out, arguments.near_duplicates
+    if out is not None:
+        check_output(out, overwrite=arguments.overwrite)
     cohort = Cohort.load(arguments.cohort)
     with progress_bar("opening, then comparing images") as progress:
-        report = check_cohort(
-            cohort,
-            near_duplicates=arguments.near_duplicates,
-            progress=progress,
-            searching=progress,
-        )
+        report = check_cohort(cohort, near_duplicates=near, progress=progress, searching=progress)
     if arguments.format == "json":
         say(json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
         say(report.render())
-    if arguments.out is not None:
-        from slimp.report.audit import write_audit
-
+    if out is not None:
         write_audit(
-            arguments.out,
+            out,
             report,
             cohort,
-            config={
-                "cohort": str(arguments.cohort),
-                "near_duplicates": arguments.near_duplicates,
-                "images": arguments.images,
-            },
+            config=noted(arguments),
             images=arguments.images,
             overwrite=arguments.overwrite,
-            command=f"slimp data check {arguments.cohort} --out {arguments.out}",
+            command=f"slimp data check {arguments.cohort} --out {out}",
         )
-        note(f"written: {arguments.out}")
+        note(f"written: {out}")
     if not report.usable:
         raise CohortError(f"{arguments.cohort}: not usable as it is; see the errors above.")

@@ -10,6 +10,7 @@ their terms accepted: this verb says where, and counts what is in RAW.
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +20,6 @@ from slimp.errors import UserError
 
 if TYPE_CHECKING:
     from slimp.sources import Source
-    from slimp.sources.download.archive import Archive
-    from slimp.sources.download.plan import Plan
 
 ANY_COLLECTION = "isic"
 """The source that reads any collection of the archive."""
@@ -57,32 +56,25 @@ def run(arguments: Arguments) -> None:
     """
     from slimp.sources import get_source
 
-    source = get_source(arguments.source)
-    number = _collection(source, arguments)
-    if number is None:
-        _check(source, arguments.raw)
-    else:
-        _download(source, number, arguments)
-
-
-def _collection(source: Source, arguments: Arguments) -> int | None:
-    """The collection's number; None for a source that is not in the archive."""
-    own, given = source.collection, arguments.collection
-    if source.name == ANY_COLLECTION:
-        if given is None:
-            raise UserError(
-                "source 'isic' needs --collection NUMBER; the public collections are listed at "
-                "https://api.isic-archive.com/collections/."
-            )
-        return given
-    if given is not None and given != own:
+    source, given = get_source(arguments.source), arguments.collection
+    number = given if source.name == ANY_COLLECTION else source.collection
+    if given is not None and given != number:
         raise UserError(
             f"source '{source.name}' is not collection {given} of the ISIC Archive. To fetch that, "
             f"use source '{ANY_COLLECTION}'."
         )
-    if own is None and arguments.limit is not None:
+    if number is not None:
+        _download(number, arguments)
+    elif source.name == ANY_COLLECTION:
+        raise UserError(
+            "source 'isic' needs --collection NUMBER; the public collections are listed at "
+            "https://api.isic-archive.com/collections/."
+        )
+    elif arguments.limit is not None:
         raise UserError(f"--limit has no effect: '{source.name}' is fetched by hand.")
-    return own
+    else:
+        _check(source, arguments.raw)
+    say(f"complete. next: slimp data import {source.name} {arguments.raw} COHORT")
 
 
 def _check(source: Source, raw: Path) -> None:
@@ -92,58 +84,41 @@ def _check(source: Source, raw: Path) -> None:
     lines = [source.title, source.homepage, f"licence: {source.licence}", source.citation]
     say("\n  ".join(line for line in [*lines, f"to do: {source.how_to_get}"] if line))
     with progress_bar("looking for images") as progress:
-        found = check_fetched(source, raw, progress=progress)
-    say(f"{raw}: {found.rows:,} rows, {found.images:,} images in {found.looked_in}")
-    if problem := found.problem():
-        raise UserError(f"{raw}: {problem}")
-    say(f"complete. next: slimp data import {source.name} {raw} COHORT")
+        say(check_fetched(source, raw, progress))
 
 
-def _download(source: Source, number: int, arguments: Arguments) -> None:
+def _download(number: int, arguments: Arguments) -> None:
     """Fetches a collection, after the user agreed."""
     from slimp.sources.download.archive import Archive
     from slimp.sources.download.collection import download
-    from slimp.sources.download.plan import plan_download
 
-    archive = Archive(arguments.archive, tell=note)
-    try:
-        plan = plan_download(archive, number, arguments.raw, limit=arguments.limit)
-        _agree(plan, archive, yes=arguments.yes)
-        with progress_bar("fetching images") as progress:
-            report = download(archive, plan, max_missing=arguments.max_missing, progress=progress)
-    finally:
-        archive.close()
+    def agree(plan: str) -> None:
+        note(plan)
+        if arguments.yes:
+            return
+        if not sys.stdin.isatty():
+            raise UserError("nobody can be asked whether to begin: pass --yes.")
+        note("Begin? [y/N]")
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise UserError("nothing was fetched.")
+
+    with (
+        closing(Archive(arguments.archive)) as archive,
+        progress_bar("fetching images") as progress,
+    ):
+        report = download(
+            archive,
+            number,
+            arguments.raw,
+            limit=arguments.limit,
+            max_missing=arguments.max_missing,
+            agree=agree,
+            progress=progress,
+        )
     licences = ", ".join(f"{name} ({count:,})" for name, count in report.licences.items())
     say(
-        f"{plan.folder}: {report.images:,} images, {report.fetched:,} of them fetched now\n"
+        f"{arguments.raw}: {report.images:,} images, {report.fetched:,} of them fetched now\n"
         f"licences: {licences}; the attribution of each image is in attribution.csv"
     )
     if report.lost:
         note(f"not delivered by the archive: {', '.join(report.lost)}")
-    if report.unlisted:
-        note(f"in the folder, but not in the collection: {len(report.unlisted):,} images")
-    say(f"complete. next: slimp data import {source.name} {plan.folder} COHORT")
-
-
-def _agree(plan: Plan, archive: Archive, *, yes: bool) -> None:
-    """Returns if the user wants the download, or said so beforehand.
-
-    Raises:
-        UserError: the user does not, or cannot be asked.
-    """
-    from slimp.sources.download.plan import gigabytes
-
-    needed = "an unknown size" if plan.needed_bytes is None else gigabytes(plan.needed_bytes)
-    there = f", {plan.present:,} of them there already" if plan.present else ""
-    note(
-        f"collection {plan.collection.number} of {archive.host}, '{plan.collection.name}': "
-        f"{plan.images:,} images{there}; {needed} to fetch into {plan.folder}, where "
-        f"{gigabytes(plan.free_bytes)} are free"
-    )
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise UserError("nobody can be asked whether to begin: pass --yes.")
-    note("Begin? [y/N]")
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise UserError("nothing was fetched.")

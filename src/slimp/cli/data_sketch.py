@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slimp.cli.console import note, say
+from slimp.errors import UserError
 
 EXAMPLE = "slimp data sketch my_data/metadata.csv --out schema.toml"
 
@@ -45,20 +46,18 @@ def run(arguments: Arguments) -> None:
         UserError: the table cannot be read, or the file is there already.
     """
     from slimp.data.files import new_file
-    from slimp.errors import UserError
     from slimp.sources.layout import TableLayout
     from slimp.sources.sketch.class_folders import table_of_folders
     from slimp.sources.sketch.table import sketch_table
 
     out, table, images = arguments.out, arguments.table, arguments.images
-    made = None
-    if table.is_dir():
-        made = table_of_folders(table)
+    made = table_of_folders(table) if table.is_dir() else None
+    if made is not None:
         if out is None:
-            rows = made.count("\n") - 1
             raise UserError(
-                f"{table}: {rows} images in folders named after classes. Pass --out FILE.toml: the "
-                "schema is written there, and the table of the images beside it as FILE.csv."
+                f"{table}: {made.count(chr(10)) - 1} images in folders named after classes. Pass "
+                "--out FILE.toml: the schema is written there, and the table of the images beside "
+                "it as FILE.csv."
             )
         table, images = out.with_suffix(".csv"), table
     for path in filter(None, [out, table if made is not None else None]):
@@ -69,13 +68,10 @@ def run(arguments: Arguments) -> None:
     if made is not None:
         with new_file(table) as temporary:
             temporary.write_text(made, encoding="utf-8")
-    layout = TableLayout(
-        sheet=arguments.sheet,
-        header=arguments.header,
-        encoding=arguments.encoding,
-        delimiter=arguments.delimiter,
-    )
-    sketch = sketch_table(table, images, layout)
+    layout = {
+        name: getattr(arguments, name) for name in ("sheet", "header", "encoding", "delimiter")
+    }
+    sketch = sketch_table(table, images, TableLayout(**layout))
     if out is None:
         say(sketch.text.rstrip("\n"))
         command = sketch.next_command(Path("FILE"))

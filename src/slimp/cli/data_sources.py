@@ -6,14 +6,12 @@ that are refused with the reason. docs/datasets.md says the same in pages.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slimp.cli.console import say, show_table
 
 if TYPE_CHECKING:
-    from slimp.data.schema import Schema
     from slimp.sources import Source
 
 EXAMPLE = "slimp data sources --source hiba"
@@ -50,37 +48,34 @@ def run(arguments: Arguments) -> None:
 
 
 def _show(source: Source) -> None:
-    counts = [
-        f"{count:,} {what}"
-        for count, what in (
-            *((source.images, "images"), (source.lesions, "lesions")),
-            (source.patients, "patients"),
-        )
-        if count
-    ]
-    classes = [f"{name} {count:,}" for name, count in source.classes.items()]
+    counts = {"images": source.images, "lesions": source.lesions, "patients": source.patients}
     facts = [
         *(source.title, source.citation, source.homepage, f"licence: {source.licence}"),
-        *(", ".join(counts), ", ".join(classes), f"get it: {source.how_to_get}"),
+        ", ".join(f"{count:,} {what}" for what, count in counts.items() if count),
+        ", ".join(f"{name} {count:,}" for name, count in source.classes.items()),
+        f"get it: {source.how_to_get}",
         *(f"recognised: {layout}" for layout in source.layouts),
     ]
     say("\n".join(fact for fact in facts if fact))
     if source.schema_file is None:
         return
     schema = source.schema()
-    show_table("columns", ["level", "column", "kind", "unit"], _columns(schema))
+    roles = {
+        role: getattr(schema, role) for role in ("image", "lesion", "patient", "label", "split")
+    }
+    ids = [
+        (role, column, "label" if role == "label" else "id", "")
+        for role, column in roles.items()
+        if column is not None
+    ]
+    features = [
+        (level.name, column, feature.kind, feature.unit or "")
+        for level in schema.levels
+        for feature in level.features
+        for column in feature.columns
+    ]
+    show_table("columns", ["level", "column", "kind", "unit"], [*ids, *features])
     if schema.refused:
         show_table("refused as inputs", ["column", "because"], sorted(schema.refused.items()))
     if source.is_published:
         say(f"next: slimp data import {source.name} RAW COHORT")
-
-
-def _columns(schema: Schema) -> Iterator[tuple[str, str, str, str]]:
-    """Ids and the label, then the features level by level."""
-    for role in ("image", "lesion", "patient", "label", "split"):
-        if (column := getattr(schema, role)) is not None:
-            yield role, column, "label" if role == "label" else "id", ""
-    for level in schema.levels:
-        for feature in level.features:
-            for column in feature.columns:
-                yield level.name, column, feature.kind, feature.unit or ""

@@ -7,20 +7,21 @@ metadata are imputed by retrieval, and the file says which features those are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from slimp.cli.console import progress_bar, say
 from slimp.cli.flags import REQUIRED_FLAG
+from slimp.cli.inputs import Embedding, check_file, noted
 from slimp.errors import UserError
 
 EXAMPLE = "slimp embed runs/mine cohorts/mine --out features.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Embedding):
     """Inputs and outputs."""
 
     run: Path
@@ -39,14 +40,11 @@ class Arguments:
     """Of the encoders; features are written in 32 bit. auto: bf16 where it is fast."""
     backend: Literal["torch", "openvino"] = "torch"
     """What runs the image encoder; openvino: faster on CPUs (pip install 'slimp[openvino]')."""
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute."""
-    workers: int = 1
-    """Processes that decode images."""
 
     def __post_init__(self) -> None:
-        if (self.batch_size is not None and self.batch_size < 1) or self.workers < 0:
-            raise UserError("batch_size must be positive, and workers must not be negative.")
+        Embedding.__post_init__(self)
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UserError(f"batch_size must be positive, got {self.batch_size}.")
         if self.backend == "openvino" and self.accelerator not in ("auto", "cpu"):
             raise UserError(
                 f"backend 'openvino' runs on CPUs; leave --accelerator {self.accelerator} out."
@@ -57,49 +55,34 @@ def run(arguments: Arguments) -> None:
     """Embeds and writes the file."""
     from slimp.data.cohort import Cohort
     from slimp.data.files import write_json
-    from slimp.evaluation.run_features import device_of, precision_of
-    from slimp.features.embed import InferenceConfig, embed
+    from slimp.evaluation.run_features import precision_of
+    from slimp.features.embed import embed
     from slimp.models.nested import Slimp
-    from slimp.training.run_folder import versions
 
-    out = arguments.out
-    if out.exists() and not (arguments.overwrite and out.is_file()):
-        raise UserError(f"{out}: exists already. Choose another name or pass --overwrite.")
-    model = Slimp.from_pretrained(arguments.run)
-    cohort = Cohort.load(arguments.cohort)
-    accelerator = "cpu" if arguments.backend == "openvino" else arguments.accelerator
-    precision = precision_of(arguments.precision, accelerator)
+    out, backend, pseudo = arguments.out, arguments.backend, arguments.pseudo
+    check_file(out, overwrite=arguments.overwrite)
+    model, cohort = Slimp.from_pretrained(arguments.run), Cohort.load(arguments.cohort)
+    if backend == "openvino":
+        arguments = replace(arguments, accelerator="cpu")
+    precision = precision_of(arguments.precision, arguments.accelerator)
+    how = replace(
+        arguments.inference,
+        batch_size=arguments.batch_size,
+        precision=precision,
+        backend=backend,
+    )
     with progress_bar("embedding images") as progress:
-        table = embed(
-            model,
-            cohort,
-            InferenceConfig(
-                batch_size=arguments.batch_size,
-                workers=arguments.workers,
-                device=device_of(accelerator),
-                precision=precision,
-                backend=arguments.backend,
-            ),
-            pseudo=arguments.pseudo,
-            progress=progress,
-        )
+        table = embed(model, cohort, how, pseudo=pseudo, progress=progress)
     table.save(out)
-    extra = {"openvino": version("openvino")} if arguments.backend == "openvino" else {}
-    record = {
-        "run": str(arguments.run),
-        "cohort": str(arguments.cohort),
-        "precision": precision,
-        "backend": arguments.backend,
-        "pseudo": None if arguments.pseudo is None else str(arguments.pseudo),
-        "imputed": list(table.imputed),
-        "versions": versions() | extra,
-    }
+    record = noted(replace(arguments, precision=precision)) | {"imputed": list(table.imputed)}
+    if backend == "openvino":
+        record["versions"]["openvino"] = version("openvino")
     write_json(out.with_name(f"{out.stem}.config.json"), record)
-    say(f"{len(table)} images; features: {table.widths}; {arguments.backend}, {precision}")
+    say(f"{len(table)} images; features: {table.widths}; {backend}, {precision}")
     if table.imputed:
         abstained = int(table.ids["abstained"].sum())
         say(
-            f"imputed by retrieval, not observed: {', '.join(table.imputed)} (from "
-            f"{arguments.pseudo}); {abstained} image(s) have no near neighbour and got none"
+            f"imputed by retrieval, not observed: {', '.join(table.imputed)} (from {pseudo}); "
+            f"{abstained} image(s) have no near neighbour and got none"
         )
     say(f"written: {out}")

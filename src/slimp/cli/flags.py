@@ -9,7 +9,6 @@ fields become flags too, and they can be given in a file. Later wins: defaults <
 
 from __future__ import annotations
 
-import argparse
 import ast
 import dataclasses
 import functools
@@ -17,44 +16,32 @@ import inspect
 import json
 import sys
 import textwrap
+from argparse import ArgumentTypeError
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
-from slimp.cli.help import Flag, help_text, suggestion
-from slimp.cli.values import convert, describe, pairs
+from slimp.cli.parser import Flag, Parser, suggestion
 from slimp.errors import UserError
 
 Arguments = TypeVar("Arguments")
 
 REQUIRED_FLAG = {"flag": True}
 """Metadata of a field without a default that is a flag all the same, as `--out`."""
-IN_FILES = (
-    Flag(
-        name="config",
-        hint=Path,
-        default=None,
-        help="YAML or JSON file of settings; flags override it.",
-        group="Settings in a file",
-        positional=False,
-    ),
-    Flag(
-        name="print_config",
-        hint=bool,
-        default=False,
-        help="Print the resolved settings, ready for --config, and do nothing else.",
-        group="Settings in a file",
-        positional=False,
-    ),
-)
 
 
-class UsageError(UserError):
-    """The command line is at fault: a missing argument, an unknown flag, a value of wrong kind."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InFiles:
+    """Settings in a file."""
+
+    config: Path | None = None
+    """YAML or JSON file of settings; flags override it."""
+    print_config: bool = False
+    """Print the resolved settings, ready for --config, and do nothing else."""
 
 
 def parse(
@@ -77,25 +64,23 @@ def parse(
     nested, config_class = config_field(arguments)
     own = [flag for flag in flags_of(arguments) if flag.name != nested]
     settings = flags_of(config_class) if config_class else []
-    flags = {flag.name: flag for flag in (*own, *settings, *(IN_FILES if config_class else ()))}
+    flags = [*own, *settings, *(flags_of(InFiles) if config_class else ())]
     if {"-h", "--help", "--help-all"} & set(argv):
-        listed = () if "--help-all" in argv else shown
+        about = f"Example: {example}\n\n{about.strip()}" if example else about.strip()
+        shown = () if "--help-all" in argv else shown
         presets = _presets(config_class)
-        sys.stdout.write(help_text(command, [*flags.values()], about, example, listed, presets))
+        parser = Parser(command, flags, about=about, shown=shown, presets=presets)
+        sys.stdout.write(parser.format_help())
         raise SystemExit(0)
-    try:
-        given = _read(argv, flags)
-        printing = given.pop("print_config", False)
-        values = {flag.name: given.get(flag.name, flag.default) for flag in own}
-        missing = [f.spelling for f in own if values[f.name] is MISSING]
-        if missing and not printing:
-            raise UsageError(f"missing {' and '.join(missing)}.")
-    except UsageError as error:
-        raise UsageError(f"{error} See: {command} --help") from None
+    printing = config_class is not None and "--print-config" in argv
+    needed = [flag for flag in flags if not (printing and flag.default is MISSING)]
+    given = Parser(command, needed).read(argv)
+    values = {flag.name: given.get(flag.name, flag.default) for flag in own}
     if config_class:
-        starting = _starting_values(given, config_class, command.split()[-1])
         chosen = {flag.name: given[flag.name] for flag in settings if flag.name in given}
-        values[nested] = config_class(**{**starting, **chosen})
+        path = given.get("config")
+        in_file = read_config(path, config_class, section=command.split()[-1]) if path else {}
+        values[nested] = config_class(**_with_preset(config_class, {**in_file, **chosen}))
         if printing:
             sys.stdout.write(to_yaml(values[nested]))
             raise SystemExit(0)
@@ -153,8 +138,7 @@ def to_yaml(config: Any) -> str:
     lines = []
     for flag in flags_of(type(config)):
         value = json.loads(json.dumps(getattr(config, flag.name), default=str))
-        text = yaml.safe_dump({flag.name: value}, sort_keys=False)
-        lines.append(f"# {flag.help}\n{text}" if flag.help else text)
+        lines.append(f"# {flag.help}\n{yaml.safe_dump({flag.name: value}, sort_keys=False)}")
     return "".join(lines)
 
 
@@ -184,79 +168,23 @@ def read_config(path: Path, config_class: type, *, section: str = "") -> dict[st
         if name not in flags:
             raise UserError(f"{path}: unknown key '{key}'{suggestion(name, flags.values())}")
         try:
-            values[name] = convert(flags[name].hint, value)
-        except ValueError:
-            words = describe(flags[name].hint)
-            raise UserError(f"{path}: key '{key}' takes {words}, got {value!r}.") from None
+            values[name] = flags[name].value(value)
+        except ArgumentTypeError as error:
+            raise UserError(f"{path}: key '{key}' {error}.") from None
     return values
-
-
-_NO_VALUE = object()
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}.")
-
-
-def _read(argv: Sequence[str], flags: Mapping[str, Flag]) -> dict[str, Any]:
-    """The values that the command line gives; words that belong to no flag are positional."""
-    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    for flag in flags.values():
-        if flag.hint is bool:
-            options: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
-        else:
-            options = {"nargs": "?", "const": _NO_VALUE}
-            options["action"] = "append" if get_origin(flag.hint) is Mapping else "store"
-        if not flag.positional:
-            parser.add_argument(flag.spelling, dest=flag.name, **options)
-    found, words = parser.parse_known_args(list(argv))
-    for word in words:
-        if word.startswith("--") and word != "--":
-            typed = word.partition("=")[0]
-            raise UsageError(f"no flag '{typed}'{suggestion(typed, flags.values())}")
-    given = {name: _value(flags[name], value) for name, value in vars(found).items()}
-    for flag in flags.values():
-        if flag.positional and words:
-            own, words = (words, []) if flag.many else (words[:1], words[1:])
-            given[flag.name] = _value(flag, own if flag.many else own[0])
-    if words:
-        raise UsageError(f"unexpected argument '{words[0]}'.")
-    return given
-
-
-def _value(flag: Flag, value: Any) -> Any:
-    words = describe(flag.hint)
-    texts = value if isinstance(value, list) else [value]
-    if _NO_VALUE in texts:
-        raise UsageError(f"{flag.spelling} needs a value: {words}.")
-    if get_origin(flag.hint) is Mapping:
-        try:
-            return pairs(flag.hint, texts)
-        except ValueError as error:
-            raise UsageError(f"{flag.spelling} takes {words}, {error}.") from None
-    try:
-        return convert(flag.hint, value)
-    except ValueError:
-        raise UsageError(f"{flag.spelling} takes {words}, got {value}.") from None
 
 
 def _presets(config_class: type | None) -> dict[str, dict[str, Any]]:
     """Preset -> the defaults that it sets; empty if the configuration has none."""
-    values_of = getattr(config_class, "preset_values", None)
-    if config_class is None or values_of is None:
+    if config_class is None or not hasattr(config_class, "preset_values"):
         return {}
     names = get_args(get_type_hints(config_class)["preset"])
-    return {name: values_of(name, {}) for name in names}
+    return {name: config_class.preset_values(name, {}) for name in names}
 
 
-def _starting_values(given: Mapping[str, Any], config_class: type, verb: str) -> dict[str, Any]:
-    """What holds before flags: the preset's values, then the config file's."""
-    path = given.get("config")
-    values = read_config(path, config_class, section=verb) if path else {}
-    preset_values = getattr(config_class, "preset_values", None)
-    if preset_values is None:
-        return values
-    chosen = {**values, **given}
-    preset = chosen.get("preset", getattr(config_class, "preset", None))
-    return {**preset_values(preset, chosen), **values}
+def _with_preset(config_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, on top of those that their preset sets."""
+    if not hasattr(config_class, "preset_values"):
+        return dict(values)
+    preset = values.get("preset", getattr(config_class, "preset", None))
+    return {**config_class.preset_values(preset, values), **values}

@@ -6,12 +6,13 @@ learned from gets no probabilities. Research software, not a medical device; not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from slimp.cli.console import note, progress_bar, say, show_table
+from slimp.cli.inputs import check_file, noted
 from slimp.errors import UserError
 from slimp.prediction.config import PredictConfig
 
@@ -59,15 +60,11 @@ def run(arguments: Arguments) -> None:
     from slimp.prediction.predictor import Predictor
 
     out = arguments.out
-    if out is not None and out.exists() and not (arguments.overwrite and out.is_file()):
-        raise UserError(f"{out}: exists already. Choose another name or pass --overwrite.")
+    if out is not None:
+        check_file(out, overwrite=arguments.overwrite)
     paths = find_images(arguments.images)
-    predictor = Predictor.load(
-        arguments.probe,
-        arguments.config,
-        run=arguments.run,
-        device=device_of(arguments.accelerator),
-    )
+    device = device_of(arguments.accelerator)
+    predictor = Predictor.load(arguments.probe, arguments.config, run=arguments.run, device=device)
     metadata = predictor.metadata(arguments.metadata, paths)
     if arguments.metadata is not None and not predictor.levels:
         note(f"--metadata has no effect: this probe reads images alone ({arguments.probe})")
@@ -85,7 +82,7 @@ def run(arguments: Arguments) -> None:
     else:
         _print(predictor, predictions)
     if out is not None:
-        _write(arguments, predictor, predictions)
+        _write(out, arguments, predictor, predictions)
         note(f"written: {out}")
     note(STATEMENT)
     if all(prediction.status == "unreadable" for prediction in predictions):
@@ -95,13 +92,12 @@ def run(arguments: Arguments) -> None:
         )
 
 
-def _write(arguments: Arguments, predictor: Predictor, predictions: Sequence[Prediction]) -> None:
+def _write(
+    out: Path, arguments: Arguments, predictor: Predictor, predictions: Sequence[Prediction]
+) -> None:
     from slimp.data.files import new_file, write_json
     from slimp.prediction.output import to_dict, to_frame
-    from slimp.training.run_folder import versions
 
-    out = arguments.out
-    assert out is not None
     content = to_dict(predictor, predictions)
     if out.suffix == ".json":
         write_json(out, content)
@@ -112,14 +108,11 @@ def _write(arguments: Arguments, predictor: Predictor, predictions: Sequence[Pre
                 frame.to_csv(partial, index=False)
             else:
                 frame.to_parquet(partial, index=False)
-    names = ("probe", "run", "metadata")
-    places = {name: getattr(arguments, name) for name in names}
     record = {
         "predict": asdict(arguments.config),
-        **{name: None if place is None else str(place) for name, place in places.items()},
+        **noted(arguments),
+        **content,
         "images": [prediction.image for prediction in predictions],
-        **{name: content[name] for name in content if name != "images"},
-        "versions": versions(),
     }
     write_json(out.with_name(f"{out.stem}.config.json"), record)
 
@@ -131,7 +124,7 @@ def _print(predictor: Predictor, predictions: Sequence[Prediction]) -> None:
     show_table(
         f"predictions by a probe of '{predictor.probe.features}' features",
         ["image", "decision", "probability", f"{conformal.coverage:.0%} set", "nearest", "p"],
-        _rows(predictions),
+        map(_row, predictions),
     )
     say(f"decision: {predictor.decision_rule}; probabilities are for the training frequencies")
     counts = {s: sum(p.status == s for p in predictions) for s in ("refused", "unreadable")}
@@ -148,24 +141,13 @@ def _print(predictor: Predictor, predictions: Sequence[Prediction]) -> None:
         say(f"CAUTION: {caution}")
 
 
-def _rows(predictions: Sequence[Prediction]) -> Iterator[tuple[str, ...]]:
-    for prediction in predictions:
-        p = "" if prediction.novelty_p is None else f"{prediction.novelty_p:.3f}"
-        if prediction.decision is None:
-            yield (prediction.image, prediction.status, "", "", prediction.reason, p)
-            continue
-        nearest = "; ".join(
-            f"{c.label} {c.image_id} {c.similarity:.2f}" for c in prediction.nearest
-        )
-        if prediction.unseen:
-            unseen = ", ".join(f"{k} '{v}'" for k, v in prediction.unseen.items())
-            nearest += f" (unknown to the model, so counted as missing: {unseen})"
-        chance = prediction.probabilities[prediction.decision]
-        yield (
-            prediction.image,
-            prediction.decision,
-            f"{chance:.2f}",
-            ", ".join(prediction.conformal_set),
-            nearest,
-            p,
-        )
+def _row(found: Prediction) -> tuple[str, ...]:
+    p = "" if found.novelty_p is None else f"{found.novelty_p:.3f}"
+    if found.decision is None:
+        return (found.image, found.status, "", "", found.reason, p)
+    nearest = "; ".join(f"{c.label} {c.image_id} {c.similarity:.2f}" for c in found.nearest)
+    if found.unseen:
+        unseen = ", ".join(f"{k} '{v}'" for k, v in found.unseen.items())
+        nearest += f" (unknown to the model, so counted as missing: {unseen})"
+    chance = f"{found.probabilities[found.decision]:.2f}"
+    return (found.image, found.decision, chance, ", ".join(found.conformal_set), nearest, p)

@@ -9,14 +9,10 @@ from __future__ import annotations
 import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from slimp.cli.console import note, say, show_cautions, show_table
 from slimp.errors import UserError
 from slimp.training.config import PretrainConfig
-
-if TYPE_CHECKING:
-    from slimp.data.cohort import Cohort
 
 EXAMPLE = "slimp pretrain cohorts/mine --out runs/mine --preset small"
 MAIN_FLAGS = (
@@ -51,22 +47,20 @@ class Arguments:
 def run(arguments: Arguments) -> None:
     """Pre-trains, then shows the last step and the last validation; or profiles."""
     from slimp.data.cohort import Cohort
-
-    cohort = Cohort.load(arguments.cohort)
-    settings = ", ".join(f"{name}={value}" for name, value in asdict(arguments.config).items())
-    note(f"{cohort!r}\n{textwrap.fill(settings, 100)}")
-    show_cautions(cohort)
-    if arguments.profile:
-        _profile(cohort, arguments)
-    elif arguments.out is not None:
-        _pretrain(cohort, arguments, arguments.out)
-
-
-def _pretrain(cohort: Cohort, arguments: Arguments, out: Path) -> None:
     from slimp.training.loop import pretrain
+    from slimp.training.profile import profile
     from slimp.training.run_folder import read_log
 
-    pretrain(cohort, arguments.config, out, resume=arguments.resume, overwrite=arguments.overwrite)
+    cohort, config, steps = Cohort.load(arguments.cohort), arguments.config, arguments.profile
+    settings = ", ".join(f"{name}={value}" for name, value in asdict(config).items())
+    note(f"{cohort!r}\n{textwrap.fill(settings, 100)}")
+    show_cautions(cohort)
+    if steps or (out := arguments.out) is None:
+        rows, summary = profile(cohort, config, steps)
+        show_table(f"{steps} steps", ["part", "ms per step", "share of the step"], rows)
+        say(summary)
+        return
+    pretrain(cohort, config, out, resume=arguments.resume, overwrite=arguments.overwrite)
     last = {row["kind"]: row for row in read_log(out)}
     shown = {name: value for row in last.values() for name, value in row.items()}
     show_table(
@@ -79,12 +73,3 @@ def _pretrain(cohort: Cohort, arguments: Arguments, out: Path) -> None:
         ],
     )
     say(f"next: slimp probe {out} {arguments.cohort} --out {out}/probe")
-
-
-def _profile(cohort: Cohort, arguments: Arguments) -> None:
-    from slimp.training.profile import profile
-
-    steps = arguments.profile
-    rows, summary = profile(cohort, arguments.config, steps)
-    show_table(f"{steps} steps", ["part", "ms per step", "share of the step"], rows)
-    say(summary)

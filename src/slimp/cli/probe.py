@@ -11,18 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from slimp.cli.console import note, progress_bar, say, show_cautions, show_table
 from slimp.cli.flags import REQUIRED_FLAG
-from slimp.errors import UserError
+from slimp.cli.inputs import Embedding
 from slimp.evaluation.probe_config import LEAKING, FullProbeConfig
 
 if TYPE_CHECKING:
     from slimp.data.cohort import Cohort
-    from slimp.evaluation.low_shot import LowShot
     from slimp.evaluation.protocol import Assessment
-    from slimp.evaluation.subgroups import Subgroups
     from slimp.features.embed import FeatureTable
 
 EXAMPLE = "slimp probe runs/mine cohorts/mine --out probes/mine"
@@ -33,7 +31,7 @@ MAIN_FLAGS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Embedding):
     """Inputs and outputs."""
 
     run: Path
@@ -50,15 +48,7 @@ class Arguments:
     """Replace what is in --out."""
     report: bool = True
     """Also write report.html, which shows some of the images."""
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to embed."""
-    workers: int = 1
-    """Processes that decode images."""
     config: FullProbeConfig
-
-    def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise UserError(f"workers must not be negative, got {self.workers}.")
 
 
 def run(arguments: Arguments) -> None:
@@ -66,51 +56,30 @@ def run(arguments: Arguments) -> None:
     from slimp.data.cohort import Cohort
     from slimp.data.files import check_output
     from slimp.evaluation.protocol import assess, require_possible
-    from slimp.evaluation.run_features import cached_features, device_of, parts_of_run
-    from slimp.features.embed import InferenceConfig
+    from slimp.evaluation.run_features import cached_features, parts_of_run
     from slimp.prediction.probe_folder import Provenance, save_probe
 
-    check_output(arguments.out, overwrite=arguments.overwrite)
+    run, out, config = arguments.run, arguments.out, arguments.config
+    pseudo, held_out = arguments.pseudo, arguments.held_out
+    check_output(out, overwrite=arguments.overwrite)
     cohort = Cohort.load(arguments.cohort)
-    require_possible(cohort, arguments.config, arguments.config)
+    require_possible(cohort, config, config)
     with progress_bar("embedding images") as progress:
         table = cached_features(
-            arguments.run,
-            arguments.cohort,
-            InferenceConfig(device=device_of(arguments.accelerator), workers=arguments.workers),
-            pseudo=arguments.pseudo,
-            progress=progress,
+            run, arguments.cohort, arguments.inference, pseudo=pseudo, progress=progress
         )
     note("probing ...")
-    parts = parts_of_run(arguments.run, cohort)
-    result = assess(
-        table,
-        cohort,
-        arguments.config,
-        run_parts=parts,
-        held_out=arguments.held_out,
-        protocols=arguments.config,
-    )
-    save_probe(
-        arguments.out,
-        result,
-        table,
-        cohort,
-        Provenance(
-            run=arguments.run,
-            cohort=arguments.cohort,
-            pseudo=arguments.pseudo,
-            held_out=arguments.held_out,
-        ),
-        config=arguments.config,
-        overwrite=arguments.overwrite,
-    )
+    parts = parts_of_run(run, cohort)
+    result = assess(table, cohort, config, run_parts=parts, held_out=held_out, protocols=config)
+    where = Provenance(run=run, cohort=arguments.cohort, pseudo=pseudo, held_out=held_out)
+    overwrite = arguments.overwrite
+    save_probe(out, result, table, cohort, where, config=config, overwrite=overwrite)
     show_cautions(cohort)
     _print(result)
-    _print_protocols(arguments, result)
+    _print_protocols(result)
     if arguments.report:
         _report(arguments, cohort, table, result, parts or {})
-    say(f"written: {arguments.out}")
+    say(f"written: {out}")
 
 
 def _report(
@@ -120,31 +89,28 @@ def _report(
     result: Assessment,
     parts: Mapping[str, str],
 ) -> None:
-    from slimp.evaluation.run_features import device_of
     from slimp.evaluation.similarity import similarity_by_level
     from slimp.models.nested import Slimp
     from slimp.report import PageOptions, write_report
 
-    here = set(cohort.patients["patient_id"])
-    unseen = [patient for patient, part in parts.items() if part == "held_out" and patient in here]
+    run, out = arguments.run, arguments.out
+    unseen = cohort.images["patient_id"].map(parts) == "held_out"
     similarity = None
-    if unseen and not table.imputed:
+    if unseen.any() and not table.imputed:
+        model = Slimp.from_pretrained(run)
+        images = table.select(unseen.to_numpy()).features["image"]
         similarity = similarity_by_level(
-            Slimp.from_pretrained(arguments.run),
-            cohort.select_patients(unseen),
-            table.select(table.ids["patient_id"].isin(unseen)).features["image"],
-            device=device_of(arguments.accelerator),
+            model, cohort.select(unseen), images, device=arguments.device
         )
+    options = PageOptions(command=f"slimp probe {run} {arguments.cohort} --out {out}")
     page = write_report(
-        arguments.out / "report.html",
-        arguments.run,
+        out / "report.html",
+        run,
         cohort,
         result,
         table=table,
         similarity=similarity,
-        options=PageOptions(
-            command=f"slimp probe {arguments.run} {arguments.cohort} --out {arguments.out}"
-        ),
+        options=options,
     )
     say(f"report: {page}")
 
@@ -155,23 +121,19 @@ def _print(result: Assessment) -> None:
         f"probe: {main.n_train} images train, {main.n_test} images test "
         f"({main.n_test_patients} {result.unit}: {result.tested_on})"
     )
-    if result.unit != "patients":
-        say("CAUTION: no patient ids, so images of one patient may be in both training and test.")
     if result.imputed:
         say(f"imputed by retrieval, not observed: {', '.join(result.imputed)} features.")
-    if result.saw_test_patients:
-        say("CAUTION: pre-training saw patients that test here, so these figures are optimistic.")
-    if main.config.split in LEAKING:
-        say(
-            f"CAUTION: split by {main.config.split}, so patients may both train and test: "
-            "only a split by patient is an honest estimate."
-        )
-    if not main.converged:
-        say("CAUTION: the probe did not converge.")
+    for caution in _cautions(result):
+        say(f"CAUTION: {caution}")
+    metrics = ("balanced_accuracy", "auroc_macro_ovr", "f1_macro")
+    named = {f"no pre-training: {found.name}": found for found in result.baselines.values()}
     show_table(
         f"mean over seeds, with 95 % interval over {result.unit}",
         ["features", "balanced accuracy", "AUROC, one against rest", "F1, macro"],
-        _rows(result),
+        [
+            (name, *(found.metrics[metric] for metric in metrics))
+            for name, found in {**result.probes, **named}.items()
+        ],
     )
     say(result.verdict.sentence)
     if "ece_scaled" in main.metrics:
@@ -181,85 +143,63 @@ def _print(result: Assessment) -> None:
         )
         say(f"calibration of '{main.config.features}': {before}; scaled: {after}")
     if "pauc_above_80tpr" in main.metrics:
-        named = {
-            "sensitivity at 90 % specificity": "sensitivity_at_90_specificity",
-            "at 95 %": "sensitivity_at_95_specificity",
-            "partial AUC above 80 % TPR": "pauc_above_80tpr",
-        }
-        found = (f"{words} {main.metrics[name]}" for words, name in named.items())
-        say(f"finding '{main.classes[1]}': {', '.join(found)}")
+        say(
+            f"finding '{main.classes[1]}': sensitivity at 90 % specificity "
+            f"{main.metrics['sensitivity_at_90_specificity']}, at 95 % "
+            f"{main.metrics['sensitivity_at_95_specificity']}, partial AUC above 80 % TPR "
+            f"{main.metrics['pauc_above_80tpr']}"
+        )
 
 
-def _rows(result: Assessment) -> Iterator[tuple[str, ...]]:
-    metrics = ("balanced_accuracy", "auroc_macro_ovr", "f1_macro")
-    for name, probe in result.probes.items():
-        yield (name, *(str(probe.metrics[metric]) for metric in metrics))
-    for baseline in result.baselines.values():
-        yield (f"no pre-training: {baseline.name}", *(str(baseline.metrics[m]) for m in metrics))
+def _cautions(result: Assessment) -> Iterator[str]:
+    split = result.main.config.split
+    if result.unit != "patients":
+        yield "no patient ids, so images of one patient may be in both training and test."
+    if result.saw_test_patients:
+        yield "pre-training saw patients that test here, so these figures are optimistic."
+    if split in LEAKING:
+        yield (
+            f"split by {split}, so patients may both train and test: only a split by patient is an "
+            "honest estimate."
+        )
+    if not result.main.converged:
+        yield "the probe did not converge."
 
 
-def _print_protocols(arguments: Arguments, result: Assessment) -> None:
-    if result.low_shot is not None:
-        _print_low_shot(result.low_shot, result.unit)
-    if result.leakage is not None:
+def _print_protocols(result: Assessment) -> None:
+    """Few labels, leaking splits, subgroups: as far as they were measured."""
+    if (few := result.low_shot) is not None:
+        show_table(
+            f"few labels, mean over splits and {few.draws} draws of {result.unit}",
+            ["learned from", "images", result.unit, "balanced accuracy", "AUROC", "spread"],
+            [
+                (
+                    *(p.setting, f"{p.n_images:.1f}", f"{p.n_patients:.1f}"),
+                    *(p.balanced_accuracy, p.auroc_macro_ovr, p.spread),
+                )
+                for p in few.points
+            ],
+        )
+        for remark in filter(None, (point.remark for point in few.points)):
+            say(f"CAUTION: {remark}")
+    if (leaks := result.leakage) is not None:
         show_table(
             "the same probe, split three ways",
             ["split by", "balanced accuracy", "above the split by patient"],
-            [
-                (mode, found.balanced_accuracy, result.leakage.excess.get(mode, "-"))
-                for mode, found in result.leakage.results.items()
-            ],
+            [(m, r.balanced_accuracy, leaks.excess.get(m)) for m, r in leaks.results.items()],
         )
         say("CAUTION: only the split by patient is an honest estimate for new patients.")
-    if result.subgroups is not None:
-        named = "auto" not in arguments.config.subgroups
-        _print_subgroups(result.subgroups, result.unit, named=named)
-
-
-def _print_low_shot(found: LowShot, unit: str) -> None:
-    show_table(
-        f"few labels, mean over splits and {found.draws} draws of {unit}",
-        ["learned from", "images", unit, "balanced accuracy", "AUROC", "spread of draws"],
-        [
-            (
-                point.setting,
-                f"{point.n_images:.1f}",
-                f"{point.n_patients:.1f}",
-                point.balanced_accuracy,
-                f"{point.auroc_macro_ovr:.3f}",
-                f"{point.spread:.3f}",
-            )
-            for point in found.points
-        ],
-    )
-    for point in found.points:
-        if remark := point.remark:
-            say(f"CAUTION: {remark}")
-
-
-def _print_subgroups(found: Subgroups, unit: str, *, named: bool) -> None:
-    """The table; groups of few patients only where their column was asked for."""
-    from slimp.evaluation.subgroups import FEWEST_PATIENTS
-
-    names = ("balanced_accuracy", "auroc_macro_ovr", "sensitivity", "ece")
-    shown = [name for name in names if any(name in group.metrics for group in found.groups)]
-    show_table(
-        "subgroups; averages run over the classes that a group has",
-        ["column", "group", unit, "classes", *shown],
-        [
-            (
-                *(group.column, group.group, group.n_patients, len(group.classes)),
-                *(group.text(name) for name in shown),
-            )
-            for group in found.groups
-            if named or not group.caution
-        ],
-    )
-    few = sum(group.caution for group in found.groups)
-    if few:
-        say(
-            f"CAUTION: {few} group(s) have fewer than {FEWEST_PATIENTS} {unit}: "
-            f"{'no interval' if named else 'they are in metrics.json and the report'}."
+    if (groups := result.subgroups) is not None:
+        names = ("balanced_accuracy", "auroc_macro_ovr", "sensitivity", "ece")
+        shown = [name for name in names if any(name in g.metrics for g in groups.groups)]
+        show_table(
+            "subgroups; averages run over the classes that a group has; without interval: fewer "
+            f"than 10 {result.unit}",
+            ["column", "group", result.unit, "classes", *shown],
+            [
+                (g.column, g.group, g.n_patients, len(g.classes), *map(g.text, shown))
+                for g in groups.groups
+            ],
         )
-    for gap in found.gaps:
-        say(gap.sentence)
+        for gap in groups.gaps:
+            say(gap.sentence)

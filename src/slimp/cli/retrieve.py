@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from slimp.cli.console import note, progress_bar, say, show_table
 from slimp.cli.flags import REQUIRED_FLAG
-from slimp.errors import UserError
+from slimp.cli.inputs import Embedding
 from slimp.retrieval.config import RetrievalConfig
 
 if TYPE_CHECKING:
-    from slimp.evaluation.similarity import Similarity
-    from slimp.retrieval.agreement import Agreement
     from slimp.retrieval.result import Retrieval
 
 EXAMPLE = (
@@ -32,7 +30,7 @@ MAIN_FLAGS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Embedding):
     """Inputs and outputs."""
 
     run: Path
@@ -47,15 +45,7 @@ class Arguments:
     """Replace what is in --out."""
     report: bool = True
     """Also write report.html, which shows some of the images."""
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Device that embeds and searches."""
-    workers: int = 1
-    """Processes that decode images."""
     config: RetrievalConfig
-
-    def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise UserError(f"workers must not be negative, got {self.workers}.")
 
 
 def run(arguments: Arguments) -> None:
@@ -63,31 +53,30 @@ def run(arguments: Arguments) -> None:
     from slimp.data.files import check_output, new_folder
     from slimp.report.retrieval import write_retrieval_report
 
-    check_output(arguments.out, overwrite=arguments.overwrite)
+    run, out = arguments.run, arguments.out
+    folders = {"reference": arguments.reference, "target": arguments.target}
+    check_output(out, overwrite=arguments.overwrite)
     result = _retrieve(arguments)
-    with new_folder(arguments.out, overwrite=arguments.overwrite) as folder:
-        result.save(
-            folder, run=arguments.run, reference=arguments.reference, target=arguments.target
-        )
+    with new_folder(out, overwrite=arguments.overwrite) as folder:
+        result.save(folder, run=run, **folders)
         if arguments.report:
-            write_retrieval_report(folder / "report.html", result, command=_command(arguments))
+            paths = " ".join(f"--{name} {path}" for name, path in folders.items())
+            command = f"slimp retrieve {run} {paths} --out {out}"
+            write_retrieval_report(folder / "report.html", result, command=command)
     _print(result)
-    say(f"written: {arguments.out}")
-    say(f"next: slimp embed {arguments.run} {arguments.target} --pseudo {arguments.out} --out FILE")
+    say(f"written: {out}")
+    say(f"next: slimp embed {run} {arguments.target} --pseudo {out} --out FILE")
 
 
 def _retrieve(arguments: Arguments) -> Retrieval:
     from slimp.data.cohort import Cohort
-    from slimp.evaluation.run_features import cached_features, device_of, parts_of_run
-    from slimp.features.embed import InferenceConfig
+    from slimp.evaluation.run_features import cached_features, parts_of_run
     from slimp.models.nested import Slimp
     from slimp.retrieval.extrapolate import extrapolate
     from slimp.retrieval.index import EmbeddedCohort
     from slimp.training.adapt import left_behind
 
-    device = device_of(arguments.accelerator)
-    how = InferenceConfig(device=device, workers=arguments.workers)
-    model, run = Slimp.from_pretrained(arguments.run), arguments.run
+    model, run, how = Slimp.from_pretrained(arguments.run), arguments.run, arguments.inference
     reference, target = Cohort.load(arguments.reference), Cohort.load(arguments.target)
     with progress_bar("embedding the reference") as progress:
         theirs = cached_features(run, arguments.reference, how, progress=progress)
@@ -101,71 +90,53 @@ def _retrieve(arguments: Arguments) -> Retrieval:
         arguments.config,
         parts=parts_of_run(run, reference),
         stale=left_behind(run),
-        device=device,
+        device=arguments.device,
     )
 
 
-def _command(arguments: Arguments) -> str:
-    paths = f"--reference {arguments.reference} --target {arguments.target} --out {arguments.out}"
-    return f"slimp retrieve {arguments.run} {paths}"
-
-
 def _print(result: Retrieval) -> None:
-    rate, abstention = result.abstention_rate, result.abstention
+    abstention = result.abstention
     say(result.verdict)
     say(
         f"{len(result.target)} images; imputed by retrieval, not observed: "
         f"{', '.join(result.imputed)} metadata, route {result.config.route}; "
-        f"nothing near enough for {rate:.1%} of them"
+        f"nothing near enough for {result.abstention_rate:.1%} of them"
     )
-    if abstention.achieved is None:
-        say(f"coverage: {abstention.coverage:.0%} stated; too few patients to verify it")
-    else:
-        say(
-            f"coverage: {abstention.coverage:.0%} stated, {abstention.achieved} found on "
-            f"{abstention.n_patients} patients of the reference, half against half"
-        )
+    found = "too few patients to verify it"
+    if abstention.achieved is not None:
+        found = f"{abstention.achieved} found on {abstention.n_patients} patients of the reference"
+    say(f"coverage: {abstention.coverage:.0%} stated; {found}")
     for caution in result.cautions:
         say(f"CAUTION: {caution.removeprefix('CAUTION: ')}")
-    heads = ["level", "matching", "others", "overlap", "AUROC", "calibration", "target"]
     show_table(
         "similarity: of images and their own metadata, and of nearest neighbours (calibration "
         "patients, target)",
-        heads,
+        ["level", "matching", "others", "overlap", "AUROC", "calibration", "target"],
         _similarities(result),
     )
-    for title, found in (
+    for title, agreement in (
         ("retrieved against true metadata of the target", result.agreement),
-        (
-            "the same on patients of the reference, their own metadata hidden",
-            result.reference_agreement,
-        ),
+        ("the same on the reference, its own metadata hidden", result.reference_agreement),
     ):
-        if found:
-            heads = ["column", "n", "agreement or error", "by chance", "kappa or skill"]
-            show_table(f"{title} (95 % interval over patients)", heads, _agreements(found))
+        if agreement:
+            show_table(
+                f"{title} (95 % interval over patients)",
+                ["column", "n", "agreement or error", "by chance", "kappa or skill"],
+                [
+                    (a.name, a.n, a.headline, a.figures["chance"].mean, a.beyond_chance)
+                    for a in agreement
+                ],
+            )
     if result.rank_correlation:
         figures = ", ".join(f"{level} {rho}" for level, rho in result.rank_correlation.items())
         say(f"does agreement rise with similarity? rank correlation: {figures}")
 
 
-def _similarities(result: Retrieval) -> Iterator[tuple[str, ...]]:
-    matching: dict[str, Similarity] = {}
-    matching.update(result.calibration.matching.items())
+def _similarities(result: Retrieval) -> Iterator[tuple[object, ...]]:
+    own = {str(level): found for level, found in result.calibration.matching.items()}
     neighbours = result.neighbour_similarity
-    for level in dict.fromkeys([*matching, *neighbours]):
-        found, medians = matching.get(level), neighbours.get(level, {})
+    for level in dict.fromkeys([*own, *neighbours]):
         names = ("median_matching", "median_nonmatching", "overlap", "auroc")
-        figures = [getattr(found, name, None) for name in names]
-        figures += [medians.get("calibration_median"), medians.get("target_median")]
-        yield (level, *map(_figure, figures))
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _agreements(found: tuple[Agreement, ...]) -> Iterator[tuple[str, ...]]:
-    for one in found:
-        chance = _figure(one.figures["chance"].mean)
-        yield (one.name, str(one.n), str(one.headline), chance, str(one.beyond_chance))
+        medians = neighbours.get(level, {})
+        ends = (medians.get("calibration_median"), medians.get("target_median"))
+        yield (level, *(getattr(own.get(level), name, None) for name in names), *ends)

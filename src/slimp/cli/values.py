@@ -1,4 +1,4 @@
-"""Text of the command line, or of a YAML file, as the type that a dataclass field asks for."""
+"""Text of the command line, or a value of a YAML file, as the type of a dataclass field."""
 
 from __future__ import annotations
 
@@ -48,9 +48,8 @@ def convert(hint: Any, value: Any) -> Any:
             value = _yaml(value if value.startswith("[") else f"[{value}]")
         values = value if isinstance(value, list | tuple) else [value]
         return tuple(convert(inner[0], item) for item in values)
-    elif kind is Mapping and (isinstance(value, Mapping) or str(value).startswith("{")):
-        content = value if isinstance(value, Mapping) else _yaml(value)
-        return {str(key): convert(inner[1], item) for key, item in content.items()}
+    elif kind is Mapping:
+        return {str(key): convert(inner[1], item) for key, item in _pairs(value, inner[1])}
     elif kind is Any or (kind is bool and isinstance(value, bool)):
         return value
     elif kind in (int, float) and not isinstance(value, bool | NoneType):
@@ -59,29 +58,19 @@ def convert(hint: Any, value: Any) -> Any:
             return number
     elif kind in (str, Path) and not isinstance(value, list | dict | bool | NoneType):
         return kind(str(value))
-    raise ValueError(f"not {describe(hint)}: {value}")
+    raise ValueError(f"not of type {hint}: {value}")
 
 
-def pairs(hint: Any, texts: list[str]) -> dict[str, Any]:
-    """`["a=b", "c=d"]` as one mapping; `["{a: b}"]` as well.
-
-    Raises:
-        ValueError: what is given is no pair, or a key is given twice.
-    """
-    found: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if text.startswith("{"):
-            new = convert(hint, text)
-        elif key and equals and value:
-            plain = get_args(hint)[1] is str
-            new = {key: value if plain else _yaml(value)}
-        else:
-            raise ValueError(f"got '{text}'")
-        if twice := set(new) & set(found):
-            raise ValueError(f"got '{min(twice)}' twice")
-        found |= new
-    return found
+def _pairs(value: Any, kind: Any) -> list[tuple[Any, Any]]:
+    """Keys and values of a mapping, of `{a: b}` or of `a=b`, whose value is YAML unless a text."""
+    if isinstance(value, str) and not value.startswith("{"):
+        key, _, item = value.partition("=")
+        value = {key: item if kind is str else _yaml(item)} if key and item else None
+    elif isinstance(value, str):
+        value = _yaml(value)
+    if not isinstance(value, Mapping):
+        raise ValueError("not a pair")
+    return list(value.items())
 
 
 def placeholder(hint: Any) -> str:
@@ -91,7 +80,7 @@ def placeholder(hint: Any) -> str:
         return "|".join(placeholder(option) for option in inner if option is not NoneType)
     if kind is Literal:
         return "|".join(map(str, inner))
-    return _KINDS.get(kind, ("VALUE", ""))[0]
+    return _KINDS[kind][0]
 
 
 def describe(hint: Any) -> str:
@@ -101,7 +90,7 @@ def describe(hint: Any) -> str:
         return " or ".join(describe(option) for option in inner if option is not NoneType)
     if kind is Literal:
         return f"{'one of ' * (len(inner) > 1)}{', '.join(map(str, inner))}"
-    return _KINDS.get(kind, ("", f"a value of type {hint}"))[1]
+    return _KINDS[kind][1]
 
 
 def _yaml(text: str) -> Any:

@@ -113,7 +113,7 @@ class StandIn:
     def answer(self, path: str, query: dict[str, list[str]]) -> object:
         """The content for an address of the API; None if there is nothing."""
         if path == f"/api/v2/collections/{NUMBER}/":
-            return {"id": NUMBER, "name": "Skin in focus", "public": True, "doi": None}
+            return {"id": NUMBER, "name": "Skin in focus", "public": True}
         if path.startswith("/api/v2/images/search/"):
             if query.get("collections") != [str(NUMBER)]:
                 return {"count": 0, "next": None, "previous": None, "results": []}

@@ -6,246 +6,269 @@ them are right `metadata.csv`: a folder without that table is not complete.
 
 from __future__ import annotations
 
-import csv
-import io
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from PIL import Image
+import pandas as pd
 
 from slimp import __version__
 from slimp.data.files import (
     make_folder,
     new_file,
+    read_json,
     remove_partials,
     sha256_of,
     write_json,
 )
 from slimp.errors import UserError
-from slimp.sources.download.archive import (
-    ATTRIBUTION_FIELD,
-    LICENCE_FIELD,
-    NAME_FIELD,
-    Archive,
-    ArchiveImage,
-)
-from slimp.sources.download.plan import CONFIG, METRICS, TABLE, Plan, image_files
-from slimp.sources.download.session import StoppedError
-from slimp.sources.image_limits import FORMATS, MAX_PIXELS, own_limits
+from slimp.sources.decode_image import decode_image
+from slimp.sources.download.archive import FIRST_COLUMNS, LICENCE, Archive, ArchiveImage, Collection
+from slimp.sources.image_limits import CorruptImageError, own_limits
+from slimp.sources.parse_cells import IMAGE_ENDING
 
+TABLE, CONFIG, METRICS = "metadata.csv", "config.json", "metrics.json"
+SPARE_BYTES = 64 << 20
+"""What a disk must have left after the download: for tables and the file system's own."""
 LARGEST_BYTES = 1 << 30
-"""Of an image whose size the archive does not say; an endless answer must not fill the disk."""
+"""Of an image whose size the archive does not say; an endless answer must not fill the memory."""
 WORKERS, TRIES = 8, 3
 """Images fetched at the same time, and answers per image that may be broken or wrong."""
 
 
-class LostImageError(Exception):
-    """The server answers, but not with this image; the message is the reason, in a few words."""
-
-
 @dataclass(kw_only=True)
 class DownloadReport:
-    """What a download did, for `metrics.json`."""
+    """What a download did."""
 
     images: int = 0
+    """Listed and there."""
     fetched: int = 0
-    licences: dict[str, int] = field(default_factory=dict)
-    """Licence -> images under it."""
+    """Of those, in this run."""
     lost: dict[str, str] = field(default_factory=dict)
     """Image that the archive lists and does not deliver -> why."""
-    unlisted: list[str] = field(default_factory=list)
-    """Images in the folder that the archive does not list (any more)."""
+    licences: dict[str, int] = field(default_factory=dict)
+    """Licence -> images under it."""
 
 
 def download(
     archive: Archive,
-    plan: Plan,
+    number: int,
+    folder: Path,
     *,
+    limit: int | None = None,
     max_missing: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    agree: Callable[[str], None] = lambda plan: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> DownloadReport:
-    """What was done to have the plan's images and tables in its folder; may be run again.
+    """Fetches a collection's images and tables into a folder; may be run again to go on.
 
     Args:
         archive: where from.
-        plan: of `plan_download`.
+        number: of the collection.
+        folder: to fetch into.
+        limit: fetch the first images only.
         max_missing: images that the archive may list and not deliver.
+        agree: called with what will be fetched, before anything is written; may raise.
         progress: called with the number of images done and in all.
 
     Raises:
-        UserError: the archive cannot be reached or understood; or what is in the end there is not
-            what the archive says it holds.
+        UserError: there is no such collection, no room, or something else in the folder; the
+            archive cannot be reached or understood; or it does not deliver what it lists.
     """
-    make_folder(plan.folder)
-    remove_partials(plan.folder)
-    _write_config(archive, plan)
-    listed = archive.images(plan.collection.number)
-    listed = islice(listed, plan.images + (plan.images == plan.collection.images))
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit must be positive, got {limit}.")
+    _check_folder(folder, number)
+    collection = archive.collection(number)
+    expected = min(collection.images, limit or collection.images)
+    agree(_plan(archive, collection, folder, expected))
+    _begin(archive, collection, folder, limit)
+    listed = islice(archive.images(number), expected + (expected == collection.images))
     report, rows = DownloadReport(), list[ArchiveImage]()
+    for image in _fetch(archive, folder, listed, report):
+        rows.append(image)
+        progress(min(len(rows), expected), expected)
+    report.images = len(rows) - len(report.lost)
+    if (len(rows), len({image.file.casefold() for image in rows})) != (expected, expected):
+        raise UserError(
+            f"collection {number} was said to hold {collection.images:,} images, but fewer, more, "
+            "or some twice are listed. It may have changed meanwhile: run the same command again."
+        )
+    if len(report.lost) > max_missing:
+        named = "; ".join(f"{name} {why}" for name, why in list(report.lost.items())[:5])
+        raise UserError(
+            f"{folder}: {report.images:,} of {expected:,} images are there, {len(report.lost):,} "
+            f"could not be fetched ({named}). Run the same command again; if the archive does not "
+            f"have them, go on without them: --max-missing {len(report.lost)}."
+        )
+    _write_tables(archive, folder, rows, report)
+    return report
+
+
+def _check_folder(folder: Path, number: int) -> None:
+    """Refuses a folder that holds anything but the same download, or a table that was edited."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: exists and is not a folder. Choose another place.")
+    if not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir()):
+        return
+    begun = _noted(folder / CONFIG).get("download")
+    if not isinstance(begun, dict) or begun.get("collection") != number:
+        raise UserError(
+            f"{folder}: holds something other than a download of collection {number}. Choose an "
+            "empty or new folder; what you fetched yourself can be imported as it is."
+        )
+    table = folder / TABLE
+    if table.is_file() and sha256_of(table) != _noted(folder / METRICS).get("table_sha256"):
+        raise UserError(
+            f"{table}: was changed after it was fetched, and would be replaced. Move it out of the "
+            "folder, or choose another folder."
+        )
+
+
+def _noted(path: Path) -> dict[str, object]:
+    content = read_json(path) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def _plan(archive: Archive, collection: Collection, folder: Path, expected: int) -> str:
+    """What will be fetched and how much room there is, in a sentence; refuses if it is too little.
+
+    A collection whose size the archive does not say is tried.
+    """
+    found = folder.iterdir() if folder.is_dir() else ()
+    there = [p for p in found if IMAGE_ENDING.search(p.name) and not p.name.startswith(".")]
+    disk = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.is_dir())
+    free, needed = shutil.disk_usage(disk).free, None
+    if collection.size_bytes is not None:
+        share = collection.size_bytes * expected // max(collection.images, 1)
+        needed = max(share - sum(path.stat().st_size for path in there), 0)
+        if needed + SPARE_BYTES > free:
+            raise UserError(
+                f"{folder}: {_size(needed)} are still to be fetched, but only {_size(free)} are "
+                "free there. Make room, choose another disk, or fetch fewer images with --limit."
+            )
+    present = f", {len(there):,} of them there already" if there else ""
+    return (
+        f"collection {collection.number} of {archive.host}, '{collection.name}': {expected:,} "
+        f"images{present}; {'an unknown size' if needed is None else _size(needed)} to fetch into "
+        f"{folder}, where {_size(free)} are free"
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _begin(archive: Archive, collection: Collection, folder: Path, limit: int | None) -> None:
+    """Notes what was asked, from where and when: the first thing written, the key to resuming."""
+    asked = {
+        "archive": archive.address,
+        "collection": collection.number,
+        **{name: getattr(collection, name) for name in ("name", "images")},
+        "limit": limit,
+        "asked_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    versions = {"slimp": __version__, "isic-cli": version("isic-cli")}
+    make_folder(folder)
+    remove_partials(folder)
+    write_json(folder / CONFIG, {"download": asked, "versions": versions})
+
+
+def _fetch(
+    archive: Archive, folder: Path, listed: Iterator[ArchiveImage], report: DownloadReport
+) -> Iterator[ArchiveImage]:
+    """The images in their order, each when it is in the folder or known to be lost."""
     pool = ThreadPoolExecutor(WORKERS)
     try:
         with own_limits():
             while chunk := list(islice(listed, 8 * WORKERS)):
-                for image, got in zip(
-                    chunk, pool.map(partial(_try_image, archive, plan.folder), chunk), strict=True
-                ):
-                    rows.append(image)
-                    if isinstance(got, LostImageError):
-                        report.lost[image.file] = str(got)
-                    else:
-                        report.fetched += got > 0
-                    if progress is not None:
-                        progress(min(len(rows), plan.images), plan.images)
+                results = pool.map(partial(fetch_image, archive, folder), chunk)
+                for image, problem in zip(chunk, results, strict=True):
+                    report.fetched += problem == ""
+                    if problem:
+                        report.lost[image.file] = problem
+                    yield image
     except BaseException:
         archive.stop.set()  # or the others would go on trying
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-    _check_complete(plan, report, rows, max_missing)
-    _write_tables(archive, plan, rows, report)
-    return report
 
 
-def _write_config(archive: Archive, plan: Plan) -> None:
-    """Notes what was asked, from where and when: the first thing written, the key to resuming."""
-    asked = {
-        "archive": archive.address,
-        "collection": plan.collection.number,
-        "name": plan.collection.name,
-        "doi": plan.collection.doi,
-        "limit": plan.limit,
-        "images": plan.images,
-        "asked_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    versions = {"slimp": __version__, "isic-cli": version("isic-cli")}
-    write_json(plan.folder / CONFIG, {"download": asked, "versions": versions})
-
-
-def _try_image(archive: Archive, folder: Path, image: ArchiveImage) -> int | LostImageError:
-    try:
-        return fetch_image(archive, image, folder)
-    except LostImageError as lost:
-        return lost
-
-
-def fetch_image(archive: Archive, image: ArchiveImage, folder: Path) -> int:
-    """The bytes that were fetched to make `folder / image.file` whole: 0 if it was already.
+def fetch_image(archive: Archive, folder: Path, image: ArchiveImage) -> str | None:
+    """None if the image is there already, empty if it was fetched, else why it could not be.
 
     Raises:
-        LostImageError: the server does not have it, or sends something else.
-        UnreachableError: no answer, as often as was asked.
+        UserError: no answer, as often as was asked.
     """
     target = folder / image.file
-    if target.is_file() and _problem_with(target, image.size_bytes) is None:
-        return 0
+    if target.is_file() and _problem_with(target.read_bytes(), image.size_bytes) is None:
+        return None
     problem: str | None = ""
-    with new_file(target) as file:
-        for _ in range(TRIES):
-            problem = _receive(archive, image, file) or _problem_with(file, image.size_bytes)
-            if problem is None:
-                return file.stat().st_size
-            archive.stop.wait(archive.wait_seconds)
-        raise LostImageError(problem)
+    for _ in range(TRIES):
+        content, problem = _receive(archive, image)
+        problem = problem or _problem_with(content, image.size_bytes)
+        if problem is None:
+            with new_file(target) as file:
+                file.write_bytes(content)
+            return ""
+        archive.stop.wait(archive.wait_seconds)
+    return problem
 
 
-def _receive(archive: Archive, image: ArchiveImage, target: Path) -> str | None:
-    """Writes what the server sends; why the answer ended too early, or None if it did not."""
-    import requests
+def _receive(archive: Archive, image: ArchiveImage) -> tuple[bytes, str | None]:
+    """What the server sends, and why that is not all of it, or None."""
+    from requests import RequestException
 
     most = LARGEST_BYTES if image.size_bytes is None else image.size_bytes
-    with archive.files.get(image.url, stream=True) as answer, target.open("wb") as file:
+    content = bytearray()
+    with archive.session.get(image.url, stream=True) as answer:
         if not answer.ok:
-            raise LostImageError(f"the server answers {answer.status_code}")
+            return b"", f"the server answers {answer.status_code}"
         try:
             for chunk in answer.iter_content(1 << 16):
-                if archive.stop.is_set():
-                    raise StoppedError
-                file.write(chunk)
-                if file.tell() > most:
+                if len(content) > most or archive.stop.is_set():
                     break
-        except requests.RequestException:
-            return "breaks off in the middle"
-    return None
+                content += chunk
+        except RequestException:
+            return b"", "breaks off in the middle"
+    return bytes(content), None
 
 
-def _problem_with(path: Path, size_bytes: int | None) -> str | None:
-    """Why a file is not the image of that size, in words; None if it is."""
-    size = path.stat().st_size
-    if size_bytes is not None and size != size_bytes:
-        return f"has {size:,} bytes instead of {size_bytes:,}"
-    if size > LARGEST_BYTES:
-        return f"has more than {LARGEST_BYTES:,} bytes"
+def _problem_with(content: bytes, size_bytes: int | None) -> str | None:
+    """Why bytes are not the image of that size, in words; None if they are."""
+    if len(content) != (len(content) if size_bytes is None else size_bytes):
+        return f"has {len(content):,} bytes instead of {size_bytes:,}"
     try:
-        with Image.open(path, formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                return f"is too large, {picture.width} x {picture.height} pixels"
-            picture.draft(None, (1, 1))  # JPEG: all data are read, few pixels are computed
-            picture.load()
-    except Exception as error:  # Pillow's decoders raise many types on damaged files
-        return f"is not a whole image ({' '.join(str(error).split())[:100]})"
+        decode_image(content)
+    except CorruptImageError as error:
+        return f"is not a whole image ({error})"
     return None
-
-
-def _check_complete(
-    plan: Plan, report: DownloadReport, rows: list[ArchiveImage], max_missing: int
-) -> None:
-    """Counts what is listed and what is there against what should be."""
-    if len(rows) != plan.images:
-        found = f"only {len(rows):,}" if len(rows) < plan.images else "more"
-        raise UserError(
-            f"collection {plan.collection.number} was said to hold {plan.collection.images:,} "
-            f"images, but {found} are listed. It may have changed meanwhile: run the same command "
-            "again."
-        )
-    files = {path.name for path in image_files(plan.folder)}
-    wanted = {image.file for image in rows}
-    report.unlisted = sorted(files - wanted)
-    for name in sorted(wanted - files - set(report.lost)):
-        report.lost[name] = "was removed while the download ran"
-    report.images = len(wanted - set(report.lost))
-    if len(report.lost) > max_missing:
-        named = "; ".join(f"{name} {why}" for name, why in list(report.lost.items())[:5])
-        raise UserError(
-            f"{plan.folder}: {report.images:,} of {len(rows):,} images are there, "
-            f"{len(report.lost):,} could not be fetched ({named}). Run the same command again; if "
-            f"the archive does not have them, go on without them: --max-missing {len(report.lost)}."
-        )
 
 
 def _write_tables(
-    archive: Archive, plan: Plan, rows: list[ArchiveImage], report: DownloadReport
+    archive: Archive, folder: Path, rows: list[ArchiveImage], report: DownloadReport
 ) -> None:
     """Licences, attributions and, as the sign that all is there, the table."""
-    report.licences = dict(sorted(Counter(i.record[LICENCE_FIELD] for i in rows).items()))
+    first = list(FIRST_COLUMNS)
+    table = pd.DataFrame([{**image.record, "file": image.file} for image in rows])
+    report.licences = dict(sorted(Counter(image.record[LICENCE] for image in rows).items()))
     for name in report.licences:
         if (text := archive.licence_text(name)) is not None:
-            with new_file(plan.folder / "licenses" / f"{name}.txt") as file:
+            with new_file(folder / "licenses" / f"{name}.txt") as file:
                 file.write_text(text, encoding="utf-8")
-    first = [NAME_FIELD, ATTRIBUTION_FIELD, LICENCE_FIELD]
-    others = sorted({column for image in rows for column in image.record} - set(first))
-    with new_file(plan.folder / "attribution.csv") as file:
-        owners = [{**image.record, "file": image.file} for image in rows]
-        file.write_bytes(_csv_text(["file", *first], owners))
-    (plan.folder / TABLE).unlink(missing_ok=True)  # never one that metrics.json does not know
-    with new_file(plan.folder / TABLE) as file:
-        file.write_bytes(_csv_text([*first, *others], [image.record for image in rows]))
-        content: dict[str, Any] = {**vars(report), "table_sha256": sha256_of(file)}
+    with new_file(folder / "attribution.csv") as file:
+        table[["file", *first]].to_csv(file, index=False)
+    (folder / TABLE).unlink(missing_ok=True)  # never one that metrics.json does not know
+    with new_file(folder / TABLE) as file:
+        others = table.columns.drop([*first, "file"]).sort_values()
+        table[[*first, *others]].to_csv(file, index=False, lineterminator="\r\n")
+        content = {**asdict(report), "table_sha256": sha256_of(file)}
         del content["fetched"]  # differs when run again
-        write_json(plan.folder / METRICS, content)
-
-
-def _csv_text(columns: list[str], rows: Iterable[dict[str, str]]) -> bytes:
-    """A table as isic-cli writes it: commas, an empty cell for what is absent."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode("utf-8")
+        write_json(folder / METRICS, content)

@@ -1,25 +1,21 @@
 """isic-cli's session with `urllib3.Retry` mounted: asks busy servers again, refuses odd addresses.
 
-Plain HTTP is for this machine only: metadata and pictures must arrive as they were sent. An archive
+Plain HTTP is for this machine only: metadata and images must arrive as they were sent. An archive
 far away has no reason to send the download to an address of a private network.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 import threading
-from collections.abc import Callable
-from functools import partial
+import warnings
+from contextlib import suppress
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from slimp.errors import UserError
 
-ARCHIVE = "https://api.isic-archive.com/api/v2/"
-VARIABLE = "SLIMP_ISIC_ARCHIVE"
-"""Environment variable that names another archive, such as an institution's mirror."""
 TRIES = 8
 """Requests in a row that may fail; the eighth comes about two minutes after the first."""
 LONGEST_WAIT_SECONDS = 300.0
@@ -27,31 +23,16 @@ LONGEST_WAIT_SECONDS = 300.0
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 TIMEOUT_SECONDS = (10.0, 30.0)
 """To connect, and between two pieces of an answer."""
+AGAIN = "What was fetched is kept: run the same command again later."
 
 
-class UnreachableError(UserError):
-    """A server did not answer as often as it was asked; the whole download stops."""
-
-
-class StoppedError(Exception):
-    """Another thread asked this one to end."""
-
-
-def open_session(
-    base: str | None,
-    *,
-    internal: bool,
-    stop: threading.Event,
-    tell: Callable[[str], None],
-    wait_seconds: float = 1.0,
-) -> Any:
+def open_session(base: str, *, stop: threading.Event, wait_seconds: float = 1.0) -> Any:
     """A session of isic-cli, for its own functions and for files.
 
     Args:
-        base: address that relative ones start from.
-        internal: whether addresses of this machine and of private networks may be asked.
+        base: address that relative ones start from; others of a private network may only be asked
+            if it is in one.
         stop: when set, waiting ends and no request is made any more.
-        tell: gets a line before a long wait.
         wait_seconds: before the second request; doubles from one to the next.
 
     Raises:
@@ -59,107 +40,66 @@ def open_session(
     """
     try:
         from isic_cli.session import IsicCliSession
+        from requests.exceptions import ChunkedEncodingError, RequestException, SSLError
     except ImportError:
         raise UserError(
             "downloads from the ISIC Archive go through its own client, isic-cli, which is not "
             "installed: pip install 'slimp[isic]'."
         ) from None
+    internal = is_internal(base)
 
     class Session(IsicCliSession):  # type: ignore[misc]  # untyped
-        def request(self, method: str, url: str, **options: Any) -> Any:
-            full = self.create_url(url)
-            check_address(full, internal=internal)
+        def request(self, *args: Any, **options: Any) -> Any:
+            """Asks again where the answer breaks off, which `Retry` does not cover."""
             options.setdefault("timeout", TIMEOUT_SECONDS)
-            return _ask(partial(super().request, method, url, **options), full, stop, wait_seconds)
+            for _ in range(TRIES):
+                with suppress(ChunkedEncodingError):
+                    return super().request(*args, **options)
+                stop.wait(wait_seconds)
+            raise UserError(f"{host_of(base)}: breaks off in the middle of an answer. {AGAIN}")
 
-    session = Session(base, retry_strategy=_patient_retry(stop, tell, wait_seconds))
-
-    def check_redirection(answer: Any, **_: Any) -> None:
-        if answer.is_redirect:  # called before it is followed
-            there = urljoin(answer.url, answer.headers["Location"])
+        def send(self, request: Any, **options: Any) -> Any:
+            """Sends a request; called for each redirection, too."""
+            check_address(request.url, internal=internal)
+            if stop.is_set():
+                raise UserError("the download was stopped.")
             try:
-                check_address(there, internal=internal)
-            except UserError:
-                answer.close()
+                return super().send(request, **options)
+            except ChunkedEncodingError:
                 raise
+            except RequestException as error:
+                cause = getattr(error.args[0], "reason", error) if error.args else error
+                what = f"cannot be reached ({' '.join(str(cause).split())[:150]})"
+                if isinstance(error, SSLError):
+                    what += ": it may be somebody else. If your institution inspects TLS, name its "
+                    what += "certificate in the variable REQUESTS_CA_BUNDLE"
+                raise UserError(f"{host_of(request.url)}: {what}. {AGAIN}") from None
 
-    session.hooks["response"].append(check_redirection)
-    return session
-
-
-def _ask(ask: Callable[[], Any], address: str, stop: threading.Event, wait_seconds: float) -> Any:
-    """The answer; asked again where it breaks off in the middle, which `Retry` does not cover."""
-    import requests
-
-    broken = (requests.exceptions.ChunkedEncodingError, requests.exceptions.InvalidJSONError)
-    for _ in range(TRIES):
-        if stop.is_set():
-            raise StoppedError
-        try:
-            answer = ask()
-            if answer.ok and "json" in answer.headers.get("Content-Type", ""):
-                answer.json()
-        except broken:
-            stop.wait(wait_seconds)
-            continue
-        except requests.exceptions.SSLError as error:
-            reason = (
-                f"has no valid certificate, so it may be somebody else ({error}). If your "
-                "institution inspects TLS, name its certificate in the variable REQUESTS_CA_BUNDLE"
-            )
-            raise _unreachable(address, reason) from None
-        except requests.RequestException as error:
-            reason = f"cannot be reached ({' '.join(str(error).split())[:150]})"
-            raise _unreachable(address, reason) from None
-        if answer.status_code in BUSY:
-            raise _unreachable(address, f"answers {answer.status_code}, {TRIES} times in a row")
-        return answer
-    raise _unreachable(address, "breaks off in the middle of an answer")
+    return Session(base, retry_strategy=_retry(stop, wait_seconds))
 
 
-def _patient_retry(stop: threading.Event, tell: Callable[[str], None], wait_seconds: float) -> Any:
+def _retry(stop: threading.Event, wait_seconds: float) -> Any:
     """urllib3's retries, with waits that `stop` ends and that are reported."""
     from urllib3.util.retry import Retry
 
-    class PatientRetry(Retry):
-        def sleep(self, response: Any = None) -> None:  # may be ended, unlike time.sleep
+    class StoppableRetry(Retry):
+        def sleep(self, response: Any = None) -> None:
             wait = self.get_retry_after(response) if response is not None else None
             wait = self.get_backoff_time() if wait is None else wait
             if wait > LONGEST_WAIT_SECONDS:
-                raise UnreachableError(
-                    f"the server asks to come back in {wait:.0f} seconds. What was fetched is kept."
-                )
+                raise UserError(f"the server asks to come back in {wait:.0f} seconds. {AGAIN}")
             if wait >= 10:
-                tell(f"the server is busy; trying again in {wait:.0f} s")
-            if stop.wait(wait):
-                raise StoppedError
+                warnings.warn(f"the server is busy; next try in {wait:.0f} s", stacklevel=2)
+            stop.wait(wait)
 
-    return PatientRetry(
+    return StoppableRetry(
         total=TRIES - 1,
         status_forcelist=BUSY,
         backoff_factor=wait_seconds,
         backoff_max=LONGEST_WAIT_SECONDS,
         backoff_jitter=wait_seconds / 4,  # keeps many clients from coming back together
         redirect=False,
-        raise_on_status=False,
     )
-
-
-def _unreachable(address: str, reason: str) -> UnreachableError:
-    return UnreachableError(
-        f"{host_of(address)}: {reason}. What was fetched is kept: run the same command again later."
-    )
-
-
-def archive_address(given: str | None = None) -> str:
-    """The base address of the archive's API: as given, else of the environment variable, else ours.
-
-    Raises:
-        UserError: it is no address, or one without TLS.
-    """
-    address = given or os.environ.get(VARIABLE) or ARCHIVE
-    check_address(address)
-    return address if address.endswith("/") else f"{address}/"
 
 
 def check_address(address: str, *, internal: bool = True) -> None:
@@ -173,16 +113,15 @@ def check_address(address: str, *, internal: bool = True) -> None:
         scheme, host = urlsplit(address).scheme, urlsplit(address).hostname
     except ValueError:
         scheme, host = "", None
-    if not host:
-        raise UserError(f"'{short}' is no address of a server, such as {ARCHIVE}.")
-    if scheme != "https" and not (scheme == "http" and host in ("127.0.0.1", "::1", "localhost")):
+    local = scheme == "http" and host in ("127.0.0.1", "::1", "localhost")
+    if not host or not (scheme == "https" or local):
         raise UserError(
-            f"'{short}': not an https address, so what arrives could be altered on the way. Use "
+            f"'{short}' is not an https address, so what arrives could be altered on the way. Use "
             "https; http is only allowed to this machine (localhost)."
         )
     if not internal and is_internal(address):
         raise UserError(
-            f"'{short}': an address of this machine or of a private network, named by an archive "
+            f"'{short}' is an address of this machine or of a private network, named by an archive "
             "that is not in one. It was not asked."
         )
 
@@ -192,13 +131,12 @@ def is_internal(address: str) -> bool:
     host = host_of(address).rstrip(".")
     if host == "localhost" or host.endswith(".localhost"):
         return True
+    with suppress(OSError):
+        host = socket.inet_ntoa(socket.inet_aton(host))  # 127.1 and 0x7f000001, too
     try:
         number = ipaddress.ip_address(host)
     except ValueError:
-        try:
-            number = ipaddress.IPv4Address(socket.inet_aton(host))  # 127.1 and 0x7f000001, too
-        except (OSError, ValueError):
-            return False
+        return False
     return not (getattr(number, "ipv4_mapped", None) or number).is_global
 
 

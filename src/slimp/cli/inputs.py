@@ -1,0 +1,60 @@
+"""Flags that several verbs share, and how a verb notes what it was called with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from slimp.errors import UserError
+
+if TYPE_CHECKING:
+    from slimp.features.embed import InferenceConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """Embedding of images."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to embed."""
+    workers: int = 1
+    """Processes that decode images."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UserError(f"workers must not be negative, got {self.workers}.")
+
+    @property
+    def device(self) -> str:
+        """The device that `accelerator` stands for."""
+        from slimp.evaluation.run_features import device_of
+
+        return device_of(self.accelerator)
+
+    @property
+    def inference(self) -> InferenceConfig:
+        """How images are embedded."""
+        from slimp.features.embed import InferenceConfig
+
+        return InferenceConfig(device=self.device, workers=self.workers)
+
+
+def noted(arguments: Any) -> dict[str, Any]:
+    """A verb's arguments and the versions of what ran, for its `config.json`."""
+    from slimp.training.run_folder import versions
+
+    values = {field.name: getattr(arguments, field.name) for field in fields(arguments)}
+    kept = {name: values[name] for name in values if name not in ("out", "overwrite", "config")}
+    texts = {name: str(x) if isinstance(x, Path) else x for name, x in kept.items()}
+    return {**texts, "versions": versions()}
+
+
+def check_file(out: Path, *, overwrite: bool) -> None:
+    """Refuses to write a file where something is.
+
+    Raises:
+        UserError: a folder is there, or a file and `overwrite` is off.
+    """
+    if out.exists() and not (overwrite and out.is_file()):
+        raise UserError(f"{out}: exists already. Choose another name or pass --overwrite.")

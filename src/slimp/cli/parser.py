@@ -1,0 +1,226 @@
+"""One argparse parser per verb: its help, its values, and hints for what people mistype."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass
+from typing import Any, NoReturn, get_args, get_origin
+
+from slimp.cli.values import convert, describe, placeholder
+from slimp.errors import UserError
+
+ALSO_CALLED = {
+    "accelerator": "ac cuda device gpu gpus",
+    "batch_size": "batch bs",
+    "cohort": "data data_dir dataset",
+    "devices": "device gpu gpus nproc_per_node",
+    "encoder": "arch backbone model net",
+    "encoder_weights": "checkpoint ckpt weights",
+    "epochs": "epoch iters n_epochs num_epochs steps",
+    "held_out_fraction": "test_fraction test_size",
+    "image_size": "img_size input_size resolution",
+    "k": "k_neighbors k_neighbours neighbors neighbours",
+    "learning_rate": "lr",
+    "lesion_weight": "lambda",
+    "lesions": "batch batch_size bs",
+    "nodes": "nnodes num_nodes",
+    "out": "dir o output output_dir output_path save_dir",
+    "overwrite": "force replace",
+    "patients": "batch batch_size bs",
+    "precision": "amp bf16 dtype fp16 fp32 half",
+    "run": "checkpoint ckpt model weights",
+    "seed": "random_seed random_state",
+    "source": "dataset",
+    "temperature": "tau temp",
+    "test_fraction": "test_size",
+    "validation_fraction": "val_split",
+    "view_weight": "augment simclr",
+    "weight_decay": "wd",
+    "workers": "j n_jobs num_workers threads",
+    "yes": "y",
+}
+"""Our name -> what other tools call it, and people type."""
+
+
+class UsageError(UserError):
+    """The command line is at fault: a missing argument, an unknown flag, a value of wrong kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag:
+    """A dataclass field, seen as a command-line argument."""
+
+    name: str
+    hint: Any
+    """Its type, resolved."""
+    default: Any
+    """`dataclasses.MISSING` where the user must give a value."""
+    help: str
+    group: str
+    """Heading under which the help lists it."""
+    positional: bool
+
+    @property
+    def spelling(self) -> str:
+        """What the user types, or the placeholder of a positional argument."""
+        return self.name.upper() if self.positional else f"--{self.name.replace('_', '-')}"
+
+    @property
+    def many(self) -> bool:
+        """A positional argument that takes all words that follow."""
+        return self.positional and get_origin(self.hint) is tuple
+
+    @property
+    def usage(self) -> str:
+        """Its place in the usage line."""
+        value = "..." * self.many if self.positional else f" {placeholder(self.hint)}"
+        return self.spelling + value
+
+    def value(self, given: Any) -> Any:
+        """What a word of the command line, or a value of a file, stands for.
+
+        Raises:
+            argparse.ArgumentTypeError: nothing of the flag's type.
+        """
+        hint = get_args(self.hint)[0] if self.many else self.hint
+        try:
+            return convert(hint, given)
+        except ValueError:
+            words = f"takes {describe(hint)}, got {given!r}"
+            raise argparse.ArgumentTypeError(words) from None
+
+
+def suggestion(typed: str, flags: Iterable[Flag]) -> str:
+    """An ending for 'no flag TYPED': our name of what was meant, or a full stop.
+
+    What other tools call it goes before likeness, which must be close: a wrong hint is worse than
+    none.
+    """
+    spellings = {flag.name: flag.spelling for flag in flags}
+    name = typed.lstrip("-").replace("-", "_").lower()
+    ours = [s for n, s in spellings.items() if name in ALSO_CALLED.get(n, "").split()]
+    if ours:
+        return f"; here it is {' and '.join(ours)}."
+    close = difflib.get_close_matches(name, spellings, n=1, cutoff=0.8)
+    return f"; did you mean {spellings[close[0]]}?" if close else "."
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Keeps the paragraphs of the description, and shows an on/off flag once."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        return "\n\n".join(fill(part, width, indent) for part in text.split("\n\n"))
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return str(action.metavar)
+        return super()._format_action_invocation(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """The flags of a verb.
+
+    Args:
+        command: as in `slimp pretrain`.
+        flags: all of them.
+        about: what the verb does, for the help.
+        shown: names of the flags that the help lists; empty: all of them.
+        presets: preset -> the defaults that it sets, for the help.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        flags: Sequence[Flag],
+        *,
+        about: str = "",
+        shown: Sequence[str] = (),
+        presets: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.flags = flags
+        required = [flag.usage for flag in flags if flag.default is MISSING]
+        hidden = [f for f in flags if shown and f.name not in shown and f.default is not MISSING]
+        super().__init__(
+            prog=command,
+            usage=" ".join([command, *required, "[FLAGS]"]).replace("%", "%%"),
+            description=about,
+            epilog=f"--help-all lists {len(hidden)} more flags." if hidden else None,
+            formatter_class=lambda prog: _Formatter(prog, max_help_position=32),
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+            add_help=False,
+        )
+        groups = {flag.group: None for flag in flags}
+        for title in groups:
+            group = self.add_argument_group(title)
+            for flag in flags:
+                text = (flag.help + _default(flag, presets or {})).replace("%", "%%")
+                if flag.group == title:
+                    _add(group, flag, argparse.SUPPRESS if flag in hidden else text)
+
+    def read(self, argv: Sequence[str]) -> dict[str, Any]:
+        """The values that a command line gives.
+
+        Raises:
+            UsageError: one is missing, unknown or of the wrong kind.
+        """
+        found, rest = self.parse_known_intermixed_args(list(argv))
+        for word in rest:
+            if word.startswith("-"):
+                typed = word.partition("=")[0]
+                self.error(f"no flag '{typed}'{suggestion(typed, self.flags)}")
+            self.error(f"unexpected argument '{word}'")
+        given = vars(found)
+        for flag in self.flags:
+            if flag.name in given and get_origin(flag.hint) is Mapping:
+                given[flag.name] = {k: v for pairs in given[flag.name] for k, v in pairs.items()}
+            elif flag.name in given and flag.many:
+                given[flag.name] = tuple(given[flag.name])
+        return given
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what argparse would print."""
+        said = message.removeprefix("argument ")
+        said = said.replace("the following arguments are required:", "missing")
+        raise UsageError(f"{said}{'' if said[-1] in '.?' else '.'} See: {self.prog} --help")
+
+
+def _add(group: Any, flag: Flag, text: str) -> None:
+    """Adds a flag to a group of a parser."""
+    if flag.hint is bool:
+        shown = f"--[no-]{flag.spelling[2:]}" if flag.default else flag.spelling
+        on_off = argparse.BooleanOptionalAction
+        group.add_argument(flag.spelling, action=on_off, metavar=shown, help=text)
+    elif flag.positional:
+        nargs = "+" if flag.many else None
+        metavar = flag.spelling
+        group.add_argument(flag.name, type=flag.value, nargs=nargs, metavar=metavar, help=text)
+    else:
+        group.add_argument(
+            flag.spelling,
+            type=flag.value,
+            action="append" if get_origin(flag.hint) is Mapping else "store",
+            required=flag.default is MISSING,
+            metavar=placeholder(flag.hint),
+            help=text,
+        )
+
+
+def _default(flag: Flag, presets: Mapping[str, Mapping[str, Any]]) -> str:
+    """' (default: 64; tiny: 32)', or nothing where there is no default to speak of."""
+    if flag.hint is bool:
+        return " (on by default)" if flag.default is True else ""
+    values = {name: found[flag.name] for name, found in presets.items() if flag.name in found}
+    if flag.default not in (MISSING, None, "", ()) and flag.default != {}:
+        values = {"default": flag.default, **values}
+    words = [f"{name}: {_in_words(value)}" for name, value in values.items()]
+    return f" ({'; '.join(words)})" if words and flag.name != "preset" else ""
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={entry}" for key, entry in value.items())
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

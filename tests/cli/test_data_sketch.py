@@ -97,7 +97,7 @@ def test_folders_of_classes_become_a_table(table, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["none.csv"], "none.csv: no such table"),
+        (["none.csv"], "none.csv: "),
         (["my data"], "Name a table in it: moles.csv"),
         (["my data/moles.csv", "--encoding", "klingon"], "there is no encoding 'klingon'"),
         (["my data/moles.csv", "--images", "nowhere"], "nowhere: no such folder or zip file"),

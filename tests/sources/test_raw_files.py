@@ -7,7 +7,6 @@ import os
 import stat
 import struct
 import tempfile
-import tracemalloc
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -34,6 +33,8 @@ FILES = {
     "two.jpg": b"2j",
     "two.png": b"2p",
     "notes.txt": b"no image",
+    **{"IM0001": b"1", "1.2.840.7": b"2", "s/z.dicom": b"3", "DICOMDIR": b"7", "q.dat": b"8"},
+    **{"c2.HEIC": b"h", "heic.heic": b"h", "heic.jpg": b"j"},
     "._a.jpg": b"hidden",
     "__MACOSX/x.jpg": b"hidden",
     "__MACOSX/sub/._b.PNG": b"hidden",
@@ -96,7 +97,7 @@ def test_a_file_of_no_image_size_is_not_read(place, tmp_path):
     with path.open("r+b") as file:
         file.truncate(3 << 30)
     images = Images(place(tmp_path / "raw"))
-    with pytest.raises(TableError, match=r"a\.jpg: has 3,221,225,472 bytes, more than the 268,"):
+    with pytest.raises(TableError, match=r"a\.jpg: has 3,221,225,472 bytes"):
         images("a.jpg")
     assert images("b.png") == b"b"
 
@@ -112,18 +113,19 @@ def test_finds(place, tmp_path, kind):
         "A.jpg": b"a",  # in another case
         **dict.fromkeys(("x", "y.jpg", "._a.jpg", "notes.txt", "nothing", "")),
         **dict.fromkeys(("../images/a.jpg", "/etc/passwd")),
+        # Files without an ending are found by name only, as a picture archive writes DICOM.
+        **{"IM0001": b"1", "IM0001.dcm": b"1", "1.2.840.7": b"2", "s/z": b"3", "q": None},
+        **{"heic": b"j", "heic.heic": b"j"},  # a phone's copy beside
     }
     raw = place(lay(tmp_path, kind, FILES))
     images = Images(raw, raw.folders("images"))
     assert {cell: images(cell) for cell in cells} == cells
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("cell", ["d.jpg", "two", "two.gif"])
-def test_two_answers_that_differ_are_refused(place, tmp_path, kind, cell):
-    images = Images(place(lay(tmp_path, kind, FILES)))
-    with pytest.raises(TableError, match=f"the image '{cell}' could be .* and they differ"):
-        images(cell)
+    for cell in ("d.jpg", "two", "two.gif"):
+        with pytest.raises(TableError, match=f"the image '{cell}' could be .* and they differ"):
+            images(cell)
+    for cell in ("c2", "c2.jpg", "images/c2.HEIC"):
+        with pytest.raises(OSError, match=r"c2\.HEIC, whose format is not read"):
+            images(cell)
 
 
 def test_the_same_image_packed_and_unpacked(place, tmp_path):
@@ -137,62 +139,31 @@ def test_the_same_image_packed_and_unpacked(place, tmp_path):
         Images(place(tmp_path))("b")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_files_without_an_ending_are_found_by_name_only(place, tmp_path, kind):
-    """As a picture archive writes DICOM; what lies beside them is no image."""
-    files = {"IM0001": b"1", "1.2.840.113619.7": b"2", "s/x.dicom": b"3", "y.IMA": b"4"}
-    files |= {"z.jfif": b"5", "README": b"6", "DICOMDIR": b"7", "q.dat": b"8"}
-    raw = place(lay(tmp_path, kind, files))
-    images = Images(raw, raw.folders("images"))
-    cells = ["IM0001", "IM0001.dcm", "1.2.840.113619.7", "s/x", "y", "z.jpg", "README", "q", "IM"]
-    assert [images(c) for c in cells] == [b"1", b"1", b"2", b"3", b"4", b"5", b"6", None, None]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_picture_in_a_format_that_is_not_read_is_named(place, tmp_path, kind):
-    files = {"c2.HEIC": b"h", "s/c3.cr2": b"r", "a.heic": b"h", "a.jpg": b"a", "b.json": b"{}"}
-    raw = place(lay(tmp_path, kind, files))
-    images = Images(raw, raw.folders("images"))
-    for cell in ("c2", "c2.jpg", "c2.heic", "images/c2.HEIC"):
-        with pytest.raises(OSError, match=r"there is c2\.HEIC, whose format is not read; save it"):
-            images(cell)
-    with pytest.raises(OSError, match=r"c3\.cr2"):
-        images("s/c3")
-    assert [images(c) for c in ("a", "a.heic", "b", "t/c3")] == [b"a", b"a", None, None]
-
-
 def test_image_files_are_known_by_ending_or_as_dicom(place, tmp_path):
     fill(tmp_path, {"IM1": bytes(128) + b"DICM", "README": b"text", "a.JPE": b"", "b.txt": b""})
     assert [p.name for p in sorted(tmp_path.iterdir()) if is_image_file(p)] == ["IM1", "a.JPE"]
     assert not is_image_file(tmp_path)
 
 
-def test_several_folders_are_one(place, tmp_path):
-    fill(tmp_path, {"part_1/a.jpg": b"a", "part_2/b.jpg": b"b", "part_2/a.jpg": b"a"})
-    raw = place(tmp_path)
-    images = Images(raw, raw.folders("PART_*"))
-    assert (images("a"), images("b")) == (b"a", b"b")
-    assert str(images) == f"{tmp_path / 'part_1'} and {tmp_path / 'part_2'}"
-
-
 def test_folders_and_files_by_pattern(place, tmp_path):
-    fill(tmp_path, {"parts_1/a.jpg": b"", "parts_2/parts_1/b.jpg": b"", "other/x": b""})
+    fill(tmp_path, {"parts_1/a.jpg": b"a", "parts_2/parts_1/b.jpg": b"b", "other/x": b""})
     fill(tmp_path, {"data/Parts_3.ZIP": zipped({"parts_3/c.jpg": b"c", "t.csv": b"t"})})
     raw = place(tmp_path)
     assert raw.folders("parts_*") == ["data/Parts_3.ZIP", "parts_1", "parts_2"], "searched once"
-    assert raw.folders("other") == ["other"]
+    assert raw.folders("other", "parts_2/parts_1") == ["other", "parts_2/parts_1"]
     assert raw.folders("data/parts_*") == ["data/Parts_3.ZIP"]
-    assert raw.folders("images") == []
-    assert raw.folders(".") == [""]
+    assert (raw.folders("images"), raw.folders("parts_1", ".")) == ([], [""])
     assert [raw.paths[n] for n in raw.files("T.csv")] == ["data/Parts_3.ZIP/t.csv"]
     assert [raw.paths[n] for n in raw.files("parts_*/c.jpg")] == ["data/Parts_3.ZIP/parts_3/c.jpg"]
-    assert raw.folder("./parts_1/") == "parts_1"
-    assert raw.folder(".") == ""
+    assert [raw.folder(path) for path in ("./parts_1/", ".")] == ["parts_1", ""]
     assert raw.folder("data\\Parts_3.ZIP/parts_3") == "data/Parts_3.ZIP/parts_3"
     with pytest.raises(TableError, match=r"photos: no such image folder.*Name another with --ima"):
         raw.folder("photos")
     assert raw.number("./other/x") is not None
     assert raw.number("x") is None
+    images = Images(raw, raw.folders("PARTS_1", "parts_2"))
+    assert (images("a"), images("b")) == (b"a", b"b"), "several folders are one"
+    assert str(images) == f"{tmp_path / 'parts_1'} and {tmp_path / 'parts_2'}"
 
 
 def test_of_several_tables_the_highest_counts(place, tmp_path):
@@ -206,23 +177,25 @@ def test_of_several_tables_the_highest_counts(place, tmp_path):
         one_file(raw, raw.files("o.csv"))
 
 
-def test_nowhere(place, tmp_path):
-    with pytest.raises(TableError, match=r"nowhere: no such folder or zip file\. It should hold m"):
-        place(tmp_path / "nowhere", holds="metadata.csv")
+@pytest.mark.parametrize("name", ["nowhere", "metadata.csv"])
+def test_nowhere(place, tmp_path, name):
     (tmp_path / "metadata.csv").write_text("a,b\n")
-    with pytest.raises(
-        TableError, match=r"csv: neither a folder nor a zip file\. It should hold m"
-    ):
-        place(tmp_path / "metadata.csv", holds="metadata.csv")
+    with pytest.raises(TableError, match=rf"{name}: .* zip file\. It should hold m"):
+        place(tmp_path / name, holds="metadata.csv")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_what_is_no_file_is_passed_over(place, tmp_path):
-    """Links to nowhere, and pipes, which would be waited on for ever."""
-    (tmp_path / "a.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    (tmp_path / "b.zip").symlink_to(tmp_path / "b.zip")
-    os.mkfifo(tmp_path / "metadata.csv")
-    assert place(tmp_path).paths == []
+    """Links to nowhere or back, which would be followed for ever, and pipes, waited on."""
+    fill(tmp_path, {"raw/images/a.jpg": b"a", "elsewhere/b.jpg": b"b", "elsewhere/in/c.jpg": b"c"})
+    raw = tmp_path / "raw"
+    (raw / "images" / "back").symlink_to(raw)
+    (raw / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "in" / "back").symlink_to(tmp_path / "elsewhere")
+    (raw / "a.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (raw / "b.zip").symlink_to(raw / "b.zip")
+    os.mkfifo(raw / "metadata.csv")
+    assert place(raw).paths == ["images/a.jpg", "more/b.jpg", "more/in/c.jpg"]
 
 
 def edited(at: int, fmt: str, value: int) -> bytes:
@@ -292,7 +265,7 @@ def test_what_unpacks_to_far_more_than_data_do_is_a_bomb(place, tmp_path):
         place(tmp_path / "two")
 
 
-def test_a_crowd_of_members_and_too_much_to_unpack_are_refused(place, tmp_path, monkeypatch):
+def test_too_much_to_unpack_is_refused(place, tmp_path, monkeypatch):
     fill(tmp_path, {"a.zip": zipped({"in.zip": zipped({f"{k}.jpg": b"" for k in range(100)})})})
     assert len(place(tmp_path).paths) == 100
     monkeypatch.setattr(raw_files, "MAX_UNPACKED_BYTES", 5000)
@@ -300,7 +273,7 @@ def test_a_crowd_of_members_and_too_much_to_unpack_are_refused(place, tmp_path, 
         place(tmp_path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_mangled_archives_are_read_or_refused(data, tmp_path_factory):
     content = bytearray(zipped({"a.jpg": b"xyz" * 300, "b/c.jpg": b"x,y\n1,2\n", "d.png": b""}))
@@ -325,14 +298,6 @@ def test_zips_are_opened_to_a_depth(place, tmp_path):
         place(tmp_path)
 
 
-def test_a_link_that_leads_back_is_not_followed_for_ever(place, tmp_path):
-    fill(tmp_path, {"raw/images/a.jpg": b"a", "elsewhere/b.jpg": b"b"})
-    (tmp_path / "raw" / "images" / "back").symlink_to(tmp_path / "raw")
-    (tmp_path / "raw" / "more").symlink_to(tmp_path / "elsewhere")
-    raw = place(tmp_path / "raw")
-    assert sorted(raw.paths) == ["images/a.jpg", "more/b.jpg"]
-
-
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_many_threads_read_what_one_reads(place, tmp_path, method):
     random = np.random.default_rng(0)
@@ -343,17 +308,3 @@ def test_many_threads_read_what_one_reads(place, tmp_path, method):
     names = [f"{k}.jpg" for k in random.integers(60, size=600)]
     with ThreadPoolExecutor(6) as threads:
         assert list(threads.map(images, names)) == [files[name] for name in names]
-
-
-def test_an_index_of_many_members_is_light(place, tmp_path):
-    n = 4_000
-    with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
-        for k in range(n):
-            archive.writestr(f"train-image/image/ISIC_{k:07}.jpg", b"")
-    tracemalloc.start()
-    raw = place(tmp_path / "raw.zip")
-    images = Images(raw, raw.folders("train-image"))
-    held = tracemalloc.get_traced_memory()[0]
-    tracemalloc.stop()
-    assert images.find("ISIC_0001234") is not None
-    assert held / n < 1200, "bytes an image"

@@ -6,9 +6,10 @@ import datetime as dt
 import io
 import zipfile
 from contextlib import suppress
+from decimal import Decimal
+from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,22 +48,13 @@ def test_cells_stay_text(tmp_path):
     cells = ["007", "1e5", "NA", "nan", "NULL", "True", " x ", "", "2020-01-01"]
     table = read_table(written(tmp_path, "a,b\n" + "".join(f"{cell},k\n" for cell in cells)))
     assert table["a"].tolist() == cells
+    assert read_table(written(tmp_path, "img\na.png\nb.png")).shape == (2, 1), "a single column"
 
 
 def test_rows_are_numbered_as_a_person_sees_them(tmp_path):
     table = read_table(written(tmp_path, 'a,b\n1,x\n\n2,"two\nlines"\n,\n3,z\n\n'))
     assert table["a"].tolist() == ["1", "2", "3"]
-    assert [file for file, _ in table.index] == ["metadata.csv"] * 3
-    assert [row for _, row in table.index] == [2, 4, 6]
-
-
-def test_unnamed_columns_get_a_name(tmp_path):
-    table = read_table(written(tmp_path, ",img,\n0,a,\n1,b,\n"))
-    assert table.columns.tolist() == ["unnamed_1", "img", "unnamed_3"]
-
-
-def test_a_single_column_is_a_table(tmp_path):
-    assert read_table(written(tmp_path, "img\na.png\nb.png")).shape == (2, 1)
+    assert table.index.tolist() == [("metadata.csv", row) for row in (2, 4, 6)]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +69,7 @@ def test_a_single_column_is_a_table(tmp_path):
         (b"a;b\n1;2\n\n1\n", r"row 4: has 1 cells, but the header names 2 columns .*';'"),
         (b"a,b\n1,2,3\n4,5,6\n", "row 2: has 3 cells"),
         (b"a,b\n1,caf\x81\n", r"neither UTF-8 nor Windows-1252 .*line 2 holds the byte 0x81"),
-        ("ä,ö\n1,ü\n2,é\n".encode() + b"3,\xe9\n", r"UTF-8 text, but for 1 place.*line 4 .* 0xe9"),
+        ("ä,ö\n1,ü\n2,é\n".encode() + b"3,\xe9\n", "neither UTF-8.*line 4 .* 0xe9"),
         (b"a,b\n1,2\n\xff\0", "neither text nor Parquet nor a spreadsheet"),
         ("a,b\n1,2\n".encode("utf-16")[:-1], r"not text in the encoding utf-16"),
         (b"PAR1, b\n1,2\n", "a damaged Parquet file"),
@@ -94,28 +86,21 @@ def test_refusals(tmp_path, content, message):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(TableError, match=r"metadata\.csv: .*No such file"):
-        read_table(tmp_path / "metadata.csv")
+    for path in (tmp_path / "metadata.csv", tmp_path):
+        with pytest.raises(TableError, match=rf"{path.name}: there is no table"):
+            read_table(path)
 
 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=12)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(text, text), min_size=1, max_size=8))
 def test_what_pandas_writes_comes_back(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("csv") / "metadata.csv"
     frame = pd.DataFrame(rows, columns=["a", "b"], dtype="str").assign(c="end")
     frame.to_csv(path, index=False)
     pd.testing.assert_frame_equal(read_table(path).reset_index(drop=True), frame)
-
-
-def test_joining_tables_of_other_columns(tmp_path):
-    first = read_table(written(tmp_path, "a,b\n1,2\n"))
-    second = read_table(written(tmp_path, "a,c\n3,4\n"))
-    joined = join_tables([first, second])
-    assert joined.to_dict("list") == {"a": ["1", "3"], "b": ["2", ""], "c": ["", "4"]}
-    assert len(joined.index) == 2
 
 
 UMLAUTS = "Größe;Fälle\n4,5;Übel\n3;ß\n"
@@ -147,18 +132,10 @@ def test_a_named_encoding_is_taken(tmp_path, encoding):
 
 
 def test_a_fault_far_down_is_found(tmp_path):
-    rows = "".join(f"{row};x\n" for row in range(400_000))
+    rows = "".join(f"{row};x\n" for row in range(50_000))
     table = read_table(written(tmp_path, f"a;b\n{rows}1;".encode() + b"\xe9\n"))
     assert table["b"].iloc[-1] == "é"
-    assert table.index[-1] == ("metadata.csv", 400_002)
-
-
-def test_content_may_be_given_instead_of_a_file(tmp_path):
-    path = tmp_path / "archive.zip" / "inner.csv"
-    table = read_table(path, content=b"a,b\n1,2\n")
-    assert table.index[0] == ("inner.csv", 2)
-    with pytest.raises(TableError, match=r"archive\.zip/inner\.csv: has no rows"):
-        read_table(path, content=b"a,b\n")
+    assert table.index[-1] == ("metadata.csv", 50_002)
 
 
 @pytest.mark.parametrize(
@@ -187,8 +164,6 @@ def test_a_named_header_is_taken(tmp_path):
     assert table.index.tolist() == [("metadata.csv", 3)]
     with pytest.raises(TableError, match=r"has no row 9, where \[table\] expects the header"):
         read_table(path, layout=TableLayout(header=9))
-    with pytest.raises(TableError, match="row 4: has 1 cells"):
-        read_table(written(tmp_path, "a,b\nc,d\n1,2\n3\n"), layout=TableLayout(header=2))
 
 
 WITHOUT = [
@@ -232,44 +207,29 @@ def test_delimiters_within_other_cells(tmp_path):
     assert table.columns.tolist() == ["a;b"]
 
 
+TYPED = {
+    "id": (pa.array([1, 2, None], pa.int64()), ["1", "2", ""]),
+    "age": (pa.array([45.0, 0.1, float("nan")]), ["45", "0.1", ""]),
+    "small": (pa.array([0.1, 2.0, 1.234], pa.float32()), ["0.1", "2", "1.2340"]),
+    "big": (pa.array([1e300, -0.0, 123456789012.5]), ["1e+300", "0", "123456789012.5"]),
+    "exact": (pa.array([Decimal("1.230"), None, Decimal("-2")]), ["1.2300", "", "-2.0000"]),
+    "word": (pa.array(["a", " b ", None]).dictionary_encode(), ["a", " b ", ""]),
+    "tick": (pa.array([True, False, None]), ["true", "false", ""]),
+    "day": (pa.array([dt.date(2020, 1, 2), None, None]), ["2020-01-02", "", ""]),
+    "time": (
+        pa.array([dt.datetime(2020, 1, 2), None, dt.datetime(2020, 1, 2, 3, 4)]),
+        ["2020-01-02 00:00:00.000000", "", "2020-01-02 03:04:00.000000"],
+    ),
+    "noon": (pa.array([dt.datetime(2020, 1, 2), None, None]), ["2020-01-02", "", ""]),
+    "none": (pa.nulls(3), ["", "", ""]),
+}
+
+
 def test_parquet_cells_lose_nothing(tmp_path):
-    path = tmp_path / "t.parquet"
-    frame = pa.table(
-        {
-            "id": pa.array([1, 2, None], pa.int64()),
-            "age": pa.array([45.0, 0.1, float("nan")]),
-            "small": pa.array([0.1, 2.0, None], pa.float32()),
-            "big": pa.array([1e300, -0.0, 123456789012.5]),
-            "word": pa.array(["a", " b ", None]).dictionary_encode(),
-            "tick": [True, False, None],
-            "day": pa.array([dt.date(2020, 1, 2), None, dt.date(1999, 12, 31)]),
-            "time": pa.array([dt.datetime(2020, 1, 2), None, dt.datetime(2020, 1, 2, 3, 4)]),
-            "noon": pa.array([dt.datetime(2020, 1, 2), None, dt.datetime(1960, 5, 6)]),
-            "none": pa.nulls(3),
-        }
-    )
-    pq.write_table(frame, path)
-    table = read_table(path)
-    cells = {name: column.tolist() for name, column in table.items()}
-    assert cells["id"] == ["1", "2", ""]
-    assert cells["age"] == ["45", "0.1", ""]
-    assert cells["small"] == ["0.1", "2", ""]
-    assert [float(cell) for cell in cells["big"]] == [1e300, 0.0, 123456789012.5]
-    assert cells["word"] == ["a", " b ", ""]
-    assert cells["tick"] == ["true", "false", ""]
-    assert cells["day"] == ["2020-01-02", "", "1999-12-31"]
-    assert cells["noon"] == ["2020-01-02", "", "1960-05-06"]
-    assert cells["time"][2].startswith("2020-01-02 03:04:00")
-    assert set(cells["none"]) == {""}
-    assert table.index.tolist() == [("t.parquet", row) for row in (2, 3, 4)]
-
-
-@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
-def test_any_float_survives_parquet(values):
-    buffer = io.BytesIO()
-    pq.write_table(pa.table({"x": values}), buffer)
-    table = read_table(Path("t.parquet"), content=buffer.getvalue())
-    assert [float(cell) for cell in table["x"]] == values
+    pq.write_table(pa.table({name: cells for name, (cells, _) in TYPED.items()}), tmp_path / "t")
+    table = read_table(tmp_path / "t")
+    assert table.to_dict("list") == {name: cells for name, (_, cells) in TYPED.items()}
+    assert table.index.tolist() == [("t", row) for row in (2, 3, 4)]
 
 
 @pytest.mark.parametrize("cells", [[[1, 2]], [{"a": 1}], [b"\0"]])
@@ -308,54 +268,42 @@ def test_images_in_a_parquet_file_are_found_by_their_names(tmp_path, paths, name
     images.close()
 
 
-def spreadsheet(sheets: dict[str, str], *, hidden: tuple[str, ...] = ()) -> bytes:
-    """An .xlsx file, sheet name -> XML of its rows (and merged cells)."""
-    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
-    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
-    package = "http://schemas.openxmlformats.org/package/2006/relationships"
-    listed = "".join(
-        f'<sheet name="{name}" sheetId="{i}" r:id="r{i}" '
-        f'state="{"hidden" if name in hidden else "visible"}"/>'
-        for i, name in enumerate(sheets, start=1)
+OFFICE = "http://schemas.openxmlformats.org/"
+
+
+def workbook(sheets: dict[str, list[list[object]]], hidden: str = "", merged: str = "") -> bytes:
+    """An .xlsx file, sheet name -> rows of cells."""
+
+    def cell(value: object) -> str:
+        if isinstance(value, str):
+            return f'<c t="inlineStr"><is><t>{value}</t></is></c>'
+        kind = ' t="b"' if isinstance(value, bool) else ""
+        return "<c/>" if value is None else f"<c{kind}><v>{value + 0}</v></c>"  # True: 1
+
+    main, package = f"{OFFICE}spreadsheetml/2006/main", f"{OFFICE}package/2006/"
+    office = f"{OFFICE}officeDocument/2006/relationships"
+    listed, links, parts = "", "", {}
+    for i, (name, rows) in enumerate(sheets.items(), start=1):
+        state = "hidden" if name == hidden else "visible"
+        listed += f'<sheet name="{name}" sheetId="{i}" r:id="r{i}" state="{state}"/>'
+        links += f'<Relationship Id="r{i}" Type="{office}/worksheet" Target="worksheets/{i}.xml"/>'
+        lines = "".join(f"<row>{''.join(map(cell, row))}</row>" for row in rows)
+        spans = f'<mergeCells><mergeCell ref="{merged}"/></mergeCells>' if merged else ""
+        parts[f"xl/worksheets/{i}.xml"] = (
+            f'<worksheet xmlns="{main}"><sheetData>{lines}</sheetData>{spans}</worksheet>'
+        )
+    root = f'<Relationship Id="r0" Type="{office}/officeDocument" Target="xl/workbook.xml"/>'
+    for name, inside in (("_rels/.rels", root), ("xl/_rels/workbook.xml.rels", links)):
+        parts[name] = f'<Relationships xmlns="{package}relationships">{inside}</Relationships>'
+    parts["[Content_Types].xml"] = f'<Types xmlns="{package}content-types"/>'
+    parts["xl/workbook.xml"] = (
+        f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets>{listed}</sheets></workbook>'
     )
-    links = "".join(
-        f'<Relationship Id="r{i}" Type="{office}/worksheet" Target="worksheets/s{i}.xml"/>'
-        for i in range(1, len(sheets) + 1)
-    )
-    parts = {
-        "[Content_Types].xml": f'<Types xmlns="{package[:-13]}content-types"/>',
-        "_rels/.rels": f'<Relationships xmlns="{package}"><Relationship Id="r0" '
-        f'Type="{office}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
-        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets>{listed}'
-        "</sheets></workbook>",
-        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}">{links}</Relationships>',
-    }
-    for i, rows in enumerate(sheets.values(), start=1):
-        parts[f"xl/worksheets/s{i}.xml"] = f'<worksheet xmlns="{main}">{rows}</worksheet>'
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in parts.items():
-            archive.writestr(name, content)
+            archive.writestr(zipfile.ZipInfo(name), content)
     return buffer.getvalue()
-
-
-def sheet(rows: list[list[object]], merged: str = "") -> str:
-    def cell(row: int, column: int, value: object) -> str:
-        place = f"{chr(65 + column)}{row}"
-        if isinstance(value, str):
-            return f'<c r="{place}" t="inlineStr"><is><t>{value}</t></is></c>'
-        if isinstance(value, bool):
-            return f'<c r="{place}" t="b"><v>{int(value)}</v></c>'
-        return f'<c r="{place}"><v>{value}</v></c>'
-
-    lines = "".join(
-        f'<row r="{r}">'
-        + "".join(cell(r, c, value) for c, value in enumerate(row) if value is not None)
-        + "</row>"
-        for r, row in enumerate(rows, start=1)
-    )
-    spans = f'<mergeCells><mergeCell ref="{merged}"/></mergeCells>' if merged else ""
-    return f"<sheetData>{lines}</sheetData>{spans}"
 
 
 ROWS: list[list[object]] = [["id", "age", "sick", "note"], [1, 45, True, "x"], [2, 0.1, False]]
@@ -370,49 +318,38 @@ class TestSpreadsheets:
         return read_table(Path("t.xlsx"), content=content, layout=TableLayout(**layout))
 
     def test_cells_become_text(self):
-        table = self.read(spreadsheet({"One": sheet(ROWS)}))
+        table = self.read(workbook({"One": ROWS, "Lists": [["a"]], "Empty": []}, hidden="Lists"))
         assert table.columns.tolist() == ["id", "age", "sick", "note"]
         assert table.to_numpy().tolist() == [["1", "45", "True", "x"], ["2", "0.1", "False", ""]]
         assert table.index.tolist() == [("t.xlsx", 2), ("t.xlsx", 3)]
 
     def test_of_several_sheets_none_is_guessed(self):
-        content = spreadsheet({"One": sheet(ROWS), "Two": sheet([["a"], ["b"]])})
-        with pytest.raises(TableError, match=r"2 sheets .*\(One, Two\)\. .* as CSV.* sheet = "):
+        content = workbook({"One": ROWS, "Two": [["a"], ["b"]]})
+        with pytest.raises(TableError, match=r"\(One, Two\)\. .* sheet = "):
             self.read(content)
         assert self.read(content, sheet="Two").columns.tolist() == ["a"]
         with pytest.raises(TableError, match=r"has no sheet 'Three'\. It has: One, Two"):
             self.read(content, sheet="Three")
 
-    def test_hidden_and_empty_sheets_do_not_count(self):
-        sheets = {"One": sheet(ROWS), "Lists": sheet([["a"]]), "Empty": sheet([])}
-        assert len(self.read(spreadsheet(sheets, hidden=("Lists",)))) == 2
-
     def test_titles_and_merged_cells(self):
         rows: list[list[object]] = [["Report of the clinic"], [], ["id", "side", "image"]]
         rows += [["P1", "left", "a.jpg"], [None, "right", "b.jpg"], ["P2", "left", "c.jpg"]]
-        table = self.read(spreadsheet({"One": sheet(rows, merged="A4:A5")}))
+        table = self.read(workbook({"One": rows}, merged="A4:A5"))
         assert table["id"].tolist() == ["P1", "P1", "P2"]
         assert table.index.tolist() == [("t.xlsx", row) for row in (4, 5, 6)]
-        assert "1 merged cell(s) count for every row that they span" in table.attrs[ASSUMED][0]
-        assert "row 3 was taken for the header" in table.attrs[ASSUMED][1]
-
-    def test_pandas_agrees(self):
-        table = self.read(spreadsheet({"One": sheet(ROWS)}))
-        theirs = pd.read_excel(
-            io.BytesIO(spreadsheet({"One": sheet(ROWS)})), engine="calamine", dtype=object
-        )
-        np.testing.assert_array_equal(table["age"].astype(float), theirs["age"].astype(float))
+        merged, header = table.attrs[ASSUMED]
+        assert "1 merged cell(s) count for every row that they span" in merged
+        assert "row 3 was taken for the header" in header
 
     @pytest.mark.parametrize(
         ("content", "message"),
         [
             (b"PK\x03\x04 no zip", "cannot be read as a spreadsheet"),
             (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "cannot be read as a spreadsheet"),
-            (spreadsheet({"One": sheet(ROWS)})[:-90], "cannot be read as a spreadsheet"),
-            (spreadsheet({"One": "<sheetData><row"}), "cannot be read|0 sheets"),
-            (spreadsheet({"One": sheet([])}), "0 sheets that hold something"),
-            (spreadsheet({"One": sheet([["a", "b"]])}), "has no rows, only a header"),
-            (spreadsheet({"One": sheet([["a", "a"], [1, 2]])}), "two columns are called 'a'"),
+            (workbook({"One": ROWS})[:-90], "cannot be read as a spreadsheet"),
+            (workbook({"One": []}), "0 sheets"),
+            (workbook({"One": [["a", "b"]]}), "has no rows, only a header"),
+            (workbook({"One": [["a", "a"], [1, 2]]}), "two columns are called 'a'"),
         ],
     )
     def test_refusals(self, content, message):
@@ -422,34 +359,39 @@ class TestSpreadsheets:
     def test_bombs_are_refused_unread(self, monkeypatch):
         monkeypatch.setattr(read_spreadsheet, "UNPACKED_BYTES", 100)
         with pytest.raises(TableError, match="more than a spreadsheet may"):
-            self.read(spreadsheet({"One": sheet(ROWS)}))
+            self.read(workbook({"One": ROWS}))
 
 
-def test_numbers_beside_text_keep_their_point():
-    rows = [["img", "x"], ["a", 1.234], ["b", "unk"], ["c", 12.5], ["d", "1.234"], ["e", 0.125]]
-    cells, _ = read_spreadsheet.rows_as_text([*rows, ["f", -9.0]], [], "t", TableLayout())
-    for decimal, thousands, text in ((",", ".", 1234), (".", ",", 1.234), (".", None, 1.234)):
-        marks = {"decimal": decimal, "thousands": thousands, "missing": ("unk",)}
-        what = Feature(name="x", kind="continuous", columns=("x",), **marks)
-        values = read_feature(cells, what, str)["x"]
-        np.testing.assert_array_equal(values, [1.234, np.nan, 12.5, text, 0.125, -9])
+MARKS = [(",", "."), (".", ","), (",", None), (".", None), (".", "'"), (",", " ")]
 
 
-@given(st.floats(-1e29, 1e29), st.sampled_from([",", "."]), st.sampled_from([None, ".", ",", " "]))
-def test_a_float_beside_text_is_never_read_as_another(value, decimal, thousands):
-    if thousands == decimal:
-        return
-    rows = [["img", "x"], ["a", value], ["b", "unk"]]
-    cells = read_spreadsheet.rows_as_text(rows, [], "t", TableLayout())[0]
-    marks = {"decimal": decimal, "thousands": thousands, "missing": ("unk",)}
-    what = Feature(name="x", kind="continuous", columns=("x",), **marks)
-    assert read_feature(cells, what, str)["x"].iloc[0] == value
+@settings(max_examples=60)
+@given(st.floats(-1e29, 1e29) | st.floats(-999, 999).map(lambda x: round(x, 3)))
+def test_a_number_of_a_typed_file_is_never_read_as_another(value):
+    """Whatever marks the schema says, and whether text stands beside it or not."""
+    frame = pd.DataFrame({"x": [value, None], "y": [value, "1,5"]}, dtype=object)
+    parquet = io.BytesIO()
+    pq.write_table(pa.table({"x": [value, None]}), parquet)
+    rows = [["x", "y"], *frame.to_numpy().tolist()]
+    tables = [
+        read_spreadsheet.rows_as_text(rows, [], "t", TableLayout())[0],
+        read_table(Path("t.parquet"), content=parquet.getvalue()),
+    ]
+    for (decimal, thousands), table in product(MARKS, tables):
+        for column in {"x", "y"} & {*table}:
+            what = Feature(
+                **{"name": "f", "kind": "continuous", "columns": (column,), "missing": ("1,5",)},
+                **{"decimal": decimal, "thousands": thousands},
+            )
+            assert read_feature(table, what, str)[column].iloc[0] == value
 
 
-def test_numbers_joined_to_text_keep_their_point(tmp_path):
+def test_tables_of_other_columns_and_kinds_are_joined(tmp_path):
     pq.write_table(pa.table({"i": ["a"], "x": [1.234]}), tmp_path / "t.parquet")
-    (tmp_path / "t.csv").write_text("i;x\nb;2,5\nc;1.234\n")
+    (tmp_path / "t.csv").write_text("i;x;y\nb;2,5;u\nc;1.234;v\n")
     joined = join_tables([read_table(tmp_path / name) for name in ("t.parquet", "t.csv")])
+    assert joined.index.tolist() == [("t.parquet", 2), ("t.csv", 2), ("t.csv", 3)]
+    assert joined["y"].tolist() == ["", "u", "v"]
     what = Feature(name="x", kind="continuous", columns=("x",), decimal=",", thousands=".")
     assert read_feature(joined, what, str)["x"].tolist() == [1.234, 2.5, 1234]
 
@@ -460,10 +402,10 @@ def test_without_the_extra_spreadsheets_are_refused_in_a_sentence(monkeypatch):
 
     monkeypatch.setattr(read_spreadsheet, "import_module", absent)
     with pytest.raises(TableError, match=r"a spreadsheet; .*: pip install 'slimp\[excel\]'"):
-        read_table(Path("t.xlsx"), content=spreadsheet({"One": sheet(ROWS)}))
+        read_table(Path("t.xlsx"), content=workbook({"One": ROWS}))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=100)
 @given(st.binary(max_size=200) | st.text('äß;,|\t\n"ab1.\0', max_size=80).map(str.encode))
 def test_any_bytes_are_a_table_or_refused(content):
     table = None

@@ -33,11 +33,10 @@ class FoundIds:
         """Raises if a row has no patient id: two of them may be of one patient."""
         if not self.no_patient.any():
             return
-        row, column = int(self.no_patient.to_numpy().argmax()), str(schema.patient)
         raise TableError(
-            f"{namer(table, schema)(row)}, column '{column}': '{table[column].iloc[row]}' is no "
-            f"patient id, as in {int(self.no_patient.sum())} row(s) in all. Fill it in; or if each "
-            "lesion without a patient is a patient of its own, pass --missing-patient-id one-each."
+            f"{_cell(table, str(schema.patient), schema, self.no_patient)} is no patient id, as in "
+            f"{int(self.no_patient.sum())} row(s) in all. Fill it in; or if each lesion without a "
+            "patient is a patient of its own, pass --missing-patient-id one-each."
         )
 
 
@@ -58,27 +57,28 @@ def namer(table: pd.DataFrame, schema: Schema, column: str | None = None) -> Whe
     return where
 
 
+def _cell(table: pd.DataFrame, column: str, schema: Schema, faulty: pd.Series) -> str:
+    """The first cell of a column that is at fault, and its place."""
+    row = int(faulty.to_numpy().argmax())
+    return f"{namer(table, schema)(row)}, column '{column}': '{table[column].iloc[row]}'"
+
+
 def image_ids(table: pd.DataFrame, schema: Schema, said: list[str]) -> tuple[pd.Series, pd.Series]:
     """The image ids, and the cells that name the files."""
     where, published = namer(table, schema), table[schema.image]
     cells, notes = parse_ids(published, where, missing=schema.missing)
     ids = cells.map(image_key).astype("str")
-    outside = published.map(points_outside)
-    if (faulty := outside | (ids == "")).any():
-        row = int(faulty.argmax())
-        problem = (
-            "points outside the image folder. Write the path from that folder on, without '..'; or "
-            "name the part of it that stands for the folder under [table], as in "
-            "image_root = 'D:\\photos'."
-        )
-        if not outside.iloc[row]:
-            problem = (
-                "names no image. Every row stands for one image file; fill the cell or remove the "
-                "row."
-            )
-        raise TableError(
-            f"{where(row)}, column '{schema.image}': '{published.iloc[row]}' {problem}"
-        )
+    faults = {
+        "points outside the image folder. Write the path from that folder on, without '..'; or "
+        "name the part of it that stands for the folder under [table], as in image_root = "
+        "'D:\\photos'.": published.map(points_outside),
+        "names no image. Every row stands for one image file; fill the cell or remove the row.": (
+            ids == ""
+        ),
+    }
+    for problem, faulty in faults.items():
+        if faulty.any():
+            raise TableError(f"{_cell(table, schema.image, schema, faulty)} {problem}")
     ids, alike = join_similar(ids, schema.similar_ids, where, form=str.casefold)
     said += [note for note in (*notes, *alike) if "more than one way" not in note]
     read_as_whole = published.str.strip().str.fullmatch(FLOAT.pattern)
@@ -123,7 +123,12 @@ def lesions_and_patients(
     if shared:
         patients = patients.where(~no_patient, own)
         lesions = patients + "/" + lesions
-        _refuse_unclear(lesions, patients)
+        pairs = pd.DataFrame({"lesion": lesions, "patient": patients}).drop_duplicates()
+        if (unclear := pairs.loc[pairs["lesion"].duplicated(), "lesion"]).any():
+            raise TableError(
+                f"{table.index[0][0]}: lesion '{unclear.iloc[0]}' could be of two patients. Give "
+                "lesions ids that are unique in the table, or ids without '/'."
+            )
         lesion_rule = f"patient/lesion, because {shared} lesion id(s) occur in several patients"
     elif schema.patient is None:
         patients = lesions
@@ -138,16 +143,6 @@ def lesions_and_patients(
         no_lesion=no_lesion,
         no_patient=no_patient & (schema.patient is not None),
     )
-
-
-def _refuse_unclear(lesions: pd.Series, patients: pd.Series) -> None:
-    """Raises where ids of patient and lesion, with '/' between, name lesions of two patients."""
-    several = patients.groupby(lesions, sort=False).unique()
-    for lesion, owners in several[several.map(len) > 1].items():
-        raise TableError(
-            f"{lesions.index[0][0]}: the lesion '{lesion}' could be of patient '{owners[0]}' or "
-            f"'{owners[1]}'. Give lesions ids that are unique in the table, or ids without '/'."
-        )
 
 
 def _ids(

@@ -45,11 +45,7 @@ Where: TypeAlias = Callable[[int], str]
 
 
 def read_feature(table: pd.DataFrame, feature: Feature, where: Where) -> dict[str, pd.Series]:
-    """The feature's columns, typed, from the columns of a published table that it reads.
-
-    Raises:
-        TableError: a cell does not fit; see `parse_cells`.
-    """
+    """The feature's columns, typed as `parse_cells` does, of a table that holds what it reads."""
     if feature.from_date is not None and feature.to_date is not None:
         dates = table[feature.from_date], table[feature.to_date]
         return {feature.name: _time_between(*dates, feature, where)}
@@ -118,42 +114,36 @@ def _refuse_misfits(cells: pd.Series, misfits: pd.Series, feature: Feature, wher
 
 def _problem(cell: str, feature: Feature) -> str:
     """Why the cell does not fit, and the remedy."""
-    name = feature.name
-    remedy = (
-        "Missing values are written as an empty cell. "
-        f"If '{cell}' means missing, add: {name}.missing = [\"{cell}\"]"
-    )
     if cell in (*feature.columns, feature.from_date, feature.to_date):
         return "is the name of the column: where a row repeats the header, remove it."
-    if feature.from_date is not None:
-        return (
-            f"is not a date written as {feature.date_format or '%Y-%m-%d'}. Say how dates are "
-            f'written, as in {name}.format = "%d.%m.%Y". {remedy}'
-        )
-    if feature.kind == "checkbox":
-        return f"is not a yes or no. Write True/False, yes/no or 1/0. {remedy}"
-    if feature.kind == "categorical":
-        categories = ", ".join(feature.categories or ())
-        return f"is not one of the categories: {categories}. {remedy}"
+    name, wanted, advice = feature.name, "a number", ""
     is_plain = re.fullmatch(NUMBER, cell) is not None
-    if re.fullmatch(MARKED, cell) and (feature.decimal == "," or not is_plain):
-        thousands = f'thousands = "{feature.thousands}"' if feature.thousands else "no thousands"
-        return (
-            f'is no number, or could be two, with decimal = "{feature.decimal}" and {thousands}. '
-            f"Set {name}.decimal and {name}.thousands as the column is written, or both under "
-            "[table] for all columns."
+    if feature.from_date is not None:
+        wanted = f"a date written as {feature.date_format or '%Y-%m-%d'}"
+        advice = f'Say how dates are written, as in {name}.format = "%d.%m.%Y". '
+    elif feature.kind == "checkbox":
+        wanted, advice = "a yes or no", "Write True/False, yes/no or 1/0. "
+    elif feature.kind == "categorical":
+        wanted = f"one of the categories {', '.join(feature.categories or ())}"
+    elif re.fullmatch(MARKED, cell) and (feature.decimal == "," or not is_plain):
+        wanted = f'clearly a number with decimal = "{feature.decimal}"'
+        wanted += f' and thousands = "{feature.thousands}"' if feature.thousands else ""
+        advice = (
+            f"Set {name}.decimal and {name}.thousands as this column is written; under [table] "
+            "they hold for all columns. "
         )
-    if is_plain:
-        return f"is too large for a measurement. {remedy}"
-    found = re.match(WITH_UNIT, cell)
-    if found and (feature.unit or feature.units):
-        known = ", ".join(filter(None, [feature.unit, *feature.units]))
-        return (
-            f"is not a number. Cells may end in: {known}. If '{found['unit']}' is a unit, say what "
-            f'a number in it is multiplied by: {name}.units = {{ "{found["unit"]}" = ... }}. '
-            f"{remedy}"
+    elif is_plain:
+        wanted = f"a measurement: it is too large, beyond {LARGEST:g}"
+    elif feature.unit or feature.units:
+        units = ", ".join(filter(None, [feature.unit, *feature.units]))
+        advice = (
+            f"Cells may end in: {units}. Of another unit, say what its numbers are multiplied by, "
+            f'as in {name}.units = {{ "cm" = 10 }}. '
         )
-    return f"is not a number. {remedy}"
+    return (
+        f"is not {wanted}. {advice}Missing values are written as an empty cell. If '{cell}' means "
+        f'missing, add: {name}.missing = ["{cell}"]'
+    )
 
 
 def read_numbers(known: pd.Series, feature: Feature) -> pd.Series:
@@ -230,23 +220,17 @@ def as_whole(cell: str) -> str | None:
 
 
 def require_columns(table: pd.DataFrame, file: str, columns: Mapping[str, str], place: str) -> None:
-    """Raises if the table has not all the columns; each comes with what asks for it.
-
-    Raises:
-        TableError: names the file, the first column that is not there, and what may be meant.
-    """
+    """Raises if the table has not all the columns; each comes with what asks for it."""
     names = [str(name) for name in table.columns]
     for column, asked in columns.items():
         if column in names:
             continue
-        near = difflib.get_close_matches(column, names, n=1, cutoff=0.6)
+        near = difflib.get_close_matches(column, names, n=1)
         near += [name for name in names if column.lower() in name.lower()]
-        more = f" and {len(names) - 20} more" * (len(names) > 20)
-        has = f"The table has: {', '.join(names[:20])}{more}."
-        raise TableError(
-            f"{file}: there is no column '{column}' ({place}: {asked}). "
-            + (f"Did you mean '{near[0]}'?" if near else has)
-        )
+        more = ", ..." if len(names) > 20 else ""
+        hint = f"The table has: {', '.join(names[:20])}{more}."
+        hint = f"Did you mean '{near[0]}'?" if near else hint
+        raise TableError(f"{file}: there is no column '{column}' ({place}: {asked}). {hint}")
 
 
 def image_key(cell: str) -> str:

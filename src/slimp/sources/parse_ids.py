@@ -31,11 +31,10 @@ FLOAT = re.compile(r"[0-9]+[.,]0{1,2}")
 DECIMAL = re.compile(r"[0-9]+[.,][0-9]+")
 EXPONENT = re.compile(r"[0-9](?:[.,][0-9]+)?[eE]\+[0-9]+")
 """A long number as a spreadsheet shows it: 1.2345E+12; its last digits are lost."""
-LONG = re.compile(r"[0-9]{16,}")
-DAY = re.compile(r"(?:[0-9]{1,2}-[A-Z][a-z]{2}|[A-Z][a-z]{2}-[0-9]{1,2})")
+LONG = re.compile(r"([0-9]{15})([0-9]+)")
+"""A long number: its first 15 digits, which a spreadsheet keeps, and the others, which become 0."""
+DAY = re.compile(r"[0-9]{1,2}-[A-Z][a-z]{2}|[A-Z][a-z]{2}-[0-9]{1,2}")
 PAIR = re.compile(r"[0-9]{1,2}[-/][0-9]{1,2}")
-EXACT_DIGITS = 15
-"""Digits of a number that a spreadsheet keeps; the others become 0."""
 
 
 def parse_ids(
@@ -69,56 +68,16 @@ def parse_ids(
         ids = [re.split("[.,]", i)[0] if i in decimals else i for i in ids]
         example = min(decimals)
         notes.append(f"column '{cells.name}': ids such as '{example}' are read without the '.0'")
-    groups = pd.Series(spellings, dtype="str").groupby(pd.Series(ids, dtype="str"), sort=False)
-    several = [group.tolist() for i, group in groups if i and len(group) > 1]
-    if several:
+    spelled = pd.Series(spellings, index=ids, dtype="str").drop("", errors="ignore")
+    several = spelled[spelled.index.duplicated(keep=False)]
+    if len(several):
+        one, other = several[several.index[0]].iloc[:2]
         notes.append(
-            f"column '{cells.name}': {len(several)} id(s) are written in more than one way, such "
-            f"as '{several[0][0]}' and '{several[0][1]}'; each counts as one"
+            f"column '{cells.name}': {several.index.nunique()} id(s) are written in more than one "
+            f"way, such as '{one}' and '{other}'; each counts as one"
         )
     read = pd.array(ids, dtype="str").take(codes)
     return pd.Series(read, index=cells.index, name=cells.name), notes
-
-
-def join_similar(
-    ids: pd.Series,
-    rule: SimilarIds,
-    where: Where,
-    *,
-    within: pd.Series | None = None,
-    form: Callable[[str], str] | None = None,
-) -> tuple[pd.Series, list[str]]:
-    """The ids, where those that a careless hand may mix are one, and what there is to say.
-
-    Args:
-        ids: as `parse_ids` gives them, named after their column.
-        rule: `refuse` raises where there are such ids, `different` leaves them.
-        where: position of a cell -> the words that name its file and row.
-        within: ids of one group only are compared, such as lesions of one patient.
-        form: of an id, equal for those; None: `similar_form`.
-
-    Raises:
-        TableError: there are such ids, and nobody said what they are.
-    """
-    if rule == "different":
-        return ids, []
-    forms = ids.map({i: (form or similar_form)(i) for i in ids.unique()})
-    first = ids.groupby([forms] if within is None else [forms, within], sort=False).transform(
-        "first"
-    )
-    differ = (ids != first).to_numpy()
-    if not differ.any():
-        return ids, []
-    row = int(differ.argmax())
-    example = f"'{ids.iloc[row]}' and '{first.iloc[row]}'"
-    if rule == "refuse":
-        raise TableError(
-            f"{where(row)}, column '{ids.name}': {example} differ in letter case, leading zeros or "
-            "spaces only. Write them alike; or say on top of the schema that all such ids are the "
-            'same, similar_ids = "same", or that they are "different".'
-        )
-    note = f"column '{ids.name}': {ids[differ].nunique()} spelling(s) of ids, such as {example}"
-    return first, [f"{note}, differ in letter case, leading zeros or spaces only; they are one"]
 
 
 def similar_form(cell: str) -> str:
@@ -129,20 +88,61 @@ def similar_form(cell: str) -> str:
     return re.sub(r"(?<![0-9])0+(?=[0-9])", "", kept.casefold())
 
 
+def join_similar(
+    ids: pd.Series,
+    rule: SimilarIds,
+    where: Where,
+    *,
+    within: pd.Series | None = None,
+    form: Callable[[str], str] = similar_form,
+) -> tuple[pd.Series, list[str]]:
+    """The ids, where those that a careless hand may mix are one, and what there is to say.
+
+    Args:
+        ids: as `parse_ids` gives them, named after their column.
+        rule: `refuse` raises where there are such ids, `different` leaves them.
+        where: position of a cell -> the words that name its file and row.
+        within: ids of one group only are compared, such as lesions of one patient.
+        form: of an id, equal for those.
+
+    Raises:
+        TableError: there are such ids, and nobody said what they are.
+    """
+    keys = [ids.map({i: form(i) for i in ids.unique()}), *([] if within is None else [within])]
+    first = ids.groupby(keys, sort=False).transform("first")
+    differ = (ids != first).to_numpy()
+    if rule == "different" or not differ.any():
+        return ids, []
+    row = int(differ.argmax())
+    alike = (
+        f"'{ids.iloc[row]}' and '{first.iloc[row]}' differ in letter case, leading zeros or spaces "
+        "only"
+    )
+    if rule == "refuse":
+        raise TableError(
+            f"{where(row)}, column '{ids.name}': {alike}. Write them alike; or say on top of the "
+            'schema that all such ids are the same, similar_ids = "same", or that they are '
+            '"different".'
+        )
+    count = ids[differ].nunique()
+    return first, [
+        f"column '{ids.name}': {count} spelling(s) of ids, such as {alike}; they are one"
+    ]
+
+
 def _damaged(ids: Sequence[str]) -> str | None:
     """An id that a spreadsheet has changed, if there is one."""
-    ids = [i for i in ids if i[:1].isdigit() or i[3:4] == "-"]
     if broken := next(filter(EXPONENT.fullmatch, ids), None):
         return broken
-    long = [i for i in ids if LONG.fullmatch(i)]
-    zeros = sum(len(i) - EXACT_DIGITS for i in long)
-    if zeros > 3 and all(set(i[EXACT_DIGITS:]) == {"0"} for i in long):  # by chance: 1 in 10,000
-        return long[0]
+    ends = {i: found[2] for i in ids if (found := LONG.fullmatch(i))}
+    zeros = "".join(ends.values())
+    if len(zeros) > 3 and set(zeros) == {"0"}:  # by chance: 1 in 10,000
+        return next(iter(ends))
     return next(filter(DAY.fullmatch, ids), None) if any(map(PAIR.fullmatch, ids)) else None
 
 
 def missing_words(cells: pd.Series, missing: Collection[str]) -> dict[str, int]:
     """What stands for missing in a column of ids or labels -> how many cells; '' is the blank."""
-    counts = Counter(cells.str.strip())
-    words = {word for word in counts if word in missing or word.casefold() in {"", *MISSING_WORDS}}
-    return {word: counts[word] for word in sorted(words)}
+    meant = {"", *MISSING_WORDS}
+    counts = sorted(Counter(cells.str.strip()).items())
+    return {word: n for word, n in counts if word in missing or word.casefold() in meant}

@@ -35,15 +35,13 @@ def parse_labels(
     """
     stripped = cells.str.strip()
     spellings = [str(spelling) for spelling in stripped.unique()]
-    numbers = {w: name for key, name in names.items() if (w := as_whole(key)) is not None}
-    decimals = any(DECIMAL.fullmatch(s) and as_whole(s) is None for s in spellings)
+    numbers = {as_whole(key): name for key, name in names.items() if as_whole(key) is not None}
+    decimals = any(DECIMAL.fullmatch(s) and not FLOAT.fullmatch(s) for s in spellings)
     labels, warnings = dict[str, str](), list[str]()
     for cell in sorted(spellings):
-        whole = as_whole(cell)
-        if cell in names:
-            labels[cell] = names[cell]
-        elif whole in numbers:
-            labels[cell] = numbers[str(whole)]
+        name = names.get(cell, numbers.get(as_whole(cell)))
+        if name is not None:
+            labels[cell] = name
         elif cell in missing or cell.casefold() in ("", *MISSING_WORDS):
             labels[cell] = ""
             if cell and cell not in missing:
@@ -53,7 +51,7 @@ def parse_labels(
                     "[label_names]."
                 )
         else:
-            labels[cell] = str(whole) if FLOAT.fullmatch(cell) and not decimals else cell
+            labels[cell] = str(as_whole(cell)) if FLOAT.fullmatch(cell) and not decimals else cell
     known = stripped.map(labels).astype("str")
     return known.where(known != ""), [*warnings, *_doubtful_classes(known, names)]
 
@@ -70,10 +68,9 @@ def _doubtful_classes(labels: pd.Series, names: Mapping[str, str]) -> list[str]:
                 f'only and are two classes; to join them, add "{label}" = "{other}" under '
                 "[label_names]."
             )
-    named = {*names, *names.values()}
-    unnamed = sorted(f"'{label}' ({n} images)" for label, n in counts.items() if label not in named)
-    if any(names.values()) and unnamed:
-        shown = ", ".join(unnamed[:5]) + (f" and {len(unnamed) - 5} more" if unnamed[5:] else "")
+    unnamed = counts.drop([*names, *names.values()], errors="ignore").sort_index()
+    if any(names.values()) and len(unnamed):
+        shown = ", ".join(f"'{label}' ({n} images)" for label, n in unnamed.items())
         warnings.append(
             f"label_names has no name for {shown}; they stay as they are. If one is meant by a "
             "name there, correct its spelling."

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import NamedTuple
 from weakref import finalize
 
@@ -25,7 +24,7 @@ from slimp.errors import TableError
 MAX_TABLE_BYTES = 1 << 32
 """A larger table is refused, as is one in a zip that says it unpacks to more."""
 MAX_UNPACKED_BYTES = 1 << 36
-"""On disk, of all members that are unpacked for one import."""
+"""A zip within a zip, or an HDF5 file in one, is not unpacked if it is larger."""
 MAX_RATIO, RATIO_BYTES = 200, 1 << 26
 """A member of more bytes than the second that says it unpacks to this many times its size is a
 bomb."""
@@ -60,22 +59,15 @@ class Place:
         self.paths: list[str] = []
         """From `raw` on, with `/`, as `part_1.zip/a.jpg`."""
         self._members: list[_Member | None] = []
-        self._unpacked: dict[int, Path] = {}
-        self._lock = Lock()
         self._open = ExitStack()
         finalize(self, self._open.close)  # where nobody closes this, as after an error
+        is_zip = raw.is_file() and (ZIP_ENDING.search(raw.name) or zipfile.is_zipfile(raw))
+        if not raw.is_dir() and not is_zip:
+            what = "neither a folder nor a" if raw.exists() else "no such folder or"
+            raise TableError(f"{raw}: {what} zip file. It should hold {holds}.")
         try:
-            if raw.is_dir():
-                for path in _walk(raw):
-                    if ZIP_ENDING.search(path):
-                        self._add_zip(raw / path, path, depth=1)
-                    else:
-                        self._add(path, None)
-            elif raw.is_file() and (ZIP_ENDING.search(raw.name) or zipfile.is_zipfile(raw)):
-                self._add_zip(raw, "", depth=1)
-            else:
-                what = "neither a folder nor a" if raw.exists() else "no such folder or"
-                raise TableError(f"{raw}: {what} zip file. It should hold {holds}.")
+            for path in [""] if is_zip else _walk(raw):
+                self._add(path, None)
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
@@ -117,22 +109,17 @@ class Place:
         _refuse_bomb(member.info, path)
         try:
             return member.archive.read(member.info)
-        except Exception as error:  # zipfile raises a dozen kinds on damaged files
+        except Exception as error:  # a dozen kinds on damaged files
             raise OSError(f"damaged in its zip file ({error})") from None
 
     def path(self, number: int) -> Path:
-        """Where the file lies; a member of a zip is unpacked.
+        """Where the file lies; a member of a zip is unpacked, at each call.
 
         Raises:
             TableError: it cannot be unpacked.
         """
-        member = self._members[number]
-        if member is None:
-            return self.shown(number)
-        with self._lock:
-            if number not in self._unpacked:
-                self._unpacked[number] = self._unpack(member, self.shown(number))
-            return self._unpacked[number]
+        path, member = self.shown(number), self._members[number]
+        return path if member is None else self._unpack(member, path)
 
     def same(self, a: int, b: int) -> bool:
         """Whether two files have the same content."""
@@ -184,17 +171,19 @@ class Place:
     def _temporary(self) -> Path:
         return Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="slimp-")))
 
-    def _add(self, path: str, member: _Member | None) -> None:
-        self.paths.append(path)
-        self._members.append(member)
-
-    def _add_zip(self, file: Path, path: str, *, depth: int) -> None:
+    def _add(self, path: str, member: _Member | None, depth: int = 1) -> None:
+        """Lists the file at that path, or if it is a zip file its members."""
+        if path and not ZIP_ENDING.search(path):
+            self.paths.append(path)
+            self._members.append(member)
+            return
         shown = self.raw / path
         if depth > NESTED:
             raise TableError(f"{shown}: lies in more than {NESTED} zip files. Unpack the outer.")
+        file = shown if member is None else self._unpack(member, shown)
         try:
             archive = self._open.enter_context(zipfile.ZipFile(file))
-        except Exception as error:
+        except Exception as error:  # a dozen kinds on damaged files
             raise _not_whole(shown, error) from None
         for info in archive.infolist():
             name = info.filename.replace("\\", "/")
@@ -202,22 +191,15 @@ class Place:
                 continue
             if problem := _problem(info, name):
                 raise TableError(f"{shown}: the member '{name}' {problem}, so it is not read.")
-            name = "/".join(part for part in name.split("/") if part not in ("", "."))
-            inner, member = f"{path}/{name}" if path else name, _Member(archive, info)
-            if SKIPPED.search(name):
-                continue
-            if ZIP_ENDING.search(name):
-                unpacked = self._unpack(member, self.raw / inner)
-                self._add_zip(unpacked, inner, depth=depth + 1)
-            else:
-                self._add(inner, member)
+            inner = "/".join(part for part in f"{path}/{name}".split("/") if part not in ("", "."))
+            if not SKIPPED.search(inner):
+                self._add(inner, _Member(archive, info), depth + 1)
 
     def _unpack(self, member: _Member, shown: Path) -> Path:
         """A file in the temporary folder with the member's bytes."""
-        folder, size = self._temporary, member.info.file_size
         _refuse_bomb(member.info, shown)
-        taken = sum(file.stat().st_size for file in folder.iterdir())
-        room = min(MAX_UNPACKED_BYTES - taken, shutil.disk_usage(folder).free)
+        folder, size = self._temporary, member.info.file_size
+        room = min(MAX_UNPACKED_BYTES, shutil.disk_usage(folder).free)
         if size > room:
             raise TableError(
                 f"{shown}: unpacks to {size:,} bytes, but there is room for {room:,} in "

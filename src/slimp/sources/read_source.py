@@ -53,14 +53,8 @@ def read_source(
 ) -> tuple[RawTable, Schema]:
     """The table and images of the first layout in `raw`, and the schema of the columns it has.
 
-    The caller closes the table.
-
-    Args:
-        layouts: to look for.
-        schema: of the table.
-        raw: folder or zip file.
-        table: a table that replaces the usual ones, as a path from `raw` on.
-        images: a folder, zip or HDF5 file that replaces the usual ones.
+    A `table`, and the folder, zip or HDF5 file of the `images`, may be named instead of the usual
+    ones, as paths from `raw` on. The caller closes the table.
 
     Raises:
         TableError: no layout fits, which says what each of them lacks; or a file is at fault.

@@ -25,11 +25,7 @@ SAMPLE_BYTES = 1 << 18
 
 
 def read_text(content: bytes, place: str, layout: TableLayout) -> tuple[pd.DataFrame, list[str]]:
-    """Text cells, by the number of their row, and notes of what was assumed.
-
-    Raises:
-        TableError: as `read_table.read_table`.
-    """
+    """Text cells, by the number of their row, and notes of what was assumed."""
     text, notes = _as_utf8(content, place, layout.encoding)
     sample = text[:SAMPLE_BYTES].decode("utf-8", "ignore")
     hint = re.match(r'"?sep=(.)"?\r?\n', sample)  # Excel's own way to name the delimiter
@@ -77,23 +73,18 @@ def _western(content: bytes, place: str) -> tuple[str, str]:
     broken = lossy.count("\N{REPLACEMENT CHARACTER}")
     special = len(lossy) - len(lossy.encode("ascii", "ignore"))
     fault = len(lossy.partition("\N{REPLACEMENT CHARACTER}")[0].encode())
-    text, problem = "", f"is UTF-8 text, but for {broken} place(s)"
-    if special <= 2 * broken:
-        try:
-            text, problem = content.decode("cp1252"), ""
-        except UnicodeDecodeError as error:
-            problem, fault = "is neither UTF-8 nor Windows-1252 text", error.start
     line = content.count(b"\n", 0, fault) + 1
     where = f"line {line} holds the byte 0x{content[fault]:02x}"
-    if problem:
+    try:
+        if special > 2 * broken:
+            raise UnicodeError
+        note = f"is not UTF-8 ({where}); it was read as Windows-1252, which contains Latin-1."
+        return content.decode("cp1252"), f"{note} If that is wrong, set encoding under [table]."
+    except UnicodeError:
         raise TableError(
-            f"{place}: {problem} ({where}). Save it as 'CSV UTF-8', or name its encoding under "
-            '[table], as in encoding = "cp850".'
-        )
-    return text, (
-        f"is not UTF-8 ({where}); it was read as Windows-1252, which contains Latin-1. If that is "
-        "wrong, set encoding under [table]."
-    )
+            f"{place}: is neither UTF-8 nor Windows-1252 text ({where}). Save it as 'CSV UTF-8', "
+            'or name its encoding under [table], as in encoding = "cp850".'
+        ) from None
 
 
 def _first_rows(sample: str, mark: str, most: int) -> list[list[str]]:

@@ -47,7 +47,7 @@ row = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=40)
 @given(st.lists(row, min_size=1, max_size=25), st.randoms(use_true_random=False))
 @example([("p", None, None, None)], None)
 @example([("p", None, None, None)] * 2, None)

@@ -32,9 +32,6 @@ def find_header(
         rows: the top of the table.
         place: of the file, for messages.
         row: that of the header, the first being 1; None: look for it.
-
-    Raises:
-        TableError: there is no such row, it is empty, or two columns bear one name.
     """
     at = row - 1 if row is not None else _first_names(rows)
     if at >= len(rows) > 0:
@@ -65,9 +62,6 @@ def refuse_data_as_header(table: pd.DataFrame, place: str, row: int) -> None:
     It is data if some of its cells have the form that their columns have throughout (a number, a
     file name, an id with digits), or two of them occur below again, and none contradicts the form
     of its column.
-
-    Raises:
-        TableError: the table has no header.
     """
     top = table.head(ROWS)
     names = [str(name) for name in top]

@@ -20,7 +20,20 @@ from slimp.sources.parse_cells import Where
 
 MISSING_WORDS = frozenset(
     {
-        *("nan", "<na>", "na", "n/a", "n.a.", "nat", "none", "null", "nil", "missing", "unknown"),
+        *(
+            "",
+            "nan",
+            "<na>",
+            "na",
+            "n/a",
+            "n.a.",
+            "nat",
+            "none",
+            "null",
+            "nil",
+            "missing",
+            "unknown",
+        ),
         *("unk", "-", "--", "---", "?", "??", ".", "#n/a", "#na", "#ref!", "#value!", "#name?"),
         *("#num!", "#null!", "#div/0!"),
     }
@@ -35,6 +48,11 @@ LONG = re.compile(r"([0-9]{15})([0-9]+)")
 """A long number: its first 15 digits, which a spreadsheet keeps, and the others, which become 0."""
 DAY = re.compile(r"[0-9]{1,2}-[A-Z][a-z]{2}|[A-Z][a-z]{2}-[0-9]{1,2}")
 PAIR = re.compile(r"[0-9]{1,2}[-/][0-9]{1,2}")
+
+
+def is_missing(cell: str, missing: Collection[str]) -> bool:
+    """Whether an id or label is none; `missing` are the schema's words for it."""
+    return cell in missing or cell.casefold() in MISSING_WORDS
 
 
 def parse_ids(
@@ -54,7 +72,7 @@ def parse_ids(
     """
     codes, spellings = pd.factorize(cells.to_numpy(dtype=object))
     ids = [unicodedata.normalize("NFC", s).strip("\ufeff\u200b \t\r\n\xa0") for s in spellings]
-    ids = ["" if i in missing or i.casefold() in MISSING_WORDS else i for i in ids]
+    ids = ["" if is_missing(i, missing) else i for i in ids]
     if (damaged := _damaged(ids)) is not None:
         row = int((codes == ids.index(damaged)).argmax())
         raise TableError(
@@ -143,6 +161,5 @@ def _damaged(ids: Sequence[str]) -> str | None:
 
 def missing_words(cells: pd.Series, missing: Collection[str]) -> dict[str, int]:
     """What stands for missing in a column of ids or labels -> how many cells; '' is the blank."""
-    meant = {"", *MISSING_WORDS}
     counts = sorted(Counter(cells.str.strip()).items())
-    return {word: n for word, n in counts if word in missing or word.casefold() in meant}
+    return {word: n for word, n in counts if is_missing(word, missing)}

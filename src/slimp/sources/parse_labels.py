@@ -10,7 +10,7 @@ import pandas as pd
 
 from slimp.errors import TableError
 from slimp.sources.parse_cells import Where, as_whole
-from slimp.sources.parse_ids import DECIMAL, FLOAT, MISSING_WORDS, similar_form
+from slimp.sources.parse_ids import DECIMAL, FLOAT, is_missing, similar_form
 
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
@@ -42,7 +42,7 @@ def parse_labels(
         name = names.get(cell, numbers.get(as_whole(cell)))
         if name is not None:
             labels[cell] = name
-        elif cell in missing or cell.casefold() in ("", *MISSING_WORDS):
+        elif is_missing(cell, missing):
             labels[cell] = ""
             if cell and cell not in missing:
                 warnings.append(
@@ -70,10 +70,10 @@ def _doubtful_classes(labels: pd.Series, names: Mapping[str, str]) -> list[str]:
             )
     unnamed = counts.drop([*names, *names.values()], errors="ignore").sort_index()
     if any(names.values()) and len(unnamed):
-        shown = ", ".join(f"'{label}' ({n} images)" for label, n in unnamed.items())
+        shown = ", ".join(f"'{label}' ({n} images)" for label, n in unnamed.head(5).items())
         warnings.append(
-            f"label_names has no name for {shown}; they stay as they are. If one is meant by a "
-            "name there, correct its spelling."
+            f"label_names has no name for {len(unnamed)} class(es), such as {shown}; they stay as "
+            "they are. If one is meant by a name there, correct its spelling."
         )
     return warnings
 
@@ -92,7 +92,7 @@ def parse_splits(
         word = re.sub(r"[\s_-]|(?<=.)set$", "", cell.casefold())
         if cell in names or word in SPLIT_WORDS:
             parts[cell] = names.get(cell) or SPLIT_WORDS.get(word, "")
-        elif cell in missing or cell.casefold() in ("", *MISSING_WORDS):
+        elif is_missing(cell, missing):
             parts[cell] = ""
         elif found := FOLD.fullmatch(cell.casefold()):
             parts[cell] = f"fold{found[1]}"

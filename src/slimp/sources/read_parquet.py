@@ -26,9 +26,6 @@ def read_parquet(content: bytes, place: str) -> tuple[pd.DataFrame, str | None]:
 
     Images that lie in the file, as `{bytes, path}` in the way of Hugging Face, are read as their
     names.
-
-    Raises:
-        TableError: the file is damaged, or a column holds lists, structures or bytes.
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(content))

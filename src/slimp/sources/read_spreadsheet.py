@@ -31,10 +31,6 @@ def read_spreadsheet(
     """Text cells, by the number of their row, and notes of what was assumed.
 
     All rows that a merged cell spans hold what it holds.
-
-    Raises:
-        TableError: it is damaged or protected, or has several sheets and none is chosen.
-        TableError: the package that reads spreadsheets is not installed.
     """
     try:
         calamine = import_module("python_calamine")

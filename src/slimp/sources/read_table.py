@@ -69,11 +69,7 @@ def read_table(
 
 
 def table_at(place: Place, number: int, layout: TableLayout | None = None) -> pd.DataFrame:
-    """The table in that file of a place, in a zip or not, as `read_table` gives it.
-
-    Raises:
-        TableError: as `read_table`; or it is damaged in its zip, or too large.
-    """
+    """The table in that file of a place, in a zip or not, as `read_table` gives it."""
     path = place.shown(number)
     try:
         content = place.read(number, limit=MAX_TABLE_BYTES)
@@ -83,11 +79,20 @@ def table_at(place: Place, number: int, layout: TableLayout | None = None) -> pd
 
 
 def join_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The rows of several tables under the columns of all; a cell that a table lacks is empty."""
+    """The rows of several tables under the columns of all; a cell that a table lacks is empty.
+
+    Raises:
+        TableError: images that lie in two of the files have one name.
+    """
     joined = pd.concat(tables).fillna("")
-    embedded = {table.attrs[EMBEDDED] for table in tables}
-    joined.attrs = {
-        ASSUMED: [note for table in tables for note in table.attrs[ASSUMED]],
-        EMBEDDED: embedded.pop() if len(embedded) == 1 else None,
-    }
+    columns = {table.attrs[EMBEDDED] for table in tables}
+    column = columns.pop() if len(columns) == 1 else None
+    if column is not None and (twice := joined[column].duplicated()).any():
+        file, name = joined.index[int(twice.argmax())][0], joined[column][twice].iloc[0]
+        raise TableError(
+            f"{file}: holds an image '{name}', as another file does. Give the images different "
+            f"paths in column '{column}', or import one file at a time with --table."
+        )
+    notes = [note for table in tables for note in table.attrs[ASSUMED]]
+    joined.attrs = {ASSUMED: notes, EMBEDDED: column}
     return joined

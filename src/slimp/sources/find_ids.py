@@ -68,17 +68,17 @@ def image_ids(table: pd.DataFrame, schema: Schema, said: list[str]) -> tuple[pd.
     where, published = namer(table, schema), table[schema.image]
     cells, notes = parse_ids(published, where, missing=schema.missing)
     ids = cells.map(image_key).astype("str")
-    faults = {
-        "points outside the image folder. Write the path from that folder on, without '..'; or "
-        "name the part of it that stands for the folder under [table], as in image_root = "
-        "'D:\\photos'.": published.map(points_outside),
-        "names no image. Every row stands for one image file; fill the cell or remove the row.": (
-            ids == ""
-        ),
-    }
-    for problem, faulty in faults.items():
+    outside, fill = published.map(points_outside), "Fill the cell or remove the row."
+    write = (
+        "Write the path from that folder on, without '..'; or name the part of it that stands for "
+        "the folder under [table], as in image_root = 'D:\\photos'."
+    )
+    for faulty, problem, remedy in (
+        (outside, "points outside the image folder", write),
+        (ids == "", "names no image", fill),
+    ):
         if faulty.any():
-            raise TableError(f"{_cell(table, schema.image, schema, faulty)} {problem}")
+            raise TableError(f"{_cell(table, schema.image, schema, faulty)} {problem}. {remedy}")
     ids, alike = join_similar(ids, schema.similar_ids, where, form=str.casefold)
     said += [note for note in (*notes, *alike) if "more than one way" not in note]
     read_as_whole = published.str.strip().str.fullmatch(FLOAT.pattern)
@@ -107,14 +107,20 @@ def lesions_and_patients(
     table: pd.DataFrame, ids: pd.Series, schema: Schema, said: list[str]
 ) -> FoundIds:
     """Cohort-wide lesion and patient ids; a row without one gets a lesion or patient of its own."""
-    own = "image:" + ids
+    own, where = "image:" + ids, namer(table, schema)
     lesions, lesion_rule = ids, "each image is a lesion"
     patients, patient_rule = ids.mask(ids != "", ""), "each lesion is a patient"
-    if schema.patient is not None:
-        patients, patient_rule = _ids(table, schema.patient, schema, said)
-    if schema.lesion is not None:
-        within = None if schema.patient is None else patients
-        lesions, lesion_rule = _ids(table, schema.lesion, schema, said, within=within)
+    for role, column in (("patient", schema.patient), ("lesion", schema.lesion)):
+        if column is None:
+            continue
+        within = patients if role == "lesion" and schema.patient is not None else None
+        found, notes = parse_ids(table[column], where, missing=schema.missing)
+        found, alike = join_similar(found, schema.similar_ids, where, within=within)
+        said += [*notes, *alike]
+        if role == "patient":
+            patients, patient_rule = found, f"column '{column}'"
+        else:
+            lesions, lesion_rule = found, f"column '{column}'"
     no_lesion, no_patient = lesions == "", patients == ""
     pairs = pd.DataFrame({"lesion": lesions, "patient": patients})[~no_lesion & ~no_patient]
     owner = pairs.drop_duplicates().set_index("lesion")["patient"]
@@ -143,19 +149,3 @@ def lesions_and_patients(
         no_lesion=no_lesion,
         no_patient=no_patient & (schema.patient is not None),
     )
-
-
-def _ids(
-    table: pd.DataFrame,
-    column: str,
-    schema: Schema,
-    said: list[str],
-    *,
-    within: pd.Series | None = None,
-) -> tuple[pd.Series, str]:
-    """The ids, and where they come from."""
-    where = namer(table, schema)
-    ids, notes = parse_ids(table[column], where, missing=schema.missing)
-    ids, alike = join_similar(ids, schema.similar_ids, where, within=within)
-    said += [*notes, *alike]
-    return ids, f"column '{column}'"

@@ -62,11 +62,6 @@ def parse_ids(
 
     Spaces around an id do not count, and `100.0` is `100` unless the column has other decimals.
 
-    Args:
-        cells: text, never null.
-        where: position of a cell -> the words that name its file and row.
-        missing: words of the schema that mean 'missing', besides `MISSING_WORDS`.
-
     Raises:
         TableError: a number has lost its digits in a spreadsheet.
     """
@@ -101,7 +96,7 @@ def parse_ids(
 def similar_form(cell: str) -> str:
     """The id such that spellings which a careless hand may mix are equal: p01 for 'P 1'."""
     kept = cell
-    if not cell.isascii() or " " in cell or not cell.isprintable():
+    if not cell.isascii() or " " in cell or not cell.isprintable():  # costs too much for all
         kept = "".join(c for c in cell if not c.isspace() and unicodedata.category(c) != "Cf")
     return re.sub(r"(?<![0-9])0+(?=[0-9])", "", kept.casefold())
 
@@ -116,15 +111,10 @@ def join_similar(
 ) -> tuple[pd.Series, list[str]]:
     """The ids, where those that a careless hand may mix are one, and what there is to say.
 
-    Args:
-        ids: as `parse_ids` gives them, named after their column.
-        rule: `refuse` raises where there are such ids, `different` leaves them.
-        where: position of a cell -> the words that name its file and row.
-        within: ids of one group only are compared, such as lesions of one patient.
-        form: of an id, equal for those.
+    Such ids have one `form`, within one group of `within` (such as the lesions of a patient).
 
     Raises:
-        TableError: there are such ids, and nobody said what they are.
+        TableError: there are such ids, and the rule is to refuse them.
     """
     keys = [ids.map({i: form(i) for i in ids.unique()}), *([] if within is None else [within])]
     first = ids.groupby(keys, sort=False).transform("first")
@@ -132,15 +122,12 @@ def join_similar(
     if rule == "different" or not differ.any():
         return ids, []
     row = int(differ.argmax())
-    alike = (
-        f"'{ids.iloc[row]}' and '{first.iloc[row]}' differ in letter case, leading zeros or spaces "
-        "only"
-    )
+    pair = f"'{ids.iloc[row]}' and '{first.iloc[row]}'"
+    alike = f"{pair} differ in letter case, leading zeros or spaces only"
     if rule == "refuse":
         raise TableError(
-            f"{where(row)}, column '{ids.name}': {alike}. Write them alike; or say on top of the "
-            'schema that all such ids are the same, similar_ids = "same", or that they are '
-            '"different".'
+            f"{where(row)}, column '{ids.name}': {alike}. Write them alike, or say on top of the "
+            'schema what such ids are: similar_ids = "same" or "different".'
         )
     count = ids[differ].nunique()
     return first, [

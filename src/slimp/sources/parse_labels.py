@@ -83,8 +83,7 @@ def parse_splits(
 ) -> tuple[pd.Series, list[str]]:
     """`train`, `validation`, `test` or `fold<number>` per cell, missing where there is none.
 
-    Raises:
-        TableError: a word is none of the common ones, nor in `names`.
+    Any word but the common ones, and those in `names`, is refused.
     """
     stripped = cells.str.strip()
     parts = dict[str, str]()
@@ -114,8 +113,7 @@ def one_hot_labels(
 ) -> pd.Series:
     """The name of the column that is marked in each row; '' where none of them has a cell.
 
-    Raises:
-        TableError: a cell is no mark, or a row is marked as none or as several of the classes.
+    A row that is marked as none or as several of the classes is refused.
     """
     cells = table[list(columns)].apply(lambda c: c.str.strip().str.casefold())
     cells = cells.replace(r"\.0*$", "", regex=True)

@@ -44,11 +44,8 @@ class _Member(NamedTuple):
 class Place:
     """All files under RAW, by number; zip files stand as folders of their name.
 
-    Links in a folder are followed; those in a zip are refused.
-
-    Args:
-        raw: the folder or zip file.
-        holds: what it should hold, for the message if it is not there.
+    Links in a folder are followed; those in a zip are refused. `holds` is what RAW should hold, for
+    the message if it is not there.
 
     Raises:
         TableError: `raw` is not there, or a zip file in it is damaged or could do harm.
@@ -113,11 +110,7 @@ class Place:
             raise OSError(f"damaged in its zip file ({error})") from None
 
     def path(self, number: int) -> Path:
-        """Where the file lies; a member of a zip is unpacked, at each call.
-
-        Raises:
-            TableError: it cannot be unpacked.
-        """
+        """Where the file lies; a member of a zip is unpacked, at each call."""
         path, member = self.shown(number), self._members[number]
         return path if member is None else self._unpack(member, path)
 
@@ -145,16 +138,10 @@ class Place:
         return [path for path in found if not any(path.startswith(f"{o}/") for o in found)]
 
     def folder(self, path: str) -> str:
-        """The folder or zip at that path from `raw` on.
-
-        Raises:
-            TableError: there is none, or nothing is in it.
-        """
-        wanted = _tidy(path).rstrip("/")
-        if wanted in ("", "."):
-            return ""
+        """The folder or zip at that path from `raw` on; one without any file is refused."""
+        wanted = _tidy(path).rstrip("/").removeprefix(".")
         for found in (wanted, f"{wanted}.zip"):
-            if found in self._folders:
+            if not found or found in self._folders:
                 return found
         raise TableError(
             f"{self.raw / path}: no such image folder, or no file is in it. Name another with "
@@ -242,11 +229,7 @@ def _not_whole(shown: Path, error: BaseException) -> TableError:
 
 
 def one_file(place: Place, numbers: Sequence[int]) -> int | None:
-    """The file that lies highest, or None if there is none.
-
-    Raises:
-        TableError: several lie equally high, and differ.
-    """
+    """The file that lies highest, or None if there is none; several that differ are refused."""
     if not numbers:
         return None
     depth = {number: place.paths[number].count("/") for number in numbers}

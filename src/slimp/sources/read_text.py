@@ -115,14 +115,13 @@ def _read_cells(text: bytes, mark: str, names: list[str], header: int, place: st
         misfits.append(row)
         return "skip"
 
-    places = [str(number) for number in range(len(names))]  # names may be empty
     try:
         cells = read_csv(
             pa.BufferReader(text),
             read_options=ReadOptions(
                 use_threads=False,  # or misfits would not know their row
                 block_size=BLOCK_BYTES,
-                column_names=places,
+                column_names=names,
                 skip_rows_after_names=header,
             ),
             parse_options=ParseOptions(
@@ -132,7 +131,7 @@ def _read_cells(text: bytes, mark: str, names: list[str], header: int, place: st
                 invalid_row_handler=skip,
             ),
             convert_options=ConvertOptions(
-                column_types=dict.fromkeys(places, pa.string()), strings_can_be_null=False
+                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
             ),
         )
     except pa.ArrowInvalid as error:
@@ -143,7 +142,7 @@ def _read_cells(text: bytes, mark: str, names: list[str], header: int, place: st
             f"header names {len(names)} columns (delimiter {mark!r}). A cell that "
             "holds the delimiter, a quote or a line break must stand in double quotes."
         )
-    table: pd.DataFrame = cells.to_pandas().set_axis(names, axis="columns")
+    table: pd.DataFrame = cells.to_pandas()
     table.index += header + 1
     unclosed = len(table) and "\n" in str(table.iloc[-1, -1])
     if unclosed and not text[-4096:].rstrip().endswith(b'"'):

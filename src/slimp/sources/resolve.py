@@ -26,12 +26,7 @@ class Disagreement:
 
 
 def level_table(frame: pd.DataFrame, level: Level) -> tuple[pd.DataFrame, list[Disagreement]]:
-    """A row per group of `frame`, in order of first appearance, and the columns that disagreed.
-
-    Args:
-        frame: a row per image, with the id column of the level and its typed feature columns.
-        level: what to keep.
-    """
+    """A row per id of the level, in order of first appearance, and the columns that disagreed."""
     key = f"{level.name}_id"
     groups = frame[[key, *level.columns]].groupby(key, sort=False)
     table, found = groups.first(), list[Disagreement]()

@@ -39,8 +39,7 @@ from slimp.evaluation.result import Predictions, ProbeResult, make_task, summari
 from slimp.evaluation.similarity import similarity
 from slimp.features.backends import inference
 from slimp.features.embed import embed
-from slimp.features.encode import evaluating
-from slimp.features.levels import cohort_levels, encode_level
+from slimp.features.encode import cohort_levels, encode_level, evaluating
 from slimp.models.nested import Slimp
 from slimp.models.pooling import mean_pool
 from slimp.retrieval.config import RetrievalConfig

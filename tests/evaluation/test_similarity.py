@@ -14,9 +14,9 @@ from slimp.data.batches import PatientBatches
 from slimp.data.config import BatchConfig
 from slimp.data.encoding import Encoding
 from slimp.evaluation.similarity import similarity, similarity_by_level
-from slimp.features import recall as module
+from slimp.features import knn as module
 from slimp.features.embed import embed
-from slimp.features.recall import recall_at_k
+from slimp.features.knn import recall_at_k
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize

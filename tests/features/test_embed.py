@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-import slimp
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding
 from slimp.data.files import ImagesInMemory
@@ -124,27 +123,15 @@ def test_each_image_gets_its_own_lesion_and_patient():
     )
 
 
-def test_batch_size_and_workers_change_nothing_and_progress_is_told():
-    cohort = make_cohort()
-    model = make_model(cohort)
-    told = []
-    first = embed(
-        model,
-        cohort,
-        InferenceConfig(batch_size=3),
-        progress=lambda done, total: told.append((done, total)),
-    )
-    second = embed(model, cohort, InferenceConfig(batch_size=8, workers=1))
-    np.testing.assert_allclose(first.features["image"], second.features["image"], atol=1e-5)
-    assert told[-1] == (8, 8)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-
-
-def test_leaves_the_model_as_it_was():
-    cohort = make_cohort()
+def test_batch_size_and_workers_change_nothing_and_the_model_is_left_as_it_was():
+    cohort, told = make_cohort(), []
     model = make_model(cohort).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    embed(model, cohort)
+    how = InferenceConfig(batch_size=3)
+    first = embed(model, cohort, how, progress=lambda *done: told.append(done))
+    second = embed(model, cohort, InferenceConfig(batch_size=8, workers=1))
+    np.testing.assert_allclose(first.features["image"], second.features["image"], atol=1e-5)
+    assert told == [(3, 8), (6, 8), (8, 8)]
     assert model.training
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, before[name])
@@ -199,17 +186,12 @@ def test_an_accelerated_backend_for_cpus_refuses_other_devices():
         embed(make_model(cohort), cohort, how)
 
 
-def test_image_level_metadata_count_with_the_lesion():
+def test_image_level_metadata_count_with_the_lesion_and_levels_may_lack():
     cohort = make_cohort(image_level=True)
     table = embed(make_model(cohort), cohort)
     assert list(table.features) == ["image", "image_metadata", "lesion", "patient"]
-    assert table.matrix("image").shape == (8, 12)
-    assert table.matrix("image+lesion").shape == (8, 12 + 8 + 8)
-    assert table.matrix("full").shape == (8, 12 + 8 + 8 + 8)
-
-
-def test_a_level_that_the_model_lacks_is_left_out():
-    cohort = make_cohort()
+    widths = {"image": 12, "image+lesion": 12 + 8 + 8, "full": 12 + 8 + 8 + 8}
+    assert {name: table.matrix(name).shape[1] for name in widths} == widths
     table = embed(make_model(cohort, levels=("lesion",)), cohort)
     assert list(table.features) == ["image", "lesion"]
     assert table.matrix("full").shape == table.matrix("image+lesion").shape
@@ -247,10 +229,7 @@ def test_a_level_that_the_cohort_lacks_is_left_out_and_half_a_level_is_refused()
 
 def test_a_flat_model_sees_all_metadata_at_the_lesion():
     cohort = make_cohort()
-    flat = ModelConfig(
-        **{**{f: getattr(TINY, f) for f in TINY.__dataclass_fields__}, "hierarchy": "flat"}
-    )
-    model = make_model(cohort.flatten(), flat)
+    model = make_model(cohort.flatten(), replace(TINY, hierarchy="flat"))
     table = embed(model, cohort)
     assert list(table.features) == ["image", "lesion"]
     np.testing.assert_allclose(
@@ -258,12 +237,15 @@ def test_a_flat_model_sees_all_metadata_at_the_lesion():
     )
 
 
-def test_matrix_joins_in_order():
+def test_matrix_joins_in_order_and_select_takes_images():
     table = make_table()
     image, lesion, patient = (table.features[name] for name in ("image", "lesion", "patient"))
     np.testing.assert_array_equal(table.matrix("image"), image)
     np.testing.assert_array_equal(table.matrix("image+lesion"), np.hstack([image, lesion]))
     np.testing.assert_array_equal(table.matrix("full"), np.hstack([image, lesion, patient]))
+    part = table.select(table.ids["label"].notna()).select(np.array([True, False, True, False]))
+    assert part.ids["image_id"].tolist() == ["image0", "image2"]
+    np.testing.assert_array_equal(part.features["patient"], patient[[0, 2]])
 
 
 def test_saved_and_loaded_it_is_the_same_and_others_can_read_it(tmp_path):
@@ -283,16 +265,7 @@ def test_saved_and_loaded_it_is_the_same_and_others_can_read_it(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["features.parquet"]
 
 
-def test_select():
-    table = make_table()
-    part = table.select(table.ids["label"].notna())
-    assert len(part) == 4
-    np.testing.assert_array_equal(part.features["patient"], table.features["patient"][:4])
-    nested = part.select(np.array([True, False, True, False]))
-    assert nested.ids["image_id"].tolist() == ["image0", "image2"]
-
-
-def test_refusals(tmp_path):
+def test_refusals():
     table = make_table()
     with pytest.raises(UserError, match="'lesion' has 5 rows, the ids 4"):
         FeatureTable(ids=table.ids[:4], features={"lesion": table.features["lesion"]})
@@ -306,28 +279,18 @@ def test_refusals(tmp_path):
         FeatureTable(ids=table.ids, features={"lesion": table.features["lesion"]}).matrix("full")
 
 
-def test_files_that_are_no_feature_table(tmp_path):
-    path = tmp_path / "x.parquet"
-    with pytest.raises(UserError, match=r"no such file\. Make one with: slimp embed"):
+@pytest.mark.parametrize("kind", ["absent", "damaged", "cut", "no features", "other features"])
+def test_files_that_are_no_feature_table(tmp_path, kind):
+    path, table = tmp_path / "x.parquet", make_table()
+    if kind == "damaged":
+        path.write_bytes(b"PAR1 nonsense")
+    elif kind == "cut":
+        table.save(path)
+        path.write_bytes(path.read_bytes()[:-30])
+    elif kind != "absent":
+        table.ids.assign(**({"image": 1.5} if kind == "other features" else {})).to_parquet(path)
+    with pytest.raises(UserError, match=r"x\.parquet: .*slimp embed"):
         FeatureTable.load(path)
-    path.write_bytes(b"PAR1 nonsense")
-    with pytest.raises(UserError, match=r"x\.parquet: damaged or not a parquet file"):
-        FeatureTable.load(path)
-    table = make_table()
-    table.ids.to_parquet(path)
-    with pytest.raises(UserError, match="holds no features"):
-        FeatureTable.load(path)
-    table.ids.assign(image=1.5).to_parquet(path)
-    with pytest.raises(UserError, match="column 'image' is double, expected a float32 list"):
-        FeatureTable.load(path)
-    table.save(path)
-    path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(UserError, match="damaged"):
-        FeatureTable.load(path)
-
-
-def test_is_public():
-    assert (slimp.embed, slimp.FeatureTable) == (embed, FeatureTable)
 
 
 def pseudo_metadata(cohort: Cohort, model: Slimp, **changes) -> PseudoMetadata:
@@ -348,15 +311,13 @@ def pseudo_metadata(cohort: Cohort, model: Slimp, **changes) -> PseudoMetadata:
 def test_retrieved_embeddings_take_the_place_of_those_not_known():
     cohort = make_cohort()
     model = make_model(cohort).eval()
-    levels = tuple(replace(level, features=()) for level in cohort.schema.levels)
-    bare = replace(
-        cohort,
-        schema=replace(cohort.schema, levels=levels),
-        tables=replace(
-            cohort.tables,
-            lesions=cohort.lesions[["lesion_id", "patient_id"]],
-            patients=cohort.patients[["patient_id"]],
-        ),
+    bare_levels = tuple(replace(level, features=()) for level in cohort.schema.levels)
+    bare = Cohort.from_tables(
+        cohort.images,
+        cohort.lesions[["lesion_id", "patient_id"]],
+        cohort.patients[["patient_id"]],
+        schema=replace(cohort.schema, levels=bare_levels),
+        store=cohort.store,
     )
     pseudo = pseudo_metadata(cohort, model)
     table = embed(model, bare, pseudo=pseudo)

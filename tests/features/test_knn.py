@@ -33,7 +33,7 @@ def draw(seed: int = 0, n: int = 30, m: int = 9, d: int = 5):
 
 @pytest.mark.parametrize("balanced", [True, False])
 def test_equals_a_slow_loop(balanced, monkeypatch):
-    monkeypatch.setattr(knn, "ROWS_AT_ONCE", 4)  # chunks must not show
+    monkeypatch.setattr(knn, "CELLS_AT_ONCE", 130)  # chunks must not show
     train_x, train_y, test_x = draw()
     found = knn_predict(
         train_x, train_y, test_x, classes=3, neighbours=7, temperature=0.5, balanced=balanced

@@ -21,9 +21,14 @@ from torch.nn import functional as F
 from slimp.data.cohort import Cohort
 from slimp.data.schema import LevelName
 from slimp.features.backends import inference
-from slimp.features.encode import evaluating
-from slimp.features.levels import as_model_reads, cohort_levels, encode_level, known_rows
-from slimp.features.recall import group_numbers, recall_at_k
+from slimp.features.encode import (
+    as_model_reads,
+    cohort_levels,
+    encode_level,
+    evaluating,
+    known_rows,
+)
+from slimp.features.knn import group_numbers, recall_at_k
 from slimp.models.nested import Slimp
 
 

@@ -22,7 +22,7 @@ from slimp.data.cohort import Cohort
 from slimp.data.encoding import Rows
 from slimp.data.files import new_file
 from slimp.data.images import image_batches
-from slimp.data.schema import LEVELS, LevelName
+from slimp.data.schema import LevelName
 from slimp.errors import UserError
 from slimp.features.backends import (
     CHECKED,
@@ -31,9 +31,17 @@ from slimp.features.backends import (
     openvino_backend,
     require_agreement,
 )
-from slimp.features.encode import embed_images, embed_rows, evaluating
+from slimp.features.encode import (
+    as_model_reads,
+    embed_images,
+    embed_rows,
+    encode_table,
+    evaluating,
+    has_columns,
+    level_of_images,
+)
 from slimp.features.feature_sets import FeatureSet
-from slimp.features.pseudo_metadata import PseudoMetadata
+from slimp.features.pseudo_metadata import PseudoMetadata, read_lists, to_lists
 from slimp.models.nested import Slimp
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -53,6 +61,7 @@ FEATURE_SETS: dict[FeatureSet, tuple[str, ...]] = {
 }
 IMPUTED_KEY = b"slimp.imputed"
 """Metadata of a features file: the names of the features that are imputed."""
+REMEDY = "Adapt the model to this cohort first, or add the columns, empty if unknown."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +98,11 @@ class FeatureTable:
                 raise UserError(
                     f"feature table: '{name}' has {len(values)} rows, the ids {len(self.ids)}."
                 )
-            bad = ~np.isfinite(values).all(axis=1)
-            if bad.any():
-                image = self.ids["image_id"].iloc[int(np.argmax(bad))]
+            bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+            if len(bad):
                 raise UserError(
-                    f"feature table: '{name}' of image '{image}' is not finite "
-                    f"({bad.sum()} image(s) in all). Was training stable?"
+                    f"feature table: '{name}' of image '{self.ids['image_id'].iloc[bad[0]]}' is "
+                    f"not finite ({len(bad)} image(s) in all). Was training stable?"
                 )
 
     def __len__(self) -> int:
@@ -122,9 +130,8 @@ class FeatureTable:
         if features not in FEATURE_SETS:
             raise UserError(f"features '{features}' is not one of {', '.join(FEATURE_SETS)}.")
         found = [name for name in FEATURE_SETS[features] if name in self.features]
-        lacks_image = "image" not in found
-        if lacks_image or (features == "image+lesion" and len(found) < 2):
-            lacking = "image" if lacks_image else "lesion"
+        if "image" not in found or (features == "image+lesion" and len(found) < 2):
+            lacking = "lesion" if "image" in found else "image"
             raise UserError(
                 f"features '{features}' need '{lacking}' features, but this table has only: "
                 f"{', '.join(self.features) or 'none'}. The model or the cohort has no metadata "
@@ -145,9 +152,7 @@ class FeatureTable:
         """Writes a parquet file, atomically: the ids, and a fixed-size list per feature set."""
         table = pa.Table.from_pandas(self.ids, preserve_index=False)
         for name, values in self.features.items():
-            flat = pa.array(np.ascontiguousarray(values).ravel())
-            lists = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-            table = table.append_column(name, lists)
+            table = table.append_column(name, to_lists(values))
         notes = {**(table.schema.metadata or {}), IMPUTED_KEY: json.dumps(self.imputed).encode()}
         table = table.replace_schema_metadata(notes)
         with new_file(Path(path)) as partial:
@@ -160,25 +165,22 @@ class FeatureTable:
         Raises:
             UserError: the file is missing, damaged, or not a table of features.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise UserError(f"{path}: no such file. Make one with: slimp embed.")
+        remedy = "Make one with: slimp embed."
         try:
             table = pq.read_table(path)
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{path}: damaged or not a parquet file ({error}).") from None
-        features = {}
-        for name in ("image", *METADATA_KEYS.values()):
-            if name in table.column_names:
-                features[name] = _read_lists(table[name].combine_chunks(), path, name)
-        if not features:
+            names = [n for n in ("image", *METADATA_KEYS.values()) if n in table.column_names]
+            read = {name: read_lists(table[name]) for name in names}
+        except (pa.ArrowException, OSError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"{path}: holds no features; expected columns such as 'image'. "
-                "Make one with: slimp embed."
-            )
+                f"{path}: missing, damaged or no features ({reason}). {remedy}"
+            ) from None
+        if not read or not all(known.all() for _, known in read.values()):
+            raise UserError(f"{path}: holds no features, or not of every image. {remedy}")
         imputed = json.loads((table.schema.metadata or {}).get(IMPUTED_KEY, b"[]"))
-        ids = table.drop_columns(list(features)).to_pandas()
+        features = {name: values for name, (values, _) in read.items()}
         try:
+            ids = table.drop_columns(names).to_pandas()
             return cls(ids=ids, features=features, imputed=tuple(imputed))
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
@@ -193,16 +195,14 @@ def embed(
     pseudo: PseudoMetadata | str | Path | None = None,
     progress: Progress | None = None,
 ) -> FeatureTable:
-    """Features of every image of a cohort, in the cohort's order.
+    """Features of every image of a cohort, in the cohort's order, before any projection.
 
-    `image` is the image encoder's embedding; `lesion` and `patient` are those of the tabular
-    encoders for the image's own lesion and patient, before any projection. A level that the
-    model or the cohort lacks is left out.
+    `lesion` and `patient` are those of the image's own. A level that the model or the cohort lacks
+    is left out. For a model of the hierarchy `flat` all metadata are joined at the lesion.
 
     Args:
         model: the encoders; left as it was found.
-        cohort: whose images and metadata. For a model of the hierarchy `flat` its metadata are
-            joined at the lesion level first.
+        cohort: whose images and metadata.
         how: device, number format, backend and batches. A backend other than torch is compared
             with torch first, on images of the cohort.
         lacking: what becomes of columns that the model reads and the cohort has not, at a level
@@ -212,29 +212,26 @@ def embed(
         progress: called after each batch.
 
     Raises:
-        UserError: the cohort lacks some of the columns of a level that the model reads, or the
-            backend is not installed, or cannot run this encoder, or does not agree with torch, or
-            the pseudo-metadata are not of this model and these images.
+        UserError: the cohort lacks some columns of a level, the backend is not installed, cannot
+            run this encoder or does not agree with torch, or the pseudo-metadata are not of this
+            model and these images.
     """
     how = how or InferenceConfig()
     if isinstance(pseudo, str | Path):
         pseudo = PseudoMetadata.load(pseudo)
-    if model.config.hierarchy == "flat":
-        cohort = cohort.flatten()
-    imputed = () if pseudo is None else tuple(pseudo.embeddings)
-    encoded = _encoded_levels(model, cohort, lacking, imputed)  # refuses before any image is read
+    cohort = as_model_reads(model, cohort)
     if pseudo is not None:
-        pseudo.require_model(model)
-        pseudo.rows_of(cohort.images["image_id"])
-    gather: dict[LevelName, Array] = {
-        "image": np.arange(len(cohort)),
-        "lesion": cohort.lesion_of_image,
-        "patient": cohort.patient_of_lesion[cohort.lesion_of_image],
-    }
+        pseudo.rows_for(model, cohort.images["image_id"])
+    encoded: dict[LevelName, Rows] = {}  # first, to refuse before any image is read
+    for level, encoding in model.encodings.items():
+        strict = lacking == "refuse" and not (pseudo and level in pseudo.embeddings)
+        if has_columns(model, cohort, level, remedy=REMEDY if strict else None):
+            encoded[level] = encode_table(encoding, cohort.tables.of_level(level))
+    of_image = level_of_images(cohort)
     features = {"image": _embed_cohort_images(model, cohort, how, progress)}
     for level, rows in encoded.items():
         per_row = embed_rows(model, level, rows, device=how.device, precision=how.precision)
-        features[METADATA_KEYS[level]] = per_row[gather[level]]
+        features[METADATA_KEYS[level]] = per_row[of_image[level]]
     columns = [name for name in (*ID_COLUMNS, "split") if name in cohort.images]
     table = FeatureTable(ids=cohort.images[columns].reset_index(drop=True), features=features)
     return table if pseudo is None else with_pseudo_metadata(table, model, pseudo)
@@ -254,13 +251,13 @@ def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetada
     Raises:
         UserError: `pseudo` is of another model, or lacks an image.
     """
-    pseudo.require_model(model)
-    rows = pseudo.rows_of(table.ids["image_id"])
+    rows = pseudo.rows_for(model, table.ids["image_id"])
     features, abstained = dict(table.features), pseudo.abstained[rows]
     for level, embeddings in pseudo.embeddings.items():
-        nothing = _missing_row(model, level)  # (1, h)
+        missing = encode_table(model.encodings[level], pd.DataFrame(index=[0]))
+        nothing = embed_rows(model, level, missing, device=next(model.parameters()).device)
         own = features.get(METADATA_KEYS[level], nothing)
-        retrieved = np.where(abstained[:, None], nothing, embeddings[rows])  # (n, h)
+        retrieved = np.where(abstained[:, None], nothing, embeddings[rows])  # (n, d)
         imputed = pseudo.imputed[level][rows]
         features[METADATA_KEYS[level]] = np.where(imputed[:, None], retrieved, own)
     ordered = ("image", *METADATA_KEYS.values())
@@ -269,14 +266,6 @@ def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetada
         features={name: features[name] for name in ordered if name in features},
         imputed=tuple(METADATA_KEYS[level] for level in pseudo.embeddings),
     )
-
-
-def _missing_row(model: Slimp, level: LevelName) -> Float32[Array, "1 d"]:
-    """The embedding of a row in which every cell is missing."""
-    encoding = model.encodings[level]
-    columns = [column for feature in encoding.features for column in feature.columns]
-    rows = encoding.encode(pd.DataFrame(index=[0], columns=columns, dtype="float64"))
-    return embed_rows(model, level, rows, device=next(model.parameters()).device)
 
 
 def _embed_cohort_images(
@@ -305,39 +294,3 @@ def _embed_cohort_images(
         encode=encode,
         progress=None if progress is None else lambda done: progress(done, len(cohort)),
     )
-
-
-def _encoded_levels(
-    model: Slimp,
-    cohort: Cohort,
-    lacking: Literal["refuse", "missing"],
-    imputed: tuple[LevelName, ...] = (),
-) -> dict[LevelName, Rows]:
-    encoded = {}
-    for level in LEVELS:
-        if level not in model.encodings:
-            continue
-        encoding, table = model.encodings[level], cohort.tables.of_level(level)
-        needed = encoding.columns_in(table)
-        missing = [column for column in needed if column not in table]
-        if len(missing) == len(needed):
-            continue
-        if missing and lacking == "refuse" and level not in imputed:
-            raise UserError(
-                f"cohort '{cohort.info.name}' has no {level}-level column '{missing[0]}' "
-                f"({len(missing)} of the {len(needed)} that the model reads are missing). "
-                "Adapt the model to this cohort first, or add the columns, empty if unknown."
-            )
-        encoded[level] = encoding.encode(table.reindex(columns=[*table.columns, *missing]))
-    return encoded
-
-
-def _read_lists(column: Any, path: Path, name: str) -> Float32[Array, "n d"]:
-    wanted = pa.types.is_fixed_size_list(column.type) and column.type.value_type == pa.float32()
-    if not wanted or column.null_count:
-        raise UserError(
-            f"{path}: column '{name}' is {column.type}, expected a float32 list of fixed size in "
-            "every row. Make the file anew with: slimp embed."
-        )
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    return np.array(values.reshape(len(column), column.type.list_size))  # one that may be written

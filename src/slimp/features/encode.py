@@ -1,20 +1,25 @@
-"""A model's encoders over batches of pixels and over rows of metadata.
+"""A model's encoders over batches of pixels, and over the metadata of a whole cohort.
 
-Axis names: n = images or rows, d = width.
+Axis names: i = images, n = images or rows, d = width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Float32
+from jaxtyping import Bool, Float, Float32, Int64
+from torch import Tensor
 
-from slimp.data.encoding import Rows
-from slimp.data.schema import LevelName
+from slimp.data.batches import LevelBatch
+from slimp.data.cohort import Cohort
+from slimp.data.encoding import Encoding, Rows
+from slimp.data.schema import LEVELS, LevelName
+from slimp.errors import UserError
 from slimp.features.backends import Encode, Pixels, inference, torch_backend
 from slimp.models.nested import Slimp
 
@@ -60,22 +65,15 @@ def embed_rows(
     device: torch.device | str = "cpu",
     precision: Literal["32", "bf16"] = "32",
 ) -> Float32[Array, "n d"]:
-    """Embeddings of metadata rows; the model is left as it was found."""
+    """Embeddings of metadata rows, before any projection; the model is left as it was found."""
     device = torch.device(device)
     with evaluating(model, device), inference(device, precision):
-        return metadata_embeddings(model, level, rows, device)
-
-
-def metadata_embeddings(
-    model: Slimp, level: LevelName, rows: Rows, device: torch.device
-) -> Float32[Array, "n d"]:
-    """Embeddings of metadata rows by a model that is on `device` already."""
-    return np.concatenate(
-        [
-            model.encode_rows(level, rows[index].to(device)).float().cpu().numpy()
-            for index in torch.arange(len(rows)).tensor_split(-(-len(rows) // ROWS_AT_ONCE))
-        ]
-    )
+        return np.concatenate(
+            [
+                model.encode_rows(level, rows[index].to(device)).float().cpu().numpy()
+                for index in torch.arange(len(rows)).tensor_split(-(-len(rows) // ROWS_AT_ONCE))
+            ]
+        )
 
 
 @contextmanager
@@ -87,3 +85,90 @@ def evaluating(model: Slimp, device: torch.device) -> Iterator[None]:
         yield
     finally:
         model.train(training).to(before)
+
+
+def as_model_reads(model: Slimp, cohort: Cohort) -> Cohort:
+    """The cohort, with all metadata joined at the lesion level where the model is a flat one."""
+    return cohort.flatten() if model.config.hierarchy == "flat" else cohort
+
+
+def level_of_images(cohort: Cohort) -> dict[LevelName, Int64[Array, " i"]]:
+    """Per level, the row of its table to which each image belongs."""
+    lesions = cohort.lesion_of_image
+    return {
+        "image": np.arange(len(cohort), dtype=np.int64),
+        "lesion": lesions,
+        "patient": cohort.patient_of_lesion[lesions],
+    }
+
+
+def has_columns(model: Slimp, cohort: Cohort, level: LevelName, *, remedy: str | None) -> bool:
+    """Whether a cohort has columns that the model reads at a level.
+
+    Raises:
+        UserError: it has only some of them. No `remedy`: then the others count as missing.
+    """
+    table = cohort.tables.of_level(level)
+    needed = model.encodings[level].columns_in(table)
+    missing = [column for column in needed if column not in table]
+    if remedy and 0 < len(missing) < len(needed):
+        raise UserError(
+            f"cohort '{cohort.info.name}' has no {level}-level column '{missing[0]}' "
+            f"({len(missing)} of the {len(needed)} that the model reads are missing). {remedy}"
+        )
+    return len(missing) < len(needed)
+
+
+def encode_table(encoding: Encoding, table: pd.DataFrame) -> Rows:
+    """The rows of a table; columns that it lacks are missing cells."""
+    return encoding.encode(table.reindex(columns=[*encoding.columns_in(table)]))
+
+
+def cohort_levels(
+    model: Slimp,
+    cohort: Cohort,
+    device: torch.device,
+    *,
+    hide: Collection[LevelName] = (),
+) -> tuple[LevelBatch, ...]:
+    """The whole cohort as one batch: its levels from fine to coarse, for `Slimp.climb`.
+
+    Args:
+        model: its encodings; a level without one only groups.
+        cohort: as `as_model_reads` gives it.
+        device: where to put the rows.
+        hide: levels that are read as if no cell were known.
+    """
+    parents = (np.arange(len(cohort)), cohort.lesion_of_image, cohort.patient_of_lesion)
+    levels = []
+    for name, parent in zip(LEVELS, parents, strict=True):
+        table, rows = cohort.tables.of_level(name), None
+        if name in model.encodings:
+            rows = encode_table(model.encodings[name], table[[]] if name in hide else table)
+        level = LevelBatch(
+            name=name,
+            rows=rows,
+            groups=None if rows is None else rows.equal_groups(),
+            parent=torch.from_numpy(np.asarray(parent, dtype=np.int64)),
+            count=len(table),
+        )
+        levels.append(level.to(device))
+    return tuple(levels)
+
+
+def known_rows(level: LevelBatch) -> Bool[Array, " n"]:
+    """Of each row, whether any of its cells is known."""
+    assert level.rows is not None
+    return np.asarray(level.rows.present.any(dim=1).cpu())
+
+
+def encode_level(model: Slimp, level: LevelBatch) -> Float[Tensor, "n d"]:
+    """Metadata embeddings of the rows of a level with metadata; equal ones are encoded once."""
+    assert level.rows is not None
+    assert level.groups is not None
+    device = level.groups.device
+    distinct, group = torch.unique(level.groups, return_inverse=True)
+    example = torch.empty_like(distinct)
+    example[group] = torch.arange(len(group), device=device)  # any row of each: they are equal
+    embeddings = embed_rows(model, level.name, level.rows[example], device=device)
+    return torch.from_numpy(embeddings).to(device)[group]

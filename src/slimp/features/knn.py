@@ -1,10 +1,11 @@
-"""Nearest neighbours by cosine similarity: a probe without anything to fit.
+"""Scores by nearest neighbours in cosine similarity: a vote, and recall. Nothing is fitted.
 
-Axis names: n = training rows, m = rows to classify, d = width, k = classes.
+Axis names: n = rows (of training), m = rows to classify, d = width, k = classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from torch import Tensor
 from slimp.errors import UserError
 
 Array = np.ndarray[Any, np.dtype[Any]]
-ROWS_AT_ONCE = 2048
-"""Rows whose similarities to all training rows are held in memory."""
+CELLS_AT_ONCE = 1 << 24
+"""Cells of the similarity matrix that are held at once (64 MiB in 32 bit)."""
 
 
 def knn_predict(
@@ -35,7 +36,7 @@ def knn_predict(
     A neighbour of cosine similarity s has the vote exp(s / temperature), as in DINO.
 
     Args:
-        train_x: features; normalised to unit length here.
+        train_x: features of any length.
         train_y: classes, 0..classes - 1.
         test_x: features of the rows to classify.
         classes: number of classes.
@@ -58,8 +59,7 @@ def knn_predict(
     if balanced:
         weight = 1 / torch.bincount(train_y, minlength=classes).clamp(min=1).to(train.dtype)
     out = []
-    for first in range(0, len(test), ROWS_AT_ONCE):
-        rows = test[first : first + ROWS_AT_ONCE]
+    for rows in test.split(max(1, CELLS_AT_ONCE // len(train))):
         similarity, index = (rows @ train.T).topk(min(neighbours, len(train)), dim=-1)
         # Relative to the nearest one, which changes no share and keeps exp in range.
         votes = ((similarity - similarity[:, :1]) / temperature).exp()
@@ -75,9 +75,6 @@ def knn_balanced_accuracy(
     train_labels: Shaped[Array, " n"],
     test_x: Float[Tensor, "m d"],
     test_labels: Shaped[Array, " m"],
-    *,
-    neighbours: int = 20,
-    temperature: float = 0.07,
 ) -> float:
     """Mean recall, over the classes of the test rows, of a class-balanced vote of neighbours.
 
@@ -85,14 +82,52 @@ def knn_balanced_accuracy(
     """
     names, codes = np.unique(train_labels.astype(str), return_inverse=True)
     train_y = torch.from_numpy(codes.astype(np.int64)).to(train_x.device)
-    votes = knn_predict(
-        train_x,
-        train_y,
-        test_x,
-        classes=len(names),
-        neighbours=neighbours,
-        temperature=temperature,
-    )
+    votes = knn_predict(train_x, train_y, test_x, classes=len(names))
     predicted = names[votes.argmax(dim=-1).cpu().numpy()]
     truth = test_labels.astype(str)
     return float(np.mean([(predicted[truth == c] == c).mean() for c in np.unique(truth)]))
+
+
+@torch.no_grad()
+def recall_at_k(
+    a: Float[Tensor, "n d"],
+    b: Float[Tensor, "n d"],
+    ks: Sequence[int] = (1, 5, 10),
+    groups: Int[Tensor, " n"] | None = None,
+) -> dict[int, float]:
+    """Per k, the share of rows of `a` that find a row of their own group among the k nearest of b.
+
+    Nearest by cosine. A tie counts against the row, so that a model that maps everything to one
+    point scores 0 and not 1.
+
+    Args:
+        a: queries.
+        b: candidates; row i belongs to query i.
+        ks: ranks; the result has them as keys.
+        groups: rows of equal groups match each other; None: each row only matches itself.
+
+    Raises:
+        ValueError: there are no rows, or a k is not positive.
+
+    Example:
+        >>> eye = torch.eye(3)
+        >>> recall_at_k(eye, eye[[1, 0, 2]], ks=(1, 3))
+        {1: 0.3333333432674408, 3: 1.0}
+    """
+    if len(a) == 0 or min(ks, default=0) < 1:
+        raise ValueError(f"recall_at_k needs rows and ks >= 1, got {len(a)} rows and ks={ks}")
+    groups = group_numbers(a, groups)
+    a, b = F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1)
+    ranks, block = [], max(1, CELLS_AT_ONCE // len(b))
+    for rows, own in zip(a.split(block), groups.split(block), strict=True):
+        cosine = rows @ b.T  # (rows, n)
+        match = own[:, None] == groups  # (rows, n)
+        best = cosine.masked_fill(~match, -torch.inf).amax(dim=1, keepdim=True)
+        ranks.append(((cosine >= best) & ~match).sum(dim=1))  # (rows,) others that are as near
+    rank = torch.cat(ranks)
+    return {k: (rank < k).float().mean().item() for k in ks}
+
+
+def group_numbers(rows: Tensor, groups: Tensor | None) -> Tensor:
+    """The groups, each row its own where none are given."""
+    return torch.arange(len(rows), device=rows.device) if groups is None else groups.to(rows.device)

@@ -12,24 +12,27 @@ A row whose s' plus its bound is below the k-th largest s' less its bound is not
 nearest.
 
 Axis names: q = queries, n = rows of the index, d = width, k = neighbours, b = queries of a block,
-c = rows of a chunk (padded to whole groups), g = groups of a chunk.
+c = rows of a chunk (padded to whole groups), g = groups of a chunk, p = pairs.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float32, Int64, Shaped
 
 from slimp.errors import UserError
-from slimp.features.equal_rows import rows_that_may_answer
-from slimp.features.search_device import first_format, one_core_per_thread, true_precision
+from slimp.models.precision import bf16_is_fast
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Groups = tuple[Shaped[Array, " _"], Shaped[Array, " _"]]
@@ -50,6 +53,11 @@ SUM_ROUNDING = 4 * 2.0**-24
 """Relative error of a sum in 32 bit per term; 4, since the units of GPUs truncate."""
 SLACK = 2.0**-20
 """For the rounding of centred rows, of the bounds themselves and of the final scores."""
+WORTHWHILE = 1e10
+"""Multiplications from which `auto` considers bf16."""
+
+_bf16_is_fast = cache(bf16_is_fast)  # measured once per process
+_NONE = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,8 +83,8 @@ def nearest(
 ) -> Neighbours:
     """The k rows of `index` with the highest cosine to each query, proven.
 
-    The cosine that decides is that of the rows scaled to length 1 in 32 bit, taken in 64 bit and
-    rounded to 32. So the answer depends neither on the device nor on `precision`.
+    The cosine that decides is of rows scaled to length 1 in 32 bit, taken in 64 bit and rounded to
+    32. So the answer depends neither on the device nor on `precision`.
 
     Args:
         queries: rows of any length but 0.
@@ -95,32 +103,6 @@ def nearest(
         >>> nearest(x[:1], x, 2).row.tolist(), nearest(x[:1], x, 2).similarity.tolist()
         ([[0, 1]], [[1.0, 0.0]])
     """
-    asked, known, groups = _checked(queries, index, k, exclude)
-    device, work = torch.device(device), len(queries) * index.size
-    first = first_format(precision, work, device)
-    search = _Search(
-        queries=asked,
-        index=known,
-        groups=groups,
-        kept=rows_that_may_answer(known.values, groups and groups[1], k),
-        device=device,
-        similarity=np.full((len(queries), k), -np.inf, np.float32),
-        row=np.full((len(queries), k), -1),
-    )
-    repeated = 0
-    # A caller's inference mode would not reach the threads that write into the same tensors.
-    with torch.inference_mode(mode=False), true_precision(), one_core_per_thread(device) as pool:
-        for some in _slices(len(queries), QUERIES):
-            undecided = search.answer(np.arange(some.start, some.stop), first, pool)
-            repeated += len(undecided)
-            if len(undecided):
-                search.answer(undecided, torch.float32, pool)
-    return Neighbours(similarity=search.similarity, row=search.row, repeated=repeated)
-
-
-def _checked(
-    queries: Array, index: Array, k: int, exclude: Groups | None
-) -> tuple[_Rows, _Rows, tuple[Array, Array] | None]:
     if k < 1:
         raise UserError(f"k must be at least 1, got {k}.")
     if queries.shape[1] != index.shape[1]:
@@ -128,77 +110,74 @@ def _checked(
             f"queries have {queries.shape[1]} columns and the index {index.shape[1]}. Take both "
             "from the same model and the same features."
         )
-    groups = None if exclude is None else _codes(exclude, (len(queries), len(index)))
-    return _Rows.of(queries, "the queries"), _Rows.of(index, "the index"), groups
+    device, large = torch.device(device), len(queries) * index.size >= WORTHWHILE
+    few_bits = precision == "bf16" or (precision == "auto" and large and _bf16_is_fast(device.type))
+    search = _Search(_Rows(queries, "the queries"), _Rows(index, "the index"), k, exclude, device)
+    repeated = 0
+    # A caller's inference mode would not reach the threads that write into the same tensors.
+    with torch.inference_mode(mode=False), _workers(device) as pool:
+        for rows in _parts(np.arange(len(queries)), QUERIES):
+            if few_bits:
+                rows = search.answer(rows, torch.bfloat16, pool)
+                repeated += len(rows)
+            if len(rows):
+                search.answer(rows, torch.float32, pool)
+    return Neighbours(similarity=search.similarity, row=search.row, repeated=repeated)
 
 
-@dataclass(frozen=True, eq=False)
 class _Rows:
     """Rows as they came, and their lengths; scaled on demand, so that no copy is kept."""
 
-    values: Float32[Array, "n d"]
-    length: Float32[Array, " n"]
-
-    @classmethod
-    def of(cls, values: Float32[Array, "n d"], name: str) -> _Rows:
-        values = np.ascontiguousarray(values)
-        length = np.empty(len(values), np.float32)
-        for some in _slices(len(values), PAIRS_AT_ONCE):
-            exact = values[some].astype(np.float64)
-            length[some] = np.sqrt(np.einsum("nd,nd->n", exact, exact))
-        bad = np.flatnonzero(~(np.isfinite(length) & (length > 0)))
+    def __init__(self, values: Float32[Array, "n d"], name: str) -> None:
+        self.values = np.ascontiguousarray(values)
+        self.length = np.empty(len(values), np.float32)
+        for at in _parts(np.arange(len(values)), PAIRS_AT_ONCE):
+            exact = self.values[at].astype(np.float64)
+            self.length[at] = np.sqrt(np.einsum("nd,nd->n", exact, exact))
+        bad = np.flatnonzero(~(np.isfinite(self.length) & (self.length > 0)))
         if len(bad):
             raise UserError(
-                f"{len(bad)} of {len(values)} rows of {name} are zero or not finite, the first of "
-                f"them row {bad[0]}, whose length is {length[bad[0]]}. Leave them out."
+                f"{len(bad)} of {len(values)} rows of {name} are zero or not finite, such as row "
+                f"{bad[0]}, whose length is {self.length[bad[0]]}. Leave them out."
             )
-        return cls(values, length)
 
-    def unit(self, at: Array | slice) -> Float32[Array, "_ d"]:
+    def unit(self, at: Int64[Array, " _"]) -> Float32[Array, "_ d"]:
         return np.asarray(self.values[at] / self.length[at, None])
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class _Search:
     """What is asked, of which rows, and the answers so far."""
 
-    queries: _Rows
-    index: _Rows
-    groups: tuple[Array, Array] | None
-    kept: Int64[Array, " _"]
-    device: torch.device
-    similarity: Float32[Array, "q k"]
-    row: Int64[Array, "q k"]
+    def __init__(
+        self, queries: _Rows, index: _Rows, k: int, exclude: Groups | None, device: torch.device
+    ) -> None:
+        self.queries, self.index, self.device = queries, index, device
+        counts = len(queries.length), len(index.length)
+        self.groups = None if exclude is None else _codes(exclude, *counts)
+        self.kept = rows_that_may_answer(index.values, self.groups and self.groups[1], k)
+        self.similarity = np.full((counts[0], k), -np.inf, np.float32)
+        self.row = np.full((counts[0], k), -1)
+        sample = index.unit(np.arange(0, counts[1], 1 + counts[1] // 4096))
+        self.centre = self.tensor(sample.sum(axis=0) / max(len(sample), 1))
 
     def answer(
         self, rows: Int64[Array, " _"], dtype: torch.dtype, pool: ThreadPoolExecutor
-    ) -> Array:
+    ) -> Int64[Array, " _"]:
         """Fills in the answers of some queries; returns those that `dtype` could not decide."""
         block, chunk = BLOCK if self.device.type == "cpu" else BLOCK_ON_GPU
         block = min(block, -(-len(rows) // pool._max_workers))
-        sample = self.index.unit(slice(None, None, 1 + len(self.index.length) // 4096))
-        centre = self.tensor(sample.sum(axis=0) / max(len(sample), 1))
-        blocks = [_Block(self, rows[some], dtype) for some in _slices(len(rows), block)]
-
-        def prepare(some: slice) -> Future[_Chunk]:
-            return pool.submit(_Chunk, self, self.kept[some], centre, dtype)
-
-        chunks = _slices(len(self.kept), chunk)
-        ahead = [prepare(some) for some in chunks[:1]]
-        for at in range(len(chunks)):
-            ready = ahead.pop().result()
-            ahead += [prepare(some) for some in chunks[at + 1 : at + 2]]
-            list(pool.map(partial(_Block.add, chunk=ready), blocks))
-        undecided = list(pool.map(_Block.finish, blocks))
-        return np.concatenate([np.empty(0, np.int64), *undecided])
+        blocks = [_Block(self, some, dtype) for some in _parts(rows, block)]
+        for some in _parts(self.kept, chunk):
+            list(pool.map(partial(_Block.add, chunk=_Chunk(self, some, dtype)), blocks))
+        return np.concatenate(list(pool.map(_Block.finish, blocks)))
 
     def cosines(self, query: Int64[Array, " p"], row: Int64[Array, " p"]) -> Float32[Array, " p"]:
         """Of pairs, one by one and always in the same order of summation."""
         out = np.empty(len(row), np.float32)
-        for some in _slices(len(row), PAIRS_AT_ONCE):
-            a = self.queries.unit(query[some]).astype(np.float64)
-            b = self.index.unit(row[some]).astype(np.float64)
-            out[some] = np.einsum("pd,pd->p", a, b)
+        for at in _parts(np.arange(len(row)), PAIRS_AT_ONCE):
+            a = self.queries.unit(query[at]).astype(np.float64)
+            b = self.index.unit(row[at]).astype(np.float64)
+            out[at] = np.einsum("pd,pd->p", a, b)
         return np.clip(out, -1, 1)
 
     def tensor(self, values: Array) -> torch.Tensor:
@@ -208,32 +187,22 @@ class _Search:
 class _Chunk:
     """Rows of the index, ready to be scored."""
 
-    def __init__(
-        self, search: _Search, rows: Int64[Array, " _"], centre: torch.Tensor, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, search: _Search, rows: Int64[Array, " _"], dtype: torch.dtype) -> None:
         self.rows = rows
-        exact = search.tensor(search.index.unit(rows)) - centre
+        exact = search.tensor(search.index.unit(rows)) - search.centre
         self.rounded = F.pad(exact, (0, 0, 0, -len(rows) % GROUP)).to(dtype)  # (c, d)
         self.longest = _longest(self.rounded)
-        self.blur = _longest(self.rounded[: len(rows)].float() - exact)
-        """Of the rows, by rounding."""
-        self.order = None
-        if search.groups is not None:
-            theirs = search.tensor(search.groups[1][rows])
-            self.order = theirs.argsort(stable=True)
-            self.groups = theirs[self.order]
+        self.blur = _longest(self.rounded[: len(rows)].float() - exact)  # by rounding
+        self.groups = search.groups and search.tensor(search.groups[1][rows])
 
     def scores(self, queries: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
         """(c, b); -inf for padding, and for rows of a query's own group."""
         score = self.rounded @ queries.T
         score[len(self.rows) :] = -torch.inf
-        if own is not None and self.order is not None:
-            first = torch.searchsorted(self.groups, own)
-            count = torch.searchsorted(self.groups, own, right=True) - first  # (b,)
-            column = torch.arange(len(own), device=own.device).repeat_interleave(count)
-            skipped = (first - count.cumsum(0) + count).repeat_interleave(count)
-            place = torch.arange(len(column), device=own.device) + skipped
-            score[self.order[place], column] = -torch.inf
+        if own is not None and self.groups is not None:
+            shared = torch.isin(self.groups, own).nonzero()[:, 0]
+            same = self.groups[shared, None] == own  # (shared, b)
+            score[shared] = score[shared].masked_fill(same, -torch.inf)
         return score
 
 
@@ -245,14 +214,12 @@ class _Block:
         queries = search.tensor(search.queries.unit(rows))
         self.queries = queries.to(dtype)
         self.blur = _longest(self.queries - queries)
-        self.own = None if search.groups is None else search.tensor(search.groups[0][rows])
+        self.own = search.groups and search.tensor(search.groups[0][rows])
         self.roundoff = torch.finfo(dtype).eps / 2
         self.best = torch.full((len(rows), self.k), -torch.inf, device=search.device)
         """(b, k) lower bounds of the best centred scores, of k different rows; descending."""
-        self.pending = [_NONE]
-        """Query of the block, row of the index, upper bound of the centred score."""
-        self.scored = _NONE
-        """The k best per query of the pairs with their cosines."""
+        self.pending = [_NONE]  # query of the block, row of the index, upper bound of the score
+        self.scored = _NONE  # the k best pairs per query, with their cosines
         few = dtype == torch.bfloat16
         self.limit = max(16.0 * self.k, FLOOD * len(search.kept)) if few else np.inf
         self.work = np.zeros(len(rows), np.int64)
@@ -279,11 +246,11 @@ class _Block:
         row = chunk.rows[(group[hit] * GROUP + place).cpu().numpy()]
         self.pending.append((live[column[hit]].cpu().numpy(), row, upper.cpu().numpy()))
         if sum(len(rows) for _, rows, _ in self.pending) > PENDING:
-            self._settle()
+            self._score_pending()
 
     def finish(self) -> Int64[Array, " _"]:
         """Writes the answers; returns the queries with too many rows to decide."""
-        self._settle()
+        self._score_pending()
         flooded = self.work > self.limit
         query, row, cosine = (x[~flooded[self.scored[0]]] for x in self.scored)
         at = self.rows[query], _occurrence(query)
@@ -301,7 +268,7 @@ class _Block:
         least = torch.where(least >= 0, least / (1 + self.roundoff), least / (1 - self.roundoff))
         return least.clamp_min(torch.finfo(torch.float32).min)
 
-    def _settle(self) -> None:
+    def _score_pending(self) -> None:
         """Scores exactly what is pending and may still matter, and keeps the best."""
         query, row, upper = _join(self.pending)
         self.pending = [_NONE]
@@ -318,7 +285,43 @@ class _Block:
         self.scored = query[order], row[order], cosine[order]
 
 
-_NONE = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
+def rows_that_may_answer(
+    index: Float32[Array, "n d"], groups: Int64[Array, " n"] | None, k: int
+) -> Int64[Array, " _"]:
+    """Rows but those behind so many equal ones that no query can get to them.
+
+    Metadata of few columns have thousands of equal embeddings. With k equal rows before it, a row
+    is in no answer; if a query's own group does not count, with k of each group and 2 k in all.
+    """
+    sums = index.view(np.uint32).sum(axis=1, dtype=np.uint64)  # equal rows have equal ones
+    code = pd.factorize(sums)[0]
+    rows = np.flatnonzero(np.bincount(code)[code] > k) if len(code) else code
+    digests = [hashlib.blake2b(index[row], digest_size=16).digest() for row in rows]
+    table = pd.DataFrame({"digest": digests, "group": 0 if groups is None else groups[rows]})
+    few = table.groupby(["digest", "group"]).cumcount() < k
+    few[few] = table[few].groupby("digest").cumcount() < (k if groups is None else 2 * k)
+    return np.delete(np.arange(len(index)), rows[~few.to_numpy()])
+
+
+@contextmanager
+def _workers(device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """Threads, as many as torch has, each of which computes on one core and in true precision.
+
+    Where another process wants a core, operations on all cores would wait for it by the thousand.
+    True: 32 bit means that, and sums of 16-bit products are taken in 32 bit; the bounds need it.
+    """
+    cuda, threads = torch.backends.cuda.matmul, torch.get_num_threads()
+    before = torch.get_float32_matmul_precision(), cuda.allow_bf16_reduced_precision_reduction
+    torch.set_float32_matmul_precision("highest")
+    cuda.allow_bf16_reduced_precision_reduction = False
+    count = threads if device.type == "cpu" else 1
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(before[0])
+        cuda.allow_bf16_reduced_precision_reduction = before[1]
 
 
 def _join(parts: list[tuple[Array, Array, Array]]) -> tuple[Array, Array, Array]:
@@ -335,16 +338,13 @@ def _longest(rows: torch.Tensor) -> float:
     return torch.linalg.vector_norm(rows.float(), dim=-1).max().item() if len(rows) else 0.0
 
 
-def _codes(exclude: Groups, counts: tuple[int, int]) -> tuple[Array, Array]:
+def _codes(exclude: Groups, *counts: int) -> tuple[Array, Array]:
     """Groups of both sides as numbers, equal where the groups are."""
-    for groups, count, name in zip(exclude, counts, ("the queries", "the index"), strict=True):
-        if len(groups) != count:
-            raise UserError(
-                f"exclude needs a group for each of the {count} rows of {name}, got {len(groups)}."
-            )
+    if (lengths := tuple(map(len, exclude))) != counts:
+        raise UserError(f"exclude needs a group per query and row, {counts}, got {lengths}.")
     codes = np.unique(np.concatenate(exclude), return_inverse=True)[1].astype(np.int64)
     return codes[: counts[0]], codes[counts[0] :]
 
 
-def _slices(count: int, size: int) -> list[slice]:
-    return [slice(first, min(first + size, count)) for first in range(0, count, size)]
+def _parts(rows: Array, size: int) -> list[Array]:
+    return [rows[first : first + size] for first in range(0, len(rows), size)]

@@ -26,7 +26,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 FILE = "pseudo.parquet"
 MODEL_KEY = b"slimp.model"
 """Metadata of the file: `fingerprint` of the model whose embeddings it holds."""
-REMEDY = "Make it anew with: slimp retrieve."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,12 +42,18 @@ class PseudoMetadata:
     model: str
     """`fingerprint` of the model that the embeddings are of."""
 
-    def rows_of(self, image_ids: pd.Series) -> Int64[Array, " m"]:
+    def rows_for(self, model: Slimp, image_ids: pd.Series) -> Int64[Array, " m"]:
         """The row of each of these images.
 
         Raises:
-            UserError: an image is not among ours.
+            UserError: an image is not among ours, or the model, to which the embeddings would
+                mean nothing, is not the one that retrieved them.
         """
+        if self.model != fingerprint(model):
+            raise UserError(
+                "pseudo-metadata: they are embeddings of another model, so they mean nothing to "
+                "this one. Retrieve with the same run that embeds: slimp retrieve RUN."
+            )
         rows = pd.Index(self.image_ids).get_indexer(pd.Index(image_ids))
         if (rows < 0).any():
             stranger = image_ids.iloc[int(np.argmax(rows < 0))]
@@ -58,18 +63,6 @@ class PseudoMetadata:
             )
         return np.asarray(rows, dtype=np.int64)
 
-    def require_model(self, model: Slimp) -> None:
-        """Refuses embeddings of another model, which would mean nothing to this one.
-
-        Raises:
-            UserError: the model is not the one that retrieved them.
-        """
-        if self.model != fingerprint(model):
-            raise UserError(
-                "pseudo-metadata: they are embeddings of another model, so they mean nothing to "
-                "this one. Retrieve with the same run that embeds: slimp retrieve RUN."
-            )
-
     @classmethod
     def load(cls, folder: str | Path) -> PseudoMetadata:
         """What `slimp retrieve` left in a folder.
@@ -78,13 +71,11 @@ class PseudoMetadata:
             UserError: the file is missing, damaged, or not of that kind.
         """
         path = Path(folder) / FILE
-        if not path.is_file():
-            raise UserError(f"{folder}: holds no pseudo-metadata (no {FILE}). {REMEDY}")
         try:
-            ranks = pq.read_table(path, columns=["rank"])["rank"].to_numpy()
-            table = pq.read_table(path).take(np.flatnonzero(ranks == 1))
+            table = pq.read_table(path)
+            table = table.take(np.flatnonzero(table["rank"].to_numpy() == 1))
             levels = [name for name in LEVELS if f"{name}_embedding" in table.column_names]
-            read = {name: _lists(table[f"{name}_embedding"], path) for name in levels}
+            read = {name: read_lists(table[f"{name}_embedding"]) for name in levels}
             return cls(
                 image_ids=table["image_id"].to_pandas().to_numpy(),
                 embeddings={name: values for name, (values, _) in read.items()},
@@ -92,10 +83,11 @@ class PseudoMetadata:
                 abstained=np.asarray(table["abstained"].to_numpy(), dtype=bool),
                 model=(table.schema.metadata or {}).get(MODEL_KEY, b"").decode(),
             )
-        except (pa.ArrowException, OSError, KeyError) as error:
+        except (pa.ArrowException, OSError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"{path}: damaged, or not pseudo-metadata ({reason}). {REMEDY}"
+                f"{path}: missing, damaged, or not pseudo-metadata ({reason}). "
+                "Make it anew with: slimp retrieve."
             ) from None
 
 
@@ -109,21 +101,24 @@ def fingerprint(model: Slimp) -> str:
     return digest.hexdigest()[:16]
 
 
-def to_lists(values: Float32[Array, "n h"], known: Bool[Array, " n"]) -> pa.FixedSizeListArray:
+def to_lists(
+    values: Float32[Array, "n h"], known: Bool[Array, " n"] | None = None
+) -> pa.FixedSizeListArray:
     """A column of lists of fixed size; null where not known."""
     flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).ravel())
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=pa.array(~known))
+    mask = None if known is None else pa.array(~known)
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
 
 
-def _lists(column: Any, path: Path) -> tuple[Float32[Array, "n h"], Bool[Array, " n"]]:
-    """The rows of such a column, 0 where null; and where it is not null."""
+def read_lists(column: pa.ChunkedArray) -> tuple[Float32[Array, "n h"], Bool[Array, " n"]]:
+    """The rows of such a column, 0 where null; and where it is not null.
+
+    Raises:
+        TypeError: it holds something else.
+    """
     lists = column.combine_chunks()
-    wanted = pa.types.is_fixed_size_list(lists.type) and lists.type.value_type == pa.float32()
-    if not wanted:
-        raise UserError(
-            f"{path}: a column of embeddings is {lists.type}, expected lists of float32 of a fixed "
-            f"size. {REMEDY}"
-        )
+    if not (pa.types.is_fixed_size_list(lists.type) and lists.type.value_type == pa.float32()):
+        raise TypeError(f"a column is {lists.type}, expected float32 lists of a fixed size")
     known = np.asarray(lists.is_valid().to_numpy(zero_copy_only=False), dtype=bool)
     values = np.zeros((len(lists), lists.type.list_size), dtype=np.float32)
     filled = lists.drop_null().flatten().to_numpy(zero_copy_only=False)

@@ -18,7 +18,7 @@ from slimp.data.cohort import Cohort
 from slimp.data.schema import LEVELS, Kind, LevelName
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Estimate, bootstrap
-from slimp.features.levels import level_of_images
+from slimp.features.encode import level_of_images
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Statistic = Callable[[Float[Array, "r i"]], dict[str, Array]]

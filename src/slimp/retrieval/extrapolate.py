@@ -20,7 +20,7 @@ from slimp.errors import UserError
 from slimp.evaluation.domain_shift import Shift, two_sample_test
 from slimp.evaluation.groups import group_values
 from slimp.evaluation.similarity import similarity_by_level
-from slimp.features.levels import as_model_reads
+from slimp.features.encode import as_model_reads
 from slimp.models.nested import Slimp
 from slimp.retrieval.abstention import (
     IMAGES,

@@ -18,11 +18,11 @@ from slimp.data.cohort import Cohort
 from slimp.data.schema import LevelName
 from slimp.errors import UserError
 from slimp.features.backends import inference
-from slimp.features.encode import evaluating
-from slimp.features.levels import (
+from slimp.features.encode import (
     as_model_reads,
     cohort_levels,
     encode_level,
+    evaluating,
     known_rows,
     level_of_images,
 )

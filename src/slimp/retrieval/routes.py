@@ -22,11 +22,11 @@ from torch import Tensor
 from slimp.data.batches import LevelBatch
 from slimp.data.schema import LevelName
 from slimp.features.backends import inference
-from slimp.features.encode import evaluating
-from slimp.features.levels import (
+from slimp.features.encode import (
     as_model_reads,
     cohort_levels,
     encode_level,
+    evaluating,
     known_rows,
     level_of_images,
 )

@@ -14,8 +14,7 @@ from slimp.data.cohort import Cohort
 from slimp.data.images import image_batches
 from slimp.data.processes import agree, gather_rows, process_and_count, shard
 from slimp.errors import CohortError
-from slimp.features.knn import knn_balanced_accuracy
-from slimp.features.recall import recall_at_k
+from slimp.features.knn import knn_balanced_accuracy, recall_at_k
 from slimp.models.losses import nested_loss
 from slimp.models.nested import Autocast, Slimp
 from slimp.training.config import PretrainConfig

@@ -203,13 +203,17 @@ def test_patients_of_both_cohorts_are_not_their_own_neighbours(places, tmp_path,
     assert (own[table["image_id"]].to_numpy() != table["reference_patient_id"].to_numpy()).all()
 
 
-def test_a_run_that_does_not_say_whom_it_saw_is_cautioned(places, tmp_path, capsys):
+def test_what_weakens_the_result_is_said(places, tmp_path, capsys, monkeypatch):
+    """A run that does not name its patients, and what the audit warns of in the reference."""
+    monkeypatch.setattr("slimp.checks.report.cautions", lambda cohort: ["A column leaks."])
     run = tmp_path / "run"
     run.mkdir()
     for name in ("model.json", "model.safetensors"):
         (run / name).write_bytes((places["run"] / name).read_bytes())
     assert retrieve({**places, "run": run}, "target", tmp_path / "out", "--no-report") == 0
-    assert "CAUTION: the run does not say which patients" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "CAUTION: The run does not say which patients" in out
+    assert "CAUTION: A column leaks." in err
 
 
 @pytest.mark.parametrize(

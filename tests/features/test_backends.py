@@ -19,7 +19,6 @@ from slimp.features import backends as backends
 from slimp.features.backends import (
     AGREEMENT,
     batch_size_of,
-    inference,
     openvino_backend,
     require_agreement,
     torch_backend,
@@ -93,14 +92,6 @@ def test_torch_leaves_attention_gradients_and_number_format_alone(encoder: Image
         assert not torch.is_autocast_enabled("cpu")
         assert not any(getattr(m, "fused_attn", False) for m in encoder.modules())
     set_fused_attention(encoder, True)
-
-
-def test_inference_sets_both() -> None:
-    with inference(CPU, "bf16"):
-        assert torch.is_inference_mode_enabled()
-        assert torch.is_autocast_enabled("cpu")
-    with inference(CPU, "32"):
-        assert not torch.is_autocast_enabled("cpu")
 
 
 def test_torch_in_bf16_is_near(small: ImageEncoder) -> None:
@@ -195,33 +186,27 @@ def test_without_openvino_the_refusal_says_how_to_install_it(
 # -------------------------------------------------------------------- agreement
 
 
-def changed(change: Callable[[np.ndarray], np.ndarray], encoder: ImageEncoder) -> backends.Encode:
-    def encode(batches: object) -> Iterator[np.ndarray]:
-        for features in torch_backend(encoder, CPU, "32")(batches):  # type: ignore[arg-type]
-            yield change(features)
-
-    return encode
-
-
-def test_features_that_agree_pass(encoder: ImageEncoder) -> None:
-    doubled = changed(lambda features: 2 * features, encoder)
-    assert require_agreement(doubled, encoder, pictures(3)) == pytest.approx(1)
-
-
 @pytest.mark.parametrize(
-    "change",
+    ("change", "agrees"),
     [
-        lambda features: features * np.float32([[1], [1], [-1]]),
-        lambda features: np.roll(features, 1, axis=1),
-        lambda features: features * np.float32(np.nan),
+        (lambda features: 2 * features, True),
+        (lambda features: features * np.float32([[1], [1], [-1]]), False),
+        (lambda features: np.roll(features, 1, axis=1), False),
+        (lambda features: features * np.float32(np.nan), False),
     ],
-    ids=["one image", "columns", "nan"],
+    ids=["length", "one image", "columns", "nan"],
 )
-def test_features_that_differ_are_refused(
-    encoder: ImageEncoder, change: Callable[[np.ndarray], np.ndarray]
+def test_features_must_agree_in_direction(
+    encoder: ImageEncoder, change: Callable[[np.ndarray], np.ndarray], agrees: bool
 ) -> None:
-    with pytest.raises(UserError, match=r"cosine .* of the 3 images tried, at least 0\.999"):
-        require_agreement(changed(change, encoder), encoder, pictures(3))
+    def encode(batches: object) -> Iterator[np.ndarray]:
+        yield from map(change, torch_backend(encoder, CPU, "32")(batches))  # type: ignore[arg-type]
+
+    if agrees:
+        assert require_agreement(encode, encoder, pictures(3)) == pytest.approx(1)
+    else:
+        with pytest.raises(UserError, match=r"cosine .* of the 3 images tried, at least 0\.999"):
+            require_agreement(encode, encoder, pictures(3))
 
 
 def test_a_gpu_gets_more_images_at_once() -> None:

@@ -279,10 +279,14 @@ def test_refusals():
         FeatureTable(ids=table.ids, features={"lesion": table.features["lesion"]}).matrix("full")
 
 
-@pytest.mark.parametrize("kind", ["absent", "damaged", "cut", "no features", "other features"])
+@pytest.mark.parametrize(
+    "kind", ["absent", "folder", "damaged", "cut", "no features", "other features"]
+)
 def test_files_that_are_no_feature_table(tmp_path, kind):
     path, table = tmp_path / "x.parquet", make_table()
-    if kind == "damaged":
+    if kind == "folder":
+        table.save(path / "y.parquet")
+    elif kind == "damaged":
         path.write_bytes(b"PAR1 nonsense")
     elif kind == "cut":
         table.save(path)

@@ -89,8 +89,7 @@ def test_the_reference_comes_back_as_saved(tmp_path: Path) -> None:
 
 
 def test_no_or_a_damaged_reference_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no reference.parquet here.*make the probe again"):
-        load_reference(tmp_path)
-    (tmp_path / "reference.parquet").write_bytes(b"PAR1 nonsense")
-    with pytest.raises(CheckpointError, match=r"damaged.*Make the probe again"):
-        load_reference(tmp_path)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"reference.parquet.*Make the probe again"):
+            load_reference(tmp_path)
+        (tmp_path / "reference.parquet").write_bytes(b"PAR1 nonsense")

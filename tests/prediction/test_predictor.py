@@ -77,7 +77,7 @@ def make_probe(folder: Path, table: FeatureTable, root: Path, features: str) -> 
     record = {
         "probe": dataclasses.asdict(config),
         "run": str(root / "run"),
-        "cohort": str(root / "cohort"),
+        "schema": Cohort.load(root / "cohort").schema.to_dict(),
         "weights_sha256": sha256_of(root / "run" / "model.safetensors"),
     }
     (folder / "config.json").write_text(json.dumps(record))
@@ -137,9 +137,9 @@ def test_images_of_the_cohort_get_the_probes_own_probabilities(places: Path, fea
     assert all(p.decision in p.conformal_set for p in found)
 
 
-def test_a_batch_equals_one_by_one_in_any_order(places: Path) -> None:
-    some = images(places)[:9]
-    predictor = Predictor.load(places / "full", PredictConfig(batch_size=4, novelty=0.0))
+def test_a_batch_equals_one_by_one_in_any_order_and_comes_when_it_is_read(places: Path) -> None:
+    some = images(places)[:7]
+    predictor = Predictor.load(places / "full", PredictConfig(batch_size=3, novelty=0.0))
     table = places / "metadata.csv"
     together = predictor.predict(some, table)
     backwards = predictor.predict(some[::-1], table)[::-1]
@@ -149,15 +149,11 @@ def test_a_batch_equals_one_by_one_in_any_order(places: Path) -> None:
         np.testing.assert_allclose(probabilities(other), probabilities(together), atol=1e-6)
         assert [p.nearest[0].image_id for p in other] == [p.nearest[0].image_id for p in together]
         assert [p.conformal_set for p in other] == [p.conformal_set for p in together]
-
-
-def test_predictions_come_batch_by_batch(places: Path) -> None:
-    predictor = Predictor.load(places / "image", PredictConfig(batch_size=2))
-    paths = [*images(places)[:2], places / "vanishes.jpg"]
-    shutil.copy(paths[0], paths[2])
-    stream = predictor.stream(paths, predictor.metadata(None, paths))
+    paths = [*some[:3], places / "vanishes.jpg"]
+    shutil.copy(paths[0], paths[3])
+    stream = Predictor.load(places / "image", predictor.config).stream(paths, None)
     next(stream)
-    paths[2].unlink()  # the second batch has not been read yet
+    paths[3].unlink()  # the second batch has not been read yet
     assert [p.status for p in stream][-1] == "unreadable"
 
 
@@ -183,37 +179,22 @@ def test_patterns_are_refused_and_unseen_lesions_are_not(places: Path, tmp_path:
     assert all(p.reason.startswith("out of distribution") for p in strange)
     assert not any(p.probabilities or p.conformal_set or p.decision for p in strange)
     seen = set(predictor.reference.ids["image_id"])
-    unseen = [path for path in images(places) if path.stem not in seen]
-    found = predictor.predict(unseen)
+    found = predictor.predict([path for path in images(places) if path.stem not in seen])
     assert np.mean([p.status == "refused" for p in found]) < 0.1
 
 
-def test_noise_is_refused_whatever_its_size(places: Path, tmp_path: Path) -> None:
-    predictor = Predictor.load(places / "image", PredictConfig(novelty=0.0))
+def test_novelty_0_refuses_only_what_is_no_picture(places: Path, tmp_path: Path) -> None:
     sizes = [(32, 32), (40, 70), (300, 500)]
     files = [noise(tmp_path / f"{w}.png", size=(h, w)) for h, w in sizes]
-    for prediction in predictor.predict(files):
-        assert prediction.status == "refused"
-        assert prediction.reason.startswith("the picture is noise")
-        assert not prediction.probabilities
-
-
-def test_novelty_0_refuses_nothing_that_is_a_picture(places: Path, tmp_path: Path) -> None:
-    predictor = Predictor.load(places / "image", PredictConfig(novelty=0.0))
-    assert predictor.predict([pattern(tmp_path / "p.png")])[0].status == "predicted"
-
-
-def test_one_colour_is_refused_and_a_broken_file_is_named(places: Path, tmp_path: Path) -> None:
-    flat = picture(tmp_path / "flat.png", np.full((40, 40, 3), 90))
-    broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no image")
-    good = images(places)[0]
-    found = Predictor.load(places / "image", PredictConfig(novelty=0.0)).predict(
-        [flat, broken, good]
-    )
-    assert [p.status for p in found] == ["refused", "unreadable", "predicted"]
-    assert found[0].reason == "the picture is of one colour throughout"
-    assert found[1].reason == "not an image"
+    files += [picture(tmp_path / "flat.png", np.full((40, 40, 3), 90)), tmp_path / "broken.jpg"]
+    files[-1].write_bytes(b"no image")
+    files += [pattern(tmp_path / "p.png"), images(places)[0]]
+    found = Predictor.load(places / "image", PredictConfig(novelty=0.0)).predict(files)
+    assert [p.status for p in found] == [*["refused"] * 4, "unreadable", *["predicted"] * 2]
+    assert all(p.reason.startswith("the picture is noise") for p in found[:3])
+    assert found[3].reason == "the picture is of one colour throughout"
+    assert found[4].reason == "not an image"
+    assert not any(p.probabilities for p in found[:5])
 
 
 def dicom(path: Path, pixels: np.ndarray) -> None:
@@ -269,17 +250,12 @@ def test_what_was_imported_finds_itself(
         assert nearest.image_id == Path(found.image).stem
 
 
-def test_a_small_reference_that_can_refuse_nothing_says_so(places: Path) -> None:
+def test_cautions_name_what_weakens_all_results(places: Path) -> None:
     predictor = Predictor.load(places / "image", PredictConfig(novelty=1e-4))
     assert not predictor.can_refuse
-    assert "--novelty 0.0001" in predictor.cautions()[0]
-
-
-def test_a_probe_of_a_leaking_split_says_so(places: Path) -> None:
-    predictor = Predictor.load(places / "image")
+    assert ["--novelty 0.0001" in caution for caution in predictor.cautions()] == [True]
     leaking = {**predictor.record, "probe": {**predictor.record["probe"], "split": "image"}}
     assert "--split image" in dataclasses.replace(predictor, record=leaking).cautions()[0]
-    assert not any("--split" in caution for caution in predictor.cautions())
 
 
 def test_metadata_are_needed_by_a_probe_that_reads_them(places: Path) -> None:
@@ -288,38 +264,30 @@ def test_metadata_are_needed_by_a_probe_that_reads_them(places: Path) -> None:
 
 
 def test_an_image_without_a_row_is_refused_and_the_others_are_not(places: Path) -> None:
-    some = images(places)[:3]
-    table = pd.read_csv(places / "metadata.csv", dtype=str)
+    some, table = images(places)[:3], pd.read_csv(places / "metadata.csv", dtype=str)
     table = table[table["image"] != some[1].stem]
-    found = Predictor.load(places / "full", PredictConfig(novelty=0.0)).predict(some, table)
+    predictor = Predictor.load(places / "full", PredictConfig(novelty=0.0))
+    found = predictor.predict(some, table)
     assert [p.status for p in found] == ["predicted", "refused", "predicted"]
     assert "no row for it" in found[1].reason
     with pytest.raises(UserError, match="no row of the metadata table is about any"):
-        Predictor.load(places / "full").predict([some[1]], table)
+        predictor.predict([some[1]], table)
 
 
-def test_missing_columns_and_cells_count_as_missing(places: Path) -> None:
-    path = images(places)[0]
-    predictor = Predictor.load(places / "full", PredictConfig(novelty=0.0))
-    table = pd.read_csv(places / "metadata.csv", dtype=str)
-    columns = [c for c in table if c != "image"]
-    emptied = table.assign(**dict.fromkeys(columns, ""))
-    without = table[["image", columns[0]]].assign(**{columns[0]: ""})
-    full, a, b = (predictor.predict([path], t)[0] for t in (table, emptied, without))
-    np.testing.assert_allclose(probabilities([a]), probabilities([b]))
-    assert np.abs(probabilities([full]) - probabilities([a])).max() > 1e-4
-    assert a.metadata_known == 0 < full.metadata_known <= full.metadata_features
-
-
-def test_a_category_that_the_model_does_not_know_is_missing_and_named(places: Path) -> None:
-    predictor = Predictor.load(places / "full", PredictConfig(novelty=0.0))
+def test_missing_columns_and_cells_and_unknown_categories_are_missing(places: Path) -> None:
     path, table = images(places)[0], pd.read_csv(places / "metadata.csv", dtype=str)
-    features = [f for f in predictor.schema.features if f.kind == "categorical"]
-    column = features[0].columns[0]
-    strange = predictor.predict([path], table.assign(**{column: "martian"}))[0]
-    empty = predictor.predict([path], table.assign(**{column: ""}))[0]
-    assert strange.unseen == {column: "martian"}
-    assert empty.unseen == {}
+    predictor = Predictor.load(places / "full", PredictConfig(novelty=0.0))
+    columns = [c for c in table if c != "image"]
+    column = next(f for f in predictor.schema.features if f.kind == "categorical").columns[0]
+    tables = (
+        *(table, table.assign(**dict.fromkeys(columns, "")), table[["image"]].assign(site="")),
+        *(table.assign(**{column: "martian"}), table.assign(**{column: ""})),
+    )
+    full, emptied, without, strange, empty = (predictor.predict([path], t)[0] for t in tables)
+    np.testing.assert_allclose(probabilities([emptied]), probabilities([without]))
+    assert np.abs(probabilities([full]) - probabilities([emptied])).max() > 1e-4
+    assert emptied.metadata_known == 0 < full.metadata_known <= full.metadata_features
+    assert (strange.unseen, empty.unseen) == ({column: "martian"}, {})
     assert strange.metadata_known == empty.metadata_known
     np.testing.assert_allclose(probabilities([strange]), probabilities([empty]))
 
@@ -342,26 +310,34 @@ def test_a_row_that_could_be_about_two_files_is_refused(places: Path, tmp_path: 
         Predictor.load(places / "full").predict([path, twin], places / "metadata.csv")
 
 
-def test_folders_that_are_no_linear_probe_are_refused(places: Path, copied: Path) -> None:
-    with pytest.raises(CheckpointError, match="not the folder of a probe"):
-        Predictor.load(places / "run")
-    with pytest.raises(CheckpointError, match="no such folder"):
-        Predictor.load(places / "nowhere")
-    record = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps({**record, "probe": {"method": "knn"}}))
-    with pytest.raises(CheckpointError, match="knn"):
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (shutil.rmtree, "not the folder of a probe"),
+        (lambda p: rewrite(p, probe={"method": "knn"}), "knn"),
+        (lambda p: (p / "reference.parquet").unlink(), r"reference.parquet.*Make the probe again"),
+        (lambda p: shutil.copy(p.parent / "other.json", p / "probe.json"), "belong together"),
+        (lambda p: relabel(p / "predictions.parquet"), "not of this probe"),
+    ],
+)
+def test_what_is_no_whole_linear_probe_is_refused(places, copied, spoil, message) -> None:
+    shutil.copy(places / "full" / "probe.json", copied.parent / "other.json")
+    spoil(copied)
+    with pytest.raises(CheckpointError, match=message):
         Predictor.load(copied)
 
 
-def test_a_probe_without_its_reference_is_refused(copied: Path) -> None:
-    (copied / "reference.parquet").unlink()
-    with pytest.raises(CheckpointError, match=r"no reference.parquet .*make the probe again"):
-        Predictor.load(copied)
+def rewrite(folder: Path, **changes) -> None:
+    record = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**record, **changes}))
+
+
+def relabel(path: Path) -> None:
+    pd.read_parquet(path).assign(label="other").to_parquet(path)
 
 
 def test_a_run_that_moved_must_be_named_and_be_the_same(places: Path, copied: Path) -> None:
-    record = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps({**record, "run": "gone"}))
+    rewrite(copied, run="gone")
     with pytest.raises(CheckpointError, match=r"'gone', which is not there. If it moved"):
         Predictor.load(copied)
     assert Predictor.load(copied, run=places / "run").predict(images(places)[:1])
@@ -372,19 +348,6 @@ def test_a_run_that_moved_must_be_named_and_be_the_same(places: Path, copied: Pa
     model.save_pretrained(other)
     with pytest.raises(CheckpointError, match="other weights than those"):
         Predictor.load(copied, run=other)
-
-
-def test_parts_that_do_not_belong_together_are_refused(places: Path, copied: Path) -> None:
-    shutil.copy(places / "full" / "probe.json", copied / "probe.json")
-    with pytest.raises(CheckpointError, match="do not belong together"):
-        Predictor.load(copied)
-
-
-def test_damaged_predictions_are_refused(copied: Path) -> None:
-    table = pd.read_parquet(copied / "predictions.parquet")
-    table.assign(label="other").to_parquet(copied / "predictions.parquet")
-    with pytest.raises(CheckpointError, match="not of this probe"):
-        Predictor.load(copied)
 
 
 def test_sets_are_calibrated_on_the_first_seed_alone(places: Path) -> None:

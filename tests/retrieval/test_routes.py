@@ -14,6 +14,7 @@ from slimp.data.encoding import Encoding
 from slimp.data.files import ImagesInMemory
 from slimp.data.schema import LEVELS, Schema
 from slimp.errors import UserError
+from slimp.features.encode import as_model_reads
 from slimp.features.nearest import nearest
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
@@ -43,38 +44,47 @@ CONTENT = {
 def make_cohort(prefix: str, patients: int, seed: int, *, camera: bool = False) -> Cohort:
     """Patients of one to three lesions with one or two images each; every value differs."""
     rng = np.random.default_rng(seed)
-    images, lesions, people = [], [], []
-    for p in range(patients):
-        people.append(
-            {
-                "patient_id": f"{prefix}{p}",
-                "age": 20 + 60 * rng.random(),
-                "smokes": rng.random() < 0.5,
-            }
-        )
-        for k in range(rng.integers(1, 4)):
-            lesion = {"lesion_id": f"{prefix}{p}l{k}", "patient_id": f"{prefix}{p}"}
-            lesions.append({**lesion, "size": 1 + 9 * rng.random(), "site": rng.choice(["s", "t"])})
-            images += [
-                {
-                    **lesion,
-                    "image_id": f"{prefix}{p}l{k}i{i}",
-                    "label": "a",
-                    "camera": rng.choice(["x", "y"]),
-                }
-                for i in range(rng.integers(1, 3))
-            ]
+    people = pd.DataFrame({"patient_id": [f"{prefix}{p}" for p in range(patients)]})
+    people["age"] = 20 + 60 * rng.random(patients)
+    people["smokes"] = pd.array(rng.random(patients) < 0.5, dtype="boolean")
+    lesions = people[["patient_id"]].loc[people.index.repeat(rng.integers(1, 4, size=patients))]
+    number = lesions.groupby("patient_id").cumcount().astype(str)
+    lesions = lesions.assign(lesion_id=lesions["patient_id"] + "l" + number)
+    lesions["size"] = 1 + 9 * rng.random(len(lesions))
+    lesions["site"] = rng.choice(["s", "t"], size=len(lesions))
+    lesions = lesions.reset_index(drop=True)
+    images = lesions[["lesion_id", "patient_id"]]
+    images = images.loc[images.index.repeat(rng.integers(1, 3, size=len(images)))]
+    number = images.groupby("lesion_id").cumcount().astype(str)
+    images = images.assign(image_id=images["lesion_id"] + "i" + number, label="a")
+    images["camera"] = rng.choice(["x", "y"], size=len(images))
     content = dict(CONTENT)
     if camera:
         content["image_metadata"] = {"camera": {"kind": "categorical"}}
-    order = rng.permutation(len(images))
     return Cohort.from_tables(
-        pd.DataFrame(images).iloc[order].reset_index(drop=True),
-        pd.DataFrame(lesions),
-        pd.DataFrame(people).astype({"smokes": "boolean"}),
+        images.sample(frac=1, random_state=seed).reset_index(drop=True),
+        lesions,
+        people,
         schema=Schema.from_dict(content),
         store=ImagesInMemory([b""] * len(images)),
     )
+
+
+@pytest.fixture
+def reference() -> Cohort:
+    return make_cohort("r", 6, 0)
+
+
+@pytest.fixture
+def whole() -> Cohort:
+    """A target with metadata."""
+    return make_cohort("t", 4, 1)
+
+
+@pytest.fixture
+def bare(whole: Cohort) -> Cohort:
+    """The same without."""
+    return without(whole, "lesion", "patient")
 
 
 def make_model(cohort: Cohort, levels=("lesion", "patient"), **changes) -> Slimp:
@@ -90,52 +100,41 @@ def make_model(cohort: Cohort, levels=("lesion", "patient"), **changes) -> Slimp
     return model
 
 
-def embeddings(cohort: Cohort, seed: int = 5) -> np.ndarray:
+def embeddings(cohort: Cohort) -> np.ndarray:
     """Random ones, which follow the image and not its row."""
-    names = cohort.images["image_id"]
-    return np.stack(
-        [
-            np.random.default_rng([seed, *name.encode()]).normal(size=12).astype(np.float32)
-            for name in names
-        ]
-    )
+    seeds = ([5, *name.encode()] for name in cohort.images["image_id"])
+    return np.stack([np.random.default_rng(s).normal(size=12) for s in seeds]).astype(np.float32)
 
 
 def without(cohort: Cohort, *levels: str) -> Cohort:
     """The cohort with the columns of these levels taken out of schema and tables."""
     gone = {name: list(cohort.schema.level(name).columns) for name in levels}
-    schema = replace(
-        cohort.schema,
-        levels=tuple(
-            replace(level, features=() if level.name in levels else level.features)
-            for level in cohort.schema.levels
-        ),
-    )
+    kept = tuple(replace(x, features=()) if x.name in levels else x for x in cohort.schema.levels)
     tables = replace(
         cohort.tables,
         **{f"{n}s": cohort.tables.of_level(n).drop(columns=c) for n, c in gone.items()},
     )
-    return replace(cohort, schema=schema, tables=tables)
+    return replace(cohort, schema=replace(cohort.schema, levels=kept), tables=tables)
+
+
+def with_lesions(cohort: Cohort, **columns: pd.Series) -> Cohort:
+    lesions = cohort.lesions.assign(**columns)
+    return replace(cohort, tables=replace(cohort.tables, lesions=lesions))
 
 
 def renaming(cohort: Cohort, names: dict[str, str]) -> Cohort:
     """The cohort with other names for some of its columns."""
-    schema = replace(
-        cohort.schema,
-        levels=tuple(
-            replace(
-                level,
-                features=tuple(
-                    replace(f, name=names[f.name], columns=(names[f.name],))
-                    if f.name in names
-                    else f
-                    for f in level.features
-                ),
-            )
-            for level in cohort.schema.levels
-        ),
+
+    def renamed(feature):
+        new = names.get(feature.name, feature.name)
+        return replace(feature, name=new, columns=(new,))
+
+    levels = tuple(
+        replace(level, features=tuple(map(renamed, level.features)))
+        for level in cohort.schema.levels
     )
     tables = {f"{n}s": cohort.tables.of_level(n).rename(columns=names) for n in LEVELS}
+    schema = replace(cohort.schema, levels=levels)
     return replace(cohort, schema=schema, tables=replace(cohort.tables, **tables))
 
 
@@ -146,6 +145,13 @@ def embedded(cohort: Cohort) -> EmbeddedCohort:
 def retrieve_from(model, reference, target, hide=(), **settings) -> Retrieved:
     index, config = Index.build(model, embedded(reference)), RetrievalConfig(**settings)
     return retrieve(model, index, embedded(target), config, hide=hide)
+
+
+def table_of(model, reference, target, abstained=None, **settings):
+    index, target = Index.build(model, embedded(reference)), as_model_reads(model, target)
+    found = retrieve(model, index, embedded(target), RetrievalConfig(**settings))
+    nobody = np.zeros(len(target), dtype=bool)
+    return found, pseudo_table(found, index, target, nobody if abstained is None else abstained)
 
 
 def cosine(a, b) -> float:
@@ -199,8 +205,8 @@ def slow_ilp(model, reference, target, k, temperature):
 
 @pytest.mark.parametrize("pooling", ["mean", "attention"])
 @pytest.mark.parametrize("k", [1, 3])
-def test_image_to_lesion_to_patient_is_the_slow_loop(k, pooling):
-    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
+def test_image_to_lesion_to_patient_is_the_slow_loop(reference, bare, k, pooling):
+    target = bare
     model = make_model(reference, pooling=pooling)
     found = retrieve_from(model, reference, target, k=k, temperature=0.2)
     slow = slow_ilp(model, reference, target, k, 0.2)
@@ -216,8 +222,8 @@ def test_image_to_lesion_to_patient_is_the_slow_loop(k, pooling):
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_image_to_image_gives_both_rows_of_the_nearest_image(k):
-    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
+def test_image_to_image_gives_both_rows_of_the_nearest_image(reference, bare, k):
+    target = bare
     model = make_model(reference)
     found = retrieve_from(model, reference, target, route="ii", k=k)
     theirs, ours = embeddings(reference), embeddings(target)
@@ -242,23 +248,19 @@ def test_image_to_image_gives_both_rows_of_the_nearest_image(k):
 
 
 @pytest.mark.parametrize("route", ["ilp", "ii"])
-def test_the_order_of_the_reference_changes_nothing(route):
-    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
-    model, rng = make_model(reference), np.random.default_rng(2)
+def test_the_order_of_the_reference_changes_nothing(reference, bare, route):
+    model, rng, both = make_model(reference), np.random.default_rng(2), []
     tables = {
         f"{name}s": (table := reference.tables.of_level(name))
         .iloc[rng.permutation(len(table))]
         .reset_index(drop=True)
         for name in LEVELS
     }
-    shuffled = replace(reference, tables=replace(reference.tables, **tables))
-    both = []
-    for cohort in (reference, shuffled):
+    for cohort in (reference, replace(reference, tables=replace(reference.tables, **tables))):
         index = Index.build(model, embedded(cohort))
-        config = RetrievalConfig(route=route, k=2)
-        found = retrieve(model, index, embedded(target), config)
-        nobody = np.zeros(len(target), dtype=bool)
-        both.append((found, pseudo_table(found, index, target, nobody)))
+        found = retrieve(model, index, embedded(bare), RetrievalConfig(route=route, k=2))
+        nobody = np.zeros(len(bare), dtype=bool)
+        both.append((found, pseudo_table(found, index, bare, nobody)))
     (a, one), (b, other) = both
     for name in a.levels:
         np.testing.assert_allclose(a.levels[name].embedding, b.levels[name].embedding, atol=1e-5)
@@ -266,8 +268,7 @@ def test_the_order_of_the_reference_changes_nothing(route):
     pd.testing.assert_frame_equal(one[columns], other[columns], atol=1e-5)
 
 
-def test_own_metadata_are_used_as_they_are_and_only_what_lacks_is_retrieved():
-    reference, whole = make_cohort("r", 6, 0), make_cohort("t", 4, 1)
+def test_own_metadata_are_used_as_they_are_and_only_what_lacks_is_retrieved(reference, whole):
     model = make_model(reference)
     target = without(whole, "patient")
     found = retrieve_from(model, reference, target)
@@ -288,97 +289,58 @@ def test_own_metadata_are_used_as_they_are_and_only_what_lacks_is_retrieved():
                 assert found.levels["patient"].row[i, 0] == np.argmax(scores)
 
 
-def test_rows_without_a_known_cell_are_imputed_beside_rows_that_have_some():
-    reference, target = make_cohort("r", 6, 0), make_cohort("t", 4, 1)
-    empty = target.lesions.index == 2
-    lesions = target.lesions.assign(
-        size=target.lesions["size"].mask(empty), site=target.lesions["site"].mask(empty)
-    )
-    gap = replace(target, tables=replace(target.tables, lesions=lesions))
+def test_rows_without_a_known_cell_are_imputed_beside_rows_that_have_some(reference, whole):
+    empty = whole.lesions.index == 2
+    gap = with_lesions(whole, **{c: whole.lesions[c].mask(empty) for c in ("size", "site")})
     found = retrieve_from(make_model(reference), reference, gap)
     assert list(found.levels) == ["lesion"]
-    level, wants = found.levels["lesion"], target.lesion_of_image == 2
+    level, wants = found.levels["lesion"], whole.lesion_of_image == 2
     assert level.imputed.tolist() == wants.tolist()
     assert (level.row[~wants] == -1).all()
     assert np.isnan(level.similarity[~wants]).all()
     assert not level.embedding[~wants].any()
 
 
-def test_hidden_levels_are_imputed_like_levels_that_are_not_there():
-    reference, target = make_cohort("r", 6, 0), make_cohort("t", 4, 1)
+def test_hidden_levels_are_imputed_like_levels_that_are_not_there(reference, whole, bare):
     model = make_model(reference)
-    bare = retrieve_from(model, reference, without(target, "lesion", "patient"))
+    wanted = retrieve_from(model, reference, bare)
     for found in (
-        retrieve_from(model, reference, target, hide=("lesion", "patient")),
-        retrieve_from(model, reference, target, impute="all"),
+        retrieve_from(model, reference, whole, hide=("lesion", "patient")),
+        retrieve_from(model, reference, whole, impute="all"),
     ):
-        for name, level in bare.levels.items():
+        for name, level in wanted.levels.items():
             np.testing.assert_array_equal(found.levels[name].row, level.row)
             np.testing.assert_array_equal(found.levels[name].embedding, level.embedding)
-    assert not retrieve_from(model, reference, target).levels
+    assert not retrieve_from(model, reference, whole).levels
 
 
+@pytest.mark.parametrize("k", [2, 50])
 @pytest.mark.parametrize("route", ["ilp", "ii"])
-def test_no_patient_is_his_own_neighbour(route):
-    reference = make_cohort("r", 6, 0)
+def test_no_patient_is_his_own_neighbour_and_such_matches_are_counted(reference, route, k):
     target = without(reference.select_patients(["r1", "r4"]), "lesion", "patient")
-    model = make_model(reference)
-    found = retrieve_from(model, reference, target, route=route, k=2)
+    found = retrieve_from(make_model(reference), reference, target, route=route, k=k)
     assert found.shared_patients == 2
-    owners = {
-        "lesion": reference.lesions["patient_id"],
-        "patient": reference.patients["patient_id"],
-    }
+    own = target.images["patient_id"].to_numpy()
     for name, level in found.levels.items():
-        neighbours = owners[name].to_numpy()[level.row]  # (i, k)
-        assert (neighbours != target.images["patient_id"].to_numpy()[:, None]).all()
+        owners = reference.tables.of_level(name)["patient_id"].to_numpy()[level.row]  # (i, k)
+        assert (owners != own[:, None])[level.row >= 0].all()
     if route == "ii":
-        assert found.excluded >= len(target)  # each image's nearest one is itself
-
-
-def test_matches_with_oneself_are_counted():
-    reference = make_cohort("r", 6, 0)
-    target = without(reference.select_patients(["r1"]), "lesion", "patient")
-    found = retrieve_from(make_model(reference), reference, target, route="ii", k=50)
-    own = int((reference.images["patient_id"] == "r1").sum())
-    assert found.excluded == len(target) * own
-    assert (found.levels["lesion"].row >= 0).sum(axis=1).tolist() == [len(reference) - own] * len(
-        target
-    )
-
-
-def test_own_matches_are_searched_again_and_the_answer_is_that_of_one_search(monkeypatch):
-    reference, other = make_cohort("r", 6, 0), make_cohort("t", 4, 1)
-    asked: list[tuple[int, bool]] = []
-
-    def search(queries, rows, k, *, exclude=None, device="cpu"):
-        asked.append((len(queries), exclude is not None))
-        return nearest(queries, rows, k, exclude=exclude, device=device)
-
-    monkeypatch.setattr("slimp.retrieval.index.nearest", search)
-    model, patients = make_model(reference), ["r1", "r4"]
-    own = without(reference.select_patients(patients), "lesion", "patient")
-    found = retrieve_from(model, reference, own, route="ii", k=2)
-    assert asked == [(len(own), False), (len(own), True)]  # each image is its own nearest
-    codes = own.images["patient_id"].to_numpy(), reference.images["patient_id"].to_numpy()
-    wanted = nearest(embeddings(own), embeddings(reference), 2, exclude=codes)
-    np.testing.assert_array_equal(found.levels["lesion"].image, wanted.row)
-    asked.clear()
-    retrieve_from(model, reference, without(other, "lesion", "patient"), route="ii")
-    assert asked == [(len(other), False)]
+        patients = reference.images["patient_id"].to_numpy()
+        wanted = nearest(embeddings(target), embeddings(reference), k, exclude=(own, patients))
+        np.testing.assert_array_equal(found.levels["lesion"].image, wanted.row)
+        plain = nearest(embeddings(target), embeddings(reference), k)
+        same = (plain.row >= 0) & (patients[plain.row] == own[:, None])
+        assert found.excluded == same.sum() >= len(target)  # each image's nearest one is itself
 
 
 @pytest.mark.parametrize("route", ["ilp", "ii"])
-def test_fewer_neighbours_than_asked_for_weigh_all_the_same(route):
-    reference, target = make_cohort("r", 2, 0), without(make_cohort("t", 3, 1), "lesion", "patient")
+def test_fewer_neighbours_than_asked_for_weigh_all_the_same(bare, route):
+    reference, target = make_cohort("r", 2, 0), bare
     model = make_model(reference)
-    index = Index.build(model, embedded(reference))
-    config = RetrievalConfig(route=route, k=40)
-    found = retrieve(model, index, embedded(target), config)
+    found, table = table_of(model, reference, target, route=route, k=40)
     for level in found.levels.values():
         np.testing.assert_allclose(level.weight.sum(axis=1), 1, atol=1e-6)
         assert ((level.row < 0) == (level.weight == 0)).all()
-    table = pseudo_table(found, index, target, np.zeros(len(target), dtype=bool))
     most = len(reference) if route == "ii" else max(len(reference.lesions), 2)
     assert table.groupby("image_id").size().max() == most
 
@@ -393,45 +355,37 @@ def test_without_other_patients_nothing_is_found():
         assert not level.embedding.any()
 
 
-def test_a_model_of_one_level_imputes_that_one():
-    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
+def test_a_model_or_a_reference_of_one_level_imputes_that_one(reference, bare):
     for level in ("lesion", "patient"):
-        found = retrieve_from(make_model(reference, levels=(level,)), reference, target)
+        found = retrieve_from(make_model(reference, levels=(level,)), reference, bare)
         assert list(found.levels) == [level]
     untrained = make_model(reference, lesion_weight=0.0)
-    assert list(retrieve_from(untrained, reference, target).levels) == ["patient"]
+    assert list(retrieve_from(untrained, reference, bare).levels) == ["patient"]
+    found = retrieve_from(make_model(reference), without(reference, "patient"), bare)
+    assert list(found.levels) == ["lesion"]
 
 
 def test_three_levels():
     reference = make_cohort("r", 6, 0, camera=True)
-    target = without(make_cohort("t", 4, 1, camera=True), "image", "lesion", "patient")
-    model = make_model(reference, levels=LEVELS, image_weight=0.5)
-    index = Index.build(model, embedded(reference))
-    found = retrieve(model, index, embedded(target), RetrievalConfig())
+    target = without(make_cohort("t", 4, 1, camera=True), *LEVELS)
+    found, table = table_of(make_model(reference, LEVELS, image_weight=0.5), reference, target)
     assert list(found.levels) == ["image", "lesion", "patient"]
-    table = pseudo_table(found, index, target, np.zeros(len(target), dtype=bool))
     cameras = reference.images.set_index("image_id")["camera"]
     assert table["image.camera"].tolist() == cameras[table["reference_image_id"]].tolist()
 
 
-def test_a_flat_model_gives_the_joined_row():
-    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
+def test_a_flat_model_gives_the_joined_row(reference, bare):
     flat = reference.flatten()
-    model = make_model(flat, levels=("lesion",), hierarchy="flat")
-    index = Index.build(model, embedded(reference))
-    found = retrieve(model, index, embedded(target), RetrievalConfig())
-    table = pseudo_table(found, index, target.flatten(), np.zeros(len(target), dtype=bool))
+    model = make_model(flat, ("lesion",), hierarchy="flat")
+    _, table = table_of(model, reference, bare)
     rows = flat.lesions.set_index("lesion_id").loc[table["reference_lesion_id"]]
     np.testing.assert_array_equal(table["lesion.age"], rows["age"])
     np.testing.assert_array_equal(table["lesion.size"], rows["size"])
 
 
-def test_the_table_names_the_neighbours_and_what_was_published():
-    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
-    model = make_model(reference)
-    index = Index.build(model, embedded(reference))
-    found = retrieve(model, index, embedded(target), RetrievalConfig(k=2))
-    table = pseudo_table(found, index, target, np.arange(len(target)) == 0)
+def test_the_table_names_the_neighbours_and_what_was_published(reference, bare):
+    target, model = bare, make_model(reference)
+    _, table = table_of(model, reference, target, np.arange(len(target)) == 0, k=2)
     assert table["image_id"].tolist() == np.repeat(target.images["image_id"], 2).tolist()
     assert table["rank"].tolist() == [1, 2] * len(target)
     assert table["abstained"].tolist() == [True, True, *[False] * (2 * len(target) - 2)]
@@ -445,12 +399,9 @@ def test_the_table_names_the_neighbours_and_what_was_published():
     assert shown["lesion_id"].tolist() == table["reference_lesion_id"].tolist()
 
 
-def test_values_of_several_neighbours_are_combined_by_weight():
-    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
-    lesions = reference.lesions.assign(
-        size=reference.lesions["size"].mask([True] + [False] * (len(reference.lesions) - 1))
-    )
-    reference = replace(reference, tables=replace(reference.tables, lesions=lesions))
+def test_values_of_several_neighbours_are_combined_by_weight(reference, bare):
+    target, sizes = bare, reference.lesions["size"]
+    reference = with_lesions(reference, size=sizes.mask(sizes.index == 0))
     model = make_model(reference)
     index = Index.build(model, embedded(reference))
     found = retrieve(model, index, embedded(target), RetrievalConfig(k=4, temperature=1.0))
@@ -476,19 +427,15 @@ def test_values_of_several_neighbours_are_combined_by_weight():
 
 def adapted(model: Slimp) -> Slimp:
     """As `slimp adapt --rename` leaves it: a name of its own for each column, the earlier known."""
-    encodings = {
-        name: replace(
-            encoding,
-            features=tuple(
-                replace(
-                    feature,
-                    name=f"new {feature.name}",
-                    columns=tuple(f"new_{column}" for column in feature.columns),
-                    also=(feature.columns,),
-                )
-                for feature in encoding.features
-            ),
+
+    def moved(feature):
+        columns = tuple(f"new_{column}" for column in feature.columns)
+        return replace(
+            feature, name=f"new {feature.name}", columns=columns, also=(feature.columns,)
         )
+
+    encodings = {
+        name: replace(encoding, features=tuple(map(moved, encoding.features)))
         for name, encoding in model.encodings.items()
     }
     renamed = Slimp(model.config, encodings).eval()
@@ -498,8 +445,10 @@ def adapted(model: Slimp) -> Slimp:
 
 @pytest.mark.parametrize("route", ["ilp", "ii"])
 @pytest.mark.parametrize("hierarchy", ["nested", "flat"])
-def test_a_reference_under_the_names_of_an_earlier_stage_gives_the_same(route, hierarchy):
-    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "patient")
+def test_a_reference_under_the_names_of_an_earlier_stage_gives_the_same(
+    reference, whole, route, hierarchy
+):
+    target = without(whole, "patient")
     levels = {"nested": ("lesion", "patient"), "flat": ("lesion",)}[hierarchy]
     fitted = reference.flatten() if hierarchy == "flat" else reference
     model = make_model(fitted, levels, hierarchy=hierarchy)
@@ -536,26 +485,17 @@ def test_values_under_earlier_names_are_compared_with_the_target_s_own():
         assert figures[0].keys() == {"age", "smokes", "size", "site"}
 
 
-def test_refusals():
-    reference, target = make_cohort("r", 4, 0), without(make_cohort("t", 3, 1), "lesion", "patient")
+def test_refusals(reference, bare):
     with pytest.raises(UserError, match="relates images to no metadata"):
-        retrieve_from(make_model(reference, levels=()), reference, target)
+        retrieve_from(make_model(reference, levels=()), reference, bare)
     with pytest.raises(UserError, match="k must be at least 1, got 0"):
         RetrievalConfig(k=0)
     model = make_model(reference)
     with pytest.raises(UserError, match=r"none of its metadata at the level\(s\) lesion, patient"):
-        retrieve_from(model, without(reference, "lesion", "patient"), target)
+        retrieve_from(model, without(reference, "lesion", "patient"), bare)
+    lesions = reference.lesions.drop(columns="site")
     partial = replace(
-        reference,
-        schema=target.schema,
-        tables=replace(reference.tables, lesions=reference.lesions.drop(columns="site")),
+        reference, schema=bare.schema, tables=replace(reference.tables, lesions=lesions)
     )
     with pytest.raises(UserError, match=r"no lesion-level column 'site' \(1 of the 2"):
-        retrieve_from(model, partial, target)
-
-
-def test_a_reference_that_lacks_a_level_gives_the_other():
-    reference, target = make_cohort("r", 6, 0), without(make_cohort("t", 4, 1), "lesion", "patient")
-    model = make_model(reference)
-    found = retrieve_from(model, without(reference, "patient"), target)
-    assert list(found.levels) == ["lesion"]
+        retrieve_from(model, partial, bare)

@@ -118,8 +118,6 @@ def _write(
 
 
 def _print(predictor: Predictor, predictions: Sequence[Prediction]) -> None:
-    from slimp.prediction.output import always_in_the_set
-
     conformal, verified = predictor.conformal, predictor.verified
     show_table(
         f"predictions by a probe of '{predictor.probe.features}' features",
@@ -135,7 +133,7 @@ def _print(predictor: Predictor, predictions: Sequence[Prediction]) -> None:
         f"those of calibration{', for each class' * conformal.per_class}; verified: "
         f"{verified.coverage} on {verified.n} images of {verified.n_patients} held-out patients"
     )
-    if always := always_in_the_set(predictor):
+    if always := predictor.always_in_the_set:
         say(f"always in the set, with too few calibration patients: {', '.join(always)}")
     for caution in predictor.cautions():
         say(f"CAUTION: {caution}")

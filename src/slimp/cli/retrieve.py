@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slimp.cli.console import note, progress_bar, say, show_table
+from slimp.cli.console import note, progress_bar, say, show_cautions, show_table
 from slimp.cli.flags import REQUIRED_FLAG
 from slimp.cli.inputs import Embedding
 from slimp.retrieval.config import RetrievalConfig
@@ -78,6 +78,7 @@ def _retrieve(arguments: Arguments) -> Retrieval:
 
     model, run, how = Slimp.from_pretrained(arguments.run), arguments.run, arguments.inference
     reference, target = Cohort.load(arguments.reference), Cohort.load(arguments.target)
+    show_cautions(reference)
     with progress_bar("embedding the reference") as progress:
         theirs = cached_features(run, arguments.reference, how, progress=progress)
     with progress_bar("embedding the target") as progress:
@@ -107,7 +108,7 @@ def _print(result: Retrieval) -> None:
         found = f"{abstention.achieved} found on {abstention.n_patients} patients of the reference"
     say(f"coverage: {abstention.coverage:.0%} stated; {found}")
     for caution in result.cautions:
-        say(f"CAUTION: {caution.removeprefix('CAUTION: ')}")
+        say(f"CAUTION: {caution}")
     show_table(
         "similarity: of images and their own metadata, and of nearest neighbours (calibration "
         "patients, target)",

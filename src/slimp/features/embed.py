@@ -167,7 +167,7 @@ class FeatureTable:
         """
         remedy = "Make one with: slimp embed."
         try:
-            table = pq.read_table(path)
+            table = pq.ParquetFile(path).read()  # of a folder, read_table takes all files
             names = [n for n in ("image", *METADATA_KEYS.values()) if n in table.column_names]
             read = {name: read_lists(table[name]) for name in names}
         except (pa.ArrowException, OSError, TypeError) as error:
@@ -203,12 +203,10 @@ def embed(
     Args:
         model: the encoders; left as it was found.
         cohort: whose images and metadata.
-        how: device, number format, backend and batches. A backend other than torch is compared
-            with torch first, on images of the cohort.
-        lacking: what becomes of columns that the model reads and the cohort has not, at a level
-            of which it has some: an error, or cells that are missing in every row.
-        pseudo: pseudo-metadata of these images, or the folder of `slimp retrieve` that holds
-            them; see `with_pseudo_metadata`.
+        how: a backend other than torch is compared with torch first, on images of the cohort.
+        lacking: columns that the model reads and the cohort has not, at a level of which it has
+            some: an error, or missing in every row.
+        pseudo: pseudo-metadata of these images, or their folder; see `with_pseudo_metadata`.
         progress: called after each batch.
 
     Raises:
@@ -240,13 +238,8 @@ def embed(
 def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetadata) -> FeatureTable:
     """The table with retrieved embeddings where the images have no metadata of their own.
 
-    An image for which the retrieval abstained gets the embedding of a row in which every cell is
-    missing; the ids say so in a column `abstained`.
-
-    Args:
-        table: features by `model`, of images among those of `pseudo`.
-        model: left as it was found.
-        pseudo: what was retrieved; observed metadata stay.
+    Observed metadata stay. An image for which the retrieval abstained gets the embedding of a row
+    in which every cell is missing; the ids say so in a column `abstained`.
 
     Raises:
         UserError: `pseudo` is of another model, or lacks an image.

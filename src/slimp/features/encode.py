@@ -37,15 +37,10 @@ def embed_images(
     encode: Encode | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Float32[Array, "n d"]:
-    """Image embeddings of batches of pixels, in their order.
+    """Image embeddings, in float32, of batches of square pixels as large as the encoder expects.
 
-    Args:
-        model: left as it was found.
-        batches: uint8 pixels, square and as large as the encoder expects.
-        device: where to compute.
-        precision: of the encoder; embeddings are always float32.
-        encode: what runs the encoder; None: torch.
-        progress: called with the images done after each batch.
+    `encode` runs the encoder (None: torch); `progress` is called with the images done. The model is
+    left as it was found.
     """
     device, found = torch.device(device), list[Array]()
     encode = encode or torch_backend(model.image_encoder, device, precision)
@@ -131,13 +126,9 @@ def cohort_levels(
     *,
     hide: Collection[LevelName] = (),
 ) -> tuple[LevelBatch, ...]:
-    """The whole cohort as one batch: its levels from fine to coarse, for `Slimp.climb`.
+    """A cohort `as_model_reads` it as one batch: its levels from fine to coarse, for `Slimp.climb`.
 
-    Args:
-        model: its encodings; a level without one only groups.
-        cohort: as `as_model_reads` gives it.
-        device: where to put the rows.
-        hide: levels that are read as if no cell were known.
+    A level without an encoding only groups; one to `hide` is read as if no cell were known.
     """
     parents = (np.arange(len(cohort)), cohort.lesion_of_image, cohort.patient_of_lesion)
     levels = []

@@ -35,15 +35,9 @@ def knn_predict(
 
     A neighbour of cosine similarity s has the vote exp(s / temperature), as in DINO.
 
-    Args:
-        train_x: features of any length.
-        train_y: classes, 0..classes - 1.
-        test_x: features of the rows to classify.
-        classes: number of classes.
-        neighbours: rows that vote; all of them if there are fewer.
-        temperature: the smaller, the more the nearest row decides.
-        balanced: divide votes by the size of their class, so that a rare class is not outvoted
-            for being rare. Differs: DINO does not.
+    Features may be of any length; classes are 0 to `classes` - 1. If `balanced`, votes are divided
+    by the size of their class, so that a rare class is not outvoted for being rare. Differs: DINO
+    does not.
 
     Raises:
         UserError: no training row, or neighbours or temperature not positive.
@@ -59,7 +53,7 @@ def knn_predict(
     if balanced:
         weight = 1 / torch.bincount(train_y, minlength=classes).clamp(min=1).to(train.dtype)
     out = []
-    for rows in test.split(max(1, CELLS_AT_ONCE // len(train))):
+    for rows in torch.split(test, max(1, CELLS_AT_ONCE // len(train))):
         similarity, index = (rows @ train.T).topk(min(neighbours, len(train)), dim=-1)
         # Relative to the nearest one, which changes no share and keeps exp in range.
         votes = ((similarity - similarity[:, :1]) / temperature).exp()
@@ -98,13 +92,7 @@ def recall_at_k(
     """Per k, the share of rows of `a` that find a row of their own group among the k nearest of b.
 
     Nearest by cosine. A tie counts against the row, so that a model that maps everything to one
-    point scores 0 and not 1.
-
-    Args:
-        a: queries.
-        b: candidates; row i belongs to query i.
-        ks: ranks; the result has them as keys.
-        groups: rows of equal groups match each other; None: each row only matches itself.
+    point scores 0 and not 1. Without groups row i of `a` only matches row i of `b`.
 
     Raises:
         ValueError: there are no rows, or a k is not positive.
@@ -119,7 +107,7 @@ def recall_at_k(
     groups = group_numbers(a, groups)
     a, b = F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1)
     ranks, block = [], max(1, CELLS_AT_ONCE // len(b))
-    for rows, own in zip(a.split(block), groups.split(block), strict=True):
+    for rows, own in zip(torch.split(a, block), torch.split(groups, block), strict=True):
         cosine = rows @ b.T  # (rows, n)
         match = own[:, None] == groups  # (rows, n)
         best = cosine.masked_fill(~match, -torch.inf).amax(dim=1, keepdim=True)

@@ -87,13 +87,13 @@ def nearest(
     32. So the answer depends neither on the device nor on `precision`.
 
     Args:
-        queries: rows of any length but 0.
-        index: likewise.
+        queries: rows of any length but 0; those of the index likewise.
+        index: rows to search.
         k: neighbours per query; may exceed the rows there are.
         exclude: a group per query and per row of the index, such as patients; a row is never
             returned to a query of its own group.
-        device: where the first stage runs.
-        precision: number format of the first stage; `auto` takes the faster one.
+        device: of the first stage.
+        precision: of the first stage; `auto` takes the faster one.
 
     Raises:
         UserError: k is not positive, the widths differ, or a row is zero or not finite.

@@ -72,7 +72,7 @@ class PseudoMetadata:
         """
         path = Path(folder) / FILE
         try:
-            table = pq.read_table(path)
+            table = pq.ParquetFile(path).read()
             table = table.take(np.flatnonzero(table["rank"].to_numpy() == 1))
             levels = [name for name in LEVELS if f"{name}_embedding" in table.column_names]
             read = {name: read_lists(table[f"{name}_embedding"]) for name in levels}

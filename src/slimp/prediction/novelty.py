@@ -29,13 +29,7 @@ MOST_ROWS = 20_000
 def save_reference(
     folder: str | Path, table: FeatureTable, rows: Int[Array, " m"] | Bool[Array, " n"]
 ) -> None:
-    """Writes `reference.parquet`: ids, labels and features of the images a probe learned from.
-
-    Args:
-        folder: of the probe.
-        table: the features that the probe was made on.
-        rows: which of its rows trained the probe of the first seed.
-    """
+    """Writes `reference.parquet`: the rows of a table that trained the probe of the first seed."""
     keep = np.zeros(len(table), dtype=bool)
     keep[rows] = True
     table.select(keep).save(Path(folder) / NAME)
@@ -47,16 +41,12 @@ def load_reference(folder: str | Path) -> FeatureTable:
     Raises:
         CheckpointError: it is not there, or is damaged.
     """
-    path = Path(folder) / NAME
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder}: no {NAME} here, the cases that the probe learned from. This version of "
-            "slimp probe writes it: make the probe again."
-        )
     try:
-        return FeatureTable.load(path)
+        return FeatureTable.load(Path(folder) / NAME)
     except UserError as error:
-        raise CheckpointError(f"{error} Make the probe again.") from None
+        raise CheckpointError(
+            f"the cases that the probe learned from: {error} Make the probe again."
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,35 +82,35 @@ class Surroundings:
         scale[scale < 1e-12 * np.maximum(np.abs(mean), 1)] = 1.0
         z = (x - mean) / scale
         some = np.unique(np.linspace(0, len(z) - 1, min(len(z), MOST_ROWS)).astype(int))
-        few, groups = z[some], patients[some]
-        usual, folds = np.empty(len(few)), _folds(groups)
+        few, folds = z[some], _folds(patients[some])
+        usual = np.empty(len(few))
         for fold in np.unique(folds):
             own = folds == fold
-            centre, precision = _gaussian(few[~own])
-            usual[own] = _distance(few[own], centre, precision)
-        _, precision = _gaussian(few)
+            usual[own] = _distance(few[own], few[~own].mean(axis=0), _precision(few[~own]))
         return cls(
             rows=z.astype(np.float32),
             mean=mean,
             scale=scale,
-            precision=precision,
+            precision=_precision(few),
             usual=np.sort(usual),
         )
+
+    def standardised(self, features: Float32[Array, "q d"]) -> Float64[Array, "q d"]:
+        """New features on the scale of the reference's."""
+        return (features.astype(np.float64) - self.mean) / self.scale
 
     def p_values(self, features: Float32[Array, "q d"]) -> Float64[Array, " q"]:
         """Share of reference images, each unseen itself, that are as far or farther; 1 counts on.
 
         So an image that resembles them has a value of at most p with probability about p.
         """
-        z = (features.astype(np.float64) - self.mean) / self.scale
-        distance = _distance(z, np.zeros(len(self.mean)), self.precision)
+        distance = _distance(self.standardised(features), np.float64(0), self.precision)
         farther = len(self.usual) - np.searchsorted(self.usual, distance, side="left")
         return np.asarray((1 + farther) / (1 + len(self.usual)))
 
     def nearest(self, features: Float32[Array, "q d"], k: int) -> Neighbours:
         """The k reference images of highest cosine, all features standardised."""
-        z = (features.astype(np.float64) - self.mean) / self.scale
-        return nearest(z.astype(np.float32), self.rows, k)
+        return nearest(self.standardised(features).astype(np.float32), self.rows, k)
 
 
 def _folds(patients: Array) -> Array:
@@ -130,15 +120,15 @@ def _folds(patients: Array) -> Array:
     return assign_groups(np.zeros(len(patients)), patients, names, seed=0)
 
 
-def _gaussian(z: Float[Array, "n d"]) -> tuple[Array, Array]:
-    """Mean and inverse of the shrunken covariance."""
+def _precision(z: Float[Array, "n d"]) -> Float64[Array, "d d"]:
+    """Inverse of the shrunken covariance."""
     covariance, _ = ledoit_wolf(z)
     width = len(covariance)
     floor = 1e-6 * np.trace(covariance) / width  # where rows are fewer than columns, or alike
-    return z.mean(axis=0), np.linalg.inv(covariance + max(floor, 1e-12) * np.eye(width))
+    return np.linalg.inv(covariance + max(floor, 1e-12) * np.eye(width))
 
 
-def _distance(z: Array, centre: Array, precision: Array) -> Float64[Array, " q"]:
+def _distance(z: Array, centre: Any, precision: Array) -> Float64[Array, " q"]:
     off = z - centre
     squares = ((off @ precision) * off).sum(axis=1)
     return np.asarray(np.sqrt(np.maximum(squares, 0)))

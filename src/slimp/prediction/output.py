@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from slimp.prediction.predictor import Prediction, Predictor
@@ -31,7 +30,7 @@ def to_dict(predictor: Predictor, predictions: Sequence[Prediction]) -> dict[str
             "per_class": conformal.per_class,
             "calibration_images": conformal.n,
             "calibration_patients": conformal.n_patients,
-            "always_in_the_set": always_in_the_set(predictor),
+            "always_in_the_set": predictor.always_in_the_set,
             "verified": predictor.verified.to_dict(probe.classes),
         },
         "novelty": {
@@ -52,10 +51,7 @@ def to_frame(predictor: Predictor, predictions: Sequence[Prediction]) -> pd.Data
     rows = []
     for found in predictions:
         row: dict[str, Any] = {
-            "image": found.image,
-            "status": found.status,
-            "reason": found.reason,
-            "decision": found.decision,
+            **{name: getattr(found, name) for name in ("image", "status", "reason", "decision")},
             "decision_rule": found.decision and predictor.decision_rule,
             **{f"p_{c}": found.probabilities.get(c) for c in predictor.probe.classes},
             "set": "|".join(found.conformal_set) or None,
@@ -68,9 +64,3 @@ def to_frame(predictor: Predictor, predictions: Sequence[Prediction]) -> pd.Data
                 row[f"nearest_{k + 1}_{name}"] = getattr(case, name, None)
         rows.append({**row, "statement": STATEMENT})
     return pd.DataFrame(rows)
-
-
-def always_in_the_set(predictor: Predictor) -> list[str]:
-    """Classes with too few calibration patients to be left out of any set."""
-    thresholds = predictor.conformal.thresholds
-    return [c for c, t in zip(predictor.probe.classes, thresholds, strict=True) if np.isinf(t)]

@@ -28,14 +28,8 @@ from slimp.prediction.config import PredictConfig
 from slimp.prediction.image_sanity import fault_of
 from slimp.prediction.inputs import Metadata, find_images
 from slimp.prediction.novelty import Surroundings, load_reference
-from slimp.prediction.probe_folder import (
-    levels_of,
-    read_calibration,
-    read_model,
-    read_record,
-    read_schema,
-)
-from slimp.sources.decode_image import verify_image
+from slimp.prediction.probe_folder import levels_of, read_calibration, read_model, read_record
+from slimp.sources.decode_image import SHORTER_SIDE, verify_image
 from slimp.sources.image_limits import CorruptImageError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -89,8 +83,8 @@ class Predictor:
     conformal: Conformal
     verified: Coverage
     """Coverage found on patients that the thresholds were not calibrated on."""
-    schema: Schema | None
-    """Of the cohort, for reading metadata; None: it was not found."""
+    schema: Schema
+    """Of the cohort, for reading metadata."""
     record: Mapping[str, Any]
     """The probe's `config.json`, and `saw_test_patients` from its metrics."""
     config: PredictConfig
@@ -131,7 +125,7 @@ class Predictor:
             surroundings=Surroundings.of(reference.features["image"], patients),
             conformal=conformal,
             verified=verified,
-            schema=read_schema(record),
+            schema=Schema.from_dict(record["schema"]),
             record=record,
             config=config,
             device=torch.device(device),
@@ -146,6 +140,12 @@ class Predictor:
     def can_refuse(self) -> bool:
         """Whether the reference is large enough for any image to count as out of distribution."""
         return 1 / (1 + len(self.surroundings.usual)) < self.config.novelty
+
+    @property
+    def always_in_the_set(self) -> list[str]:
+        """Classes with too few calibration patients to be left out of any set."""
+        thresholds = self.conformal.thresholds
+        return [c for c, t in zip(self.probe.classes, thresholds, strict=True) if np.isinf(t)]
 
     @property
     def decision_rule(self) -> str:
@@ -209,11 +209,6 @@ class Predictor:
                 "made up. Pass them with --metadata TABLE.csv, or make a probe of images "
                 "alone: slimp probe RUN COHORT --features image --out DIR."
             )
-        if self.schema is None:
-            raise UserError(
-                f"the cohort of the probe ({self.record.get('cohort')}) is not there any more, so "
-                "how to read its metadata is not known. Make the probe again."
-            )
         found = Metadata.read(source, encodings, self.schema)
         if not found.keys_of(paths):
             raise UserError(
@@ -228,81 +223,73 @@ class Predictor:
         keys = {} if metadata is None else metadata.keys_of(paths)
         for first in range(0, len(paths), self.config.batch_size):
             some = paths[first : first + self.config.batch_size]
-            found: dict[Path, Prediction] = {}
-            pixels: dict[Path, Tensor] = {}
-            for path in some:
-                read = self._read(path)
-                if isinstance(read, Prediction):
-                    found[path] = read
-                elif metadata is not None and path not in keys:
-                    reason = "the metadata table has no row for it, and the probe reads metadata"
-                    found[path] = Prediction(image=str(path), status="refused", reason=reason)
-                else:
-                    pixels[path] = read
-            if pixels:
-                found |= self._answer(pixels, metadata, [keys[p] for p in pixels if p in keys])
-            yield from (found[path] for path in some)
+            found = {path: self._read(path) for path in some}
+            for path in some if metadata is not None else ():
+                if isinstance(found[path], Tensor) and path not in keys:
+                    found[path] = _refused(
+                        path, "the metadata table has no row for it, and the probe reads metadata"
+                    )
+            pixels = {path: read for path, read in found.items() if isinstance(read, Tensor)}
+            done = self._answer(pixels, metadata, keys) if pixels else {}
+            yield from (done.get(path) or found[path] for path in some)
 
     def _read(self, path: Path) -> Tensor | Prediction:
-        """The pixels of an image, or why it gets no prediction."""
+        """The pixels of an image, as an import stores and a cohort decodes it; or why none."""
+        size = self.model.image_spec.size
         try:
-            encoded = verify_image(path.read_bytes()).encoded  # as an import stores it
+            verified = verify_image(path.read_bytes(), shorter_side=max(SHORTER_SIDE, size))
         except (OSError, CorruptImageError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             return Prediction(image=str(path), status="unreadable", reason=reason or str(error))
-        size = self.model.image_spec.size
-        picture = decode(encoded, size)
-        if (fault := fault_of(picture)) is not None:
-            return Prediction(image=str(path), status="refused", reason=fault)
-        return centre(picture, size)
+        picture = decode(verified.encoded, size)
+        fault = fault_of(picture)
+        return centre(picture, size) if fault is None else _refused(path, fault)
+
+    def _features(
+        self, pixels: Sequence[Tensor], metadata: Metadata | None, keys: Sequence[str]
+    ) -> dict[str, Array]:
+        found = {"image": embed_images(self.model, [torch.stack([*pixels])], device=self.device)}
+        for level in self.levels if metadata is not None else ():
+            rows = metadata.rows(level, keys)
+            found[METADATA_KEYS[level]] = embed_rows(self.model, level, rows, device=self.device)
+        return found
 
     def _answer(
-        self, pixels: Mapping[Path, Tensor], metadata: Metadata | None, keys: Sequence[str]
+        self, pixels: Mapping[Path, Tensor], metadata: Metadata | None, keys: Mapping[Path, str]
     ) -> dict[Path, Prediction]:
         """Predictions for images of one batch; `keys` are their rows in the metadata."""
-        batch = torch.stack(list(pixels.values()))
-        images = embed_images(self.model, [batch], device=self.device)
-        features = {"image": images}
-        if metadata is not None:
-            for level in self.levels:
-                rows = metadata.rows(level, keys)
-                features[METADATA_KEYS[level]] = embed_rows(
-                    self.model, level, rows, device=self.device
-                )
+        features = self._features(
+            list(pixels.values()), metadata, [keys[p] for p in pixels if p in keys]
+        )
         wanted = FEATURE_SETS[self.probe.features]  # type: ignore[index]
         x = np.hstack([features[name] for name in wanted if name in features])
-        plain, shown = self.probe.predict_proba(x), self.probe.calibrated_proba(x)
-        decided = self.probe.decide(plain)
+        classes, shown = self.probe.classes, self.probe.calibrated_proba(x)
+        decided = self.probe.decide(self.probe.predict_proba(x))
         sets = self.conformal.sets(shown, decided)
-        p, cases = self.surroundings.p_values(images), self._nearest(images)
+        p = self.surroundings.p_values(features["image"])
+        cases, usual = self._nearest(features["image"]), len(self.surroundings.usual)
         found = {}
         for i, path in enumerate(pixels):
             if p[i] < self.config.novelty:
                 reason = (
-                    f"out of distribution: a fraction of {p[i]:.2g} of the "
-                    f"{len(self.surroundings.usual)} reference images is as far out, below "
-                    f"{self.config.novelty:g}"
+                    f"out of distribution: a fraction of {p[i]:.2g} of the {usual} reference "
+                    f"images is as far out, below {self.config.novelty:g}"
                 )
-                found[path] = Prediction(
-                    image=str(path), status="refused", reason=reason, novelty_p=float(p[i])
-                )
+                found[path] = _refused(path, reason, novelty_p=float(p[i]))
                 continue
-            known = (None, None) if metadata is None else metadata.known(keys[i])
+            known = (None, None) if metadata is None else metadata.known(keys[path])
+            likeliest = np.argsort(-shown[i], kind="stable")
             found[path] = Prediction(
                 image=str(path),
                 status="predicted",
-                probabilities=dict(zip(self.probe.classes, shown[i].tolist(), strict=True)),
-                decision=self.probe.classes[decided[i]],
-                conformal_set=tuple(
-                    self.probe.classes[c]
-                    for c in np.argsort(-shown[i], kind="stable")
-                    if sets[i, c]
-                ),
+                probabilities=dict(zip(classes, shown[i].tolist(), strict=True)),
+                decision=classes[decided[i]],
+                conformal_set=tuple(classes[c] for c in likeliest if sets[i, c]),
                 novelty_p=float(p[i]),
                 nearest=cases[i],
                 metadata_known=known[0],
                 metadata_features=known[1],
-                unseen={} if metadata is None else metadata.strange(keys[i]),
+                unseen={} if metadata is None else metadata.strange(keys[path]),
             )
         return found
 
@@ -318,3 +305,7 @@ class Predictor:
             )
             for similarities, rows in zip(found.similarity, found.row, strict=True)
         ]
+
+
+def _refused(path: Path, reason: str, *, novelty_p: float | None = None) -> Prediction:
+    return Prediction(image=str(path), status="refused", reason=reason, novelty_p=novelty_p)

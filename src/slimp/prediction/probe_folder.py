@@ -11,7 +11,7 @@ import pandas as pd
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import new_folder, read_json, sha256_of, write_json
-from slimp.data.schema import LevelName, Schema
+from slimp.data.schema import LevelName
 from slimp.errors import CheckpointError
 from slimp.evaluation.conformal import Conformal, Coverage, calibrate, verified_coverage
 from slimp.evaluation.logistic import LinearProbe
@@ -51,14 +51,7 @@ def save_probe(
 ) -> None:
     """Writes scores, predictions, weights, reference cases and settings, all or nothing.
 
-    Args:
-        folder: to write.
-        found: the probe and its baselines.
-        table: the features that it was made on.
-        cohort: whose features they are.
-        provenance: of the features.
-        config: settings of the probe.
-        overwrite: replace what is in the folder.
+    `table` holds the features of `cohort` that the probe was made on.
 
     Raises:
         UserError: the folder is not empty and `overwrite` is off.
@@ -104,19 +97,15 @@ def levels_of(probe: LinearProbe, reference: FeatureTable, model: Slimp) -> tupl
 
 def read_record(folder: Path) -> dict[str, Any]:
     """`config.json` of a probe; refuses other folders."""
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder. Make a probe with: slimp probe.")
-    path = folder / "config.json"
+    path, remedy = folder / "config.json", "Make one with: slimp probe RUN COHORT --out DIR."
     content = read_json(path) if path.is_file() else {}
-    if not isinstance(content, dict) or "probe" not in content:
+    if not isinstance(content, dict) or not {"probe", "schema"} <= content.keys():
         raise CheckpointError(
-            f"{folder}: not the folder of a probe (no config.json that slimp probe wrote). Make "
-            "one with: slimp probe RUN COHORT --out DIR."
+            f"{folder}: not the folder of a probe (no config.json that slimp probe wrote). {remedy}"
         )
     if content["probe"].get("method") == "knn":
         raise CheckpointError(
-            f"{folder}: a probe of nearest neighbours (--method knn) cannot predict. Make another "
-            "one: slimp probe RUN COHORT --out DIR."
+            f"{folder}: a probe of nearest neighbours (--method knn) cannot predict. {remedy}"
         )
     metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
     return {**content, "saw_test_patients": metrics.get("pretraining_saw_test_patients")}
@@ -135,20 +124,12 @@ def read_model(record: Mapping[str, Any], run: str | Path | None, folder: Path) 
             "If it moved, pass --run."
         )
     model = Slimp.from_pretrained(where)
-    if record.get("weights_sha256") not in (None, sha256_of(where / "model.safetensors")):
+    if record.get("weights_sha256") != sha256_of(where / "model.safetensors"):
         raise CheckpointError(
             f"{where}: holds other weights than those that the probe {folder} was made with. "
             "Pass the right run with --run, or make the probe again."
         )
     return model
-
-
-def read_schema(record: Mapping[str, Any]) -> Schema | None:
-    """The cohort's, as the probe kept it or as the cohort has it."""
-    if "schema" in record:
-        return Schema.from_dict(record["schema"])
-    path = Path(str(record.get("cohort", ""))) / "cohort.json"
-    return Schema.from_dict(read_json(path)["schema"]) if path.is_file() else None
 
 
 def read_calibration(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from slimp.checks.report import cautions as audit_cautions
 from slimp.data.schema import LevelName
 from slimp.evaluation.similarity import Similarity
 from slimp.report.examples import thumbnail
@@ -79,7 +80,7 @@ def _cautions(result: Retrieval) -> list[str]:
             "The images of the target can be told from those of the reference. The figures below "
             "about the reference may not hold for this target."
         )
-    found += result.cautions
+    found += [*result.cautions, *audit_cautions(result.reference)]
     if not result.compared:
         found.append(
             "The target has no metadata of its own to compare with, so how much of what is imputed "

@@ -68,42 +68,27 @@ class Abstention:
             out |= level.imputed & (far | ~near)
         return out
 
-    def to_dict(self) -> dict[str, Any]:
-        """For `metrics.json`."""
-        achieved = self.achieved
-        return {
-            "coverage": self.coverage,
-            "thresholds": {k: v if np.isfinite(v) else None for k, v in self.thresholds.items()},
-            "calibration_images": self.n,
-            "calibration_patients": self.n_patients,
-            "calibrated_on_unseen_patients": self.unseen,
-            "achieved_coverage": achieved and achieved.to_dict(per_seed=False),
-            "caution": self.caution,
-        }
-
 
 def calibration_patients(
     reference_patients: Shaped[Array, " p"], parts: Mapping[str, str] | None
 ) -> tuple[frozenset[str], str]:
     """Patients to calibrate on, and a caution if pre-training learned from them or may have.
 
-    Args:
-        reference_patients: ids of those of the reference.
-        parts: patient -> part of pre-training; None: not known.
+    `parts` names the part of pre-training of each patient; None: not known.
     """
     everyone = frozenset(reference_patients.tolist())
     unseen = frozenset(p for p in everyone if parts and parts.get(p) in UNSEEN)
     if len(unseen) > 1:
         return unseen, ""
     if parts is None:
-        why = "the run does not say which patients it learned from"
+        why = "The run does not say which patients it learned from"
     elif any(parts.get(patient) == "train" for patient in everyone):
-        why = "pre-training learned from all patients of the reference"
+        why = "Pre-training learned from all patients of the reference"
     else:  # another cohort than the run's
         return everyone, ""
     return everyone, (
-        f"CAUTION: {why}, so the threshold is calibrated on patients who may look more familiar "
-        "than new ones, and more images of new patients may be refused than stated."
+        f"{why}, so the threshold is calibrated on patients who may look more familiar than new "
+        "ones, and more images of new patients may be refused than stated."
     )
 
 
@@ -118,9 +103,8 @@ def mean_image_similarity(
     k = min(NEIGHBOURS, len(reference.row))
     _, similarity, _ = reference.nearest(images, patients, k, device=device)
     count = np.isfinite(similarity).sum(axis=1)
-    total = np.nansum(similarity, axis=1)
-    mean = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
-    return np.asarray(mean, dtype=np.float32)
+    mean = np.where(count > 0, np.nansum(similarity, axis=1) / np.maximum(count, 1), np.nan)
+    return mean.astype(np.float32)
 
 
 def calibrate_thresholds(
@@ -138,12 +122,11 @@ def calibrate_thresholds(
     coverage allows. Each patient has the same weight, however many images there are.
 
     Args:
-        similarity: per level, of each calibration image and its nearest neighbour of another
-            patient; and for `IMAGES` that of its nearest images. NaN where there is none.
+        similarity: as in `Calibration`; NaN where there is none.
         patients: of each image.
         coverage: in (0, 1).
         caution: to be kept with the result.
-        seed: random seed of the halves that verify the coverage.
+        seed: of the halves that verify the coverage, and of the bootstrap.
         replicates: of the bootstrap over patients.
 
     Raises:
@@ -151,38 +134,35 @@ def calibrate_thresholds(
     """
     if not len(patients):
         raise UserError("no image to calibrate the threshold on: the reference is empty.")
-    unseen = not caution
+    codes = np.unique(patients, return_inverse=True)[1]
     score = np.column_stack([np.nan_to_num(s, nan=-np.inf) for s in similarity.values()])
     score = score.astype(np.float64)  # (i, levels)
-    thresholds = _thresholds(score, patients, coverage)
+    thresholds, count = _thresholds(score, codes, coverage), int(codes.max()) + 1
+    cautions = [caution] if caution else []
     if np.isinf(thresholds).all():
-        lacking = (
-            f"CAUTION: {len(np.unique(patients))} patient(s) are too few to calibrate a coverage "
-            f"of {coverage:.0%}, so no image is refused as out of distribution."
+        cautions.append(
+            f"{count} patient(s) are too few to calibrate a coverage of {coverage:.0%}, so no "
+            "image is refused as out of distribution."
         )
-        caution = f"{caution} {lacking}".strip()
     return Abstention(
         coverage=coverage,
         thresholds=dict(zip(similarity, thresholds.tolist(), strict=True)),
         n=len(patients),
-        n_patients=len(np.unique(patients)),
-        achieved=_verify(score, patients, coverage, seed, replicates),
-        unseen=unseen,
-        caution=caution,
+        n_patients=count,
+        achieved=_verify(score, codes, coverage, seed, replicates) if count > 1 else None,
+        unseen=not caution,
+        caution=" ".join(cautions),
     )
 
 
 def _thresholds(
     score: Float[Array, "i levels"], patients: Shaped[Array, " i"], coverage: float
 ) -> Float[Array, " levels"]:
-    rank = np.column_stack([rankdata(column, method="max") for column in score.T])
-    worst = rank.min(axis=1)  # (i,) of the level at which an image fares worst
+    worst = rankdata(score, method="max", axis=0).min(axis=1)  # (i,) of an image's worst level
     limit = conformal_quantile(-worst.astype(np.float64), coverage, patients)
-    position = -1.0 if np.isinf(limit) else -limit - 1
-    if score.shape[1] > 1:
-        # A calibration image is ranked among all with itself, a new one among the others: with
-        # several levels at once that is worth a rank, or the coverage falls short.
-        position -= 1
+    # A calibration image is ranked among all with itself, a new one among the others: with
+    # several levels at once that is worth a rank, or the coverage falls short.
+    position = -limit - 1 - (score.shape[1] > 1)
     if position < 0:
         return np.full(score.shape[1], -np.inf)
     return np.asarray(np.sort(score, axis=0)[int(position)])
@@ -190,26 +170,22 @@ def _thresholds(
 
 def _verify(
     score: Float[Array, "i levels"],
-    patients: Shaped[Array, " i"],
+    codes: Shaped[Array, " i"],
     coverage: float,
     seed: int,
     replicates: int,
-) -> Estimate | None:
+) -> Estimate:
     """Fraction of images that pass thresholds from the other half of the patients."""
-    names, codes = np.unique(patients, return_inverse=True)
-    if len(names) < 2:
-        return None
-    rng = np.random.default_rng(seed)
+    rng, count = np.random.default_rng(seed), int(codes.max()) + 1
     tested, kept = [], []
     for _ in range(REPEATS):
-        half = (rng.permutation(len(names)) < len(names) // 2)[codes]
+        half = (rng.permutation(count) < count // 2)[codes]
         limits = _thresholds(score[half], codes[half], coverage)
-        tested.append(np.flatnonzero(~half))
+        tested.append(codes[~half])
         kept.append((score[~half] >= limits).all(axis=1))
 
     def statistic(repeat: int, weights: Array) -> dict[str, Array]:
-        own = weights * equal_shares(codes[tested[repeat]])  # (r, i)
+        own = weights * equal_shares(tested[repeat])  # (r, i)
         return {"coverage": own @ kept[repeat] / own.sum(axis=1)}
 
-    groups = [codes[rows] for rows in tested]
-    return bootstrap(groups, statistic, replicates=replicates, seed=seed)["coverage"]
+    return bootstrap(tested, statistic, replicates=replicates, seed=seed)["coverage"]

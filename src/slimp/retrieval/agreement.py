@@ -5,7 +5,7 @@ Axis names: i = images that are compared, r = bootstrap replicates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Shaped
 from scipy.stats import rankdata
 
 from slimp.data.cohort import Cohort
-from slimp.data.schema import LEVELS, Kind, LevelName
+from slimp.data.schema import Kind, LevelName
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Estimate, bootstrap
 from slimp.features.encode import level_of_images
@@ -35,9 +35,13 @@ class Column:
     kind: Kind
     unit: str | None = None
 
-    def in_other_unit(self, other: Column) -> bool:
-        """Whether both state a unit, and not the same one."""
-        return None not in (self.unit, other.unit) and self.unit != other.unit
+    def differs(self, other: Column) -> str:
+        """Why the two cannot be compared, in words; units count where both are stated."""
+        if self.kind != other.kind:
+            return f"{self.kind} and {other.kind}"
+        if self.unit and other.unit and self.unit != other.unit:
+            return f"in {self.unit} and in {other.unit}"
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,7 +88,7 @@ class Agreement:
     @property
     def measure(self) -> str:
         """`agreement`, or `error` of a continuous column."""
-        return "error" if self.imputed.kind == "continuous" else "agreement"
+        return "error" if "error" in self.figures else "agreement"
 
     @property
     def headline(self) -> Estimate:
@@ -94,10 +98,10 @@ class Agreement:
     @property
     def beyond_chance(self) -> Estimate:
         """Kappa, or the skill of a continuous column: 0 is chance, 1 perfect."""
-        return self.figures["skill" if self.imputed.kind == "continuous" else "kappa"]
+        return self.figures["skill" if "skill" in self.figures else "kappa"]
 
     def to_dict(self) -> dict[str, Any]:
-        """For `metrics.json`."""
+        """For `metrics.json`, but for the estimates."""
         return {
             "column": self.imputed.name,
             "target_column": self.true.name,
@@ -106,7 +110,7 @@ class Agreement:
             "n": self.n,
             "n_patients": self.n_patients,
             "unknown_to_reference": self.unknown_to_reference,
-            **{key: found.to_dict(per_seed=False) for key, found in self.figures.items()},
+            **self.figures,
         }
 
 
@@ -115,15 +119,12 @@ def matched_columns(
 ) -> list[tuple[Column, Column]]:
     """(of the reference, of the target): columns of equal kind, unit and name.
 
-    Args:
-        reference: its schema names what can be retrieved.
-        target: its schema names what is true.
-        rename: name in the target -> name in the reference, where these differ.
+    `rename` is name in the target -> name in the reference, where these differ.
 
     Raises:
         UserError: `rename` names what is not there, or columns of different kinds or units.
     """
-    theirs, ours = dict(_named(reference)), dict(_named(target))
+    theirs, ours = _by_name(reference), _by_name(target)
     for name, other in rename.items():
         for wanted, known, cohort in ((name, ours, target), (other, theirs, reference)):
             if wanted not in known:
@@ -131,22 +132,30 @@ def matched_columns(
                     f"rename: cohort '{cohort.info.name}' has no feature '{wanted}'; it has: "
                     f"{', '.join(known) or 'none'}. Write it as NAME_IN_TARGET=NAME_IN_REFERENCE."
                 )
-        if ours[name].kind != theirs[other].kind:
+        if why := ours[name].differs(theirs[other]):
             raise UserError(
-                f"rename: '{name}' of the target is {ours[name].kind}, '{other}' of the reference "
-                f"is {theirs[other].kind}; only features of one kind can be compared."
-            )
-        if ours[name].in_other_unit(theirs[other]):
-            raise UserError(
-                f"rename: '{name}' of the target is in {ours[name].unit}, '{other}' of the "
-                f"reference in {theirs[other].unit}; import one of them in the unit of the other."
+                f"rename: '{name}' of the target and '{other}' of the reference are {why}, so "
+                "they cannot be compared. Import one cohort in the kinds and units of the other."
             )
     pairs: dict[str, tuple[Column, Column]] = {}
     for name, true in ours.items():
         imputed = theirs.get(rename.get(name, name))
-        if imputed and imputed.kind == true.kind and not imputed.in_other_unit(true):
+        if imputed and not imputed.differs(true):
             pairs.setdefault(true.name, (imputed, true))
     return list(pairs.values())
+
+
+def _by_name(cohort: Cohort) -> dict[str, Column]:
+    """Columns by their names, and features of one column by theirs."""
+    found = {}
+    for level in cohort.schema.levels:
+        for feature in level.features:
+            for name in feature.columns:
+                column = Column(level=level.name, name=name, kind=feature.kind, unit=feature.unit)
+                found[name] = column
+                if len(feature.columns) == 1:
+                    found[feature.name] = column
+    return found
 
 
 def compare_columns(
@@ -157,21 +166,46 @@ def compare_columns(
 ) -> list[Compared]:
     """Every retrieved column of which the target has the truth; text is compared without case.
 
-    Args:
-        reference: as the model reads it.
-        target: with whatever it has of its own.
-        given: per level the retrieved values, a row per image of the target.
-        rename: as in `matched_columns`.
+    `given` are the retrieved values per level, a row per image of the target.
     """
     out, of_image = [], level_of_images(target)
     for imputed, true in matched_columns(reference, target, rename):
-        if imputed.level not in given:
-            continue
-        table = target.tables.of_level(true.level)
-        truth = table[true.name].iloc[of_image[true.level]].reset_index(drop=True)
-        theirs = reference.tables.of_level(imputed.level)[imputed.name]
-        out.append(_compare(imputed, true, given[imputed.level][imputed.name], truth, theirs))
+        if imputed.level in given:
+            table = target.tables.of_level(true.level)
+            truth = table[true.name].iloc[of_image[true.level]].reset_index(drop=True)
+            theirs = reference.tables.of_level(imputed.level)[imputed.name]
+            out.append(_compare(imputed, true, given[imputed.level][imputed.name], truth, theirs))
     return out
+
+
+def _compare(
+    imputed: Column, true: Column, given: pd.Series, truth: pd.Series, theirs: pd.Series
+) -> Compared:
+    in_reference, typical = np.ones(len(given), dtype=bool), np.nan
+    a, b, known = (_cells(x, imputed.kind) for x in (given, truth, theirs))
+    if imputed.kind == "continuous":
+        typical = float(np.nanmedian(known))
+        hit = np.abs(a - b) <= TOLERANCE * float(np.nanstd(known))
+    else:
+        hit = a == b
+    if imputed.kind == "categorical":
+        in_reference = np.isin(b, np.unique(known))
+    return Compared(
+        imputed=imputed,
+        true=true,
+        given=given,
+        truth=truth,
+        agrees=np.where(given.notna() & truth.notna(), hit, np.nan).astype(np.float64),
+        known_to_reference=in_reference,
+        typical=typical,
+    )
+
+
+def _cells(cells: pd.Series, kind: Kind) -> Shaped[Array, " i"]:
+    """Numbers, or text that can be compared; missing ones as NaN or ''."""
+    if kind == "continuous":
+        return cells.to_numpy(dtype=np.float64, na_value=np.nan)
+    return cells.astype("str").str.strip().str.casefold().fillna("").to_numpy(dtype="U")
 
 
 def agreement(
@@ -186,13 +220,12 @@ def agreement(
     use = np.flatnonzero(rows & ~np.isnan(compared.agrees))
     if not len(use):
         return None
-    given, truth = compared.given.iloc[use], compared.truth.iloc[use]
-    if compared.imputed.kind == "continuous":
-        a, b = given.to_numpy(dtype=np.float64), truth.to_numpy(dtype=np.float64)
-        statistic = _continuous(a, b, compared.typical)
-    else:
-        statistic = _nominal(_spelled(given, compared.imputed), _spelled(truth, compared.imputed))
-    groups = patients[use]
+    kind, groups = compared.imputed.kind, patients[use]
+    given, truth = (_cells(x.iloc[use], kind) for x in (compared.given, compared.truth))
+    continuous = kind == "continuous"
+    statistic = (
+        _continuous(given, truth, compared.typical) if continuous else _nominal(given, truth)
+    )
     return Agreement(
         imputed=compared.imputed,
         true=compared.true,
@@ -201,51 +234,6 @@ def agreement(
         unknown_to_reference=float(1 - compared.known_to_reference[use].mean()),
         figures=bootstrap([groups], lambda _, w: statistic(w), replicates=replicates, seed=seed),
     )
-
-
-def _named(cohort: Cohort) -> Iterator[tuple[str, Column]]:
-    """Columns by their names, and features of one column by theirs."""
-    for level in LEVELS:
-        for feature in cohort.schema.level(level).features:
-            for column in feature.columns:
-                found = Column(level=level, name=column, kind=feature.kind, unit=feature.unit)
-                yield column, found
-                if len(feature.columns) == 1:
-                    yield feature.name, found
-
-
-def _compare(
-    imputed: Column, true: Column, given: pd.Series, truth: pd.Series, theirs: pd.Series
-) -> Compared:
-    known = (given.notna() & truth.notna()).to_numpy()
-    in_reference, typical = np.ones(len(given), dtype=bool), np.nan
-    if imputed.kind == "continuous":
-        a, b, numbers = (
-            x.to_numpy(dtype=np.float64, na_value=np.nan) for x in (given, truth, theirs)
-        )
-        typical = float(np.nanmedian(numbers))
-        hit = np.abs(a - b) <= TOLERANCE * float(np.nanstd(numbers))
-    else:
-        a, b = _spelled(given, imputed), _spelled(truth, imputed)
-        hit = a == b
-        if imputed.kind == "categorical":
-            in_reference = np.isin(b, np.unique(_spelled(theirs.dropna(), imputed)))
-    return Compared(
-        imputed=imputed,
-        true=true,
-        given=given,
-        truth=truth,
-        agrees=np.where(known, hit, np.nan).astype(np.float64),
-        known_to_reference=in_reference,
-        typical=typical,
-    )
-
-
-def _spelled(cells: pd.Series, column: Column) -> Shaped[Array, " i"]:
-    """Cells as text that can be compared; missing ones as ''."""
-    if column.kind == "checkbox":
-        return np.where(cells.isna(), "", np.where(cells.fillna(False), "yes", "no"))
-    return cells.astype("str").str.strip().str.casefold().fillna("").to_numpy(dtype="U")
 
 
 def _nominal(given: Array, truth: Array) -> Statistic:
@@ -258,9 +246,11 @@ def _nominal(given: Array, truth: Array) -> Statistic:
         total = w.sum(axis=1)
         agreed = w @ hit / total
         chance = ((w @ a) * (w @ b)).sum(axis=1) / total**2
-        rest = 1 - chance
-        kappa = np.divide(agreed - chance, rest, out=np.full(len(w), np.nan), where=rest > 1e-12)
-        return {"agreement": agreed, "chance": chance, "kappa": kappa}
+        return {
+            "agreement": agreed,
+            "chance": chance,
+            "kappa": _ratio(agreed - chance, 1 - chance),
+        }
 
     return statistic
 
@@ -272,15 +262,19 @@ def _continuous(given: Array, truth: Array, typical: float) -> Statistic:
     def statistic(w: Float[Array, "r i"]) -> dict[str, Array]:
         total = w.sum(axis=1)
         ours, chance = w @ error / total, w @ by_chance / total
-        skill = 1 - np.divide(ours, chance, out=np.full(len(w), np.nan), where=chance > 0)
         return {
             "error": ours,
             "chance": chance,
-            "skill": skill,
+            "skill": 1 - _ratio(ours, chance),
             "rank_correlation": weighted_correlation(w, *ranks),
         }
 
     return statistic
+
+
+def _ratio(part: Float[Array, " r"], whole: Float[Array, " r"]) -> Float[Array, " r"]:
+    """NaN where there is nothing to divide by."""
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 1e-12)
 
 
 def weighted_correlation(

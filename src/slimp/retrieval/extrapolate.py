@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 
-from slimp.data.cohort import Cohort
 from slimp.data.schema import LevelName
 from slimp.errors import UserError
 from slimp.evaluation.domain_shift import Shift, two_sample_test
@@ -51,14 +50,9 @@ def extrapolate(
 ) -> Retrieval:
     """Metadata of the reference for a target that lacks some, and how far to trust them.
 
-    Args:
-        model: of both cohorts' embeddings; left as it was found.
-        reference: has the metadata that the model reads.
-        target: lacks some, or all.
-        config: route, neighbours and coverage.
-        parts: patient -> part of pre-training (`parts_of_run`), to calibrate on unseen patients.
-        stale: levels that the image encoder has moved away from (`left_behind`), for a caution.
-        device: where to compute.
+    `model` made both cohorts' embeddings. `parts` (`parts_of_run`) names the part of pre-training
+    of each patient, to calibrate on unseen ones; `stale` (`left_behind`) the levels that the image
+    encoder has moved away from, for a caution.
 
     Raises:
         UserError: nothing is missing, no metadata are known, or a named column is not there.
@@ -72,17 +66,20 @@ def extrapolate(
             f"target '{target.cohort.info.name}' has metadata at all levels, so none are missing. "
             "To impute all the same, and to compare with the known ones, pass --impute all."
         )
+    draws: dict[str, Any] = {"replicates": config.replicates, "seed": config.seed}
     names, caution = calibration_patients(index.images.patients, parts)
-    calibration = calibrate(model, index, names, tuple(retrieved.levels), config, device=device)
-    settings: dict[str, Any] = {"replicates": config.replicates, "seed": config.seed}
+    calibration = calibrate(model, index, names, retrieved, config, device)
     abstention = calibrate_thresholds(
-        calibration.similarity, calibration.patients, config.coverage, caution=caution, **settings
+        calibration.similarity, calibration.patients, config.coverage, caution=caution, **draws
     )
-    image_similarity = mean_image_similarity(
-        index.images, target.images, target.patients, device=device
+    similarity = mean_image_similarity(index.images, target.images, target.patients, device=device)
+    abstained, flat = (
+        abstention.abstains(retrieved, similarity),
+        as_model_reads(model, target.cohort),
     )
-    abstained = abstention.abstains(retrieved, image_similarity)
-    flat = as_model_reads(model, target.cohort)
+    values = retrieved_values(retrieved, index)
+    compared = tuple(compare_columns(index.cohort, flat, values, config.rename))
+    failures = Failures(compared=compared, patients=target.patients, **draws)
     return Retrieval(
         config=config,
         reference=index.cohort,
@@ -92,65 +89,36 @@ def extrapolate(
         features=pseudo_metadata(retrieved, flat, abstained, model),
         abstention=abstention,
         abstained=abstained,
-        image_similarity=image_similarity,
+        image_similarity=similarity,
         shift=_shift(reference, target, config.seed),
         calibration=calibration,
-        reference_agreement=_agreements(calibration.compared, calibration.patients, **settings),
+        compared=compared,
+        agreement=_agreements(compared, target.patients, ~abstained, draws),
+        reference_agreement=_agreements(calibration.compared, calibration.patients, None, draws),
+        **_where_it_fails(failures, retrieved, abstained, cells),
         stale=tuple(level for level in retrieved.levels if level in stale),
-        **_compare_with_truth(config, index, flat, retrieved, abstained, cells),
     )
-
-
-def _compare_with_truth(
-    config: RetrievalConfig,
-    index: Index,
-    target: Cohort,
-    retrieved: Retrieved,
-    abstained: Bool[Array, " i"],
-    cells: Mapping[str, pd.Series],
-) -> dict[str, Any]:
-    """The fields of `Retrieval` that compare with what is known of the target; `cells`: groups."""
-    settings: dict[str, Any] = {"replicates": config.replicates, "seed": config.seed}
-    patients = target.images["patient_id"].to_numpy()
-    values = retrieved_values(retrieved, index)
-    compared = tuple(compare_columns(index.cohort, target, values, config.rename))
-    failures = Failures(compared=compared, patients=patients, **settings)
-    near = {name: level.similarity[:, 0] for name, level in retrieved.levels.items()}
-    finest = next(iter(retrieved.levels))
-    bins, correlation = failures.by_similarity(near)
-    return {
-        "compared": compared,
-        "agreement": _agreements(compared, patients, ~abstained, **settings),
-        "bins": bins,
-        "rank_correlation": correlation,
-        "groups": list(failures.by_group(cells, near[finest], abstained)),
-        "cases": failures.worst_cases(near[finest], retrieved.levels[finest].image[:, 0]),
-    }
 
 
 def calibrate(
     model: Slimp,
     index: Index,
     patients: frozenset[str],
-    levels: tuple[LevelName, ...],
+    retrieved: Retrieved,
     config: RetrievalConfig,
-    *,
     device: torch.device | str,
 ) -> Calibration:
-    """Retrieval for some patients of the reference, their own metadata at these levels hidden."""
+    """Retrieval for some patients of the reference, with what was `retrieved` hidden of theirs."""
     mask = np.isin(index.images.patients, list(patients))
     some = EmbeddedCohort(cohort=index.cohort.select(mask), images=index.images.vectors[mask])
     # Metadata that the target has of its own, these patients may keep.
-    config = replace(config, impute="missing")
+    config, levels = replace(config, impute="missing"), tuple(retrieved.levels)
     found = retrieve(model, index, some, config, hide=levels, device=device)
-    similarity: dict[str, Array] = {}
-    similarity |= {name: found.levels[name].similarity[:, 0] for name in levels}
-    similarity[IMAGES] = mean_image_similarity(
-        index.images, some.images, some.patients, device=device
-    )
+    near: dict[str, Array] = {name: found.levels[name].similarity[:, 0] for name in levels}
+    near[IMAGES] = mean_image_similarity(index.images, some.images, some.patients, device=device)
     values = retrieved_values(found, index)
     return Calibration(
-        similarity=similarity,
+        similarity=near,
         patients=some.patients,
         compared=tuple(compare_columns(index.cohort, some.cohort, values, {})),
         matching=similarity_by_level(
@@ -159,25 +127,39 @@ def calibrate(
     )
 
 
+def _where_it_fails(
+    failures: Failures,
+    retrieved: Retrieved,
+    abstained: Bool[Array, " i"],
+    cells: Mapping[str, pd.Series],
+) -> dict[str, Any]:
+    """Fields of a `Retrieval`; `cells`: the groups of each image."""
+    near = {name: level.similarity[:, 0] for name, level in retrieved.levels.items()}
+    finest, neighbours = next(iter(retrieved.levels.items()))
+    bins, correlation = failures.by_similarity(near)
+    return {
+        "bins": bins,
+        "rank_correlation": correlation,
+        "groups": list(failures.by_group(cells, near[finest], abstained)),
+        "cases": failures.worst_cases(near[finest], neighbours.image[:, 0]),
+    }
+
+
 def _shift(reference: EmbeddedCohort, target: EmbeddedCohort, seed: int) -> Shift | None:
-    counts = (len(side.cohort.patients) // 2 for side in (reference, target))
-    folds = min(5, *counts)
+    folds = min(5, *(len(side.cohort.patients) // 2 for side in (reference, target)))
     if folds < FEWEST_FOLDS:
         return None
-    return two_sample_test(
-        *(reference.images, target.images, reference.patients, target.patients),
-        folds=folds,
-        seed=seed,
-    )
+    sides = reference.images, target.images, reference.patients, target.patients
+    return two_sample_test(*sides, folds=folds, seed=seed)
 
 
 def _agreements(
     compared: Sequence[Compared],
-    patients: Array,
-    rows: Bool[Array, " i"] | None = None,
-    **settings: Any,
+    patients: Shaped[Array, " i"],
+    rows: Bool[Array, " i"] | None,
+    draws: Mapping[str, Any],
 ) -> tuple[Agreement, ...]:
     """Of some rows, or of all; columns without a known truth are left out."""
     rows = np.ones(len(patients), dtype=bool) if rows is None else rows
-    found = (agreement(column, patients, rows, **settings) for column in compared)
+    found = (agreement(column, patients, rows, **draws) for column in compared)
     return tuple(one for one in found if one is not None)

@@ -32,8 +32,6 @@ class Case:
     neighbour: int
     """Row of the reference's images."""
     similarity: float
-    agreement: float
-    """Of the comparable values; NaN where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,22 +47,16 @@ class Failures:
     def agreement_per_image(self, level: LevelName | None = None) -> Float[Array, " i"]:
         """Fraction of an image's comparable values (of a level) that agree; NaN: none."""
         columns = [c.agrees for c in self.compared if level in (None, c.imputed.level)]
-        if not columns:
-            return np.full(len(self.patients), np.nan)
-        values = np.stack(columns)  # (columns, i)
-        count = (~np.isnan(values)).sum(axis=0)
-        total, none = np.nansum(values, axis=0), np.full(len(self.patients), np.nan)
-        return np.asarray(np.divide(total, count, out=none, where=count > 0))
+        none = np.full(len(self.patients), np.nan)
+        return pd.DataFrame(np.array([none, *columns])).mean().to_numpy()
 
     def by_similarity(
         self, similarity: Mapping[LevelName, Float[Array, " i"]]
     ) -> tuple[list[dict[str, Any]], dict[LevelName, Estimate]]:
         """Agreement per fifth of the similarities, and the rank correlation of both, per level.
 
-        If similarity tells good neighbours from bad ones, agreement rises with it.
-
-        Returns:
-            Rows `level low high n agreement`, and level -> rank correlation.
+        If similarity tells good neighbours from bad ones, agreement rises with it. Rows are
+        `level low high n agreement`.
         """
         bins, correlation = list[dict[str, Any]](), dict[LevelName, Estimate]()
         for level, values in similarity.items():
@@ -78,15 +70,9 @@ class Failures:
                 use, lambda w, ranks=ranks: weighted_correlation(w, *ranks)
             )
             for part in np.array_split(np.argsort(x, kind="stable"), BINS):
-                bins.append(
-                    {
-                        "level": level,
-                        "low": float(x[part].min()),
-                        "high": float(x[part].max()),
-                        "n": len(part),
-                        "agreement": self._mean(score, use[part]),
-                    }
-                )
+                span = {"low": float(x[part].min()), "high": float(x[part].max())}
+                agreement = self._mean(score, use[part])
+                bins.append({"level": level, **span, "n": len(part), "agreement": agreement})
         return bins, correlation
 
     def by_group(
@@ -95,23 +81,16 @@ class Failures:
         similarity: Float[Array, " i"],
         abstained: Bool[Array, " i"],
     ) -> Iterator[dict[str, Any]]:
-        """A row per value of each column; and one for images with and without abstention.
+        """A row per value of each column of `group_values`, and per answer of the abstention.
 
-        Args:
-            columns: name -> the group of each image, as `group_values` gives it; rows come in the
-                order of its categories.
-            similarity: of each image and its nearest neighbour.
-            abstained: images for which nothing is imputed.
-
-        Yields:
-            `column value n n_patients mean_similarity abstained agreement`; None where undefined.
+        Rows are `column value n n_patients mean_similarity abstained agreement`; None where
+        undefined.
         """
         score = self.agreement_per_image()
         answer = pd.Categorical(np.where(abstained, "yes", "no"), categories=["no", "yes"])
         for name, cells in {"(abstained)": pd.Series(answer), **columns}.items():
-            codes = cells.cat.codes.to_numpy()
-            for code, value in enumerate(cells.cat.categories):
-                use = np.flatnonzero(codes == code)
+            for value in cells.cat.categories:
+                use = np.flatnonzero(cells == value)
                 if not len(use):
                     continue
                 near, truth = similarity[use], use[~np.isnan(score[use])]
@@ -144,13 +123,8 @@ class Failures:
             order = use[np.argsort(similarity[use], kind="stable")]
         _, first = np.unique(self.patients[order], return_index=True)
         return [
-            Case(
-                image=int(row),
-                neighbour=int(neighbour[row]),
-                similarity=float(similarity[row]),
-                agreement=float(score[row]),
-            )
-            for row in order[np.sort(first)][:MOST_CASES]
+            Case(image=int(i), neighbour=int(neighbour[i]), similarity=float(similarity[i]))
+            for i in order[np.sort(first)][:MOST_CASES]
         ]
 
     def _mean(self, values: Array, rows: Array) -> Estimate:

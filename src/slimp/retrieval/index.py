@@ -23,6 +23,7 @@ from slimp.features.encode import (
     cohort_levels,
     encode_level,
     evaluating,
+    has_columns,
     known_rows,
     level_of_images,
 )
@@ -30,6 +31,10 @@ from slimp.features.nearest import nearest
 from slimp.models.nested import Slimp
 
 Array = np.ndarray[Any, np.dtype[Any]]
+REMEDY = (
+    "A reference has the metadata that the model was trained on: choose the cohort of the run, or "
+    "adapt the model to this one first."
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,17 +77,14 @@ class Vectors:
         """
         found = nearest(queries, self.vectors, k, device=device)
         row, similarity = found.row.copy(), found.similarity.copy()
-        codes = np.unique(np.concatenate([patients, self.patients]), return_inverse=True)[1]
-        own, theirs = codes[: len(patients)], codes[len(patients) :]
-        same = np.zeros(row.shape, dtype=bool)
-        if len(theirs):
-            same = (row >= 0) & (theirs[row.clip(min=0)] == own[:, None])  # (q, k)
+        owner = np.append(self.patients.astype(object), None)[row]  # None where there is no row
+        same = owner == patients.astype(object)[:, None]  # (q, k)
         again = np.flatnonzero(same.any(axis=1))  # the others would find the same rows
         if len(again):
-            groups = own[again], theirs
+            groups = patients[again], self.patients
             found = nearest(queries[again], self.vectors, k, exclude=groups, device=device)
             row[again], similarity[again] = found.row, found.similarity
-        similarity = np.where(row < 0, np.nan, similarity).astype(np.float32)
+        similarity[row < 0] = np.nan
         return row, similarity, int(same.sum())
 
 
@@ -90,7 +92,6 @@ class Vectors:
 class LevelIndex(Vectors):
     """The rows of one level that have known metadata, in the order of the level's table."""
 
-    level: LevelName
     embeddings: Float32[Array, "n h"]
     """Metadata embeddings, before any projection."""
     first_image: Int64[Array, " n"]
@@ -110,10 +111,6 @@ class Index:
     complete: Bool[Array, " i"]
     """Images whose metadata are known at all these levels."""
 
-    def __repr__(self) -> str:
-        rows = ", ".join(f"{len(index.row)} {name} rows" for name, index in self.levels.items())
-        return f"Index({self.cohort.info.name!r}: {len(self.cohort)} images, {rows})"
-
     @classmethod
     def build(
         cls, model: Slimp, reference: EmbeddedCohort, *, device: torch.device | str = "cpu"
@@ -124,14 +121,14 @@ class Index:
             UserError: the model relates images to no metadata, the cohort lacks columns, or no
                 metadata of it are known.
         """
-        wanted, device = retrievable_levels(model), torch.device(device)
+        trained, device = trained_levels(model), torch.device(device)
         cohort = as_model_reads(model, reference.cohort)
         levels, of_image = {}, level_of_images(cohort)
         complete = np.ones(len(cohort), dtype=bool)
         with evaluating(model, device), inference(device, "32"):
             for level in cohort_levels(model, cohort, device):
                 name = level.name
-                if name not in wanted or not _has_columns(model, cohort, name):
+                if name not in trained or not has_columns(model, cohort, name, remedy=REMEDY):
                     continue
                 every = known_rows(level)
                 known = np.flatnonzero(every)
@@ -140,7 +137,6 @@ class Index:
                 embeddings = encode_level(model, level)[torch.from_numpy(known).to(device)]
                 _, first = np.unique(of_image[name], return_index=True)  # rows are 0..count - 1
                 levels[name] = LevelIndex(
-                    level=name,
                     row=known,
                     vectors=model.level(name).project_metadata(embeddings).cpu().numpy(),
                     embeddings=embeddings.cpu().numpy(),
@@ -151,13 +147,10 @@ class Index:
         if not levels:
             raise UserError(
                 f"reference '{cohort.info.name}': none of its metadata at the level(s) "
-                f"{', '.join(wanted)} are known. Choose another reference."
+                f"{', '.join(trained)} are known. Choose another reference."
             )
-        images = Vectors(
-            vectors=reference.images,
-            patients=reference.patients,
-            row=np.arange(len(cohort)),
-        )
+        rows = np.arange(len(cohort))
+        images = Vectors(vectors=reference.images, patients=reference.patients, row=rows)
         return cls(cohort=cohort, images=images, levels=levels, complete=complete)
 
     def complete_images(self) -> Vectors:
@@ -172,27 +165,11 @@ class Index:
                 f"reference '{self.cohort.info.name}': no image has known metadata at all levels "
                 f"({', '.join(self.levels)}), so route 'ii' finds none. Use --route ilp."
             )
-        return Vectors(
-            vectors=self.images.vectors[rows], patients=self.images.patients[rows], row=rows
-        )
+        vectors, patients = self.images.vectors[rows], self.images.patients[rows]
+        return Vectors(vectors=vectors, patients=patients, row=rows)
 
 
-def _has_columns(model: Slimp, cohort: Cohort, level: LevelName) -> bool:
-    """Whether the cohort has the columns of a level: all, or none."""
-    table = cohort.tables.of_level(level)
-    needed = model.encodings[level].columns_in(table)
-    lacking = [column for column in needed if column not in table]
-    if lacking and len(lacking) < len(needed):
-        raise UserError(
-            f"reference '{cohort.info.name}' has no {level}-level column '{lacking[0]}' "
-            f"({len(lacking)} of the {len(needed)} that the model reads are missing). A reference "
-            "has the metadata that the model was trained on: choose the cohort of the run, or "
-            "adapt the model to this one first."
-        )
-    return not lacking
-
-
-def retrievable_levels(model: Slimp) -> tuple[LevelName, ...]:
+def trained_levels(model: Slimp) -> tuple[LevelName, ...]:
     """Levels whose projections were trained, from fine to coarse: queries can be compared there.
 
     Raises:

@@ -38,19 +38,19 @@ def pseudo_table(
     first are left out where there are not as many neighbours.
     """
     images, levels = target.images["image_id"].to_numpy(), retrieved.levels
-    k = next(iter(levels.values())).row.shape[1] if levels else 1
+    k = next(iter(levels.values())).row.shape[1]
     columns: dict[str, Any] = {
         "image_id": np.repeat(images, k),
         "route": retrieved.route,
         "rank": np.tile(np.arange(1, k + 1), len(images)),
     }
-    columns |= _reference_ids(retrieved, index.cohort, (len(images), k))
+    columns |= _reference_ids(retrieved, index.cohort)
     for name, level in levels.items():
         columns[f"{name}_similarity"] = level.similarity.ravel()
         columns[f"{name}_weight"] = level.weight.ravel()
     columns["abstained"] = np.repeat(abstained, k)
     for name, level in levels.items():
-        values = _published(index, name).reindex(level.row.ravel())
+        values = _rows_of(index.cohort, name, level.row)[[*_kinds(index, name)]]
         columns |= {f"{name}.{column}": values[column].array for column in values}
     table = pd.DataFrame(columns)
     some = np.any([level.weight.ravel() > 0 for level in levels.values()], axis=0)
@@ -94,13 +94,9 @@ def retrieved_values(retrieved: Retrieved, index: Index) -> dict[LevelName, pd.D
     """
     out: dict[LevelName, pd.DataFrame] = {}
     for name, level in retrieved.levels.items():
-        published, weight = _published(index, name), level.weight.astype(np.float64)
-        kinds = {c: f.kind for f in index.cohort.schema.level(name).features for c in f.columns}
-        columns = {}
-        for column in published:
-            cells = published[column].reindex(level.row.ravel())
-            columns[str(column)] = _combine(cells, weight, kinds[str(column)])
-        out[name] = pd.DataFrame(columns)
+        cells, weight = _rows_of(index.cohort, name, level.row), level.weight.astype(np.float64)
+        kinds = _kinds(index, name)
+        out[name] = pd.DataFrame({c: _combine(cells[c], weight, kinds[c]) for c in kinds})
     return out
 
 
@@ -111,33 +107,33 @@ def _combine(cells: pd.Series, weight: Float[Array, "i k"], kind: Kind) -> pd.Se
     none = total == 0
     if kind == "categorical":
         codes, categories = pd.factorize(cells, sort=True)
-        votes = np.zeros((len(weight), len(categories) + 1))
+        votes = np.zeros((len(weight), len(categories) + 1))  # the last of missing cells: 0
         np.add.at(votes, (np.arange(len(weight))[:, None], codes.reshape(weight.shape)), weight)
-        best = votes[:, :-1].argmax(axis=1) if len(categories) else np.zeros(len(weight), int)
         names = np.array([*categories, None], dtype=object)
-        return pd.Series(names[np.where(none, -1, best)], dtype="str")
+        return pd.Series(names[np.where(none, -1, votes.argmax(axis=1))], dtype="str")
     numbers = cells.astype("Float64" if kind == "checkbox" else "float64")
     values = numbers.to_numpy(dtype=np.float64, na_value=0.0).reshape(weight.shape)
     sums = (weight * np.where(known, values, 0.0)).sum(axis=1)
-    mean = np.divide(sums, total, out=np.zeros_like(total), where=~none)
+    mean = np.divide(sums, total, out=np.full(len(total), np.nan), where=~none)
     if kind == "continuous":
-        return pd.Series(np.where(none, np.nan, mean))
-    ticked = pd.array(mean >= 0.5 - 1e-9, dtype="boolean")
-    ticked[none] = pd.NA
-    return pd.Series(ticked)
+        return pd.Series(mean)
+    return pd.Series(mean >= 0.5 - 1e-9, dtype="boolean").mask(none)
 
 
-def _published(index: Index, level: LevelName) -> pd.DataFrame:
-    columns = list(index.cohort.schema.level(level).columns)
-    return index.cohort.tables.of_level(level)[columns].reset_index(drop=True)
+def _kinds(index: Index, level: LevelName) -> dict[str, Kind]:
+    """The columns of a level, and what they hold."""
+    return {c: f.kind for f in index.cohort.schema.level(level).features for c in f.columns}
 
 
-def _reference_ids(
-    retrieved: Retrieved, reference: Cohort, shape: tuple[int, int]
-) -> dict[str, Any]:
+def _rows_of(cohort: Cohort, level: LevelName, rows: Array) -> pd.DataFrame:
+    """Rows of a level's table, one after the other; missing cells for -1."""
+    return cohort.tables.of_level(level).reset_index(drop=True).reindex(rows.ravel())
+
+
+def _reference_ids(retrieved: Retrieved, reference: Cohort) -> dict[str, Any]:
     """The ids of image, lesion and patient of each neighbour; missing where there is none."""
-    row: dict[LevelName, Array] = {name: np.full(shape, -1) for name in LEVELS}
-    for name, level in retrieved.levels.items():
+    row: dict[LevelName, Array] = {}
+    for name, level in retrieved.levels.items():  # from fine to coarse: the finer decides
         lesion = np.append(reference.lesion_of_image, -1)[level.image]
         own: dict[LevelName, Array] = {
             "image": level.image,
@@ -146,12 +142,10 @@ def _reference_ids(
         patient = np.append(reference.patient_of_lesion, -1)[own["lesion"]]
         own["patient"] = level.row if name == "patient" else patient
         for key, rows in own.items():
-            coarser = key == "patient" and name == "patient"
-            row[key] = np.where((row[key] < 0) | (coarser & (rows >= 0)), rows, row[key])
+            before = row.get(key, np.full(rows.shape, -1))
+            decides = key == name == "patient"
+            row[key] = np.where((before < 0) | (decides & (rows >= 0)), rows, before)
     return {
-        f"reference_{name}_id": reference.tables.of_level(name)[f"{name}_id"]
-        .reset_index(drop=True)
-        .reindex(row[name].ravel())
-        .array
+        f"reference_{name}_id": _rows_of(reference, name, row[name])[f"{name}_id"].array
         for name in LEVELS
     }

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32, Shaped
 from slimp.data.cohort import Cohort
 from slimp.data.files import write_json
 from slimp.data.schema import LevelName
-from slimp.evaluation.bootstrap import Estimate
+from slimp.evaluation.bootstrap import Estimate, or_none
 from slimp.evaluation.domain_shift import SIGNIFICANT, Shift
 from slimp.evaluation.similarity import Similarity
 from slimp.features.pseudo_metadata import PseudoMetadata
@@ -150,10 +150,10 @@ class Retrieval:
         """The content of `metrics.json`."""
         matching = {name: found.to_dict() for name, found in self.calibration.matching.items()}
         finest = matching.get(self.imputed[0], {})
-        return {
+        content = {
             "route": self.config.route,
             "k": self.config.k,
-            "imputed": list(self.imputed),
+            "imputed": self.imputed,
             "images": len(self.target),
             "abstention_rate": self.abstention_rate,
             **{
@@ -161,18 +161,27 @@ class Retrieval:
             },
             "similarity": matching,
             "neighbour_similarity": self.neighbour_similarity,
-            "abstention": self.abstention.to_dict(),
-            "shift": None if self.shift is None else self.shift.to_dict(),
+            "abstention": {
+                "coverage": self.abstention.coverage,
+                "thresholds": self.abstention.thresholds,
+                "calibration_images": self.abstention.n,
+                "calibration_patients": self.abstention.n_patients,
+                "calibrated_on_unseen_patients": self.abstention.unseen,
+                "achieved_coverage": self.abstention.achieved,
+                "caution": self.abstention.caution,
+            },
+            "shift": self.shift and self.shift.to_dict(),
             "verdict": self.verdict,
             "cautions": self.cautions,
             "shared_patients": self.retrieved.shared_patients,
             "excluded_matches": self.retrieved.excluded,
             "agreement": [found.to_dict() for found in self.agreement],
             "agreement_on_reference": [found.to_dict() for found in self.reference_agreement],
-            "by_similarity": [_plain(row) for row in self.bins],
-            "rank_correlation": _plain(self.rank_correlation),
-            "groups": [_plain(row) for row in self.groups],
+            "by_similarity": self.bins,
+            "rank_correlation": self.rank_correlation,
+            "groups": self.groups,
         }
+        return {name: _plain(value) for name, value in content.items()}
 
     def save(self, folder: Path, *, run: Path, reference: Path, target: Path) -> None:
         """Writes `pseudo.parquet`, `metrics.json` and `config.json` into a folder that exists.
@@ -196,9 +205,12 @@ def _median(values: Array) -> float | None:
     return float(np.median(known)) if len(known) else None
 
 
-def _plain(row: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The row with its estimates ready for JSON."""
-    return {
-        key: value.to_dict(per_seed=False) if isinstance(value, Estimate) else value
-        for key, value in row.items()
-    }
+def _plain(value: Any) -> Any:
+    """What JSON can hold; None for a number that is undefined or infinite."""
+    if isinstance(value, Estimate):
+        return value.to_dict(per_seed=False)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return or_none(value) if isinstance(value, float) else value

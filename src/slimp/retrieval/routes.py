@@ -32,7 +32,7 @@ from slimp.features.encode import (
 )
 from slimp.models.nested import Slimp
 from slimp.retrieval.config import RetrievalConfig, Route
-from slimp.retrieval.index import EmbeddedCohort, Index, Vectors
+from slimp.retrieval.index import EmbeddedCohort, Index, LevelIndex, Vectors
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -79,16 +79,13 @@ def retrieve(
 ) -> Retrieved:
     """Neighbours of each image of the target; no levels if nothing is missing.
 
-    Args:
-        model: that `index` was built with; left as it was found.
-        index: of the reference.
-        target: known metadata are used as they are.
-        config: route, neighbours, and whether known metadata count.
-        hide: levels whose metadata count as not known; with `config.impute == "all"` all do.
-        device: where to compute.
+    Known metadata are used as they are, but for levels to `hide`; with `config.impute == "all"`
+    all count as not known.
     """
-    walk = _Walk(model, index, target, config, hide, torch.device(device))
-    with evaluating(model, walk.device), inference(walk.device, "32"):
+    device = torch.device(device)
+    hide = tuple(index.levels) if config.impute == "all" else hide
+    with evaluating(model, device), inference(device, "32"):
+        walk = _Walk(model, index, target, config, hide, device)
         levels = walk.upwards() if config.route == "ilp" else walk.sideways()
     patients = set(index.cohort.patients["patient_id"])
     return Retrieved(
@@ -113,7 +110,6 @@ class _Walk:
     ) -> None:
         self.model, self.index, self.config, self.device = model, index, config, device
         self.target, self.images = as_model_reads(model, target.cohort), target.images
-        hide = tuple(index.levels) if config.impute == "all" else hide
         self.levels = cohort_levels(model, self.target, device, hide=hide)
         self.of_image = level_of_images(self.target)
         self.excluded = 0
@@ -129,22 +125,15 @@ class _Walk:
             index = self.index.levels[level.name]
             queries = query[torch.from_numpy(rows).to(self.device)].float().cpu().numpy()  # (q, d)
             patients = self.target.tables.of_level(level.name)["patient_id"].to_numpy()[rows]
-            at, similarity, weight = self.find(index, queries, patients)
-            retrieved = np.einsum("qk,qkh->qh", weight, index.embeddings[at])  # -1 weighs 0
+            found = self.find(index, queries, patients)
             position = np.full(level.count, -1)
             position[rows] = np.arange(len(rows))
-            levels[level.name] = _by_image(
-                position[self.of_image[level.name]],
-                row=np.where(at >= 0, index.row[at], -1),
-                image=np.where(at >= 0, index.first_image[at], -1),
-                similarity=similarity,
-                weight=weight,
-                embedding=retrieved,
-            )
-            found = weight.any(axis=1)
-            into, values = (
-                torch.from_numpy(x).to(self.device) for x in (rows[found], retrieved[found])
-            )
+            image = np.append(index.first_image, -1)[found.at]
+            own = position[self.of_image[level.name]]
+            levels[level.name] = _by_image(index, found, image, own)
+            some = found.weight.any(axis=1)
+            retrieved = found.mean_of(index.embeddings)[some]
+            into, values = (torch.from_numpy(x).to(self.device) for x in (rows[some], retrieved))
             return m.index_copy(0, into, values)
 
         h = torch.from_numpy(self.images).to(self.device)
@@ -154,46 +143,49 @@ class _Walk:
 
     def sideways(self) -> dict[LevelName, RetrievedLevel]:
         """I -> I: every level has the similarity of the images."""
-        of_reference = level_of_images(self.index.cohort)
         missing = {
-            level.name: ~known_rows(level)[self.of_image[level.name]]
+            level.name: images
             for level in self.levels
             if level.name in self.index.levels
+            and (images := ~known_rows(level)[self.of_image[level.name]]).any()
         }
-        missing = {name: images for name, images in missing.items() if images.any()}
         if not missing:
             return {}
         rows = np.flatnonzero(np.any(list(missing.values()), axis=0))
-        complete = self.index.complete_images()
+        complete, of_reference = self.index.complete_images(), level_of_images(self.index.cohort)
         patients = self.target.images["patient_id"].to_numpy()[rows]
-        at, similarity, weight = self.find(complete, self.images[rows], patients)
-        image = np.where(at >= 0, complete.row[at], -1)
+        found = self.find(complete, self.images[rows], patients)
+        image = np.append(complete.row, -1)[found.at]
+        position = np.full(len(self.images), -1)
+        position[rows] = np.arange(len(rows))
         levels = {}
         for name, images in missing.items():
             index = self.index.levels[name]
-            row = np.where(image >= 0, of_reference[name][image], -1)
-            embeddings = index.embeddings[np.searchsorted(index.row, row.clip(min=0))]
-            position = np.full(len(images), -1)
-            position[rows] = np.arange(len(rows))
-            levels[name] = _by_image(
-                np.where(images, position, -1),
-                row=row,
-                image=image,
-                similarity=similarity,
-                weight=weight,
-                embedding=np.einsum("qk,qkh->qh", weight, embeddings),
-            )
+            at = np.searchsorted(index.row, of_reference[name])[image]  # of complete images
+            there = _Found(np.where(image >= 0, at, -1), found.similarity, found.weight)
+            levels[name] = _by_image(index, there, image, np.where(images, position, -1))
         return levels
 
-    def find(
-        self, index: Vectors, queries: Array, patients: Array
-    ) -> tuple[Int64[Array, "q k"], Float32[Array, "q k"], Float32[Array, "q k"]]:
-        """(position in the index, cosine, weight) per query and rank; -1, NaN and 0: none."""
+    def find(self, index: Vectors, queries: Array, patients: Array) -> _Found:
+        """The neighbours of some queries, none of their own patients."""
         at, similarity, excluded = index.nearest(
             queries, patients, self.config.k, device=self.device
         )
         self.excluded += excluded
-        return at, similarity, _weights(similarity, self.config.temperature)
+        return _Found(at, similarity, _weights(similarity, self.config.temperature))
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Neighbours per query and rank; -1, NaN and 0: none."""
+
+    at: Int64[Array, "q k"]
+    """Position in the index."""
+    similarity: Float32[Array, "q k"]
+    weight: Float32[Array, "q k"]
+
+    def mean_of(self, embeddings: Float32[Array, "n h"]) -> Float32[Array, "q h"]:
+        return np.einsum("qk,qkh->qh", self.weight, embeddings[self.at])  # -1 weighs 0
 
 
 def _weights(similarity: Float32[Array, "q k"], temperature: float) -> Float32[Array, "q k"]:
@@ -206,15 +198,7 @@ def _weights(similarity: Float32[Array, "q k"], temperature: float) -> Float32[A
     return np.asarray(out, dtype=np.float32)
 
 
-def _by_image(
-    position: Array,
-    *,
-    row: Array,
-    image: Array,
-    similarity: Array,
-    weight: Array,
-    embedding: Array,
-) -> RetrievedLevel:
+def _by_image(index: LevelIndex, found: _Found, image: Array, position: Array) -> RetrievedLevel:
     """A row per image from a row per query; `position` -1: the image has its own metadata."""
     imputed = position >= 0
 
@@ -224,9 +208,9 @@ def _by_image(
 
     return RetrievedLevel(
         imputed=imputed,
-        row=spread(row.astype(np.int64), -1),
-        image=spread(image.astype(np.int64), -1),
-        similarity=spread(similarity, np.nan),
-        weight=spread(weight, 0),
-        embedding=spread(embedding.astype(np.float32), 0),
+        row=spread(np.append(index.row, -1)[found.at], -1),
+        image=spread(image, -1),
+        similarity=spread(found.similarity, np.nan),
+        weight=spread(found.weight, 0),
+        embedding=spread(found.mean_of(index.embeddings), 0),
     )

@@ -1,4 +1,4 @@
-"""How far is far: p-values against a slow loop, their rate on more of the same, invariances."""
+"""How far is far: rates on more of the same, invariances; and what is no photograph."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image, ImageFilter
 
 from slimp.errors import CheckpointError, UserError
 from slimp.features.embed import FeatureTable
-from slimp.prediction.novelty import Surroundings, load_reference, save_reference
+from slimp.prediction.novelty import (
+    Surroundings,
+    fault_of,
+    load_reference,
+    save_reference,
+    texture,
+)
 
 
 def clustered(patients: int, rng: np.random.Generator, d: int = 12) -> tuple[np.ndarray, ...]:
@@ -93,3 +100,37 @@ def test_no_or_a_damaged_reference_is_refused(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"reference.parquet.*Make the probe again"):
             load_reference(tmp_path)
         (tmp_path / "reference.parquet").write_bytes(b"PAR1 nonsense")
+
+
+def picture(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def slope(height: int, width: int) -> np.ndarray:
+    """A grey that grows downwards and to the right."""
+    grey = np.add.outer(np.linspace(0, 120, height), np.linspace(0, 120, width))
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def test_texture_of_known_pictures() -> None:
+    stripes = np.zeros((50, 50, 3))
+    stripes[::2] = 200
+    spread, smoothness = texture(picture(stripes))
+    assert spread == pytest.approx(100)
+    assert smoothness == pytest.approx(0, abs=0.01)  # -1 downwards, 1 to the right
+    assert texture(picture(slope(40, 60)))[1] > 0.9
+
+
+@pytest.mark.parametrize("size", [(20, 20), (300, 90), (600, 600)])
+def test_noise_and_one_colour_are_told_and_photographs_are_not(size: tuple[int, int]) -> None:
+    noise = picture(np.random.default_rng(0).integers(0, 256, size=(*size, 3)))
+    assert (fault_of(noise) or "").startswith("the picture is noise")
+    assert "one colour" in (fault_of(picture(np.full((*size, 3), 77))) or "")
+    assert fault_of(picture(slope(*size))) is None
+    assert fault_of(noise.filter(ImageFilter.GaussianBlur(2))) is None
+
+
+def test_grain_does_not_make_noise_of_a_photograph() -> None:
+    rng = np.random.default_rng(1)
+    grainy = slope(128, 128) + rng.normal(scale=20, size=(128, 128, 1))
+    assert fault_of(picture(grainy.clip(0, 255))) is None

@@ -91,45 +91,35 @@ def test_numbers_by_hand():
     assert found.beyond_chance is found.figures["skill"]
 
 
-def test_each_box_of_a_group_is_a_column_of_its_own():
+def test_boxes_that_are_always_ticked_are_as_good_as_chance():
     target = make_cohort({"itch": [True, False, None, True]}, {}, itch="checkbox")
     reference = make_cohort({"itch": [True]}, {}, itch="checkbox")
-    retrieved = {"lesion": pd.DataFrame({"itch": typed([True, True, True, True], "checkbox")})}
+    retrieved = {"lesion": pd.DataFrame({"itch": typed([True] * 4, "checkbox")})}
     (column,) = compare_columns(reference, target, retrieved, {})
     np.testing.assert_array_equal(column.agrees, [1, 0, np.nan, 1])
     found = agreement(column, np.array(list("aabb")), np.ones(4, dtype=bool), replicates=20)
     assert found is not None
     assert found.figures["agreement"].mean == pytest.approx(2 / 3)
-    assert found.figures["kappa"].mean == pytest.approx(0)  # always yes is as good as chance
+    assert found.figures["kappa"].mean == pytest.approx(0)
 
 
 def test_features_meet_by_name_and_kind_or_as_told():
-    target = make_cohort(
-        {"place": ["x"]},
-        {"sex": ["f"], "age": [1.0]},
-        place="categorical",
-        sex="categorical",
-        age="continuous",
-    )
+    kinds = dict.fromkeys(("place", "sex", "site", "gender"), "categorical")
+    target = make_cohort({"place": ["x"]}, {"sex": ["f"], "age": [1.0]}, age="continuous", **kinds)
     reference = make_cohort(
-        {"site": ["x"]},
-        {"gender": ["f"], "age": ["old"]},
-        site="categorical",
-        gender="categorical",
-        age="categorical",
+        {"site": ["x"]}, {"gender": ["f"], "age": ["old"]}, age="categorical", **kinds
     )
     assert matched_columns(reference, target, {}) == []
     pairs = matched_columns(reference, target, {"sex": "gender", "place": "site"})
-    assert {(retrieved.name, true.name) for retrieved, true in pairs} == {
-        ("gender", "sex"),
-        ("site", "place"),
-    }
-    with pytest.raises(UserError, match="has no feature 'weight'; it has: place"):
-        matched_columns(reference, target, {"weight": "gender"})
-    with pytest.raises(UserError, match="has no feature 'pet'; it has: site"):
-        matched_columns(reference, target, {"sex": "pet"})
-    with pytest.raises(UserError, match=r"'age' of the target and 'age' .* continuous and cat"):
-        matched_columns(reference, target, {"age": "age"})
+    names = {(retrieved.name, true.name) for retrieved, true in pairs}
+    assert names == {("gender", "sex"), ("site", "place")}
+    for rename, message in (
+        ({"weight": "gender"}, "has no feature 'weight'; it has: place"),
+        ({"sex": "pet"}, "has no feature 'pet'; it has: site"),
+        ({"age": "age"}, "'age' of the target and 'age' .* continuous and categorical"),
+    ):
+        with pytest.raises(UserError, match=message):
+            matched_columns(reference, target, rename)
 
 
 def test_numbers_in_different_units_are_not_compared():

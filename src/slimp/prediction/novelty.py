@@ -1,5 +1,6 @@
-"""The cases a probe learned from: kept beside it, to show the nearest and to know what is far.
+"""What gets no prediction: pictures that are no photograph, and images far from the reference.
 
+The reference are the cases that a probe learned from; they are kept beside it.
 Axis names: n = reference images, q = new images, d = width.
 """
 
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Shaped
+from PIL import Image
 from sklearn.covariance import ledoit_wolf
 
 from slimp.data.splits import assign_groups
@@ -24,6 +26,41 @@ FOLDS = 5
 """Parts of the reference patients; each is compared with the others."""
 MOST_ROWS = 20_000
 """Reference images from which distances are learned, at most; drawn evenly."""
+EVEN = 2.0
+"""Standard deviation of the lightness, of 255, up to which a picture counts as of one colour."""
+ROUGH = 0.4
+"""Correlation of neighbouring pixels below which a picture counts as noise; white noise has 0."""
+SIDE = 256
+"""Of the middle of the picture that is looked at, at most, px."""
+
+
+def fault_of(image: Image.Image) -> str | None:
+    """Why a picture cannot be a photograph, in words; None if nothing speaks against it.
+
+    An encoder that averages over patches can put a sheet of one colour, or noise, amid its
+    photographs, so that the distance of its features is no help. The limits are far from what
+    photographs of lesions have.
+    """
+    spread, smoothness = texture(image)
+    if spread < EVEN:
+        return "the picture is of one colour throughout"
+    if smoothness < ROUGH:
+        return "the picture is noise: neighbouring pixels have little to do with each other"
+    return None
+
+
+def texture(image: Image.Image) -> tuple[float, float]:
+    """Standard deviation of the lightness, and correlation of neighbouring pixels."""
+    side = min(SIDE, *image.size)
+    left, top = ((full - side) // 2 for full in image.size)
+    middle = image.crop((left, top, left + side, top + side)).convert("L")
+    x = np.asarray(middle, dtype=np.float64)
+    x -= x.mean()
+    variance = float((x**2).mean())
+    if side < 2 or variance == 0:
+        return variance**0.5, 1.0
+    products = ((x[1:] * x[:-1]).mean() + (x[:, 1:] * x[:, :-1]).mean()) / 2
+    return variance**0.5, float(products) / variance
 
 
 def save_reference(

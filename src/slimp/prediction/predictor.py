@@ -25,9 +25,8 @@ from slimp.features.embed import FEATURE_SETS, METADATA_KEYS, FeatureTable
 from slimp.features.encode import embed_images, embed_rows
 from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig
-from slimp.prediction.image_sanity import fault_of
 from slimp.prediction.inputs import Metadata, find_images
-from slimp.prediction.novelty import Surroundings, load_reference
+from slimp.prediction.novelty import Surroundings, fault_of, load_reference
 from slimp.prediction.probe_folder import levels_of, read_calibration, read_model, read_record
 from slimp.sources.decode_image import SHORTER_SIDE, verify_image
 from slimp.sources.image_limits import CorruptImageError
@@ -101,11 +100,7 @@ class Predictor:
     ) -> Predictor:
         """The predictor of a folder that `slimp probe` wrote.
 
-        Args:
-            folder: of the probe.
-            config: coverage, novelty threshold and cases to show.
-            run: of the encoders; None: where the probe says.
-            device: where to embed.
+        `run` is the folder of the encoders; None: where the probe says.
 
         Raises:
             UserError: the folder is not such a one, or its parts do not fit each other.
@@ -223,15 +218,20 @@ class Predictor:
         keys = {} if metadata is None else metadata.keys_of(paths)
         for first in range(0, len(paths), self.config.batch_size):
             some = paths[first : first + self.config.batch_size]
-            found = {path: self._read(path) for path in some}
-            for path in some if metadata is not None else ():
-                if isinstance(found[path], Tensor) and path not in keys:
-                    found[path] = _refused(
-                        path, "the metadata table has no row for it, and the probe reads metadata"
-                    )
-            pixels = {path: read for path, read in found.items() if isinstance(read, Tensor)}
-            done = self._answer(pixels, metadata, keys) if pixels else {}
-            yield from (done.get(path) or found[path] for path in some)
+            found: dict[Path, Prediction] = {}
+            pixels: dict[Path, Tensor] = {}
+            for path in some:
+                read = self._read(path)
+                if isinstance(read, Prediction):
+                    found[path] = read
+                elif metadata is not None and path not in keys:
+                    reason = "the metadata table has no row for it, and the probe reads metadata"
+                    found[path] = _refused(path, reason)
+                else:
+                    pixels[path] = read
+            if pixels:
+                found |= self._answer(pixels, metadata, keys)
+            yield from (found[path] for path in some)
 
     def _read(self, path: Path) -> Tensor | Prediction:
         """The pixels of an image, as an import stores and a cohort decodes it; or why none."""
@@ -245,22 +245,18 @@ class Predictor:
         fault = fault_of(picture)
         return centre(picture, size) if fault is None else _refused(path, fault)
 
-    def _features(
-        self, pixels: Sequence[Tensor], metadata: Metadata | None, keys: Sequence[str]
-    ) -> dict[str, Array]:
-        found = {"image": embed_images(self.model, [torch.stack([*pixels])], device=self.device)}
-        for level in self.levels if metadata is not None else ():
-            rows = metadata.rows(level, keys)
-            found[METADATA_KEYS[level]] = embed_rows(self.model, level, rows, device=self.device)
-        return found
-
     def _answer(
         self, pixels: Mapping[Path, Tensor], metadata: Metadata | None, keys: Mapping[Path, str]
     ) -> dict[Path, Prediction]:
         """Predictions for images of one batch; `keys` are their rows in the metadata."""
-        features = self._features(
-            list(pixels.values()), metadata, [keys[p] for p in pixels if p in keys]
-        )
+        batch = torch.stack(list(pixels.values()))
+        features = {"image": embed_images(self.model, [batch], device=self.device)}
+        if metadata is not None:
+            for level in self.levels:
+                rows = metadata.rows(level, [keys[path] for path in pixels])
+                features[METADATA_KEYS[level]] = embed_rows(
+                    self.model, level, rows, device=self.device
+                )
         wanted = FEATURE_SETS[self.probe.features]  # type: ignore[index]
         x = np.hstack([features[name] for name in wanted if name in features])
         classes, shown = self.probe.classes, self.probe.calibrated_proba(x)

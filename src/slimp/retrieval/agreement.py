@@ -274,7 +274,8 @@ def _continuous(given: Array, truth: Array, typical: float) -> Statistic:
 
 def _ratio(part: Float[Array, " r"], whole: Float[Array, " r"]) -> Float[Array, " r"]:
     """NaN where there is nothing to divide by."""
-    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 1e-12)
+    out = np.full(len(whole), np.nan)
+    return np.asarray(np.divide(part, whole, out=out, where=whole > 1e-12))
 
 
 def weighted_correlation(

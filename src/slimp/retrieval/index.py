@@ -77,7 +77,7 @@ class Vectors:
         """
         found = nearest(queries, self.vectors, k, device=device)
         row, similarity = found.row.copy(), found.similarity.copy()
-        owner = np.append(self.patients.astype(object), None)[row]  # None where there is no row
+        owner = np.array([*self.patients, None], dtype=object)[row]  # None where there is no row
         same = owner == patients.astype(object)[:, None]  # (q, k)
         again = np.flatnonzero(same.any(axis=1))  # the others would find the same rows
         if len(again):

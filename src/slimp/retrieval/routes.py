@@ -185,7 +185,7 @@ class _Found:
     weight: Float32[Array, "q k"]
 
     def mean_of(self, embeddings: Float32[Array, "n h"]) -> Float32[Array, "q h"]:
-        return np.einsum("qk,qkh->qh", self.weight, embeddings[self.at])  # -1 weighs 0
+        return np.asarray(np.einsum("qk,qkh->qh", self.weight, embeddings[self.at]))  # -1 weighs 0
 
 
 def _weights(similarity: Float32[Array, "q k"], temperature: float) -> Float32[Array, "q k"]:

@@ -80,7 +80,7 @@ def test_levels_and_types():
     assert known(tables.lesions["itch"]) == [True, None, False]
     assert tables.patients["age"].tolist() == [71, 0], "0 is an age"
     assert known(tables.patients["origin"]) == ["ITALY", None]
-    assert (report.rows, report.unlabelled, report.duplicate_rows) == (4, 1, 0)
+    assert (report.rows, report.duplicate_rows) == (4, 0)
     assert [(d.column, d.count) for d in report.disagreements] == [("itch", 1), ("age", 1)]
     assert asdict(report)["disagreements"][0]["level"] == "lesion", "the report is plain data"
     assert report.lesion_ids == "column 'lesion'"
@@ -164,13 +164,6 @@ def test_the_id_rule_outlives_a_selection():
     assert tables.patients["age"].tolist() == [70], "resolved among the rows that stay"
 
 
-def test_identical_rows_collapse():
-    frame = pd.concat([table(), table().iloc[[1, 1]]], ignore_index=True)
-    tables, report = build(frame)
-    assert len(tables.images) == 4
-    assert (report.rows, report.duplicate_rows) == (6, 2)
-
-
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -194,12 +187,6 @@ def test_refusals(changes, named):
         build(table(**changes))
 
 
-def test_rows_that_contradict_each_other_are_refused():
-    frame = pd.concat([table(), table(dx=["MEL"] * 4).iloc[[1]]], ignore_index=True)
-    with pytest.raises(TableError, match=r"row 6 \(img b\.png\), column 'dx': 'MEL'.*row 3 .*'BCC"):
-        build(frame)
-
-
 def test_a_missing_patient_is_refused_if_asked_for():
     for cells in (["P", " ", "P", ""], ["P", "nan", "P", "NA"]):
         with pytest.raises(TableError, match=r"row 3 .*'patient': .* 2 row.*--missing-patient-id"):
@@ -207,9 +194,14 @@ def test_a_missing_patient_is_refused_if_asked_for():
     type_rows(table(), schema_with(patient=None), refuse_missing_patients=True)
 
 
-def test_an_empty_table_is_refused():
+def test_rows_of_one_image_are_the_same_or_refused():
+    tables, report = build(pd.concat([table(), table().iloc[[1, 1]]], ignore_index=True))
+    assert (len(tables.images), report.rows, report.duplicate_rows) == (4, 6, 2)
+    frame = pd.concat([table(), table(dx=["MEL"] * 4).iloc[[1]]], ignore_index=True)
+    with pytest.raises(TableError, match=r"row 6 \(img b\.png\), column 'dx': 'MEL'.*row 3 .*'BCC"):
+        build(frame)
     with pytest.raises(TableError, match="has no rows"):
-        build(table().iloc[:0])
+        build(frame.iloc[:0])
 
 
 def test_row_numbers_are_those_of_the_file():
@@ -221,32 +213,14 @@ def test_row_numbers_are_those_of_the_file():
         build(frame)
 
 
-def test_folders_make_other_images():
-    tables, _ = build(table(img=["x/a.png", "y/a.png", "c.png", "10.0"]))
-    assert tables.images["image_id"].tolist() == ["x/a", "y/a", "c", "10"]
-
-
 def test_labels():
     names = {"BCC": "cancer", "NEV": ""}
     tables, report = build(table(dx=["BCC", " BCC", "NEV", "nan"]), label_names=names)
     assert known(tables.images["label"]) == ["cancer", "cancer", None, None]
-    assert report.unlabelled == 2
     assert report.missing_spellings["dx"] == {"nan": 1}
-    _, report = build(table(dx=["BCC", "NEV", "", "MEL"]))
-    assert report.conflicting_labels == 1
-    assert report.conflicting_labels_example == "1: BCC, NEV"
-    tables, report = build(table(), label=None)
+    tables, _ = build(table(), label=None)
     assert tables.images["dx"].tolist() == ROWS["dx"]
-    assert report.unlabelled == 4
-
-
-def test_one_hot_columns_are_the_label_and_nothing_else():
-    frame = table(MEL=["1.0", "0.0", "1", ""], NV=["0.0", "1.0", "0", ""])
-    tables, _ = build(frame, label={"one_hot": ["MEL", "NV"]}, label_names={"NV": "nevus"})
-    assert known(tables.images["label"]) == ["MEL", "nevus", "MEL", None]
-    assert not {"MEL", "NV"} & set(tables.images)
-    with pytest.raises(TableError, match=r"row 2 \(img a\.png\): .* 2 of"):
-        build(frame.assign(NV="1"), label={"one_hot": ["MEL", "NV"]})
+    assert tables.images["label"].isna().all()
 
 
 def test_an_official_split_is_kept():
@@ -259,11 +233,17 @@ def test_an_official_split_is_kept():
 
 
 def test_published_columns_do_not_hide_ours():
-    frame = table(label=list("wxyz"), label_published=list("klmn"), split=list("rstu"))
+    frame = table(
+        img=["x/a.png", "y/a.png", "c.png", "10.0"],
+        label=list("wxyz"),
+        label_published=list("klmn"),
+        split=list("rstu"),
+    )
     tables, report = build(frame)
     assert tables.images["label_published"].tolist() == list("klmn")
     assert tables.images["label_published_published"].tolist() == list("wxyz")
     assert tables.images["split_published"].tolist() == list("rstu")
+    assert tables.images["image_id"].tolist() == ["x/a", "y/a", "c", "10"]
     assert known(tables.images["label"]) == ["BCC", "BCC", "NEV", None]
     assert report.renamed_columns == (
         "label -> label_published_published",
@@ -279,49 +259,6 @@ def test_image_level_columns_stay_with_the_image():
     tables, report = build(table(device=["phone", "camera", "", "phone"]), image_metadata=level)
     assert known(tables.images["device"]) == ["phone", "camera", None, "phone"]
     assert "device" not in [d.column for d in report.disagreements]
-
-
-@pytest.mark.parametrize(
-    ("origin", "warned"),
-    [
-        (["yes", "yes", "no", "no"], True),
-        (["yes", "yes", "no", "yes"], False),
-        (["x", "x", "", ""], True),  # a gap tells as much as a value
-    ],
-)
-def test_a_label_in_disguise_is_warned_of(origin, warned):
-    frame = table(dx=["BCC", "BCC", "NEV", "NEV"], origin=origin, lesion=list("1234"))
-    _, report = build(frame)
-    assert any("'origin' is the label" in warning for warning in report.warnings) == warned
-
-
-def test_what_stands_in_the_way_of_a_probe_is_warned_of():
-    frame = table(dx=["BCC"] * 4, patient=["P"] * 4, age=["", "", " ", "UNK"])
-    warnings = build(frame)[1].warnings
-    assert len(warnings) == 3
-    for warning, named in zip(warnings, ("'age'", "'BCC'", "one patient"), strict=True):
-        assert named in warning
-    assert any("no image has a label" in w for w in build(table(dx=[""] * 4))[1].warnings)
-
-
-def test_a_large_table_takes_seconds():
-    n = 6_000
-    numbers = np.random.default_rng(0).normal(size=(n, 10))
-    frame = pd.DataFrame(
-        {
-            "img": [f"i{k}" for k in range(n)],
-            "lesion": [f"l{k // 2}" for k in range(n)],
-            "patient": [f"p{k // 50}" for k in range(n)],
-            "dx": ["a", "b"] * (n // 2),
-            **{f"x{c}": numbers[:, c].astype(str) for c in range(10)},
-        },
-        dtype="str",
-    )
-    features = {f"x{c}": {"kind": "continuous"} for c in range(10)}
-    tables, report = build(frame, lesion_metadata=features, patient_metadata={})
-    assert (len(tables.lesions), len(tables.patients)) == (n // 2, n // 50)
-    assert [d.count for d in report.disagreements] == [n // 2] * 10
-    np.testing.assert_allclose(tables.lesions["x0"], numbers[:, 0].reshape(-1, 2).mean(axis=1))
 
 
 def test_the_example_in_the_documentation():

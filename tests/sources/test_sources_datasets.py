@@ -841,7 +841,6 @@ def test_the_real_part_of_ham(real_data, tmp_path):
     assert "unknown" not in {*cohort.patients["sex"], *cohort.lesions["localization"]}
     report = cohort.info.import_report
     assert (report["rows"], report["absent"], report["corrupt"]) == (10015, 3980, 0)
-    assert report["conflicting_labels"] == 0
 
     raw = tmp_path / "raw"
     raw.mkdir()

@@ -6,22 +6,22 @@ them. What was done is noted in `attrs`, beside what was assumed.
 
 from __future__ import annotations
 
+import glob
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from fnmatch import translate
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from slimp.errors import TableError
-from slimp.sources.joins import join_table
+from slimp.sources.joins import NewColumns, join_table
 from slimp.sources.layout import Derive, Join, Keep, TableLayout
 from slimp.sources.level_tables import ASSUMED
 from slimp.sources.parse_cells import JOINED, as_whole, fold, image_key, require_columns
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 ReadJoin: TypeAlias = Callable[[Join], pd.DataFrame | None]
 """The table of a join, as `read_table` gives it; None: it is not there, and need not be."""
 
@@ -48,63 +48,52 @@ def arrange(
     Raises:
         TableError: a column is not there, or the ids of a further table are no key.
     """
-    table, attrs, notes = _joined(table, layout, read_join)
+    file, attrs, notes = table.index[0][0], table.attrs, list(table.attrs.get(ASSUMED, ()))
+    table, joined = _joined(table, layout, read_join, notes)
     if layout.keep is not None:
-        table, note = _keep(table, layout.keep)
-        notes += note
+        table = _keep(table, layout.keep, notes)
     for rule in layout.derive:
-        table, note = _derive(table, rule)
-        notes += note
-    count = len(table)
+        table = _derive(table, rule, notes)
     if layout.row_id is not None:
-        if layout.row_id in table:
-            raise TableError(
-                f"{table.index[0][0]}: there is a column '{layout.row_id}' already; give row_id "
-                "under [table] another name."
-            )
+        _require_free(table, layout.row_id, "give row_id under [table] another name")
         numbers = [str(row) for row in table.index.get_level_values(-1)]
         table = table.assign(**{layout.row_id: pd.array(numbers, dtype="str")})
-    if layout.image_names is not None:
-        table, note = _name_images(table, layout, image, files)
-        notes += note
-    elif layout.images or layout.separator:
-        table, note = _row_per_image(table, layout, image)
-        notes += note
-    if len(table) != count:
-        notes.append(f"{count} rows of the table became {len(table)}, one per image.")
+    if layout.image_names is not None or layout.images or layout.separator:
+        spread = _named_images if layout.image_names is not None else _listed_images
+        table = _row_per_image(table, image, spread(table, layout, image, files), notes)
     if image in table:
         table = table.assign(**{image: _from_the_folder_on(table[image], layout, roots)})
-    require_columns(table, table.index[0][0], dict.fromkeys(layout.drop, "drop"), "in [table]")
+    require_columns(table, file, dict.fromkeys(layout.drop, "drop"), "in [table]")
     table = table.drop(columns=list(layout.drop))
-    table.attrs = attrs | {ASSUMED: notes}
+    table.attrs = {**attrs, JOINED: joined, ASSUMED: notes}
     return table
 
 
+def _require_free(table: pd.DataFrame, column: str, remedy: str) -> None:
+    if column in table:
+        raise TableError(f"{table.index[0][0]}: there is a column '{column}' already; {remedy}.")
+
+
 def _joined(
-    table: pd.DataFrame, layout: TableLayout, read_join: ReadJoin
-) -> tuple[pd.DataFrame, dict[Any, Any], list[str]]:
-    """The table with the further tables' columns under their new names, its `attrs`, and notes."""
-    attrs: dict[Any, Any] = {**table.attrs, JOINED: {}}
-    notes = list(attrs.get(ASSUMED, ()))
+    table: pd.DataFrame, layout: TableLayout, read_join: ReadJoin, notes: list[str]
+) -> tuple[pd.DataFrame, NewColumns]:
+    """The table with the further tables' columns, and which those are, under their new names."""
+    added: NewColumns = {}
     for join in layout.joins:
-        further = read_join(join)
-        if further is None:
-            continue
-        notes += further.attrs.get(ASSUMED, ())
-        joined = join_table(table, join, further, layout)
-        table = joined.table
-        notes += joined.notes
-        attrs[JOINED] |= joined.new
-    new = dict(layout.rename)
-    table = table.rename(columns=new)
-    attrs[JOINED] = {
-        new.get(name, name): (file, new.get(key, key), rows)
-        for name, (file, key, rows) in attrs[JOINED].items()
-    }
-    return table, attrs, notes
+        if (further := read_join(join)) is not None:
+            notes += further.attrs.get(ASSUMED, ())
+            table, new, said = join_table(table, join, further, layout)
+            notes += said
+            added |= new
+
+    def now(name: str) -> str:
+        return layout.rename.get(name, name)
+
+    joined = {now(name): (file, now(key), rows) for name, (file, key, rows) in added.items()}
+    return table.rename(columns=now), joined
 
 
-def _keep(table: pd.DataFrame, rule: Keep) -> tuple[pd.DataFrame, list[str]]:
+def _keep(table: pd.DataFrame, rule: Keep, notes: list[str]) -> pd.DataFrame:
     file = table.index[0][0]
     require_columns(table, file, {rule.column: "keep"}, "in [table]")
     stays = table[rule.column].str.strip().str.startswith(rule.begins)
@@ -114,144 +103,109 @@ def _keep(table: pd.DataFrame, rule: Keep) -> tuple[pd.DataFrame, list[str]]:
             "to be of this dataset."
         )
     count = f"{int(stays.sum())} of {len(table)} rows"
-    return table[stays], [f"{count}, whose {rule.column} begins with {rule.begins}, were kept."]
+    notes.append(f"{count}, whose {rule.column} begins with {rule.begins}, were kept.")
+    return table[stays]
 
 
-def _derive(table: pd.DataFrame, rule: Derive) -> tuple[pd.DataFrame, list[str]]:
+def _derive(table: pd.DataFrame, rule: Derive, notes: list[str]) -> pd.DataFrame:
     for group in rule.groups:
-        sources = [name for name in group if name in table.columns]
-        if not any((table[name].str.strip() != "").any() for name in sources):
+        cells = {name: table[name].str.strip() for name in group if name in table}
+        if not any((column != "").any() for column in cells.values()):
             continue
-        if sources == [rule.column] and not rule.values:
-            return table, []
+        if [*cells] == [rule.column] and not rule.values:
+            return table
         result = pd.Series("", index=table.index, dtype="str")
-        for name in sources:
-            cells = table[name].str.strip()
+        for name, column in cells.items():
             if rule.values:
-                known = cells.map(dict(rule.values))
-                cells = known.fillna(cells if name == rule.column else "").astype("str")
-            result = result.where(result != "", cells)
-        origin = " or ".join(sources)
-        notes = [] if sources == [rule.column] else [f"{rule.column} is made from {origin}."]
-        return table.assign(**{rule.column: result}), notes
-    return table, []
+                own = column if name == rule.column else ""
+                column = column.map(dict(rule.values)).fillna(own).astype("str")
+            result = result.where(result != "", column)
+        if [*cells] != [rule.column]:
+            notes.append(f"{rule.column} is made from {' or '.join(cells)}.")
+        return table.assign(**{rule.column: result})
+    return table
 
 
 def _row_per_image(
-    table: pd.DataFrame, layout: TableLayout, image: str
-) -> tuple[pd.DataFrame, list[str]]:
-    columns, file = list(layout.images) or [image], table.index[0][0]
-    require_columns(table, file, dict.fromkeys(columns, "images"), "in [table]")
-    if image in table and image not in columns:
-        raise TableError(
-            f"{file}: there is a column '{image}' already. Give the column that "
-            f"{', '.join(columns)} become another name: image = ... on top of the schema."
-        )
-    filled = np.stack([table[c].str.strip().to_numpy() != "" for c in columns], axis=1)  # (n, k)
-    cells = table[columns].to_numpy()[filled]
-    rows = np.repeat(np.arange(len(table)), filled.sum(axis=1))
-    if layout.separator is not None:
-        lists = pd.Series(cells, dtype="str").str.split(layout.separator.strip() or " ")
-        single = lists.explode().str.strip()
-        single = single[single != ""]
-        rows, cells = rows[single.index.to_numpy()], single.to_numpy()
-    return _spread(table.drop(columns=columns), rows, cells, image)
-
-
-def _spread(
-    table: pd.DataFrame, rows: Array, cells: Sequence[str] | Array, image: str
-) -> tuple[pd.DataFrame, list[str]]:
-    """The table with these of its rows, and their images."""
-    without = len(table) - len(np.unique(rows))
+    table: pd.DataFrame, image: str, found: tuple[Sequence[int], Sequence[str]], notes: list[str]
+) -> pd.DataFrame:
+    """The table with a row per image found: the position of its row, and what it is called."""
+    rows, names = found
     if not len(rows):
         raise TableError(f"{table.index[0][0]}: no row names an image.")
-    note = [f"{without} row(s) of the table name no image; they were left out."] if without else []
-    spread = table.iloc[rows]
-    return spread.assign(**{image: pd.array(list(cells), dtype="str")}), note
+    if without := len(table) - len({*rows}):
+        notes.append(f"{without} row(s) of the table name no image; they were left out.")
+    if len(rows) != len(table):
+        notes.append(f"{len(table)} rows of the table became {len(rows)}, one per image.")
+    return table.iloc[list(rows)].assign(**{image: pd.array(list(names), dtype="str")})
 
 
-def _name_images(
+def _listed_images(
     table: pd.DataFrame, layout: TableLayout, image: str, files: Sequence[str]
-) -> tuple[pd.DataFrame, list[str]]:
-    """A row per image file that answers to `image_names`, where a `*` is in it."""
+) -> tuple[Sequence[int], Sequence[str]]:
+    """Each name in a cell of the image columns."""
+    columns = list(layout.images) or [image]
+    require_columns(table, table.index[0][0], dict.fromkeys(columns, "images"), "in [table]")
+    if image not in columns:
+        _require_free(table, image, "give the images another: image = ... on top of the schema")
+    rows = np.repeat(np.arange(len(table)), len(columns))
+    cells = pd.Series(table[columns].to_numpy(dtype=object).ravel(), index=rows, dtype="str")
+    if layout.separator is not None:
+        cells = cells.str.split(layout.separator.strip() or " ").explode()
+    cells = cells[cells.str.strip() != ""]
+    return cells.index.tolist(), cells.str.strip().tolist()
+
+
+def _named_images(
+    table: pd.DataFrame, layout: TableLayout, image: str, files: Sequence[str]
+) -> tuple[Sequence[int], Sequence[str]]:
+    """The name that `image_names` makes of each row; or each file that answers to it, if `*`."""
     columns = [name for _, name, _ in layout.name_parts if name is not None]
     require_columns(table, table.index[0][0], dict.fromkeys(columns, "image_names"), "in [table]")
-    if image in table and image not in columns:
-        raise TableError(
-            f"{table.index[0][0]}: there is a column '{image}', and image_names too. Remove one, "
-            "or give the images another column: image = ... on top of the schema."
-        )
-    known = np.ones(len(table), dtype=bool)
-    for column in columns:
-        known &= table[column].str.strip().to_numpy() != ""
-    rows = np.flatnonzero(known)
-    if "*" not in (layout.image_names or ""):
-        columns_of_text = [
-            [literal] * len(rows)
-            if name is None
-            else [literal + cell for cell in _name_cells(table, name, digits, rows)]
-            for literal, name, digits in layout.name_parts
-        ]
-        names = ["".join(texts) for texts in zip(*columns_of_text, strict=True)]
-        return _spread(table, rows, names, image)
-    by_key = sorted((fold(image_key(file)), file) for file in files)
-    keys = [key for key, _ in by_key]
-    found_rows, found = list[int](), list[str]()
-    for row, *texts in zip(rows, *_patterns(table, layout, rows), strict=True):
-        pattern = "".join(texts)
-        start = re.split(r"[*\[?]", pattern, maxsplit=1)[0]
-        matches = re.compile(translate(pattern)).fullmatch
-        at = bisect_left(keys, start)
-        while at < len(keys) and keys[at].startswith(start):
-            if matches(keys[at]):
-                found_rows.append(int(row))
-                found.append(by_key[at][1])
-            at += 1
-    return _spread(table, np.array(found_rows, dtype=np.int64), found, image)
+    if image not in columns:
+        _require_free(table, image, "give image_names or a column of images, not both")
+    rows = np.flatnonzero((table[columns].map(str.strip) != "").all(axis=1)).tolist()
+    pattern = "*" in str(layout.image_names)
+    parts = list[Sequence[str]]()
+    for text, name, digits in layout.name_parts:
+        parts.append([text] * len(rows))
+        if name is not None:
+            cells = _cells_of_names(table[name].iloc[rows], digits)
+            parts.append([glob.escape(cell) for cell in cells] if pattern else cells)
+    names = ["".join(texts) for texts in zip(*parts, strict=True)]
+    if not pattern:
+        return rows, names
+    known = sorted((fold(image_key(file)), file) for file in files)
+    keys, found = [key for key, _ in known], list[tuple[int, str]]()
+    for row, name in zip(rows, names, strict=True):
+        wanted = fold(image_key(name))
+        start = re.split(r"[*\[?]", wanted, maxsplit=1)[0]
+        near = slice(bisect_left(keys, start), bisect_left(keys, start + "\U0010ffff"))
+        fits = re.compile(translate(wanted)).fullmatch
+        found += [(row, file) for key, file in known[near] if fits(key)]
+    return [row for row, _ in found], [file for _, file in found]
 
 
-def _name_cells(table: pd.DataFrame, column: str, digits: int, rows: Array) -> list[str]:
+def _cells_of_names(cells: pd.Series, digits: int) -> list[str]:
     """The cells of a column of ids, with zeros in front where `image_names` says so."""
-    cells = table[column].str.strip().iloc[rows]
     if not digits:
-        return cells.tolist()
+        return cells.str.strip().tolist()
     numbers = cells.map(as_whole)
     if numbers.isna().any():
         at = int(numbers.isna().to_numpy().argmax())
         file, row = cells.index[at]
         raise TableError(
-            f"{file}, row {row}, column '{column}': '{cells.iloc[at]}' is no whole number, which "
-            f"image_names asks for: {{{column}:{digits:02}}}. Write {{{column}}} for any text."
+            f"{file}, row {row}, column '{cells.name}': '{cells.iloc[at]}' is no whole number, "
+            f"which image_names asks for: {{{cells.name}:{digits:02}}}. Write {{{cells.name}}} "
+            "for any text."
         )
     return numbers.str.zfill(digits).tolist()
 
 
-def _patterns(table: pd.DataFrame, layout: TableLayout, rows: Array) -> list[list[str]]:
-    """Per part of `image_names`, its text in each row; marks in cells stand for themselves."""
-    parts = []
-    last = len(layout.name_parts) - 1
-    for place, (text, name, digits) in enumerate(layout.name_parts):
-        plain = image_key(f"x{text}")[1:] if place == last and name is None else text
-        literal = fold(plain.replace("\\", "/"))
-        cells = [""] * len(rows)
-        if name is not None:
-            cells = [
-                re.sub(r"([*?\[])", r"[\1]", fold(c))
-                for c in _name_cells(table, name, digits, rows)
-            ]
-        parts.append([literal + cell for cell in cells])
-    return parts
-
-
 def _from_the_folder_on(cells: pd.Series, layout: TableLayout, roots: Sequence[str]) -> pd.Series:
     """Paths without the part that stands for the image folder, or for the folder of the data."""
-    starts = [root for root in (layout.image_root, *roots) if root]
-    starts = [start.replace("\\", "/").rstrip("/") + "/" for start in starts]
+    starts = [root.replace("\\", "/").rstrip("/") for root in (layout.image_root, *roots) if root]
     paths = cells.str.strip().str.replace("\\", "/", regex=False)
-    folded, cut = paths.str.lower(), pd.Series(False, index=cells.index)
-    for start in starts:
-        inside = folded.str.startswith(start.lower()) & ~cut
-        if inside.any():
-            cells = cells.where(~inside, paths.str.slice(len(start)))
-            cut |= inside
-    return cells
+    pattern = f"^(?:{'|'.join(map(re.escape, starts))})/"
+    inside = paths.str.contains(pattern, case=False) if starts else pd.Series(False, cells.index)
+    return cells.mask(inside, paths.str.replace(pattern, "", case=False, regex=True))

@@ -77,14 +77,10 @@ def decode_image(encoded: bytes, *, shorter_side: int = SHORTER_SIDE) -> Decoded
     try:
         if is_dicom(encoded):
             picture, frames = decode_dicom(encoded)
-            size = _downsized(*picture.size, shorter_side)
-            resized = size != picture.size
-            picture = picture.resize(size, Image.Resampling.LANCZOS) if resized else picture
-            return DecodedImage(
-                picture=picture, resized=resized, converted=True, first_frame=frames > 1
-            )
+            return _decode(picture, shorter_side, frames)
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-            return _decode(image, shorter_side)
+            check_size(*image.size)
+            return _decode(image, shorter_side, getattr(image, "n_frames", 1))
     except CorruptImageError:
         raise
     except UnidentifiedImageError:
@@ -118,21 +114,18 @@ def verify_image(encoded: bytes, *, shorter_side: int = SHORTER_SIDE) -> Verifie
     )
 
 
-def _decode(image: Image.Image, shorter_side: int) -> DecodedImage:
-    check_size(*image.size)
+def _decode(image: Image.Image, shorter_side: int, frames: int) -> DecodedImage:
     upright = image.getexif().get(_ORIENTATION, 1) in (0, 1)
-    several = getattr(image, "n_frames", 1) > 1
-    plain = image.format in ("JPEG", "PNG") and image.mode == "RGB" and not several
+    plain = image.format in ("JPEG", "PNG") and image.mode == "RGB" and frames == 1
     plain = plain and upright and "transparency" not in image.info
-    size = _downsized(*image.size, shorter_side)
-    resized = size != image.size
+    scale = shorter_side / min(image.size)
+    resized = 0 < scale < 1
+    size = tuple(max(round(scale * side), shorter_side) for side in image.size)
     if resized:
         # JPEG can decode at 1/2, 1/4, 1/8 of its size: fast, and still twice as fine as needed.
         image.draft(None, (2 * size[0], 2 * size[1]))
     image.load()
     profile = image.info.get("icc_profile")
-    if profile is not None and profile[16:20] != b"RGB ":
-        profile = None
     picture = image if plain else _to_rgb(image)
     if resized:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
@@ -143,16 +136,9 @@ def _decode(image: Image.Image, shorter_side: int) -> DecodedImage:
         picture=picture,
         resized=resized,
         converted=not plain,
-        first_frame=several,
-        profile=profile,
+        first_frame=frames > 1,
+        profile=profile if profile is not None and profile[16:20] == b"RGB " else None,
     )
-
-
-def _downsized(width: int, height: int, shorter_side: int) -> tuple[int, int]:
-    if not 0 < shorter_side < min(width, height):
-        return width, height
-    scale = shorter_side / min(width, height)
-    return max(round(width * scale), shorter_side), max(round(height * scale), shorter_side)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

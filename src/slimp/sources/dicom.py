@@ -36,7 +36,12 @@ def decode_dicom(encoded: bytes) -> tuple[Image.Image, int]:
             the file is damaged, too large, holds no image, or says that it shows a name.
     """
     pydicom = _pydicom()
-    if _transfer_syntax(encoded, pydicom) == _DEFLATED:  # or dcmread would inflate all of it
+    file = io.BytesIO(encoded)
+    file.seek(132)  # behind what `is_dicom` looks at; tags of group 2 say how the rest is written
+    meta = pydicom.filereader.read_dataset(
+        file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2
+    )
+    if meta.get("TransferSyntaxUID") == _DEFLATED:  # or dcmread would inflate all of it
         raise CorruptImageError("a DICOM file that is deflated as a whole; save it another way")
     dataset = pydicom.dcmread(io.BytesIO(encoded))
     if "PixelData" not in dataset:
@@ -50,7 +55,8 @@ def decode_dicom(encoded: bytes) -> tuple[Image.Image, int]:
     pixels = _decode(dataset)
     kind = str(dataset.PhotometricInterpretation)
     if kind == "PALETTE COLOR":
-        pixels = _to_bytes(pydicom.pixels.apply_color_lut(pixels, dataset))
+        pixels = pydicom.pixels.apply_color_lut(pixels, dataset)
+        pixels = _to_bytes(pixels, 8 * pixels.dtype.itemsize)
     elif kind.startswith("MONOCHROME"):
         pixels = _grey(pixels, dataset, pydicom)
     else:
@@ -58,22 +64,12 @@ def decode_dicom(encoded: bytes) -> tuple[Image.Image, int]:
     return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB"), frames
 
 
-def _transfer_syntax(encoded: bytes, pydicom: Any) -> str:
-    """How the file is written, as the group of tags at its beginning says."""
-    file = io.BytesIO(encoded)
-    file.seek(132)  # behind what `is_dicom` looks at
-    meta = pydicom.filereader.read_dataset(
-        file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2
-    )
-    return str(meta.get("TransferSyntaxUID", ""))
-
-
 def _decode(dataset: Any) -> Array:
     """The first frame, in RGB if it has colours."""
-    syntax = dataset.file_meta.TransferSyntaxUID
     try:
         pixels: Array = import_module("pydicom.pixels").pixel_array(dataset, index=0)
     except (RuntimeError, NotImplementedError) as error:
+        syntax = dataset.file_meta.TransferSyntaxUID
         if getattr(syntax, "is_compressed", False) and "decode" in str(error).lower():
             raise CorruptImageError(
                 f"a DICOM file compressed as {syntax.name}, which needs a decoder: pip install "
@@ -92,20 +88,19 @@ def _grey(pixels: Array, dataset: Any, pydicom: Any) -> Array:
     as_stored = not dataset.get("ModalityLUTSequence") and (None in scale or scale == (1, 0))
     values = pixels if as_stored else np.asarray(pydicom.pixels.apply_rescale(pixels, dataset))
     bits = int(dataset.BitsStored)
-    window = _window(dataset)
     if dataset.get("VOILUTSequence"):
         values = pydicom.pixels.apply_voi_lut(values, dataset, index=0)
         low, high = 0.0, float(2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1)
-    elif window is not None:
+    elif (window := _window(dataset)) is not None:
         low, high = window
     elif bits <= 8 and as_stored and not dataset.PixelRepresentation:
         low, high = 0.0, float(2**bits - 1)
     else:
         low, high = float(values.min()), float(values.max())
     shown = (values.astype(np.float64) - low) / max(high - low, 1e-12)
-    grey = (255 * shown).round().clip(0, 255).astype(np.uint8)
-    inverse = dataset.PhotometricInterpretation == "MONOCHROME1"
-    return np.asarray(255 - grey if inverse else grey)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        shown = 1 - shown
+    return np.asarray((255 * shown).round().clip(0, 255).astype(np.uint8))
 
 
 def _window(dataset: Any) -> tuple[float, float] | None:
@@ -120,12 +115,9 @@ def _window(dataset: Any) -> tuple[float, float] | None:
     return centre - width / 2, centre + width / 2
 
 
-def _to_bytes(pixels: Array, bits: int | None = None) -> Array:
+def _to_bytes(pixels: Array, bits: int) -> Array:
     """Colours as bytes, of more bits per colour the upper 8."""
-    bits = 8 * pixels.dtype.itemsize if bits is None else bits
-    if bits > 8:
-        return np.asarray(pixels >> (bits - 8)).clip(0, 255).astype(np.uint8)
-    return pixels.astype(np.uint8)
+    return (pixels >> max(0, bits - 8)).clip(0, 255).astype(np.uint8)
 
 
 @lru_cache(maxsize=1)

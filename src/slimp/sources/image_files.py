@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 
 from slimp.errors import TableError
@@ -30,36 +29,33 @@ class Images:
 
     def __init__(self, place: Place, folders: Sequence[str] = ("",)) -> None:
         self._place, self.folders = place, tuple(folders)
-        self._by_stem: dict[str, tuple[int, ...]] = {}
-        self._unread: dict[str, int] = {}  # by stem, too: pictures in formats that are not read
+        self._by_name: dict[str, list[int]] = {}  # name without ending and letter case -> files
         for number, path in enumerate(place.paths):
-            if not any(is_within(path, folder) for folder in self.folders):
-                continue
             name = path.rpartition("/")[2]
-            if IMAGE_ENDING.search(name) or NO_ENDING.search(name):
-                stem = IMAGE_ENDING.sub("", name)
-                self._by_stem[stem] = (*self._by_stem.get(stem, ()), number)
-            elif UNREAD_ENDING.search(name):
-                self._unread.setdefault(UNREAD_ENDING.sub("", name), number)
+            if any(e.search(name) for e in (IMAGE_ENDING, NO_ENDING, UNREAD_ENDING)) and any(
+                is_within(path, folder) for folder in self.folders
+            ):
+                self._by_name.setdefault(fold(image_key(name)), []).append(number)
 
     def __str__(self) -> str:
         return " and ".join(str(self._place.raw / folder) for folder in self.folders)
 
-    def find(self, cell: str) -> int | None:
-        """The number of the file that the cell names.
+    def __call__(self, cell: str) -> bytes | None:
+        """The encoded image that the cell names, or None.
 
         Raises:
             TableError: two files of different content answer to it.
+            OSError: it is unreadable or damaged, or there only in a format that is not read.
         """
-        key = image_key(cell)
-        found = self._by_stem.get(key.rpartition("/")[2], ())
-        at_path = [number for number in found if key in self._keys(number)]
-        if at_path or "/" in key:
-            found = tuple(at_path)
+        paths, named = self._place.paths, self._answering(cell)
+        found = [number for number in named if not UNREAD_ENDING.search(paths[number])]
+        if named and not found:
+            name = paths[named[0]].rpartition("/")[2]
+            raise OSError(f"there is {name}, whose format is not read; save it as JPEG or PNG")
         if len(found) > 1:
             name = cell.strip().replace("\\", "/").rpartition("/")[2]
-            exact = [n for n in found if self._place.paths[n].rpartition("/")[2] == name]
-            found = tuple(exact) if len(exact) == 1 else found
+            exact = [number for number in found if paths[number].rpartition("/")[2] == name]
+            found = exact if len(exact) == 1 else found
         for other in found[1:]:
             if not self._place.same(found[0], other):
                 raise TableError(
@@ -67,64 +63,41 @@ class Images:
                     f"{self._place.shown(other)}, and they differ. "
                     "Remove one, or write the path in the table."
                 )
-        return found[0] if found else None
-
-    def __call__(self, cell: str) -> bytes | None:
-        """The encoded image that the cell names, or None.
-
-        Raises:
-            OSError: it is unreadable or damaged, or there only in a format that is not read.
-        """
-        number = self.find(cell)
-        if number is None and (spelled := self._spellings.get(fold(image_key(cell)))):
-            cell, number = spelled, self.find(spelled)
-        if number is not None:
-            return self._place.read(number, limit=MAX_IMAGE_BYTES)
-        key = image_key(cell)
-        other = self._unread.get(key.rpartition("/")[2])
-        if other is not None and ("/" not in key or key in self._keys(other)):
-            name = self._place.paths[other].rpartition("/")[2]
-            raise OSError(f"there is {name}, whose format is not read; save it as JPEG or PNG")
-        return None
+        return self._place.read(found[0], limit=MAX_IMAGE_BYTES) if found else None
 
     def hint(self, cell: str) -> str:
         """What a file is called that may be meant by a cell which names none, as a sentence."""
         wanted = similar_form(image_key(cell).rpartition("/")[2])
-        near = next((stem for stem in self._by_stem if similar_form(stem) == wanted), None)
+        near = next((n for stem, n in self._by_name.items() if similar_form(stem) == wanted), None)
         if near is None:
             return ""
-        zeros = "" if not near.isdecimal() else f', as in image_names = "{{column:{len(near):02}}}"'
+        stem = image_key(self._place.paths[near[0]]).rpartition("/")[2]
+        zeros = "" if not stem.isdecimal() else f', as in image_names = "{{column:{len(stem):02}}}"'
         return (
-            f" There is {near}, though: say under [table] how names are made of the table{zeros}."
+            f" There is {stem}, though: say under [table] how names are made of the table{zeros}."
         )
 
     @property
     def files(self) -> list[str]:
         """Paths of all files, from their folder on."""
-        return [file for _, file in self._found]
-
-    @cached_property
-    def _found(self) -> list[tuple[str, str]]:
-        """(name of the folder, path of the file from it on)."""
-        starts = [(f.rpartition("/")[2], f"{f}/" if f else "") for f in self.folders]
         return [
-            (outer, path[len(start) :])
+            path[len(folder) :].lstrip("/")
             for path in self._place.paths
-            for outer, start in starts
-            if path.startswith(start)
+            for folder in self.folders
+            if is_within(path, folder)
         ]
 
-    @cached_property
-    def _spellings(self) -> dict[str, str]:
-        """Folded name or path -> the file's path; '' where several answer."""
-        known = dict[str, str]()
-        for outer, file in sorted(self._found, key=lambda f: bool(UNREAD_ENDING.search(f[1]))):
-            path = fold(image_key(file))
-            for key in {path, path.rpartition("/")[2], f"{fold(outer)}/{path}"}:
-                if key in known and UNREAD_ENDING.search(file):
-                    continue  # a phone's copy of an image that can be read
-                known[key] = "" if key in known else file
-        return known
+    def _answering(self, cell: str) -> list[int]:
+        """The files that the cell names: by their path or, if it gives none, by their name."""
+        key = image_key(cell)
+        near = self._by_name.get(fold(key.rpartition("/")[2]), [])
+        for form in (str, fold):  # as it is spelled, if there is one; else in any letter case
+            if at_path := [n for n in near if form(key) in map(form, self._keys(n))]:
+                return at_path
+            stems = [form(image_key(self._place.paths[n]).rpartition("/")[2]) for n in near]
+            if named := [n for n, stem in zip(near, stems, strict=True) if stem == form(key)]:
+                return named
+        return []
 
     def _keys(self, number: int) -> Iterator[str]:
         """The paths that name the file: from each folder on, with the folder's name, from RAW."""
@@ -140,11 +113,9 @@ class Images:
 
 def is_image_file(path: Path) -> bool:
     """Whether a file's ending is an image's; or it has none, and begins as DICOM does."""
-    if IMAGE_ENDING.search(path.name):
-        return path.is_file()
-    if not NO_ENDING.search(path.name) or not path.is_file():
-        return False
     try:
+        if IMAGE_ENDING.search(path.name) or not NO_ENDING.search(path.name):
+            return path.is_file() and IMAGE_ENDING.search(path.name) is not None
         with path.open("rb") as file:
             return is_dicom(file.read(132))
     except OSError:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from functools import reduce
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,24 +16,17 @@ from slimp.sources.parse_ids import parse_ids, similar_form
 
 KEY = "\0key"
 """Column of a join, which no table has."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Joined:
-    """The rows of the main table with the columns of another."""
-
-    table: pd.DataFrame
-    new: dict[str, tuple[str, str, frozenset[tuple[str, int]]]] = field(default_factory=dict)
-    """New column -> what `parse_cells.JOINED` says of it."""
-    notes: list[str] = field(default_factory=list)
+NewColumns: TypeAlias = dict[str, tuple[str, str, frozenset[tuple[str, int]]]]
+"""Name of a joined column -> what `parse_cells.JOINED` says of it."""
 
 
 def join_table(
     table: pd.DataFrame, join: Join, further: pd.DataFrame, layout: TableLayout
-) -> Joined:
-    """The table with the columns of another; a row without a partner there has empty cells.
+) -> tuple[pd.DataFrame, NewColumns, list[str]]:
+    """The table with the columns of another, which of them are new, and what there is to say.
 
-    Ids are read as `parse_ids` does; a missing one has no partner.
+    A row without a partner there has empty cells. Ids are read as `parse_ids` does; a missing one
+    has no partner.
 
     Raises:
         TableError: a column is not there, an id has two rows, no id is in both tables, or the
@@ -54,11 +48,11 @@ def join_table(
         require_columns(table, main, dict.fromkeys(join.on, "on"), "in [[table.join]]")
         require_columns(further, file, dict.fromkeys(there, "on"), "in [[table.join]]")
         ids, keys = _keys(table, [*join.on], layout, notes), _keys(further, there, layout, notes)
-    require_columns(
-        further, file, dict.fromkeys(join.columns or (), "columns"), "in [[table.join]]"
-    )
+    asked = dict.fromkeys(join.columns or (), "columns")
+    require_columns(further, file, asked, "in [[table.join]]")
     _require_key(further, keys, there)
-    if not ids.isin(keys[keys != ""]).any():
+    partner = ids.isin(keys[keys != ""])
+    if not partner.any():
         raise TableError(
             f"{file}: no row of it is about any row of {main}: '{here}' there is for instance "
             f"'{ids.iloc[0]}', '{there[0]}' here '{keys[keys != ''].iloc[0]}'. Name the columns "
@@ -69,24 +63,21 @@ def join_table(
     columns = join.columns or [str(name) for name in further if name not in there]
     cells = further[list(columns)].assign(**join.set, **{KEY: keys})[(keys != "").to_numpy()]
     merged = pd.DataFrame({KEY: ids}).merge(cells, on=KEY, how="left", validate="many_to_one")
-    lost = frozenset(table.index[~ids.isin(keys[keys != ""])])
-    new, joined = {}, {}
-    for column in merged.columns.drop(KEY):
-        values = merged[column].fillna("").astype("str").set_axis(table.index)
-        if column in table:
-            values = _agreed(table[column], values, file, [] if column in join.set else notes)
-        else:
-            new[column] = (file, here, lost)
-        joined[column] = values
-    return Joined(table=table.assign(**joined), new=new, notes=notes)
+    merged = merged.drop(columns=KEY).fillna("").astype("str").set_axis(table.index)
+    lost = frozenset(table.index[~partner])
+    new = {str(name): (file, here, lost) for name in merged if name not in table}
+    for column in merged.columns.intersection(table.columns):
+        said = [] if column in join.set else notes
+        merged[column] = _agreed(table[column], merged[column], file, said)
+    return table.assign(**merged), new, notes
 
 
 def _require_key(further: pd.DataFrame, keys: pd.Series, there: Sequence[str]) -> None:
     """Raises if no row of a further table has an id, or two rows have one."""
-    file, known = further.index[0][0], keys[keys != ""]
-    if known.empty:
+    file, known = further.index[0][0], (keys != "").to_numpy()
+    if not known.any():
         raise TableError(f"{file}: no row of it has a cell in {', '.join(there)}, to join it by.")
-    twice = (keys.duplicated() & (keys != "")).to_numpy()
+    twice = keys.duplicated().to_numpy() & known
     if twice.any():
         second = int(twice.argmax())
         first = int((keys == keys.iloc[second]).to_numpy().argmax())
@@ -99,12 +90,10 @@ def _require_key(further: pd.DataFrame, keys: pd.Series, there: Sequence[str]) -
 
 def _without_partner(ids: pd.Series, keys: pd.Series, joined: str, main: str) -> list[str]:
     """What to say of rows that are in one of the tables only."""
-    lost, spare = ids[~ids.isin(keys) | (ids == "")], keys[~keys.isin(ids) & (keys != "")]
-    blank = int((keys == "").sum())
-    alike = {*map(similar_form, lost.tolist())} & {*map(similar_form, spare.tolist())} - {""}
+    lost, spare = ids[~ids.isin(keys) | (ids == "")], keys[~keys.isin(ids) | (keys == "")]
+    alike = {*map(similar_form, lost)} & {*map(similar_form, spare)} - {""}
     counts = [f"{len(lost)} row(s) of {main} have none there"] * (len(lost) > 0)
     counts += [f"{len(spare)} of its rows are about none here"] * (len(spare) > 0)
-    counts += [f"{blank} of its rows have no id and were passed over"] * (blank > 0)
     counts += [
         f"{len(alike)} id(s) would match but for letter case, leading zeros or spaces: set "
         'similar_ids = "same" on top of the schema to join them'
@@ -121,16 +110,13 @@ def _keys(
         file, row = table.index[position]
         return f"{file}, row {row}"
 
-    parts = []
+    parts = list[pd.Series]()
     for column in columns:
-        part, said = parse_ids(table[column], where, missing=layout.missing)
+        ids, said = parse_ids(table[column], where, missing=layout.missing)
         notes += [note for note in said if "more than one way" not in note]
-        if layout.similar_ids == "same":
-            part = part.map(similar_form)
-        parts.append(part)
-    text, known = parts[0], parts[0] != ""
-    for part in parts[1:]:
-        text, known = text + "\x1f" + part, known & (part != "")
+        parts.append(ids.map(similar_form) if layout.similar_ids == "same" else ids)
+    known = np.all([part != "" for part in parts], axis=0)
+    text = reduce(lambda some, part: some + "\x1f" + part, parts)
     return text.where(known, "").astype("str")
 
 

@@ -6,7 +6,6 @@ not set is detected, or not done. How a single column writes its numbers belongs
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -113,8 +112,13 @@ class TableLayout:
     """Of the schema: whether ids that differ in letter case or leading zeros are joined."""
 
     def __post_init__(self) -> None:
-        if self.encoding is not None:
-            _check_encoding(self.encoding)
+        try:
+            "".encode(self.encoding or "utf-8")
+        except (LookupError, ValueError):
+            raise TableError(
+                f"[table]: there is no encoding '{self.encoding}'. Common ones: utf-8, utf-16, "
+                "cp1252 (Windows in Western Europe), cp1250 (in Central Europe), mac-roman."
+            ) from None
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
             raise TableError(
                 f"[table]: delimiter must be one character such as ';', got {self.delimiter!r}."
@@ -123,10 +127,8 @@ class TableLayout:
             raise TableError(f"[table]: header is a row, the first being 1; got {self.header}.")
         if self.separator is not None and not self.separator.strip(" "):
             raise TableError(f"[table]: separator must be a mark, got {self.separator!r}.")
-        if self.image_names is not None:
-            if self.images or self.separator:
-                raise TableError("[table]: give 'images' and 'separator', or 'image_names'.")
-            self.name_parts  # noqa: B018 - refuses a pattern that cannot be read
+        if self.name_parts and (self.images or self.separator):
+            raise TableError("[table]: give 'images' and 'separator', or 'image_names'.")
 
     @property
     def name_parts(self) -> tuple[tuple[str, str | None, int], ...]:
@@ -160,18 +162,17 @@ class TableLayout:
             TableError: a key is unknown, or of the wrong type.
         """
         entry = {k: v for k, v in as_table(content, "[table]").items() if k not in TABLE_DEFAULTS}
-        joins = entry.pop("join", [])
+        joins, schema = entry.pop("join", []), schema or {}
         if not isinstance(joins, list):
             raise TableError("[table]: write a join as [[table.join]], with two brackets.")
-        given: dict[str, Any] = {
-            "joins": tuple(map(_join, joins)),
-            "missing": (),
-            "similar_ids": "refuse",
-        }
-        if schema is not None:
-            given["missing"] = as_texts(schema.get("missing", ()), "'missing'")
-            given["similar_ids"] = schema.get("similar_ids", "refuse")
-        return read_settings(cls, entry, "[table]", **given)
+        return read_settings(
+            cls,
+            entry,
+            "[table]",
+            joins=tuple(map(_join, joins)),
+            missing=as_texts(schema.get("missing", ()), "'missing'"),
+            similar_ids=schema.get("similar_ids", "refuse"),
+        )
 
 
 def _join(content: object) -> Join:
@@ -183,16 +184,3 @@ def _join(content: object) -> Join:
     if isinstance(entry.get("on"), list):
         entry["on"] = {name: name for name in as_texts(entry["on"], f"{where}: 'on'")}
     return read_settings(Join, entry, where)
-
-
-def _check_encoding(name: str) -> None:
-    try:
-        known = codecs.lookup(name)
-        "".encode(name)  # refuses what is a codec but not of text, such as base64
-    except (LookupError, ValueError):
-        known = None
-    if known is None:
-        raise TableError(
-            f"[table]: there is no encoding '{name}'. Common ones: utf-8, utf-16, cp1252 (Windows "
-            "in Western Europe), cp1250 (in Central Europe), mac-roman."
-        )

@@ -16,20 +16,10 @@ from slimp.data.cohort import Tables
 from slimp.data.schema import RESERVED_COLUMNS, Schema
 from slimp.errors import TableError
 from slimp.sources.find_ids import image_ids, lesions_and_patients, namer, repeats
-from slimp.sources.parse_cells import JOINED, missing_spellings, read_feature, require_columns
+from slimp.sources.parse_cells import missing_spellings, read_feature, require_columns
 from slimp.sources.parse_ids import missing_words
 from slimp.sources.parse_labels import one_hot_labels, parse_labels, parse_splits
 from slimp.sources.resolve import Disagreement, level_table
-
-__all__ = [
-    "ASSUMED",
-    "JOINED",
-    "Disagreement",
-    "TableReport",
-    "TypedRows",
-    "split_levels",
-    "type_rows",
-]
 
 ASSUMED = "assumed"
 """Key in `DataFrame.attrs` of what a reader assumed about a file, one sentence each."""
@@ -53,11 +43,6 @@ class TableReport:
     missing_patient_ids: int = 0
     renamed_columns: tuple[str, ...] = ()
     """'old -> new' for unused columns that bear the name of one of ours."""
-    unlabelled: int = 0
-    """Images without a label."""
-    conflicting_labels: int = 0
-    """Lesions whose images have different labels."""
-    conflicting_labels_example: str = ""
     disagreements: tuple[Disagreement, ...] = ()
     missing_spellings: dict[str, dict[str, int]] = field(default_factory=dict)
     """Column -> what stands for missing ('' is the empty cell) -> cells; gaps only."""
@@ -102,29 +87,19 @@ def type_rows(
         table = table.set_axis(places, axis="index")
     _require_columns(table, schema)
     said = list(table.attrs.get(ASSUMED, ()))
-    spellings = dict[str, dict[str, int]]()
     ids, image_cells = image_ids(table, schema, said)
     first = ~repeats(table, ids, schema)
     rows, table, ids, image_cells = len(table), table[first], ids[first], image_cells[first]
-    where = namer(table, schema)
     found = lesions_and_patients(table, ids, schema, said)
     if refuse_missing_patients:
         found.refuse_missing_patients(table, schema)
     columns = {"image_id": ids, "lesion_id": found.lesions, "patient_id": found.patients}
     columns["label"], warnings = _labels(table, schema)
     if schema.split is not None:
-        columns["split"], notes = parse_splits(
-            table[schema.split], schema.split_names, where, schema.missing
-        )
+        words, where = schema.split_names, namer(table, schema)
+        columns["split"], notes = parse_splits(table[schema.split], words, where, schema.missing)
         said += notes
-    for column in filter(None, (schema.lesion, schema.patient, schema.label)):
-        counts = missing_words(table[column], schema.missing)
-        if set(counts) - {"", *schema.label_names}:
-            spellings[column] = counts
     for feature in schema.features:
-        for column in feature.reads:
-            if gaps := missing_spellings(table[column], feature):
-                spellings[column] = gaps
         columns |= read_feature(table, feature, namer(table, schema, feature.reads[0]))
     names = _unused_columns(table, schema)
     columns |= {new: table[old] for old, new in names.items()}
@@ -141,7 +116,7 @@ def type_rows(
             missing_lesion_ids=int(found.no_lesion.sum()),
             missing_patient_ids=int(found.no_patient.sum()),
             renamed_columns=tuple(f"{old} -> {new}" for old, new in names.items() if old != new),
-            missing_spellings=spellings,
+            missing_spellings=_missing_spellings(table, schema),
             warnings=tuple(warnings),
         ),
     )
@@ -155,19 +130,7 @@ def split_levels(rows: TypedRows, schema: Schema) -> tuple[Tables, TableReport]:
     patients, of_patients = level_table(frame, schema.level("patient"))
     ids = ["image_id", "lesion_id", "patient_id", "label"] + ["split"] * (schema.split is not None)
     images = frame[[*ids, *schema.level("image").columns, *rows.unused]]
-    conflicts, example = _conflicting_labels(frame)
-    report = replace(
-        rows.report,
-        unlabelled=int(frame["label"].isna().sum()),
-        conflicting_labels=conflicts,
-        conflicting_labels_example=example,
-        disagreements=(*of_lesions, *of_patients),
-        warnings=(
-            *rows.report.warnings,
-            *_copies_of_the_label(frame, schema),
-            *_doubts(frame, schema),
-        ),
-    )
+    report = replace(rows.report, disagreements=(*of_lesions, *of_patients))
     return Tables(images=images, lesions=lesions, patients=patients), report
 
 
@@ -195,6 +158,19 @@ def _labels(table: pd.DataFrame, schema: Schema) -> tuple[pd.Series, list[str]]:
     return parse_labels(cells, schema.label_names, schema.missing)
 
 
+def _missing_spellings(table: pd.DataFrame, schema: Schema) -> dict[str, dict[str, int]]:
+    """See `TableReport`; a column of ids or labels only where a word stands for missing."""
+    spellings = dict[str, dict[str, int]]()
+    for column in filter(None, (schema.lesion, schema.patient, schema.label)):
+        counts = missing_words(table[column], schema.missing)
+        if set(counts) - {"", *schema.label_names}:
+            spellings[column] = counts
+    for feature in schema.features:
+        found = {column: missing_spellings(table[column], feature) for column in feature.reads}
+        spellings |= {column: gaps for column, gaps in found.items() if gaps}
+    return spellings
+
+
 def _unused_columns(table: pd.DataFrame, schema: Schema) -> dict[str, str]:
     """Columns the schema does not use -> their names here, clear of our own."""
     used = {*schema.roles, *(column for feature in schema.features for column in feature.reads)}
@@ -207,51 +183,3 @@ def _unused_columns(table: pd.DataFrame, schema: Schema) -> dict[str, str]:
         names[column] = name
         taken.add(name)
     return names
-
-
-def _conflicting_labels(frame: pd.DataFrame) -> tuple[int, str]:
-    """How many lesions have images with different labels, and one of them."""
-    labelled = frame.dropna(subset="label")
-    counts = labelled.groupby("lesion_id", sort=False)["label"].nunique()
-    conflicts = counts.index[counts > 1]
-    if not len(conflicts):
-        return 0, ""
-    labels = labelled.loc[labelled["lesion_id"] == conflicts[0], "label"]
-    return len(conflicts), f"{conflicts[0]}: {', '.join(sorted(labels.unique()))}"
-
-
-def _copies_of_the_label(frame: pd.DataFrame, schema: Schema) -> list[str]:
-    """A warning per feature column that is the label in other words."""
-    labelled = frame.dropna(subset="label")
-    labels, classes = pd.factorize(labelled["label"])
-    warnings = list[str]()
-    if len(classes) < 2:
-        return warnings
-    for column in (column for feature in schema.features for column in feature.columns):
-        if labelled[column].iloc[:1000].nunique() > len(classes):
-            continue  # spares most continuous columns the work below
-        values, distinct = pd.factorize(labelled[column], use_na_sentinel=False)
-        pairs = np.unique(labels.astype(np.int64) * len(distinct) + values)
-        if len(distinct) == len(pairs) == len(classes):
-            warnings.append(
-                f"column '{column}' is the label in other words (one value per class). "
-                "List it under [refused] in the schema."
-            )
-    return warnings
-
-
-def _doubts(frame: pd.DataFrame, schema: Schema) -> list[str]:
-    doubts = [
-        f"column '{column}' ({level.name} level) is empty in every row."
-        for level in schema.levels
-        for column in level.columns
-        if frame[column].isna().all()
-    ]
-    classes = frame["label"].dropna().unique()
-    if schema.label_columns and len(classes) == 0:
-        doubts.append("no image has a label: a probe cannot be trained.")
-    if len(classes) == 1:
-        doubts.append(f"every label is '{classes[0]}': a probe cannot be trained.")
-    if frame["patient_id"].nunique() == 1:
-        doubts.append("there is one patient: no patient-disjoint split exists.")
-    return doubts

@@ -6,7 +6,7 @@ or a file; what each key means is said at the fields of `Layout` and `TableLayou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -99,8 +99,8 @@ class Search:
         """
         near = list[str]()  # what layouts lack of which something is there
         for layout in layouts:
-            found = list(self._tables(layout))
-            numbers = [number for _, number in found]
+            found = self._given_tables(layout) if self._given else self._usual_tables(layout)
+            numbers = [number for number, _ in found]
             paths = " and ".join(self._place.paths[number] for number in numbers)
             if not found:
                 continue
@@ -109,27 +109,14 @@ class Search:
                 continue
             if layout.instead:
                 raise TableError(f"{self._place.raw}: {paths} is {layout.name}. {layout.instead}")
-            tables = [self._read(number, layout.table).assign(**r.set) for r, number in found]
+            tables = [self._read(number, layout.table).assign(**r.set) for number, r in found]
             return layout, numbers, join_tables(tables) if len(tables) > 1 else tables[0]
-        files = [f"{layout.files} ({layout.name})" for layout in layouts if not layout.instead]
-        if self._given is not None and not near:
-            files = [self._given]
+        usual = [f"{layout.files} ({layout.name})" for layout in layouts if not layout.instead]
+        files = [self._given] if self._given and not near else usual
         hint = f" But {'; '.join(dict.fromkeys(near))}." if near else self._class_folders()
         raise TableError(
             f"{self._place.raw}: there is no table {'; or '.join(files)}.{hint} Name another with "
             "--table."
-        )
-
-    def _class_folders(self) -> str:
-        """What to do where there are images in folders, and nothing that could be a table."""
-        images = [path for path in self._place.paths if IMAGE_ENDING.search(path)]
-        folders = {path.rpartition("/")[0] for path in images}
-        if len(images) < len(self._place.paths) or len(folders) < 2:
-            return ""
-        return (
-            f" Its {len(images)} images lie in {len(folders)} folders; if those are named after "
-            f"classes, make a table and a schema of them: slimp data sketch {self._place.raw} "
-            "--out schema.toml."
         )
 
     def further(self, join: Join, layout: TableLayout, main: int) -> pd.DataFrame | None:
@@ -142,8 +129,7 @@ class Search:
             return self._read(main, replace(layout, sheet=join.sheet))
         beside = Path(self._place.paths[main]).parent
         paths = [self._place.number((beside / file).as_posix()) for file in join.file]
-        number = next((n for n in paths if n is not None), None)
-        number = self._first(join.file) if number is None else number
+        number = next((n for n in [*paths, self._first(join.file)] if n is not None), None)
         if number is not None:
             return self._read(number, TableLayout(sheet=join.sheet))
         if join.needed:
@@ -153,46 +139,57 @@ class Search:
             )
         return None
 
-    def _read(self, number: int, layout: TableLayout | None = None) -> pd.DataFrame:
-        key = number, None if layout is None else layout.sheet
+    def _read(self, number: int, layout: TableLayout) -> pd.DataFrame:
+        key = number, layout.sheet
         if key not in self._known:
             self._known[key] = table_at(self._place, number, layout)
         return self._known[key]
 
-    def _tables(self, layout: Layout) -> Iterator[tuple[Rows, int]]:
-        if self._given is None:
-            for rows in layout.rows:
-                number = self._first(rows.file, layout.columns)
-                if number is not None:
-                    yield rows, number
-            return
-        if "*" in self._given:  # the parts of one table
-            parts = sorted(self._place.files(self._given), key=self._place.paths.__getitem__)
-            yield from ((layout.rows[0], number) for number in parts)
-            return
-        number = self._place.number(self._given)
-        if number is not None:
-            name = self._place.paths[number].rpartition("/")[2]
-            fitting = [rows for rows in layout.rows if rows.begins and name.startswith(rows.begins)]
-            yield (fitting or list(layout.rows))[0], number
+    def _usual_tables(self, layout: Layout) -> list[tuple[int, Rows]]:
+        numbers = [(self._first(rows.file, layout), rows) for rows in layout.rows]
+        return [(number, rows) for number, rows in numbers if number is not None]
+
+    def _given_tables(self, layout: Layout) -> list[tuple[int, Rows]]:
+        """The table that the user named, or those, if there is a `*`: the parts of one."""
+        paths, given = self._place.paths, str(self._given)
+        one = self._place.number(given)
+        parts = sorted(self._place.files(given), key=paths.__getitem__) if "*" in given else [one]
+        found = list[tuple[int, Rows]]()
+        for number in (number for number in parts if number is not None):
+            name = paths[number].rpartition("/")[2]
+            named = [rows for rows in layout.rows if rows.begins and name.startswith(rows.begins)]
+            found.append((number, (named or list(layout.rows))[0]))
+        return found
 
     def _lacks(self, layout: Layout, numbers: Sequence[int]) -> str:
         """What keeps the tables from being this layout, or ''."""
         for number in numbers if layout.columns else ():
-            if missing := [c for c in layout.columns if c not in self._read(number).columns]:
+            columns = self._read(number, layout.table).columns
+            if missing := [column for column in layout.columns if column not in columns]:
                 return f"has no column '{missing[0]}'"
         for join in layout.table.joins if layout.name else ():
             if join.needed and self._first(join.file) is None:
                 return f"is there without {' or '.join(join.file)} ({layout.name})"
         return ""
 
-    def _first(self, patterns: Sequence[str], columns: Sequence[str] = ()) -> int | None:
-        """The first file that is there; of several, those with the columns count, if any."""
+    def _first(self, patterns: Sequence[str], layout: Layout | None = None) -> int | None:
+        """The first file that is there; of several, those with the layout's columns, if any."""
         for pattern in patterns:
             numbers = self._place.files(pattern)
-            if len(numbers) > 1 and columns:
-                fitting = [n for n in numbers if set(columns) <= set(self._read(n).columns)]
-                numbers = fitting or numbers
+            if len(numbers) > 1 and layout is not None:
+                numbers = [n for n in numbers if not self._lacks(layout, [n])] or numbers
             if numbers:
                 return one_file(self._place, numbers)
         return None
+
+    def _class_folders(self) -> str:
+        """What to do where there are images in folders, and nothing that could be a table."""
+        paths = self._place.paths
+        folders = {path.rpartition("/")[0] for path in paths}
+        if len(folders) < 2 or not all(map(IMAGE_ENDING.search, paths)):
+            return ""
+        return (
+            f" Its {len(paths)} images lie in {len(folders)} folders; if those are named after "
+            f"classes, make a table and a schema of them: slimp data sketch {self._place.raw} "
+            "--out schema.toml."
+        )

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from slimp.data.cohort import Cohort
 from slimp.data.cohort_files import CohortInfo, CohortWriter, Tables, check_types, read_parquet
@@ -24,8 +23,12 @@ from slimp.sources.raw import RawTable
 FORMAT = 1
 """Version of an export's layout, in its sidecar."""
 SIDECAR, TABLES = "export.json", "tables"
+KNOWN = re.compile(rf"{TABLES}/\w+\.parquet|\w+-[0-9]+\.tar")
+"""A file of an export."""
 MEMBER = re.compile(r"([0-9]{8})\.(?:jpg|png|json)")
 """A file of a shard: the row of the cohort, and what it is."""
+Places: TypeAlias = dict[int, tuple[Path, int, int]]
+"""Row of each image -> where it lies: shard, offset, bytes."""
 
 
 def import_webdataset(
@@ -46,10 +49,19 @@ def import_webdataset(
     """
     options = options or ImportOptions()
     with CohortWriter.open(target, overwrite=overwrite) as writer:
-        content, info, schema = _sidecar(raw)
-        tables = _tables(raw, schema)
-        places = _places(raw, content, len(tables.images))
+        names, info, schema = _sidecar(raw)
+        try:
+            tables = Tables(**{f"{x}s": read_parquet(raw / TABLES, f"{x}s") for x in LEVELS})
+            check_types(tables, schema, raw / TABLES)
+        except (TypeError, ValueError) as error:  # CohortError, or ids that are no text
+            raise TableError(f"{raw / TABLES}: {error} Copy the export again.") from None
         cells = tables.images["image_id"].astype("str").tolist()
+        places = _places([raw / name for name in names if name.endswith(".tar")], len(cells))
+        if missing := set(range(len(cells))) - set(places):
+            raise TableError(
+                f"{raw}: {len(missing)} of {len(cells)} images are in no shard, such as "
+                f"{key_of(min(missing))}. Export the cohort again."
+            )
         row_of = {cell: row for row, cell in enumerate(cells)}
 
         def open_image(cell: str) -> bytes | None:
@@ -78,15 +90,15 @@ def key_of(row: int) -> str:
     return f"{row:08d}"
 
 
-def _sidecar(raw: Path) -> tuple[dict[str, Any], CohortInfo, Schema]:
-    """What `export.json` says, after the files that it names were checked."""
+def _sidecar(raw: Path) -> tuple[list[str], CohortInfo, Schema]:
+    """The files that `export.json` names, which are as exported, and what it says of the cohort."""
     path = raw / SIDECAR
     if not path.is_file():
         raise TableError(
             f"{raw}: holds no {SIDECAR}. This source reads what slimp data export --format "
             "webdataset wrote; for other data, write a table and use source csv."
         )
-    content = read_json(path)
+    content: Any = read_json(path)
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise TableError(f"{path}: export format {found!r}, this version reads {FORMAT}.")
@@ -95,63 +107,40 @@ def _sidecar(raw: Path) -> tuple[dict[str, Any], CohortInfo, Schema]:
         hashes = {str(entry["name"]): str(entry["sha256"]) for entry in content["files"]}
     except (UserError, KeyError, TypeError, AttributeError) as error:
         raise TableError(f"{path}: damaged ({error}). Copy the export again.") from None
-    known = re.compile(rf"(?:{TABLES}/\w+\.parquet|\w+-[0-9]+\.tar)")
-    if strange := [name for name in hashes if not known.fullmatch(name)]:
-        raise TableError(f"{path}: names a file '{strange[0]}', which no export has.")
-    for name in hashes.keys() | {f"{TABLES}/{level}s.parquet" for level in LEVELS}:
+    for name in hashes | dict.fromkeys(f"{TABLES}/{level}s.parquet" for level in LEVELS):
+        if not KNOWN.fullmatch(name):
+            raise TableError(f"{path}: names a file '{name}', which no export has.")
         file = raw / name
         if not file.is_file() or file.is_symlink() or sha256_of(file) != hashes.get(name):
             what = "was changed since the export" if file.is_file() else "is missing"
             raise TableError(f"{file}: {what}. Copy the export again, all of it.")
-    return content, info, schema
+    return list(hashes), info, schema
 
 
-def _tables(raw: Path, schema: Schema) -> Tables:
-    try:
-        tables = Tables(**{f"{x}s": read_parquet(raw / TABLES, f"{x}s") for x in LEVELS})
-        check_types(tables, schema, raw / TABLES)
-    except (TypeError, ValueError) as error:  # CohortError, or ids that are no text
-        raise TableError(f"{raw / TABLES}: {error} Copy the export again.") from None
-    return tables
-
-
-def _places(raw: Path, content: dict[str, Any], rows: int) -> dict[int, tuple[Path, int, int]]:
-    """Row of each image -> where it lies: shard, offset, bytes."""
-    places: dict[int, tuple[Path, int, int]] = {}
-    for path in (raw / str(entry["name"]) for entry in content["files"]):
-        for name, offset, size in _members(path) if path.suffix == ".tar" else ():
-            row = int(name[:8])
-            if name.endswith(".json"):
-                continue
-            if row >= rows or row in places:
-                raise TableError(f"{path}: the image '{name}' is one too many. Export it again.")
-            places[row] = path, offset, size
-    if missing := set(range(rows)) - set(places):
-        raise TableError(
-            f"{raw}: {len(missing)} of {rows} images are in no shard, such as "
-            f"{key_of(min(missing))}. Export the cohort again."
-        )
+def _places(shards: list[Path], rows: int) -> Places:
+    places: Places = {}
+    for path in shards:
+        length = path.stat().st_size
+        try:
+            with tarfile.open(path, "r:") as tar:
+                while (member := tar.next()) is not None:
+                    tar.members = []  # type: ignore[attr-defined]  # or memory would hold them all
+                    plain = member.type == tarfile.REGTYPE and not member.issparse()
+                    inside = 0 <= member.size <= length - member.offset_data
+                    if not (plain and inside and MEMBER.fullmatch(member.name)):
+                        raise TableError(
+                            f"{path}: holds '{member.name}', which no export has (a link, a "
+                            "device, a path, or a file of another kind or name). Nothing of it "
+                            "was used."
+                        )
+                    if member.name.endswith(".json"):
+                        continue
+                    row = int(member.name[:8])
+                    if row >= rows or row in places:
+                        raise TableError(
+                            f"{path}: the image '{member.name}' is one too many. Export it again."
+                        )
+                    places[row] = path, member.offset_data, member.size
+        except tarfile.TarError as error:
+            raise TableError(f"{path}: is no readable tar file ({error}).") from None
     return places
-
-
-def _members(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of each file of a shard.
-
-    Raises:
-        TableError: it is no tar file, or holds what no export has.
-    """
-    length = path.stat().st_size
-    try:
-        with tarfile.open(path, "r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # or memory would hold them all
-                plain = member.type == tarfile.REGTYPE and not member.issparse()
-                inside = 0 <= member.size <= length - member.offset_data
-                if not (plain and inside and MEMBER.fullmatch(member.name)):
-                    raise TableError(
-                        f"{path}: holds '{member.name}', which no export has (a link, a device, a "
-                        "path, or a file of another kind or name). Nothing of it was used."
-                    )
-                yield member.name, member.offset_data, member.size
-    except tarfile.TarError as error:
-        raise TableError(f"{path}: is no readable tar file ({error}).") from None

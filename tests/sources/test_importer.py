@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import os
 import signal
 import threading
@@ -287,26 +286,6 @@ def test_progress_counts_rows(tmp_path):
 def test_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         ImportOptions(**options)
-
-
-@pytest.mark.parametrize("killed", [False, True])
-def test_processes_give_the_same_cohort_even_if_one_is_killed(tmp_path, monkeypatch, killed):
-    files = {f"i{k}.png": jpeg(k, (900, 640) if k < 3 else (90, 64)) for k in range(200)}
-    files |= {"i7.png": b"no image", "i9.png": b""}
-    del files["i11.png"]
-
-    def kill(done: int, total: int) -> None:
-        if killed and done == 100:
-            multiprocessing.active_children()[0].kill()
-
-    options = ImportOptions(max_corrupt=0.1)
-    run(raw_table(200, files), tmp_path / "c", options=options)
-    monkeypatch.setattr("slimp.sources.importer.PROCESSES_FROM", 0)
-    monkeypatch.setattr("slimp.sources.importer.PROCESSES", 1)
-    run(raw_table(200, files), tmp_path / "d", options=options, progress=kill)
-    assert multiprocessing.active_children() == []
-    for path in (tmp_path / "c").iterdir():
-        assert (tmp_path / "d" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def test_two_imports_to_one_target_do_not_replace_each_other(tmp_path):

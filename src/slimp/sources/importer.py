@@ -6,16 +6,10 @@ it gets the target's name when everything is written. An import that is interrup
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -44,20 +38,11 @@ MUCH = 0.1
 NAMED = 10
 """Absent and corrupt images that are listed by name."""
 THREADS = min(8, os.cpu_count() or 1)
-PROCESSES = THREADS
 GROUP = 64
 """Rows that a thread works on at a time; a quarter where images keep their size."""
-GROUP_BYTES = 1 << 22
-"""Encoded images that are held for one call of a process, about."""
-PROCESSES_FROM = 10_000
-"""Rows from which on processes are faster than threads: small images keep Python busier than their
-decoder."""
 
-Opened: TypeAlias = bytes | str | None
-"""An encoded image, why it cannot be read, or None if there is none."""
 Outcome: TypeAlias = VerifiedImage | str | None
 """The image as the cohort stores it, why it is corrupt, or None if there is none."""
-Verify: TypeAlias = Callable[[Sequence[Opened]], list[Outcome]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,22 +162,13 @@ def collect_images(
     """
     counts, kept = ImageCounts(), np.zeros(len(cells), dtype=bool)
     size = GROUP if options.shorter_side else GROUP // 4
-    groups = (cells[i : i + size] for i in range(0, len(cells), size))
-    processes = PROCESSES if len(cells) >= PROCESSES_FROM else 0
-    with (
-        deferred_signals() as stop,
-        own_limits(),
-        _verifier(processes, options.shorter_side) as verify,
-        closing(
-            in_order(
-                lambda some: _verify_group(some, raw, verify),
-                groups,
-                threads=THREADS + processes,  # so that a process never waits for the next group
-                ahead=2 * THREADS,
-            )
-        ) as verified,
-    ):
-        for row, outcome in enumerate(chain.from_iterable(verified)):
+
+    def verify(start: int) -> list[Outcome]:
+        return [_verified(cell, raw, options.shorter_side) for cell in cells[start : start + size]]
+
+    groups = in_order(verify, range(0, len(cells), size), threads=THREADS, ahead=2 * THREADS)
+    with deferred_signals() as stop, own_limits(), closing(groups):
+        for row, outcome in enumerate(chain.from_iterable(groups)):
             counts.add(cells[row], outcome)
             if isinstance(outcome, VerifiedImage):
                 writer.add_image(outcome.encoded)
@@ -207,69 +183,14 @@ def collect_images(
     return counts, kept
 
 
-def _verify_group(cells: Sequence[str], raw: RawTable, verify: Verify) -> list[Outcome]:
-    outcomes, batch, size = list[Outcome](), list[Opened](), 0
-    for cell in cells:
-        try:
-            batch.append(raw.open_image(cell))
-        except OSError as error:
-            batch.append(f"unreadable: {error}")
-        size += len(batch[-1] or "")
-        if size > GROUP_BYTES:
-            outcomes += verify(batch)
-            batch, size = [], 0
-    return outcomes + verify(batch)
-
-
-@contextmanager
-def _verifier(processes: int, shorter_side: int) -> Iterator[Verify]:
-    """Verifies images in so many processes; in the calling thread if they are 0, or fail."""
-    here = partial(_verify_images, shorter_side=shorter_side)
-    if not processes:
-        yield here
-        return
-    # Not forked, because threads are running. A process that is killed breaks the pool, and so
-    # does a caller's script without a guard for its main module; then the work is done here.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_process) as pool:
-
-        def verify(opened: Sequence[Opened]) -> list[Outcome]:
-            try:
-                return pool.submit(_verify_in_process, opened, shorter_side).result()
-            except BrokenProcessPool:
-                return here(opened)
-
-        yield verify
-
-
-def _verify_images(opened: Sequence[Opened], *, shorter_side: int) -> list[Outcome]:
-    def outcome(encoded: Opened) -> Outcome:
-        if not isinstance(encoded, bytes):
-            return encoded
-        try:
-            return verify_image(encoded, shorter_side=shorter_side)
-        except CorruptImageError as corrupt:
-            return str(corrupt)
-
-    return [outcome(encoded) for encoded in opened]
-
-
-def _verify_in_process(opened: Sequence[Opened], shorter_side: int) -> list[Outcome]:
-    with own_limits():
-        return _verify_images(opened, shorter_side=shorter_side)
-
-
-def _start_process() -> None:
-    """Leaves Ctrl-C to the parent process, and ends with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_after_parent, daemon=True).start()
-
-
-def _exit_after_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+def _verified(cell: str, raw: RawTable, shorter_side: int) -> Outcome:
+    try:
+        encoded = raw.open_image(cell)
+        return None if encoded is None else verify_image(encoded, shorter_side=shorter_side)
+    except OSError as error:
+        return f"unreadable: {error}"
+    except CorruptImageError as corrupt:
+        return str(corrupt)
 
 
 def _few_images(counts: ImageCounts, kept: int, rows: int, published: int | None) -> list[str]:

@@ -61,7 +61,7 @@ def test_names_in_one_cell_become_rows():
     assert long.attrs[ASSUMED] == ["2 rows of the table became 3, one per image."]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(st.lists(st.lists(st.sampled_from(["", "x", "y"]), min_size=3, max_size=3), min_size=1))
 def test_every_filled_cell_is_an_image(cells):
     frame = table(**{f"c{k}": [row[k] for row in cells] for k in range(3)}, id=["i"] * len(cells))
@@ -137,7 +137,7 @@ def test_tables_are_joined():
     assert got.attrs[JOINED] == {"age": ("p.csv", "id", frozenset())}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(
     st.lists(st.sampled_from("abcdef"), min_size=1),
     st.dictionaries(st.sampled_from("abcdef"), st.text("01", max_size=2), min_size=1),

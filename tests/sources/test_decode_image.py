@@ -261,7 +261,7 @@ def test_pillows_limit_is_back_afterwards():
     assert MAX_PIXELS > 108_000_000, "the largest telephone cameras"
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from([*(encode(picture(), kind) for kind in FORMATS), *LADEN.values()]),
     st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size=6),

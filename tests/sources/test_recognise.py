@@ -10,9 +10,7 @@ import pytest
 
 from slimp.data.schema import Schema
 from slimp.errors import TableError
-from slimp.sources.raw_files import Place
 from slimp.sources.read_source import fitted, read_published
-from slimp.sources.read_table import table_at
 
 TOML = """
 image = "image"
@@ -139,19 +137,17 @@ def test_the_first_group_of_places_with_a_match_counts(tmp_path, toml):
 
 
 def test_a_table_in_a_zip_is_named_by_its_place(tmp_path, toml):
-    with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
-        archive.writestr("in/train.csv", "image\na\n\nb,c\n")
+    def packed(content: str) -> Path:
+        with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
+            archive.writestr("in/train.csv", content)
+        return tmp_path / "raw.zip"
+
     with pytest.raises(TableError, match=r"raw\.zip/in/train\.csv, row 4"):
+        read_published(toml, packed("image\na\n\nb,c\n"))
+    damaged = packed("image\nabc\n").read_bytes().replace(b"abc", b"xyz")
+    (tmp_path / "raw.zip").write_bytes(damaged)
+    with pytest.raises(TableError, match=r"raw\.zip/in/train\.csv: "):
         read_published(toml, tmp_path / "raw.zip")
-
-
-def test_a_damaged_table_in_a_zip(tmp_path):
-    with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
-        archive.writestr("t.csv", "image\nabc\n")
-    content = (tmp_path / "raw.zip").read_bytes().replace(b"abc", b"xyz")
-    (tmp_path / "raw.zip").write_bytes(content)
-    with pytest.raises(TableError, match=r"raw\.zip/t\.csv: "):
-        table_at(Place(tmp_path / "raw.zip"), 0)
 
 
 SCHEMA = Schema.from_dict(

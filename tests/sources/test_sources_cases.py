@@ -114,7 +114,7 @@ def test_images_in_the_parquet_files_of_hugging_face(case, table, image):
 
 
 def test_class_folders_without_a_table_name_the_command_that_makes_one(case):
-    with pytest.raises(TableError, match=r"60 images lie in 4 folders.*slimp data sketch .*--out"):
+    with pytest.raises(TableError, match=r"slimp data sketch .*folders --out"):
         case("folders", HF)
 
 

@@ -7,6 +7,7 @@ and how they lie on disk (`recognise.Layout`). To add one, write the file and na
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,6 @@ from slimp.data.settings import read_toml
 from slimp.errors import UserError
 from slimp.sources.importer import ImportOptions, Progress, import_cohort
 from slimp.sources.layout import TableLayout
-from slimp.sources.raw import RawTable
 from slimp.sources.read_source import read_own, read_published
 from slimp.sources.recognise import layouts_of
 from slimp.sources.webdataset import import_webdataset
@@ -39,15 +39,14 @@ class Source:
     title: str
     licence: str
     citation: str
+    how_to_get: str
     homepage: str = ""
     collection: int | None = None
     """Its number in the ISIC Archive, from which `slimp data download` fetches it."""
-    how_to_get: str = ""
     images: int | None = None
-    """As published; None if that depends."""
+    """As published, like the next two; None if that depends or is unknown."""
     lesions: int | None = None
     patients: int | None = None
-    """As published; None if unknown."""
     classes: Mapping[str, int] = field(default_factory=dict)
     """Label -> images, as published."""
     layouts: tuple[str, ...] = ()
@@ -144,59 +143,38 @@ def import_source(
                 "and --images out."
             )
         return import_webdataset(raw, target, **how)
-    found, schema = _read(source, raw, files)
+    if name == "synthetic":
+        raise UserError(
+            f"source '{name}' is generated, not read: slimp data import {name} - COHORT."
+        )
+    if files.schema is not None and source.schema_file is not None:
+        raise UserError(
+            f"source '{name}' has a reviewed schema of its own. To use another one, import "
+            "the table as source 'csv' with --schema FILE."
+        )
+    where = {"table": files.table, "images": files.images}
+    if source.schema_file is not None:
+        found, schema = read_published(source.schema_file, raw, **where)
+    else:
+        found, schema = read_own(files.layout, files.schema or source.schema(), raw, **where)
     info = CohortInfo(
         name=raw.resolve().name if name == "csv" else name,
         source=name,
         licence=source.licence,
         citation=source.citation,
     )
-    try:
+    with closing(found):
         whole = replace(found, published=source.images)
         return import_cohort(whole, schema, target, info=info, **how)
-    finally:
-        found.close()
-
-
-def _read(source: Source, raw: Path, files: RawFiles) -> tuple[RawTable, Schema]:
-    """The table and images in `raw`, and what the columns are."""
-    if files.schema is not None and source.schema_file is not None:
-        raise UserError(
-            f"source '{source.name}' has a reviewed schema of its own. To use another one, import "
-            "the table as source 'csv' with --schema FILE."
-        )
-    where = {"table": files.table, "images": files.images}
-    if source.is_published and source.schema_file is not None:
-        return read_published(source.schema_file, raw, **where)
-    if source.name == "csv":
-        return read_own(files.layout, files.schema or source.schema(), raw, **where)
-    raise UserError(
-        f"source '{source.name}' is generated, not read: slimp data import {source.name} - COHORT."
-    )
 
 
 def _source(name: str) -> Source:
-    if name == "csv":
-        return Source(
-            name=name,
-            title="your own table and image folder",
-            licence="unknown",
-            citation="",
-            how_to_get="a table with a row per image, a folder of images, and a schema file",
-        )
-    if name == "webdataset":
-        return Source(
-            name=name,
-            title="tar shards of a cohort",
-            licence="as exported",
-            citation="",
-            how_to_get="slimp data export COHORT --format webdataset --out RAW",
-        )
     file = Path(__file__).with_name(f"{name.replace('-', '_')}.toml")
     content = read_toml(file)
-    facts = content["dataset"]
-    facts["layouts"] = tuple(map(str, layouts_of(content)))
-    facts.pop("layout", None)
-    facts.setdefault("title", facts.pop("name", name))
-    facts.setdefault("how_to_get", f"generated: slimp data import {name} - COHORT")
-    return Source(name=name, schema_file=file, **facts)
+    facts = {key: value for key, value in content["dataset"].items() if key != "layout"}
+    return Source(
+        name=name,
+        schema_file=file if "image" in content else None,
+        layouts=tuple(map(str, layouts_of(content))),
+        **facts,
+    )

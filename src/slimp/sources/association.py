@@ -17,7 +17,6 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
-from numpy.typing import NDArray
 from scipy.special import chdtrc, entr, rel_entr
 
 MIN_PATIENTS = 5
@@ -58,7 +57,6 @@ class Association:
     balanced_accuracy: float
     """Of the class guessed from this column alone, on held-out patients."""
     accuracy_ci95: tuple[float, float]
-    """Of the balanced accuracy, over patients."""
     chance: float
     """Balanced accuracy of a guess without the column."""
     information: float
@@ -68,8 +66,8 @@ class Association:
     one_to_one: bool
     """Each value means one class, and each class has one value."""
     rule: str
-    """What holds without exception, as 'all 40 images of MEL have biopsed = True, against 12% of
-    the others': the rule that carries most information; empty if none is significant."""
+    """Of those without exception the one of most information, as 'all 40 images of MEL have
+    biopsed = True, against 12% of the others'; empty if none is significant."""
 
     @property
     def is_leak(self) -> bool:
@@ -102,7 +100,9 @@ def measure_association(
     _, pair = np.unique(keys // shape[0], return_inverse=True)  # of patient and label
     weight = rows / np.bincount(pair, rows)[pair]
     value, label, patient = keys % shape[0], keys // shape[0] % shape[1], keys // np.prod(shape)
-    folds = _count((patient % FOLDS, value, label), weight, (FOLDS, *shape))
+    folds, images = np.zeros((FOLDS, *shape)), np.zeros(shape)
+    np.add.at(folds, (patient % FOLDS, value, label), weight)
+    np.add.at(images, (value, label), rows)
     table = folds.sum(axis=0)  # (v, c), patients
     share = table / table.sum()
     freedom = (shape[0] - 1) * (shape[1] - 1)
@@ -112,7 +112,6 @@ def measure_association(
     label_share, guess = _held_out(folds)
     right = guess[patient % FOLDS, value] == label
     accuracy, interval = _balanced_accuracy(right * weight, weight, label, patient)
-    images = _count((value, label), rows.astype(float), shape)
     rule_share, rule = _rule(table, images, (values, np.asarray(classes)), str(column.name))
     return Association(
         column_share=min(1.0, float(information / entr(share.sum(axis=1)).sum())),
@@ -143,20 +142,15 @@ def as_categories(column: pd.Series) -> pd.Series:
     often = shares.index[shares > 1 / BINS].to_numpy(dtype=float)
     edges = np.unique(np.concatenate([edges, often, np.nextafter(often, np.inf)]))
     place = np.searchsorted(edges[1:-1], numbers, side="right")
-    names = pd.Series(_bin_names(edges, often)[place], index=column.index, name=column.name)
-    return names.where(numbers.notna())
-
-
-def _bin_names(edges: Float[np.ndarray, " _"], often: Float[np.ndarray, " _"]) -> Names:
-    """'2 to 5', or '2' where that is all; in as many digits as tell the bins apart."""
-    for digits in (4, 8, 17):
+    for digits in (4, 8, 17):  # as many as tell the bins apart
         names = [
             f"{low:.{digits}g}" if low in often else f"{low:.{digits}g} to {high:.{digits}g}"
             for low, high in pairwise(edges)
         ]
         if len(set(names)) == len(names):
             break
-    return np.array(names, dtype=object)
+    cut = pd.Series(np.array(names, dtype=object)[place], index=column.index, name=column.name)
+    return cut.where(numbers.notna())
 
 
 def as_numbers(column: pd.Series) -> pd.Series | None:
@@ -180,14 +174,6 @@ def _pool_rare(column: Names, patient: Codes) -> tuple[Codes, Names]:
         return value, names
     code = np.where(often, np.cumsum(often) - 1, often.sum())  # the rare ones share the last
     return code[value], np.append(names[often], POOLED)
-
-
-def _count(
-    place: tuple[Codes, ...], weight: Float[np.ndarray, " e"], shape: tuple[int, ...]
-) -> NDArray[np.float64]:
-    """A table of that shape with the weights summed at their places."""
-    counts = np.bincount(np.ravel_multi_index(place, shape), weight, int(np.prod(shape)))
-    return counts.reshape(shape).astype(np.float64)
 
 
 def _held_out(folds: Float[np.ndarray, "f v c"]) -> tuple[float, Int[np.ndarray, "f v"]]:

@@ -36,31 +36,32 @@ _PNG_CHUNKS = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodedImage:
-    """Pixels, and how they differ from those of the file."""
+class Changes:
+    """How an image differs from the file that it comes from."""
+
+    resized: bool = False
+    converted: bool = False
+    """The file's format, colour mode or orientation was another, or it had transparent pixels."""
+    first_frame: bool = False
+    """The file has several frames; this is the first."""
+    stripped: bool = False
+    """The file held more than the image (EXIF, XMP, IPTC, comments, DICOM tags), now removed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedImage(Changes):
+    """Pixels: upright, 8-bit RGB."""
 
     picture: Image.Image
-    """Upright, 8-bit RGB."""
-    resized: bool
-    converted: bool
-    """The file's format, colour mode or orientation was another, or it had transparent pixels."""
-    first_frame: bool
-    """The file has several frames; this is the first."""
     profile: bytes | None = None
     """Colour profile of RGB images."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifiedImage:
-    """A JPEG or PNG file fit for a cohort, and whether its bytes are still the published ones."""
+class VerifiedImage(Changes):
+    """A JPEG or PNG file fit for a cohort."""
 
     encoded: bytes
-    resized: bool = False
-    converted: bool = False
-    """As of `DecodedImage`."""
-    stripped: bool = False
-    """The file held more than the image (EXIF, XMP, IPTC, comments, DICOM tags), now removed."""
-    first_frame: bool = False
 
 
 def decode_image(encoded: bytes, *, shorter_side: int = SHORTER_SIDE) -> DecodedImage:

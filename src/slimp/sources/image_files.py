@@ -29,13 +29,15 @@ class Images:
 
     def __init__(self, place: Place, folders: Sequence[str] = ("",)) -> None:
         self._place, self.folders = place, tuple(folders)
-        self._by_name: dict[str, list[int]] = {}  # name without ending and letter case -> files
+        # By name without ending and letter case; pictures in formats that are not read apart.
+        self._by_name, self._unread = dict[str, list[int]](), dict[str, list[int]]()
         for number, path in enumerate(place.paths):
-            name = path.rpartition("/")[2]
-            if any(e.search(name) for e in (IMAGE_ENDING, NO_ENDING, UNREAD_ENDING)) and any(
-                is_within(path, folder) for folder in self.folders
-            ):
-                self._by_name.setdefault(fold(image_key(name)), []).append(number)
+            if any(is_within(path, folder) for folder in self.folders):
+                name = path.rpartition("/")[2]
+                if IMAGE_ENDING.search(name) or NO_ENDING.search(name):
+                    self._by_name.setdefault(fold(image_key(name)), []).append(number)
+                elif UNREAD_ENDING.search(name):
+                    self._unread.setdefault(fold(image_key(name)), []).append(number)
 
     def __str__(self) -> str:
         return " and ".join(str(self._place.raw / folder) for folder in self.folders)
@@ -47,10 +49,9 @@ class Images:
             TableError: two files of different content answer to it.
             OSError: it is unreadable or damaged, or there only in a format that is not read.
         """
-        paths, named = self._place.paths, self._answering(cell)
-        found = [number for number in named if not UNREAD_ENDING.search(paths[number])]
-        if named and not found:
-            name = paths[named[0]].rpartition("/")[2]
+        paths, found = self._place.paths, self._answering(cell, self._by_name)
+        if not found and (unread := self._answering(cell, self._unread)):
+            name = paths[unread[0]].rpartition("/")[2]
             raise OSError(f"there is {name}, whose format is not read; save it as JPEG or PNG")
         if len(found) > 1:
             name = cell.strip().replace("\\", "/").rpartition("/")[2]
@@ -87,10 +88,10 @@ class Images:
             if is_within(path, folder)
         ]
 
-    def _answering(self, cell: str) -> list[int]:
+    def _answering(self, cell: str, by_name: dict[str, list[int]]) -> list[int]:
         """The files that the cell names: by their path or, if it gives none, by their name."""
         key = image_key(cell)
-        near = self._by_name.get(fold(key.rpartition("/")[2]), [])
+        near = by_name.get(fold(key.rpartition("/")[2]), [])
         for form in (str, fold):  # as it is spelled, if there is one; else in any letter case
             if at_path := [n for n in near if form(key) in map(form, self._keys(n))]:
                 return at_path
@@ -113,9 +114,9 @@ class Images:
 
 def is_image_file(path: Path) -> bool:
     """Whether a file's ending is an image's; or it has none, and begins as DICOM does."""
+    if IMAGE_ENDING.search(path.name) or not NO_ENDING.search(path.name):
+        return IMAGE_ENDING.search(path.name) is not None and path.is_file()
     try:
-        if IMAGE_ENDING.search(path.name) or not NO_ENDING.search(path.name):
-            return path.is_file() and IMAGE_ENDING.search(path.name) is not None
         with path.open("rb") as file:
             return is_dicom(file.read(132))
     except OSError:

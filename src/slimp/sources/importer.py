@@ -84,17 +84,17 @@ class ImageCounts:
 
     def add(self, cell: str, outcome: Outcome) -> None:
         """Counts one row."""
-        if outcome is None:
-            self.absent += 1
-            self.absent_examples += [cell] * (len(self.absent_examples) < NAMED)
-        elif isinstance(outcome, str):
-            self.corrupt += 1
-            self.corrupt_examples += [f"{cell} ({outcome})"] * (len(self.corrupt_examples) < NAMED)
-        else:
+        if isinstance(outcome, VerifiedImage):
             self.resized += outcome.resized
             self.converted += outcome.converted
             self.stripped += outcome.stripped
             self.first_frames += outcome.first_frame
+        elif outcome is None:
+            self.absent += 1
+            self.absent_examples += [cell] * (self.absent <= NAMED)
+        else:
+            self.corrupt += 1
+            self.corrupt_examples += [f"{cell} ({outcome})"] * (self.corrupt <= NAMED)
 
 
 def import_cohort(
@@ -198,20 +198,15 @@ def _few_images(counts: ImageCounts, kept: int, rows: int, published: int | None
     found = kept + counts.corrupt
     if published is not None and found < published:
         return [f"{found:,} of {published:,} published images are here"]
-    if counts.absent > MUCH * rows:
-        return [
-            f"{counts.absent:,} of {rows:,} rows ({counts.absent / rows:.0%}) have no image here "
-            "and were dropped"
-        ]
-    return []
+    absent = f"{counts.absent:,} of {rows:,} rows ({counts.absent / rows:.0%}) have no image here"
+    return [f"{absent} and were dropped"] * (counts.absent > MUCH * rows)
 
 
 def _check_counts(
     counts: ImageCounts, kept: int, rows: int, raw: RawTable, options: ImportOptions
 ) -> None:
     """Raises if the images do not suffice."""
-    found = kept + counts.corrupt
-    listed = "; ".join(counts.corrupt_examples)
+    found, listed = kept + counts.corrupt, "; ".join(counts.corrupt_examples)
     if counts.corrupt > options.max_corrupt * found:
         raise CohortError(
             f"{counts.corrupt} of {found} images read are corrupt, more than the allowed share of "

@@ -41,8 +41,6 @@ class TableReport:
     patient_ids: str = ""
     missing_lesion_ids: int = 0
     missing_patient_ids: int = 0
-    renamed_columns: tuple[str, ...] = ()
-    """'old -> new' for unused columns that bear the name of one of ours."""
     disagreements: tuple[Disagreement, ...] = ()
     missing_spellings: dict[str, dict[str, int]] = field(default_factory=dict)
     """Column -> what stands for missing ('' is the empty cell) -> cells; gaps only."""
@@ -115,7 +113,6 @@ def type_rows(
             patient_ids=found.patient_rule,
             missing_lesion_ids=int(found.no_lesion.sum()),
             missing_patient_ids=int(found.no_patient.sum()),
-            renamed_columns=tuple(f"{old} -> {new}" for old, new in names.items() if old != new),
             missing_spellings=_missing_spellings(table, schema),
             warnings=tuple(warnings),
         ),

@@ -16,7 +16,6 @@ import pandas as pd
 from slimp.data.settings import read_settings
 from slimp.errors import TableError
 from slimp.sources.layout import Join, TableLayout
-from slimp.sources.parse_cells import IMAGE_ENDING
 from slimp.sources.raw_files import Place, one_file
 from slimp.sources.read_table import join_tables, table_at
 
@@ -113,10 +112,11 @@ class Search:
             return layout, numbers, join_tables(tables) if len(tables) > 1 else tables[0]
         usual = [f"{layout.files} ({layout.name})" for layout in layouts if not layout.instead]
         files = [self._given] if self._given and not near else usual
-        hint = f" But {'; '.join(dict.fromkeys(near))}." if near else self._class_folders()
+        hint = f" But {'; '.join(dict.fromkeys(near))}." if near else ""
         raise TableError(
             f"{self._place.raw}: there is no table {'; or '.join(files)}.{hint} Name another with "
-            "--table."
+            f"--table, or make one of folders of images: slimp data sketch {self._place.raw} --out "
+            "schema.toml."
         )
 
     def further(self, join: Join, layout: TableLayout, main: int) -> pd.DataFrame | None:
@@ -181,15 +181,3 @@ class Search:
             if numbers:
                 return one_file(self._place, numbers)
         return None
-
-    def _class_folders(self) -> str:
-        """What to do where there are images in folders, and nothing that could be a table."""
-        paths = self._place.paths
-        folders = {path.rpartition("/")[0] for path in paths}
-        if len(folders) < 2 or not all(map(IMAGE_ENDING.search, paths)):
-            return ""
-        return (
-            f" Its {len(paths)} images lie in {len(folders)} folders; if those are named after "
-            f"classes, make a table and a schema of them: slimp data sketch {self._place.raw} "
-            "--out schema.toml."
-        )

@@ -23,8 +23,6 @@ from slimp.sources.raw import RawTable
 FORMAT = 1
 """Version of an export's layout, in its sidecar."""
 SIDECAR, TABLES = "export.json", "tables"
-KNOWN = re.compile(rf"{TABLES}/\w+\.parquet|\w+-[0-9]+\.tar")
-"""A file of an export."""
 MEMBER = re.compile(r"([0-9]{8})\.(?:jpg|png|json)")
 """A file of a shard: the row of the cohort, and what it is."""
 Places: TypeAlias = dict[int, tuple[Path, int, int]]
@@ -108,10 +106,8 @@ def _sidecar(raw: Path) -> tuple[list[str], CohortInfo, Schema]:
     except (UserError, KeyError, TypeError, AttributeError) as error:
         raise TableError(f"{path}: damaged ({error}). Copy the export again.") from None
     for name in hashes | dict.fromkeys(f"{TABLES}/{level}s.parquet" for level in LEVELS):
-        if not KNOWN.fullmatch(name):
-            raise TableError(f"{path}: names a file '{name}', which no export has.")
         file = raw / name
-        if not file.is_file() or file.is_symlink() or sha256_of(file) != hashes.get(name):
+        if not file.is_file() or sha256_of(file) != hashes.get(name):
             what = "was changed since the export" if file.is_file() else "is missing"
             raise TableError(f"{file}: {what}. Copy the export again, all of it.")
     return list(hashes), info, schema
@@ -120,27 +116,22 @@ def _sidecar(raw: Path) -> tuple[list[str], CohortInfo, Schema]:
 def _places(shards: list[Path], rows: int) -> Places:
     places: Places = {}
     for path in shards:
-        length = path.stat().st_size
         try:
             with tarfile.open(path, "r:") as tar:
-                while (member := tar.next()) is not None:
-                    tar.members = []  # type: ignore[attr-defined]  # or memory would hold them all
-                    plain = member.type == tarfile.REGTYPE and not member.issparse()
-                    inside = 0 <= member.size <= length - member.offset_data
-                    if not (plain and inside and MEMBER.fullmatch(member.name)):
-                        raise TableError(
-                            f"{path}: holds '{member.name}', which no export has (a link, a "
-                            "device, a path, or a file of another kind or name). Nothing of it "
-                            "was used."
-                        )
-                    if member.name.endswith(".json"):
-                        continue
-                    row = int(member.name[:8])
-                    if row >= rows or row in places:
-                        raise TableError(
-                            f"{path}: the image '{member.name}' is one too many. Export it again."
-                        )
-                    places[row] = path, member.offset_data, member.size
+                members = tar.getmembers()
         except tarfile.TarError as error:
             raise TableError(f"{path}: is no readable tar file ({error}).") from None
+        for member in members:
+            if not (member.isreg() and MEMBER.fullmatch(member.name)):
+                raise TableError(
+                    f"{path}: holds '{member.name}', which no export has (a link, a device, a "
+                    "path, or a file of another kind or name). Nothing of it was used."
+                )
+            row = int(member.name[:8])
+            if row >= rows or (row in places and not member.name.endswith(".json")):
+                raise TableError(
+                    f"{path}: the image '{member.name}' is one too many. Export it again."
+                )
+            if not member.name.endswith(".json"):
+                places[row] = path, member.offset_data, member.size
     return places

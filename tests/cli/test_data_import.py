@@ -53,7 +53,7 @@ def test_an_interrupted_import_leaves_nothing(words, tmp_path, capsys, monkeypat
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importing, "_verify_group", interrupted)
+    monkeypatch.setattr(importing, "_verified", interrupted)
     assert main(words) == 130
     assert capsys.readouterr().err == "slimp: interrupted\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "schema.toml"]

@@ -72,7 +72,7 @@ def test_missing_patients(case, word):
 def test_a_label_that_is_none(case, schema):
     cohort = case("two", schema, table="m_nan.csv")
     assert cohort.classes == ("MEL", "NEV")
-    assert cohort.info.import_report["unlabelled"] == 30
+    assert cohort.images["label"].isna().sum() == 30
 
 
 @pytest.mark.parametrize("name", ["lower", "title", "upper", "ing", "num", "fold"])

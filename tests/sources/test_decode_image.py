@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from slimp.sources.decode_image import decode_image, verify_image
-from slimp.sources.image_limits import MAX_PIXELS, CorruptImageError, check_size, own_limits
+from slimp.sources.image_limits import MAX_PIXELS, CorruptImageError, own_limits
 
 FORMATS = ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP")
 SECRETS = (b"Jane Doe", b"4711", b"GPS", b"xpacket", b"8BIM", b"motion")
@@ -113,7 +113,7 @@ LADEN = {
         *(jpeg(restart_marker_blocks=2), png(icc_profile=PROFILE)),
     ],
 )
-@pytest.mark.parametrize("shorter_side", [0, 30, 31, 400])
+@pytest.mark.parametrize("shorter_side", [0, 30, 400])
 def test_published_bytes_stay_where_nothing_is_amiss(encoded, shorter_side):
     verified = verify_image(encoded, shorter_side=shorter_side)
     assert verified.encoded == encoded
@@ -244,13 +244,6 @@ def test_of_several_frames_the_first_counts(kind):
 def test_damaged_images(encoded, reason):
     with own_limits(), pytest.raises(CorruptImageError, match=reason):
         verify_image(encoded, shorter_side=100)
-
-
-@given(st.integers(1, MAX_PIXELS))
-def test_the_limit_is_on_the_product_alone(width):
-    check_size(width, MAX_PIXELS // width)
-    with pytest.raises(CorruptImageError, match="too large"):
-        check_size(width, MAX_PIXELS // width + 1)
 
 
 def test_pillows_limit_is_back_afterwards():

@@ -121,15 +121,15 @@ def _decode(image: Image.Image, shorter_side: int, frames: int) -> DecodedImage:
     plain = plain and upright and "transparency" not in image.info
     scale = shorter_side / min(image.size)
     resized = 0 < scale < 1
-    size = tuple(max(round(scale * side), shorter_side) for side in image.size)
+    width, height = (max(round(scale * side), shorter_side) for side in image.size)
     if resized:
         # JPEG can decode at 1/2, 1/4, 1/8 of its size: fast, and still twice as fine as needed.
-        image.draft(None, (2 * size[0], 2 * size[1]))
+        image.draft(None, (2 * width, 2 * height))
     image.load()
     profile = image.info.get("icc_profile")
     picture = image if plain else _to_rgb(image)
     if resized:
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     if not upright:
         picture.getexif().update(image.getexif())
         picture = ImageOps.exif_transpose(picture)

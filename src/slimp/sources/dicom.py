@@ -117,7 +117,7 @@ def _window(dataset: Any) -> tuple[float, float] | None:
 
 def _to_bytes(pixels: Array, bits: int) -> Array:
     """Colours as bytes, of more bits per colour the upper 8."""
-    return (pixels >> max(0, bits - 8)).clip(0, 255).astype(np.uint8)
+    return np.asarray(pixels >> max(0, bits - 8)).clip(0, 255).astype(np.uint8)
 
 
 @lru_cache(maxsize=1)

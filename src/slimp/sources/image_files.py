@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from slimp.errors import TableError
@@ -92,7 +92,8 @@ class Images:
         """The files that the cell names: by their path or, if it gives none, by their name."""
         key = image_key(cell)
         near = by_name.get(fold(key.rpartition("/")[2]), [])
-        for form in (str, fold):  # as it is spelled, if there is one; else in any letter case
+        forms: tuple[Callable[[str], str], ...] = (str, fold)  # as it is spelled goes first
+        for form in forms:
             if at_path := [n for n in near if form(key) in map(form, self._keys(n))]:
                 return at_path
             stems = [form(image_key(self._place.paths[n]).rpartition("/")[2]) for n in near]

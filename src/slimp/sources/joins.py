@@ -69,7 +69,7 @@ def join_table(
     for column in merged.columns.intersection(table.columns):
         said = [] if column in join.set else notes
         merged[column] = _agreed(table[column], merged[column], file, said)
-    return table.assign(**merged), new, notes
+    return table.assign(**{str(name): merged[name] for name in merged}), new, notes
 
 
 def _require_key(further: pd.DataFrame, keys: pd.Series, there: Sequence[str]) -> None:

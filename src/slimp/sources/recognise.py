@@ -153,9 +153,11 @@ class Search:
         """The table that the user named, or those, if there is a `*`: the parts of one."""
         paths, given = self._place.paths, str(self._given)
         one = self._place.number(given)
-        parts = sorted(self._place.files(given), key=paths.__getitem__) if "*" in given else [one]
+        parts = [] if one is None else [one]
+        if "*" in given:
+            parts = sorted(self._place.files(given), key=paths.__getitem__)
         found = list[tuple[int, Rows]]()
-        for number in (number for number in parts if number is not None):
+        for number in parts:
             name = paths[number].rpartition("/")[2]
             named = [rows for rows in layout.rows if rows.begins and name.startswith(rows.begins)]
             found.append((number, (named or list(layout.rows))[0]))

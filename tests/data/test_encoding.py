@@ -74,13 +74,6 @@ def test_a_constant_column_is_not_blown_up():
     assert rows.continuous[:, 1].tolist() == pytest.approx([0, 0.2], abs=1e-6)
 
 
-def test_an_empty_column_has_a_token_that_is_never_there():
-    empty = table_of(region=[None, None])
-    encoding = Encoding.fit(LEVEL, empty)
-    assert not encoding.encode(empty).present.any()
-    assert encoding.encode(TRAIN).present[:, 2].tolist() == [False] * 4, "no vocabulary: all unseen"
-
-
 def test_unseen_categories_count_as_missing():
     encoding = Encoding.fit(LEVEL, TRAIN)
     new = table_of(region=["LIP", "ARM", "LIP"], shape=["oval", "square", None])

@@ -112,11 +112,6 @@ def test_image_batches_keep_the_order_of_the_cohort() -> None:
     assert torch.equal(torch.cat(pixels), torch.stack(expected))
 
 
-def test_a_jpeg_is_decoded_no_larger_than_needed() -> None:
-    image = decode(encoded(0, side=400, kind="JPEG"), 64)
-    assert 64 <= min(image.size) < 128
-
-
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
 def test_whatever_the_colours_are_stored_as_they_become_rgb(mode: str) -> None:
     buffer = io.BytesIO()

@@ -150,16 +150,6 @@ def test_weights_load_from_common_wrappings_without_their_classifier(
         assert torch.equal(value, state[name]), name
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050"])
-def test_the_classifier_goes_by_the_name_that_timm_has_for_it(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "weights.safetensors"
-    state = timm.create_model(name, num_classes=3).state_dict()
-    save_file(state, path)
-    encoder = ImageEncoder(config(name, 32))
-    encoder.load_weights(path)
-    assert all(torch.equal(v, state[n]) for n, v in encoder.model.state_dict().items())
-
-
 def test_position_embeddings_of_another_size_are_resampled(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     state = timm_state(img_size=32)  # 4 x 4 patches and CLS; here 2 x 2

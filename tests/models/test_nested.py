@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from slimp.data.batches import Batch, PatientBatches
 from slimp.data.cohort import Cohort
@@ -337,49 +336,7 @@ def test_ragged_means_equal_the_mean_of_each_parent(parents: list[int], seed: in
     torch.testing.assert_close(pool(x, parent, count), wanted)  # it starts as the mean
 
 
-@settings(max_examples=50, deadline=None)
-@given(ragged, st.sampled_from([1.0, 30.0, 1e4]), st.integers(0, 99))
-def test_attention_is_a_softmax_over_the_children_of_each_parent(
-    parents: list[int], scale: float, seed: int
-) -> None:
-    torch.manual_seed(seed)
-    x, parent, count = (
-        torch.randn(len(parents), 3).double(),
-        torch.tensor(parents),
-        max(parents) + 1,
-    )
-    pool = AttentionPool(3).double()
-    nn.init.normal_(pool.score.weight, std=scale)
-    weights = pool.weights(x, parent, count)
-    for p in range(count):
-        own = x[parent == p]
-        hidden = torch.tanh(pool.value(own)) * torch.sigmoid(pool.gate(own))
-        score = pool.score(hidden).squeeze(-1)
-        torch.testing.assert_close(weights[parent == p], torch.softmax(score, dim=0))
-        torch.testing.assert_close(weights[parent == p].sum(), torch.tensor(1.0).double())
-    weights.sum().backward()  # type: ignore[no-untyped-call]
-    assert all(p.grad is None or p.grad.isfinite().all() for p in pool.parameters())
-
-
 # ------------------------------------------------------------------ gradients
-
-
-def test_gradients_pass_the_check_against_finite_differences() -> None:
-    cohort = cohort_of({"image": None, "lesion": None, "patient": None}, patients=3, lesions=2)
-    model = model_of(cohort, pooling="attention", view_weight=0.5, duplicates="positive")
-    model = model.double().eval()
-    batch = batch_of(model, cohort)
-    for module in model.modules():
-        if isinstance(module, AttentionPool):
-            nn.init.normal_(module.score.weight)
-    names, values = zip(*model.named_parameters(), strict=True)
-
-    def loss(*parameters: Tensor) -> Tensor:
-        embeddings = functional_call(model, dict(zip(names, parameters, strict=True)), (batch,))
-        return nested_loss(embeddings, model.config.weights).total
-
-    leaves = [value.detach().clone().requires_grad_() for value in values]
-    assert torch.autograd.gradcheck(loss, leaves, fast_mode=True)
 
 
 def test_a_level_of_weight_0_gets_no_gradient_but_passes_its_metadata_on() -> None:

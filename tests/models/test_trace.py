@@ -6,8 +6,6 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,9 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from slimp.data.encoding import Encoding, Rows
-from slimp.data.schema import Feature, Level
-from slimp.errors import UserError
+from slimp.data.encoding import Rows
 from slimp.models.trace import Trace, TraceConfig
 from slimp.models.trace_checkpoints import TraceFeatures, official_rows
 
@@ -275,15 +271,6 @@ def test_masked_tokens_are_as_if_the_feature_did_not_exist(checkbox):
     torch.testing.assert_close(trace(rows), fewer(kept))
 
 
-def test_learned_vectors_stand_where_cells_are_missing():
-    trace, rows = trace_of(missing="learned"), rows_of()
-    tokens, absent = trace.embed(rows)
-    vectors = trace.missing_vectors.expand_as(tokens)
-    assert absent is None
-    assert torch.equal(tokens[~rows.present], vectors[~rows.present])
-    assert not torch.isclose(tokens[rows.present], vectors[rows.present]).all(dim=-1).any()
-
-
 @pytest.mark.parametrize("missing", ["zero", "mask"])
 def test_missing_tokens_are_zero_and_stay_so(missing):
     trace, rows = trace_of(missing=missing), rows_of()
@@ -320,24 +307,6 @@ def test_any_number_of_features_and_of_rows(features, missing, continuous):
     nobody = rows[torch.zeros(0, dtype=torch.long)]
     assert trace(nobody).shape == (0, trace.embed_dim)
     trace(nobody).sum().backward()
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("heads", 3), ("depth", 0), ("width", 0), ("dropout", 1.0)]
-)
-def test_nonsense_is_refused(name, value):
-    with pytest.raises(UserError, match=name):
-        trace_of(**{name: value})
-
-
-@pytest.mark.parametrize("missing", MISSING)
-def test_rows_do_not_influence_each_other(missing):
-    trace, rows = trace_of(missing=missing), rows_of(20)
-    together = trace(rows)
-    order = torch.randperm(20)
-    torch.testing.assert_close(trace(rows[order]), together[order])
-    alone = torch.cat([trace(rows[torch.tensor([i])]) for i in range(20)])
-    torch.testing.assert_close(alone, together)
 
 
 # ----------------------------------------------------------------------------------- attention
@@ -387,33 +356,3 @@ def test_gradients(missing, continuous, checkbox):
 
 
 # ------------------------------------------------------------------------- from a typed table
-
-
-def fitted() -> tuple[Encoding, Rows]:
-    features = (
-        Feature(name="site", kind="categorical", columns=("site",)),
-        Feature(name="age", kind="continuous", columns=("age",)),
-        Feature(name="symptoms", kind="checkbox", columns=("itch", "hurt")),
-    )
-    table = pd.DataFrame(
-        {
-            "site": pd.array(["arm", "leg", None, "arm"], dtype="str"),
-            "age": [30.0, np.nan, 50.0, 40.0],
-            "itch": pd.array([True, False, None, None], dtype="boolean"),
-            "hurt": pd.array([None, True, None, False], dtype="boolean"),
-        }
-    )
-    encoding = Encoding.fit(Level(name="lesion", features=features), table)
-    return encoding, encoding.encode(table)
-
-
-@pytest.mark.parametrize("missing", MISSING)
-def test_a_hidden_cell_equals_an_empty_one(missing):
-    """Feature dropout in the batches hides cells; to the encoder they are as if never filled."""
-    encoding, rows = fitted()
-    trace = Trace(encoding, TraceConfig(width=8, missing=missing))
-    assert [feature.name for feature in encoding.features] == ["age", "site", "symptoms"]
-    assert trace(rows).shape == (4, 8)
-    hidden = encoding.disturb(rows, np.random.default_rng(0), dropout=1.0, corruption=0.0)
-    empty = Rows(*(torch.zeros_like(getattr(rows, name)) for name in rows.__dataclass_fields__))
-    assert torch.equal(trace(hidden), trace(empty))

@@ -155,20 +155,6 @@ def test_frozen_weights_are_those_of_the_run(run: Path, tmp_path: Path, policy: 
     assert left_behind(tmp_path / "run") == ()
 
 
-def test_the_first_step_of_the_same_cohort_has_the_loss_of_the_run(
-    run: Path, tmp_path: Path
-) -> None:
-    """What is adapted begins where the run ended, not anew."""
-    losses = {}
-    for name, rate in (("still", 1e-30), ("moving", 1e-3)):
-        config = settings(train="full", learning_rate=rate, epochs=1)
-        adapt(run, cohort(), config, tmp_path / name)
-        losses[name] = [row["validation_loss"] for row in read_log(tmp_path / name)[-1:]]
-    before = [row["validation_loss"] for row in read_log(run) if row["kind"] == "epoch"][-1]
-    assert losses["still"][0] == pytest.approx(before, rel=1e-6)
-    assert losses["moving"][0] != pytest.approx(before, rel=1e-6)
-
-
 # ------------------------------------------------------------------ interrupted and resumed
 
 
@@ -284,13 +270,6 @@ def test_an_official_test_patient_who_was_learned_from_trains(run: Path) -> None
     assert found.held_out is not None
     tested = set(found.held_out.patients["patient_id"])
     assert tested == {p for p, part in known.items() if part == "held_out"} - {first}
-
-
-def test_a_monitor_without_anyone_to_validate_is_refused() -> None:
-    config = PretrainConfig(**{**RUN, "monitor": "validation_loss"})
-    known = dict.fromkeys(cohort().patients["patient_id"], "train")
-    with pytest.raises(CohortError, match="--monitor validation_loss"):
-        set_aside(cohort(), config, known)
 
 
 def test_the_parts_of_all_stages_are_honest(run: Path, tmp_path: Path) -> None:

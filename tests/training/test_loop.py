@@ -22,19 +22,17 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import ImagesInMemory, read_json
 from slimp.errors import CheckpointError, CohortError, UserError
-from slimp.models.nested import Slimp
 from slimp.models.weights_file import read_tensors
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training import loop as train
 from slimp.training.build_model import build_model
-from slimp.training.checkpoint import Progress
 from slimp.training.config import PretrainConfig
-from slimp.training.loop import keep_best, pretrain, require_finite
+from slimp.training.loop import pretrain, require_finite
 from slimp.training.optimizer import learning_rate, make_optimizer
 from slimp.training.parts import Parts, set_aside
 from slimp.training.run_folder import read_log
@@ -409,30 +407,11 @@ def test_signals_to_all_processes_of_a_job_are_survived(tmp_path: Path) -> None:
     assert len(checkpoints(out)) == 1
 
 
-def test_old_checkpoints_are_dropped(whole: Path, tmp_path: Path) -> None:
-    assert checkpoints(whole) == ["step_00000005", "step_00000009"]
-    settings = config(keep_checkpoints=3, checkpoint_every_steps=2)
-    pretrain(cohort(), settings, tmp_path / "run")
-    assert checkpoints(tmp_path / "run") == ["step_00000006", "step_00000008", "step_00000009"]
-
-
 def test_a_run_resumes_with_its_own_settings_and_patients_only(whole: Path) -> None:
     with pytest.raises(CheckpointError, match=r"encoder_options="):
         pretrain(cohort(), config(encoder_options=VIT), whole, resume=True)
     with pytest.raises(CheckpointError, match=r"patients\.parquet"):
         pretrain(cohort(21), config(), whole, resume=True)
-
-
-def test_settings_that_leave_the_result_alone_may_change(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "run"
-    with signalled(monkeypatch, 5, signal.SIGTERM), pytest.raises(KeyboardInterrupt):
-        pretrain(cohort(), config(), out)
-    other = config(workers=1, checkpoint_every_steps=1, keep_checkpoints=9, precision="auto")
-    pretrain(cohort(), other, out, resume=True)
-    assert_same_weights(out, whole)
-    assert len(checkpoints(out)) == 2 + 3
 
 
 # ------------------------------------------------------------------ refusals
@@ -537,51 +516,11 @@ def test_only_matrices_and_convolutions_decay() -> None:
         assert ".embeddings." not in name
 
 
-def test_frozen_weights_are_not_the_optimizers_business() -> None:
-    model = build_model(cohort(), config(patient_weight=0.0))
-    groups = make_optimizer(model, config()).param_groups
-    given = {id(p) for group in groups for p in group["params"]}
-    assert given == {id(p) for p in model.parameters() if p.requires_grad}
-    assert not given & {id(p) for p in model.level("patient").parameters()}
-
-
 def test_encodings_are_fitted_on_what_is_given_only() -> None:
     train_part = set_aside(cohort(), config()).train
     age = build_model(train_part, config()).encodings["patient"].of_kind("continuous")[0]
     assert age.mean == pytest.approx(train_part.patients["age"].mean())
     assert age.mean != pytest.approx(cohort().patients["age"].mean())
-
-
-def test_levels_with_metadata_need_a_weight() -> None:
-    schema = cohort().schema
-    levels = tuple(replace(x, features=x.features * (x.name == "patient")) for x in schema.levels)
-    only_patients = replace(cohort(), schema=replace(schema, levels=levels))
-    with pytest.raises(UserError, match="patient"):
-        build_model(only_patients, config(patient_weight=0.0))
-
-
-@pytest.mark.parametrize(
-    ("monitor", "values"),
-    [
-        ("validation_loss", [3.0, 2.0, 2.5, 2.0, 9.0]),
-        ("recall_at_5", [0.1, 0.4, 0.3, 0.4, 0.9]),
-        ("knn_balanced_accuracy", [0.1, 0.4, 0.3, 0.4, 0.9]),
-    ],
-)
-def test_the_best_weights_are_kept_and_patience_ends_the_run(
-    tmp_path: Path, monitor: str, values: list[float]
-) -> None:
-    model, progress = build_model(cohort(), config()), Progress()
-    settings = config(monitor=monitor, patience=2)
-    states = []
-    for number, value in enumerate(values):
-        if not progress.stopped:
-            nn.init.constant_(model.level("lesion").temperature.log_scale, float(number))
-            keep_best(tmp_path, model, {monitor: value}, progress, settings)
-            states.append((progress.best, progress.stale, progress.stopped))
-    best = values[1]
-    assert states == [*((values[0], 0, False), (best, 0, False), (best, 1, False), (best, 2, True))]
-    assert Slimp.from_pretrained(tmp_path).level("lesion").temperature.log_scale.item() == 1.0
 
 
 def test_the_weights_of_the_best_validation_are_the_ones_that_stay(

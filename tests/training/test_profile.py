@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from slimp.cli.main import main
 from slimp.data.batches import PatientBatches
 from slimp.errors import UserError
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
@@ -69,22 +67,6 @@ def test_operations_are_those_of_the_formula() -> None:
     for level in batch.levels:  # without the encoders of metadata
         model.levels.pop(level.name)
     assert forward_operations(model, batch) == pytest.approx(images)
-
-
-def test_the_command_prints_a_table_and_writes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("slimp.training.profile.matmul_peak", lambda *_: 1e12)
-    COHORT.save(tmp_path / "cohort")
-    words = "--preset tiny --image-size 16 --patients 6 --profile 1 --workers 0 --precision 32"
-    before = sorted(tmp_path.rglob("*"))
-    assert main(["pretrain", str(tmp_path / "cohort"), *words.split()]) == 0
-    assert "waiting for data" in capsys.readouterr().out
-    assert sorted(tmp_path.rglob("*")) == before
-    assert main(["pretrain", str(tmp_path / "cohort")]) == 2
-    assert "--out" in capsys.readouterr().err
-    assert main(["pretrain", str(tmp_path / "cohort"), "--profile", "2", "--devices", "2"]) == 2
-    assert "--devices" in capsys.readouterr().err
 
 
 def test_what_pre_training_refuses_is_refused() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import signal
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from slimp.data.signals import deferred_signals
 from slimp.errors import CheckpointError, UserError
 from slimp.training.checkpoint import Progress
 from slimp.training.config import PretrainConfig
-from slimp.training.run_folder import Log, open_run, read_log, resolve_settings, step_bar, versions
+from slimp.training.run_folder import Log, open_run, read_log, resolve_settings, versions
 
 
 def config(**changes: Any) -> PretrainConfig:
@@ -95,18 +93,6 @@ def test_settings_of_something_else_are_refused(tmp_path: Path, content: str) ->
 # ------------------------------------------------------------------ the log
 
 
-def test_rows_can_be_read_while_the_log_is_open(tmp_path: Path) -> None:
-    with Log(tmp_path, 1000) as log:  # longer than what is there: the file was removed
-        log.write("step", Progress(step=1), loss=0.1 + 0.2, temperature=None)
-        assert read_log(tmp_path) == [
-            {"kind": "step", "step": 1, "epoch": 0, "loss": 0.1 + 0.2, "temperature": None}
-        ]
-        log.write("epoch", Progress(step=2, epoch=1), recall_at_1=0.25)
-        assert log.length == (tmp_path / "metrics.jsonl").stat().st_size
-    assert [row["kind"] for row in read_log(tmp_path)] == ["step", "epoch"]
-    assert list((tmp_path / "tensorboard").iterdir())
-
-
 def test_a_resumed_log_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     with Log(tmp_path, 0) as log:
         log.write("step", Progress(step=1), loss=3.0)
@@ -122,30 +108,6 @@ def test_a_damaged_log_is_refused_and_an_absent_one_is_empty(tmp_path: Path) -> 
     (tmp_path / "metrics.jsonl").write_text('{"kind": "step"}\n{"kind": "st')
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl"):
         read_log(tmp_path)
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_shows_on_a_terminal_only(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with step_bar(2) as advance:
-        advance(1, 0.5, 1234.5)
-    captured = capsys.readouterr()
-    assert (captured.out, captured.err) == ("", "")
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("TERM", "xterm")
-    with step_bar(2) as advance:
-        advance(2, 0.5, 1234.5)
-    assert "loss 0.500" in terminal.getvalue()
-    assert "lesions/s" in terminal.getvalue()
-    assert capsys.readouterr().out == ""
 
 
 # ------------------------------------------------------------------ signals

@@ -21,7 +21,6 @@ from slimp.features.knn import knn_balanced_accuracy
 from slimp.models.losses import nested_loss
 from slimp.models.nested import Slimp
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
-from slimp.training import validation as online
 from slimp.training.build_model import build_model
 from slimp.training.config import PretrainConfig
 from slimp.training.validation import Validator
@@ -134,21 +133,6 @@ def test_the_knn_probe_asks_training_images_about_validation_images() -> None:
         labels.append(part.images["label"].to_numpy(dtype=object))
     wanted = knn_balanced_accuracy(features[0], labels[0], features[1], labels[1])
     assert validate(settings)["knn_balanced_accuracy"] == pytest.approx(wanted)
-
-
-def test_unlabelled_images_are_no_neighbours_and_large_cohorts_are_sampled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    train, validation = parts()
-    labels = train.images["label"].where(np.arange(len(train)) % 2 == 0, None)
-    half = replace(train, tables=replace(train.tables, images=train.images.assign(label=labels)))
-    validator = Validator(half, validation, model_of(config()), config())
-    assert validator.neighbours is not None
-    assert set(validator.neighbours.images["image_id"]) == set(train.images["image_id"][::2])
-    monkeypatch.setattr(online, "KNN_IMAGES", 7)
-    validator = Validator(half, validation, model_of(config()), config())
-    assert validator.neighbours is not None
-    assert len(validator.neighbours) == 7
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Int, UInt8
 from numpy.typing import NDArray
@@ -95,7 +96,6 @@ class PatientSampler:
         self._lesions_of = _Children.of(cohort.patient_of_lesion, len(cohort.patients))
         self._images_of = _Children.of(cohort.lesion_of_image, len(cohort.lesions))
         self._always = _lesions_to_include(cohort, config.always_include)
-        self._shuffled: tuple[int, IntArray] | None = None
 
     @property
     def batches_per_epoch(self) -> int:
@@ -104,7 +104,8 @@ class PatientSampler:
 
     def draw(self, epoch: int, k: int) -> IntArray:
         """(n,) rows of `cohort.images` in batch k, patient by patient, lesion by lesion."""
-        patients = np.array_split(self._order(epoch), self.batches_per_epoch)[k]
+        order = np.random.default_rng((self.config.seed, epoch)).permutation(self.patients)
+        patients = np.array_split(order, self.batches_per_epoch)[k]
         rng = np.random.default_rng((self.config.seed, epoch, k))
         drawn = []
         for patient in patients.tolist():
@@ -114,13 +115,6 @@ class PatientSampler:
                     images = np.sort(rng.choice(images, size=most, replace=False))
                 drawn.append(images)
         return np.concatenate(drawn)
-
-    def _order(self, epoch: int) -> IntArray:
-        """The patients in the order of an epoch; that of the last epoch asked for is kept."""
-        if self._shuffled is None or self._shuffled[0] != epoch:
-            rng = np.random.default_rng((self.config.seed, epoch))
-            self._shuffled = epoch, rng.permutation(self.patients)
-        return self._shuffled[1]
 
     def _draw_lesions(self, patient: int, rng: np.random.Generator) -> IntArray:
         lesions = self._lesions_of[patient]
@@ -159,8 +153,8 @@ class CohortRows:
 
     def levels(self, images: IntArray, rng: np.random.Generator) -> tuple[LevelBatch, ...]:
         """The levels with metadata, and those needed to group rows below them."""
-        lesions, lesion_of = _unique(self._lesion_of_image[images])
-        patients, patient_of = _unique(self._patient_of_lesion[lesions])
+        lesion_of, lesions = pd.factorize(self._lesion_of_image[images])
+        patient_of, patients = pd.factorize(self._patient_of_lesion[lesions])
         levels: list[tuple[LevelName, IntArray, IntArray]] = [
             ("image", images, np.arange(len(images))),
             ("lesion", lesions, lesion_of),
@@ -277,12 +271,8 @@ def epoch_loader(
         pin_memory: for copies to a GPU that overlap with its work.
     """
     order = [(epoch, k) for epoch in epochs for k in range(dataset.batches_per_epoch)]
-    yield from load_ahead(
-        dataset,
-        order[first_batch:],
-        dataset.config.workers,
-        pin_memory=pin_memory,
-    )
+    rest, workers = order[first_batch:], dataset.config.workers
+    yield from load_ahead(dataset, rest, workers, pin_memory=pin_memory)
 
 
 @dataclass(frozen=True)
@@ -313,12 +303,3 @@ def _lesions_to_include(cohort: Cohort, label: str | None) -> NDArray[np.bool_]:
         )
     always[cohort.lesion_of_image[(cohort.images["label"] == label).to_numpy(dtype=bool)]] = True
     return always
-
-
-def _unique(values: IntArray) -> tuple[IntArray, IntArray]:
-    """Distinct values in order of first occurrence, and each value's position among them."""
-    distinct, first, inverse = np.unique(values, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return distinct[order], rank[inverse]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from slimp.data.files import PackedImages, new_folder, read_json, write_json
 from slimp.data.schema import LevelName, Schema
-from slimp.errors import CohortError, UserError
+from slimp.errors import CohortError
 
 FORMAT = 1
 """Version of the folder's layout, in `cohort.json`."""
@@ -78,8 +78,8 @@ class Tables:
 
     def of_level(self, level: LevelName) -> pd.DataFrame:
         """The table of one level."""
-        tables = {"image": self.images, "lesion": self.lesions, "patient": self.patients}
-        return tables[level]
+        found: pd.DataFrame = getattr(self, f"{level}s")
+        return found
 
 
 class CohortWriter:
@@ -144,10 +144,7 @@ def rows_of(ids: pd.Series, table_ids: pd.Series) -> NDArray[np.int64]:
 
 def read_content(path: Path) -> dict[str, Any]:
     """What `cohort.json` says."""
-    try:
-        content = read_json(path)
-    except UserError as error:
-        raise CohortError(f"{error} Import the data again.") from None
+    content = read_json(path)
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise CohortError(

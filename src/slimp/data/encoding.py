@@ -7,7 +7,7 @@ t = tokens (one per feature: continuous first, then the others in schema order).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -102,22 +102,21 @@ class Encoding:
 
     def encode(self, table: pd.DataFrame) -> Rows:
         """Codes of `table`, row by row; categories unseen in training count as missing."""
-        n = len(table)
-        continuous, categorical, checkbox, present = [], [], [], []
+        columns: dict[str, list[NDArray[Any]]] = {name: [] for name in Rows.__dataclass_fields__}
         for feature in self.features:
             values, known = _encode(feature, table)
-            present.append(known)
-            if feature.kind == "continuous":
-                continuous.append(values)
-            elif feature.kind == "categorical":
-                categorical.append(values)
-            else:
-                checkbox.append(values)
+            columns[feature.kind].append(values)
+            columns["present"].append(known)
+        types = {"categorical": np.int64, "present": np.bool_}
         return Rows(
-            continuous=torch.from_numpy(_stack(continuous, n, np.float32)),
-            categorical=torch.from_numpy(_stack(categorical, n, np.int64)),
-            checkbox=torch.from_numpy(_stack(checkbox, n, np.float32)),
-            present=torch.from_numpy(_stack(present, n, np.bool_)),
+            **{
+                name: torch.from_numpy(
+                    np.column_stack([np.zeros((len(table), 0)), *found]).astype(
+                        types.get(name, np.float32)
+                    )
+                )
+                for name, found in columns.items()
+            }
         )
 
     def disturb(
@@ -155,34 +154,30 @@ class Encoding:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Encoding:
         """The inverse of `to_dict`, also after a trip through JSON."""
-        features = []
-        for entry in content["features"]:
-            fields: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in entry.items()
-            }
-            fields["also"] = tuple(map(tuple, fields["also"]))
-            features.append(FittedFeature(**fields))
+        features = [
+            FittedFeature(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
+            for entry in content["features"]
+        ]
+        features = [replace(f, also=tuple(map(tuple, f.also))) for f in features]
         return cls(level=content["level"], features=tuple(features))
 
 
 def _fit(feature: Feature, table: pd.DataFrame) -> FittedFeature:
-    kwargs: dict[str, Any] = {
-        "name": feature.name,
-        "kind": feature.kind,
-        "columns": feature.columns,
-        "unit": feature.unit,
-    }
-    column = table[feature.columns[0]]
-    if feature.kind == "continuous" and column.notna().any():
-        values = column.dropna().to_numpy(dtype=np.float64)
-        kwargs["mean"] = float(values.mean())
+    fitted = FittedFeature(
+        name=feature.name, kind=feature.kind, columns=feature.columns, unit=feature.unit
+    )
+    known = table[feature.columns[0]].dropna()
+    if feature.kind == "continuous" and len(known):
+        values = known.to_numpy(dtype=np.float64)
         rounding = 1e-9 * float(np.abs(values).max())  # the spread of a constant column
-        kwargs["std"] = float(values.std()) if values.std() > rounding else 1.0
-    elif feature.kind == "categorical":
-        seen = sorted(column.dropna().unique().tolist())
-        kwargs["categories"] = feature.categories if feature.categories is not None else tuple(seen)
-    return FittedFeature(**kwargs)
+        std = float(values.std()) if values.std() > rounding else 1.0
+        return replace(fitted, mean=float(values.mean()), std=std)
+    if feature.kind == "categorical":
+        seen = tuple(sorted(known.unique().tolist()))
+        return replace(
+            fitted, categories=seen if feature.categories is None else feature.categories
+        )
+    return fitted
 
 
 def _encode(feature: FittedFeature, table: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -201,9 +196,3 @@ def _encode(feature: FittedFeature, table: pd.DataFrame) -> tuple[NDArray[Any], 
     ticks = table[list(columns)].astype("boolean")
     ticked = ticks.fillna(False).to_numpy(dtype=np.float32)  # (n, columns of the group)
     return ticked, np.asarray(ticks.notna().any(axis=1))
-
-
-def _stack(columns: list[NDArray[Any]], n: int, dtype: type) -> NDArray[Any]:
-    if not columns:
-        return np.zeros((n, 0), dtype=dtype)
-    return np.column_stack(columns).astype(dtype)  # (n, columns)

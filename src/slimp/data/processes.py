@@ -10,7 +10,7 @@ Axis names: n = rows of this process, m = rows of all processes, d = width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -71,6 +71,7 @@ class _GatherRows(torch.autograd.Function):
         return gradients[0][ctx.own], None
 
 
+@torch.no_grad()
 def exchange_gradients(sharded: Iterable[nn.Parameter], replicated: Iterable[nn.Parameter]) -> None:
     """Sums over processes the gradients of parameters that saw a shard each.
 
@@ -87,30 +88,24 @@ def exchange_gradients(sharded: Iterable[nn.Parameter], replicated: Iterable[nn.
         return
     sharded = [parameter for parameter in sharded if parameter.requires_grad]
     replicated = [parameter for parameter in replicated if parameter.requires_grad]
-    with torch.no_grad():
-        for parameter in replicated:
-            if parameter.grad is not None:
-                parameter.grad /= processes
-    _sum([*sharded, *replicated])
-
-
-def _sum(parameters: Sequence[nn.Parameter]) -> None:
-    device = parameters[0].device
-    took_part = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
-    took_part = took_part.to(device)
-    dist.all_reduce(took_part, dist.ReduceOp.MAX)
-    learned = [p for p, used in zip(parameters, took_part.tolist(), strict=True) if used]
-    by_type: dict[torch.dtype, list[Tensor]] = {}
-    for parameter in learned:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        by_type.setdefault(parameter.grad.dtype, []).append(parameter.grad)
-    for gradients in by_type.values():
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+    for parameter in replicated:
+        if parameter.grad is not None:
+            parameter.grad /= processes
+    parameters = [*sharded, *replicated]
+    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
+    used = used.to(parameters[0].device)
+    dist.all_reduce(used, dist.ReduceOp.MAX)
+    gradients = []
+    for parameter, took_part in zip(parameters, used.tolist(), strict=True):
+        if took_part:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+    flat = torch.cat([gradient.flatten() for gradient in gradients])  # one message
+    dist.all_reduce(flat)
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def agree(

@@ -84,10 +84,9 @@ def write_settings(owner: Any, keys: Mapping[str, str] | None = None) -> dict[st
         value = getattr(owner, field.name)
         if value is None or value == field.default or (isinstance(value, Mapping) and not value):
             continue
-        plain = list(value) if isinstance(value, tuple) else value
-        content[names.get(field.name, field.name)] = (
-            dict(plain) if isinstance(plain, Mapping) else plain
-        )
+        if isinstance(value, tuple | Mapping):
+            value = list(value) if isinstance(value, tuple) else dict(value)
+        content[names.get(field.name, field.name)] = value
     return content
 
 

@@ -181,10 +181,9 @@ def earlier_parts(run: Path) -> dict[str, str]:
 
 def earlier_table(run: Path) -> pd.DataFrame:
     """The parts of all stages of `run`: `patient_id part stage`, the oldest stage being 1."""
-    oldest_first = reversed(stages(run) or ())
     rows = [
-        {"patient_id": patient, "part": part, "stage": number}
-        for number, stage in enumerate(oldest_first, start=1)
+        (patient, part, number)
+        for number, stage in enumerate(reversed(stages(run) or ()), start=1)
         for patient, part in stage.items()
     ]
     return pd.DataFrame(rows, columns=["patient_id", "part", "stage"])

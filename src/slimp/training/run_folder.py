@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, fields
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 from typing import Any
@@ -20,10 +20,10 @@ from rich.progress import MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from tensorboardX import SummaryWriter
 
+from slimp import __version__
 from slimp.data.files import (
     check_output,
     make_folder,
-    new_file,
     read_json,
     remove_partials,
     write_json,
@@ -47,13 +47,9 @@ Sections = Mapping[str, Mapping[str, Any]]
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    found = {"python": python_version()}
-    for name in ("slimp", "torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a source tree that is not installed
-            found[name] = "unknown"
-    return found
+    names = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn")
+    found = {"python": python_version(), "slimp": __version__}
+    return found | {name: version(name) for name in names}
 
 
 def resolve_settings(
@@ -112,8 +108,7 @@ def open_run(
     make_folder(out)
     for name, content in (files or {}).items():
         if isinstance(content, pd.DataFrame):
-            with new_file(out / name) as partial:
-                content.to_parquet(partial, index=False)
+            content.to_parquet(out / name, index=False)
         else:
             write_json(out / name, content)
     write_json(path, {"pretrain": asdict(config), **(record or {}), "versions": versions()})
@@ -121,8 +116,7 @@ def open_run(
 
 def _settings_to_resume(path: Path, config: PretrainConfig, record: Sections) -> PretrainConfig:
     content = read_json(path)
-    saved = content.get("pretrain") if isinstance(content, dict) else None
-    if not isinstance(saved, dict):
+    if not isinstance(content, dict) or not isinstance(saved := content.get("pretrain"), dict):
         raise CheckpointError(f"{path}: not the settings of a run. Choose another --out.")
     given = json.loads(json.dumps(asdict(config)))
     if config.precision == "auto":  # it was resolved when the run started
@@ -213,13 +207,9 @@ def step_bar(total: int, *, main: bool = True) -> Iterator[Callable[[int, float,
     Nothing is shown if stderr is not a terminal, or if this is not the main process.
     """
     quiet = not (main and sys.stderr.isatty())
-    columns = (
-        *RichProgress.get_default_columns(),
-        MofNCompleteColumn(),
-        TextColumn("steps, {task.fields[text]}"),
-        TimeElapsedColumn(),
-    )
-    with RichProgress(*columns, console=Console(stderr=True), disable=quiet) as bars:
+    columns = (*RichProgress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+    text = TextColumn("steps, {task.fields[text]}")
+    with RichProgress(*columns, text, console=Console(stderr=True), disable=quiet) as bars:
         task = bars.add_task("training", total=total, text="")
 
         def advance(step: int, loss: float, pace: float) -> None:

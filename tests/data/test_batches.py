@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny import fitted
 
 from slimp.data.batches import PatientBatches, epoch_loader
 from slimp.data.cohort import Cohort
 from slimp.data.config import BatchConfig
-from slimp.data.encoding import Encoding
 from slimp.data.files import ImagesInMemory
-from slimp.data.schema import LEVELS, Schema
+from slimp.data.schema import Schema
 from slimp.errors import CohortError
 
 
@@ -63,11 +63,7 @@ def make_cohort(lesions_per_patient: list[int], images_per_lesion: int = 1) -> C
 def make_batches(cohort: Cohort, **changes: object) -> PatientBatches:
     views = int(changes.pop("views", 1))  # type: ignore[call-overload]
     augment_images = bool(changes.pop("augment", True))
-    encodings = {
-        name: Encoding.fit(cohort.schema.level(name), cohort.tables.of_level(name))
-        for name in LEVELS
-        if cohort.schema.level(name).features
-    }
+    encodings = fitted(cohort)
     config = BatchConfig(**{"patients": 3, "lesions": 4, "workers": 0, **changes})  # type: ignore[arg-type]
     return PatientBatches(
         cohort, encodings, config, image_size=16, views=views, augment=augment_images

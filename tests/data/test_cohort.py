@@ -220,7 +220,7 @@ DAMAGES = {
     "has no column 'label'": lambda f: drop_column(f / "images.parquet", "label"),
     "'itch' at the lesion": lambda f: drop_column(f / "lesions.parquet", "itch"),
     "does not fit images.parquet": lambda f: keep_rows(f / "images.parquet", slice(1, None)),
-    "images.parquet. Import": lambda f: keep_rows(f / "images.parquet", slice(0)),
+    "fit images.parquet. Import": lambda f: keep_rows(f / "images.parquet", slice(0)),
     "patient_id 'p0'": lambda f: keep_rows(f / "patients.parquet", slice(1, None)),
 }
 """What the message names -> what happened to the folder."""
@@ -312,7 +312,7 @@ def test_a_cohort_has_an_image(tmp_path, cohort):
     [
         ("patients", "age", "old", "the column 'age' is str, but continuous in the schema"),
         ("images", "patient_id", b"\xff", "damaged"),
-        ("images", "byte_offset", 0.5, "damaged"),
+        ("images", "byte_offset", 0.5, "does not fit images"),
         ("images", "published", [1], "the column 'published' holds mixed"),
     ],
 )

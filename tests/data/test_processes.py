@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import torch.distributed as dist
 from hypothesis import given
@@ -26,19 +27,14 @@ from torch import nn
 
 from slimp.data.batches import PatientBatches
 from slimp.data.cohort import Cohort
-from slimp.data.encoding import Encoding
 from slimp.data.processes import agree, exchange_gradients, gather_rows, shard
-from slimp.data.schema import LEVELS
 from slimp.errors import UserError
 from slimp.models.losses import info_nce
 from slimp.models.weights_file import read_tensors
-from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training.config import PretrainConfig
 from slimp.training.devices import make_fabric
 from slimp.training.loop import pretrain
 from slimp.training.run_folder import read_log
-
-torch.set_num_threads(1)
 
 SECONDS = 240
 """After which processes that wait for each other are killed, and the test fails."""
@@ -48,9 +44,7 @@ STEPS = 21
 
 @lru_cache
 def cohort() -> Cohort:
-    whole = synthesize(
-        SyntheticConfig(patients=14, lesions=3, images_per_lesion=2, image_size=16, seed=4)
-    )
+    whole = tiny.tiny_cohort(patients=14, lesions=3, images_per_lesion=2, seed=4)
     images = whole.images
     keep = np.ones(len(images), dtype=bool)
     for patient in whole.patients["patient_id"][:4]:  # one image each, others have six
@@ -59,11 +53,8 @@ def cohort() -> Cohort:
 
 
 SETTINGS: dict[str, Any] = {
-    "encoder": "vit_tiny_patch16_224",
-    "encoder_options": {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2},
-    "image_size": 16,
-    "tabular_width": 8,
-    "projection_width": 8,
+    **tiny.MODEL,
+    **tiny.RUN,
     "view_weight": 0.3,
     "pooling": "attention",
     "duplicates": "positive",
@@ -75,9 +66,6 @@ SETTINGS: dict[str, Any] = {
     "held_out_fraction": 0.0,
     "validate_every": 3,
     "monitor": "validation_loss",
-    "workers": 0,
-    "precision": "32",
-    "accelerator": "cpu",
 }
 
 
@@ -259,12 +247,7 @@ def test_a_signal_to_one_process_ends_all_and_another_number_goes_on(
 def test_the_shards_of_a_batch_make_up_the_batch(count: int) -> None:
     """Also where there are more processes than images: the metadata are everybody's."""
     config = PretrainConfig(**SETTINGS, feature_corruption=0.3)
-    encodings = {
-        name: Encoding.fit(cohort().schema.level(name), cohort().tables.of_level(name))
-        for name in LEVELS
-        if cohort().schema.level(name).features
-    }
-    batches = PatientBatches(cohort(), encodings, config, image_size=16)
+    batches = PatientBatches(cohort(), tiny.fitted(cohort()), config, image_size=16)
     whole = batches[1, 2]
     parts = [batches.of_process(process, count)[1, 2] for process in range(count)]
     torch.testing.assert_close(torch.cat([part.pixels for part in parts], dim=1), whole.pixels)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny import MODEL, VIT
 from torch import Tensor, nn
 
 from slimp.data.batches import Batch, LevelBatch
@@ -22,16 +23,8 @@ from slimp.models.image_encoder import ImageEncoder
 from slimp.models.losses import nested_loss
 from slimp.models.nested import Slimp
 
-torch.set_num_threads(1)
-
-VIT = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 CONFIG = ModelConfig(
-    encoder="vit_tiny_patch16_224",
-    encoder_options={**VIT, "drop_path_rate": 0.2},
-    image_size=16,
-    tabular_width=8,
-    tabular_dropout=0.1,
-    projection_width=8,
+    **{**MODEL, "encoder_options": {**VIT, "drop_path_rate": 0.2}, "tabular_dropout": 0.1}
 )
 AGE = FittedFeature(name="age", kind="continuous", columns=("age",), mean=50.0, std=10.0)
 SIZE = FittedFeature(name="size", kind="continuous", columns=("size",), mean=5.0, std=2.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,24 +15,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from tiny import MODEL, SIZE, fitted, tiny_cohort
 from torch import Tensor, nn
 
 from slimp.data.batches import Batch, PatientBatches
 from slimp.data.cohort import Cohort
 from slimp.data.config import BatchConfig
-from slimp.data.encoding import Encoding
 from slimp.data.files import read_json
-from slimp.data.schema import LEVELS, Level, LevelName
+from slimp.data.schema import LEVELS, Level
 from slimp.errors import CheckpointError
 from slimp.models.config import ModelConfig
 from slimp.models.losses import nested_loss
 from slimp.models.nested import AttentionPool, MetadataLevel, Slimp, Temperature, mean_pool
 from slimp.models.weights_file import read_tensors
-from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 
-torch.set_num_threads(1)
-
-SIZE = 16
 Case = dict[str, Any]
 CASES: dict[str, Case] = {
     "two levels, the paper": {},
@@ -61,26 +56,14 @@ CASES: dict[str, Case] = {
 }
 
 
-@lru_cache
-def synthetic(patients: int, lesions: int) -> Cohort:
-    return synthesize(
-        SyntheticConfig(
-            patients=patients,
-            lesions=lesions,
-            images_per_lesion=2,
-            image_size=SIZE,
-            image_metadata=True,
-            seed=5,
-        )
-    )
-
-
 def cohort_of(
     features: Mapping[str, list[str] | None] | None = None, *, patients: int = 5, lesions: int = 2
 ) -> Cohort:
     """A synthetic cohort with some features per level; None: all of a level."""
     wanted = {"lesion": None, "patient": None} if features is None else features
-    cohort = synthetic(patients, lesions)
+    cohort = tiny_cohort(
+        patients=patients, lesions=lesions, images_per_lesion=2, image_metadata=True, seed=5
+    )
     levels = tuple(
         Level(
             name=level.name,
@@ -96,30 +79,13 @@ def cohort_of(
     return replace(cohort, schema=replace(cohort.schema, levels=levels))
 
 
-def fit(cohort: Cohort) -> dict[LevelName, Encoding]:
-    return {
-        name: Encoding.fit(cohort.schema.level(name), cohort.tables.of_level(name))
-        for name in LEVELS
-        if cohort.schema.level(name).features
-    }
-
-
 def model_config(**changes: Any) -> ModelConfig:
-    return ModelConfig(
-        **{
-            "encoder": "vit_tiny_patch16_224",
-            "encoder_options": {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2},
-            "image_size": SIZE,
-            "tabular_width": 8,
-            "projection_width": 6,
-            **changes,
-        }
-    )
+    return ModelConfig(**{**MODEL, "projection_width": 6, **changes})
 
 
 def model_of(cohort: Cohort, **changes: Any) -> Slimp:
     torch.manual_seed(0)
-    return Slimp(model_config(**changes), fit(cohort))
+    return Slimp(model_config(**changes), fitted(cohort))
 
 
 def batch_of(model: Slimp, cohort: Cohort, **changes: Any) -> Batch:

@@ -106,7 +106,7 @@ def test_suiting_a_device_changes_no_gradient_in_64_bit(number_format: str) -> N
 def test_every_encoder_is_suited_to_its_device(
     device: str, number_format: str, fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "keep_freed_memory", lambda: True)
+    monkeypatch.setattr(precision, "keep_freed_memory", lambda: None)
     tokens = TokenEncoder(width=4, depth=2, heads=2, mlp_ratio=2, dropout=0.0)
     both = nn.ModuleList([encoder_that_attends(), tokens])
     suit_to_device(both, torch.device(device), number_format)

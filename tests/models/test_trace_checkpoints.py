@@ -64,7 +64,7 @@ def test_a_description_in_another_form_is_refused(metadata, message):
 
 
 def published_state(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
-    state = Trace(TraceFeatures.of_official(METADATA), num_classes=1).state_dict()
+    state = Trace(TraceFeatures.of_official(METADATA)).state_dict()
     return {**state, **changes}
 
 

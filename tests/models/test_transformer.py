@@ -47,22 +47,11 @@ def test_equals_pytorchs_encoder(masked):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_is_that_of_pytorchs_layers(masked):
-    made, (tokens, absent) = encoder(), tokens_and_absent()
-    padding = torch.cat([torch.zeros(6, 1).bool(), absent], dim=1) if masked else None
-    x, maps = with_cls(made, tokens), made.attention(tokens, absent if masked else None)
-    for layer, got in zip(pytorchs(made).layers, maps, strict=True):
-        _, want = layer.self_attn(x, x, x, key_padding_mask=padding, average_attn_weights=False)
-        torch.testing.assert_close(got, want)
-        x = layer(x, src_key_padding_mask=padding)
-
-
-@pytest.mark.parametrize("masked", [False, True])
 def test_unfused_attention_is_the_same_function(masked):
     made, (tokens, absent) = encoder(), tokens_and_absent()
     results = []
     for fused in (True, False):
-        for layer in made._layers():
+        for layer in made.transformer_encoder["layers"]:
             layer.fused_attn = fused
         made.zero_grad()
         out = made(tokens, absent if masked else None)
@@ -74,7 +63,7 @@ def test_unfused_attention_is_the_same_function(masked):
 @pytest.mark.parametrize("fused", [False, True])
 def test_dropout_acts_in_training_only(fused):
     made, (tokens, absent) = encoder(dropout=0.5), tokens_and_absent()
-    for layer in made._layers():
+    for layer in made.transformer_encoder["layers"]:
         layer.fused_attn = fused
     plain = encoder(dropout=0.0)(tokens, absent)
     assert not torch.equal(made(tokens, absent), made(tokens, absent))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import tiny
 import torch
+from tiny import VIT, same_weights, tiny_cohort
 
 from slimp.data.cohort import Cohort, Tables
 from slimp.data.files import read_json
@@ -21,36 +22,26 @@ from slimp.evaluation.run_features import parts_of_run
 from slimp.features.embed import embed
 from slimp.models.nested import Slimp
 from slimp.models.weights_file import read_tensors
-from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training import loop as train
-from slimp.training.adapt import Adaptation, adapt, left_behind
+from slimp.training.adapt import Adaptation, adapt, left_behind, stages_of
 from slimp.training.config import AdaptConfig, PretrainConfig
 from slimp.training.loop import pretrain
 from slimp.training.parts import earlier_parts, set_aside
 from slimp.training.run_folder import read_log
 
-torch.set_num_threads(1)
-
-VIT = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 RUN: dict[str, Any] = {
     **{"patients": 6, "lesions": 3, "epochs": 2, "learning_rate": 1e-3},
     **{"validation_fraction": 0.15, "held_out_fraction": 0.2, "validate_every": 1},
-    **{"checkpoint_every_steps": 2, "workers": 0, "precision": "32", "accelerator": "cpu"},
+    **{"checkpoint_every_steps": 2, **tiny.RUN},
 }
 MODEL: dict[str, Any] = {
-    "encoder": "vit_tiny_patch16_224",
-    "encoder_options": {**VIT, "drop_path_rate": 0.2},
-    **{"image_size": 16, "tabular_width": 8, "tabular_dropout": 0.1, "projection_width": 8},
+    **tiny.MODEL,
+    **{"encoder_options": {**VIT, "drop_path_rate": 0.2}, "tabular_dropout": 0.1},
 }
 
 
-@lru_cache
 def cohort(seed: int = 3, *, image_metadata: bool = False) -> Cohort:
-    return synthesize(
-        SyntheticConfig(
-            patients=20, lesions=2, image_size=16, seed=seed, image_metadata=image_metadata
-        )
-    )
+    return tiny_cohort(seed=seed, image_metadata=image_metadata)
 
 
 def of_levels(data: Cohort, **features: int) -> Cohort:
@@ -93,11 +84,6 @@ def adapted(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("adapted") / "run"
     adapt(run, other_schema(), settings(), out)
     return out
-
-
-def same_weights(a: Path, b: Path) -> bool:
-    ours, theirs = (read_tensors(x / "model.safetensors") for x in (a, b))
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
 # ------------------------------------------------------------------ targets
@@ -228,6 +214,15 @@ def test_the_table_and_the_stages_are_saved(run: Path, adapted: Path, tmp_path: 
     assert stages[1] == read_json(adapted / "transfer.json")["stages"][1]
     total = sum(part["parameters"] for part in content["parts"])
     assert total == content["parameters"] == stages[2]["parameters"]
+
+
+def test_a_model_without_its_run_has_a_stage_too(run: Path, tmp_path: Path) -> None:
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(run / name, tmp_path)
+    model = Slimp.from_pretrained(tmp_path)
+    (stage,) = stages_of(tmp_path, model)
+    assert (stage.cohort, stage.patients, stage.trainable) == ("unknown", 0, stage.parameters)
+    adapt(tmp_path, other_schema(), settings(epochs=1), tmp_path / "out")
 
 
 # ------------------------------------------------------------------ nobody is tested twice

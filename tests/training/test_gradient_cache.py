@@ -5,31 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from tiny import SIZE, VIT, fitted, tiny_cohort, tiny_config
 from torch import Tensor
 
 from slimp.data.batches import Batch, PatientBatches
 from slimp.data.cohort import Cohort
-from slimp.data.encoding import Encoding
-from slimp.data.schema import LEVELS, Level
+from slimp.data.schema import Level
 from slimp.errors import UserError
 from slimp.models.config import ModelConfig
 from slimp.models.losses import NestedLoss, nested_loss
 from slimp.models.nested import ROWS_ON_CPU, Slimp, mixes_rows
-from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training import gradient_cache
 from slimp.training.chunk_size import rows_that_fit, saved_bytes
-from slimp.training.config import PretrainConfig, part_of
+from slimp.training.config import part_of
 from slimp.training.gradient_cache import backward, seed_dropout
 
-torch.set_num_threads(1)
-
-SIZE = 16
-VIT = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "the paper": (("lesion", "patient"), {}),
     "lesions only": (("lesion",), {"patient_weight": 0.0, "lesion_weight": 1.0}),
@@ -47,33 +42,13 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 }
 
 
-@lru_cache
 def cohort() -> Cohort:
-    return synthesize(
-        SyntheticConfig(
-            patients=5,
-            lesions=3,
-            images_per_lesion=2,
-            image_size=SIZE,
-            image_metadata=True,
-            seed=2,
-        )
-    )
+    return tiny_cohort(patients=5, lesions=3, images_per_lesion=2, image_metadata=True, seed=2)
 
 
 def made(levels: tuple[str, ...], **changes: Any) -> tuple[Slimp, Batch]:
     """A model in 64 bit, in training mode, and a ragged batch."""
-    config = PretrainConfig(
-        **{
-            "encoder": "vit_tiny_patch16_224",
-            "encoder_options": VIT,
-            "image_size": SIZE,
-            "tabular_width": 8,
-            "projection_width": 6,
-            "images_per_lesion": 2,
-            **changes,
-        }
-    )
+    config = tiny_config(**{"projection_width": 6, "images_per_lesion": 2, **changes})
     whole = cohort()
     kept = whole.images["patient_id"] != whole.patients["patient_id"].iloc[0]
     kept.iloc[0] = True  # a patient with one image among others with six
@@ -83,11 +58,7 @@ def made(levels: tuple[str, ...], **changes: Any) -> tuple[Slimp, Batch]:
         for level in some.schema.levels
     )
     some = replace(some, schema=replace(some.schema, levels=wanted))
-    encodings = {
-        name: Encoding.fit(some.schema.level(name), some.tables.of_level(name))
-        for name in LEVELS
-        if some.schema.level(name).features
-    }
+    encodings = fitted(some)
     torch.manual_seed(0)
     model = Slimp(part_of(config, ModelConfig), encodings).double().train()
     if config.gradient_checkpointing:

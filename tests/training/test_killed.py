@@ -14,19 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tiny import VIT, log_without_pace, tiny_cohort, tiny_config
 
 from slimp.data.cohort import Cohort
-from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training.config import PretrainConfig
 from slimp.training.loop import pretrain
 from slimp.training.run_folder import read_log
-
-torch.set_num_threads(1)
 
 KILLS = 20
 AT_WRITING = 3
@@ -37,14 +34,9 @@ EVERY = 3
 
 def config(workers: int = 0) -> PretrainConfig:
     """Much is drawn in every step, and the best weights are another thing than the last ones."""
-    vit = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "drop_path_rate": 0.2}
-    return PretrainConfig(
-        encoder="vit_tiny_patch16_224",
-        encoder_options=vit,
-        image_size=16,
-        tabular_width=8,
+    return tiny_config(
+        encoder_options={**VIT, "drop_path_rate": 0.2},
         tabular_dropout=0.1,
-        projection_width=8,
         patients=4,
         lesions=3,
         epochs=24,
@@ -54,8 +46,6 @@ def config(workers: int = 0) -> PretrainConfig:
         validate_every=4,
         monitor="validation_loss",
         checkpoint_every_steps=EVERY,
-        precision="32",
-        accelerator="cpu",
         chunk=1000,
         workers=workers,
     )
@@ -145,15 +135,11 @@ def killed(cohort: Cohort, out: Path, number: int, delay: float) -> Life:
     return Life(began=began, reached=reached, writing=unfinished(out))
 
 
-def without_pace(out: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k != "lesions_per_second"} for row in read_log(out)]
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="autograd with a GPU cannot be forked")
 def test_twenty_kills_change_no_bit(tmp_path: Path) -> None:
-    cohort = synthesize(SyntheticConfig(patients=40, lesions=2, image_size=16, seed=3))
+    cohort = tiny_cohort(patients=40)
     whole, out = tmp_path / "whole", tmp_path / "run"
     seconds = uninterrupted(cohort, whole)
     # Lives of which all together are too short for the whole run, however they are drawn.
@@ -170,7 +156,7 @@ def test_twenty_kills_change_no_bit(tmp_path: Path) -> None:
         assert life.reached - then.began <= 2 * EVERY
     for name in ("model.safetensors", "model.json", "patients.parquet"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
-    assert without_pace(out) == without_pace(whole)
+    assert log_without_pace(out) == log_without_pace(whole)
     assert steps(out) == steps(whole)
     assert len(steps(out)) == 2
     assert not unfinished(out)

@@ -6,36 +6,18 @@ import time
 from dataclasses import replace
 
 import pytest
-import torch
+from tiny import VIT, tiny_cohort, tiny_config
 
 from slimp.data.batches import PatientBatches
 from slimp.errors import UserError
-from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training.build_model import build_model
-from slimp.training.config import PretrainConfig
 from slimp.training.profile import forward_operations, profile
 
-torch.set_num_threads(1)
-
 WIDTH, DEPTH, TOKENS = 16, 2, 4
-SETTINGS = PretrainConfig(
-    encoder="vit_tiny_patch16_224",
-    encoder_options={
-        "patch_size": 8,
-        "embed_dim": WIDTH,
-        "depth": DEPTH,
-        "num_heads": 2,
-        "class_token": False,
-        "global_pool": "avg",
-    },
-    image_size=16,
-    tabular_width=8,
-    patients=6,
-    workers=0,
-    precision="32",
-    accelerator="cpu",
+SETTINGS = tiny_config(
+    encoder_options={**VIT, "class_token": False, "global_pool": "avg"}, patients=6
 )
-COHORT = synthesize(SyntheticConfig(patients=24, lesions=2, image_size=16, seed=1))
+COHORT = tiny_cohort(patients=24, seed=1)
 
 
 @pytest.mark.parametrize(("chunk", "own"), [(1000, "backward"), (11, "encoders, with gradient")])

@@ -46,7 +46,7 @@ def test_resolving_writes_nothing_and_opening_leaves_what_repeats_the_run(tmp_pa
 
 def test_a_folder_in_use_is_refused_or_emptied(tmp_path: Path) -> None:
     (tmp_path / "old").touch()
-    for flags, named in (({}, "--overwrite"), ({"resume": True}, "config.json")):
+    for flags, named in (({}, "--overwrite"), ({"resume": True}, "no run to resume")):
         with pytest.raises(UserError, match=named):
             begin(tmp_path, config(), **flags)
     with pytest.raises(UserError):  # it is not a folder that slimp wrote

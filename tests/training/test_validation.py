@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_cohort, tiny_config
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,37 +21,21 @@ from slimp.errors import CohortError
 from slimp.features.knn import knn_balanced_accuracy
 from slimp.models.losses import nested_loss
 from slimp.models.nested import Slimp
-from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training.build_model import build_model
 from slimp.training.config import PretrainConfig
 from slimp.training.validation import Validator
-
-torch.set_num_threads(1)
 
 
 @lru_cache
 def parts() -> tuple[Cohort, Cohort]:
     """Training and validation patients."""
-    whole = synthesize(SyntheticConfig(patients=18, lesions=2, image_size=16, seed=3))
+    whole = tiny_cohort(patients=18)
     ids = whole.patients["patient_id"].to_numpy()
     return whole.select_patients(ids[:12]), whole.select_patients(ids[12:])
 
 
 def config(**changes: Any) -> PretrainConfig:
-    return PretrainConfig(
-        **{
-            "encoder": "vit_tiny_patch16_224",
-            "encoder_options": {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2},
-            "image_size": 16,
-            "tabular_width": 8,
-            "projection_width": 8,
-            "patients": 99,
-            "workers": 0,
-            "accelerator": "cpu",
-            "precision": "32",
-            **changes,
-        }
-    )
+    return tiny_config(**{"patients": 99, **changes})
 
 
 CPU = torch.device("cpu"), nullcontext

@@ -142,13 +142,10 @@ class Cohort:
 
     def flatten(self) -> Cohort:
         """The same images with all metadata at the lesion level (the 'flat' ablation)."""
-        patient_columns = ["patient_id", *self.schema.level("patient").columns]
-        lesions = self.lesions.merge(
-            self.patients[patient_columns], on="patient_id", how="left", validate="many_to_one"
-        )
-        image_columns = list(self.schema.level("image").columns)
-        if image_columns:
-            first = self.images.groupby("lesion_id", sort=False)[image_columns].first()
+        columns = ["patient_id", *self.schema.level("patient").columns]
+        lesions = self.lesions.merge(self.patients[columns], on="patient_id", how="left")
+        if columns := list(self.schema.level("image").columns):
+            first = self.images.groupby("lesion_id", sort=False)[columns].first()
             lesions = lesions.merge(first, left_on="lesion_id", right_index=True, how="left")
         tables = replace(self.tables, lesions=lesions)
         return replace(self, schema=self.schema.flatten(), tables=tables)
@@ -166,16 +163,18 @@ class Cohort:
                 f"{folder}: not a cohort (no cohort.json). Make one with: slimp data import."
             )
         content = read_content(folder / "cohort.json")
-        frames = {name: read_parquet(folder, name) for name in ("images", "lesions", "patients")}
+        images, lesions, patients = (
+            read_parquet(folder, name) for name in ("images", "lesions", "patients")
+        )
         try:
-            images = frames.pop("images")
             store = open_images(folder / "images.bin", images)
-            cohort = cls(
-                info=CohortInfo(**content["info"]),
+            cohort = cls.from_tables(
+                images,
+                lesions,
+                patients,
                 schema=Schema.from_dict(content["schema"]),
-                tables=Tables(images=images, **frames),
                 store=store,
-                positions=np.arange(len(images), dtype=np.int64),
+                info=CohortInfo(**content["info"]),
             )
             check_types(cohort.tables, cohort.schema, folder)
             return cohort

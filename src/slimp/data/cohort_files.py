@@ -93,11 +93,7 @@ class CohortWriter:
     @classmethod
     @contextmanager
     def open(cls, folder: Path, *, overwrite: bool = False) -> Iterator[CohortWriter]:
-        """A writer; if the block fails or does not `finish`, nothing is left.
-
-        Raises:
-            CohortError: it was not finished.
-        """
+        """A writer; if the block fails or does not `finish`, nothing is left."""
         with new_folder(folder, overwrite=overwrite) as partial:
             with (partial / "images.bin").open("wb") as images:
                 writer = cls(partial, images)
@@ -121,14 +117,14 @@ class CohortWriter:
             raise CohortError(f"{len(tables.images)} image rows, {len(lengths)} images.")
         if not len(lengths):
             raise CohortError(f"cohort '{info.name}': no images, so there is nothing to write.")
-        places = {"byte_offset": np.cumsum(lengths) - lengths, "byte_length": lengths}
-        tables.images.assign(**places).to_parquet(self._folder / "images.parquet", index=False)
-        tables.lesions.to_parquet(self._folder / "lesions.parquet", index=False)
-        tables.patients.to_parquet(self._folder / "patients.parquet", index=False)
+        images = tables.images.assign(byte_offset=np.cumsum(lengths) - lengths, byte_length=lengths)
+        frames = {"images": images, "lesions": tables.lesions, "patients": tables.patients}
+        for name, frame in frames.items():
+            frame.to_parquet(self._folder / f"{name}.parquet", index=False)
         content = {
             "format": FORMAT,
             "info": asdict(info),
-            "classes": sorted(tables.images["label"].dropna().unique().tolist()),
+            "classes": sorted(images["label"].dropna().unique().tolist()),
             "schema": schema.to_dict(),
         }
         write_json(self._folder / "cohort.json", content)
@@ -165,14 +161,11 @@ def read_parquet(folder: Path, name: str) -> pd.DataFrame:
 
 def open_images(path: Path, images: pd.DataFrame) -> PackedImages:
     """The images of a folder; takes their place in the file out of the table."""
-    places = [images.pop("byte_length"), images.pop("byte_offset")]
-    if not all(pd.api.types.is_integer_dtype(column) for column in places):
-        raise CohortError(f"{path.parent / 'images.parquet'}: damaged. Import the data again.")
-    lengths, offsets = (column.to_numpy(dtype=np.int64) for column in places)
-    bounds = np.append(0, np.cumsum(lengths))
+    lengths, offsets = images.pop("byte_length"), images.pop("byte_offset")
     if not path.is_file():
         raise CohortError(f"{path}: missing. Import the data again.")
-    if not len(images) or (bounds[:-1] != offsets).any():
+    bounds = np.append(0, np.cumsum(lengths.to_numpy()))
+    if bounds.dtype != np.int64 or not len(images) or (bounds[:-1] != offsets).any():
         raise CohortError(f"{path}: does not fit images.parquet. Import the data again.")
     return PackedImages(path, bounds)
 

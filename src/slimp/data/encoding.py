@@ -108,16 +108,12 @@ class Encoding:
             columns[feature.kind].append(values)
             columns["present"].append(known)
         types = {"categorical": np.int64, "present": np.bool_}
-        return Rows(
-            **{
-                name: torch.from_numpy(
-                    np.column_stack([np.zeros((len(table), 0)), *found]).astype(
-                        types.get(name, np.float32)
-                    )
-                )
-                for name, found in columns.items()
-            }
-        )
+        start = np.zeros((len(table), 0))
+        tables: dict[str, Any] = {
+            name: np.column_stack([start, *found]).astype(types.get(name, np.float32))
+            for name, found in columns.items()
+        }
+        return Rows(**{name: torch.from_numpy(values) for name, values in tables.items()})
 
     def disturb(
         self, rows: Rows, rng: np.random.Generator, *, dropout: float, corruption: float
@@ -154,12 +150,18 @@ class Encoding:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Encoding:
         """The inverse of `to_dict`, also after a trip through JSON."""
-        features = [
-            FittedFeature(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
+        entries: list[dict[str, Any]] = [
+            {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in entry.items()
+            }
             for entry in content["features"]
         ]
-        features = [replace(f, also=tuple(map(tuple, f.also))) for f in features]
-        return cls(level=content["level"], features=tuple(features))
+        for entry in entries:
+            entry["also"] = tuple(map(tuple, entry["also"]))
+        return cls(
+            level=content["level"], features=tuple(FittedFeature(**entry) for entry in entries)
+        )
 
 
 def _fit(feature: Feature, table: pd.DataFrame) -> FittedFeature:

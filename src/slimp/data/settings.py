@@ -116,7 +116,7 @@ def _value(value: object, hint: Any, where: str) -> Any:
         return read_settings(hint, value, where)  # type: ignore[arg-type]
     if hint is str and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    right = {float: (int, float)}.get(hint, hint)
+    right = (int, float) if hint is float else hint
     if not isinstance(value, right) or (isinstance(value, bool) and hint is not bool):
         words = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
         raise TableError(f"{where} must be {words[hint]}, got {value!r}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -72,12 +73,10 @@ def require_disjoint(**parts: Iterable[str]) -> None:
     Raises:
         CohortError: names the two parts, how many patients they share, and one of them.
     """
-    names = list(parts)
     sets = {name: set(ids) for name, ids in parts.items()}
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            if shared := sets[first] & sets[second]:
-                raise CohortError(
-                    f"{len(shared)} patient(s) are in both '{first}' and '{second}', such as "
-                    f"'{min(shared)}'. Parts must be patient-disjoint."
-                )
+    for first, second in combinations(parts, 2):
+        if shared := sets[first] & sets[second]:
+            raise CohortError(
+                f"{len(shared)} patient(s) are in both '{first}' and '{second}', such as "
+                f"'{min(shared)}'. Parts must be patient-disjoint."
+            )

@@ -126,9 +126,8 @@ def _move_weights(run: Slimp, model: Slimp, levels: Sequence[LevelMatch]) -> Non
     for level in levels:
         if level.status in ("new", "dropped"):
             continue
-        sources = {match.source.name: match.source for match in level.matches if match.source}
         known = [
-            Match(feature=f, source=sources.get(f.name, f), boxes=tuple(range(len(f.columns))))
+            Match(feature=f, source=f, boxes=tuple(range(len(f.columns))))
             for f in run.encodings[level.name].features
         ]
         old = {

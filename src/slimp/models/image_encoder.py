@@ -149,8 +149,7 @@ def _attention_layers(model: nn.Module) -> list[Any]:
 def _rows_side_by_side(module: nn.Module, inputs: tuple[Any, ...], tokens: Tensor) -> Tensor:
     """The same tokens, each one's values next to each other in memory.
 
-    timm's patch embedding returns a transposed view of its convolution, and the sums along the
-    residual stream keep that order: every normalisation of every block would copy it back.
+    timm's patch embedding returns a transposed view, which every normalisation would copy back.
     """
     return tokens.contiguous() if tokens.ndim == 3 else tokens
 

@@ -161,8 +161,8 @@ class Slimp(nn.Module):
     ) -> tuple[Pair, ...]:
         """All pairs of a batch, given the encoders' embeddings.
 
-        Apart from the encoders, because it is light and needs all rows of a batch at once, while
-        they are heavy and take rows one by one: so they can work in chunks and in processes.
+        Apart from the encoders: it is light and needs all rows at once, while they are heavy and
+        take rows one by one, and so can work in chunks and in processes.
 
         Args:
             images: (v * s, d) embeddings of this process's images, the first view's first.

@@ -1,17 +1,8 @@
 """Number format and attention kernel that are fast on this device, as measured.
 
-In ms per image or row, forward and backward, two cores with AMX, in batches of 64 images at 64 px,
-16 at 224 px (`benchmarks/encoders.py`) and 2,048 rows of metadata:
-
-| encoder | fp32 | bf16, fused attention | bf16, unfused | with freed memory kept |
-| --- | --- | --- | --- | --- |
-| small ViT, 64 px | 5.28 | 3.42 | 2.35 | 2.17 |
-| ViT-S/16, 224 px | 105.9 | 46.7 | 37.6 | 36.8 |
-| tabular, 14 tokens | 0.14 | 0.13 | 0.06 | not measured |
-
-The rest is bound by memory: the same matrix products run twice as fast on operands in the cache. In
-one trial on the small ViT, torch.compile took 16 % less time than this, but needs a compiler. On
-CUDA and MPS the fused kernels are PyTorch's defaults.
+In ms per image, forward and backward, on two cores with AMX (`benchmarks/encoders.py`): a small ViT
+at 64 px takes 5.28 in fp32, 3.42 in bf16, 2.35 in bf16 with unfused attention, and 2.17 where freed
+memory is kept. On CUDA and MPS the fused kernels are PyTorch's defaults.
 """
 
 from __future__ import annotations
@@ -56,18 +47,17 @@ def suit_to_device(model: nn.Module, device: torch.device, precision: str) -> No
         keep_freed_memory()
 
 
-def keep_freed_memory() -> bool:
-    """Whether the C library (glibc) will reuse freed memory instead of returning it to the system.
+def keep_freed_memory() -> None:
+    """Tells the C library (glibc) to reuse freed memory instead of returning it to the system.
 
     Otherwise activations are fresh pages in every step, which the system clears one by one: 8 % of
     a step of the small ViT in bf16, in batches of 64. The process then keeps its peak memory.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is None:
-        return False
     # Older versions refuse a threshold over 32 MiB.
-    threshold = mallopt(_MMAP_THRESHOLD, 2**30) or mallopt(_MMAP_THRESHOLD, 2**25)
-    return bool(threshold and mallopt(_TRIM_THRESHOLD, 2**31 - 1) and mallopt(_ARENA_MAX, 1))
+    if mallopt and (mallopt(_MMAP_THRESHOLD, 2**30) or mallopt(_MMAP_THRESHOLD, 2**25)):
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_ARENA_MAX, 1)
 
 
 def _bf16_speedup_on_cpu(side: int = 768, repeats: int = 5) -> float:

@@ -8,7 +8,6 @@ Axis names: n = rows, t = tokens (one per feature: continuous first, then the ot
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -67,8 +66,6 @@ class Trace(nn.Module):
     Args:
         features: a fitted encoding, or the sizes alone.
         config: architecture.
-        num_classes: adds the published linear classifier as `head`, to be applied as
-            `trace.head(trace(rows))`.
 
     Attributes:
         embed_dim: width of the output: h, or c + h where continuous features are `norm`.
@@ -81,8 +78,6 @@ class Trace(nn.Module):
         self,
         features: Encoding | TraceFeatures,
         config: TraceConfig | None = None,
-        *,
-        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         sizes = TraceFeatures.of(features) if isinstance(features, Encoding) else features
@@ -108,9 +103,6 @@ class Trace(nn.Module):
             mlp_ratio=config.mlp_ratio,
             dropout=config.dropout,
         )
-        if num_classes is not None:
-            linear = nn.Linear(self.embed_dim, num_classes)
-            self.head = nn.Sequential(OrderedDict(linear=linear))  # named `head.linear`
 
     def forward(self, rows: Rows) -> Float[Tensor, "n embed_dim"]:
         """The pooled output, before any head."""
@@ -119,15 +111,6 @@ class Trace(nn.Module):
         if self._skipped:
             return torch.cat([self.norm(self._values(rows)), pooled], dim=-1)
         return pooled
-
-    def attention(self, rows: Rows) -> list[Float[Tensor, "n heads s s"]]:
-        """Attention per layer; each token's (row's) weights on all tokens (columns) sum to 1.
-
-        Tokens are CLS, then the features in the order of `Encoding.features`; without the
-        continuous ones where those are `norm`.
-        """
-        tokens, absent = self.embed(rows)
-        return self.encoder.attention(tokens, absent)
 
     def embed(self, rows: Rows) -> tuple[Float[Tensor, "n t h"], Bool[Tensor, "n t"] | None]:
         """Tokens, and where attention must not look (None: everywhere is fine).
@@ -211,7 +194,7 @@ class Trace(nn.Module):
         pool: Pool = "mean",
         checkbox: Checkbox = "sum",
     ) -> Trace:
-        """The published implementation's encoder from its state dict, in evaluation mode.
+        """The published implementation's encoder, without its classifier, in evaluation mode.
 
         Args:
             state_dict: published names, with or without a prefix such as `module.`; or the
@@ -225,10 +208,10 @@ class Trace(nn.Module):
             CheckpointError: names or shapes do not fit `metadata`.
         """
         state = published_names(state_dict)
+        state = {name: x for name, x in state.items() if not name.startswith("head.")}
         width = state["encoder.cls_token"].shape[-1]
         hidden = state.get("encoder.transformer_encoder.layers.0.linear1.bias")
         modes: dict[str, Continuous] = {"num_embeddings": "embed", "norm.weight": "norm"}
-        head = state.get("head.linear.weight")
         config = TraceConfig(
             width=width,
             depth=max(1, len({name.split(".")[3] for name in state if ".layers." in name})),
@@ -239,7 +222,7 @@ class Trace(nn.Module):
             continuous=next((modes[name] for name in modes if name in state), "mlp"),
         )
         features = TraceFeatures.of_official(metadata)
-        trace = cls(features, config, num_classes=None if head is None else len(head))
+        trace = cls(features, config)
         if problem := misfit(state, trace.state_dict()):
             raise CheckpointError(
                 f"the state dict does not fit the metadata: {problem}. Are these the features it "

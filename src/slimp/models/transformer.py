@@ -34,42 +34,19 @@ class TokenEncoder(nn.Module):
         self, tokens: Float[Tensor, "n t h"], absent: Bool[Tensor, "n t"] | None
     ) -> Float[Tensor, "n s h"]:
         """Encoded tokens, CLS first."""
-        x, mask = self._with_cls(tokens, absent)
-        for layer in self._layers():
-            x = layer(x, mask)
-        return x
-
-    def attention(
-        self, tokens: Float[Tensor, "n t h"], absent: Bool[Tensor, "n t"] | None
-    ) -> list[Float[Tensor, "n heads s s"]]:
-        """Attention weights of each layer."""
-        x, mask = self._with_cls(tokens, absent)
-        maps = []
-        for layer in self._layers():
-            maps.append(layer.attention(x, mask))
-            x = layer(x, mask)
-        return maps
-
-    def _layers(self) -> list[TransformerLayer]:
-        layers = cast("nn.ModuleList", self.transformer_encoder["layers"])
-        return cast("list[TransformerLayer]", list(layers))
-
-    def _with_cls(
-        self, tokens: Float[Tensor, "n t h"], absent: Bool[Tensor, "n t"] | None
-    ) -> tuple[Float[Tensor, "n s h"], Bool[Tensor, "n 1 1 s"] | None]:
         cls = self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1)
         x = torch.cat([cls, tokens], dim=1)  # (n, s, h)
-        if absent is None:
-            return x, None
-        return x, F.pad(~absent, (1, 0), value=True)[:, None, None, :]
+        mask = None if absent is None else F.pad(~absent, (1, 0), value=True)[:, None, None, :]
+        for layer in cast("nn.ModuleList", self.transformer_encoder["layers"]):
+            x = layer(x, mask)
+        return x
 
 
 class TransformerLayer(nn.Module):
     """Post-norm Transformer layer with the parameter names of `nn.TransformerEncoderLayer`.
 
-    Not that class itself, because it does not return attention weights, and its inference path
-    rounds differently from its training path. `fused_attn` chooses the kernel; it has timm's name,
-    so that one switch serves all encoders.
+    Not that class itself, because its inference path rounds differently from its training path.
+    `fused_attn` chooses the kernel; it has timm's name, so that one switch serves all encoders.
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: int, dropout: float) -> None:
@@ -88,37 +65,19 @@ class TransformerLayer(nn.Module):
         self, x: Float[Tensor, "n s h"], mask: Bool[Tensor, "n 1 1 s"] | None
     ) -> Float[Tensor, "n s h"]:
         """Self-attention, then the MLP, each added and normalised."""
-        q, k, v = self._heads(x)
+        weight, bias = self.self_attn.in_proj_weight, self.self_attn.in_proj_bias
+        qkv = F.linear(x, weight, bias)  # (n, s, 3 h)
+        qkv = qkv.reshape(*x.shape[:2], 3, self.heads, x.shape[-1] // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (n, heads, s, e)
         dropout = self.dropout.p if self.training else 0.0
         if self.fused_attn:
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         else:
-            attended = F.dropout(_weights(q, k, mask), dropout) @ v
+            scores = (q / q.shape[-1] ** 0.5) @ k.transpose(-2, -1)
+            if mask is not None:
+                scores = scores.masked_fill(~mask, -torch.inf)
+            attended = F.dropout(torch.softmax(scores, dim=-1), dropout) @ v
         attended = self.self_attn.out_proj(attended.transpose(1, 2).flatten(2))  # (n, s, h)
         x = self.norm1(x + self.dropout(attended))
         hidden = self.dropout(F.gelu(self.linear1(x)))
         return cast("Tensor", self.norm2(x + self.dropout(self.linear2(hidden))))
-
-    def attention(
-        self, x: Float[Tensor, "n s h"], mask: Bool[Tensor, "n 1 1 s"] | None
-    ) -> Float[Tensor, "n heads s s"]:
-        """The weights with which each token (row) looks at each other (column)."""
-        q, k, _ = self._heads(x)
-        return _weights(q, k, mask)
-
-    def _heads(self, x: Float[Tensor, "n s h"]) -> list[Float[Tensor, "n heads s e"]]:
-        weight, bias = self.self_attn.in_proj_weight, self.self_attn.in_proj_bias
-        qkv = F.linear(x, weight, bias)  # (n, s, 3 h)
-        qkv = qkv.reshape(*x.shape[:2], 3, self.heads, x.shape[-1] // self.heads)
-        return list(qkv.permute(2, 0, 3, 1, 4))  # each (n, heads, s, e)
-
-
-def _weights(
-    q: Float[Tensor, "n heads s e"],
-    k: Float[Tensor, "n heads s e"],
-    mask: Bool[Tensor, "n 1 1 s"] | None,
-) -> Float[Tensor, "n heads s s"]:
-    scores = (q / q.shape[-1] ** 0.5) @ k.transpose(-2, -1)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return torch.softmax(scores, dim=-1)

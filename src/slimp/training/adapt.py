@@ -141,14 +141,14 @@ def adapt(
 
 
 def stages_of(run: Path, model: Slimp) -> tuple[Stage, ...]:
-    """The stages that led to a run, the oldest first.
+    """The stages that led to a run, the oldest first; what a run does not say is 0 or 'unknown'.
 
     Raises:
-        UserError: the run's settings are missing or damaged.
+        UserError: the run's settings are damaged.
     """
     if (run / TRANSFER).is_file():
         return _read_transfer(run, "stages", Stage)
-    content = read_json(run / "config.json")
+    content = read_json(run / "config.json") if (run / "config.json").is_file() else {}
     data, settings = content.get("data", {}), content.get("pretrain", {})
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     stage = Stage(

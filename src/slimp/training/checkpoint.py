@@ -62,8 +62,6 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
     def save(self, model: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
         """Copies the state and returns; it is then written, atomically, in the background.
 
-        Waits for the previous checkpoint to be written.
-
         Raises:
             CheckpointError: the previous one could not be written.
         """

@@ -76,27 +76,27 @@ def backward(
     Raises:
         UserError: chunks are needed, but the encoder has batch normalisation.
     """
-    rows = [batch.pixels.shape[0] * batch.pixels.shape[1], *(level.count for level in batch.levels)]
-    if max(rows) <= chunk:
+    images = batch.pixels.shape[0] * batch.pixels.shape[1]
+    if max(images, *(level.count for level in batch.levels)) <= chunk:
         return _directly(model, batch, weights, autocast, seed)
     require_independent_rows(model, f"working in chunks of {chunk}")
     chunks = list(_chunks(model, batch, max(1, chunk // CHUNKS), seed))
-    with record_function("encoders, without graph"):
-        cache = _embed_without_graph(chunks, autocast)
+    with record_function("encoders, without graph"), torch.no_grad():
+        found: dict[str, list[Tensor]] = {}
+        for part in chunks:
+            found.setdefault(part.encoder, []).append(_embed(part, autocast))
+    leaves = {name: torch.cat(parts).requires_grad_() for name, parts in found.items()}
+    metadata = {name: leaves[name] for name in model.inputs(batch)}
     with record_function("loss and its gradient"):
         with autocast():
-            images = cache.pop(IMAGES)
-            pairs = model.relate(images, cache, batch)  # type: ignore[arg-type]
+            pairs = model.relate(leaves[IMAGES], metadata, batch)
         loss = nested_loss(pairs, weights)
         loss.total.backward()  # type: ignore[no-untyped-call]
     with record_function("encoders, with gradient"):
         for part in chunks:
-            gradient = (images if part.encoder == IMAGES else cache[part.encoder]).grad
+            gradient = leaves[part.encoder].grad
             if part.learns and gradient is not None:
-                seed_dropout(part.seed)
-                with autocast():  # one for each chunk: it keeps weights that it has rounded
-                    embedded = part.embed()
-                embedded.backward(gradient[part.rows])  # type: ignore[no-untyped-call]
+                _embed(part, autocast).backward(gradient[part.rows])  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -124,41 +124,36 @@ def _chunks(model: Slimp, batch: Batch, size: int, seed: tuple[int, ...]) -> Ite
     """The encoders' work on a batch, in chunks of at most `size` rows."""
     process, processes = process_and_count()
     pixels = batch.pixels.flatten(0, 1)  # (v * s, 3, height, width)
-    learns = _learns(model.image_encoder)
+
+    def make(
+        encoder: str, rows: slice, embed: Callable[[], Tensor], number: int, learner: nn.Module
+    ) -> Chunk:
+        learns = any(parameter.requires_grad for parameter in learner.parameters())
+        chance = (*seed, process if encoder == IMAGES else 0, number)
+        return Chunk(encoder=encoder, rows=rows, embed=embed, seed=chance, learns=learns)
+
     for number, rows in enumerate(_slices(len(pixels), size)):
         embed = partial(model.encode_images, pixels[rows])
-        chance = (*seed, process, number)
-        yield Chunk(encoder=IMAGES, rows=rows, embed=embed, seed=chance, learns=learns)
+        yield make(IMAGES, rows, embed, number, model.image_encoder)
     # Metadata are embedded alike in all processes: counted on from the largest shard's chunks.
     number = len(_slices(len(batch.pixels) * -(-len(batch.image_rows) // processes), size))
     for name, found in model.inputs(batch).items():
-        learns = _learns(model.level(name).tabular)
+        index = torch.arange(len(found), device=found.present.device)
         for rows in _slices(len(found), size):
-            some = found[torch.arange(len(found), device=found.present.device)[rows]]
-            embed = partial(model.encode_rows, name, some)
-            chance = (*seed, 0, number)
-            yield Chunk(encoder=name, rows=rows, embed=embed, seed=chance, learns=learns)
+            embed = partial(model.encode_rows, name, found[index[rows]])
+            yield make(name, rows, embed, number, model.level(name).tabular)
             number += 1
 
 
-@torch.no_grad()
-def _embed_without_graph(chunks: list[Chunk], autocast: Autocast) -> dict[str, Tensor]:
-    """All embeddings of each encoder, as leaves that collect a gradient."""
-    found: dict[str, list[Tensor]] = {}
-    for chunk in chunks:
-        seed_dropout(chunk.seed)
-        with autocast():
-            found.setdefault(chunk.encoder, []).append(chunk.embed())
-    return {name: torch.cat(parts).requires_grad_() for name, parts in found.items()}
+def _embed(chunk: Chunk, autocast: Autocast) -> Tensor:
+    seed_dropout(chunk.seed)
+    with autocast():  # one for each chunk: it keeps weights that it has rounded
+        return chunk.embed()
 
 
 def _slices(rows: int, size: int) -> list[slice]:
     """At least one, so that an encoder without rows still has an output of the right width."""
     return [slice(first, first + size) for first in range(0, max(rows, 1), size)]
-
-
-def _learns(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def seed_dropout(numbers: tuple[int, ...]) -> None:
@@ -168,11 +163,7 @@ def seed_dropout(numbers: tuple[int, ...]) -> None:
 
 
 def require_independent_rows(model: nn.Module, what: str) -> None:
-    """Raises if a row's embedding depends on the rows beside it, as batch normalisation makes it.
-
-    Raises:
-        UserError: names the layer, `what` is impossible with it, and what to do.
-    """
+    """Raises a UserError if an image's embedding depends on the images beside it."""
     if layer := mixes_rows(model):
         raise UserError(
             f"the encoder has batch normalisation ({layer}): an image's embedding depends on those "

@@ -195,9 +195,10 @@ def learn(
         seed=(config.seed, step),
     )
     with record_function("communication"):
-        named = list(model.named_parameters())
-        sharded = [p for name, p in named if name.startswith("image_encoder.")]
-        exchange_gradients(sharded, [p for _, p in named[len(sharded) :]])
+        own: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for name, parameter in model.named_parameters():
+            own[name.startswith("image_encoder.")].append(parameter)
+        exchange_gradients(sharded=own[True], replicated=own[False])
     values = torch.stack([loss.total, *loss.parts.values()]).detach().tolist()
     losses = dict(zip(["loss", *(f"loss_{name}" for name in loss.parts)], values, strict=True))
     with record_function("optimizer"):
@@ -216,12 +217,7 @@ def prepare(
     device: torch.device,
     autocast: Autocast,
 ) -> PretrainConfig:
-    """The configuration with `chunk="auto"` resolved; the model is set up for its device.
-
-    Raises:
-        UserError: several processes, and an encoder or a number format with which they would not
-            do what one does.
-    """
+    """The configuration with `chunk="auto"` resolved; the model is set up for its device."""
     bf16 = float(config.precision == "bf16")
     if agree(bf16, device, on="least") != agree(bf16, device, on="most"):
         raise UserError("bf16 is fast on some of the devices only: pass --precision 32 or bf16.")
@@ -258,13 +254,9 @@ def measured(
     model: Slimp, levels: Iterable[LevelName], rate: float, pace: float
 ) -> dict[str, float | None]:
     """What a step row of `metrics.jsonl` holds besides step, epoch and losses."""
-    temperatures = {name: model.level(name).temperature().item() for name in levels}
-    return {
-        "learning_rate": rate,
-        "temperature": temperatures.get("lesion"),
-        **{f"temperature_{name}": value for name, value in temperatures.items()},
-        "lesions_per_second": pace,
-    }
+    now = {f"temperature_{name}": model.level(name).temperature().item() for name in levels}
+    lesion = now.get("temperature_lesion")
+    return {"learning_rate": rate, "temperature": lesion, **now, "lesions_per_second": pace}
 
 
 def keep_best(

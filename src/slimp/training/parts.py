@@ -104,9 +104,9 @@ def _names_parts(cohort: Cohort) -> bool:
 
 
 def _random(cohort: Cohort, config: PretrainConfig, known: Mapping[str, str]) -> dict[str, Cohort]:
-    fractions = {"validation": config.validation_fraction, "held_out": config.held_out_fraction}
-    fractions = {name: fraction for name, fraction in fractions.items() if fraction > 0}
-    fractions = {"train": 1.0 - sum(fractions.values()), **fractions}
+    asked = {"validation": config.validation_fraction, "held_out": config.held_out_fraction}
+    asked = {name: fraction for name, fraction in asked.items() if fraction > 0}
+    fractions = {"train": 1.0 - sum(asked.values()), **asked}
     earlier = cohort.images["patient_id"].map(known).astype("object")
     if earlier.isna().all():
         return cohort.split(fractions, seed=config.seed)

@@ -60,18 +60,11 @@ def resolve_settings(
     overwrite: bool,
     record: Sections | None = None,
 ) -> PretrainConfig:
-    """The settings of the run that may be written to `out`.
+    """The settings of the run that may be written to `out`; nothing is written yet.
 
-    On resume they are the saved ones, and those of `config` must agree with them. If there is
-    nothing to resume, a new run is started, so that a job can always pass `resume`. Nothing is
-    written yet, because building the model and the data may still fail.
-
-    Args:
-        out: run folder.
-        config: settings of the training.
-        resume: continue the run in `out`.
-        overwrite: replace what is in `out`.
-        record: further sections of `config.json`, on which a resumed run must agree.
+    On resume they are the saved ones, and those of `config` and `record` (further sections of
+    `config.json`) must agree with them. If there is nothing to resume, a new run is started, so
+    that a job can always pass `resume`.
 
     Raises:
         UserError: the folder is in use; or on resume, it holds no run or one of other settings.
@@ -81,8 +74,8 @@ def resolve_settings(
         return _settings_to_resume(path, config, record or {})
     if resume and out.is_dir():
         remove_partials(out)  # of a run that was killed as it started
-    if resume and out.is_dir() and any(out.iterdir()):
-        raise CheckpointError(f"{out}: is not empty, but holds no run to resume (no config.json).")
+        if any(out.iterdir()):
+            raise CheckpointError(f"{out}: is not empty, but holds no run to resume.")
     check_output(out, overwrite=overwrite)
     return config
 

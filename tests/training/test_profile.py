@@ -26,12 +26,12 @@ def test_every_second_of_a_step_is_accounted_for(
 ) -> None:
     monkeypatch.setattr("slimp.training.profile.matmul_peak", lambda *_: 1e12)
     began = time.perf_counter()
-    rows, summary = profile(COHORT, replace(SETTINGS, chunk=chunk), 3)
+    rows, summary = profile(COHORT, replace(SETTINGS, chunk=chunk), 1)
     parts = {name: float(ms) for name, ms, _ in rows}
     step = parts.pop("step")
     assert parts[own] > 0
     assert step == pytest.approx(sum(parts.values()), abs=0.1 * len(parts))
-    assert 3 * step < 1e3 * (time.perf_counter() - began)
+    assert step < 1e3 * (time.perf_counter() - began)
     assert sum(int(share.rstrip("%")) for _, _, share in rows) == pytest.approx(200, abs=len(rows))
     assert f"chunks of {chunk}" in summary
     assert "of the 1 that matrix products reach" in summary

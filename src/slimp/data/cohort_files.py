@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from slimp.data.files import PackedImages, new_folder, read_json, write_json
 from slimp.data.schema import LevelName, Schema
-from slimp.errors import CohortError
+from slimp.errors import CohortError, UserError
 
 FORMAT = 1
 """Version of the folder's layout, in `cohort.json`."""
@@ -140,7 +140,10 @@ def rows_of(ids: pd.Series, table_ids: pd.Series) -> NDArray[np.int64]:
 
 def read_content(path: Path) -> dict[str, Any]:
     """What `cohort.json` says."""
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except UserError as error:
+        raise CohortError(f"{error} Import the data again.") from None
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise CohortError(

@@ -6,6 +6,7 @@ Parts are the ranges that the loop and the gradient cache mark for `torch.profil
 from __future__ import annotations
 
 import resource
+import sys
 import time
 from contextlib import closing
 
@@ -66,7 +67,8 @@ def profile(
     ]
     rate = 3 * forward_operations(model, batch) / batch.lesions * lesions / seconds
     peak = matmul_peak(device, torch.bfloat16 if config.precision == "bf16" else torch.float32)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory *= 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     if device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(device)
     summary = (

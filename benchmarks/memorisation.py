@@ -26,7 +26,7 @@ from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.features.embed import embed
 from slimp.models.nested import Slimp
-from slimp.models.weights_file import read_tensors
+from slimp.models.persistence import read_tensors
 from slimp.training.config import PretrainConfig
 from slimp.training.loop import pretrain
 from slimp.training.parts import Parts, set_aside

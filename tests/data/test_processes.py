@@ -30,7 +30,7 @@ from slimp.data.cohort import Cohort
 from slimp.data.processes import agree, exchange_gradients, gather_rows, shard
 from slimp.errors import UserError
 from slimp.models.losses import info_nce
-from slimp.models.weights_file import read_tensors
+from slimp.models.persistence import read_tensors
 from slimp.training.config import PretrainConfig
 from slimp.training.devices import make_fabric
 from slimp.training.loop import pretrain

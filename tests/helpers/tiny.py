@@ -12,7 +12,7 @@ from torch import Tensor
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding
 from slimp.data.schema import LEVELS, LevelName
-from slimp.models.weights_file import read_tensors
+from slimp.models.persistence import read_tensors
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training.config import PretrainConfig
 from slimp.training.run_folder import read_log

@@ -27,7 +27,7 @@ from slimp.errors import CheckpointError
 from slimp.models.config import ModelConfig
 from slimp.models.losses import nested_loss
 from slimp.models.nested import AttentionPool, MetadataLevel, Slimp, Temperature, mean_pool
-from slimp.models.weights_file import read_tensors
+from slimp.models.persistence import read_tensors
 
 Case = dict[str, Any]
 CASES: dict[str, Case] = {

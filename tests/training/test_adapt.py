@@ -21,7 +21,7 @@ from slimp.errors import CheckpointError, CohortError, UserError
 from slimp.evaluation.run_features import parts_of_run
 from slimp.features.embed import embed
 from slimp.models.nested import Slimp
-from slimp.models.weights_file import read_tensors
+from slimp.models.persistence import read_tensors
 from slimp.training import loop as train
 from slimp.training.adapt import Adaptation, adapt, left_behind, stages_of
 from slimp.training.config import AdaptConfig, PretrainConfig

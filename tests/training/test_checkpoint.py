@@ -16,7 +16,7 @@ from torch.optim import AdamW, Optimizer
 
 from slimp.data.files import read_json, write_json
 from slimp.errors import CheckpointError
-from slimp.models.weights_file import read_tensors
+from slimp.models.persistence import read_tensors
 from slimp.training import checkpoint
 from slimp.training.checkpoint import Checkpoints, Progress
 

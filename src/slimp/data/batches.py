@@ -155,37 +155,29 @@ class CohortRows:
         """The levels with metadata, and those needed to group rows below them."""
         lesion_of, lesions = pd.factorize(self._lesion_of_image[images])
         patient_of, patients = pd.factorize(self._patient_of_lesion[lesions])
-        levels: list[tuple[LevelName, IntArray, IntArray]] = [
+        walk: list[tuple[LevelName, IntArray, IntArray]] = [
             ("image", images, np.arange(len(images))),
             ("lesion", lesions, lesion_of),
             ("patient", patients, patient_of),
         ]
-        return tuple(
-            self._level(name, index, parent, rng)
-            for name, index, parent in (levels if "image" in self.rows else levels[1:])
-        )
-
-    def _level(
-        self, name: LevelName, index: IntArray, parent: IntArray, rng: np.random.Generator
-    ) -> LevelBatch:
-        rows, groups = None, None
-        if name in self.rows:
-            at = torch.from_numpy(index)
-            rows, groups = self.rows[name][at], self.groups[name][at]
-            if self._disturb is not None:
-                rows = self.encodings[name].disturb(
-                    rows,
-                    rng,
-                    dropout=self._disturb.feature_dropout,
-                    corruption=self._disturb.feature_corruption,
+        levels = []
+        for name, index, parent in walk if "image" in self.rows else walk[1:]:
+            rows, groups, at = None, None, torch.from_numpy(index)
+            if name in self.rows:
+                rows, groups = self.rows[name][at], self.groups[name][at]
+            if rows is not None and self._disturb is not None:
+                dropout, corruption = (
+                    self._disturb.feature_dropout,
+                    self._disturb.feature_corruption,
                 )
-        return LevelBatch(
-            name=name,
-            rows=rows,
-            groups=groups,
-            parent=torch.from_numpy(parent),
-            count=len(index),
-        )
+                rows = self.encodings[name].disturb(
+                    rows, rng, dropout=dropout, corruption=corruption
+                )
+            own = torch.from_numpy(parent)
+            levels.append(
+                LevelBatch(name=name, rows=rows, groups=groups, parent=own, count=len(index))
+            )
+        return tuple(levels)
 
 
 class PatientBatches(Dataset[Batch]):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
-from slimp.models.weights_file import below_prefixes, misfit, read_state_dicts, some
+from slimp.models.persistence import below_prefixes, misfit, read_state_dicts, some
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,11 +40,17 @@ from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
 from slimp.models.image_encoder import ImageEncoder, ImageSpec
 from slimp.models.losses import Pair
-from slimp.models.persistence import DESCRIPTION, WEIGHTS, read_description, save_model
+from slimp.models.persistence import (
+    DESCRIPTION,
+    WEIGHTS,
+    load_tensors,
+    read_description,
+    read_tensors,
+    save_model,
+)
 from slimp.models.pooling import AttentionPool, MeanPool, mean_pool
 from slimp.models.projection import Temperature, projection
 from slimp.models.trace import Trace, TraceConfig
-from slimp.models.weights_file import load_tensors, read_tensors
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 """Makes contexts in which the encoders compute in their number format."""
@@ -220,7 +226,7 @@ class Slimp(nn.Module):
             self.state_dict(),
             config=self.config,
             encodings=self.encodings,
-            image=self.image_spec,
+            image=asdict(self.image_spec),
         )
 
     @classmethod

@@ -1,26 +1,31 @@
-"""A model on disk: `model.json` says what it is, `model.safetensors` holds its weights."""
+"""Models and weights on disk: read without running code, compared by name and shape before use.
+
+`model.json` says what a model is, `model.safetensors` holds its weights.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from slimp.data.encoding import Encoding
 from slimp.data.files import new_file, read_json, write_json
 from slimp.data.schema import LevelName
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
-from slimp.models.image_encoder import ImageSpec
 
 FORMAT = 1
 """Version of `model.json`."""
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
+WRAPPERS = ("model", "model_state_dict", "state_dict", "teacher")
+"""Entries of a training checkpoint that hold its weights; teacher: the network that DINO keeps."""
 
 
 def save_model(
@@ -29,7 +34,7 @@ def save_model(
     *,
     config: ModelConfig,
     encodings: Mapping[LevelName, Encoding],
-    image: ImageSpec,
+    image: Mapping[str, Any],
 ) -> None:
     """Writes `model.safetensors` and `model.json`: enough to build the model anywhere.
 
@@ -45,7 +50,7 @@ def save_model(
         "format": FORMAT,
         "config": asdict(config),
         "encodings": {name: encoding.to_dict() for name, encoding in encodings.items()},
-        "image": asdict(image),
+        "image": dict(image),
     }
     write_json(folder / DESCRIPTION, content)
 
@@ -73,3 +78,92 @@ def read_description(folder: Path) -> tuple[ModelConfig, dict[LevelName, Encodin
         raise
     except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: describes no model of slimp ({error!r}).") from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a .safetensors file.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    tensors: dict[str, Tensor] = _load(path, load_file)
+    return tensors
+
+
+def read_state_dicts(path: Path) -> dict[str, dict[str, Tensor]]:
+    """The state dicts of a file, by the entry that holds them; "" is the file itself.
+
+    Args:
+        path: a .safetensors file, or one of torch.save that holds tensors and plain values only.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, would need code to load, or has no weights.
+    """
+    if path.suffix == ".safetensors":
+        return {"": read_tensors(path)}
+    content = _load(path, lambda file: torch.load(file, map_location="cpu", weights_only=True))
+    entries = content if isinstance(content, dict) else {}
+    named = {"": entries, **{name: entries[name] for name in WRAPPERS if name in entries}}
+    found = {name: state for name, state in named.items() if _is_state_dict(state)}
+    if not found:
+        listed = some(map(str, entries)) if entries else f"a {type(content).__name__}"
+        raise CheckpointError(
+            f"{path}: holds other things than named tensors ({listed}); weights are expected at "
+            f"the top or in an entry {', '.join(WRAPPERS[:-1])} or {WRAPPERS[-1]}."
+        )
+    return found
+
+
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Loads tensors that have exactly the names and shapes of the module's own.
+
+    Raises:
+        CheckpointError: names the first that does not fit, and the file that it came from.
+    """
+    if problem := misfit(tensors, module.state_dict()):
+        raise CheckpointError(f"{path}: does not fit this model: {problem}.")
+    module.load_state_dict(tensors)
+
+
+def misfit(have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> str | None:
+    """The first tensor of another name or shape than wanted, in words; None if all fit."""
+    for name in [*want, *have]:
+        if name not in have:
+            return f"'{name}' is missing, expected {list(want[name].shape)}"
+        if name not in want:
+            return f"'{name}' {list(have[name].shape)} is not expected"
+        if have[name].shape != want[name].shape:
+            return f"'{name}' is {list(have[name].shape)}, expected {list(want[name].shape)}"
+    return None
+
+
+def below_prefixes(state: Mapping[str, Tensor], anchor: str) -> dict[str, dict[str, Tensor]]:
+    """The readings of a state dict in which `anchor` is a name, by what stands before its names."""
+    starts = [n.removesuffix(anchor) for n in state if n == anchor or n.endswith(f".{anchor}")]
+    return {
+        start: {n.removeprefix(start): value for n, value in state.items() if n.startswith(start)}
+        for start in starts
+    }
+
+
+def some(names: Iterable[str]) -> str:
+    """A few of the names, and how many there are."""
+    listed = list(names)
+    return ", ".join(listed[:4]) + (f", ... ({len(listed)} in all)" if len(listed) > 4 else "")
+
+
+def _load(path: Path, load: Callable[[Path], Any]) -> Any:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file.")
+    try:
+        return load(path)
+    except Exception as error:  # safetensors and torch raise many kinds for damaged files
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{path}: damaged or not a file of tensors ({reason}). Copy it or make it again."
+        ) from None
+
+
+def _is_state_dict(content: object) -> bool:
+    named = isinstance(content, dict) and bool(content)
+    return named and all(isinstance(value, Tensor) for value in content.values())  # type: ignore[attr-defined]

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from slimp.data.config import require_fractions, require_positive
 from slimp.data.encoding import Encoding, Rows
 from slimp.errors import CheckpointError, UserError
+from slimp.models.persistence import misfit
 from slimp.models.trace_checkpoints import TraceFeatures, published_names
 from slimp.models.transformer import TokenEncoder
-from slimp.models.weights_file import misfit
 
 Pool = Literal["mean", "cls"]
 Checkbox = Literal["sum", "prod", "max"]

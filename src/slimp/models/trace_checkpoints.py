@@ -16,7 +16,7 @@ from torch import Tensor
 
 from slimp.data.encoding import Encoding, Rows
 from slimp.errors import CheckpointError, UserError
-from slimp.models.weights_file import below_prefixes
+from slimp.models.persistence import below_prefixes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -168,9 +168,6 @@ def left_behind(run: Path) -> tuple[LevelName, ...]:
     """Levels that kept their weights in the last adaptation while the image encoder changed.
 
     The cohort had no metadata for them, so they were not adapted to the new image embeddings.
-
-    Raises:
-        UserError: `transfer.json` is damaged.
     """
     parts = _read_transfer(run, "parts", Part) if (run / TRANSFER).is_file() else ()
     if not any(part.trained for part in parts if part.part.startswith("images: ")):

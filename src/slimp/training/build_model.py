@@ -27,11 +27,7 @@ def build_model(train: Cohort, config: PretrainConfig) -> Slimp:
 
 
 def fit_encodings(train: Cohort, config: PretrainConfig) -> dict[LevelName, Encoding]:
-    """Statistics and vocabularies of the training part, per level with metadata.
-
-    Raises:
-        UserError: no level with a weight has metadata.
-    """
+    """Statistics and vocabularies of the training part, per level with metadata."""
     encodings = {
         name: Encoding.fit(train.schema.level(name), train.tables.of_level(name))
         for name in LEVELS

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from slimp.data.files import new_folder, read_json, remove_partials, write_json
 from slimp.errors import CheckpointError, UserError
-from slimp.models.weights_file import load_tensors, read_tensors
+from slimp.models.persistence import load_tensors, read_tensors
 
 
 @dataclass(kw_only=True)
@@ -100,11 +100,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         return None
 
     def close(self) -> None:
-        """Returns when the last checkpoint is complete.
-
-        Raises:
-            CheckpointError: it could not be written.
-        """
+        """Returns when the last checkpoint is complete, or raises what kept it from being so."""
         try:
             self._wait()
         finally:

@@ -154,11 +154,7 @@ def _official(
 
 
 def stages(run: Path) -> tuple[dict[str, str], ...] | None:
-    """Patient -> part, of each stage that led to a run, the newest first; None if it does not say.
-
-    Raises:
-        CheckpointError: the files are damaged.
-    """
+    """Patient -> part of each stage of a run, the newest first; None if it does not say."""
     if not (run / PATIENTS).is_file():
         return None
     newest = _read_parts(run / PATIENTS)

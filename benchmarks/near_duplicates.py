@@ -33,7 +33,7 @@ from PIL import Image, ImageEnhance
 from scipy.fft import dctn
 
 from harness import plain_parser, record
-from slimp.checks.image_statistics import measure_image
+from slimp.checks.images import measure_image
 from slimp.checks.near_duplicates import (
     ALIKE,
     SIDE,

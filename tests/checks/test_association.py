@@ -24,7 +24,7 @@ def ids(n: int) -> pd.Series:
     return pd.Series(np.arange(n).astype(str))
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_an_association_ignores_order_and_repeated_images(seed):
     rng, _, label, patients = draw(200, 60, seed)
     column = pd.Series(np.where(rng.random(200) < 0.5, label, rng.choice(CLASSES, 200)))
@@ -126,7 +126,7 @@ def test_the_interval_agrees_with_a_bootstrap_over_patients(seed):
 
 @pytest.mark.parametrize("n", [30, 300])
 def test_independent_columns_are_never_leaks(n):
-    for seed in range(20):
+    for seed in range(10):
         rng, patient, label, patients = draw(n, max(8, n // 3), seed)
         columns = {
             "coin": pd.Series(rng.choice(["a", "b"], n)),
@@ -141,7 +141,7 @@ def test_independent_columns_are_never_leaks(n):
             assert found is None or not found.is_leak, (name, seed, found)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(5))
 def test_a_copy_of_the_label_is_always_a_leak(seed):
     rng, _, label, patients = draw(300, 100, seed)
     copy = measure_association(label.str.lower(), label, patients)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from slimp.checks.duplicates import PAIRS, duplicate_sets, exact_pairs, find_near_duplicates
-from slimp.checks.image_statistics import scan_images
+from slimp.checks.duplicates import duplicate_sets, exact_pairs, find_near_duplicates
+from slimp.checks.images import scan_images
 from slimp.checks.report import check_cohort
 
 
@@ -50,16 +50,19 @@ def test_images_that_hang_together_are_one_set(cohort, edited):
     scan = scan_images(cohort(encoded=edited))
     pairs, crowded = find_near_duplicates(scan)
     assert crowded.empty
-    assert list(pairs.columns) == ["first", "second", *PAIRS]
     assert (pairs["kind"] == "near").all()
     assert pairs["likeness"].is_monotonic_decreasing
     assert not pairs.duplicated(["first", "second"]).any()
     [group] = duplicate_sets(scan.facts, pairs, exact_pairs(scan))
     assert group["image_id"].tolist() == ["i000", "i009", "i031", "i058", "i090"]
-    turned = pairs[(pairs["first_id"] == "i000") & (pairs["second_id"] == "i058")]
+    turned = pairs[(pairs["first_image_id"] == "i000") & (pairs["second_image_id"] == "i058")]
     assert turned["turn"].tolist() == ["turned by 90 degrees to the right"]
     [copy] = exact_pairs(scan).to_dict("records")
-    assert (copy["first_id"], copy["second_id"], copy["kind"]) == ("i000", "i090", "exact")
+    assert (copy["first_image_id"], copy["second_image_id"], copy["kind"]) == (
+        "i000",
+        "i090",
+        "exact",
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,14 +97,6 @@ def test_duplicates_are_told_apart_by_how_far_they_reach(
     assert not any("duplicate" in code for code in codes(without))
 
 
-def test_labels_of_one_picture_that_disagree(clean_tables, cohort, edited, only):
-    tables = clean_tables()
-    tables["images"].loc[[0, 9], "label"] = ["NEV", "BCC"]
-    finding = only(check_cohort(cohort(tables, encoded=edited)), "near-duplicate-labels")
-    assert finding.severity == "warning"
-    assert "i009 (BCC" in finding.example
-
-
 def test_blank_images_are_not_near_each_other(cohort, encode):
     even = {f"i{k:03}": encode(np.full((40, 40, 3), 100 + k, dtype=np.uint8)) for k in range(40)}
     scan = scan_images(cohort(encoded=even))
@@ -128,7 +123,7 @@ def test_images_like_a_crowd_of_others_are_one_finding(cohort, encode, only):
     assert finding.severity == "warning"
     assert finding.count == 110
     assert finding.example.startswith("i000 (")
-    near = report.duplicates[["first_id", "second_id"]].to_numpy().tolist()
+    near = report.duplicates[["first_image_id", "second_image_id"]].to_numpy().tolist()
     assert near == [["i115", "i118"]]
     without = check_cohort(cohort(encoded=plain), near_duplicates=False)
     assert not [found for found in without.findings if found.code == "alike-images"]

@@ -2,94 +2,168 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pytest
 
+from slimp.checks.columns import twin_ids
+from slimp.checks.hierarchy import hierarchy_findings, import_findings
 from slimp.checks.report import check_cohort
+from slimp.checks.subgroups import UNKNOWN, small_cells
 
 
-def test_one_patient_is_an_error(clean_tables, cohort, codes):
-    tables = clean_tables(patients=1)
-    assert not check_cohort(cohort(tables)).usable
-    assert "one-patient" in codes(check_cohort(cohort(tables)), "error")
+def found_in(findings):
+    """Code -> finding, of which there is one each."""
+    findings = list(findings)
+    assert len({finding.code for finding in findings}) == len(findings)
+    return {finding.code: finding for finding in findings}
 
 
-def test_a_cohort_without_patient_ids_says_so(clean_tables, cohort, only):
-    tables = clean_tables()
-    own = tables["lesions"].assign(patient_id=tables["lesions"]["lesion_id"])
-    people = tables["patients"].iloc[np.arange(120) // 2]
-    tables = {
-        "images": tables["images"].assign(patient_id=own["patient_id"]),
-        "lesions": own,
-        "patients": people.assign(patient_id=own["patient_id"].to_numpy()),
-    }
-    report = check_cohort(cohort(tables, schema={"patient": "lesion"}))
+def test_one_patient_is_an_error(clean_tables, cohort):
+    found = found_in(hierarchy_findings(cohort(clean_tables(patients=1))))
+    assert found["one-patient"].severity == "error"
+
+
+def test_a_cohort_without_patient_ids_says_so(without_patients, cohort, only):
+    report = check_cohort(cohort(without_patients, schema={"patient": "lesion"}))
     assert only(report, "no-patient-ids").severity == "warning"
     assert report.render().startswith("Cohort ours: 120 lesions, no patient ids, 120 images")
-    assert cohort().has_patient_ids
 
 
-def test_one_class_small_classes_and_missing_labels(cohort, with_column, codes, only):
-    one = check_cohort(cohort(with_column("images", "label", "NEV")))
-    assert codes(one) == {"one-class"}
-    assert one.usable
-    labels = np.array(["NEV"] * 60 + ["MEL"] * 52 + ["SCC"] * 6 + [None, None], dtype=object)
-    few = check_cohort(cohort(with_column("images", "label", labels)))
-    assert codes(few) == {"small-class", "unlabelled", "small-subgroup"}
-    assert only(few, "small-class").example == "SCC (3 patients)"
-    assert only(few, "unlabelled").count == 2
-    nothing = pd.Series([None] * 120, dtype="str")
-    assert codes(check_cohort(cohort(with_column("images", "label", nothing)))) == {"unlabelled"}
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        (["NEV"] * 120, {"one-class"}),
+        (["NEV"] * 60 + ["MEL"] * 52 + ["SCC"] * 6 + [None] * 2, {"small-class", "unlabelled"}),
+        ([None] * 120, {"unlabelled"}),
+    ],
+)
+def test_one_class_small_classes_and_missing_labels(cohort, with_column, labels, found):
+    tables = with_column("images", "label", pd.Series(labels, dtype="str"))
+    report = found_in(hierarchy_findings(cohort(tables)))
+    assert set(report) == found
+    if "small-class" in found:
+        assert report["small-class"].example == "SCC (3 patients)"
+        assert report["unlabelled"].count == 2
 
 
-def test_labels_that_disagree_within_a_lesion(clean_tables, cohort, only):
+def test_labels_that_disagree_within_a_lesion(clean_tables, cohort):
     tables = clean_tables()
     tables["images"].loc[[0, 1], ["lesion_id", "label"]] = [["l000", "NEV"], ["l000", "MEL"]]
     tables["lesions"] = tables["lesions"].drop(index=1)
-    finding = only(check_cohort(cohort(tables)), "lesion-labels")
-    assert finding.example == "lesion l000: i000 NEV and i001 MEL"
+    found = found_in(hierarchy_findings(cohort(tables)))
+    assert found["lesion-labels"].example == "lesion l000: MEL and NEV"
 
 
-def test_a_patient_in_two_parts_is_an_error(cohort, with_column, only):
+def test_a_patient_in_two_parts_is_an_error(cohort, with_column):
     split = ["train"] * 61 + ["test"] * 59
-    report = check_cohort(cohort(with_column("images", "split", split)))
-    assert not report.usable
-    assert only(report, "patient-across-parts").example == "patient p030: in test and train"
+    found = found_in(hierarchy_findings(cohort(with_column("images", "split", split))))
+    assert found["patient-across-parts"].severity == "error"
+    assert found["patient-across-parts"].example == "patient p030: test and train"
 
 
-def renamed(tables, level, names):
-    """The tables with other ids of a level; `names`: old -> new."""
+@pytest.mark.parametrize(
+    ("level", "names", "example"),
+    [
+        ("patient", {"p000": "P 7", "p001": "p7", "p002": "p_7"}, "'P 7' and 'p7' and 'p_7'"),
+        ("patient", {"p000": "1-12", "p001": "11-2", "p002": "112"}, None),
+        ("patient", {"p003": "a1", "p004": "a01"}, None),
+        ("lesion", {"l000": "L-1", "l001": "l1"}, "'L-1' and 'l1'"),
+        ("lesion", {"l000": "L-1", "l002": "l1"}, None),
+    ],
+)
+def test_ids_in_several_spellings_are_named(clean_tables, cohort, level, names, example):
+    """Lesions are twins within a patient only."""
     column = f"{level}_id"
-    return {
+    tables = {
         name: table.assign(**{column: table[column].replace(names)}) if column in table else table
-        for name, table in tables.items()
+        for name, table in clean_tables().items()
     }
+    found = found_in(twin_ids(cohort(tables)))
+    assert set(found) == ({"twin-ids"} if example else set())
+    if example:
+        assert found["twin-ids"].example == example
 
 
-def test_ids_in_several_spellings_are_named(clean_tables, cohort, codes, only):
-    tables = renamed(clean_tables(), "patient", {"p000": "P 7", "p001": "p7", "p002": "p_7"})
-    finding = only(check_cohort(cohort(tables)), "twin-ids")
-    assert (finding.severity, finding.count) == ("warning", 1)
-    assert finding.example == "'P 7' and 'p7' and 'p_7'"
-    apart = {"p000": "1-12", "p001": "11-2", "p002": "112", "p003": "a1", "p004": "a01"}
-    assert "twin-ids" not in codes(check_cohort(cohort(renamed(clean_tables(), "patient", apart))))
+# Subgroups
 
 
-def test_lesions_are_twins_within_a_patient_only(clean_tables, cohort, codes, only):
-    tables = renamed(clean_tables(), "lesion", {"l000": "L-1", "l001": "l1"})
-    finding = only(check_cohort(cohort(tables)), "twin-ids")
-    assert (finding.example, finding.count) == ("'L-1' and 'l1'", 1)
-    tables = renamed(clean_tables(), "lesion", {"l000": "L-1", "l002": "l1"})
-    assert "twin-ids" not in codes(check_cohort(cohort(tables)))
+def test_counts_equal_a_loop_over_patients(clean_tables, cohort):
+    tables = clean_tables()
+    found = check_cohort(cohort(tables)).subgroups
+    assert set(found) == {"origin", "age"}
+    people = tables["patients"].set_index("patient_id")
+    slow: dict[str, dict[tuple[str, str], set[str]]] = {"origin": {}, "age": {}}
+    for row in tables["images"].itertuples():
+        age = people.loc[row.patient_id, "age"]
+        band = UNKNOWN if pd.isna(age) else "20 to 39" if age < 40 else "40 to 59"
+        group = {"origin": people.loc[row.patient_id, "origin"], "age": band}
+        for column in slow:
+            cell = slow[column].setdefault((row.label, group[column]), set())
+            cell.add(row.patient_id)
+    for column, counts in found.items():
+        cells = {(label, g): n for label, r in counts.iterrows() for g, n in r.items() if n}
+        assert cells == {cell: len(ids) for cell, ids in slow[column].items()}
+    assert found["age"].columns.tolist() == ["20 to 39", "40 to 59", UNKNOWN]
 
 
-def test_unused_columns_that_seem_to_belong_to_patients(cohort, with_column, only):
-    rng = np.random.default_rng(0)
-    of_patient = rng.choice(list("abcdef"), 60)[np.arange(120) // 2]
-    report = check_cohort(cohort(with_column("images", "clinic", of_patient)))
-    assert report.findings == ()
-    several = np.where(np.arange(120) == 9, "z", of_patient)
-    finding = only(
-        check_cohort(cohort(with_column("images", "clinic", several))), "level-disagreement"
-    )
-    assert finding.example == f"patient p004: {of_patient[8]} and z"
-    noise = rng.choice(list("abcdef"), 120)
-    assert check_cohort(cohort(with_column("images", "noise", noise))).findings == ()
+def test_small_cells_are_reported_with_the_smallest_first(clean_tables, cohort, only):
+    tables = clean_tables()
+    tables["patients"].loc[[2, 3], "origin"] = "CHILE"
+    report = check_cohort(cohort(tables))
+    finding = only(report, "small-subgroup")
+    cells = small_cells(report.subgroups["origin"])
+    assert (finding.severity, finding.count) == ("note", len(cells)) == ("note", 3)
+    count, label, group = cells[0]
+    assert (group, count) == ("CHILE", report.subgroups["origin"]["CHILE"].min())
+    assert finding.example.startswith(f"origin: {count} patient")
+    assert finding.example.endswith(f" of {label} with 'CHILE'")
+
+
+def test_columns_of_many_values_are_no_subgroups_and_ages_are_cut(clean_tables, cohort):
+    tables = clean_tables()
+    tables["patients"]["origin"] = [f"town {k % 15}" for k in range(60)]
+    tables["patients"]["age"] = np.tile([0.0, 19.9, 20.0, 59.0, 80.0, np.nan], 10)
+    [(column, counts)] = check_cohort(cohort(tables)).subgroups.items()
+    assert column == "age"
+    bands = ["0 to 19", "20 to 39", "40 to 59", "80 and more"]
+    assert counts.columns.tolist() == [*bands, UNKNOWN]
+    assert all(group != UNKNOWN for _, _, group in small_cells(counts))
+
+
+# What the import met
+
+
+def test_rows_that_the_import_lost_or_mended():
+    report = {
+        "rows": 150,
+        "absent": 12,
+        "absent_examples": ["a.png", "b.png", "c.png", "d.png"],
+        "corrupt": 1,
+        "corrupt_examples": ["e.png (not an image)"],
+        "missing_patient_ids": 2,
+        "missing_lesion_ids": 0,
+        "duplicate_rows": 3,
+        "assumed": ["'100' and '100.0' are one patient"],
+    }
+    found = found_in(import_findings(report))
+    assert {code: finding.severity for code, finding in found.items()} == {
+        **dict.fromkeys(("absent-image", "duplicate-row", "import-note"), "note"),
+        **dict.fromkeys(("dropped-image", "empty-id"), "warning"),
+    }
+    assert found["dropped-image"].example == "e.png (not an image)"
+    assert found["absent-image"].example == "a.png, b.png and c.png"
+    assert found["empty-id"].message == "2 rows without a patient id."
+
+
+def test_what_the_import_resolved_is_repeated():
+    entry = {"level": "patient", "column": "age", "rule": "median"}
+    report = {
+        "disagreements": [{**entry, "count": 34, "example": "p: 1, 2"}],
+        "missing_spellings": {"origin": {"": 3, "UNK": 2}, "age": {"": 9}, "itch": {"UNK": 0}},
+    }
+    found = found_in(import_findings(report))
+    assert set(found) == {"level-disagreement", "missing-spellings"}
+    assert "'age' differs within 34 patients" in found["level-disagreement"].message
+    assert found["level-disagreement"].example == "p: 1, 2"
+    assert "empty cells (12) and 'UNK' (2)" in found["missing-spellings"].message
+    one = {"missing_spellings": {"origin": {"": 3}, "age": {"": 9}}}
+    assert found_in(import_findings(one)) == {}

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from slimp.checks.images import MEASURES
+from slimp.checks.label_leaks import leak_findings, rank_columns
+from slimp.checks.published import published_columns
 from slimp.checks.report import check_cohort
 
 
@@ -24,49 +29,53 @@ def leak_columns(rng, label):
     }
 
 
+def leaks(cohort):
+    return list(leak_findings(rank_columns(cohort, list(published_columns(cohort)))))
+
+
 @pytest.mark.parametrize("name", ["copy", "biopsied", "thickness", "fine", "score"])
-@pytest.mark.parametrize("seed", range(2))
-def test_leaks_are_found_whatever_they_look_like(clean_tables, cohort, codes, only, name, seed):
-    tables = clean_tables(seed, patients=150)
-    label = tables["images"]["label"].to_numpy(dtype=object)
-    column = leak_columns(np.random.default_rng(seed), label)[name]
-    tables["images"] = tables["images"].assign(biopsied=column, hint=column)
-    report = check_cohort(cohort(tables))
-    assert codes(report) == {"leak-refused", "leak-unused"}
-    assert codes(report) == codes(report, "note")
-    assert "follows from the diagnosis" in only(report, "leak-refused").remedy
+def test_leaks_are_found_whatever_they_look_like(clean_tables, cohort, name):
+    for seed in range(2):
+        tables = clean_tables(seed, patients=150)
+        label = tables["images"]["label"].to_numpy(dtype=object)
+        column = leak_columns(np.random.default_rng(seed), label)[name]
+        tables["images"] = tables["images"].assign(biopsied=column, hint=column)
+        found = {finding.code: finding for finding in leaks(cohort(tables))}
+        assert set(found) == {"leak-refused", "leak-unused"}
+        assert {finding.severity for finding in found.values()} == {"note"}
+        assert "follows from the diagnosis" in found["leak-refused"].remedy
 
 
-def test_a_leaking_feature_is_a_warning_with_its_evidence(clean_tables, cohort, only):
+def test_a_leaking_feature_is_a_warning_with_its_evidence(clean_tables, cohort):
     tables = clean_tables(patients=200)
     malignant = (tables["images"]["label"] != "NEV").to_numpy()
     kept = malignant | (np.arange(400) % 4 == 0)
     tables["lesions"]["itch"] = pd.array(kept, dtype="boolean")
-    finding = only(check_cohort(cohort(tables)), "leak")
-    assert finding.severity == "warning"
+    [finding] = leaks(cohort(tables))
+    assert (finding.code, finding.severity) == ("leak", "warning")
     assert f"all {malignant.sum()} images of BCC, MEL have itch = True" in finding.message
     share = kept[~malignant].mean()
     assert f"against {share:.0%} of the others" in finding.message
     assert "move 'itch' to [refused]" in finding.remedy
 
 
-def test_a_feature_that_is_the_label_is_an_error(clean_tables, cohort, only):
+def test_a_feature_that_is_the_label_is_an_error(clean_tables, cohort):
     tables = clean_tables()
     labels = np.where(tables["images"]["label"] == "NEV", "benign", "malignant")
     tables["images"]["label"] = labels
     tables["lesions"]["bleed"] = pd.array(labels == "malignant", dtype="boolean")
-    report = check_cohort(cohort(tables))
-    assert not report.usable
-    assert "'bleed' is the label under another name" in only(report, "leak").message
+    [finding] = leaks(cohort(tables))
+    assert (finding.code, finding.severity) == ("leak", "error")
+    assert "'bleed' is the label under another name" in finding.message
 
 
-def test_gaps_that_give_the_label_away(clean_tables, cohort, only):
+def test_gaps_that_give_the_label_away(clean_tables, cohort):
     tables = clean_tables(patients=200)
     nevus = (tables["images"]["label"] == "NEV").to_numpy()
     unseen = nevus & (np.arange(400) % 5 > 0)
     tables["lesions"].loc[unseen, ["diameter", "itch"]] = [[np.nan, pd.NA]]
-    finding = only(check_cohort(cohort(tables)), "leak-by-gaps")
-    assert finding.severity == "warning"
+    [finding] = leaks(cohort(tables))
+    assert (finding.code, finding.severity) == ("leak-by-gaps", "warning")
     assert finding.example == "diameter and itch"
     assert "have diameter = filled in" in finding.message
 
@@ -80,7 +89,7 @@ def sizes(encode, follows):
     }
 
 
-def test_the_size_of_images_as_a_shortcut(clean_tables, cohort, encode, codes, only):
+def test_the_size_of_images_as_a_shortcut(clean_tables, cohort, encode, codes):
     tables = clean_tables()
     nevus = (tables["images"]["label"] == "NEV").to_numpy()
     rng = np.random.default_rng(1)
@@ -91,3 +100,38 @@ def test_the_size_of_images_as_a_shortcut(clean_tables, cohort, encode, codes, o
     assert {f.severity for f in found} == {"warning"}
     by_chance = check_cohort(cohort(tables, encoded=sizes(encode, rng.random(120) < 0.5)))
     assert codes(by_chance) == set()
+
+
+# Ranking
+
+
+def test_the_most_informative_comes_first_and_survives_json(cohort):
+    ranking = check_cohort(cohort()).ranking
+    bits = [row.found.information for row in ranking]
+    assert bits == sorted(bits, reverse=True)
+    assert {"bleed", "itch", "diameter", "origin", "age", "gaps of age"} <= {
+        row.name for row in ranking
+    }
+    assert {row.name for row in ranking if row.kind == "image"} <= set(MEASURES)
+    best = ranking[0].to_dict()
+    assert best["column"] == "bleed"
+    assert best["balanced_accuracy_low"] <= best["balanced_accuracy"]
+    json.dumps([row.to_dict() for row in ranking], allow_nan=False)
+
+
+def test_columns_empty_in_the_same_rows_are_one_row(clean_tables, cohort):
+    tables = clean_tables()
+    tables["lesions"].loc[::3, ["diameter", "itch", "bleed"]] = np.nan
+    whole = cohort(tables)
+    ranking = rank_columns(whole, list(published_columns(whole)))
+    gaps = {row.name: row for row in ranking if row.kind == "gaps"}
+    assert set(gaps) == {"gaps of diameter and 2 more", "gaps of age"}
+    row = gaps["gaps of diameter and 2 more"]
+    assert [column.name for column in row.columns] == ["diameter", "itch", "bleed"]
+    assert row.known == pytest.approx(2 / 3)
+
+
+def test_one_class_has_no_ranking_and_no_subgroups(with_column, cohort):
+    report = check_cohort(cohort(with_column("images", "label", "NEV")))
+    assert report.ranking == ()
+    assert report.subgroups == {}

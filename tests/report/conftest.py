@@ -96,7 +96,7 @@ def read() -> Callable[[str], Page]:
 
 @pytest.fixture(scope="session")
 def cohort() -> Cohort:
-    return synthesize(SyntheticConfig(patients=60, lesions=3, image_size=16))
+    return synthesize(SyntheticConfig(patients=60, lesions=2, image_size=16))
 
 
 def make_features(cohort: Cohort) -> FeatureTable:
@@ -109,7 +109,7 @@ def make_features(cohort: Cohort) -> FeatureTable:
 
 
 def make_assessment(cohort: Cohort, protocols: ProtocolConfig | None = None) -> Assessment:
-    config = ProbeConfig(features="image", seeds=2, replicates=30)
+    config = ProbeConfig(features="image", seeds=2, replicates=10)
     return assess(make_features(cohort), cohort, config, protocols=protocols)
 
 

@@ -5,7 +5,6 @@ import json
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -17,24 +16,21 @@ from slimp.data.cohort import Cohort
 from slimp.data.files import ImagesInMemory
 from slimp.errors import UserError
 from slimp.report.audit import MOST_PAIRS, audit_tables, render_audit, write_audit
-from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
+from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 
 DATE = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory) -> Cohort:
+def cohort() -> Cohort:
     """A drawn cohort in which some pictures are those of others again, or turned."""
-    folder = tmp_path_factory.mktemp("audit") / "cohort"
-    write_synthetic(folder, SyntheticConfig(patients=24, lesions=3, seed=1))
-    whole = Cohort.load(folder)
+    whole = synthesize(SyntheticConfig(patients=24, lesions=3, seed=1))
     encoded = [whole.read_image(row) for row in range(len(whole))]
     first = Image.open(io.BytesIO(encoded[0])).convert("RGB")
     buffer = io.BytesIO()
     first.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(buffer, "JPEG", quality=80)
     encoded[-1], encoded[-2] = buffer.getvalue(), encoded[1]
-    positions = np.arange(len(whole))
-    return replace(whole, store=ImagesInMemory(encoded), positions=positions)
+    return replace(whole, store=ImagesInMemory(encoded), positions=np.arange(len(whole)))
 
 
 @pytest.fixture(scope="module")
@@ -42,104 +38,73 @@ def report(cohort) -> CheckReport:
     return check_cohort(cohort)
 
 
+def page_of(report, cohort, *, images=True, command="slimp data check"):
+    return render_audit(report, cohort, images=images, command=command, date=DATE)
+
+
 @pytest.fixture(scope="module")
 def page(cohort, report) -> str:
-    return render_audit(report, cohort, images=True, command="slimp data check", date=DATE)
+    return page_of(report, cohort)
 
 
-class Reader(HTMLParser):
-    """Tags, ids, links, and whether every element is closed."""
-
-    VOID = ("meta", "img", "br", "link", "input")
-
-    def __init__(self, page):
-        super().__init__()
-        self.open, self.tags, self.ids, self.links = [], [], [], []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self.ids += [value for key, value in attrs if key == "id"]
-        self.links += [value for key, value in attrs if key == "href"]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def test_every_finding_is_on_the_page_the_gravest_first(report, page):
-    text = re.sub(r"\s+", " ", page)
-    places = [text.index(f"</span>{finding.code}</h3>") for finding in report.findings]
-    assert len(places) > 3
+def test_every_finding_is_on_the_page_the_gravest_first(report, page, read):
+    shown = read(page).shown
+    for finding in report.findings:
+        for text in (finding.code, finding.message[1:], finding.remedy):
+            assert re.sub(r"\s+", " ", text) in shown
     heads = re.findall(r'<span class="severity (\w+)">', page)
     assert heads == [finding.severity for finding in report.findings]
-    for finding in report.findings:
-        assert finding.remedy.split("'")[0][:40] in text
+    assert len(heads) > 3
 
 
-def test_the_page_is_whole_and_needs_nothing_else(page):
-    reader = Reader(page)
-    assert reader.open == []
-    assert len(reader.ids) == len(set(reader.ids))
-    assert {link.removeprefix("#") for link in reader.links} <= set(reader.ids)
-    assert not re.search(r"(?:src|href)=\"(?!data:|#)", page)
-    assert "default-src 'none'" in page
-    for tag, attributes in reader.tags:
-        if tag == "img":
-            assert attributes["alt"].startswith("Image ")
-        if tag == "th":
-            assert attributes["scope"] in ("row", "col")
-        if tag == "div" and "scroll" in (attributes.get("class") or ""):
-            assert attributes["tabindex"] == "0"
-            assert attributes["aria-label"]
-    assert sum(tag == "table" for tag, _ in reader.tags) == page.count("<caption")
+def test_the_page_shows_the_tables_of_the_report(report, page, read):
+    shown = read(page).shown
+    best = next(row for row in report.ranking if row.kind == "values")
+    assert f"{best.name} {best.role} {100 * best.known:.1f} % {best.found.information:.3f}" in shown
+    [(column, counts), *_] = report.subgroups.items()
+    label = counts.index[0]
+    cells = " ".join(f"{n} (few)" if n < 5 else str(n) for n in counts.loc[label])
+    assert f"Patients by class and “{column}”" in shown
+    assert re.search(rf"{label} {re.escape(cells)[:12]}", shown)
+    name, share = max(report.counts["missing"].items(), key=lambda item: item[1])
+    assert f"{name} {100 * share:.1f} %" in shown
 
 
-def test_pairs_are_shown_with_what_they_have_in_common(cohort, report, page):
-    kinds = report.duplicates["kind"].tolist()
-    assert sorted(kinds) == ["exact", "near"]
-    assert page.count("<img ") == 4
-    assert "pixel-identical</p>" in page
-    assert "mirrored left to right" in page
+def test_pairs_are_shown_with_what_they_have_in_common(cohort, report, page, read):
+    assert sorted(report.duplicates["kind"]) == ["exact", "near"]
+    found = read(page)
+    assert len(found.of("img")) == 4
+    assert "pixel-identical" in found.shown
+    assert "mirrored left to right" in found.shown
     ids = cohort.images["image_id"]
-    for image_id in (ids.iloc[0], ids.iloc[-1], ids.iloc[1], ids.iloc[-2]):
-        assert f'alt="Image {image_id}"' in page
+    alts = {image["alt"] for image in found.of("img")}
+    assert alts == {f"Image {ids.iloc[row]}" for row in (0, 1, -1, -2)}
+    assert page_of(report, cohort) == page, "the same report gives the same bytes"
 
 
-def test_without_images_there_are_none(cohort, report):
-    page = render_audit(report, cohort, images=False, command="", date=DATE)
-    assert "<img" not in page
-    assert "data:image" not in page
-    assert "2 pairs, in near_duplicates.csv. Images were not asked for." in page
+def test_without_images_there_are_none(cohort, report, read):
+    page = read(page_of(report, cohort, images=False))
+    assert not page.of("img")
+    assert "2 pairs, in near_duplicates.csv. Images were not asked for." in page.shown
 
 
 def test_at_most_so_many_pairs_the_weightiest_first(cohort, report):
-    ids = cohort.images["image_id"]
     row = report.duplicates.iloc[[0]]
-    many = pd.concat([row.assign(same_patient=True, same_lesion=True)] * 40 + [report.duplicates])
-    page = render_audit(
-        replace(report, duplicates=many.reset_index(drop=True)),
-        cohort,
-        images=True,
-        command="",
-        date=DATE,
-    )
+    one = {
+        f"second_{level}": row[f"first_{level}"] for level in ("patient_id", "lesion_id", "label")
+    }
+    many = pd.concat([row.assign(**one)] * 40 + [report.duplicates], ignore_index=True)
+    page = page_of(replace(report, duplicates=many), cohort)
     assert page.count('<div class="pair">') == MOST_PAIRS
     assert f"The {MOST_PAIRS} that matter most of 42" in page
-    assert f'alt="Image {ids.iloc[-1]}"' in page
-
-
-def test_the_same_report_gives_the_same_bytes(cohort, report, page):
-    again = render_audit(report, cohort, images=True, command="slimp data check", date=DATE)
-    assert again == page
+    assert f'alt="Image {cohort.images["image_id"].iloc[-1]}"' in page
 
 
 def test_names_from_tables_are_text(cohort, report):
     hostile = replace(report, cohort="<script>alert(1)</script>")
-    page = render_audit(hostile, cohort, images=False, command="<b>", date=DATE)
+    page = page_of(hostile, cohort, images=False, command="<b>")
     assert "<script" not in page
-    assert "<b>" not in page.replace("<b ", "")
+    assert "<b>" not in page
 
 
 def test_the_folder_holds_page_and_tables(cohort, report, tmp_path):
@@ -154,8 +119,7 @@ def test_the_folder_holds_page_and_tables(cohort, report, tmp_path):
     findings = pd.read_csv(target / "findings.csv", keep_default_na=False)
     assert findings["code"].tolist() == [finding.code for finding in report.findings]
     pairs = pd.read_csv(target / "near_duplicates.csv")
-    ids = cohort.images["image_id"]
-    assert set(pairs["first_id"]) == {ids.iloc[0], ids.iloc[1]}
+    assert set(pairs["first_image_id"]) == set(cohort.images["image_id"].iloc[:2])
     images = pd.read_parquet(target / "images.parquet")
     assert len(images) == len(cohort)
     assert {"sharpness", "frame", "width"} <= set(images)
@@ -164,12 +128,12 @@ def test_the_folder_holds_page_and_tables(cohort, report, tmp_path):
     config = json.loads((target / "config.json").read_text())
     assert config["cohort"] == "c"
     assert "slimp" in config["versions"]
-    with pytest.raises(UserError, match="is not empty"):
+    with pytest.raises(UserError, match="audit"):
         write_audit(target, report, cohort, config={})
     write_audit(target, report, cohort, config={}, overwrite=True)
 
 
-def test_an_audit_of_little_has_a_page(cohort):
+def test_an_audit_of_little_has_a_page(cohort, read):
     """No labels, no features missing, images that cannot be decoded."""
     images = cohort.images.assign(label=pd.Series([None] * len(cohort), dtype="str"))
     broken = replace(
@@ -179,10 +143,7 @@ def test_an_audit_of_little_has_a_page(cohort):
     )
     report = check_cohort(broken)
     assert not report.usable
-    page = render_audit(report, broken, images=True, command="", date=DATE)
-    assert "cannot be used as it is" in page
-    assert "No image can be decoded." in page
-    assert "it needs two classes" in page
-    assert Reader(page).open == []
-    tables = audit_tables(report)
-    assert tables["near_duplicates"].empty
+    shown = read(page_of(report, broken)).shown
+    for text in ("cannot be used as it is", "No image can be decoded.", "it needs two classes"):
+        assert text in shown
+    assert audit_tables(report)["near_duplicates"].empty

@@ -1,20 +1,26 @@
-"""Figures: the page's colours, text as text, what is drawn is what was given."""
+"""Figures, the map and example lesions: what is shown is what was given."""
 
 from __future__ import annotations
 
+import base64
+import io
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import pytest
 import torch
+from PIL import Image
 
-from slimp.evaluation.bootstrap import Estimate
 from slimp.evaluation.calibration import reliability
-from slimp.evaluation.low_shot import LowShot, LowShotPoint
 from slimp.evaluation.metrics import ece
 from slimp.evaluation.similarity import similarity
+from slimp.report import embedding_map
+from slimp.report.embedding_map import draw_rows, project
+from slimp.report.examples import PER_CLASS, SIDE, draw_examples, thumbnail
 from slimp.report.figures import (
     curve_figures,
     low_shot_figure,
@@ -22,7 +28,6 @@ from slimp.report.figures import (
     reliability_figure,
     similarity_figure,
 )
-from slimp.report.svg import MARKERS
 
 
 def make_log(**columns: list[float]) -> pd.DataFrame:
@@ -39,13 +44,25 @@ def texts(svg: str) -> list[str]:
     return [element.text or "" for element in ElementTree.fromstring(svg).iter("text")]
 
 
-def test_all_colours_are_the_pages_own():
+def alt(svg: str) -> str:
+    return ElementTree.fromstring(svg).attrib["aria-label"]
+
+
+def labels_of(count: int, classes: int) -> pd.Series:
+    codes = np.arange(count) % (classes + 1)
+    return pd.Series([f"class {k}" if k < classes else None for k in codes], dtype="str")
+
+
+def test_all_colours_are_the_pages_own(found):
+    before = dict(mpl.rcParams)
     points = np.random.default_rng(0).normal(size=(80, 2))
-    codes = np.arange(80) % 11 - 1
+    p = np.random.default_rng(0).dirichlet(np.ones(3), size=80)
     figures = [
         *curve_figures(make_log(loss=[3.0, 2.0, 1.0])),
         similarity_figure("lesion", make_similarity()),
-        map_figure(points, codes, [f"class {k}" for k in range(10)]),
+        map_figure(points, labels_of(80, 10)),
+        reliability_figure({"before": reliability(np.arange(80) % 3, p)}),
+        low_shot_figure(found.low_shot),
     ]
     for svg in figures:
         assert not re.search(r"#[0-9a-f]{6}", svg)
@@ -53,47 +70,38 @@ def test_all_colours_are_the_pages_own():
         assert "font-family" not in svg
         assert "http" not in svg
         assert "<style" not in svg
+    assert dict(mpl.rcParams) == before, "matplotlib is left as it was"
 
 
 def test_text_is_text_and_is_not_parsed_as_mathematics():
-    svg = similarity_figure("$\\frac{<b>&", make_similarity())
-    assert "$\\frac{<b>& level" in [text.replace("\u00a0", " ") for text in texts(svg)]
+    """Also of a script that matplotlib's font lacks."""
+    svg = similarity_figure("$\\frac{<b>&黒子", make_similarity())
+    assert "$\\frac{<b>&黒子 level" in [text.replace("\u00a0", " ") for text in texts(svg)]
 
 
-def test_a_script_that_the_font_lacks_draws_without_a_warning():
-    assert any("黒子" in text for text in texts(similarity_figure("黒子", make_similarity())))
-
-
-def test_a_class_beyond_the_eighth_shares_the_grey():
-    points = np.random.default_rng(0).normal(size=(90, 2))
-    codes = np.arange(90) % 9
-    svg = map_figure(points, codes, [f"class {k}" for k in range(9)])
-    assert len(MARKERS) == 8
-    assert svg.count("<use") == 90
-    assert svg.count("var(--series-other)") >= 10
+def test_the_map_has_a_mark_per_class_and_grey_beyond_the_eighth():
+    points = np.random.default_rng(0).normal(size=(100, 2))
+    svg = map_figure(points, labels_of(100, 9))
+    named = {f"class {k} (10)" for k in range(9)} | {"no label (10)"}
+    assert named <= {text.replace("\u00a0", " ") for text in texts(svg)}
+    assert svg.count("<use") == 100 + len(named)
+    assert svg.count("var(--series-other)") >= 20
+    for k in range(1, 9):
+        assert f"var(--series-{k})" in svg
 
 
 def test_panels_appear_where_their_columns_do():
     assert curve_figures(pd.DataFrame()) == []
-    assert len(curve_figures(make_log(loss=[2.0, 1.0]))) == 1
+    empty = make_log(loss=[2.0, 1.0], learning_rate=[float("nan")] * 2)
+    assert len(curve_figures(empty)) == 1
     log = make_log(loss=[2.0, 1.0], loss_lesion=[1.0, 0.5], learning_rate=[0.1, 0.2])
-    titles = [texts(svg) for svg in curve_figures(log)]
-    for title, wanted in zip(titles, ("Loss", "Loss per level", "Learning rate"), strict=True):
-        assert wanted in title
-
-
-def test_an_empty_column_is_no_panel():
-    log = make_log(loss=[2.0, 1.0], learning_rate=[float("nan")] * 2)
-    assert len(curve_figures(log)) == 1
-
-
-def test_the_alternative_text_holds_the_figures():
-    found = make_similarity()
-    svg = similarity_figure("lesion", found)
-    label = ElementTree.fromstring(svg).attrib["aria-label"]
-    assert f"matching {found.median_matching:.3f}" in label
-    [svg] = curve_figures(make_log(loss=[3.0, 2.0, 1.5]))
-    assert "training from 3 to 1.5" in ElementTree.fromstring(svg).attrib["aria-label"]
+    epochs = {"kind": ["epoch"], "step": [2], "validation_loss": [1.5], "recall_at_5": [0.25]}
+    log = pd.concat([log, pd.DataFrame(epochs)])
+    found = curve_figures(log)
+    titles = ("Loss", "Loss per level", "Recall at k, image to metadata", "Learning rate")
+    for svg, title in zip(found, titles, strict=True):
+        assert title in texts(svg)
+    assert "training from 2 to 1; validation from 1.5 to 1.5" in alt(found[0])
 
 
 def test_a_long_log_is_thinned_to_means():
@@ -103,54 +111,88 @@ def test_a_long_log_is_thinned_to_means():
     assert len(long) < 3 * len(short)
 
 
-def test_drawing_leaves_matplotlib_as_it_was():
-    before = dict(mpl.rcParams)
-    similarity_figure("lesion", make_similarity())
-    assert dict(mpl.rcParams) == before
-
-
-def make_estimate(mean: float) -> Estimate:
-    return Estimate(mean=mean, ci95=(mean - 0.05, mean + 0.05), per_seed=(mean,))
-
-
-def make_low_shot() -> LowShot:
-    points = [
-        LowShotPoint(
-            setting=f"{kind} {value:g}",
-            value=value,
-            n_images=images,
-            n_patients=images / 2,
-            balanced_accuracy=make_estimate(score),
-            auroc_macro_ovr=score + 0.1,
-            spread=0.02,
-            unreached={},
-            short=(),
-        )
-        for kind, value, images, score in (
-            ("fraction", 0.1, 20.0, 0.4123),
-            ("fraction", 1.0, 200.0, 0.6789),
-            ("shots", 1.0, 6.0, 0.3456),
-        )
-    ]
-    return LowShot(points=tuple(points), draws=2, rows=pd.DataFrame())
-
-
-def test_the_reliability_diagram_is_drawn_in_the_pages_colours_and_says_its_gaps():
+def test_the_alternative_text_holds_the_figures(found):
+    similar = make_similarity()
+    assert f"matching {similar.median_matching:.3f}" in alt(similarity_figure("lesion", similar))
     rng = np.random.default_rng(0)
-    p = rng.dirichlet(np.ones(3), size=80)
-    y = rng.integers(3, size=80)
+    p, y = rng.dirichlet(np.ones(3), size=80), rng.integers(3, size=80)
     svg = reliability_figure({"before": reliability(y, p), "after": reliability(y, p**2)})
-    assert not re.search(r"#[0-9a-f]{6}", svg)
-    label = ElementTree.fromstring(svg).attrib["aria-label"]
-    assert f"before: mean gap {ece(y, p, np.ones((1, 80)))[0]:.3f}" in label
+    assert f"before: mean gap {ece(y, p, np.ones((1, 80)))[0]:.3f}" in alt(svg)
     assert {"before", "after"} <= set(texts(svg))
-
-
-def test_the_low_shot_curve_has_a_line_per_kind():
-    svg = low_shot_figure(make_low_shot())
-    assert not re.search(r"#[0-9a-f]{6}", svg)
-    label = ElementTree.fromstring(svg).attrib["aria-label"]
-    assert "fractions of the patients: from 0.412 to 0.679" in label
-    assert "images per class: from 0.346 to 0.346" in label
-    assert {"10", "100"} <= set(texts(svg))
+    scores = [f"{point.balanced_accuracy.mean:.3f}" for point in found.low_shot.points]
+    svg = low_shot_figure(found.low_shot)
+    assert f"fractions of the patients: from {scores[0]} to {scores[-1]}" in alt(svg)
     assert not [text for text in texts(svg) if "$" in text]
+
+
+# The map
+
+
+def test_separate_groups_stay_separate_and_a_seed_repeats():
+    rng = np.random.default_rng(0)
+    group = np.arange(90) % 3
+    x = rng.normal(size=(3, 12))[group] * 5 + rng.normal(size=(90, 12)) * 0.3
+    points = project(x.astype(np.float32), seed=0)
+    distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    np.fill_diagonal(distance, np.inf)
+    assert (group[distance.argmin(axis=1)] == group).mean() > 0.95
+    np.testing.assert_array_equal(project(x.astype(np.float32), seed=0), points)
+
+
+@pytest.mark.parametrize("shape", [(10, 1), (10, 2), (12, 70)])
+def test_narrow_wide_and_collapsed_embeddings(shape):
+    x = np.random.default_rng(2).normal(size=shape).astype(np.float32)
+    for embedding in (x, np.ones_like(x)):
+        points = project(embedding, seed=0)
+        assert points.shape == (shape[0], 2)
+        assert np.isfinite(points).all()
+
+
+def test_rows_are_drawn_once_and_in_order(monkeypatch):
+    monkeypatch.setattr(embedding_map, "MOST_ROWS", 10)
+    np.testing.assert_array_equal(draw_rows(10, seed=0), np.arange(10))
+    rows = draw_rows(100, seed=0)
+    assert len(np.unique(rows)) == 10
+    np.testing.assert_array_equal(rows, np.sort(rows))
+    assert not np.array_equal(rows, draw_rows(100, seed=1))
+
+
+# Example lesions
+
+
+def test_examples_are_of_the_first_seed_and_of_different_patients(cohort, found):
+    drawn = draw_examples(found.main, cohort, seed=0)
+    table = found.main.predictions.query("seed == 0").set_index("image_id")
+    assert list(drawn) == list(cohort.classes)
+    ids = [e.image_id for groups in drawn.values() for group in groups.values() for e in group]
+    assert table.loc[ids, "patient_id"].is_unique
+    for label, groups in drawn.items():
+        for heading, examples in groups.items():
+            assert len(examples) <= PER_CLASS
+            for e in examples:
+                row = table.loc[e.image_id]
+                assert row["label"] == label
+                assert row["predicted"] == e.predicted
+                assert (e.predicted == label) == (heading == "Found")
+                assert e.probability == row[f"p_{e.predicted}"]
+    turned = replace(found.main, predictions=found.main.predictions.iloc[::-1])
+    assert draw_examples(turned, cohort, seed=0) == drawn, "not by the order of rows"
+    assert draw_examples(found.main, cohort, seed=1) != drawn
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "kind"),
+    [
+        ("RGB", (200, 90), "PNG"),
+        ("L", (30, 300), "PNG"),
+        ("RGBA", (50, 50), "PNG"),
+        ("P", (50, 50), "GIF"),
+    ],
+)
+def test_a_thumbnail_is_a_small_square_without_metadata(mode, size, kind):
+    file = io.BytesIO()
+    Image.new(mode, size).save(file, kind)
+    uri = thumbnail(file.getvalue())
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
+        assert (image.size, image.mode, image.format) == ((SIDE, SIDE), "RGB", "JPEG")
+        assert not image.getexif()

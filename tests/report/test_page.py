@@ -21,7 +21,6 @@ from slimp.errors import UserError
 from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.similarity import similarity
 from slimp.report import PageOptions, write_report
-from slimp.report.page import read_run
 
 DATE = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 HOSTILE = (
@@ -92,8 +91,8 @@ def test_a_page_shows_the_figures_that_it_was_given(run, cohort, found, read, fu
     assert full_page(run, cohort, found) == html, "the same input gives the same bytes"
 
 
-def test_the_confusion_matrix_counts_all_predictions(run, cohort, found):
-    html = page(run, cohort, found)
+def test_confusion_and_reliability_count_all_predictions(run, cohort, found):
+    html = page(run, cohort, found, options={"images": False})
     rows = html[html.index('class="confusion"') :].partition("</table>")[0]
     cells = re.findall(r"([\d.]+) % <small>(\d+)</small>", rows)
     table = found.main.predictions
@@ -102,13 +101,9 @@ def test_the_confusion_matrix_counts_all_predictions(run, cohort, found):
     np.testing.assert_array_equal([int(n) for _, n in cells], counts.ravel())
     shares = 100 * counts / counts.sum(axis=1, keepdims=True)
     np.testing.assert_allclose([float(share) for share, _ in cells], shares.ravel(), atol=0.051)
-
-
-def test_reliability_counts_every_prediction_before_and_after(run, cohort, found):
-    html = page(run, cohort, found)
     section = html[html.index('id="calibration"') :].partition("</section>")[0]
     rows = re.findall(r'</th><td class="figure">([\d,]+)</td>', section)
-    assert sum(int(n.replace(",", "")) for n in rows) == 2 * len(found.main.predictions)
+    assert sum(int(n.replace(",", "")) for n in rows) == 2 * len(table)
 
 
 def test_text_from_the_data_stays_text(tmp_path, cohort, read, full_page, assessed):
@@ -145,17 +140,13 @@ def test_a_bare_run_says_what_is_missing(tmp_path, cohort, read):
     assert not found.of("img")
 
 
-def test_protocols_that_were_not_asked_for_name_their_flags(run, cohort, found, read):
+def test_what_was_not_asked_for_says_so(run, cohort, found, read):
     plain = replace(found, low_shot=None, leakage=None, subgroups=None)
-    shown = read(page(run, cohort, plain)).shown
-    for flag in ("--subgroups", "--fractions 0.01,0.1,1 --shots 1,5,20", "--leakage"):
-        assert flag in shown
-
-
-def test_a_page_without_images_shows_none(run, cohort, found, read):
-    found_page = read(page(run, cohort, found, options={"images": False}))
-    assert not found_page.of("img")
-    assert "images were not asked for" in found_page.shown
+    shown = read(page(run, cohort, plain, options={"images": False}))
+    for text in ("--subgroups", "--fractions 0.01,0.1,1 --shots 1,5,20", "--leakage"):
+        assert text in shown.shown
+    assert not shown.of("img")
+    assert "images were not asked for" in shown.shown
 
 
 def test_cautions_name_what_makes_scores_doubtful(run, cohort, found, read):
@@ -199,12 +190,21 @@ def test_the_map_shows_held_out_patients_where_there_are_any(run, cohort, read, 
     assert "too few images for a map" in read(page(run, cohort, table=few)).shown
 
 
-def test_the_parts_of_another_cohort_are_not_these_patients_parts(run, cohort):
+def test_a_run_on_other_patients_is_not_called_trained_on_these(run, cohort, read):
     path = run / "patients.parquet"
-    assert read_run(run, cohort).parts is not None
-    other = pd.read_parquet(path)
-    other.assign(patient_id="other-" + other["patient_id"]).to_parquet(path)
-    assert read_run(run, cohort).parts is None
+    parts = pd.read_parquet(path)
+    parts.assign(patient_id="other-" + parts["patient_id"]).to_parquet(path)
+    shown = read(page(run, cohort)).shown
+    assert f"on other patients as far as ids tell, applied to {cohort.info.name}" in shown
+    assert "does not say which patients it set aside" in shown
+
+
+def test_an_adapted_run_shows_the_settings_of_its_adaptation(run, cohort, read):
+    settings = json.loads((run / "config.json").read_text())
+    write_json(run / "config.json", {**settings, "adapt": {"epochs": 3}})
+    shown = read(page(run, cohort)).shown
+    assert "vit_x, adapted to 20 patients" in shown
+    assert "epochs 3" in shown
 
 
 def test_refusals(tmp_path, run, cohort, found):

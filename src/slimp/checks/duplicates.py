@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from slimp.checks.finding import Finding, Severity, count_of
-from slimp.checks.image_statistics import FLAT_SPREAD, ImageScan
+from slimp.checks.finding import Finding, finding
+from slimp.checks.images import FLAT_SPREAD, ImageScan
 from slimp.checks.near_duplicates import (
     ALIKE,
-    BLOCK,
     CROWD,
     TURNS,
     Progress,
@@ -22,43 +21,16 @@ from slimp.checks.near_duplicates import (
     perceptual_hashes,
 )
 
-PAIRS = (
-    *("first_id", "second_id", "kind", "likeness", "distance", "turn"),
-    *("first_patient", "second_patient", "first_label", "second_label"),
-    *("same_lesion", "same_patient"),
-)
-"""Columns of a table of pairs, besides rows of the scan `first second` and, with a published split,
-`first_split second_split`: `kind` is exact or near, `distance` in bits of the hash, `turn` one of
-`TURNS`."""
-REACH: dict[str, tuple[Severity, str, str]] = {
-    "across-parts": (
-        "error",
-        "lie in more than one part of the split",
-        "The test set was seen in training: keep each image in one part.",
-    ),
-    "across-patients": (
-        "warning",
-        "belong to more than one patient",
-        "Either an image was filed twice or two ids are one person, and a split by patient then "
-        "leaks: remove the copies or join the ids.",
-    ),
-    "across-lesions": (
-        "warning",
-        "belong to different lesions of one patient",
-        "One lesion has two ids: training sets it against itself, and a split by lesion leaks. "
-        "Join the ids or remove the copies.",
-    ),
-    "within-lesion": (
-        "note",
-        "belong to one lesion",
-        "Harmless; remove the copies to count each image once.",
-    ),
-}
-"""End of a finding's code -> severity, words, remedy; what reaches farthest first."""
+OWNERS = ["image_id", "lesion_id", "patient_id", "label", "split"]
+"""Of each image of a pair, with `first_` or `second_` in front; `split` if it is published."""
 
 
 def exact_pairs(scan: ImageScan) -> pd.DataFrame:
-    """A row per pixel-identical copy and the first image of its set; columns as `PAIRS`."""
+    """A row per pixel-identical copy and the first image of its set.
+
+    `first second` are rows of the scan; `kind` is exact or near, `distance` in bits of the hash,
+    `turn` one of `TURNS`; then `OWNERS`.
+    """
     good = scan.good
     first = good.index.to_series().groupby(good["pixels"]).transform("first")
     copies = first[first != first.index]
@@ -72,34 +44,28 @@ def find_near_duplicates(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Pairs of nearly identical images, and facts of images that are like too many others.
 
-    The first has a row per pair, the most alike first; columns as `PAIRS`. Of pixel-identical
-    images only the first takes part, and blank ones do not: all of them are alike. The second
-    holds images of so little detail that their hashes are near a crowd of others; no pair has one.
+    The first is as of `exact_pairs`, the most alike first. Of pixel-identical images only the
+    first takes part, and blank ones do not: all of them are alike. The second holds images of so
+    little detail that their hashes are near a crowd of others; no pair has one.
     """
     good = scan.good
     rows = good.index[(good["spread"] >= FLAT_SPREAD) & ~good["pixels"].duplicated()].to_numpy()
-    parts = np.split(rows, range(BLOCK, len(rows), BLOCK))  # all at once would be a copy of all
-    hashes = np.concatenate([perceptual_hashes(scan.thumbnails[part]) for part in parts])
-    pairs, crowded = near_pairs(hashes, progress=progress)
+    pairs, crowded = near_pairs(perceptual_hashes(scan.thumbnails)[rows], progress=progress)
     pairs["first"], pairs["second"] = rows[pairs["first"]], rows[pairs["second"]]
     pairs["likeness"] = likeness(scan.thumbnails, pairs)
     pairs = pairs[pairs["likeness"] >= ALIKE].sort_values(
         ["likeness", "first", "second"], ascending=[False, True, True], ignore_index=True
     )
-    pairs["turn"] = [TURNS[turn] for turn in pairs["turn"]]
-    return _with_owners(pairs.assign(kind="near"), scan.facts), scan.facts.loc[rows[crowded]]
+    pairs = pairs.assign(kind="near", turn=[TURNS[turn] for turn in pairs["turn"]])
+    return _with_owners(pairs, scan.facts), scan.facts.loc[rows[crowded]]
 
 
 def _with_owners(pairs: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
-    ends = {end: facts.iloc[pairs[end]].reset_index(drop=True) for end in ("first", "second")}
-    splits = ["split"] if "split" in facts else []
-    for column in ("image_id", "patient_id", "label", *splits):
-        name = {"image_id": "id", "patient_id": "patient"}.get(column, column)
-        for end, rows in ends.items():
-            pairs[f"{end}_{name}"] = rows[column]
-    for level in ("lesion", "patient"):
-        pairs[f"same_{level}"] = ends["first"][f"{level}_id"] == ends["second"][f"{level}_id"]
-    return pairs[["first", "second", *PAIRS, *(f"{end}_split" for end in ends if splits)]]
+    owners = facts[[column for column in OWNERS if column in facts]]
+    pairs = pairs[["first", "second", "kind", "likeness", "distance", "turn"]]
+    return pairs.join(owners.add_prefix("first_"), on="first").join(
+        owners.add_prefix("second_"), on="second"
+    )
 
 
 def duplicate_sets(facts: pd.DataFrame, *tables: pd.DataFrame) -> list[pd.DataFrame]:
@@ -115,63 +81,28 @@ def duplicate_sets(facts: pd.DataFrame, *tables: pd.DataFrame) -> list[pd.DataFr
 
 
 def duplicate_findings(
-    exact: pd.DataFrame, near: pd.DataFrame, scan: ImageScan
+    exact: pd.DataFrame, near: pd.DataFrame, crowded: pd.DataFrame, facts: pd.DataFrame
 ) -> Iterator[Finding]:
     """Conflicting labels, and how far the sets reach: parts, patients, lesions, one lesion."""
-    yield from _findings(
-        duplicate_sets(scan.facts, exact),
-        "duplicate",
-        "pixel-identical images",
-        "At least one label is wrong: correct or remove these rows.",
-    )
-    yield from _findings(
-        duplicate_sets(scan.facts, near, exact),
-        "near-duplicate",
-        "nearly identical images",
-        "Look at both: if they show one lesion, at least one label is wrong.",
-    )
-
-
-def _findings(
-    sets: Sequence[pd.DataFrame], code: str, noun: str, wrong_label: str
-) -> Iterator[Finding]:
-    found: list[tuple[str, tuple[Severity, str, str], list[pd.DataFrame]]] = [
-        (
-            "labels",
-            ("warning", "have different labels", wrong_label),
-            [group for group in sets if group["label"].nunique() > 1],
-        )
-    ]
-    found += [(end, words, [s for s in sets if reach(s) == end]) for end, words in REACH.items()]
-    for end, (severity, what, remedy), some in found:
-        if some:
-            yield Finding(
-                severity,
-                f"{code}-{end}",
-                f"{count_of(len(some), 'set')} of {noun} that {what}.",
-                example=describe(some[0]),
-                remedy=remedy,
-                count=len(some),
-            )
-
-
-def crowd_findings(crowded: pd.DataFrame) -> Iterator[Finding]:
-    """Images that are like so many others that they were not compared one by one."""
+    for prefix, noun, sets in (
+        ("", "pixel-identical images", duplicate_sets(facts, exact)),
+        ("near-", "nearly identical images", duplicate_sets(facts, near, exact)),
+    ):
+        found: dict[str, list[pd.DataFrame]] = {}
+        for group in sets:
+            if group["label"].nunique() > 1:
+                found.setdefault("duplicate-labels", []).append(group)
+            found.setdefault(f"duplicate-{reach(group)}", []).append(group)
+        for code, some in found.items():
+            example = describe(some[0])
+            yield finding(code, prefix=prefix, noun=noun, count=len(some), example=example)
     if len(crowded):
-        yield Finding(
-            "warning",
-            "alike-images",
-            f"{count_of(len(crowded), 'image')} of so little detail, or repeated so often, that "
-            f"each resembles more than {CROWD} others; near-duplicates among them were not sought.",
-            example=describe(crowded),
-            remedy="Look at some: plain skin or empty fields are of no use, and if they show one "
-            "image again and again, keep it once.",
-            count=len(crowded),
-        )
+        example = describe(crowded)
+        yield finding("alike-images", count=len(crowded), crowd=CROWD, example=example)
 
 
 def reach(group: pd.DataFrame) -> str:
-    """The farthest that the images of a set lie apart; a key of `REACH`."""
+    """The farthest that the images of a set lie apart."""
     if "split" in group and group["split"].nunique() > 1:
         return "across-parts"
     if group["patient_id"].nunique() > 1:

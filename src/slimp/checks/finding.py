@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from pathlib import Path
+from string import Formatter
+from typing import Any, Literal, get_args
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """From the gravest: an error makes the cohort unusable, a warning makes results doubtful, a note
 states what was found and already taken care of, or needs no more than a look."""
+_TEXTS = tomllib.loads(Path(__file__).with_name("findings.toml").read_text(encoding="utf-8"))
+KINDS: dict[str, tuple[Severity, str, str]] = {
+    code: (severity, texts["message"], texts["remedy"])
+    for severity in SEVERITIES
+    for code, texts in _TEXTS[severity].items()
+}
+"""Code -> severity, message and remedy, as format strings."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +30,7 @@ class Finding:
     code: str
     """A stable short name, such as 'leak'; `docs/check.md` has a paragraph for each."""
     message: str
-    remedy: str = ""
+    remedy: str
     example: str = ""
     """Ids and values of one case, so that it can be looked up."""
     count: int = 1
@@ -32,6 +42,34 @@ class Finding:
         return SEVERITIES.index(self.severity), self.code, self.message, self.example
 
 
+class _Counting(Formatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if len(format_spec) > 1 and format_spec.isalpha():
+            return count_of(value, format_spec)
+        return str(super().format_field(value, format_spec))
+
+
+def finding(
+    code: str,
+    *,
+    severity: Severity | None = None,
+    prefix: str = "",
+    example: str = "",
+    count: int = 1,
+    **words: Any,
+) -> Finding:
+    """A finding of `KINDS`, its severity as there unless given.
+
+    Example:
+        >>> finding("one-class", label="NEV").message
+        "every label is 'NEV'."
+    """
+    usual, *texts = KINDS[code]
+    words["count"] = count
+    message, remedy = (_Counting().vformat(text, (), words) for text in texts)
+    return Finding(severity or usual, prefix + code, message, remedy, example, count)
+
+
 def name_list(names: Iterable[str], *, most: int = 8) -> str:
     """The names as prose: 'a, b and c', or 'a, b, c and 9 more'."""
     items = list(names)
@@ -40,6 +78,7 @@ def name_list(names: Iterable[str], *, most: int = 8) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
-def count_of(count: int, noun: str, plural: str = "") -> str:
-    """How many, in words that agree: '1 set', '3 sets'."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+def count_of(count: int, noun: str) -> str:
+    """How many, in words that agree: '1 set', '3 sets', '2 classes'."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{count:,} {noun if count == 1 else plural}"

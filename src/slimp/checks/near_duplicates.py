@@ -1,13 +1,10 @@
 """Images that are one image: resized, compressed again, brightened, cropped, turned, mirrored.
 
 An image is hashed to the signs of the 255 lowest cosine coefficients of its 32 x 32 grey thumbnail
-(a perceptual hash, wider than the usual 64 bits: dermoscopic images are all a dark blob in the
-middle, and differ in the finer coefficients). Mirroring an image only changes signs of odd
-coefficients, and a quarter turn also exchanges rows and columns, so that one transform gives the
-hashes of all 8 positions.
-
-`near_pairs` compares all with all and finds every pair within both radii; `likeness` decides.
-Radii and thresholds are chosen on PAD-UFES-20 and HAM10000; see `docs/check.md`.
+(wider than the usual 64 bits: dermoscopic images are all a dark blob in the middle, and differ in
+the finer coefficients). Mirroring changes signs of odd coefficients only, and a quarter turn also
+exchanges rows and columns, so that one transform gives the hashes of all 8 positions. `near_pairs`
+compares all with all; `likeness` decides. How radii and thresholds were chosen: `docs/check.md`.
 
 Axis names: n = images, k = pairs.
 """
@@ -30,10 +27,8 @@ from slimp.data.in_order import in_order
 
 SIDE = 32
 """Of a thumbnail, px."""
-RADIUS = 72
-"""Candidates differ in at most so many of 255 bits."""
-EVEN_RADIUS = 20
-"""And in at most so many of the 63 that no mirroring changes."""
+RADIUS, EVEN_RADIUS = 72, 20
+"""Candidates differ in at most so many of 255 bits, and of the 63 that no mirroring changes."""
 CROWD = 100
 """An image with more candidates than this is not paired: of 6,035 images of HAM10000 none has
 more than 58, of 1,039 of PAD-UFES-20 none more than 6."""
@@ -74,13 +69,15 @@ Thumbnails = UInt8[np.ndarray, "n 32 32"]
 Small = Float[np.ndarray, "k 32 32"]
 Hashes = UInt64[np.ndarray, "n 2 4"]
 """Upright and with axes exchanged; 64 coefficients of even and odd row by even and odd column."""
+Pairs = Int[np.ndarray, "4 _"]
+"""First image, second image, turn, distance."""
 Progress = Callable[[int, int], None]
 
 
 def shrink(image: Image.Image) -> UInt8[np.ndarray, "32 32"]:
     """The grey thumbnail of a decoded image, stretched to a square."""
-    grey = image if image.mode == "L" else image.convert("L")
-    small = grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    size = (SIDE, SIDE)
+    small = image.convert("L").resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
     return np.asarray(small, dtype=np.uint8)
 
 
@@ -117,23 +114,15 @@ def perceptual_hashes(thumbnails: Thumbnails) -> Hashes:
 def near_pairs(
     hashes: Hashes,
     *,
-    radius: int = RADIUS,
-    even_radius: int = EVEN_RADIUS,
+    radii: tuple[int, int] = (RADIUS, EVEN_RADIUS),
     crowd: int = CROWD,
     progress: Progress | None = None,
 ) -> tuple[pd.DataFrame, Int[np.ndarray, " c"]]:
-    """Pairs within both radii in some position, and the images that have too many to be paired.
+    """All pairs within both radii, and the images with too many of them to be paired.
 
     Plain skin is near all plain skin, and ten thousand such images are fifty million pairs; so
     images with more than `crowd` candidates are returned apart. Time grows with the square of the
-    images, memory with the pairs found: at most `crowd` times the images.
-
-    Args:
-        hashes: from `perceptual_hashes`.
-        radius: bits, of 255, that may differ.
-        even_radius: bits, of the 63 that do not change with mirroring, that may differ.
-        crowd: candidates of an image, at most.
-        progress: called with (images done, images in all).
+    images, memory with the pairs: at most `crowd` times the images.
 
     Returns:
         Sorted rows `first second turn distance`, with `first < second`: in the nearest position
@@ -141,14 +130,12 @@ def near_pairs(
     """
     n = len(hashes)
     found, counts = [np.empty((4, 0), dtype=np.int64)], np.zeros(n, dtype=np.int64)
+
+    def search(start: int) -> tuple[Pairs, Int[np.ndarray, " n"]]:
+        return _near_block(hashes, start, radii, crowd)
+
     starts = range(0, n, BLOCK)
-    blocks = in_order(
-        lambda start: _near_block(hashes, start, (radius, even_radius), crowd),
-        starts,
-        threads=THREADS,
-        ahead=2 * THREADS,
-    )
-    with closing(blocks):
+    with closing(in_order(search, starts, threads=THREADS, ahead=2 * THREADS)) as blocks:
         for start, (pairs, near) in zip(starts, blocks, strict=True):
             found.append(pairs)
             counts += near
@@ -161,7 +148,7 @@ def near_pairs(
 
 def _near_block(
     hashes: Hashes, start: int, radii: tuple[int, int], crowd: int
-) -> tuple[Int[np.ndarray, "4 k"], Int[np.ndarray, " n"]]:
+) -> tuple[Pairs, Int[np.ndarray, " n"]]:
     """Pairs whose first is in one block, and of each image the number of them.
 
     Pairs go as soon as one of the two has a crowd, so that no image is first in more than that.
@@ -182,9 +169,9 @@ def _near_block(
 
 def _nearest(
     hashes: Hashes, near: Shaped[np.ndarray, "2 _ _"], corner: tuple[int, int], radius: int
-) -> Int[np.ndarray, "4 k"]:
+) -> Pairs:
     """The candidates of a tile in the position in which they are nearest."""
-    row, column = np.nonzero(near[0] | near[1])
+    row, column = np.nonzero(near.any(axis=0))
     later = column + corner[1] > row + corner[0]
     row, column = row[later], column[later]
     first, second = row + corner[0], column + corner[1]
@@ -196,9 +183,7 @@ def _nearest(
     return np.stack([first, second, turn, distance])[:, distance <= radius]
 
 
-def _uncrowded(
-    pairs: Int[np.ndarray, "4 _"], counts: Int[np.ndarray, " n"], crowd: int
-) -> Int[np.ndarray, "4 k"]:
+def _uncrowded(pairs: Pairs, counts: Int[np.ndarray, " n"], crowd: int) -> Pairs:
     return pairs[:, (counts[pairs[:2]] <= crowd).all(axis=0)]
 
 
@@ -210,20 +195,21 @@ def likeness(thumbnails: Thumbnails, pairs: pd.DataFrame) -> Float[np.ndarray, "
     hairs, specks and texture count as much as the blob. A slight crop moves all of these, so one
     thumbnail is shifted and stretched upon the other if they correlate at all.
     """
-    parts = [pairs.iloc[start : start + BLOCK] for start in range(0, len(pairs), BLOCK)]
-    work = in_order(
-        lambda part: _likeness(thumbnails, part), parts, threads=THREADS, ahead=len(parts)
-    )
-    with closing(work):
-        return np.concatenate([np.zeros(0, dtype=np.float32), *work])
+
+    def compare(start: int) -> Float[np.ndarray, " _"]:
+        part = pairs.iloc[start : start + BLOCK]
+        first, second = thumbnails[part["first"]], thumbnails[part["second"]]
+        for turn in range(1, 8):
+            rows = np.flatnonzero(part["turn"] == turn)
+            second[rows] = turned(second[rows], turn)
+        return _likeness(first.astype(np.float32), second.astype(np.float32))
+
+    starts = range(0, len(pairs), BLOCK)
+    with closing(in_order(compare, starts, threads=THREADS, ahead=len(starts))) as parts:
+        return np.concatenate([np.zeros(0, dtype=np.float32), *parts])
 
 
-def _likeness(thumbnails: Thumbnails, pairs: pd.DataFrame) -> Float[np.ndarray, " k"]:
-    first, second = thumbnails[pairs["first"]], thumbnails[pairs["second"]]
-    for turn in range(1, 8):
-        rows = np.flatnonzero(pairs["turn"] == turn)
-        second[rows] = turned(second[rows], turn)
-    first, second = first.astype(np.float32), second.astype(np.float32)
+def _likeness(first: Small, second: Small) -> Float[np.ndarray, " k"]:
     found = correlation(details(first), details(second))
     worth = found >= LOOSE
     # Both ways: only the larger one of an image and its crop can be laid upon the other.

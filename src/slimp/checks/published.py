@@ -1,7 +1,4 @@
-"""All columns of a cohort side by side: features, refused and unused ones alike.
-
-Axis names: n = images.
-"""
+"""All columns of a cohort side by side: features, refused and unused ones alike."""
 
 from __future__ import annotations
 
@@ -34,6 +31,11 @@ class Published:
     reason: str = ""
     """Why the schema refuses it."""
 
+    @property
+    def in_years(self) -> bool:
+        """Whether it is an age, or a time in years."""
+        return self.unit in ("year", "years")
+
 
 def published_columns(cohort: Cohort) -> Iterator[Published]:
     """The feature columns level by level, then whatever else the images table holds."""
@@ -56,14 +58,12 @@ def published_columns(cohort: Cohort) -> Iterator[Published]:
                     unit=feature.unit,
                 )
     blanks = {"", *(text for feature in schema.features for text in feature.missing)}
-    for column in cohort.images.columns:
-        if column not in used:
-            values = cohort.images[column]
-            values = values.mask(values.isin(blanks))
-            yield Published(
-                name=column,
-                role="refused" if column in schema.refused else "unused",
-                own=values,
-                values=values,
-                reason=schema.refused.get(column, ""),
-            )
+    for column in cohort.images.columns.difference(list(used), sort=False):
+        values = cohort.images[column].mask(cohort.images[column].isin(blanks))
+        yield Published(
+            name=column,
+            role="refused" if column in schema.refused else "unused",
+            own=values,
+            values=values,
+            reason=schema.refused.get(column, ""),
+        )

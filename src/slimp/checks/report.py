@@ -13,30 +13,25 @@ from typing import Any
 
 import pandas as pd
 
-from slimp.checks.columns import column_findings, input_findings
-from slimp.checks.duplicates import (
-    crowd_findings,
-    duplicate_findings,
-    exact_pairs,
-    find_near_duplicates,
-)
+from slimp.checks.columns import column_findings, input_findings, twin_ids
+from slimp.checks.duplicates import duplicate_findings, exact_pairs, find_near_duplicates
 from slimp.checks.finding import SEVERITIES, Finding, count_of
 from slimp.checks.hierarchy import (
     hierarchy_findings,
-    level_findings,
+    import_findings,
     size_in_words,
     spread_of,
     table_counts,
 )
-from slimp.checks.image_statistics import scan_images
-from slimp.checks.images import image_findings
-from slimp.checks.imports import import_findings
-from slimp.checks.label_leaks import leak_findings
-from slimp.checks.missingness import Missingness, missing_findings, missingness
+from slimp.checks.images import image_findings, scan_images
+from slimp.checks.label_leaks import (
+    Ranked,
+    leak_findings,
+    missing_findings,
+    rank_columns,
+)
 from slimp.checks.near_duplicates import Progress
-from slimp.checks.published import published_columns
-from slimp.checks.ranking import Ranked, rank_columns
-from slimp.checks.spellings import twin_ids
+from slimp.checks.published import Published, published_columns
 from slimp.checks.subgroups import subgroup_findings, subgroup_tables
 from slimp.data.cohort import Cohort, Tables
 
@@ -64,11 +59,10 @@ class CheckReport:
     """What each column, its gaps and the images tell about the label."""
     subgroups: Mapping[str, pd.DataFrame] = field(compare=False, repr=False)
     """Column -> patients by class and group."""
-    missingness: Missingness = field(compare=False, repr=False)
     images: pd.DataFrame = field(compare=False, repr=False)
     """A row per image: see `ImageScan.facts`."""
     duplicates: pd.DataFrame = field(compare=False, repr=False)
-    """A row per pair of images that are identical, or nearly: see `checks.duplicates.PAIRS`."""
+    """A row per pair of images that are identical, or nearly: see `checks.duplicates`."""
     near_duplicates: bool = True
     """Whether nearly identical images were searched for."""
 
@@ -96,7 +90,6 @@ class CheckReport:
                 {"column": column, "patients": counts.T.to_dict()}
                 for column, counts in self.subgroups.items()
             ],
-            "missingness": asdict(self.missingness),
             "duplicate_pairs": {
                 "exact": int(kinds.get("exact", 0)),
                 "near": int(kinds.get("near", 0)) if self.near_duplicates else None,
@@ -105,7 +98,18 @@ class CheckReport:
 
     def render(self) -> str:
         """The report as text, `WIDTH` characters wide."""
-        return "\n".join([*_render_counts(self.cohort, self.counts), "", *_render_findings(self)])
+        lines = [*_render_counts(self.cohort, self.counts), ""]
+        if not self.findings:
+            lines.append("Nothing to report: no errors, no warnings, no notes.")
+        else:
+            lines.append(f"Findings: {', '.join(self.totals)}")
+        indent = " " * 9
+        for f in self.findings:
+            lines += _wrapped(f"{f.severity.upper():<8} {f.code}: {f.message}", indent)
+            if f.example:
+                lines += _wrapped(f"{indent}For example {f.example}.", indent)
+            lines += _wrapped(f"{indent}-> {f.remedy}", indent)
+        return "\n".join(lines)
 
 
 def check_cohort(
@@ -113,15 +117,13 @@ def check_cohort(
     *,
     near_duplicates: bool = True,
     progress: Progress | None = None,
-    searching: Progress | None = None,
 ) -> CheckReport:
     """Everything found; the order of the cohort's rows makes no difference.
 
     Args:
         cohort: what to look at.
         near_duplicates: compare all images with all, which takes time with their square.
-        progress: called with (images done, images in all) after each image.
-        searching: the same while images are compared.
+        progress: called with (images done, images in all) as they are opened, then compared.
     """
     cohort = _in_id_order(cohort)
     columns = list(published_columns(cohort))
@@ -129,23 +131,17 @@ def check_cohort(
     exact = exact_pairs(scan)
     near, crowded = exact[:0], scan.facts[:0]
     if near_duplicates:
-        near, crowded = find_near_duplicates(scan, progress=searching)
-    ranking = rank_columns(cohort, columns, scan.good)
+        near, crowded = find_near_duplicates(scan, progress=progress)
+    ranking = rank_columns(cohort, columns, scan.facts)
     subgroups = subgroup_tables(cohort, columns)
-    missing = missingness(columns)
     findings = [
-        *hierarchy_findings(cohort),
+        *_table_findings(cohort, columns, ranking),
         *twin_ids(cohort),
         *image_findings(scan),
-        *duplicate_findings(exact, near, scan),
-        *crowd_findings(crowded),
+        *duplicate_findings(exact, near, crowded, scan.facts),
         *column_findings(cohort, columns),
-        *input_findings(cohort, columns),
-        *leak_findings(ranking),
-        *level_findings(cohort, columns),
-        *missing_findings(missing),
+        *missing_findings(columns),
         *subgroup_findings(subgroups),
-        *import_findings(cohort.info.import_report, cohort.schema),
     ]
     counts = table_counts(cohort)
     counts["missing"] = {
@@ -161,7 +157,6 @@ def check_cohort(
         findings=tuple(sorted(findings, key=lambda finding: finding.weight)),
         ranking=ranking,
         subgroups=subgroups,
-        missingness=missing,
         images=scan.facts,
         duplicates=pd.concat([exact, near], ignore_index=True) if len(near) else exact,
         near_duplicates=near_duplicates,
@@ -171,14 +166,21 @@ def check_cohort(
 def cautions(cohort: Cohort) -> list[str]:
     """The warnings that every later page repeats, a sentence each; read from the tables alone."""
     columns = [column for column in published_columns(cohort) if column.role == "feature"]
-    findings = [
-        *hierarchy_findings(cohort),
-        *input_findings(cohort, columns),
-        *leak_findings(rank_columns(cohort, columns)),
-        *import_findings(cohort.info.import_report, cohort.schema),
-    ]
+    findings = _table_findings(cohort, columns, rank_columns(cohort, columns))
     found = sorted((f for f in findings if f.code in CAUTIONS), key=lambda f: f.weight)
     return [finding.message[:1].upper() + finding.message[1:] for finding in found]
+
+
+def _table_findings(
+    cohort: Cohort, columns: list[Published], ranking: tuple[Ranked, ...]
+) -> list[Finding]:
+    """What results depend on, as far as the tables and the import report tell."""
+    return [
+        *hierarchy_findings(cohort),
+        *input_findings(cohort, columns),
+        *leak_findings(ranking),
+        *import_findings(cohort.info.import_report),
+    ]
 
 
 def _in_id_order(cohort: Cohort) -> Cohort:
@@ -191,6 +193,10 @@ def _in_id_order(cohort: Cohort) -> Cohort:
     return replace(cohort, tables=tables, positions=cohort.positions[order])
 
 
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent=indent)
+
+
 def _render_counts(name: str, counts: Mapping[str, Any]) -> list[str]:
     lines = [f"Cohort {name}: {size_in_words(counts)}"]
     for key, what in (
@@ -199,11 +205,9 @@ def _render_counts(name: str, counts: Mapping[str, Any]) -> list[str]:
         ("width_px", "image width, px"),
         ("height_px", "image height, px"),
     ):
-        if key in counts:
-            spread = counts[key]
-            lines.append(
-                f"  {what:<22} median {spread['median']:g}, {spread['min']} to {spread['max']}"
-            )
+        if spread := counts.get(key):
+            least, most = spread["min"], spread["max"]
+            lines.append(f"  {what:<22} median {spread['median']:g}, {least} to {most}")
     for key, title in (("parts", "part of the split"), ("classes", "class")):
         if counts.get(key):
             table = pd.DataFrame(counts[key]).T[["patients", "lesions", "images"]]
@@ -211,22 +215,5 @@ def _render_counts(name: str, counts: Mapping[str, Any]) -> list[str]:
     gaps = sorted((-share, column) for column, share in counts["missing"].items() if share > 0)
     if gaps:
         listed = ", ".join(f"{column} {-share:.1%}" for share, column in gaps)
-        lines += ["", *textwrap.wrap(f"Missing cells: {listed}", WIDTH, subsequent_indent="  ")]
-    return lines
-
-
-def _render_findings(report: CheckReport) -> list[str]:
-    if not report.findings:
-        return ["Nothing to report: no errors, no warnings, no notes."]
-    lines = [f"Findings: {', '.join(report.totals)}"]
-    indent = " " * 9
-    for finding in report.findings:
-        head = f"{finding.severity.upper():<8} {finding.code}: {finding.message}"
-        lines += textwrap.wrap(head, WIDTH, subsequent_indent=indent)
-        for mark, text in (("For example ", finding.example), ("-> ", finding.remedy)):
-            if text:
-                end = "." if mark.startswith("For") else ""
-                lines += textwrap.wrap(
-                    f"{mark}{text}{end}", WIDTH, initial_indent=indent, subsequent_indent=indent
-                )
+        lines += ["", *_wrapped(f"Missing cells: {listed}", "  ")]
     return lines

@@ -53,7 +53,7 @@ def run(arguments: Arguments) -> None:
         check_output(out, overwrite=arguments.overwrite)
     cohort = Cohort.load(arguments.cohort)
     with progress_bar("opening, then comparing images") as progress:
-        report = check_cohort(cohort, near_duplicates=near, progress=progress, searching=progress)
+        report = check_cohort(cohort, near_duplicates=near, progress=progress)
     if arguments.format == "json":
         say(json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
     else:

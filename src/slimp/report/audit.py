@@ -9,23 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from slimp.checks.hierarchy import size_in_words
-from slimp.checks.image_statistics import MEASURES
-from slimp.checks.ranking import Ranked
+from slimp.checks.images import MEASURES
+from slimp.checks.label_leaks import Ranked
 from slimp.checks.report import CheckReport
 from slimp.checks.subgroups import FEW, UNKNOWN
 from slimp.data.cohort import Cohort
 from slimp.data.files import new_folder, write_json
 from slimp.evaluation.bootstrap import Estimate
 from slimp.report.examples import thumbnail
-from slimp.report.html import count, estimate, figure, percent, render_page, track
+from slimp.report.html import bar, count, percent, render_page, track
 from slimp.training.run_folder import versions
 
 MOST_PAIRS = 24
 """Pairs of duplicates on the page; all of them are in near_duplicates.csv."""
 MOST_COLUMNS = 60
 """Rows of the ranking on the page; all of them are in columns.csv."""
+UNITS = ("patients", "lesions", "images")
 QUANTILES = (0.0, 0.01, 0.5, 0.99, 1.0)
 
 
@@ -92,7 +94,7 @@ def render_audit(
     """The page; the same report gives the same bytes."""
     verdict = "can be used" if report.usable else "cannot be used as it is"
     errors, warnings, notes = report.totals
-    found = report.missingness
+    good = report.images[report.images["problem"] == ""]
     return render_page(
         "audit.html.j2",
         title=f"Audit of {report.cohort}",
@@ -101,30 +103,43 @@ def render_audit(
         command=command,
         date=date,
         r=report,
-        few=FEW,
-        unknown=UNKNOWN,
         counts=[
-            (heading, [(name, *map(count, _units(n))) for name, n in units.items()])
-            for heading, units in (
-                ("Class", report.counts["classes"]),
-                ("Part of the split", report.counts.get("parts", {})),
-            )
-            if units
+            (heading, [(name, *map(n.get, UNITS)) for name, n in report.counts[key].items()])
+            for heading, key in (("Class", "classes"), ("Part of the split", "parts"))
+            if report.counts.get(key)
         ],
+        few=FEW,
+        subgroups=[_subgroups(column, table) for column, table in report.subgroups.items()],
         ranking=[_ranked(row) for row in report.ranking[:MOST_COLUMNS]],
-        facts=list(_facts(report.images[report.images["problem"] == ""])),
+        facts=[
+            (heading, *(f"{float(good[name].quantile(q)):.4g}" for q in QUANTILES))
+            for name, heading in MEASURES.items()
+            if len(good)
+        ],
         gaps=[
-            (name, share, [name in missing for missing, _ in found.patterns])
-            for name, share in sorted(found.shares.items(), key=lambda item: (-item[1], item[0]))
-            if share > 0
+            (name, bar(share))
+            for name, share in sorted(report.counts["missing"].items(), key=lambda item: -item[1])
+            if share
         ],
         pairs=list(_pairs(report, cohort)) if images else [],
         images=images,
     )
 
 
-def _units(counts: Mapping[str, int]) -> list[int]:
-    return [counts[unit] for unit in ("patients", "lesions", "images")]
+def _subgroups(column: str, patients: pd.DataFrame) -> tuple[str, list[str], list[list[object]]]:
+    """Column, headings and rows; cells of few patients are marked."""
+    few = Markup('<span class="rare">{}<span class="hidden"> (few)</span></span>')
+    rows = [
+        [
+            label,
+            *(
+                few.format(count(n)) if n < FEW and group != UNKNOWN else int(n)
+                for group, n in row.items()
+            ),
+        ]
+        for label, row in patients.iterrows()
+    ]
+    return column, ["Class", *(f"#{group}" for group in patients.columns)], rows
 
 
 def _ranked(row: Ranked) -> tuple[object, ...]:
@@ -134,38 +149,35 @@ def _ranked(row: Ranked) -> tuple[object, ...]:
     accuracy = Estimate(mean=found.balanced_accuracy, ci95=found.accuracy_ci95, per_seed=())
     return (
         MEASURES[row.name] if row.kind == "image" else row.name,
-        role,
-        percent(row.known),
-        f"{found.information:.3f}",
-        estimate(accuracy),
-        track(accuracy, found.chance),
+        *(role, percent(row.known), found.information),
+        *(accuracy, track(accuracy, found.chance)),
     )
 
 
-def _facts(good: pd.DataFrame) -> Iterator[tuple[str, ...]]:
-    """A measurement and its quantiles."""
-    if len(good):
-        for name, heading in MEASURES.items():
-            yield heading, *(figure(float(good[name].quantile(q))) for q in QUANTILES)
+def _pairs(report: CheckReport, cohort: Cohort) -> Iterator[dict[str, Any]]:
+    """Images and words of the pairs that matter most.
 
-
-def _pairs(report: CheckReport, cohort: Cohort) -> Iterator[tuple[Any, str, str]]:
-    """(row of `duplicates`, both images as data URIs) of the pairs that matter most.
-
-    `caution` in the row: they differ in patient, part or label. Those first, then the most alike.
+    Those that differ in patient, part or label come first, then the most alike.
     """
-    pairs = report.duplicates
-    other = pairs["first_label"] != pairs["second_label"]
-    other &= pairs["first_label"].notna() & pairs["second_label"].notna()
-    if "first_split" in pairs:
-        other |= pairs["first_split"] != pairs["second_split"]
-    order = pairs.assign(caution=other | ~pairs["same_patient"]).sort_values(
-        ["caution", "same_lesion", "likeness"], ascending=[False, True, False], kind="stable"
+    pairs = report.duplicates.assign(other_split=False)
+    for column in ("lesion_id", "patient_id", "label", "split"):
+        if f"first_{column}" in pairs:
+            first, second = pairs[f"first_{column}"], pairs[f"second_{column}"]
+            pairs[f"other_{column}"] = (first != second) & first.notna() & second.notna()
+    pairs["caution"] = pairs[["other_patient_id", "other_label", "other_split"]].any(axis=1)
+    order = pairs.sort_values(
+        ["caution", "other_lesion_id", "likeness"], ascending=[False, False, False], kind="stable"
     )
     rows = {image_id: row for row, image_id in enumerate(cohort.images["image_id"])}
-    for pair in order.head(MOST_PAIRS).itertuples():
-        first, second = (
-            thumbnail(cohort.read_image(rows[str(name)]))
-            for name in (pair.first_id, pair.second_id)
-        )
-        yield pair, first, second
+    for pair in order.head(MOST_PAIRS).to_dict("records"):
+        ids = [pair["first_image_id"], pair["second_image_id"]]
+        owners = "two patients" if pair["other_patient_id"] else "two lesions of one patient"
+        what = f"likeness {pair['likeness']:.3f}, {pair['distance']} of 255 bits, {pair['turn']}"
+        labels = [pair["first_label"], pair["second_label"]]
+        yield {
+            "images": [(name, thumbnail(cohort.read_image(rows[name]))) for name in ids],
+            "what": "pixel-identical" if pair["kind"] == "exact" else what,
+            "owners": owners if pair["other_lesion_id"] else "one lesion",
+            "labels": " / ".join("no label" if pd.isna(label) else label for label in labels),
+            "caution": pair["caution"],
+        }

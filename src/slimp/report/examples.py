@@ -41,16 +41,15 @@ def draw_examples(
         UserError: the predictions are not those of this cohort.
     """
     row_of = {name: row for row, name in enumerate(cohort.images["image_id"])}
-    table = probe.predictions
-    if unknown := set(table["image_id"]) - set(row_of):
+    # Shuffled under the page's seed from a fixed order, whatever order the file has.
+    table = probe.predictions[probe.predictions["seed"] == probe.predictions["seed"].min()]
+    table = table.sort_values("image_id").sample(frac=1, random_state=seed)
+    table = table.drop_duplicates("patient_id")
+    if unknown := set(probe.predictions["image_id"]) - set(row_of):
         raise UserError(
             f"the predictions hold image '{min(unknown)}', which cohort '{cohort.info.name}' does "
             "not have. Give the cohort that was probed."
         )
-    table = table[table["seed"] == table["seed"].min()]
-    # Shuffled under the page's seed from a fixed order, whatever order the file has.
-    table = table.sort_values("image_id").sample(frac=1, random_state=seed)
-    table = table.drop_duplicates("patient_id")
 
     def examples(rows: pd.DataFrame) -> list[Example]:
         return [
@@ -60,7 +59,7 @@ def draw_examples(
                 probability=float(row.get(f"p_{row['predicted']}", np.nan)),
                 thumbnail=thumbnail(cohort.read_image(row_of[row["image_id"]])),
             )
-            for _, row in rows.head(PER_CLASS).iterrows()
+            for row in rows.head(PER_CLASS).to_dict("records")
         ]
 
     right = table["predicted"] == table["label"]

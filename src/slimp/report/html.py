@@ -1,7 +1,8 @@
-"""The one Jinja environment of all pages: how numbers are worded, and what every page has.
+"""The one Jinja environment of all pages: how values are worded, and what every page has.
 
 A page extends `base.html.j2`, which holds the heading, the cautions, the list of sections and the
-footer; tables and scales are macros of `macros.html.j2`.
+footer; tables and scales are macros of `macros.html.j2`. Sections hand plain values to the tables,
+whose cells word them by their type.
 """
 
 from __future__ import annotations
@@ -24,17 +25,6 @@ from slimp.training.run_folder import versions
 
 DASH = "\N{EN DASH}"
 """Stands for what is unknown."""
-SHAPES = (
-    "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0z",
-    "M-4-4h8v8h-8z",
-    "M0-5L5 4.5H-5z",
-    "M0-5.5L5.5 0L0 5.5L-5.5 0z",
-    "M0 5L5-4.5H-5z",
-    "M-1.8-5h3.6v3.2h3.2v3.6h-3.2v3.2h-3.6v-3.2h-3.2v-3.6h3.2z",
-    "M-5-2.5L-2.5-5L0-2.5L2.5-5L5-2.5L2.5 0L5 2.5L2.5 5L0 2.5L-2.5 5L-5 2.5L-2.5 0z",
-    "M0-5L4.8-1.5L3 4.2H-3L-4.8-1.5z",
-)
-"""Outlines of the marks `figures.MARKERS`, in the same order."""
 
 
 def render_page(
@@ -58,19 +48,9 @@ def render_page(
         date: for the footer; now, unless given.
         content: what the template shows.
     """
-    content = {"versions": versions(), **content}
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            title=title,
-            lead=lead,
-            cautions=cautions,
-            command=command,
-            date=date or datetime.now(UTC),
-            **content,
-        )
-    )
+    content = {"versions": versions(), **content, "title": title, "lead": lead}
+    content |= {"cautions": cautions, "command": command, "date": date or datetime.now(UTC)}
+    return _environment().get_template(template).render(content)
 
 
 def write_page(target: Path, page: str) -> Path:
@@ -89,11 +69,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (number, estimate, count, percent, figure, value, track, bar, glyph)
+    filters = (number, count, percent, estimate, cell)
     environment.filters |= {function.__name__: function for function in filters}
-    environment.tests["known"] = lambda x: x is not None and x == x
-    environment.tests["table"] = lambda x: isinstance(x, Mapping)
-    environment.tests["list"] = lambda x: isinstance(x, list | tuple)
     return environment
 
 
@@ -111,12 +88,6 @@ def estimate(found: Estimate | None) -> str:
     return f"{number(found.mean)} ({' to '.join(map(number, found.ci95))})"
 
 
-def stacked(found: Estimate | None) -> Markup:
-    """The same in two lines, for tables of many columns."""
-    mean, _, interval = estimate(found).partition(" ")
-    return Markup("{}<br><small>{}</small>").format(mean, interval) if interval else Markup(mean)
-
-
 def count(n: SupportsInt) -> str:
     """Thousands apart."""
     return f"{int(n):,}"
@@ -130,6 +101,29 @@ def percent(share: SupportsFloat) -> str:
     if 0.9995 < share < 1:
         return "> 99.9 %"
     return f"{100 * share:.1f} %"
+
+
+def cell(x: Any) -> str:
+    """What a cell of a table shows, by the type of the value; text and markup as they are."""
+    if isinstance(x, Estimate):
+        mean, _, interval = estimate(x).partition(" ")
+        return Markup("{} <small>{}</small>").format(mean, interval) if interval else mean
+    if isinstance(x, str):
+        return x
+    return count(x) if isinstance(x, int | np.integer) else number(x)
+
+
+def value(x: Any) -> str:
+    """A setting or a value of metadata, as people write it."""
+    if isinstance(x, Mapping):
+        return ", ".join(f"{key} {value(entry)}" for key, entry in x.items()) or "none"
+    if isinstance(x, bool | np.bool_):
+        return "yes" if x else "no"
+    if pd.api.types.is_scalar(x) and pd.isna(x):
+        return "not known"
+    if isinstance(x, float | np.floating):
+        return f"{x:g}"
+    return count(x) if isinstance(x, int | np.integer) else str(x)
 
 
 def _css(share: SupportsFloat) -> str:
@@ -150,37 +144,7 @@ def track(found: Estimate | None, limit: float | None = None) -> Markup:
     return Markup('<span class="track">{}</span>').format(inner)
 
 
-def bar(share: float) -> Markup:
+def bar(share: SupportsFloat) -> Markup:
     """A share of 0 to 1 as a bar and in percent."""
     text = '<span class="bar" style="--share:{}"></span> {}'
     return Markup(text).format(_css(share), percent(share))
-
-
-def glyph(k: int) -> Markup:
-    """The mark of the k-th class on the map, from 1; 0 is the mark of all others."""
-    shape = SHAPES[k - 1] if k else "M-2.5 0a2.5 2.5 0 1 0 5 0a2.5 2.5 0 1 0-5 0z"
-    svg = (
-        '<svg viewBox="-6 -6 12 12" aria-hidden="true">'
-        '<path d="{}" style="fill:var(--series-{})"/></svg>'
-    )
-    return Markup(svg).format(shape, k or "other")
-
-
-def figure(x: float) -> str:
-    """Four digits, for measures of any size."""
-    return f"{x:.4g}"
-
-
-def value(x: Any) -> str:
-    """A setting or a cell, as people write it."""
-    if isinstance(x, bool | np.bool_):
-        return "yes" if x else "no"
-    if isinstance(x, Mapping):
-        return ", ".join(f"{key} {value(entry)}" for key, entry in x.items()) or "none"
-    if isinstance(x, list | tuple):
-        return ", ".join(map(value, x)) or "none"
-    if x is None or pd.isna(x):
-        return "not known"
-    if isinstance(x, float | np.floating):
-        return f"{x:g}"
-    return f"{x:,}" if isinstance(x, int | np.integer) else str(x)

@@ -14,7 +14,7 @@ from slimp.checks.report import cautions as audit_cautions
 from slimp.data.cohort import Cohort
 from slimp.data.files import read_json
 from slimp.errors import UserError
-from slimp.evaluation.protocol import Assessment
+from slimp.evaluation.protocol import PROTOCOLS, Assessment
 from slimp.evaluation.similarity import Similarity
 from slimp.features.embed import FeatureTable
 from slimp.report import sections
@@ -51,7 +51,7 @@ def write_report(
     similarity: Mapping[Any, Similarity] | None = None,
     options: PageOptions | None = None,
 ) -> Path:
-    """Where the report lies: one HTML file that needs nothing else.
+    """Where the report lies: one HTML file that needs nothing else, the same for the same input.
 
     Whatever is not given leaves its section out, with a sentence saying so.
 
@@ -67,13 +67,38 @@ def write_report(
     Raises:
         UserError: `run` is missing or damaged, or `found` is of another cohort.
     """
-    page = render(
-        read_run(Path(run), cohort),
-        cohort,
-        found,
-        table=table,
-        similarity=similarity or {},
-        options=options or PageOptions(),
+    options, trained = options or PageOptions(), read_run(Path(run), cohort)
+    content: dict[str, Any] = dict.fromkeys(
+        ("best", "scores", "confusion", "reliability", "examples", *PROTOCOLS)
+    )
+    if found is not None:
+        content |= {
+            "best": list(found.probes)[-1],
+            "scores": sections.scores(found),
+            "confusion": sections.confusion(found.main),
+            "reliability": sections.calibration(found.main),
+        }
+        if options.images:
+            content["examples"] = draw_examples(found.main, cohort, options.seed)
+        for name in PROTOCOLS:
+            if (measured := getattr(found, name)) is not None:
+                content[name] = getattr(sections, name)(measured)
+    page = render_page(
+        "page.html.j2",
+        title=options.title or f"{cohort.info.name}: nested contrastive pre-training",
+        lead=_lead(trained, cohort, found),
+        cautions=_cautions(trained, cohort, found),
+        command=options.command,
+        date=options.date,
+        versions=trained.versions,
+        facts=_facts(cohort, found),
+        unit="Patients" if cohort.has_patient_ids else "Lesions",
+        similarity=sections.similarity(similarity or {}),
+        map=sections.embedding_map(table, trained, options.seed),
+        curves=curve_figures(trained.log),
+        **content,
+        **sections.data(cohort, trained),
+        **sections.configuration(trained),
     )
     return write_page(Path(target), page)
 
@@ -93,78 +118,28 @@ def read_run(folder: Path, cohort: Cohort) -> Run:
         if not parts["patient_id"].isin(cohort.patients["patient_id"]).any():
             parts = None
     return Run(
-        config=settings.get("pretrain", {}),
+        config={**settings.get("pretrain", {}), **settings.get("adapt", {})},
+        adapted="adapt" in settings,
         versions=settings.get("versions") or versions(),
         log=pd.DataFrame(read_log(folder)),
         parts=parts,
     )
 
 
-def render(
-    run: Run,
-    cohort: Cohort,
-    found: Assessment | None,
-    *,
-    table: FeatureTable | None,
-    similarity: Mapping[Any, Similarity],
-    options: PageOptions,
-) -> str:
-    """The page; the same arguments give the same bytes."""
-    name = cohort.info.name
-    return render_page(
-        "page.html.j2",
-        title=options.title or f"{name}: nested contrastive pre-training",
-        lead=_lead(run, cohort, found),
-        cautions=_cautions(run, cohort, found),
-        command=options.command,
-        date=options.date,
-        versions=run.versions,
-        facts=_facts(cohort, found),
-        unit="Patients" if cohort.has_patient_ids else "Lesions",
-        similarity=sections.similarity(similarity) if similarity else None,
-        map=sections.embedding_map(table, run, options.seed),
-        curves=curve_figures(run.log),
-        **_results(cohort, found, options),
-        **sections.data(cohort, run),
-        **sections.configuration(run),
-    )
-
-
-def _results(cohort: Cohort, found: Assessment | None, options: PageOptions) -> dict[str, Any]:
-    """The sections about probes; None where there is nothing to show."""
-    protocols = ("low_shot", "leakage", "subgroups")
-    shown: dict[str, Any] = dict.fromkeys(
-        ("best", "scores", "confusion", "reliability", "examples", *protocols)
-    )
-    if found is None:
-        return shown
-    shown |= {
-        "best": list(found.probes)[-1],
-        "scores": sections.scores(found),
-        "confusion": sections.confusion(found.main),
-        "reliability": sections.calibration(found.main),
-        "examples": draw_examples(found.main, cohort, options.seed) if options.images else None,
-    }
-    for name in protocols:
-        if (measured := getattr(found, name)) is not None:
-            shown[name] = getattr(sections, name)(measured)
-    return shown
-
-
 def _facts(cohort: Cohort, found: Assessment | None) -> list[tuple[str, str, str]]:
     """(heading, figure, detail) for the top of the page."""
     lesions = f"{count(len(cohort.lesions))} lesions"
     classes = f"{len(cohort.classes)} classes" if cohort.classes else "without labels"
-    facts = [("Images", count(len(cohort)), classes)]
-    if not cohort.has_patient_ids:
-        facts.insert(0, ("Lesions", count(len(cohort.lesions)), "no patient ids"))
-    else:
-        facts.insert(0, ("Patients", count(len(cohort.patients)), lesions))
+    facts = [("Lesions", count(len(cohort.lesions)), "no patient ids")]
+    if cohort.has_patient_ids:
+        facts = [("Patients", count(len(cohort.patients)), lesions)]
+    facts.append(("Images", count(len(cohort)), classes))
     if found is not None:
-        shown = {f"Balanced accuracy, {list(found.probes)[-1]}": found.main}
         baseline = found.verdict.baseline
-        shown[f"Best baseline, {baseline}"] = found.baselines[baseline]
-        for heading, result in shown.items():
+        for heading, result in (
+            (f"Balanced accuracy, {list(found.probes)[-1]}", found.main),
+            (f"Best baseline, {baseline}", found.baselines[baseline]),
+        ):
             low, high = map(number, result.balanced_accuracy.ci95)
             interval = f"95 % interval {low} to {high}"
             facts.append((heading, number(result.balanced_accuracy.mean), interval))
@@ -173,15 +148,15 @@ def _facts(cohort: Cohort, found: Assessment | None) -> list[tuple[str, str, str
 
 def _lead(run: Run, cohort: Cohort, found: Assessment | None) -> str:
     """What was trained on what, the key figure beside the baselines, and the verdict."""
-    trained_on = ""
+    name, encoder = cohort.info.name, run.config.get("encoder", "An image encoder")
+    text = f"{encoder}, pre-trained on other patients as far as ids tell, applied to {name}"
     if run.parts is not None:
         rows = cohort.images["patient_id"].isin(run.parts.query("part == 'train'")["patient_id"])
-        trained_on = f"{count(rows.sum())} images of "
+        size = f"{count(rows.sum())} images"
         if cohort.has_patient_ids:
             patients = cohort.images["patient_id"][rows].nunique()
-            trained_on = f"{count(patients)} patients ({count(rows.sum())} images) of "
-    encoder = run.config.get("encoder", "An image encoder")
-    text = f"{encoder}, pre-trained on {trained_on}{cohort.info.name}"
+            size = f"{count(patients)} patients ({size})"
+        text = f"{encoder}, {'adapted to' if run.adapted else 'pre-trained on'} {size} of {name}"
     if found is None:
         return f"{text}; no probe has measured what its features are worth."
     tested = "patients that pre-training never saw"

@@ -10,14 +10,18 @@ from markupsafe import Markup
 
 from slimp.checks.report import cautions as audit_cautions
 from slimp.data.schema import LevelName
-from slimp.evaluation.similarity import Similarity
 from slimp.report.examples import thumbnail
-from slimp.report.figures import neighbour_figure, similarity_figure
-from slimp.report.html import estimate, number, percent, render_page, value, write_page
+from slimp.report.figures import neighbour_figure
+from slimp.report.html import number, percent, render_page, value, write_page
+from slimp.report.sections import similarity
 from slimp.retrieval.abstention import NEIGHBOURS
 from slimp.retrieval.agreement import Agreement, Compared
 from slimp.retrieval.failure_analysis import Case
 from slimp.retrieval.result import Retrieval
+
+GROUP_COLUMNS = (
+    *("column", "value", "n", "n_patients", "mean_similarity", "abstained", "agreement"),
+)
 
 
 def write_retrieval_report(target: Path, result: Retrieval, *, command: str = "") -> Path:
@@ -28,32 +32,33 @@ def write_retrieval_report(target: Path, result: Retrieval, *, command: str = ""
         result: to report.
         command: the line that made it, for the footer.
     """
-    reference = "On patients of the reference, their own metadata hidden"
     page = render_page(
         "retrieval.html.j2",
         r=result,
         title=f"Metadata of {result.target.info.name}, imputed from {result.reference.info.name}",
         lead=_lead(result),
         cautions=_cautions(result),
-        similarities=[
-            (similarity_figure(level, found), _similarity_row(level, found))
-            for level, found in result.calibration.matching.items()
-        ],
+        similarity=similarity(result.calibration.matching),
         figures=[_neighbour_figure(result, level) for level in result.imputed],
         tables=[
-            ("On the target", [_agreement_row(one) for one in result.agreement]),
-            (reference, [_agreement_row(one) for one in result.reference_agreement]),
+            (heading, [_agreement_row(one) for one in found])
+            for heading, found in (
+                ("On the target", result.agreement),
+                (
+                    "On patients of the reference, their own metadata hidden",
+                    result.reference_agreement,
+                ),
+            )
         ],
         bins=[
             (
                 part["level"],
                 f"{number(part['low'])} to {number(part['high'])}",
-                part["n"],
-                estimate(part["agreement"]),
+                *(part["n"], part["agreement"]),
             )
             for part in result.bins
         ],
-        groups=[_group_row(group) for group in result.groups],
+        groups=[tuple(group[name] for name in GROUP_COLUMNS) for group in result.groups],
         neighbours=NEIGHBOURS,
         truth=bool(result.compared),
         cases=[_shown(result, case) for case in result.cases],
@@ -92,30 +97,10 @@ def _cautions(result: Retrieval) -> list[str]:
 
 def _agreement_row(found: Agreement) -> tuple[Any, ...]:
     return (
-        found.name,
-        found.n,
-        found.n_patients,
-        found.measure,
-        estimate(found.headline),
-        number(found.figures["chance"].mean),
-        estimate(found.beyond_chance),
+        *(found.name, found.n, found.n_patients, found.measure, found.headline),
+        *(found.figures["chance"].mean, found.beyond_chance),
         percent(found.unknown_to_reference),
     )
-
-
-def _group_row(group: dict[str, Any]) -> tuple[Any, ...]:
-    return (
-        *(group[name] for name in ("column", "value", "n", "n_patients")),
-        number(group["mean_similarity"]),
-        estimate(group["abstained"]),
-        estimate(group["agreement"]),
-    )
-
-
-def _similarity_row(level: LevelName, found: Similarity) -> tuple[Any, ...]:
-    figures = (found.median_matching, found.median_nonmatching, found.auroc, found.overlap)
-    recall = "; ".join(f"{k}: {number(x)}" for k, x in found.image_to_metadata.items())
-    return (level, len(found.matching), *map(number, figures), recall)
 
 
 def _shown(result: Retrieval, case: Case) -> dict[str, Any]:

@@ -25,10 +25,7 @@ SERIES = tuple(f"#01020{k}" for k in range(1, 9))
 OTHER = "#010209"
 """Stand-in for classes beyond the eighth."""
 VARIABLES = {
-    INK: "var(--ink)",
-    MUTED: "var(--muted)",
-    GRID: "var(--line)",
-    PAPER: "var(--paper)",
+    **{INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)"},
     **{colour: f"var(--series-{k})" for k, colour in enumerate(SERIES, start=1)},
     OTHER: "var(--series-other)",
 }
@@ -36,7 +33,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 """Shape per class beside its colour."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text as text
-    "svg.hashsalt": "slimp",  # the same input gives the same bytes
     "text.parse_math": False,  # a class may be called $x$
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -44,7 +40,6 @@ STYLE: dict[Any, Any] = {
     "text.color": INK,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": MUTED,
-    "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -59,22 +54,17 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.6,
-    "figure.facecolor": "none",
     "figure.constrained_layout.use": True,
 }
 
 
-def legend(figure: Figure) -> None:
-    """Below the axes, where no curve can run through it."""
-    entries = len(figure.axes[0].get_legend_handles_labels()[0])
-    columns = entries if entries <= 3 else 2
-    figure.legend(loc="outside lower left", ncols=columns, handlelength=1.8, columnspacing=1.4)
-
-
 @contextmanager
-def drawing(size: tuple[float, float] = (4.9, 3.0)) -> Iterator[tuple[Figure, Axes]]:
-    """Axes on a canvas of their own, so that no global state of pyplot is touched."""
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
+def drawing(name: str, size: tuple[float, float] = (4.9, 3.0)) -> Iterator[tuple[Figure, Axes]]:
+    """Axes on a canvas of their own, so that no global state of pyplot is touched.
+
+    The name, unique on the page, goes into the ids: the same input gives the same bytes.
+    """
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         # The browser has the glyphs that matplotlib's own font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=size)
@@ -82,14 +72,15 @@ def drawing(size: tuple[float, float] = (4.9, 3.0)) -> Iterator[tuple[Figure, Ax
         yield figure, figure.subplots()
 
 
-def svg(figure: Figure, name: str, alt: str) -> Markup:
-    """The figure as an `<svg>` element that takes its colours and its font from the page.
+def legend(figure: Figure, columns: int = 3) -> None:
+    """Below the axes, where no curve can run through it."""
+    entries = len(figure.axes[0].get_legend_handles_labels()[0])
+    columns = entries if entries <= columns else columns - 1
+    figure.legend(loc="outside lower left", ncols=columns, handlelength=1.8, columnspacing=1.4)
 
-    Args:
-        figure: drawn in the stand-in colours.
-        name: in front of its ids, which must be unique on the page.
-        alt: alternative text.
-    """
+
+def svg(figure: Figure, alt: str) -> Markup:
+    """The figure as an `<svg>` element in the page's colours and font, with alternative text."""
     buffer = io.BytesIO()
     nothing: dict[str, None] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
@@ -100,34 +91,18 @@ def svg(figure: Figure, name: str, alt: str) -> Markup:
                 parent.remove(child)
     for element in root.iter():
         element.tag = element.tag.partition("}")[2]  # inside HTML the namespace is implied
-        element.attrib = _attributes(element, _slug(name))
+        element.attrib = {
+            key.partition("}")[2] or key: _of_page(value)
+            for key, value in element.attrib.items()
+            if (element.tag, key) != ("g", "id")  # nothing refers to a group
+        }
     root.attrib = {"role": "img", "aria-label": alt, "viewBox": root.attrib["viewBox"]}
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def _attributes(element: ElementTree.Element, prefix: str) -> dict[str, str]:
-    """What a browser needs of an element's attributes, in the page's colours."""
-    out = {}
-    for key, value in element.attrib.items():
-        key = key.partition("}")[2] or key  # xlink:href -> href
-        if key == "id":
-            if element.tag == "g":
-                continue  # nothing refers to a group
-            value = f"{prefix}-{value}"
-        elif key == "href":
-            value = value.replace("#", f"#{prefix}-")
-        elif key == "style":
-            value = re.sub(r"font-family: [^;]*;? ?", "", value)
-            for colour, variable in VARIABLES.items():
-                value = value.replace(colour, variable)
-        elif key == "clip-path":
-            value = value.replace("url(#", f"url(#{prefix}-")
-        elif key in ("d", "x", "y", "transform"):  # a hundredth of a point is fine enough
-            value = re.sub(r"(\.\d\d)\d+", r"\1", " ".join(value.split()))
-        if (key, value) != ("transform", "") and not value.startswith("rotate(-0 "):
-            out[key] = value
-    return out
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"\W+", "-", name.lower())
+def _of_page(attribute: str) -> str:
+    for colour, variable in VARIABLES.items():
+        attribute = attribute.replace(colour, variable)
+    attribute = re.sub(r"font-family: [^;]*;? ?", "", attribute)
+    # A hundredth of a point is fine enough.
+    return re.sub(r"(\.\d\d)\d+", r"\1", " ".join(attribute.split()))

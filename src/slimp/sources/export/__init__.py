@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
 from slimp.data.cohort import Cohort
 from slimp.data.files import check_output, new_folder, write_json
+from slimp.errors import CohortError
 from slimp.sources.export.describe import write_card, write_croissant
-from slimp.sources.export.shards import WITHOUT, ExportOptions, plan_shards
-from slimp.sources.export.write import unreviewed_columns, write_parquet, write_tar
-
-__all__ = ["ExportOptions", "Format", "export_cohort"]
+from slimp.sources.export.write import columns_of, write_parquet, write_tar
 
 Format = Literal["webdataset", "hf"]
-HF_WITHOUT = "train"
-"""The split of a Hugging Face dataset whose cohort has none, as its users expect."""
 LICENCE = re.compile(r"licen[cs]e|copyright|attribution", re.IGNORECASE)
 """Names of published columns that must go wherever an image goes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """How an export is cut, and what goes with the images."""
+
+    shard_mib: int = 256
+    """A shard is closed before its images exceed this, MiB; a patient is never cut in two."""
+    published: Literal["licence", "all"] = "licence"
+    """Of the published columns that are no metadata, those that go along: licence: just those
+    on licence, copyright and attribution; all: every one, be it a diagnosis or a name."""
+    ignore_splits: bool = False
+    """Mix the official splits in the shards; each sample still says which it is of."""
+
+    def __post_init__(self) -> None:
+        if self.shard_mib < 1:
+            raise ValueError(f"shard_mib must be 1 or more, got {self.shard_mib}")
 
 
 def export_cohort(
@@ -55,24 +72,21 @@ def export_cohort(
     everything = set(cohort.images.columns)
     cohort = _released(cohort, options)
     shards = plan_shards(cohort, options)
-    if format == "hf" and {shard.split for shard in shards} == {WITHOUT}:
-        shards = [replace(shard, split=HF_WITHOUT) for shard in shards]
+    if format == "hf" and list(shards) == ["images"]:  # as users of `datasets` expect
+        shards = {"train": shards["images"]}
     with new_folder(out, overwrite=overwrite) as folder:
         if format == "hf":
             files = write_parquet(cohort, shards, folder, progress)
-            write_card(cohort, [shard.split for shard in shards], folder / "README.md")
+            write_card(cohort, list(shards), folder / "README.md")
         else:
             files = write_tar(cohort, shards, folder, progress)
         write_croissant(cohort, files, folder)
-        splits: dict[str, int] = {}
-        for shard in shards:
-            splits[shard.split] = splits.get(shard.split, 0) + len(shard.rows)
         metrics = {
             "images": len(cohort),
             "lesions": len(cohort.lesions),
             "patients": len(cohort.patients),
-            "shards": len(shards),
-            "splits": splits,
+            "shards": sum(map(len, shards.values())),
+            "splits": {split: sum(map(len, parts)) for split, parts in shards.items()},
             "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
             "columns_left_out": sorted(everything - set(cohort.images.columns)),
         }
@@ -92,7 +106,8 @@ def _released(cohort: Cohort, options: ExportOptions) -> Cohort:
     cohort = replace(cohort, info=replace(cohort.info, import_report=report))
     if options.published == "all":
         return cohort
-    stay = [name for name in unreviewed_columns(cohort) if not LICENCE.search(name)]
+    published = [c.source for c in columns_of(cohort) if c.group == "published"]
+    stay = [name for name in published if not LICENCE.search(name)]
     tables = replace(cohort.tables, images=cohort.images.drop(columns=stay))
     return replace(cohort, tables=tables)
 
@@ -101,9 +116,52 @@ def _without_examples(report: Any) -> Any:
     """An import report of the same fields whose examples are empty."""
     if isinstance(report, Mapping):
         return {
-            key: type(value)()
-            if key.endswith(("example", "examples"))
-            else _without_examples(value)
+            key: type(value)() if "example" in key else _without_examples(value)
             for key, value in report.items()
         }
     return [_without_examples(x) for x in report] if isinstance(report, list | tuple) else report
+
+
+def plan_shards(cohort: Cohort, options: ExportOptions) -> dict[str, list[NDArray[np.int64]]]:
+    """Split -> rows of `cohort.images` per shard, patient by patient in order of the first image.
+
+    Each image is in one shard. Shards of images without an official split are called `images`.
+
+    Raises:
+        CohortError: a patient has images in two official splits.
+    """
+    images = pd.DataFrame({"patient": cohort.images["patient_id"], "split": "images"})
+    if "split" in cohort.images and not options.ignore_splits:
+        images["split"] = cohort.images["split"].fillna("images")
+        splits = images.drop_duplicates().groupby("patient", sort=False)["split"].agg(list)
+        if len(mixed := splits[splits.map(len) > 1]):
+            raise CohortError(
+                f"patient '{mixed.index[0]}' has images in the official splits "
+                f"'{mixed.iloc[0][0]}' and '{mixed.iloc[0][1]}', as have {len(mixed)} patient(s) "
+                "in all: a model that learns from one set of shards would be tested on people it "
+                "knows. Correct the splits, or pass --ignore-splits and split by patient yourself."
+            )
+    images["bytes"] = [len(cohort.read_image(row)) for row in range(len(cohort))]
+    shards: dict[str, list[NDArray[np.int64]]] = {}
+    for split, part in images.groupby("split", sort=False):
+        groups, filled = list[list[int]](), 0
+        for _, rows in part.groupby("patient", sort=False):
+            size = int(rows["bytes"].sum())
+            if not groups or filled + size > options.shard_mib * 2**20:
+                groups.append([])
+                filled = 0
+            groups[-1] += rows.index.tolist()
+            filled += size
+        shards[_file_name(str(split), shards)] = [np.array(rows) for rows in groups]
+    return shards
+
+
+def _file_name(split: str, taken: Mapping[str, object]) -> str:
+    """A name of letters, digits and `_` that is none of those taken, whatever their case.
+
+    Windows and macOS take `Train` and `train` for one file.
+    """
+    name = re.sub(r"[^A-Za-z0-9]+", "_", split).strip("_") or "split"
+    while name.casefold() in map(str.casefold, taken):
+        name += "_2"
+    return name

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import write_json
-from slimp.sources.export.write import unreviewed_columns
+from slimp.data.schema import LEVELS
+from slimp.sources.export.write import columns_of
 
 LICENCES = {
     *("cc0-1.0", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-sa-4.0", "cc-by-nc-sa-4.0"),
@@ -24,16 +25,14 @@ CONTEXT = {
     "cr": "http://mlcommons.org/croissant/",
     "dct": "http://purl.org/dc/terms/",
     "conformsTo": "dct:conformsTo",
-    "citeAs": "cr:citeAs",
-    "column": "cr:column",
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "extract": "cr:extract",
-    "field": "cr:field",
-    "fileObject": "cr:fileObject",
-    "fileSet": "cr:fileSet",
-    "includes": "cr:includes",
-    "recordSet": "cr:recordSet",
-    "source": "cr:source",
+    **{
+        name: f"cr:{name}"
+        for name in (
+            *("citeAs", "column", "extract", "field", "fileObject", "fileSet"),
+            *("includes", "recordSet", "source"),
+        )
+    },
 }
 DATA_TYPES = {"continuous": "sc:Float", "categorical": "sc:Text", "checkbox": "sc:Boolean"}
 
@@ -51,13 +50,18 @@ def write_card(cohort: Cohort, splits: Sequence[str], path: Path) -> None:
         "configs": [{"config_name": "default", "data_files": files}],
     }
     yaml = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items())
-    there = set(unreviewed_columns(cohort))
+    columns = columns_of(cohort)
+    there = {column.source for column in columns if column.group == "published"}
     refused = [f"- `{n}`: {why}" for n, why in cohort.schema.refused.items() if n in there]
     lines = [
         f"---\n{yaml}\n---\n\n# {info.name}\n\n{_summary(cohort)}\n",
         *([f"Cite: {info.citation}\n"] if info.citation else []),
         "| column | level | kind | unit |\n| --- | --- | --- | --- |",
-        *(f"| `{c}` | {level} | {kind} | {unit} |" for c, level, kind, unit in _metadata(cohort)),
+        *(
+            f"| `{c.source}` | {c.group} | {c.kind} | {c.unit} |"
+            for c in columns
+            if c.group in LEVELS
+        ),
         *(["\nNever inputs of a model:\n", *refused] if refused else []),
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -68,9 +72,11 @@ def write_croissant(cohort: Cohort, files: Sequence[Mapping[str, Any]], folder: 
     tables = [file["name"] for file in files if file["name"].endswith(".parquet")]
     formats = {".parquet": "application/x-parquet", ".tar": "application/x-tar"}
     images = [name for name in tables if name.startswith(("data/", "tables/images"))]
-    text = dict.fromkeys(("image_id", "lesion_id", "patient_id", "label"), "sc:Text")
-    here = [m for m in _metadata(cohort) if images[0].startswith("data/") or m[1] == "image"]
-    types = text | {column: DATA_TYPES[kind] for column, _, kind, _ in here}
+    types = {
+        column.source: DATA_TYPES.get(column.kind, "sc:Text")
+        for column in columns_of(cohort)
+        if column.group in ("ids", "image") or (column.group in LEVELS and "data/" in images[0])
+    }
     content = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -117,11 +123,3 @@ def _summary(cohort: Cohort) -> str:
         f"patients. Licence: {cohort.info.licence}. Source: {cohort.info.source}. For research; "
         "not a medical device. No patient is in two shards."
     )
-
-
-def _metadata(cohort: Cohort) -> Iterator[tuple[str, str, str, str]]:
-    """Column, level, kind and unit of all metadata."""
-    for level in cohort.schema.levels:
-        for feature in level.features:
-            for column in feature.columns:
-                yield column, level.name, feature.kind, feature.unit or ""

@@ -9,55 +9,102 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import sha256_of, write_json
-from slimp.data.schema import LEVELS, Kind
-from slimp.sources.export.shards import Shard
+from slimp.data.schema import LEVELS
 from slimp.sources.webdataset import FORMAT, SIDECAR, TABLES, key_of
 
 Progress = Callable[[int, int], None]
-TYPES: dict[Kind, tuple[pa.DataType, str]] = {
-    "continuous": (pa.float64(), "float64"),
-    "categorical": (pa.string(), "string"),
-    "checkbox": (pa.bool_(), "bool"),
-}
-"""Kind of a feature -> its type in Parquet, and in `datasets`."""
+Shards = Mapping[str, Sequence[NDArray[np.int64]]]
+TYPES = {"continuous": pa.float64(), "checkbox": pa.bool_(), "categorical": pa.string()}
+"""Kind of a feature -> its type in Parquet; all else is text."""
+NAMES = {pa.float64(): "float64", pa.bool_(): "bool", pa.string(): "string"}
+"""What `datasets` calls these types."""
 ROWS = 100
 """In a row group of Parquet, as `datasets` writes them for images."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of an export."""
+
+    name: str
+    """Unlike all others."""
+    source: str
+    """Its name in the cohort."""
+    group: str
+    """`ids` (with label and split), a level, or `published`: neither of these."""
+    kind: str = "text"
+    unit: str = ""
+
+
+def columns_of(cohort: Cohort) -> list[Column]:
+    """Ids, label and split; the metadata of all levels; the other columns of the images."""
+    ids = ["image_id", "lesion_id", "patient_id", "label", "split"]
+    found = [{"source": name, "group": "ids"} for name in ids if name in cohort.images]
+    for level in cohort.schema.levels:
+        for feature in level.features:
+            about = {"group": level.name, "kind": feature.kind, "unit": feature.unit or ""}
+            found += [{"source": name, **about} for name in feature.columns]
+    known = {*ids, *cohort.schema.level("image").columns}
+    others = [str(name) for name in cohort.images if name not in known]
+    found += [{"source": name, "group": "published"} for name in others]
+    columns: list[Column] = []
+    for about in found:
+        name = about["source"]
+        while name in ("image", *(column.name for column in columns)):
+            name += "_"
+        columns.append(Column(name=name, **about))
+    return columns
+
+
+def _table(cohort: Cohort, columns: Sequence[Column]) -> pa.Table:
+    """A row per image of the cohort; missing is null."""
+    lesions = cohort.lesion_of_image
+    places = {"lesion": lesions, "patient": cohort.patient_of_lesion[lesions]}
+    arrays = []
+    for column in columns:
+        level = column.group if column.group in LEVELS else "image"
+        values = cohort.tables.of_level(level)[column.source]
+        if level in places:
+            values = values.iloc[places[level]]
+        kind = TYPES.get(column.kind, pa.string())
+        arrays.append(pa.array(values.reset_index(drop=True), type=kind, from_pandas=True))
+    return pa.table(arrays, names=[column.name for column in columns])
+
+
 def write_tar(
-    cohort: Cohort, shards: Sequence[Shard], folder: Path, progress: Progress
+    cohort: Cohort, shards: Shards, folder: Path, progress: Progress
 ) -> list[dict[str, Any]]:
     """Writes `SPLIT-000000.tar` and so on, `tables/` and `export.json`; name and hash of each.
 
     A sample's key is its row in the cohort; `KEY.json` holds ids, label, split and metadata.
     """
+    columns = columns_of(cohort)
+    table = _table(cohort, columns)
     done, files = 0, list[dict[str, Any]]()
-    for shard in shards:
-        path = folder / f"{shard.split}-{shard.number:06d}.tar"
+    for path, rows in _named(shards, folder, lambda split, number, _: f"{split}-{number:06d}.tar"):
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for row, sample in zip(shard.rows.tolist(), _samples(cohort, shard.rows), strict=True):
+            for row, record in zip(rows.tolist(), table.take(rows).to_pylist(), strict=True):
                 encoded = cohort.read_image(row)
-                text = json.dumps(sample, ensure_ascii=False, allow_nan=False)
+                text = json.dumps(_sample(columns, record), ensure_ascii=False, allow_nan=False)
                 for name, content in ((_ending(encoded), encoded), ("json", text.encode())):
                     member = tarfile.TarInfo(f"{key_of(row)}.{name}")  # without date and owner
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
                 done += 1
                 progress(done, len(cohort))
-        files.append({"name": path.name, "images": len(shard.rows), "sha256": sha256_of(path)})
+        files.append({"name": path.name, "images": len(rows), "sha256": sha256_of(path)})
     (folder / TABLES).mkdir()
     for level in LEVELS:
         path = folder / TABLES / f"{level}s.parquet"
@@ -74,104 +121,63 @@ def write_tar(
     return files
 
 
+def _sample(columns: Sequence[Column], record: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as `KEY.json` has it: ids, label and split; metadata by level; published columns."""
+    groups: dict[str, dict[str, Any]] = {name: {} for name in ("ids", *LEVELS, "published")}
+    for column in columns:
+        groups[column.group][column.source] = record[column.name]
+    levels = {level: groups[level] for level in LEVELS}
+    return {**groups["ids"], "metadata": levels, "published": groups["published"]}
+
+
 def write_parquet(
-    cohort: Cohort, shards: Sequence[Shard], folder: Path, progress: Progress
+    cohort: Cohort, shards: Shards, folder: Path, progress: Progress
 ) -> list[dict[str, Any]]:
     """Writes `data/SPLIT-00000-of-00001.parquet` and so on; name and hash of each.
 
     A row per image: the image, ids, label, split, the metadata of all levels, and the published
     columns that go along. Missing is null.
     """
-    types, features = _columns(cohort)
+    table = _table(cohort, columns_of(cohort))
+    features: dict[str, Any] = {"image": {"_type": "Image"}}
+    features |= {f.name: {"dtype": NAMES[f.type], "_type": "Value"} for f in table.schema}
+    if cohort.classes:
+        codes = cohort.images["label"].map({c: k for k, c in enumerate(cohort.classes)})
+        labels = pa.array(codes.astype("Int64"), type=pa.int64(), from_pandas=True)
+        table = table.set_column(table.schema.get_field_index("label"), "label", labels)
+        features["label"] = {"names": list(cohort.classes), "_type": "ClassLabel"}
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    schema = pa.schema(list(types.items()), metadata=metadata)
+    schema = pa.schema([("image", kind), *table.schema], metadata=metadata)
     (folder / "data").mkdir()
     done, files = 0, list[dict[str, Any]]()
-    for shard in shards:
-        path = folder / "data" / f"{shard.split}-{shard.number:05d}-of-{shard.of:05d}.parquet"
+    name = "data/{}-{:05d}-of-{:05d}.parquet".format
+    for path, shard in _named(shards, folder, name):
         with pq.ParquetWriter(path, schema) as writer:
-            for rows in np.split(shard.rows, range(ROWS, len(shard.rows), ROWS)):
-                writer.write_batch(_batch(cohort, rows, schema))
+            for rows in np.split(shard, range(ROWS, len(shard), ROWS)):
+                part = table.take(rows)
+                encoded = [cohort.read_image(row) for row in rows.tolist()]
+                images = [
+                    {"bytes": image, "path": f"{image_id}.{_ending(image)}"}
+                    for image, image_id in zip(encoded, part["image_id"].to_pylist(), strict=True)
+                ]
+                part = part.add_column(0, schema.field("image"), pa.array(images, type=kind))
+                writer.write_table(part.cast(schema))
                 done += len(rows)
                 progress(done, len(cohort))
         files.append({"name": f"data/{path.name}", "sha256": sha256_of(path)})
     return files
 
 
-def unreviewed_columns(cohort: Cohort) -> list[str]:
-    """Columns of `cohort.images` that are neither the cohort's own nor metadata."""
-    own = {"image_id", "lesion_id", "patient_id", "label", "split"}
-    own |= set(cohort.schema.level("image").columns)
-    return [str(name) for name in cohort.images.columns if name not in own]
-
-
-def _parts(cohort: Cohort, rows: NDArray[np.int64]) -> dict[str, pd.DataFrame]:
-    """For these rows of `cohort.images`: ids, label and split; each level; published columns."""
-    lesions = cohort.lesion_of_image[rows]
-    places = {"image": rows, "lesion": lesions, "patient": cohort.patient_of_lesion[lesions]}
-    ids = ["image_id", "lesion_id", "patient_id", "label"]
-    ids += ["split"] * ("split" in cohort.images)
-    parts = {"ids": cohort.images[ids].iloc[rows]}
-    for level in LEVELS:
-        columns = list(cohort.schema.level(level).columns)
-        parts[level] = cohort.tables.of_level(level)[columns].iloc[places[level]]
-    return parts | {"published": cohort.images[unreviewed_columns(cohort)].iloc[rows]}
-
-
-def _samples(cohort: Cohort, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """Ids, label, split, metadata and published columns of each row; None is missing."""
-    dicts = {
-        name: pa.Table.from_pandas(part, preserve_index=False).to_pylist()
-        if len(part.columns)
-        else [{} for _ in rows]
-        for name, part in _parts(cohort, rows).items()
-    }
+def _named(
+    shards: Shards, folder: Path, name: Callable[[str, int, int], str]
+) -> list[tuple[Path, NDArray[np.int64]]]:
+    """The path and rows of each shard, named by its split, number and the number of all."""
     return [
-        {
-            **dicts["ids"][i],
-            "metadata": {level: dicts[level][i] for level in LEVELS},
-            "published": dicts["published"][i],
-        }
-        for i in range(len(rows))
+        (folder / name(split, number, len(parts)), rows)
+        for split, parts in shards.items()
+        for number, rows in enumerate(parts)
     ]
-
-
-def _columns(cohort: Cohort) -> tuple[dict[str, pa.DataType], dict[str, Any]]:
-    """Column -> its type in Parquet, and what `datasets` takes it for."""
-    types = {"image": pa.struct([("bytes", pa.binary()), ("path", pa.string())])}
-    features: dict[str, Any] = {"image": {"_type": "Image"}}
-    kinds: dict[str, Kind] = {c: f.kind for f in cohort.schema.features for c in f.columns}
-    for name in (str(n) for part in _parts(cohort, np.arange(1)).values() for n in part):
-        free = name
-        while free in types:
-            free += "_"
-        types[free], dtype = TYPES[kinds.get(name, "categorical")]
-        features[free] = {"dtype": dtype, "_type": "Value"}
-    if cohort.classes:
-        types["label"] = pa.int64()
-        features["label"] = {"names": list(cohort.classes), "_type": "ClassLabel"}
-    return types, features
-
-
-def _batch(cohort: Cohort, rows: NDArray[np.int64], schema: pa.Schema) -> pa.RecordBatch:
-    parts = _parts(cohort, rows)
-    codes = {label: code for code, label in enumerate(cohort.classes)}
-    if codes:
-        label = parts["ids"]["label"].map(codes).astype("Int64")
-        parts["ids"] = parts["ids"].assign(label=label)
-    encoded = [cohort.read_image(int(row)) for row in rows]
-    names = parts["ids"]["image_id"]
-    columns: list[Any] = [
-        [
-            {"bytes": image, "path": f"{name}.{_ending(image)}"}
-            for name, image in zip(names, encoded, strict=True)
-        ]
-    ]
-    columns += [part[name].reset_index(drop=True) for part in parts.values() for name in part]
-    arrays = [
-        pa.array(x, type=y.type, from_pandas=True) for x, y in zip(columns, schema, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _ending(encoded: bytes) -> str:

@@ -73,38 +73,9 @@ def test_the_probe_tests_on_patients_that_no_one_saw(places):
     assert "versions" in config
 
 
-def test_nothing_is_overwritten_unless_asked(places, capsys):
-    before = (places["run"] / "model.safetensors").read_bytes()
-    for line in (
-        "data import synthetic - {cohort}",
-        "pretrain {cohort} --out {run}",
-        "embed {run} {cohort} --out {features}",
-        "probe {run} {cohort} --out {probe}",
-    ):
-        assert cli.main(line.format(**places).split()) == 2, line
-        assert "--overwrite" in capsys.readouterr().err
-    assert (places["run"] / "model.safetensors").read_bytes() == before
-
-
 def test_a_finished_run_resumes_to_itself(places, capsys):
     before = (places["run"] / "model.safetensors").read_bytes()
     config = str(places["run"] / "config.json")
     argv = ["pretrain", str(places["cohort"]), "--out", str(places["run"]), "--resume"]
     assert cli.main([*argv, "--config", config]) == 0, capsys.readouterr().err
     assert (places["run"] / "model.safetensors").read_bytes() == before
-
-
-def test_a_truncated_model_is_refused(places, tmp_path, capsys):
-    run = tmp_path / "run"
-    run.mkdir()
-    for name in ("model.json", "config.json", "patients.parquet"):
-        (run / name).write_bytes((places["run"] / name).read_bytes())
-    weights = (places["run"] / "model.safetensors").read_bytes()
-    (run / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    out = tmp_path / "features.parquet"
-    assert cli.main(["embed", str(run), str(places["cohort"]), "--out", str(out)]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("slimp: error: ")
-    assert "model.safetensors" in message
-    assert message.count("\n") == 1
-    assert [path for path in tmp_path.iterdir() if path != run] == []

@@ -625,13 +625,13 @@ def quiet(*words: object) -> None:
 
 
 FAMILIES: dict[str, tuple[Callable[[Path], list[Seed]], int]] = {
-    "csv": (csv_family, 200),
+    "csv": (csv_family, 110),
     "published": (published_family, 30),
-    "typed": (typed_family, 180),
-    "image": (image_family, 950),
-    "dicom": (dicom_family, 200),
-    "zip": (zip_family, 160),
-    "schema": (schema_family, 200),
+    "typed": (typed_family, 90),
+    "image": (image_family, 1400),
+    "dicom": (dicom_family, 220),
+    "zip": (zip_family, 90),
+    "schema": (schema_family, 110),
     "hdf5": (hdf5_family, 16),
     "shard": (shard_family, 16),
     "sketch": (sketch_family, 24),

@@ -46,14 +46,6 @@ def test_flags_reach_the_check_and_the_page(folder, capsys, tmp_path):
     assert config["near_duplicates"] is False
 
 
-def test_a_folder_that_holds_something_is_refused_before_the_work(folder, capsys, tmp_path):
-    (tmp_path / "thesis.txt").write_text("mine")
-    assert main(["data", "check", str(folder), "--out", str(tmp_path)]) == 2
-    printed = capsys.readouterr()
-    assert "is not empty" in printed.err
-    assert printed.out == ""
-
-
 def test_an_unusable_cohort_exits_with_2_and_still_leaves_its_page(tmp_path, capsys):
     target, out = tmp_path / "one", tmp_path / "audit"
     write_synthetic(target, SyntheticConfig(patients=1, lesions=3))

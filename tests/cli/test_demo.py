@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from slimp.cli import demo
-from slimp.cli.demo_acts import DemoConfig, DemoResult, run_demo
+from slimp.cli.demo_acts import Act, DemoConfig, run_demo
 from slimp.data.cohort import Cohort
 from slimp.errors import UserError
 from slimp.prediction.predictor import Predictor
@@ -35,48 +35,47 @@ CONFIG = DemoConfig(
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Act, ...]]:
     out = tmp_path_factory.mktemp("demo") / "out"
     return out, run_demo(out, seed=1, config=CONFIG)
 
 
 def test_everything_lies_where_it_says(made):
-    out, result = made
+    out, _ = made
     names = {"config.json", "metrics.json", "report.html", "reference", "similar", "clinic"}
     assert {path.name for path in out.iterdir()} == names
-    assert result.report == out / "report.html"
     for folder in ("reference/run", "reference/flat", "clinic/run", "clinic/alone"):
         assert (out / folder / "model.safetensors").is_file()
     assert (out / "clinic" / "run" / "transfer.json").is_file()
-    for target in re.findall(r'href="([^#"]+)"', result.report.read_text(encoding="utf-8")):
+    for target in re.findall(r'href="([^#"]+)"', (out / "report.html").read_text(encoding="utf-8")):
         assert (out / target).is_file()
 
 
 def test_terminal_page_and_metrics_say_the_same(made, monkeypatch, capsys):
-    out, result = made
-    monkeypatch.setattr("slimp.cli.demo_acts.run_demo", lambda *_, **__: result)
+    out, acts = made
+    monkeypatch.setattr("slimp.cli.demo_acts.run_demo", lambda *_, **__: acts)
     demo.run(demo.Arguments(out=out, seed=1))
     terminal = " ".join(capsys.readouterr().out.split())
-    page = " ".join(result.report.read_text(encoding="utf-8").split())
-    acts = json.loads((out / "metrics.json").read_text())["acts"]
-    for act, recorded in zip(result.acts, acts, strict=True):
-        for arm, score in act.rows():
+    page = " ".join((out / "report.html").read_text(encoding="utf-8").split())
+    found = json.loads((out / "metrics.json").read_text())["acts"]
+    for act, recorded in zip(acts, found, strict=True):
+        for arm, score in ((arm, str(score)) for arm, score in act.scores().items()):
             assert f"{arm} {score}" in terminal
             assert arm in page
             assert score[:5] in page
             assert recorded["arms"][arm]["mean"] == pytest.approx(float(score[:5]), abs=5e-4)
         for finding in act.findings:
             assert finding in terminal
-        for found in recorded["differences"]:
-            low, high = found["ci95"]
+        for claim in recorded["differences"]:
+            low, high = claim["ci95"]
             shown = low > 0, high < 0
             want = {(True, False): "shown", (False, True): "the opposite is shown"}
-            assert found["verdict"] == want.get(shown, "not shown at this size")
+            assert claim["verdict"] == want.get(shown, "not shown at this size")
 
 
 def test_arms_of_an_act_are_tested_on_the_same_unseen_patients(made):
-    out, result = made
-    for act, run in zip(result.acts, ("reference/run", "clinic/run"), strict=False):
+    out, acts = made
+    for act, run in zip(acts, ("reference/run", "clinic/run"), strict=False):
         parts = pd.read_parquet(out / run / "patients.parquet").set_index("patient_id")["part"]
         tested = {frozenset(r.predictions["patient_id"]) for r in act.arms.values()}
         assert len(tested) == 1
@@ -89,7 +88,7 @@ def test_arms_of_an_act_are_tested_on_the_same_unseen_patients(made):
 
 
 def test_imputed_metadata_help_or_are_left_out(made):
-    act = made[1].acts[2]
+    act = made[1][2]
     for words in ("clinic like the reference", "shifted clinic"):
         decided = [f for f in act.findings if words in f and ("left out" in f or " above " in f)]
         assert len(decided) == 1
@@ -106,10 +105,10 @@ def test_its_probes_can_be_predicted_with(made, tmp_path):
 
 @pytest.mark.slow
 def test_a_folder_in_use_is_left_alone_and_a_seed_repeats(made, tmp_path):
-    out, result = made
-    before = result.report.read_bytes()
+    out, acts = made
+    before = (out / "report.html").read_bytes()
     with pytest.raises(UserError, match="--overwrite"):
         run_demo(out, config=CONFIG)
-    assert result.report.read_bytes() == before
+    assert (out / "report.html").read_bytes() == before
     again = run_demo(tmp_path / "again", seed=1, config=CONFIG)
-    assert [act.to_dict() for act in again.acts] == [act.to_dict() for act in result.acts]
+    assert [act.to_dict() for act in again] == [act.to_dict() for act in acts]

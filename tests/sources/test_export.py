@@ -271,14 +271,10 @@ def test_parquet_shards_read_by_pyarrow_alone(cohort, tmp_path):
 
 def test_a_dataset_without_splits_is_called_train(cohort, tmp_path):
     options = ExportOptions(ignore_splits=True)
-    metrics = export_cohort(cohort, tmp_path / "hf", "hf", options=options)
-    assert metrics["splits"] == {"train": IMAGES}
-    assert [path.name for path in (tmp_path / "hf/data").iterdir()] == [
-        "train-00000-of-00001.parquet"
-    ]
+    for format, name in (("hf", "train"), ("webdataset", "images")):
+        metrics = export_cohort(cohort, tmp_path / format, format, options=options)
+        assert metrics["splits"] == {name: IMAGES}
     assert '"split": "train"' in (tmp_path / "hf/README.md").read_text()
-    metrics = export_cohort(cohort, tmp_path / "web", "webdataset", options=options)
-    assert metrics["splits"] == {"images": IMAGES}
 
 
 def test_the_dataset_card_says_whose_it_is(cohort, tmp_path):

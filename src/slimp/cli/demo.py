@@ -30,12 +30,12 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Runs the demo, then prints the acts and where the report lies."""
-    from slimp.cli.demo_acts import HEADS, run_demo
+    from slimp.cli.demo_acts import run_demo
 
-    result = run_demo(arguments.out, seed=arguments.seed, overwrite=arguments.overwrite)
-    for act in result.acts:
-        show_table(act.title, HEADS, act.rows())
+    out = arguments.out
+    for act in run_demo(out, seed=arguments.seed, overwrite=arguments.overwrite):
+        show_table(act.title, ["features", "balanced accuracy"], act.scores().items())
         for finding in act.findings:
             say(f"- {finding}")
         say("")
-    say(f"report: {result.report}")
+    say(f"report: {out / 'report.html'}")

@@ -16,15 +16,15 @@ from markupsafe import Markup
 from slimp.data.cohort import Cohort
 from slimp.data.files import check_output, new_folder, write_json
 from slimp.errors import UserError
-from slimp.evaluation.baselines import majority, metadata_baseline
+from slimp.evaluation.bootstrap import Estimate
 from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.paired_bootstrap import compare
 from slimp.evaluation.probe_config import ProbeConfig
-from slimp.evaluation.protocol import assess
+from slimp.evaluation.protocol import Assessment, assess
 from slimp.evaluation.result import ProbeResult
 from slimp.evaluation.run_features import cached_features, parts_of_run
 from slimp.evaluation.similarity import similarity_by_level
-from slimp.features.embed import FeatureTable, embed
+from slimp.features.embed import FeatureTable, embed, with_pseudo_metadata
 from slimp.features.feature_sets import FeatureSet
 from slimp.models.nested import Slimp
 from slimp.prediction.probe_folder import Provenance, save_probe
@@ -41,7 +41,6 @@ from slimp.training.config import AdaptConfig, PretrainConfig, RunConfig, values
 from slimp.training.loop import pretrain
 from slimp.training.run_folder import versions
 
-HEADS = ("features", "balanced accuracy")
 FEATURES: dict[str, FeatureSet] = {"images": "image", "images + metadata": "full"}
 EASY: dict[str, Any] = {"ambiguity": 0.15, "spread": 0.06, "lighting": 0.06, "label_noise": 0.0}
 """Drawn clearer than the synthetic cohort's defaults, so that minutes of training suffice."""
@@ -126,38 +125,23 @@ class Act:
         )
         self.differences.append({"arm": arm, "minus": control, **row.to_dict(), "verdict": verdict})
 
-    def rows(self) -> list[tuple[str, str]]:
-        """As `HEADS`."""
-        return [(arm, str(result.balanced_accuracy)) for arm, result in self.arms.items()]
+    def scores(self) -> dict[str, Estimate]:
+        """The balanced accuracy of each arm."""
+        return {arm: result.balanced_accuracy for arm, result in self.arms.items()}
 
     def tracks(self) -> list[tuple[str, Markup, str]]:
-        """The same with a scale between, for the page."""
-        return [
-            (arm, track(result.balanced_accuracy), estimate(result.balanced_accuracy))
-            for arm, result in self.arms.items()
-        ]
+        """A row per arm for the page, with a scale between."""
+        return [(arm, track(score), estimate(score)) for arm, score in self.scores().items()]
 
     def to_dict(self) -> dict[str, Any]:
         """For `metrics.json`."""
-        scores = {arm: result.balanced_accuracy.to_dict() for arm, result in self.arms.items()}
+        scores = {arm: score.to_dict() for arm, score in self.scores().items()}
         return {"title": self.title, "arms": scores, "differences": self.differences}
 
 
-@dataclass(frozen=True, kw_only=True)
-class DemoResult:
-    """What the demo found and where it lies."""
-
-    acts: tuple[Act, ...]
-    report: Path
-
-
 def run_demo(
-    out: str | Path,
-    *,
-    seed: int = 0,
-    overwrite: bool = False,
-    config: DemoConfig | None = None,
-) -> DemoResult:
+    out: Path, *, seed: int = 0, overwrite: bool = False, config: DemoConfig | None = None
+) -> tuple[Act, ...]:
     """Runs the three acts and leaves them in `out`.
 
     There lie `config.json`, `metrics.json`, `report.html`, and per cohort (`reference/ similar/
@@ -166,19 +150,18 @@ def run_demo(
     Raises:
         UserError: `out` is not empty and `overwrite` is off.
     """
-    out, config = Path(out), config or DemoConfig()
+    config = config or DemoConfig()
     check_output(out, overwrite=overwrite)
     with new_folder(out, overwrite=overwrite) as empty:  # the parts below fill it
         record = {"demo": asdict(config), "seed": seed, "versions": versions()}
         write_json(empty / "config.json", record)
-    cohorts = config.cohorts(seed)
-    for name, cohort in cohorts.items():
+    for name, cohort in config.cohorts(seed).items():
         cohort.save(out / name / "cohort")
     settings = config.pretrain(seed)
     acts = (
         _pretraining(out / "reference", settings),
         _adaptation(out / "clinic", out / "reference", settings),
-        _imputation(out, config.neighbours, seed),
+        _imputation(out, RetrievalConfig(impute="all", k=config.neighbours, seed=seed)),
     )
     write_json(out / "metrics.json", {"acts": [act.to_dict() for act in acts]})
     page = render_page(
@@ -189,7 +172,8 @@ def run_demo(
         command=f"slimp demo --seed {seed}",
         acts=acts,
     )
-    return DemoResult(acts=acts, report=write_page(out / "report.html", page))
+    write_page(out / "report.html", page)
+    return acts
 
 
 def _pretraining(here: Path, settings: PretrainConfig) -> Act:
@@ -198,21 +182,11 @@ def _pretraining(here: Path, settings: PretrainConfig) -> Act:
     pretrain(cohort, settings, here / "run")
     pretrain(cohort, replace(settings, **FLAT), here / "flat")
     act = Act(title="1  Pre-training on the reference, tested on patients that it never saw")
-    parts = _parts(here / "run", cohort)
-    tables = {
-        name: cached_features(here / run, here / "cohort")
-        for name, run in (("flat", "flat"), ("nested", "run"))
-    }
-    act.arms["majority class"] = majority(tables["nested"].ids, ProbeConfig(), parts=parts)
-    everything = ProbeConfig(features="full")
-    act.arms["table only"] = metadata_baseline(cohort, everything, parts=parts)
-    for words, features in FEATURES.items():
-        for name, table in tables.items():
-            found = probe(table, ProbeConfig(features=features), parts=parts)
-            act.arms[f"{name}, {words}"] = found
-        act.claim(f"nested, {words}", f"flat, {words}")
+    nested = _probed(here, cohort)
+    act.arms["majority class"] = nested.baselines["majority"]
+    act.arms["table only"] = nested.baselines["metadata"]
+    _compare(act, here, cohort, ("flat", "flat"), ("nested", nested))
     act.claim("nested, images + metadata", "table only")
-    _save_probe(here, "run", tables["nested"], cohort)
     return act
 
 
@@ -226,49 +200,72 @@ def _adaptation(here: Path, reference: Path, settings: PretrainConfig) -> Act:
     adapt(reference / "run", cohort, AdaptConfig(**same), here / "run")
     pretrain(cohort, settings, here / "alone")
     act = Act(title="2  A small clinic with other cameras and columns: adapted, or trained alone")
-    parts = _parts(here / "run", cohort)
-    tables = {
-        name: cached_features(here / run, here / "cohort")
-        for name, run in (("clinic alone", "alone"), ("adapted", "run"))
-    }
-    for words, features in FEATURES.items():
-        for name, table in tables.items():
-            found = probe(table, ProbeConfig(features=features), parts=parts)
-            act.arms[f"{name}, {words}"] = found
-        act.claim(f"adapted, {words}", f"clinic alone, {words}")
-    _save_probe(here, "run", tables["adapted"], cohort)
+    _compare(act, here, cohort, ("clinic alone", "alone"), ("adapted", _probed(here, cohort)))
     return act
 
 
-def _imputation(out: Path, neighbours: int, seed: int) -> Act:
+def _probed(here: Path, cohort: Cohort) -> Assessment:
+    """The probes of the run and what needs no pre-training, saved with a page as by `probe`."""
+    run, parts = here / "run", parts_of_run(here / "run", cohort) or {}
+    table = cached_features(run, here / "cohort")
+    found = assess(table, cohort, ProbeConfig(), run_parts=parts)
+    where = Provenance(run=run, cohort=here / "cohort")
+    save_probe(here / "probe", found, table, cohort, where, config=ProbeConfig())
+    held_out = cohort.images["patient_id"].map(parts) == "held_out"
+    write_report(
+        here / "probe" / "report.html",
+        run,
+        cohort,
+        found,
+        table=table,
+        similarity=similarity_by_level(
+            Slimp.from_pretrained(run),
+            cohort.select(held_out),
+            table.features["image"][held_out.to_numpy()],
+        ),
+        options=PageOptions(command="slimp demo"),
+    )
+    return found
+
+
+def _compare(
+    act: Act,
+    here: Path,
+    cohort: Cohort,
+    control: tuple[str, str],
+    method: tuple[str, Assessment],
+) -> None:
+    """Adds the probes of a control's run and of the method's, tested on the same patients."""
+    (control_name, run), (name, found) = control, method
+    parts = parts_of_run(here / "run", cohort) or {}
+    column = [parts.get(patient) for patient in cohort.images["patient_id"]]
+    table = cached_features(here / run, here / "cohort")
+    for words, features in FEATURES.items():
+        plain = probe(table, ProbeConfig(features=features), parts=column)
+        act.arms[f"{control_name}, {words}"] = plain
+        act.arms[f"{name}, {words}"] = found.probes[features]
+        act.claim(f"{name}, {words}", f"{control_name}, {words}")
+
+
+def _imputation(out: Path, config: RetrievalConfig) -> Act:
     """Act 3, on clinics whose metadata count as unknown: one like the reference, one unlike it."""
     act = Act(title="3  Clinics of images only: metadata imputed by retrieval")
-    model = Slimp.from_pretrained(out / "reference" / "run")
-    reference = Cohort.load(out / "reference" / "cohort")
-    theirs = cached_features(out / "reference" / "run", out / "reference" / "cohort")
-    parts = parts_of_run(out / "reference" / "run", reference)
+    run, folder = out / "reference" / "run", out / "reference" / "cohort"
+    model, reference = Slimp.from_pretrained(run), Cohort.load(folder)
+    known = EmbeddedCohort(cohort=reference, images=cached_features(run, folder).features["image"])
+    parts = parts_of_run(run, reference)
     for name, words in (("similar", "clinic like the reference"), ("clinic", "shifted clinic")):
         target = Cohort.load(out / name / "cohort")
-        own = embed(model, target, lacking="missing").features["image"]
-        settings = RetrievalConfig(impute="all", k=neighbours, seed=seed)
-        found = extrapolate(
-            model,
-            EmbeddedCohort(cohort=reference, images=theirs.features["image"]),
-            EmbeddedCohort(cohort=target, images=own),
-            settings,
-            parts=parts,
-        )
-        with new_folder(out / name / "imputed") as folder:
-            found.save(
-                folder,
-                run=out / "reference" / "run",
-                reference=out / "reference" / "cohort",
-                target=out / name / "cohort",
-            )
-            write_retrieval_report(folder / "report.html", found)
+        table = embed(model, target, lacking="missing")
+        unknown = EmbeddedCohort(cohort=target, images=table.features["image"])
+        found = extrapolate(model, known, unknown, config, parts=parts)
+        with new_folder(out / name / "imputed") as imputed:
+            found.save(imputed, run=run, reference=folder, target=out / name / "cohort")
+            write_retrieval_report(imputed / "report.html", found)
         act.findings.append(f"{words}: {found.verdict}")
         trusted = found.shift is not None and not found.shift.flagged
-        _probe_imputed(act, words, embed(model, target, pseudo=found.features), trusted=trusted)
+        table = with_pseudo_metadata(table, model, found.features)
+        _probe_imputed(act, words, table, trusted=trusted)
     return act
 
 
@@ -305,37 +302,3 @@ def _probe_imputed(act: Act, words: str, table: FeatureTable, *, trusted: bool) 
         act.findings.append(f"{words}: imputed metadata are left out, {reason}.")
     else:
         act.claim(both, alone)
-
-
-def _parts(run: Path, cohort: Cohort) -> list[str | None]:
-    """The part of each image, as the run set its patient aside."""
-    parts = parts_of_run(run, cohort) or {}
-    return [parts.get(patient) for patient in cohort.images["patient_id"]]
-
-
-def _save_probe(here: Path, run: str, table: FeatureTable, cohort: Cohort) -> None:
-    """The probe of all features with its page, as `slimp probe` leaves them."""
-    parts = parts_of_run(here / run, cohort)
-    found = assess(table, cohort, ProbeConfig(), run_parts=parts)
-    save_probe(
-        here / "probe",
-        found,
-        table,
-        cohort,
-        Provenance(run=here / run, cohort=here / "cohort"),
-        config=ProbeConfig(),
-    )
-    held_out = cohort.images["patient_id"].map(parts or {}) == "held_out"
-    write_report(
-        here / "probe" / "report.html",
-        here / run,
-        cohort,
-        found,
-        table=table,
-        similarity=similarity_by_level(
-            Slimp.from_pretrained(here / run),
-            cohort.select(held_out),
-            table.features["image"][held_out.to_numpy()],
-        ),
-        options=PageOptions(command="slimp demo"),
-    )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any, NoReturn, get_args, get_origin
 
-from slimp.cli.values import convert, describe, placeholder
+from slimp.cli.values import convert, describe
 from slimp.errors import UserError
 
 ALSO_CALLED = {
@@ -75,7 +75,7 @@ class Flag:
     @property
     def usage(self) -> str:
         """Its place in the usage line."""
-        value = "..." * self.many if self.positional else f" {placeholder(self.hint)}"
+        value = "..." * self.many if self.positional else f" {describe(self.hint)[0]}"
         return self.spelling + value
 
     def value(self, given: Any) -> Any:
@@ -88,7 +88,7 @@ class Flag:
         try:
             return convert(hint, given)
         except ValueError:
-            words = f"takes {describe(hint)}, got {given!r}"
+            words = f"takes {describe(hint)[1]}, got {given!r}"
             raise argparse.ArgumentTypeError(words) from None
 
 
@@ -204,7 +204,7 @@ def _add(group: Any, flag: Flag, text: str) -> None:
             type=flag.value,
             action="append" if get_origin(flag.hint) is Mapping else "store",
             required=flag.default is MISSING,
-            metavar=placeholder(flag.hint),
+            metavar=describe(flag.hint)[0],
             help=text,
         )
 

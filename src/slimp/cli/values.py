@@ -73,24 +73,20 @@ def _pairs(value: Any, kind: Any) -> list[tuple[Any, Any]]:
     return list(value.items())
 
 
-def placeholder(hint: Any) -> str:
-    """What stands for the value of a flag in the help."""
+def describe(hint: Any) -> tuple[str, str]:
+    """What stands for the value of a flag in the help, and the values that it takes in words.
+
+    >>> describe(int | Literal["auto"])
+    ('N|auto', 'a whole number or auto')
+    """
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, UnionType):
-        return "|".join(placeholder(option) for option in inner if option is not NoneType)
+        options = [describe(option) for option in inner if option is not NoneType]
+        return "|".join(o[0] for o in options), " or ".join(o[1] for o in options)
     if kind is Literal:
-        return "|".join(map(str, inner))
-    return _KINDS[kind][0]
-
-
-def describe(hint: Any) -> str:
-    """The values that a flag takes, in words."""
-    kind, inner = get_origin(hint) or hint, get_args(hint)
-    if kind in (Union, UnionType):
-        return " or ".join(describe(option) for option in inner if option is not NoneType)
-    if kind is Literal:
-        return f"{'one of ' * (len(inner) > 1)}{', '.join(map(str, inner))}"
-    return _KINDS[kind][1]
+        names = list(map(str, inner))
+        return "|".join(names), f"{'one of ' * (len(names) > 1)}{', '.join(names)}"
+    return _KINDS[kind]
 
 
 def _yaml(text: str) -> Any:

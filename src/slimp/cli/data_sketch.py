@@ -47,7 +47,7 @@ def run(arguments: Arguments) -> None:
     """
     from slimp.data.files import new_file
     from slimp.sources.layout import TableLayout
-    from slimp.sources.sketch.class_folders import table_of_folders
+    from slimp.sources.sketch.image_columns import table_of_folders
     from slimp.sources.sketch.table import sketch_table
 
     out, table, images = arguments.out, arguments.table, arguments.images
@@ -55,9 +55,8 @@ def run(arguments: Arguments) -> None:
     if made is not None:
         if out is None:
             raise UserError(
-                f"{table}: {made.count(chr(10)) - 1} images in folders named after classes. Pass "
-                "--out FILE.toml: the schema is written there, and the table of the images beside "
-                "it as FILE.csv."
+                f"{table}: {len(made)} images in folders named after classes. Pass --out FILE.toml "
+                "for the schema; the table of the images is written beside it as FILE.csv."
             )
         table, images = out.with_suffix(".csv"), table
     for path in filter(None, [out, table if made is not None else None]):
@@ -67,7 +66,7 @@ def run(arguments: Arguments) -> None:
             )
     if made is not None:
         with new_file(table) as temporary:
-            temporary.write_text(made, encoding="utf-8")
+            made.to_csv(temporary, index=False, lineterminator="\n")
     layout = {
         name: getattr(arguments, name) for name in ("sheet", "header", "encoding", "delimiter")
     }

@@ -1,12 +1,13 @@
-"""Which columns name the image files, and how."""
+"""Which columns name the image files, and how; or the table that folders of images stand for."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import permutations, product, takewhile
 from pathlib import Path
 
 import pandas as pd
@@ -14,17 +15,18 @@ import pandas as pd
 from slimp.errors import TableError
 from slimp.sources.arrange import arrange
 from slimp.sources.image_files import is_image_file
-from slimp.sources.layout import Join, TableLayout
+from slimp.sources.layout import TableLayout
 from slimp.sources.parse_cells import IMAGE_ENDING, NO_ENDING, fold, image_key, points_outside
 from slimp.sources.raw_files import Place
 from slimp.sources.sketch.columns import Column
-from slimp.sources.sketch.words import hints_at
+from slimp.sources.sketch.words import hints_at, plain, words
 
 SOME = 0.5
 """Share of a column's cells that must name a file in the image folder, or end as one does."""
-SEPARATORS = (";", "|", ",", "\n", " ")
-SAMPLE, TRIED = 1000, 5
+SAMPLE, TRIED = 1000, 4
 """Rows on which patterns of ids are tried, and columns of ids, at most, that make them up."""
+CLASSES = 200
+"""Folders of classes, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,23 +34,55 @@ class ImageColumns:
     """The image columns of a table."""
 
     columns: tuple[str, ...] = ()
-    """Several: a row has an image in each."""
-    separator: str | None = None
+    """Several: a row has an image in each. None: see `pattern`."""
     root: str | None = None
-    """Start of absolute paths that stands for the image folder."""
-    names: str | None = None
-    """`image_names`, where no column has them."""
-    found: int = 0
-    """Cells that name a file of the image folder."""
+    """Start of the paths that stands for the image folder."""
+    pattern: str | None = None
+    """`image_names`, where no column names the images."""
     named: int = 0
     """Cells that name an image."""
-    guessed: bool = False
-    """Nothing speaks for the column; but a schema has to name one."""
-    doubts: tuple[str, ...] = ()
+    found: int = 0
+    """Of these, those that name a file of the image folder."""
+
+
+def image_files(images: Path) -> list[str]:
+    """Paths of the images in a folder or zip file, from there on."""
+    with closing(Place(images, holds="images")) as place:
+        return [
+            path
+            for path in place.paths
+            if IMAGE_ENDING.search(path)
+            or (NO_ENDING.search(path) and (images.is_file() or is_image_file(images / path)))
+        ]
+
+
+def table_of_folders(folder: Path) -> pd.DataFrame:
+    """A table with the columns `path`, `class` and, where folders say so, `split`.
+
+    Args:
+        folder: holds images as `train/nevus/1.jpg` or `nevus/1.jpg`.
+
+    Raises:
+        TableError: the images are not in folders of classes.
+    """
+    files = sorted(image_files(folder))
+    parts = [Path(file).parent.parts for file in files]
+    splits = set(words()["cells"]["split"])
+    has_split = bool(parts) and all(len(p) > 1 and plain(p[0]) in splits for p in parts)
+    classes = [p[has_split] for p in parts if len(p) > has_split]
+    if len(classes) < len(parts) or not 2 <= len(set(classes)) <= CLASSES:
+        others = {p.name for p in folder.iterdir() if p.is_file() and p.name[0] != "."}
+        tables = ", ".join(sorted(others - set(files))[:5])
+        raise TableError(
+            f"{folder}: is a folder, not a table, and its images do not lie in folders named after "
+            f"their classes, as in train/nevus/1.jpg. Name a table{tables and f' in it: {tables}'}."
+        )
+    table = pd.DataFrame({"path": files, "class": classes})
+    return table.assign(split=[p[0] for p in parts]) if has_split else table
 
 
 def find_image_columns(
-    table: pd.DataFrame, columns: Sequence[Column], files: Sequence[str], roots: Sequence[str]
+    table: pd.DataFrame, columns: Sequence[Column], files: Sequence[str]
 ) -> ImageColumns:
     """The image columns, by the files in the image folder or, without one, by their endings.
 
@@ -56,196 +90,98 @@ def find_image_columns(
         table: text cells.
         columns: what is in them.
         files: image files, as paths from the image folder on.
-        roots: absolute paths of the image folder.
     """
-    known = _Files(files)
-    looks = ("code", "text", "category", "number")
-    read = [_read(column, known, roots) for column in columns if column.look in looks]
-    best = max((share for _, share in read), default=0.0)
+    stems = {_stem(file) for file in files}
+    shares = {c.name: _share(list(c.counts), stems) for c in columns if c.counts}
+    best = max(shares.values(), default=0.0)
     if best < SOME:
-        ids = [c for c in columns if c.look in ("code", "number", "category") and _is_bare(c)]
-        by_names = _named_by_ids(table, ids, files) if files else ImageColumns()
-        if by_names.names is not None:
-            return by_names
-        best_column = max(columns, key=lambda c: (hints_at(c.name, "image"), c.distinct))
-        return ImageColumns(columns=(best_column.name,), guessed=True)
-    chosen = [found for found, share in read if share >= max(SOME, best - 0.3)]
-    return _merged(chosen, table, known, roots)
-
-
-def image_files(images: Path) -> list[str]:
-    """Paths of the images in a folder or zip file, from there on."""
-    place = Place(images, holds="images")
-    try:
-        return [
-            path
-            for number, path in enumerate(place.paths)
-            if IMAGE_ENDING.search(path)
-            or (NO_ENDING.search(path) and place.inside_zip(number))
-            or is_image_file(place.shown(number))
-        ]
-    finally:
-        place.close()
-
-
-class _Files:
-    """The files of a folder, by what a cell may call them."""
-
-    def __init__(self, files: Sequence[str]) -> None:
-        keys = [fold(image_key(file)) for file in files]
-        self.paths = set(keys)
-        self.stems = {key.rpartition("/")[2] for key in keys}
-
-    def has(self, cell: str) -> bool:
-        """Whether the cell names one of them; without files, whether it ends as images do."""
-        if not self.paths:
-            return IMAGE_ENDING.search(cell.strip()) is not None
-        key = fold(image_key(cell))
-        return key in self.paths or key.partition("/")[2] in self.paths or key in self.stems
-
-    def share(self, cells: Sequence[str]) -> float:
-        """Share of the cells that name one, or of the files that are named, if that is more.
-
-        Often only a part of the images is there; then few cells name a file, but most files are
-        named.
-        """
-        naming = [cell for cell in cells if self.has(cell)]
-        named = {_stem(cell) for cell in naming} & self.stems
-        return max(len(naming) / max(1, len(cells)), len(named) / max(1, len(self.stems)))
+        return _named_by_ids(table, columns, files) if files else ImageColumns()
+    chosen = dict[str, set[str]]()  # name -> stems; of columns that name the same files, one
+    for name in sorted(shares, key=lambda name: not hints_at(name, "image")):
+        own = {_stem(cell) for cell in table[name] if cell.strip()}
+        same = any(len(own & other) > 0.5 * len(own) for other in chosen.values())
+        if shares[name] >= max(SOME, best - 0.3) and not same:
+            chosen[name] = own
+    names = tuple(str(name) for name in table if name in chosen)
+    cells = [cell.strip() for name in names for cell in table[name] if cell.strip()]
+    root = _root(cells)
+    ends = [cell[len(root) + 1 :] for cell in cells] if root else cells
+    return ImageColumns(
+        columns=names, root=root, named=len(cells), found=_count(ends, _keys(files))
+    )
 
 
 def _stem(cell: str) -> str:
     return fold(image_key(cell)).rpartition("/")[2]
 
 
-def _read(column: Column, known: _Files, roots: Sequence[str]) -> tuple[ImageColumns, float]:
-    """The best reading of one column as image names, and how much of it that explains."""
-    cells, name = list(column.counts), (column.name,)
-    if sum(map(points_outside, cells)) >= SOME * len(cells):
-        paths = [cell.replace("\\", "/") for cell in cells]
-        ends = [_below(path, roots) for path in paths]
-        if sum(end != path for end, path in zip(ends, paths, strict=True)) >= SOME * len(paths):
-            return ImageColumns(columns=name), known.share(ends)
-        root, share = _root(paths, known)
-        slash = "\\" if sum("\\" in cell for cell in cells) > len(cells) / 2 else "/"
-        return ImageColumns(columns=name, root=root.replace("/", slash)), share
-    readings = [(ImageColumns(columns=name), known.share(cells))]
-    for separator in SEPARATORS:
-        single = [part.strip() for cell in cells for part in cell.split(separator) if part.strip()]
-        images = sum(bool(IMAGE_ENDING.search(part)) for part in single)
-        if len(single) > len(cells) and (known.paths or images >= 0.9 * len(single)):
-            found = ImageColumns(columns=name, separator=separator)
-            readings.append((found, known.share(single) - 0.01))
-    return max(readings, key=lambda reading: reading[1])
+def _keys(files: Sequence[str]) -> set[str]:
+    """What a cell may call the files: their paths and their names."""
+    paths = {fold(image_key(file)) for file in files}
+    return paths | {path.rpartition("/")[2] for path in paths}
 
 
-def _below(cell: str, roots: Sequence[str]) -> str:
-    """The cell from the image folder on, if it is a path that begins with that."""
-    path = cell.replace("\\", "/")
-    return next((path.removeprefix(f"{r}/") for r in roots if path.startswith(f"{r}/")), cell)
+def _count(cells: Sequence[str], keys: set[str]) -> int:
+    return sum(fold(image_key(cell)) in keys for cell in cells)
 
 
-def _root(paths: Sequence[str], known: _Files) -> tuple[str, float]:
-    """The folder that most paths lie in such that what follows names files, and that share."""
-    first = paths[0].split("/")
-    best = ("", -1.0)
-    for depth in range(1, len(first)):
-        root = "/".join(first[:depth])
-        ends = [p[len(root) + 1 :] for p in paths if p.lower().startswith(f"{root}/".lower())]
-        exact = sum(fold(image_key(end)) in known.paths for end in ends) / len(paths)
-        score = known.share(ends) * len(ends) / len(paths) + 0.1 * exact
-        score += 0 if known.paths else 0.001 * depth
-        if ends and score > best[1]:
-            best = (root, score)
-    return best[0], min(1.0, best[1])
+def _share(cells: Sequence[str], stems: set[str]) -> float:
+    """Share of the cells that name a file, or of the files that are named, if that is more.
+
+    Often only a part of the images is there; then few cells name a file, but most files are named.
+    """
+    if not stems:
+        return sum(bool(IMAGE_ENDING.search(cell)) for cell in cells) / len(cells)
+    naming = [stem for cell in cells if (stem := _stem(cell)) in stems]
+    return max(len(naming) / len(cells), len(set(naming)) / len(stems))
 
 
-def _merged(
-    chosen: Sequence[ImageColumns], table: pd.DataFrame, known: _Files, roots: Sequence[str]
+def _root(cells: Sequence[str]) -> str | None:
+    """The folder that all images lie in, if most cells are absolute paths."""
+    if sum(map(points_outside, cells)) < SOME * len(cells):
+        return None
+    folders = [cell.lower().replace("\\", "/").split("/")[:-1] for cell in cells]
+    common = takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
+    return cells[0][: len("/".join(parts[0] for parts in common))] or None
+
+
+def _named_by_ids(
+    table: pd.DataFrame, columns: Sequence[Column], files: Sequence[str]
 ) -> ImageColumns:
-    """One reading of them all: columns that name the same files are one, others are several."""
-
-    def stems(found: ImageColumns) -> set[str]:
-        return {_stem(cell) for cell in table[found.columns[0]].str.strip() if cell}
-
-    kept: list[ImageColumns] = []
-    for found in sorted(chosen, key=lambda f: (f.root is not None, not _is_image(f))):
-        if not any(len(stems(found) & stems(other)) > 0.5 * len(stems(found)) for other in kept):
-            kept.append(found)
-    columns = [str(name) for name in table if str(name) in {f.columns[0] for f in kept}]
-    starts = {found.root for found in kept}
-    separators = {found.separator for found in kept if found.separator}
-    root, separator = next(filter(None, starts), None), next(iter(separators), None)
-    doubts = ["further columns name the same images"] * (len(kept) < len(chosen))
-    if len(starts) > 1:
-        doubts.append(f"paths begin in several ways: {', '.join(map(str, starts))}")
-    cells = [cell for column in columns for cell in table[column].str.strip() if cell]
-    ends = [cell[len(root) + 1 :] if root else _below(cell, roots) for cell in cells]
-    if separator:
-        ends = [part.strip() for end in ends for part in end.split(separator) if part.strip()]
-    return ImageColumns(
-        columns=tuple(columns),
-        separator=separator,
-        root=root,
-        found=sum(map(known.has, ends)) if known.paths else 0,
-        named=len(ends),
-        doubts=tuple(doubts),
-    )
-
-
-def _is_image(found: ImageColumns) -> bool:
-    return hints_at(found.columns[0], "image")
-
-
-def _named_by_ids(table: pd.DataFrame, ids: list[Column], files: Sequence[str]) -> ImageColumns:
-    """A pattern of ids that the files' names follow, if there is one."""
-    topics = ("patient", "lesion", "image")
-    named = {column.name for column in ids if any(hints_at(column.name, t) for t in topics)}
-    ids.sort(key=lambda c: (c.name not in named, c.look != "code", -c.distinct))
-    known, some, best = _Files(files), table.head(SAMPLE), ImageColumns()
+    """The pattern of ids that most files' names follow, if half of them follow one."""
+    ids = [c for c in columns if c.kind in ("code", "number", "category")]
+    ids = [c for c in ids if not re.search(r"[{}!:.\[\]]", c.name)]
+    ids.sort(key=lambda c: (not hints_at(c.name, "patient", "lesion", "image"), -c.distinct))
+    some, keys, best = table.head(SAMPLE), _keys(files), ImageColumns()
     for pattern in _patterns(ids[:TRIED], files):
-        found = _named_so(some, pattern, files, known)
-        if found.found > max(best.found, SOME * min(len(files), len(some))):
-            best = found
-        if best.found >= min(len(files), len(some)):
+        names = _names(some, pattern, files)
+        found = _count(names[~names.duplicated(keep=False)].tolist(), keys)
+        if found > max(best.found, SOME * min(len(files), len(some))):
+            best = ImageColumns(pattern=pattern, found=found)
+        if found >= min(len(files), len(some)):
             break
-    return _named_so(table, best.names, files, known) if best.names is not None else best
+    if best.pattern is None:
+        return best
+    cells = _names(table, best.pattern, files).tolist()
+    return ImageColumns(pattern=best.pattern, named=len(cells), found=_count(cells, keys))
 
 
-def _named_so(
-    table: pd.DataFrame, pattern: str, files: Sequence[str], known: _Files
-) -> ImageColumns:
-    """What a pattern of ids finds in the image folder; nothing if it does not fit the table."""
+def _names(table: pd.DataFrame, pattern: str, files: Sequence[str]) -> pd.Series:
+    """The images that the pattern finds; none if it does not fit the table."""
     try:
         layout = TableLayout(image_names=pattern)
-        rows = arrange(table, layout, "\0", read_join=_no_join, files=files)
+        return arrange(table, layout, "\0", read_join=lambda join: None, files=files)["\0"]
     except TableError:
-        return ImageColumns()
-    names = rows["\0"]
-    found = sum(map(known.has, names[~names.duplicated(keep=False)]))
-    return ImageColumns(names=pattern, found=found, named=len(rows))
-
-
-def _is_bare(column: Column) -> bool:
-    cells = list(column.counts)[:100]
-    return not re.search(r"[{}!:.\[\]]", column.name) and not any(
-        re.search(r"[{}\s]", cell) for cell in cells
-    )
+        return pd.Series(dtype="str")
 
 
 def _patterns(ids: Sequence[Column], files: Sequence[str]) -> Iterator[str]:
     """Names made of one id or two; numbers also with leading zeros, as in `ISIC_{id:07}`."""
     stems = [re.fullmatch(r"(\D*)(\d+)(\D*)", image_key(file).rpartition("/")[2]) for file in files]
-    forms = Counter((m[1], len(m[2]), m[3]) for m in stems if m)
-    for column in ids:
-        if column.is_whole:
-            for (before, width, after), _ in forms.most_common(2):
-                yield f"{before}{{{column.name}:0{width}}}{after}"
-        yield from (f"{{{column.name}}}{end}" for end in ("/*", "_*", "-*", "*"))
-    for one, other in permutations([column.name for column in ids], 2):
-        for mark in ("/", "_", "-"):
-            yield from (f"{{{one}}}{mark}{{{other}}}{end}" for end in ("", "/*", "_*", "-*", "*"))
-
-
-def _no_join(join: Join) -> pd.DataFrame:
-    raise TableError(f"{join.file}: no further table is read here.")
+    forms = Counter((m[1], len(m[2]), m[3]) for m in stems if m).most_common(1)
+    for column in (column for column in ids if column.is_whole):
+        for (before, width, after), _ in forms:
+            yield f"{before}{{{column.name}:0{width}}}{after}"
+    names = [f"{{{column.name}}}" for column in ids]
+    pairs = [mark.join(pair) for pair, mark in product(permutations(names, 2), ("/", "_", "-"))]
+    yield from (name + end for name, end in product(names + pairs, ("/*", "_*", "-*", "*")))

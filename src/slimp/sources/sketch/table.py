@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -17,21 +18,26 @@ from slimp.data.schema import Schema
 from slimp.errors import TableError
 from slimp.sources.arrange import arrange
 from slimp.sources.image_files import is_image_file
-from slimp.sources.layout import Join, TableLayout
+from slimp.sources.layout import TableLayout
 from slimp.sources.level_tables import ASSUMED, type_rows
 from slimp.sources.read_parquet import EMBEDDED
 from slimp.sources.read_table import read_table
 from slimp.sources.sketch.columns import Column, describe
-from slimp.sources.sketch.further_tables import further_tables
+from slimp.sources.sketch.features import propose
 from slimp.sources.sketch.image_columns import ImageColumns, find_image_columns, image_files
-from slimp.sources.sketch.propose import Line, propose
-from slimp.sources.sketch.roles import Roles, find_roles, has_unmarked
-from slimp.sources.sketch.schema_text import render
+from slimp.sources.sketch.roles import Roles, find_roles, is_row_counter
+from slimp.sources.sketch.schema_text import Line, render
+from slimp.sources.sketch.words import hints_at
 
 ROWS = 20_000
 """Rows that are looked at; more say nothing new."""
-NEAR = 100
-"""Files and folders near the table, of each folder, among which images are looked for unasked."""
+NEAR = 200
+"""Files in a folder near the table, at most, among which images are looked for unasked."""
+ENDINGS = {".csv", ".tsv", ".tab", ".txt", ".parquet", ".xlsx"}
+TABLES, BYTES = 12, 64 << 20
+"""Further tables beside the table that are looked at, and how large each may be, at most."""
+SHARED = 0.5
+"""Share of the rows that must find their id in a further table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,165 +86,56 @@ def sketch_table(
     """
     layout = layout or TableLayout()
     published = read_table(table, layout=layout)
-    every = published.iloc[:ROWS]
-    rows = every[~(repeats := _repeats_header(every))]
+    rows, embedded = published.iloc[:ROWS], published.attrs.get(EMBEDDED)
     columns = [describe(rows[name]) for name in rows]
-    join, joins, notes = _label_beside(table, rows, columns)
-    if join is not None:
-        rows = pd.concat([rows, join], axis=1)
-        columns += [describe(join[name]) for name in join]
-    embedded = published.attrs.get(EMBEDDED)
-    images = _images_beside(table) if images is None and embedded is None else images
+    if images is None and embedded is None:
+        images = _images_beside(table.parent)
     files = [] if images is None else image_files(images)
-    raw = _common_folder(table, images)
-    roots = [] if images is None else [str(path) for path in (images.absolute(), images.resolve())]
     pictures = ImageColumns(columns=(str(embedded),))
     if embedded is None:
-        pictures = find_image_columns(rows, columns, files, list(dict.fromkeys(roots)))
-    roles = find_roles(columns, pictures.columns)
-    top, settings = _top_lines(columns, roles, pictures)
-    settings = [*_layout_lines(layout, published.attrs.get(ASSUMED, ())), *settings, *joins]
+        pictures = find_image_columns(rows, columns, files)
+    joined, join, notes = _label_beside(table, rows, columns)
+    columns += [describe(joined[name]) for name in joined]
+    sections = _sections(columns, find_roles(columns, pictures.columns), pictures)
+    sections["table"][:0] = _layout_lines(layout, published.attrs.get(ASSUMED, ()))
+    sections["table.join"] += join
     head = [
         f"Proposed by slimp data sketch from {table.name}: {len(published)} rows, "
         f"{len(published.columns)} columns. Read and correct it; comments say what is in doubt.",
         *([f"Only the first {ROWS} rows were looked at."] if len(published) > ROWS else []),
-        *(f"Row {row} repeats the header: remove it." for _, row in every.index[repeats]),
         "The images lie in the table." if embedded else _images_said(pictures, images, files),
         *notes,
     ]
-    names = _label_names(columns, roles)
-    rest = (top, settings, names | propose(columns, roles, pictures))
+    beside = raw = table.parent.resolve()
+    if images is not None:
+        raw = Path(os.path.commonpath([beside, images.resolve()]))
     sketch = Sketch(
-        text=render(head, *rest),
-        raw=raw,
-        table=table.resolve().relative_to(raw.resolve()).as_posix(),
-        images=None if images is None else images.resolve().relative_to(raw.resolve()).as_posix(),
+        text=render(head, sections),
+        raw=table.parent if raw == beside else raw,
+        table=(beside / table.name).relative_to(raw).as_posix(),
+        images=None if images is None else images.resolve().relative_to(raw).as_posix(),
         embedded=embedded is not None,
     )
-    problem = _dry_run(sketch, every, files, roots)
+    problem = _dry_run(sketch, table.parent, rows, files)
     if problem is None:
         return sketch
     head.append(f"AN IMPORT WOULD STOP HERE, until table or schema are corrected: {problem}")
-    return replace(sketch, text=render(head, *rest))
+    return replace(sketch, text=render(head, sections))
 
 
-def _label_beside(
-    table: Path, rows: pd.DataFrame, columns: Sequence[Column]
-) -> tuple[pd.DataFrame | None, list[Line], list[str]]:
-    """The label of a table beside, if there is none in this one, and what else lies there."""
-    join, lines, others = None, list[Line](), list[str]()
-    for further in further_tables(table, rows):
-        if join is None and further.label and find_roles(columns, ()).label is None:
-            join = further.cells
-            doubt = f"the label is in a table of its own, with a row per {further.key}."
-            entry = {"file": further.file, "on": further.key, "columns": list(further.label)}
-            lines.append(Line(key="join", value=entry, doubts=(doubt,)))
-        else:
-            more = ", ..." if len(further.columns) > 3 else ""
-            named = ", ".join(further.columns[:3])
-            others.append(f"{further.file} (by {further.key}: {named}{more})")
-    note = f"Not joined, but with the same ids: {'; '.join(others)}. See [[table.join]]."
-    return join, lines, [note] if others else []
-
-
-def _repeats_header(rows: pd.DataFrame) -> Any:
-    """(rows,) whether a row is the header once more, as where tables were put together."""
-    cells = rows.apply(lambda column: column.str.split().str.join(" ") == column.name)
-    same = cells.to_numpy(dtype=bool).sum(axis=1)
-    repeats = (same >= 2) & (same > rows.shape[1] / 2)
-    return repeats & (not repeats.all())
-
-
-def _images_beside(table: Path) -> Path | None:
-    """The folder `images` beside the table; else the one beside, or around it, with images."""
-    folder = table.parent
+def _images_beside(folder: Path) -> Path | None:
+    """The folder `images`; else the one beside, or around the table, that holds images."""
     if (folder / "images").is_dir():
         return folder / "images"
     beside = [path for path in islice(folder.iterdir(), NEAR) if path.is_dir()]
-    holding = [path for path in beside if _holds_images(path)]
+    holding = [path for path in beside if _holds_images(path.rglob("*"))]
     if len(holding) == 1:
         return holding[0]
-    return folder if holding or _holds_images(folder) else None
+    return folder if holding or _holds_images(folder.iterdir()) else None
 
 
-def _holds_images(folder: Path) -> bool:
-    """Whether an image is among the first files of the folder, or of one in it."""
-    inside = (p for p in folder.iterdir() if not p.name.startswith("."))
-    near = (
-        f for p in islice(inside, NEAR) for f in (islice(p.iterdir(), 9) if p.is_dir() else [p])
-    )
-    return any(is_image_file(file) for file in near if file.is_file())
-
-
-def _common_folder(table: Path, images: Path | None) -> Path:
-    beside = table.parent
-    if images is None or images.resolve().is_relative_to(beside.resolve()):
-        return beside
-    return Path(os.path.commonpath([beside.resolve(), images.resolve()]))
-
-
-def _top_lines(
-    columns: Sequence[Column], roles: Roles, pictures: ImageColumns
-) -> tuple[list[Line], list[Line]]:
-    """The lines on top, and those of [table] that are about images."""
-    by_name = {column.name: column for column in columns}
-    image = pictures.columns[0] if len(pictures.columns) == 1 else _free("photo", by_name)
-    doubts = [f"{doubt}." for doubt in pictures.doubts]
-    if pictures.guessed:
-        doubts.append(
-            "NO COLUMN NAMES IMAGE FILES, so this is a mere guess. If names can be made of other "
-            'columns, set image_names under [table], as in image_names = "{patient}/{lesion}.jpg".'
-        )
-    several = len(pictures.columns) > 1
-    values: dict[str, Any] = {"images": list(pictures.columns) if several else None}
-    values |= {"separator": pictures.separator, "image_names": pictures.names}
-    values |= {"image_root": pictures.root}
-    settings = [Line(key=key, value=value) for key, value in values.items() if value is not None]
-    lesion, said = roles.lesion, dict(roles.doubts)
-    if lesion is None and (several or pictures.separator or "*" in (pictures.names or "")):
-        lesion = _free("row", by_name)
-        said["lesion"] = "a row is taken for a lesion, its images for images of that."
-        settings.append(Line(key="row_id", value=lesion))
-    label: Any = roles.label
-    if isinstance(label, tuple):
-        label = {"one_hot": list(label)}
-        if has_unmarked(columns, label["one_hot"]):
-            label["unmarked"] = "other"
-            said["label"] = "rows without a 1 are taken for a class of their own, 'other'."
-    if roles.patient is not None and (empty := _empty(by_name[roles.patient])):
-        said["patient"] = (
-            f"{said.get('patient', '')} Missing in {empty} row(s): an import stops, unless each "
-            "lesion without one is of a person of its own (--missing-patient-id one-each)."
-        )
-    top = [Line(key="image", value=image, doubts=tuple(doubts))]
-    ids = {"lesion": lesion, "patient": roles.patient, "label": label, "split": roles.split}
-    for role, value in ids.items():
-        if value is not None:
-            top.append(Line(key=role, value=value, doubts=(said[role],) if role in said else ()))
-        elif role in said:
-            top.append(Line(key="", doubts=(f"{role}: {said[role]}",)))
-    return top, settings
-
-
-def _empty(column: Column) -> int:
-    return len(column.cells) - column.filled
-
-
-def _label_names(columns: Sequence[Column], roles: Roles) -> dict[str, list[Line]]:
-    """Spellings of the label that mean the same, and those that mean none."""
-    label = next((c for c in columns if (c.name,) == roles.label_columns), None)
-    names = {} if label is None else dict.fromkeys(label.missing, "")
-    if label is not None and label.look == "category":
-        names |= label.aliases
-    said = Line(key="", doubts=('published label -> the one to use; "" means that there is none.',))
-    lines = [Line(key=key, value=value) for key, value in names.items()]
-    return {"label_names": [said, *lines]} if names else {}
-
-
-def _layout_lines(layout: TableLayout, assumed: Sequence[str]) -> list[Line]:
-    given = {key: getattr(layout, key) for key in ("encoding", "delimiter", "header", "sheet")}
-    lines = [Line(key=key, value=value) for key, value in given.items() if value is not None]
-    return [Line(key="", doubts=tuple(assumed)), *lines] if assumed else lines
+def _holds_images(paths: Iterator[Path]) -> bool:
+    return any(is_image_file(path) for path in islice(paths, NEAR) if path.is_file())
 
 
 def _images_said(pictures: ImageColumns, images: Path | None, files: Sequence[str]) -> str:
@@ -252,25 +149,126 @@ def _images_said(pictures: ImageColumns, images: Path | None, files: Sequence[st
     )
 
 
-def _free(name: str, taken: Iterable[str]) -> str:
+def _label_beside(
+    table: Path, rows: pd.DataFrame, columns: Sequence[Column]
+) -> tuple[pd.DataFrame, list[Line], list[str]]:
+    """The label of a table beside, if there is none in this one, and what else lies there."""
+    joined, lines, others = pd.DataFrame(index=rows.index), list[Line](), list[str]()
+    has_label = bool(find_roles(columns, ()).label)
+    for name, key, other in _tables_beside(table, rows):
+        new = [str(column) for column in other if column not in rows]
+        label = find_roles([describe(other[column]) for column in new], ()).label
+        if label and not has_label and not lines:
+            there = other.set_index(other[key].str.strip())[list(label)]
+            there = there[(there.index != "") & ~there.index.duplicated(keep=False)]
+            found = there.reindex(rows[key].str.strip()).fillna("")
+            joined = found.set_axis(rows.index)
+            entry = {"file": name, "on": key, "columns": list(label)}
+            lines = [Line(doubts=("the label is in a table of its own.",))]
+            lines += [Line(key=k, value=value) for k, value in entry.items()]
+        elif new:
+            more = ", ..." if len(new) > 3 else ""
+            others.append(f"{name} (by {key}: {', '.join(new[:3])}{more})")
+    note = f"Not joined, but with the same ids: {'; '.join(others)}. See [[table.join]]."
+    return joined, lines, [note] if others else []
+
+
+def _tables_beside(table: Path, rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """File, column of ids and content, of the tables in the same folder with the same ids."""
+    beside = [p for p in sorted(table.absolute().parent.iterdir()) if p.suffix.lower() in ENDINGS]
+    for path in [p for p in beside if p.name != table.name and p.is_file()][:TABLES]:
+        try:
+            other = read_table(path) if path.stat().st_size <= BYTES else pd.DataFrame()
+        except TableError:
+            continue
+        for key in (str(name) for name in rows if name in other):
+            ids = describe(other[key])
+            is_key = ids.filled == ids.distinct > 0 and not is_row_counter(ids)
+            if is_key and rows[key].str.strip().isin(list(ids.counts)).mean() >= SHARED:
+                yield path.name, key, other
+                break
+
+
+def _sections(
+    columns: Sequence[Column], roles: Roles, pictures: ImageColumns
+) -> dict[str, list[Line]]:
+    """All lines of the schema by their section."""
+    by_name, doubts = {column.name: column for column in columns}, dict(roles.doubts)
+    several, pattern = len(pictures.columns) > 1, pictures.pattern
+    image, lesion = _free("photo", by_name), roles.lesion
+    if len(pictures.columns) == 1:
+        image = pictures.columns[0]
+    elif not several and not pattern:
+        image = max(columns, key=lambda c: (hints_at(c.name, "image"), c.distinct)).name
+        doubts["image"] = (
+            "NO COLUMN NAMES IMAGE FILES, so this is a mere guess. If names can be made of other "
+            'columns, set image_names under [table], as in image_names = "{patient}/{lesion}.jpg"; '
+            'if a cell names several images, set separator, as in separator = ";".'
+        )
+    table: dict[str, Any] = {"images": list(pictures.columns) if several else None}
+    table |= {"image_names": pattern, "image_root": pictures.root}
+    if lesion is None and (several or "*" in (pattern or "")):
+        table["row_id"] = lesion = _free("row", by_name)
+        doubts["lesion"] = "a row is taken for a lesion, its images for images of that."
+    label: Any = roles.label[0] if len(roles.label) == 1 else None
+    if len(roles.label) > 1:
+        label = {"one_hot": list(roles.label)} | ({"unmarked": "other"} if roles.unmarked else {})
+    ids = [by_name[name] for name in (roles.patient, roles.lesion) if name is not None]
+    top = {"image": image, "lesion": lesion, "patient": roles.patient, "label": label}
+    top |= {"split": roles.split, "missing": [word for c in ids for word in c.missing] or None}
+    doubts["missing"] = "cells that are no ids; they are missing in every column."
+    if roles.patient is not None and (empty := (by_name[roles.patient].cells == "").sum()):
+        doubts["patient"] = (
+            f"{doubts.get('patient', '')} Missing in {empty} row(s): an import stops, unless each "
+            "lesion without one is of a person of its own (--missing-patient-id one-each)."
+        )
+    used = {roles.patient, roles.lesion, roles.split, *roles.label, *pictures.columns, image}
+    further = propose(columns, roles, used | set(re.findall(r"\{([^{}:]+)", pattern or "")))
+    return {
+        "": [_top_line(key, value, doubts.get(key, "")) for key, value in top.items()],
+        "label_names": _label_names(by_name[roles.label[0]]) if len(roles.label) == 1 else [],
+        "table": [Line(key=k, value=v) for k, v in table.items() if v] + further.pop("table"),
+        "table.join": [],
+        **further,
+    }
+
+
+def _top_line(key: str, value: Any, doubt: str) -> Line:
+    if value is None:
+        return Line(doubts=(f"{key}: {doubt}",) if doubt and key != "missing" else ())
+    return Line(key=key, value=value, doubts=(doubt,))
+
+
+def _label_names(label: Column) -> list[Line]:
+    """Spellings of the label that mean the same, and those that mean none."""
+    names = dict.fromkeys(label.missing, "")
+    names |= label.aliases if label.kind == "category" else {}
+    said = Line(doubts=('published label -> the one to use; "" means that there is none.',))
+    return [said, *(Line(key=key, value=value) for key, value in names.items())] if names else []
+
+
+def _layout_lines(layout: TableLayout, assumed: Sequence[str]) -> list[Line]:
+    given = {key: getattr(layout, key) for key in ("encoding", "delimiter", "header", "sheet")}
+    lines = [Line(key=key, value=value) for key, value in given.items() if value is not None]
+    return [Line(doubts=tuple(assumed)), *lines] if assumed else lines
+
+
+def _free(name: str, taken: Collection[str]) -> str:
     while name in taken:
         name += "_"
     return name
 
 
-def _dry_run(
-    sketch: Sketch, rows: pd.DataFrame, files: Sequence[str], roots: Sequence[str]
-) -> str | None:
+def _dry_run(sketch: Sketch, folder: Path, rows: pd.DataFrame, files: Sequence[str]) -> str | None:
     """What an import of the table by this sketch would complain of."""
-
-    def read_join(join: Join) -> pd.DataFrame:
-        return read_table((sketch.raw / sketch.table).parent / join.file[0])
-
     try:
         schema, layout = sketch.schema(), sketch.layout()
-        raw = [str(sketch.raw.absolute()), str(sketch.raw.resolve())]
         table = arrange(
-            rows, layout, schema.image, read_join=read_join, files=files, roots=[*roots, *raw]
+            rows,
+            layout,
+            schema.image,
+            read_join=lambda join: read_table(folder / join.file[0]),
+            files=files,
         )
         type_rows(table, schema)
     except TableError as error:

@@ -16,37 +16,44 @@ def words() -> dict[str, Any]:
     return tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 
 
-def hints_at(header: str, topic: str) -> bool:
-    """Whether a part of the header is a word of the topic, or holds a long one.
+def hints_at(header: str, *topics: str) -> bool:
+    """Whether a part of the header is a word of one of the topics, or holds a long one.
 
     Example:
-        >>> hints_at("Geburtsdatum_Patient", "birth"), hints_at("image", "age")
+        >>> hints_at("Geburtsdatum_Patient", "birth"), hints_at("image", "person_level")
         (True, False)
     """
-    return _has_word(header, tuple(words()["headers"][topic]))
-
-
-def has_part(header: str, topic: str) -> bool:
-    """Whether a part of the header is a word of the topic, none of which counts within a longer.
-
-    Example:
-        >>> has_part("Pat.-Nr.", "id"), has_part("nodule", "id")
-        (True, False)
-    """
-    return not set(words()["headers"][topic]).isdisjoint(parts_of(header))
+    known = words()["headers"]
+    return any(_has_word(header, known[topic]) for topic in topics)
 
 
 def header_unit(header: str) -> str | None:
     """The unit that the header names or implies, as in 'size_mm' or 'Alter'."""
-    units = words()["headers"]["units"]
-    return next((unit for unit, said in units.items() if _has_word(header, tuple(said))), None)
+    units = words()["units"].items()
+    return next((unit for unit, said in units if _has_word(header, said["headers"])), None)
 
 
-def _has_word(header: str, known: tuple[str, ...]) -> bool:
+def is_called_id(header: str) -> bool:
+    """Whether the header calls its column an id, or a number of something.
+
+    Example:
+        >>> is_called_id("Pat.-Nr."), is_called_id("case number"), is_called_id("number of moles")
+        (True, True, False)
+    """
+    known, parts = words()["headers"], parts_of(header)
+    return any(part in known["id"] for part in parts) or parts[-1:] in [
+        [w] for w in known["number"]
+    ]
+
+
+def names_diagnosis(header: str) -> bool:
+    """Whether the header calls its column a diagnosis; 'skin type class' and histories do not."""
+    return hints_at(header, "label") and not hints_at(header, "person_level")
+
+
+def _has_word(header: str, known: list[str]) -> bool:
     parts = parts_of(header)
-    return any(
-        part == word or (len(word) >= 5 and word in part) for word in known for part in parts
-    )
+    return any(part == w or (len(w) >= 5 and w in part) for w in known for part in parts)
 
 
 def parts_of(header: str) -> list[str]:
@@ -56,8 +63,8 @@ def parts_of(header: str) -> list[str]:
         >>> parts_of("Größe_mm"), parts_of("patientId2")
         (['groesse', 'mm'], ['patient', 'id'])
     """
-    spaced = re.sub(r"(?<=[a-zäöüß])(?=[A-ZÄÖÜ])", " ", header)
-    return [part for part in re.split(r"[^a-z]+", plain(spaced)) if part]
+    cut = re.sub(r"(?<=[a-zäöüß])(?=[A-ZÄÖÜ])", " ", header)
+    return [part for part in re.split(r"[^a-z]+", plain(cut)) if part]
 
 
 def plain(text: str) -> str:
@@ -73,11 +80,6 @@ def plain(text: str) -> str:
     return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
 
 
-def slug(header: str) -> str:
-    """A name for a feature: the header's letters and digits, joined by '_'.
-
-    Example:
-        >>> slug("Größe (mm)")
-        'groesse_mm'
-    """
-    return re.sub(r"[^a-z0-9]+", "_", plain(header)).strip("_") or "column"
+def spaced(text: str) -> str:
+    """The text as `plain`, with blanks for marks: 'Basal_cell' is 'basal cell'."""
+    return re.sub(r"[\s_-]+", " ", plain(text)).strip()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -83,9 +82,9 @@ class SyntheticConfig:
         Raises:
             UserError: the cohort is not synthetic, or was made by another version.
         """
-        content = info.import_report.get("config")
-        if info.source != "synthetic" or not isinstance(content, Mapping):
-            raise UserError(f"cohort '{info.name}' is not synthetic: its source is {info.source}.")
-        if set(content) != {field.name for field in fields(cls)}:
-            raise UserError(f"cohort '{info.name}' was made by another version. Make it again.")
+        content = info.import_report.get("config", {})
+        if info.source != "synthetic" or set(content) != {field.name for field in fields(cls)}:
+            raise UserError(
+                f"cohort '{info.name}' is not synthetic, or was made by another version of slimp."
+            )
         return cls(**content)

@@ -31,30 +31,22 @@ _KERATIN = np.array([0.95, 0.91, 0.82], dtype=np.float32)
 _HAIR = np.array([0.16, 0.11, 0.08], dtype=np.float32)
 Plane: TypeAlias = Float[np.ndarray, "h w"]
 Picture: TypeAlias = Float[np.ndarray, "h w 3"]
-Fields: TypeAlias = tuple[Plane, ...]
-"""Of a lesion: coarse, medium and fine."""
+Fields: TypeAlias = tuple[Plane, Plane, Plane]  # of a lesion: coarse, medium and fine
+Rng: TypeAlias = np.random.Generator
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skin:
     """What all photographs of one patient share."""
 
-    melanin: float
-    """Absorbance of the skin: about 0.1 (very fair) to 1.3 (very dark)."""
-    redness: float
-    """Haemoglobin of the skin, about 0.1 to 0.4."""
-    freckles: float
-    """Density of sun spots, 0 to 1."""
-    freckle_knots: int
-    """Knots of the sun spots' field: few are broad spots, many are fine ones."""
-    wrinkles: float
-    """Depth of the skin lines, 0 to 1."""
-    moles: float
-    """Mean number of small naevi in view beside the lesion."""
-    mole_melanin: float
-    """Melanin that this patient's naevi add to the skin: the signature."""
-    hairiness: float
-    """Mean number of hairs across a photograph."""
+    melanin: float  # absorbance, about 0.1 (very fair) to 1.3 (very dark)
+    redness: float  # haemoglobin, about 0.1 to 0.4
+    freckles: float  # density of sun spots, 0 to 1
+    freckle_knots: int  # of the sun spots' field: few are broad spots, many are fine ones
+    wrinkles: float  # depth of the skin lines, 0 to 1
+    moles: float  # mean number of small naevi in view beside the lesion
+    mole_melanin: float  # that this patient's naevi add to the skin: the signature
+    hairiness: float  # mean number of hairs across a photograph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,23 +56,16 @@ class Look:
     diameter_mm: float
     outline: Complex[np.ndarray, " a"]
     """Fourier coefficients of the border: 1-2 lopsided and oval, higher ones ragged."""
-    turn: float
-    """Orientation on the body, in radians."""
+    turn: float  # orientation on the body, radians
     sharpness: float
-    melanin: float
-    """Absorbance added to that of the skin."""
+    melanin: float  # absorbance added to that of the skin
     redness: float
-    gradient: float
-    """Pigment that fades from one side to the other."""
+    gradient: float  # pigment that fades from one side to the other
     variegation: float
-    structure: float
-    """Contrast of the lattice."""
-    pattern: float
-    """-1: a pigment network; 1: globules."""
-    lattice: float
-    """Radians of the lattice per lesion radius."""
-    disorder: float
-    """How far the lattice is warped."""
+    structure: float  # contrast of the lattice
+    pattern: float  # -1: a pigment network; 1: globules
+    lattice: float  # radians of the lattice per lesion radius
+    disorder: float  # how far the lattice is warped
     grain: float
     cysts: Float[np.ndarray, "s 3"]
     """Pale spots: position in lesion radii, and radius."""
@@ -96,47 +81,29 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class Photo:
-    """How one photograph was taken."""
+    """How one photograph was taken. Angles in radians."""
 
-    field_mm: float
-    """Width of the field of view."""
+    field_mm: float  # width of the field of view
     centre: tuple[float, float]
-    angle: float
-    """Turn of the lesion, in radians."""
-    light: float
-    """Direction that the light comes from, in radians."""
-    gain: tuple[float, float, float]
-    """Exposure and colour cast, per channel."""
+    angle: float  # of the lesion
+    light: float  # direction that the light comes from
+    gain: tuple[float, float, float]  # exposure and colour cast, per channel
     vignette: float
-    blur: float
-    """Standard deviation, as a share of the image's side."""
+    blur: float  # standard deviation, as a share of the image's side
     noise: float
-    quality: int
-    """Of the JPEG encoding."""
+    quality: int  # of the JPEG encoding
 
 
 class _Frame(NamedTuple):
     """The lesion's own coordinates at every pixel."""
 
-    u: Plane
+    u: Plane  # in lesion radii, turned with the lesion
     v: Plane
-    """In lesion radii, turned with the lesion."""
-    extent: Plane
-    """0 in the middle, 1 on the border."""
+    extent: Plane  # 0 in the middle, 1 on the border
 
 
-def render(
-    skin: Skin, look: Look, photo: Photo, size: int, rng: np.random.Generator
-) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
-    """The photograph in RGB, and where the lesion is.
-
-    Args:
-        skin: the patient's.
-        look: the lesion's.
-        photo: the camera's.
-        size: side in px.
-        rng: of the skin around the lesion, hairs and sensor noise.
-    """
+def render(skin: Skin, look: Look, photo: Photo, size: int, rng: Rng) -> UInt8[np.ndarray, "h w 3"]:
+    """The photograph in RGB, `size` px wide; `rng` draws the skin around, hairs and noise."""
     frame = _frame(look, photo, size)
     fields = _lesion_fields(look, size)
     coarse, medium, fine = fields
@@ -150,11 +117,11 @@ def render(
     rgb = _mix(rgb, _KERATIN, inside * _keratin(look, frame, medium.T))
     rgb = rgb * _relief(skin, look, photo, frame, fine, rng)[..., None]
     rgb = _add_hairs(rgb, rng.poisson(skin.hairiness), rng)
-    return _expose(rgb, photo, rng), frame.extent < 1
+    return _expose(rgb, photo, rng)
 
 
 def lesion_mask(look: Look, photo: Photo, size: int) -> Bool[np.ndarray, "h w"]:
-    """The mask that `render` returns, without drawing the photograph."""
+    """Where `render` draws the lesion."""
     return _frame(look, photo, size).extent < 1
 
 
@@ -178,9 +145,7 @@ def _frame(look: Look, photo: Photo, size: int) -> _Frame:
     return _Frame(z.real, z.imag, distance / np.maximum(1 + border.real, np.float32(0.3)))
 
 
-def _bare_skin(
-    skin: Skin, extent: Plane, size: int, rng: np.random.Generator
-) -> tuple[Plane, Plane]:
+def _bare_skin(skin: Skin, extent: Plane, size: int, rng: Rng) -> tuple[Plane, Plane]:
     """Melanin and haemoglobin of the skin, with sun spots and small naevi around the lesion."""
     blotches, flush = _field(rng, size, COARSE), _field(rng, size, COARSE)
     spots = np.maximum(_field(rng, size, skin.freckle_knots) - (2.2 - 1.4 * skin.freckles), 0)
@@ -226,14 +191,7 @@ def _keratin(look: Look, frame: _Frame, patches: Plane) -> Plane:
     return np.asarray(cover, dtype=np.float32)
 
 
-def _relief(
-    skin: Skin,
-    look: Look,
-    photo: Photo,
-    frame: _Frame,
-    fine: Plane,
-    rng: np.random.Generator,
-) -> Plane:
+def _relief(skin: Skin, look: Look, photo: Photo, frame: _Frame, fine: Plane, rng: Rng) -> Plane:
     """Brightness from the surface: skin lines, and the lit and shaded flanks of the lesion."""
     size = len(fine)
     lines = _weights(size, FINE) @ _knots(rng, FINE, MEDIUM) @ _weights(size, MEDIUM).T
@@ -246,7 +204,7 @@ def _relief(
     return np.asarray(relief + 0.28 * look.rim * rim + bumps, dtype=np.float32)
 
 
-def _add_hairs(rgb: Picture, count: int, rng: np.random.Generator) -> Picture:
+def _add_hairs(rgb: Picture, count: int, rng: Rng) -> Picture:
     x, y = _grid(len(rgb))
     cover = np.zeros_like(x)
     for _ in range(min(count, 12)):
@@ -258,7 +216,7 @@ def _add_hairs(rgb: Picture, count: int, rng: np.random.Generator) -> Picture:
     return _mix(rgb, _HAIR, 0.75 * cover)
 
 
-def _expose(rgb: Picture, photo: Photo, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+def _expose(rgb: Picture, photo: Photo, rng: Rng) -> UInt8[np.ndarray, "h w 3"]:
     """What the camera makes of it: light fall-off, colour cast, blur, noise, 8 bits."""
     size = len(rgb)
     x, y = _grid(size)
@@ -288,11 +246,11 @@ def _weights(size: int, knots: int) -> Float[np.ndarray, "h k"]:
     return np.asarray(weights / np.linalg.norm(weights, axis=1, keepdims=True), dtype=np.float32)
 
 
-def _knots(rng: np.random.Generator, rows: int, columns: int) -> Float[np.ndarray, "k1 k2"]:
+def _knots(rng: Rng, rows: int, columns: int) -> Float[np.ndarray, "k1 k2"]:
     return rng.standard_normal((rows, columns), dtype=np.float32)
 
 
-def _field(rng: np.random.Generator, size: int, knots: int) -> Plane:
+def _field(rng: Rng, size: int, knots: int) -> Plane:
     """A smooth random field, standard normal at every pixel."""
     weights = _weights(size, knots)
     return np.asarray(weights @ _knots(rng, knots, knots) @ weights.T)
@@ -300,10 +258,13 @@ def _field(rng: np.random.Generator, size: int, knots: int) -> Plane:
 
 def _lesion_fields(look: Look, size: int) -> Fields:
     """The lesion's fields at three grain sizes."""
-    scales = zip((COARSE, MEDIUM, FINE), look.fields, strict=True)
-    return tuple(
-        np.asarray(_weights(size, k) @ knots[:k, :k] @ _weights(size, k).T) for k, knots in scales
-    )
+
+    def spread(knots: Float[np.ndarray, "k k"], count: int) -> Plane:
+        weights = _weights(size, count)
+        return np.asarray(weights @ knots[:count, :count] @ weights.T)
+
+    coarse, medium, fine = look.fields
+    return spread(coarse, COARSE), spread(medium, MEDIUM), spread(fine, FINE)
 
 
 def _blur(size: int, width: float) -> Float[np.ndarray, "h h"]:

@@ -8,11 +8,13 @@ the patient. `docs/synthetic.md` draws the graph.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from jaxtyping import Bool
 
-from slimp.sources.synthetic.images import FINE, HARMONICS, Look, Photo, Skin
+from slimp.sources.synthetic.config import SyntheticConfig
+from slimp.sources.synthetic.images import FINE, HARMONICS, Look, Photo, Rng, Skin
 
 DIAGNOSES = ("nevus", "keratosis", "bcc", "actinic", "melanoma")
 CANCERS = ("bcc", "melanoma")
@@ -84,33 +86,39 @@ _SYMPTOM = np.array(
 _DURATION_MONTHS = np.array([70.0, 50.0, 30.0, 36.0, 26.0])
 
 
+_ALWAYS_ASKED = ("age", "sex", "clinic")
+"""What a clinic knows of everyone; the questionnaire holds the rest, and may be missing whole."""
+Values: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Patient:
     """A patient's latent state, and the metadata that were noted."""
 
     phenotype: Phenotype
     skin: Skin
-    pattern: float
-    """The signature nevus: -1 network, 1 globules."""
-    lattice: float
-    """The signature nevus: radians of its lattice per lesion radius."""
+    pattern: float  # of the signature nevus: -1 network, 1 globules
+    lattice: float  # of the signature nevus: radians of its lattice per lesion radius
     clinic: int
-    session: np.ndarray[Any, np.dtype[np.float64]]
-    """Standard normal: the light and camera that all this patient's photographs share."""
+    session: Values  # standard normal: light and camera that all photographs share
     metadata: dict[str, Any]
+    lesions: int  # how many
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lesion:
-    """A lesion's true diagnosis, its look, and the metadata that were noted."""
+    """A lesion's true diagnosis, its look, and what was noted."""
 
     diagnosis: int
     look: Look
     metadata: dict[str, Any]
+    label: str
+    biopsied: bool
+    images: int  # how many
 
 
-def draw_patient(rng: np.random.Generator, signature_spread: float) -> Patient:
-    """A patient; `signature_spread` is how much patients' nevi differ in pigment."""
+def draw_patient(config: SyntheticConfig, rng: Rng) -> Patient:
+    """A patient of the cohort."""
     normal = rng.standard_normal(12)
     fairness, moles = normal[0], normal[1] + 0.3 * normal[0]
     age_years = float(np.clip(55 + 16 * normal[2], 18, 95))
@@ -118,7 +126,7 @@ def draw_patient(rng: np.random.Generator, signature_spread: float) -> Patient:
     sun = 0.6 * normal[3] + 0.5 * age + 0.35 * fairness
     phenotype = Phenotype(age, sun, float(fairness), float(normal[4]), float(moles))
     melanin = float(np.clip(0.34 * np.exp(-0.55 * fairness), 0.08, 1.3))
-    signature = 0.5 + 0.25 * (melanin - 0.34) + signature_spread * normal[5]
+    signature = 0.5 + 0.25 * (melanin - 0.34) + config.signature_spread * normal[5]
     skin = Skin(
         melanin=melanin,
         redness=float(np.clip(0.22 + 0.06 * normal[6], 0.08, 0.42)),
@@ -130,20 +138,29 @@ def draw_patient(rng: np.random.Generator, signature_spread: float) -> Patient:
         hairiness=float(0.6 * np.exp(0.6 * normal[7])),
     )
     clinic = int(rng.integers(len(CLINICS)))
+    session = rng.standard_normal(5)
+    metadata = _note_patient(rng, phenotype, age_years, clinic)
+    missing = rng.random(len(metadata)) < config.missing_cells
+    if rng.random() < config.missing_block:
+        missing |= np.array([name not in _ALWAYS_ASKED for name in metadata])
     return Patient(
         phenotype=phenotype,
         skin=skin,
         pattern=float(np.tanh(1.2 * normal[8])),
         lattice=float(8.0 * np.exp(0.2 * normal[9])),
         clinic=clinic,
-        session=rng.standard_normal(5),
-        metadata=_note_patient(rng, phenotype, age_years, clinic),
+        session=session,
+        metadata=_with_gaps(metadata, missing),
+        lesions=1 + int(rng.poisson((config.lesions - 1) * rng.gamma(4.0, 0.25))),
     )
 
 
-def _note_patient(
-    rng: np.random.Generator, phenotype: Phenotype, age_years: float, clinic: int
-) -> dict[str, Any]:
+def _with_gaps(metadata: dict[str, Any], missing: Bool[np.ndarray, " _"]) -> dict[str, Any]:
+    cells = zip(metadata.items(), missing, strict=True)
+    return {name: None if lost else value for (name, value), lost in cells}
+
+
+def _note_patient(rng: Rng, phenotype: Phenotype, age_years: float, clinic: int) -> dict[str, Any]:
     """Metadata of a patient: phenotype seen through noise, and columns that mean nothing."""
     noise, chance = rng.standard_normal(6), rng.random(12)
     _, sun, fairness, familial, moles = phenotype
@@ -174,52 +191,41 @@ def _note_patient(
     }
 
 
-def diagnosis_probabilities(
-    phenotype: Phenotype, context: float
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Probability of each of `DIAGNOSES` for a lesion of such a patient.
-
-    Args:
-        phenotype: the patient's.
-        context: 0, all patients are alike; 1, the full dependence.
-    """
+def diagnosis_probabilities(phenotype: Phenotype, context: float) -> Values:
+    """Probability of each of `DIAGNOSES`; `context` is 0 if all patients are alike."""
     odds = np.exp(_PRIOR + context * _PRONENESS @ np.array(phenotype))
     return np.asarray(odds / odds.sum())
 
 
-def draw_lesion(
-    rng: np.random.Generator, patient: Patient, *, context: float, ambiguity: float, spread: float
-) -> Lesion:
-    """A lesion of that patient.
-
-    Args:
-        rng: of the lesion.
-        patient: whose it is.
-        context: see `diagnosis_probabilities`.
-        ambiguity: largest share that another diagnosis may have in the look.
-        spread: standard deviation of each visible trait within a diagnosis.
-    """
-    probabilities = diagnosis_probabilities(patient.phenotype, context)
+def draw_lesion(config: SyntheticConfig, rng: Rng, patient: Patient) -> Lesion:
+    """A lesion of that patient."""
+    probabilities = diagnosis_probabilities(patient.phenotype, config.context)
     diagnosis = int(np.searchsorted(np.cumsum(probabilities)[:-1], rng.random()))
     mix = np.zeros(len(DIAGNOSES))
-    share = ambiguity * rng.random()
+    share = config.ambiguity * rng.random()
     mix[diagnosis] += 1 - share
     mix[rng.integers(len(DIAGNOSES))] += share
-    values = mix @ _TYPICAL + spread * rng.standard_normal(len(TRAITS))
+    values = mix @ _TYPICAL + config.spread * rng.standard_normal(len(TRAITS))
     traits = dict(zip(TRAITS, values.tolist(), strict=True))
     traits["pigment"] += float(mix @ _ON_SIGNATURE) * patient.skin.mole_melanin
     diameter = float(mix @ _DIAMETER_MM * np.exp(0.28 * rng.standard_normal()))
     look = _look(rng, patient, traits, diameter, typical=float(mix[0]))
-    return Lesion(diagnosis=diagnosis, look=look, metadata=_note_lesion(rng, diagnosis, look))
+    metadata = _note_lesion(rng, diagnosis, look)
+    metadata = _with_gaps(metadata, rng.random(len(metadata)) < config.missing_cells)
+    wrong, any_diagnosis = rng.random() < config.label_noise, rng.integers(len(DIAGNOSES))
+    label = DIAGNOSES[any_diagnosis if wrong else diagnosis]
+    return Lesion(
+        diagnosis=diagnosis,
+        look=look,
+        metadata=metadata,
+        label=label,
+        biopsied=bool(rng.random() < 0.3) or label in CANCERS,
+        images=int(rng.integers(config.images_per_lesion)) + 1,
+    )
 
 
 def _look(
-    rng: np.random.Generator,
-    patient: Patient,
-    traits: dict[str, float],
-    diameter_mm: float,
-    *,
-    typical: float,
+    rng: Rng, patient: Patient, traits: dict[str, float], diameter_mm: float, *, typical: float
 ) -> Look:
     """The look of a lesion; a nevus has the patient's own pattern, others are off it."""
     traits = {name: float(np.clip(value, 0, 1.2)) for name, value in traits.items()}
@@ -245,7 +251,7 @@ def _look(
     )
 
 
-def _note_lesion(rng: np.random.Generator, diagnosis: int, look: Look) -> dict[str, Any]:
+def _note_lesion(rng: Rng, diagnosis: int, look: Look) -> dict[str, Any]:
     """Metadata of a lesion: its history, and its look through a clinician's eyes."""
     noise, chance = rng.standard_normal(6), rng.random(len(SYMPTOMS))
     odds = _SYMPTOM[diagnosis].copy()
@@ -279,34 +285,23 @@ def _colour(look: Look, noise: float) -> str:
 
 
 def draw_photo(
-    rng: np.random.Generator,
+    config: SyntheticConfig,
+    rng: Rng,
     patient: Patient,
     look: Look,
-    *,
     cast: tuple[float, float, float],
-    lighting: float,
-    session_share: float,
 ) -> Photo:
-    """How one photograph was taken.
-
-    Args:
-        rng: of the photograph.
-        patient: whose session it was taken in.
-        look: of the lesion, which the photographer frames.
-        cast: log gain per channel of the clinic's camera.
-        lighting: standard deviation of the log exposure.
-        session_share: share of the lighting's variance that the patient's photographs have in
-            common.
-    """
+    """How one photograph was taken; `cast` is the log gain per channel of the clinic's camera."""
+    common = config.session_share
     own = rng.standard_normal(5)
-    mixed = np.sqrt(session_share) * patient.session + np.sqrt(1 - session_share) * own
-    exposure = lighting * (mixed[0] + np.array([0.45 * mixed[1], 0.0, 0.45 * mixed[2]]))
+    mixed = np.sqrt(common) * patient.session + np.sqrt(1 - common) * own
+    exposure = config.lighting * (mixed[0] + np.array([0.45 * mixed[1], 0.0, 0.45 * mixed[2]]))
     gain = np.exp(exposure + np.array(cast))
     return Photo(
         field_mm=float((5.5 + 1.35 * look.diameter_mm) * np.exp(0.12 * rng.standard_normal())),
         centre=(float(rng.uniform(-0.16, 0.16)), float(rng.uniform(-0.16, 0.16))),
         angle=look.turn + float(rng.uniform(-0.3, 0.3)),
-        light=float(patient.session[4] + (1 - session_share) * rng.uniform(-np.pi, np.pi)),
+        light=float(patient.session[4] + (1 - common) * rng.uniform(-np.pi, np.pi)),
         gain=(float(gain[0]), float(gain[1]), float(gain[2])),
         vignette=float(0.5 * _squash(mixed[3])),
         blur=float(0.009 * np.exp(0.35 * own[3])),

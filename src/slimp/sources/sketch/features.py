@@ -1,0 +1,252 @@
+"""What each further column of a table is proposed to be: a feature, a refused one, or none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from slimp.data.schema import LEVELS, RESERVED_COLUMNS, LevelName
+from slimp.sources.association import as_categories, measure_association
+from slimp.sources.personal_data import personal_kind
+from slimp.sources.sketch.columns import Column
+from slimp.sources.sketch.roles import Roles, is_row_counter, ticks
+from slimp.sources.sketch.schema_text import Line, value_text
+from slimp.sources.sketch.words import (
+    hints_at,
+    is_called_id,
+    names_diagnosis,
+    plain,
+    spaced,
+    words,
+)
+
+EVIDENCE = 3
+"""Patients with two lesions that it takes to tell the two levels apart."""
+VARYING = 0.05
+"""Share of the groups whose values may differ in a column of their level."""
+Groups = Mapping[LevelName, pd.Series]
+"""Level -> (rows,) ids."""
+
+
+def propose(
+    columns: Sequence[Column], roles: Roles, used: Collection[str | None]
+) -> dict[str, list[Line]]:
+    """The lines of each section for the columns that are not `used` already."""
+    sections: dict[str, list[Line]] = {"table": [], **{f"{name}_metadata": [] for name in LEVELS}}
+    sections |= {"refused": [], "unused": [], "drop": []}
+    labels, groups = _labels(columns, roles), _groups(columns, roles)
+    names, evident = set(RESERVED_COLUMNS), False
+    if "patient" in groups:
+        lesions = groups.get("lesion", pd.Series(range(len(groups["patient"]))))
+        several = int((lesions.groupby(groups["patient"]).nunique() > 1).sum())
+        evident = several >= EVIDENCE
+    if (age := _age([c for c in columns if c.name not in used], groups.get("patient"))) is not None:
+        sections["patient_metadata" if "patient" in groups else "lesion_metadata"].append(age)
+        used, names = {*used, age.value["from"], age.value["to"]}, {*names, age.key}
+    decimal = "," if any(c.decimal == "," and c.unclear is None for c in columns) else "."
+    if decimal == ",":
+        sections["table"].append(Line(key="decimal", value=","))
+    for column in (c for c in columns if c.name not in used):
+        section, why = _not_a_feature(column, labels, groups.get("patient"))
+        if section:
+            sections[section].append(Line(key=column.name, value=why))
+            continue
+        level, doubt = _level(column, groups, evident=evident)
+        slug = re.sub(r"[^a-z0-9]+", "_", plain(column.name)).strip("_") or "column"
+        name = next(n for n in (slug, *(f"{slug}_{k}" for k in range(2, 9999))) if n not in names)
+        names.add(name)
+        entry = _entry(column, decimal) | ({"column": column.name} if column.name != name else {})
+        line = Line(key=name, value=entry, doubts=(doubt, *_doubts(column)))
+        sections[f"{level}_metadata"].append(line)
+    if drop := sections.pop("drop"):
+        said = ("personal data, never copied:", *(f"{line.key}: {line.value}." for line in drop))
+        sections["table"].append(Line(key="drop", value=[line.key for line in drop], doubts=said))
+    return sections
+
+
+def _groups(columns: Sequence[Column], roles: Roles) -> dict[LevelName, pd.Series]:
+    """Ids of patients, and of lesions over all patients; a missing one is its own."""
+    cells = {c.name: c.cells.reset_index(drop=True) for c in columns}
+    own = pd.Series([f"\0{row}" for row in range(len(columns[0].cells))])
+    groups = dict[LevelName, pd.Series]()
+    if roles.patient is not None:
+        groups["patient"] = cells[roles.patient].where(cells[roles.patient] != "", own)
+    if roles.lesion is not None:
+        lesions = cells[roles.lesion].where(cells[roles.lesion] != "", own)
+        groups["lesion"] = groups["patient"] + "/" + lesions if "patient" in groups else lesions
+    return groups
+
+
+def _labels(columns: Sequence[Column], roles: Roles) -> pd.Series | None:
+    """(rows,) the class, missing as NA; None without a label."""
+    own = [c for c in columns if c.name in roles.label]
+    if len(own) < 2:
+        return _known(own[0].cells) if own else None
+    marks = pd.DataFrame({c.name: ticks(c) for c in own})
+    return marks.idxmax(axis=1).where(marks.any(axis=1))
+
+
+def _known(cells: pd.Series) -> pd.Series:
+    return cells.where(cells != "").reset_index(drop=True)
+
+
+def _not_a_feature(
+    column: Column, labels: pd.Series | None, patients: pd.Series | None
+) -> tuple[str, str]:
+    """The section for a column that must not or cannot be a feature, and why; '' if it can."""
+    name = column.name
+    if column.kind == "empty":
+        return "unused", "empty in every row"
+    if column.kind == "date":
+        return "drop", "a date: with others, it may say who somebody is"
+    if hints_at(name, "person") and not hints_at(name, "code"):
+        return "drop", "its name says that it may name a person"
+    if hints_at(name, "text"):
+        return "drop", "free text, as its name says"
+    if names_diagnosis(name):
+        return "refused", "a diagnosis, as its name says"
+    if hints_at(name, "after"):
+        return "refused", "of the work-up or its result, as its name says"
+    if column.kind in ("code", "text"):
+        if found := personal_kind(column.cells):
+            return "drop", f"{found[0]}, as it seems"
+        if column.kind == "code":
+            return "drop", "an identifier, as it seems"
+        if 3 * column.distinct <= column.filled and (said := _named_class(column, labels)):
+            return "refused", f"text that names the diagnosis, as in '{said}'"
+        return "drop", "free text, which may say anything"
+    if is_row_counter(column):
+        first = ", ".join(column.cells[:3])
+        return "refused", f"a counter of rows ({first}, ...): it says nothing of a lesion"
+    if labels is not None and (why := _leak(column, labels, patients)):
+        return "refused", why
+    if column.kind != "checkbox" and column.is_whole and is_called_id(name):
+        return "refused", "an id, as its name says, and no measurement"
+    if name in RESERVED_COLUMNS:
+        return "unused", "a cohort has a column of this name; rename it to use it"
+    if column.distinct < 2 and column.kind != "checkbox":
+        return "unused", f"it says '{next(iter(column.counts))}' in every row that is filled"
+    return "", ""
+
+
+def _leak(column: Column, labels: pd.Series, patients: pd.Series | None) -> str:
+    people = pd.Series(map(str, range(len(labels)))) if patients is None else patients
+    values = as_categories(_known(column.cells)).rename(column.name)
+    found = measure_association(values, labels, people)
+    if found is None or not found.is_leak:
+        return ""
+    how = found.rule or "predicts it too well"
+    return "the label in other words" if found.one_to_one else f"follows the label: {how}"
+
+
+def _named_class(column: Column, labels: pd.Series | None) -> str:
+    """A cell of text that names a class, if a third of them do."""
+    own = [] if labels is None else list(map(str, labels.dropna().unique()))
+    classes = {*words()["cells"]["label"], *map(spaced, own)}
+    known = [f" {word} " for word in classes if len(word) > 2]
+    naming = [c for c in column.counts if any(word in f" {spaced(c)} " for word in known)]
+    enough = sum(column.counts[cell] for cell in naming) > column.filled / 3
+    return naming[0][:60] if enough else ""
+
+
+def _level(column: Column, groups: Groups, *, evident: bool) -> tuple[LevelName, str]:
+    """The coarsest level within whose groups the column does not vary, and what is in doubt.
+
+    Without ids of persons, each image would be one: nothing is of a patient.
+    """
+    of_person = hints_at(column.name, "person_level")
+    of_picture = hints_at(column.name, "picture_level")
+    for level, ids in groups.items() if not of_picture else ():
+        count, varying = variation(column.cells, ids)
+        tolerated = 0.5 if of_person and level == "patient" else VARYING
+        if varying <= tolerated * max(count, 1) and (evident or of_person or level == "lesion"):
+            return level, f"differs within {varying} of {count} {level}s." if varying else ""
+    return ("image" if of_picture or "lesion" in groups else "lesion"), ""
+
+
+def variation(cells: pd.Series, groups: pd.Series) -> tuple[int, int]:
+    """Groups with two known cells or more, and those of them in which the cells differ."""
+    known = (cells != "").to_numpy()
+    values = cells[known].reset_index(drop=True).groupby(groups[known].to_numpy())
+    several = (values.size() > 1).to_numpy()
+    return int(several.sum()), int((values.nunique()[several] > 1).sum())
+
+
+def _entry(column: Column, decimal: str) -> dict[str, Any]:
+    """The settings of an ordinary feature; `decimal` is the mark of the table."""
+    kind = {"number": "continuous", "checkbox": "checkbox"}.get(column.kind, "categorical")
+    entry: dict[str, Any] = {"kind": kind, "unit": column.unit, "units": column.units}
+    if column.thousands is not None:
+        other = "," if column.thousands == "." else "."
+        entry |= {"thousands": column.thousands, "decimal": column.decimal or other}
+    elif column.decimal != decimal:
+        entry["decimal"] = column.decimal
+    entry |= {"missing": list(column.missing), "aliases": column.aliases}
+    return {key: value for key, value in entry.items() if value}
+
+
+def _doubts(column: Column) -> Iterator[str]:
+    if column.units:
+        factors = ", ".join(f"1 {unit} as {value:.6g}" for unit, value in column.units.items())
+        yield f"some cells end in other units, counted in {column.unit}: {factors}."
+    if column.unclear is not None and column.decimal is not None:
+        one, other = column.decimal, "," if column.decimal == "." else "."
+        yield (
+            f"{column.unclear} was read as {column.unclear.replace(one, '.')}, but the mark could "
+            f"be one between thousands, as in all cells that have it. If it means "
+            f'{column.unclear.replace(one, "")}, write: decimal = "{other}", thousands = "{one}"'
+        )
+    if column.kind == "checkbox" and column.distinct < 2:
+        yield (
+            f"'{next(iter(column.counts))}' or nothing: {1 - column.filled / len(column.cells):.0%}"
+            " of the cells are blank. As it stands, blank means not known. If blank means no, add "
+            f"to the line: aliases = {value_text({**column.aliases, '': 'no'})}"
+        )
+    yield from _missing(column.missing)
+    if column.kind == "category" and all(cell.isdigit() for cell in column.counts):
+        yield "whole numbers with few values: they could be continuous as well."
+
+
+def _missing(counts: Mapping[str, int]) -> Iterator[str]:
+    known = words()["cells"]["missing"]
+    if counts:
+        shown = [f"'{word}' ({times} cells)" for word, times in list(counts.items())[:6]]
+        more = f" and {len(counts) - 6} more" if len(counts) > 6 else ""
+        yield f"counted as missing: {', '.join(shown)}{more}."
+    if odd := [cell for cell in counts if plain(cell) not in known]:
+        cells = ", ".join(f"'{cell}'" for cell in odd[:6])
+        yield (
+            f"of these, {cells} are only unlike all other cells. If one means a value, give it "
+            'with aliases = { "..." = "..." } instead.'
+        )
+
+
+def _age(columns: Sequence[Column], patients: pd.Series | None) -> Line | None:
+    """The age at examination, where a table has two dates instead."""
+    dates = [c for c in columns if c.kind == "date"]
+    births = [c for c in dates if hints_at(c.name, "birth")]
+    visits = [c for c in dates if c not in births and hints_at(c.name, "visit")]
+    has_age = any(c.kind == "number" and c.unit == "years" for c in columns)
+    if not births or not visits or has_age:
+        return None
+    birth, visit = births[0], visits[0]
+    common = [style for style in birth.formats if style in visit.formats]
+    if not common:
+        return None
+    entry = {"kind": "continuous", "unit": "years", "from": birth.name, "to": visit.name}
+    entry |= {"format": common[0]} if common[0] != "%Y-%m-%d" else {}
+    doubts = ["the dates themselves do not enter the cohort."]
+    if len(common) > 1:
+        doubts.append(f"dates can be read in several ways: {', '.join(common)}.")
+    if patients is not None and (visited := variation(visit.cells, patients)[1]):
+        doubts.append(
+            f"{visited} patients were seen on several days: the import takes the median of their "
+            "ages. Move the line to [lesion_metadata] to keep each."
+        )
+    missing = {**birth.missing, **visit.missing}
+    doubts += _missing(missing)
+    value = entry | ({"missing": list(missing)} if missing else {})
+    return Line(key="age", value=value, doubts=tuple(doubts))

@@ -29,8 +29,6 @@ from slimp.training.run_folder import read_log, versions
 class PageOptions:
     """How a page is made, whatever it shows."""
 
-    title: str | None = None
-    """Heading; None: of the cohort's name."""
     command: str = ""
     """The line that made it, for the footer."""
     date: datetime | None = None
@@ -62,7 +60,7 @@ def write_report(
         found: what was measured; the result for the largest feature set is the headline's.
         table: features of the cohort, for the map.
         similarity: level -> similarity, as `similarity_by_level` gives it on held-out patients.
-        options: title, footer, images and seed.
+        options: footer, images and seed.
 
     Raises:
         UserError: `run` is missing or damaged, or `found` is of another cohort.
@@ -85,7 +83,7 @@ def write_report(
                 content[name] = getattr(sections, name)(measured)
     page = render_page(
         "page.html.j2",
-        title=options.title or f"{cohort.info.name}: nested contrastive pre-training",
+        title=f"{cohort.info.name}: nested contrastive pre-training",
         lead=_lead(trained, cohort, found),
         cautions=_cautions(trained, cohort, found),
         command=options.command,

@@ -41,14 +41,11 @@ def write_retrieval_report(target: Path, result: Retrieval, *, command: str = ""
         similarity=similarity(result.calibration.matching),
         figures=[_neighbour_figure(result, level) for level in result.imputed],
         tables=[
-            (heading, [_agreement_row(one) for one in found])
-            for heading, found in (
-                ("On the target", result.agreement),
-                (
-                    "On patients of the reference, their own metadata hidden",
-                    result.reference_agreement,
-                ),
-            )
+            ("On the target", list(map(_agreement_row, result.agreement))),
+            (
+                "On patients of the reference, their own metadata hidden",
+                list(map(_agreement_row, result.reference_agreement)),
+            ),
         ],
         bins=[
             (

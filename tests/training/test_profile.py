@@ -20,7 +20,7 @@ SETTINGS = tiny_config(
 COHORT = tiny_cohort(patients=24, seed=1)
 
 
-@pytest.mark.parametrize(("chunk", "own"), [(1000, "backward"), (11, "encoders, with gradient")])
+@pytest.mark.parametrize(("chunk", "own"), [(1000, "backward"), (3, "encoders, with gradient")])
 def test_every_second_of_a_step_is_accounted_for(
     chunk: int, own: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

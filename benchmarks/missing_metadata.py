@@ -73,12 +73,7 @@ def hide(
         mechanism: see `Mechanism` and `blocks`.
         levels: where to hide; None: everywhere.
         seed: of the order in which cells are hidden.
-
-    Raises:
-        UserError: the rate is not in [0, 1].
     """
-    if not 0 <= rate <= 1:
-        raise UserError(f"rate must be in [0, 1], got {rate}.")
     for level in LEVELS if levels is None else levels:
         rng = np.random.default_rng((seed, LEVELS.index(level)))
         known = known_cells(cohort, level)
@@ -102,13 +97,9 @@ def impute_typical(cohort: Cohort, train_patients: Iterable[str]) -> Cohort:
     counts are over rows of the feature's own level.
 
     Raises:
-        UserError: a feature has no known value in any training patient, or there are none.
+        UserError: a feature has no known value in any training patient.
     """
     patients = set(train_patients)
-    if unknown := patients - set(cohort.patients["patient_id"]):
-        raise UserError(f"cohort '{cohort.info.name}' has no patient '{min(unknown)}'.")
-    if not patients:
-        raise UserError("imputation needs at least one training patient.")
     for level in LEVELS:
         table = cohort.tables.of_level(level).copy()
         train = table["patient_id"].isin(patients)
@@ -129,12 +120,10 @@ def impute_from(cohort: Cohort, donors: Mapping[LevelName, pd.DataFrame]) -> Coh
             a missing value, fills nothing.
 
     Raises:
-        UserError: a donor table has no column of ids, or names a row twice.
+        UserError: a donor table names a row twice.
     """
     for level, donor in donors.items():
         key, table = f"{level}_id", cohort.tables.of_level(level).copy()
-        if key not in donor:
-            raise UserError(f"donors of level '{level}' need a column '{key}'.")
         if donor[key].duplicated().any():
             twice = donor[key][donor[key].duplicated()].iloc[0]
             raise UserError(f"donors of level '{level}' have two rows for {key} '{twice}'.")

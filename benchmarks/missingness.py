@@ -33,9 +33,9 @@ from missing_metadata import hide, impute_from, impute_typical
 from pooling import pool_results
 from pretraining import held_out, prepare, shared_parser
 from slimp.data.cohort import Cohort
-from slimp.evaluation.linear_probe import probe_designs
+from slimp.evaluation.linear_probe import logistic_answer, probe_designs
 from slimp.evaluation.probe_config import ProbeConfig
-from slimp.evaluation.result import Predictions, ProbeResult, make_task, summarise
+from slimp.evaluation.result import ProbeResult, make_task, summarise
 from slimp.evaluation.similarity import similarity
 from slimp.features.backends import inference
 from slimp.features.embed import embed
@@ -212,10 +212,8 @@ class Trial:
     def ask(self, fitted: ProbeResult, x: Array) -> ProbeResult:
         """A probe that was fitted on other features, on these test rows."""
         assert fitted.probe is not None
-        probabilities = fitted.probe.predict_proba(x[self.task.splits[0].test])
-        answer = Predictions(
-            probabilities=probabilities, predicted=fitted.probe.decide(probabilities)
-        )
+        split = self.task.splits[0]
+        answer = logistic_answer(self.task, split, fitted.probe, x[split.test])
         return summarise(self.task, [answer], self.settings, name="logistic")
 
     def retrieval(self, cohort: Cohort) -> dict[str, float]:

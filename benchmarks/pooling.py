@@ -46,16 +46,11 @@ def pool_results(results: Sequence[ProbeResult], *, replicates: int = 1000) -> P
         held_out=first.held_out,
     )
     answers = [Predictions.of_rows(frame, first.classes) for frame in frames]
-    if any(
-        answer.calibrated is None for answer in answers
-    ):  # the best baseline may differ from seed to seed
+    if any(answer.calibrated is None for answer in answers):
+        # The best baseline may differ from seed to seed.
         answers = [replace(answer, calibrated=None) for answer in answers]
-    pooled = summarise(
-        task,
-        answers,
-        replace(first.config, replicates=replicates),
-        name=first.name,
-    )
+    config = replace(first.config, replicates=replicates)
+    pooled = summarise(task, answers, config, name=first.name)
     return replace(
         pooled,
         strengths=tuple(strength for result in results for strength in result.strengths),

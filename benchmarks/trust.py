@@ -28,7 +28,7 @@ from slimp.data.cohort import Cohort
 from slimp.evaluation.conformal import verified_coverage
 from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.probe_config import ProbeConfig
-from slimp.evaluation.result import Predictions, ProbeResult, codes_of
+from slimp.evaluation.result import Predictions, ProbeResult
 from slimp.evaluation.similarity import similarity_by_level
 from slimp.features.embed import embed
 from slimp.training.loop import pretrain
@@ -119,22 +119,11 @@ def run_seed(
 
 def coverages(result: ProbeResult) -> dict[str, float]:
     """Coverage and size of the sets by nominal coverage, one threshold and one per class."""
-    rows = result.predictions
-    found_by = Predictions.of_rows(rows, result.classes)
-    y = codes_of(rows["label"], result.classes)
-    p = found_by.probabilities if found_by.calibrated is None else found_by.calibrated
+    said = Predictions.of_rows(result.predictions, result.classes)
     found = {}
     for nominal in COVERAGES:
         for per_class in (False, True):
-            verified = verified_coverage(
-                p,
-                y,
-                rows["patient_id"].to_numpy(dtype=str),
-                nominal,
-                decided=found_by.predicted,
-                per_class=per_class,
-                replicates=500,
-            )
+            verified = verified_coverage(said, nominal, per_class=per_class, replicates=500)
             of = "threshold per class" if per_class else "one threshold"
             found[f"coverage at {nominal:.0%}, {of}"] = verified.coverage.mean
             found[f"coverage at {nominal:.0%}, {of}: lower end"] = verified.coverage.ci95[0]

@@ -165,21 +165,10 @@ def test_the_truth_as_donor_restores_the_cohort(cohort):
 
 
 def test_refusals_name_what_is_wrong(cohort):
-    with pytest.raises(UserError, match=r"rate must be in \[0, 1\], got 1.5"):
-        hide(cohort, 1.5)
-    with pytest.raises(UserError, match="at least one training patient"):
-        impute_typical(cohort, [])
-    with pytest.raises(UserError, match="no patient 'nobody'"):
-        impute_typical(cohort, ["nobody"])
-    column = cohort.schema.level("patient").features[0].columns[0]
-    empty = hide(cohort, 1.0)
     with pytest.raises(UserError, match="is empty for all training patients"):
-        impute_typical(empty, cohort.patients["patient_id"])
-    with pytest.raises(UserError, match="need a column 'patient_id'"):
-        impute_from(cohort, {"patient": pd.DataFrame({column: [1]})})
-    twice = cohort.patients.iloc[[0, 0]]
+        impute_typical(hide(cohort, 1.0), cohort.patients["patient_id"])
     with pytest.raises(UserError, match="two rows for patient_id"):
-        impute_from(cohort, {"patient": twice})
+        impute_from(cohort, {"patient": cohort.patients.iloc[[0, 0]]})
 
 
 @pytest.mark.real_data

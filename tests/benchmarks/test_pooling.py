@@ -12,7 +12,7 @@ from pooling import pool_results
 from slimp.errors import UserError
 from slimp.evaluation.folds import Split
 from slimp.evaluation.probe_config import ProbeConfig
-from slimp.evaluation.result import Predictions, ProbeResult, Task, summarise
+from slimp.evaluation.result import ProbeResult, Task, summarise
 
 CLASSES = ("bcc", "mel", "nev")
 
@@ -30,12 +30,9 @@ def run(seed: int, patients: range = range(40), classes: tuple[str, ...] = CLASS
     probabilities[np.arange(len(ids)), y] += 0.5
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     split = Split(seed=seed, train=np.arange(10 + seed), test=np.arange(len(ids)))
-    found = summarise(
-        Task(ids=ids, classes=classes, y=y.astype(np.int64), splits=(split,), held_out=True),
-        [Predictions(probabilities=probabilities, predicted=probabilities.argmax(axis=1))],
-        ProbeConfig(seed=seed, replicates=200),
-        name="logistic",
-    )
+    task = Task(ids=ids, classes=classes, y=y.astype(np.int64), splits=(split,), held_out=True)
+    config = ProbeConfig(seed=seed, replicates=200)
+    found = summarise(task, [task.answer(split, probabilities)], config, name="logistic")
     return replace(found, strengths=(0.1 * (seed + 1),), converged=seed != 2)
 
 

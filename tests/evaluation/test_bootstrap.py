@@ -4,34 +4,12 @@ import numpy as np
 import pytest
 
 from slimp.errors import UserError
-from slimp.evaluation.bootstrap import Estimate, bootstrap, draw_patients
+from slimp.evaluation.bootstrap import Estimate, bootstrap
 
 
 def mean_of(*values):
     """The statistic 'weighted mean of the test rows' of each split."""
     return lambda split, w: {"mean": w @ values[split] / w.sum(axis=1)}
-
-
-def test_a_replicate_draws_as_many_patients_as_there_are():
-    times = draw_patients(7, 500, np.random.default_rng(0))
-    assert (times.sum(axis=1) == 7).all()
-    # Multinomial: mean 1 and variance 1 - 1/7 per patient.
-    assert times.mean(axis=0) == pytest.approx(np.ones(7), abs=0.15)
-    assert times.var(axis=0) == pytest.approx(np.full(7, 6 / 7), rel=0.25)
-
-
-def test_rows_of_a_patient_share_its_weight_in_every_split():
-    seen = []
-
-    def spy(split, w):
-        seen.append((split, w))
-        return {"x": w.sum(axis=1)}
-
-    bootstrap([np.array(["a", "b", "a"]), np.array(["c", "a"])], spy, replicates=5)
-    (_, first), (_, second) = seen[2:4]  # after the two calls for the estimate
-    np.testing.assert_array_equal(first[:, 0], first[:, 2])
-    drawn = first[:, 0] > 0  # replicates in which a split tests no one are left out
-    np.testing.assert_array_equal(first[drawn, 0], second[drawn, 1])
 
 
 def test_interval_of_independent_rows_is_the_closed_form():

@@ -46,7 +46,7 @@ def test_a_shift_is_flagged() -> None:
     assert found.p_value == 1 / 500
     assert found.auroc > 0.8
     assert found.ci95[0] < found.auroc < found.ci95[1]
-    assert found.accuracy > 0.7
+    assert found.balanced_accuracy > 0.7
     assert found.to_dict()["flagged"] is True
 
 
@@ -70,17 +70,7 @@ def test_swapping_sides_and_reordering_rows_change_nothing(monkeypatch) -> None:
     assert mixed == plain
     assert swapped.auroc == pytest.approx(plain.auroc)
     assert swapped.p_value == plain.p_value
-    assert (swapped.n_a, swapped.n_b) == (plain.n_b, plain.n_a)
-
-
-def test_patients_of_both_sides_are_in_one_fold() -> None:
-    patients = np.array(["x", "y", "z", "u", "v", "w", "x", "y", "s", "t"])
-    side = np.array([0] * 6 + [1] * 4)
-    fold = _assign_folds(patients, side, 2, seed=3)
-    for name in ("x", "y"):
-        assert len(set(fold[patients == name])) == 1
-    for s in (0, 1):
-        assert set(fold[side == s]) == {0, 1}
+    assert swapped.rows == plain.rows[::-1]
 
 
 def test_permutations_move_whole_patients_and_keep_each_fold_s_share() -> None:
@@ -88,6 +78,8 @@ def test_permutations_move_whole_patients_and_keep_each_fold_s_share() -> None:
     patients = rng.integers(20, size=100).astype(str)
     side = (patients.astype(int) % 2).astype(np.int64)
     fold = _assign_folds(patients, side, 5, seed=0)
+    assert all(len(set(fold[patients == p])) == 1 for p in set(patients))
+    assert all(set(fold[side == s]) == set(range(5)) for s in (0, 1))
     share = lambda labels, f: sum(labels[patients == p][0] for p in set(patients[fold == f]))  # noqa: E731
     for labels in list(_permuted(side, patients, fold, 0))[:20]:
         assert all(len(set(labels[patients == p])) == 1 for p in set(patients))
@@ -126,8 +118,6 @@ def test_too_few_patients_and_gaps_are_refused() -> None:
     (a, ga), (b, gb) = cohort(20, 2, rng), cohort(9, 50, rng, name="b")
     with pytest.raises(UserError, match=r"side b .* has 9 patients, but 5 folds need 10"):
         two_sample_test(a, b, ga, gb)
-    with pytest.raises(UserError, match="folds must be at least 2"):
-        two_sample_test(a, b, ga, gb, folds=1)
     a[3, 3] = np.nan
     with pytest.raises(UserError, match=r"side a .* not finite"):
         two_sample_test(a, b, ga, gb, folds=2)

@@ -32,24 +32,19 @@ def random_ids(seed: int, n: int = 120, patients: int = 30, classes: str = "abc"
     return make_ids(labels.tolist(), patient, patient * 3 + rng.integers(3, size=n))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), mode=st.sampled_from(["patient", "lesion", "image"]))
 def test_parts_are_disjoint_complete_and_of_the_size_asked_for(seed, mode):
     ids = random_ids(seed)
     for split in make_splits(ids, mode, (0, 1), test_fraction=0.25):
         key = ids[f"{mode}_id"]
+        patients = [set(ids["patient_id"].iloc[part]) for part in (split.train, split.test)]
+        assert mode != "image" or patients[0] & patients[1]  # that is its purpose
         assert not set(key.iloc[split.train]) & set(key.iloc[split.test])
         assert sorted([*split.train, *split.test]) == list(range(len(ids)))
         assert 0.15 <= len(split.test) / len(ids) <= 0.35
         for part in (split.train, split.test):
             assert set(ids["label"].iloc[part]) == {"a", "b", "c"}
-
-
-def test_image_mode_shares_patients_and_that_is_its_purpose():
-    ids = random_ids(0)
-    (split,) = make_splits(ids, "image", (0,))
-    patients = ids["patient_id"]
-    assert set(patients.iloc[split.train]) & set(patients.iloc[split.test])
 
 
 def test_same_ids_same_splits_whatever_their_order():
@@ -78,21 +73,14 @@ def test_unlabelled_rows_are_in_neither_part():
         assert not {5, 50} & {*split.train, *split.test}
 
 
-def test_a_class_of_two_patients_is_in_both_parts():
-    ids = make_ids(["a"] * 40 + ["b", "b"], [*range(40), 40, 41])
-    for split in make_splits(ids, seeds=range(10)):
-        for part in (split.train, split.test):
-            assert set(ids["label"].iloc[part]) == {"a", "b"}
-
-
-def test_deals_again_where_the_first_deal_leaves_a_class_out():
-    """'b' has two patients who also carry many 'a': some deals put both in training."""
+def test_draws_again_where_the_first_split_leaves_a_class_out():
+    """'b' has two patients who also carry many 'a': some draws put both in training."""
     patients = [0] * 30 + [1] * 30 + [*range(2, 12)]
     labels = (["a"] * 29 + ["b"]) * 2 + ["a"] * 10
     ids = make_ids(labels, patients)
     for split in make_splits(ids, seeds=range(20), test_fraction=0.4):
-        assert "b" in set(ids["label"].iloc[split.test])
-        assert "b" in set(ids["label"].iloc[split.train])
+        for part in (split.train, split.test):
+            assert "b" in set(ids["label"].iloc[part])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -29,7 +30,8 @@ from slimp.training.loop import pretrain
 
 torch.set_num_threads(1)
 
-QUICK = ProbeConfig(seeds=2, folds=2, strengths=(0.01, 1.0))
+FAST: dict[str, Any] = {"seeds": 2, "folds": 2, "strengths": (0.01, 1.0), "replicates": 50}
+QUICK = ProbeConfig(**FAST)
 RUN = {
     **{"patients": 20, "lesions": 3, "epochs": 1, "validation_fraction": 0.0},
     **{"held_out_fraction": 0.4, "workers": 0, "precision": "32", "accelerator": "cpu"},
@@ -125,8 +127,8 @@ def test_a_patient_whom_the_adaptation_learned_from_does_not_test(
     adapt(before, target, config, tmp_path / "run")
     found = forgetting(before, tmp_path / "run", reference, QUICK)
     labelled = reference.select_patients(held_out[10:])
-    assert found.comparisons["image"].patients == len(labelled.patients)
-    assert found.comparisons["image"].images == len(labelled)
+    assert found.after_minus_before["image"].patients == len(labelled.patients)
+    assert found.after_minus_before["image"].images == len(labelled)
 
 
 def test_without_anybody_to_test_on_it_is_refused(
@@ -140,7 +142,7 @@ def test_without_anybody_to_test_on_it_is_refused(
 
 
 def test_a_cohort_that_neither_run_knows_is_split_at_random(before: Path, after: Path) -> None:
-    found = forgetting(before, after, of_two_classes(seed=5), QUICK)
+    found = forgetting(before, after, of_two_classes(seed=5), ProbeConfig(**FAST))
     assert found.tested_on == "2 random patient-disjoint splits"
 
 
@@ -163,5 +165,7 @@ def test_the_sentence_claims_no_more_than_the_interval(
         **{"classes": ("a", "b"), "images": 2, "patients": 2},  # type: ignore[arg-type]
         **{"only_a": 0, "only_b": 0, "replicates": 9},
     )
-    found = Forgetting(cohort="x", comparisons={"full": comparison}, tested_on="y", unread=())
+    found = Forgetting(
+        cohort="x", after_minus_before={"full": comparison}, tested_on="y", unread=()
+    )
     assert re.search(said, found.sentence())

@@ -80,7 +80,9 @@ def test_refusals(cohort):
         group_values(cohort, ["image_id"])
     with pytest.raises(UserError, match="must be numbers, got a:b"):
         group_values(cohort, [f"{number}:a:b"])
-    with pytest.raises(UserError, match="must rise, got 60:30"):
+    with pytest.raises(UserError, match="must be finite and rise, got 60:30"):
         group_values(cohort, [f"{number}:60:30"])
+    with pytest.raises(UserError, match="must be finite and rise, got 60:inf"):
+        group_values(cohort, [f"{number}:60:inf"])
     with pytest.raises(UserError, match=f"'{word}' holds no numbers"):
         group_values(cohort, [f"{word}:3"])

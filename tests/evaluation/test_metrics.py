@@ -25,7 +25,7 @@ def draw(seed: int, k: int, *, n: int = N, decimals: int | None = None):
     return y, p, p.argmax(axis=1), weights
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), k=st.integers(2, 5), decimals=st.sampled_from([None, 1, 0]))
 def test_equal_to_scikit_learn_under_weights_and_ties(seed, k, decimals):
     y, p, predicted, weights = draw(seed, k, decimals=decimals)
@@ -49,6 +49,8 @@ def test_equal_to_scikit_learn_under_weights_and_ties(seed, k, decimals):
         }
         for name, value in theirs.items():
             assert ours[name][r] == pytest.approx(value, abs=1e-12), name
+    two = {"pauc_above_80tpr", "sensitivity_at_90_specificity", "sensitivity_at_95_specificity"}
+    assert set(ours) & two == (two if k == 2 else set())
 
 
 def official_pauc(y, scores, min_tpr=0.8):
@@ -61,7 +63,7 @@ def official_pauc(y, scores, min_tpr=0.8):
     return sk.auc(np.append(fpr[:stop], max_fpr), tpr)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), decimals=st.sampled_from([None, 1]))
 def test_pauc_is_the_official_one_of_repeated_rows(seed, decimals):
     y, p, predicted, weights = draw(seed, 2, decimals=decimals)
@@ -69,21 +71,6 @@ def test_pauc_is_the_official_one_of_repeated_rows(seed, decimals):
     for r, w in enumerate(weights):
         rows = np.repeat(np.arange(N), w.astype(int))
         assert ours[r] == pytest.approx(official_pauc(y[rows], p[rows, 1]), abs=1e-12)
-
-
-def test_pauc_closed_forms():
-    y = np.array([0, 0, 1, 1])
-    one = np.ones((1, 4))
-
-    def pauc(scores):
-        p = np.column_stack([1 - np.array(scores), scores])
-        return metrics(y, p, p.argmax(axis=1), one)["pauc_above_80tpr"][0]
-
-    assert pauc([0.1, 0.2, 0.8, 0.9]) == pytest.approx(0.2)  # perfect
-    assert pauc([0.8, 0.9, 0.1, 0.2]) == pytest.approx(0.0)
-    assert pauc([0.5] * 4) == pytest.approx(0.02)  # chance: the triangle above TPR 0.8
-    p = np.full((4, 3), 1 / 3)
-    assert "pauc_above_80tpr" not in metrics(np.array([0, 1, 2, 2]), p, p.argmax(axis=1), one)
 
 
 def test_ece_and_brier_equal_slow_loops():
@@ -103,7 +90,7 @@ def test_ece_and_brier_equal_slow_loops():
         assert brier(y, p, weights)[r] == pytest.approx(np.average(squares, weights=w))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), absent=st.integers(0, 2))
 def test_an_absent_class_is_left_out_of_averages(seed, absent):
     y, p, predicted, weights = draw(seed, 3)
@@ -138,7 +125,7 @@ def slow_sensitivity(y, scores, specificity):
     return best
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), decimals=st.sampled_from([None, 1, 2]))
 def test_sensitivity_at_a_specificity_equals_a_slow_loop_over_repeated_rows(seed, decimals):
     y, p, predicted, weights = draw(seed, 2, decimals=decimals)
@@ -148,24 +135,3 @@ def test_sensitivity_at_a_specificity_equals_a_slow_loop_over_repeated_rows(seed
         for share in (90, 95):
             wanted = slow_sensitivity(y[rows], p[rows, 1], share / 100)
             assert ours[f"sensitivity_at_{share}_specificity"][r] == pytest.approx(wanted)
-
-
-def test_sensitivity_closed_forms():
-    """Ten negatives: one may be called positive at 90 %, none at 95 %."""
-    y = np.array([0] * 10 + [1] * 4)
-
-    def found(negatives, positives):
-        scores = np.array([*negatives, *positives])
-        p = np.column_stack([1 - scores, scores])
-        out = metrics(y, p, p.argmax(axis=1), np.ones((1, 14)))
-        return out["sensitivity_at_90_specificity"][0], out["sensitivity_at_95_specificity"][0]
-
-    low = [0.1] * 9
-    assert found([*low, 0.6], [0.9, 0.8, 0.7, 0.5]) == (1.0, 0.75)
-    assert found([*low, 0.1], [0.9, 0.8, 0.7, 0.05]) == (0.75, 0.75)
-    # A tie of a positive with the ten is found with them or not at all.
-    assert found([0.5] * 10, [0.9, 0.5, 0.5, 0.5]) == (0.25, 0.25)
-    assert found([0.5] * 10, [0.5] * 4) == (0.0, 0.0)
-    p = np.full((14, 3), 1 / 3)
-    three = metrics(np.arange(14) % 3, p, p.argmax(axis=1), np.ones((1, 14)))
-    assert not [name for name in three if name.startswith("sensitivity")]

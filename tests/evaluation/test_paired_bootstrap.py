@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,11 @@ from slimp.cli.main import main
 from slimp.data.files import read_json, write_json
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import draw_patients
-from slimp.evaluation.paired_bootstrap import compare, read_predictions
+from slimp.evaluation.linear_probe import probe
+from slimp.evaluation.paired_bootstrap import compare, leakage, read_predictions
+from slimp.evaluation.probe_config import LEAKING, ProbeConfig, SplitMode
+from slimp.evaluation.result import ProbeResult
+from slimp.features.embed import FeatureTable
 
 CLASSES = ["bcc", "mel", "nev"]
 
@@ -164,3 +169,42 @@ def test_calibrated_columns_are_compared_where_both_have_them() -> None:
     assert both.differences["ece_scaled"].a == both.differences["ece"].a  # power 1
     one = compare(with_calibrated(a, 2.0), b, replicates=20)
     assert one.differences == plain.differences
+
+
+def probes(identity: float, signal: float, *, lesions: int = 2) -> dict[str, ProbeResult]:
+    """Features that say who (`identity`) and what (`signal`); a class per patient."""
+    rng = np.random.default_rng(0)
+    patient = np.arange(60).repeat(2 * lesions)
+    y = patient % 3
+    x = rng.normal(size=(len(y), 96))
+    x += signal * rng.normal(size=(3, 96))[y] + identity * rng.normal(size=(60, 96))[patient]
+    ids = pd.DataFrame(
+        {
+            "image_id": [f"i{i}" for i in range(len(y))],
+            "lesion_id": [f"l{i // 2}" for i in range(len(y))],
+            "patient_id": [f"p{p}" for p in patient],
+            "label": np.array(["a", "b", "c"])[y],
+        }
+    )
+    table = FeatureTable(ids=ids, features={"image": x.astype(np.float32)})
+    config = ProbeConfig(seeds=2, strengths=(1e-2,), replicates=100)
+    modes: tuple[SplitMode, ...] = ("patient", *LEAKING)
+    return {mode: probe(table, replace(config, split=mode)) for mode in modes}
+
+
+def test_the_excess_is_the_difference_of_the_means_seed_by_seed() -> None:
+    made = probes(identity=2.0, signal=0.0)
+    found = leakage(made)
+    for mode in ("lesion", "image"):
+        ours, theirs = made[mode].balanced_accuracy, made["patient"].balanced_accuracy
+        excess = found.excess[mode]
+        assert excess.mean == pytest.approx(ours.mean - theirs.mean)
+        each = np.subtract(ours.per_seed, theirs.per_seed)
+        assert excess.per_seed == pytest.approx(each.tolist())
+        assert excess.ci95[0] > 0.0  # who the patient is says what it has
+
+
+def test_where_nothing_leaks_zero_is_in_the_interval() -> None:
+    found = leakage(probes(identity=0.0, signal=0.08))
+    for excess in found.excess.values():
+        assert excess.ci95[0] <= 0 <= excess.ci95[1]

@@ -111,17 +111,9 @@ def test_pairs_within_a_group_are_never_non_matching():
 
 def test_the_sample_repeats_under_its_seed():
     a, b = torch.randn(2, 500, 4, generator=torch.Generator().manual_seed(5))
-    first, again = (similarity(a, b, pairs=900, seed=3).nonmatching for _ in range(2))
-    other = similarity(a, b, pairs=900, seed=4).nonmatching
-    np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, other)
-
-
-def test_the_dictionary_holds_figures_only():
-    found = similarity(torch.eye(3), torch.eye(3), ks=(1,)).to_dict()
-    assert found["n"] == 3
-    assert found["image_to_metadata_recall_at_1"] == 1.0
-    assert all(isinstance(value, int | float) for value in found.values())
+    drawn = [similarity(a, b, pairs=900, seed=seed).nonmatching for seed in (3, 3, 4)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
 
 
 def tiny_model(cohort, **changes):

@@ -15,8 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from slimp.evaluation.calibration import reliability
-from slimp.evaluation.metrics import ece
+from slimp.evaluation.metrics import ece, reliability
 from slimp.evaluation.similarity import similarity
 from slimp.report import embedding_map
 from slimp.report.embedding_map import draw_rows, project

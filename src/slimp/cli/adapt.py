@@ -117,7 +117,7 @@ def _measure_forgetting(arguments: Arguments, reference: Cohort) -> None:
             arguments.run, arguments.out, reference, device=device, progress=progress
         )
     write_json(arguments.out / "forgetting.json", found.to_dict())
-    rows = [(name, found.main(name)) for name in found.comparisons]
+    rows = [(name, found.main(name)) for name in found.after_minus_before]
     show_table(
         f"balanced accuracy on cohort '{found.cohort}', tested on {found.tested_on}",
         ["features", "before", "after", "after - before, 95 % interval over patients", "p"],

@@ -186,7 +186,7 @@ def _print_protocols(result: Assessment) -> None:
         show_table(
             "the same probe, split three ways",
             ["split by", "balanced accuracy", "above the split by patient"],
-            [(m, r.balanced_accuracy, leaks.excess.get(m)) for m, r in leaks.results.items()],
+            [(m, s, leaks.excess.get(m)) for m, s in leaks.balanced_accuracy.items()],
         )
         say("CAUTION: only the split by patient is an honest estimate for new patients.")
     if (groups := result.subgroups) is not None:
@@ -197,7 +197,7 @@ def _print_protocols(result: Assessment) -> None:
             f"than 10 {result.unit}",
             ["column", "group", result.unit, "classes", *shown],
             [
-                (g.column, g.group, g.n_patients, len(g.classes), *map(g.text, shown))
+                (g.column, g.group, g.n_patients, len(g.classes), *map(g.metrics.get, shown))
                 for g in groups.groups
             ],
         )

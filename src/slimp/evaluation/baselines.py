@@ -16,11 +16,12 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from slimp.data.cohort import Cohort
 from slimp.data.schema import LEVELS, Feature, LevelName
 from slimp.errors import UserError
-from slimp.evaluation.bootstrap import Array
 from slimp.evaluation.folds import Split
 from slimp.evaluation.linear_probe import probe_designs
+from slimp.evaluation.metrics import Array
 from slimp.evaluation.probe_config import ProbeConfig
-from slimp.evaluation.result import Predictions, ProbeResult, Task, make_task, summarise
+from slimp.evaluation.result import ProbeResult, make_task, summarise
+from slimp.features.encode import level_of_images
 from slimp.features.feature_sets import FeatureSet
 
 LEVELS_OF: dict[FeatureSet, tuple[LevelName, ...]] = {
@@ -45,7 +46,7 @@ def majority(
     for split in task.splits:
         counts = np.bincount(task.y[split.train], minlength=len(task.classes))
         p = np.tile(counts / counts.sum(), (len(split.test), 1))  # (n, k)
-        found.append(Predictions(probabilities=p, predicted=p.argmax(axis=1)))
+        found.append(task.answer(split, p))
     return summarise(task, found, config, name="majority")
 
 
@@ -72,9 +73,22 @@ def metadata_baselines(
     table = metadata_table(cohort, levels)
     task = make_task(cohort.images, config, parts)
     designs = [one_hot(features, table, split) for split in task.splits]
+    config = replace(config, method="logistic")
     logistic = probe_designs(designs, task, config, name="metadata, logistic regression")
+    found = []
+    for split in task.splits:
+        x = _typed_for_trees(features, table, split)
+        model = HistGradientBoostingClassifier(
+            class_weight="balanced",
+            categorical_features="from_dtype",
+            early_stopping=False,  # its own validation split would not be patient-disjoint
+            random_state=split.seed,
+        )
+        model.fit(x.iloc[split.train], task.y[split.train])
+        found.append(task.answer(split, model.predict_proba(x.iloc[split.test])))
+    boosting = summarise(task, found, config, name="metadata, gradient boosting")
     # Its probe reads this table and not a model's features, so it is of no use for prediction.
-    return replace(logistic, probe=None), _boosting(features, table, task, config)
+    return replace(logistic, probe=None), boosting
 
 
 def metadata_baseline(
@@ -90,16 +104,11 @@ def metadata_baseline(
 
 def metadata_table(cohort: Cohort, levels: Sequence[LevelName]) -> pd.DataFrame:
     """The typed feature columns of these levels, a row per image."""
-    lesion = cohort.lesion_of_image
-    row_of_image: dict[LevelName, Array] = {
-        "image": np.arange(len(cohort)),
-        "lesion": lesion,
-        "patient": cohort.patient_of_lesion[lesion],
-    }
+    rows = level_of_images(cohort)
     tables = []
     for name in levels:
         own = cohort.tables.of_level(name)[list(cohort.schema.level(name).columns)]
-        tables.append(own.iloc[row_of_image[name]].reset_index(drop=True))
+        tables.append(own.iloc[rows[name]].reset_index(drop=True))
     return pd.concat(tables, axis=1)
 
 
@@ -128,24 +137,6 @@ def one_hot(
                 columns += [hit.to_numpy(dtype=bool) for hit in (*hits, column.isna())]
     x = np.column_stack(columns).astype(np.float64)  # (n, d)
     return x[split.train], x[split.test]
-
-
-def _boosting(
-    features: Sequence[Feature], table: pd.DataFrame, task: Task, config: ProbeConfig
-) -> ProbeResult:
-    found = []
-    for split in task.splits:
-        x = _typed_for_trees(features, table, split)
-        model = HistGradientBoostingClassifier(
-            class_weight="balanced",
-            categorical_features="from_dtype",
-            early_stopping=False,  # its own validation split would not be patient-disjoint
-            random_state=split.seed,
-        )
-        model.fit(x.iloc[split.train], task.y[split.train])
-        p = model.predict_proba(x.iloc[split.test])
-        found.append(Predictions(probabilities=p, predicted=p.argmax(axis=1)))
-    return summarise(task, found, config, name="metadata, gradient boosting")
 
 
 def _typed_for_trees(

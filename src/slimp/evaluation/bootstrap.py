@@ -8,45 +8,54 @@ Axis names: p = patients tested in any split, n = test rows of one split, r = re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from slimp.errors import UserError
+from slimp.evaluation.metrics import Array, mean_over_present
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Statistic = Callable[[int, Array], dict[str, Array]]
 """(split, weights (r, n)) -> values (r,) by name; NaN where undefined."""
 CHUNK = 64
 """Replicates computed at once, so that the weights stay in cache; never changes the result."""
 
 
+class Record:
+    """Base of results that are dataclasses and go into `metrics.json` as they are."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields; None where a number is undefined. Tables have files of their own."""
+        fields = vars(self).items()
+        return {name: plain(v) for name, v in fields if not isinstance(v, pd.DataFrame)}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class Estimate(Record):
     """A figure with its interval."""
 
     mean: float
     """Over the seeds."""
     ci95: tuple[float, float]
-    """2.5th and 97.5th percentile over the replicates."""
+    """2.5th and 97.5th percentile over the replicates; NaN: too few patients for an interval."""
     per_seed: tuple[float, ...]
     """NaN where a seed leaves it undefined; the mean is over the others."""
 
     def to_dict(self, *, per_seed: bool = True) -> dict[str, Any]:
-        """For `metrics.json`; None where undefined."""
-        content: dict[str, Any] = {
-            "mean": or_none(self.mean),
-            "ci95": [or_none(end) for end in self.ci95],
-        }
-        if per_seed:
-            content["per_seed"] = [or_none(value) for value in self.per_seed]
-        return content
+        """Also without the figures per seed."""
+        content = super().to_dict()
+        return content if per_seed else {name: content[name] for name in ("mean", "ci95")}
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.ci95[0]:.3f}, {self.ci95[1]:.3f}]"
+        if math.isnan(self.mean):
+            return "-"
+        interval = f" [{self.ci95[0]:.3f}, {self.ci95[1]:.3f}]"
+        return f"{self.mean:.3f}{'' if math.isnan(self.ci95[0]) else interval}"
 
 
 def bootstrap(
@@ -76,10 +85,14 @@ def bootstrap(
         UserError: fewer than 1 replicate.
     """
     per_split, draws = resample(groups, statistic, replicates=replicates, seed=seed)
-    return {
-        name: _estimate(seeds, draws[name], reflect=name in reflect)
-        for name, seeds in per_split.items()
-    }
+    found = {}
+    for name, seeds in per_split.items():
+        mean = float(mean_over_present(seeds[None])[0])
+        low, high = percentiles(draws[name], mean)
+        if name in reflect:
+            low, high = max(0.0, 2 * mean - high), max(mean, 2 * mean - low)
+        found[name] = Estimate(mean=mean, ci95=(low, high), per_seed=tuple(seeds.tolist()))
+    return found
 
 
 def resample(
@@ -91,16 +104,25 @@ def resample(
     names = np.concatenate([np.asarray(g).astype(str) for g in groups])
     patients, codes = np.unique(names, return_inverse=True)
     rows = np.split(codes, np.cumsum([len(g) for g in groups])[:-1])
-    per_split = [statistic(s, np.ones((1, len(r)))) for s, r in enumerate(rows)]
+    once = [statistic(s, np.ones((1, len(r)))) for s, r in enumerate(rows)]
     rng = np.random.default_rng(seed)
-    draws = [
-        _one_chunk(statistic, draw_patients(len(patients), min(CHUNK, replicates - i), rng), rows)
-        for i in range(0, replicates, CHUNK)
-    ]
+    draws: dict[str, list[Array]] = {name: [] for name in once[0]}
+    for first in range(0, replicates, CHUNK):
+        times = draw_patients(len(patients), min(CHUNK, replicates - first), rng)
+        found = [_of_split(statistic, s, times[:, index]) for s, index in enumerate(rows)]
+        for name, values in draws.items():
+            values.append(mean_over_present(np.stack([of[name] for of in found], axis=-1)))
     return (
-        {name: np.array([split[name][0] for split in per_split]) for name in per_split[0]},
-        {name: np.concatenate([draw[name] for draw in draws]) for name in per_split[0]},
+        {name: np.array([split[name][0] for split in once]) for name in draws},
+        {name: np.concatenate(values) for name, values in draws.items()},
     )
+
+
+def percentiles(values: Array, otherwise: float) -> tuple[float, float]:
+    """2.5th and 97.5th percentile of the values that are defined; `otherwise` if none is."""
+    known = values[~np.isnan(values)]
+    low, high = np.quantile(known, [0.025, 0.975]).tolist() if len(known) else [otherwise] * 2
+    return low, high
 
 
 def draw_patients(patients: int, replicates: int, rng: np.random.Generator) -> Float[Array, "r p"]:
@@ -111,36 +133,19 @@ def draw_patients(patients: int, replicates: int, rng: np.random.Generator) -> F
     return counts.reshape(replicates, patients).astype(np.float64)
 
 
-def _one_chunk(statistic: Statistic, times: Array, rows: list[Array]) -> dict[str, Array]:
-    """Mean over splits per replicate; a split in which a replicate tests no one is left out."""
-    sums: dict[str, Array] = {}
-    counts: dict[str, Array] = {}
-    for s, index in enumerate(rows):
-        weights = times[:, index]  # (r, n)
-        empty = weights.sum(axis=1) == 0
-        weights[empty] = 1.0  # any weights: the values are dropped below
-        for name, values in statistic(s, weights).items():
-            known = ~(np.isnan(values) | empty)
-            sums[name] = sums.get(name, 0.0) + np.where(known, values, 0.0)
-            counts[name] = counts.get(name, 0) + known
-    return {
-        name: np.divide(
-            total, counts[name], out=np.full(len(total), np.nan), where=counts[name] > 0
-        )
-        for name, total in sums.items()
-    }
+def _of_split(statistic: Statistic, split: int, weights: Array) -> dict[str, Array]:
+    """The statistics of a split, NaN in replicates that test none of its patients."""
+    empty = weights.sum(axis=1) == 0
+    weights[empty] = 1.0  # any weights: the values are dropped
+    return {k: np.where(empty, np.nan, values) for k, values in statistic(split, weights).items()}
 
 
-def _estimate(seeds: Array, values: Array, *, reflect: bool) -> Estimate:
-    known = seeds[~np.isnan(seeds)]
-    mean = float(known.mean()) if len(known) else float("nan")
-    values = values[~np.isnan(values)]
-    low, high = np.quantile(values, [0.025, 0.975]).tolist() if len(values) else (mean, mean)
-    if reflect:
-        low, high = max(0.0, 2 * mean - high), max(mean, 2 * mean - low)
-    return Estimate(mean=mean, ci95=(low, high), per_seed=tuple(seeds.tolist()))
-
-
-def or_none(value: float) -> float | None:
-    """The value, None where it is undefined: JSON has neither NaN nor infinity."""
-    return value if np.isfinite(value) else None
+def plain(value: Any) -> Any:
+    """The value as JSON has it: None for NaN and infinity, lists for tuples."""
+    if isinstance(value, Record):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

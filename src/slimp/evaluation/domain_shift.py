@@ -14,8 +14,8 @@ from jaxtyping import Float, Float64, Int, Shaped
 from scipy.stats import rankdata
 
 from slimp.errors import UserError
-from slimp.evaluation.bootstrap import Array, bootstrap
-from slimp.evaluation.metrics import ranking_metrics
+from slimp.evaluation.bootstrap import Record, bootstrap
+from slimp.evaluation.metrics import Array, ranking_metrics
 
 DIRECTIONS = 64
 """Principal directions that the classifier sees, at most."""
@@ -31,39 +31,23 @@ NOTABLE = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shift:
+class Shift(Record):
     """How well a classifier separates two sides, on patients that it was not fitted on."""
 
     auroc: float
     """0.5: not at all; 1: always."""
     ci95: tuple[float, float]
     """Over the patients tested."""
-    accuracy: float
-    """Balanced; each row is assigned to the side whose mean is nearer."""
+    balanced_accuracy: float
+    """Of assigning each row to the side whose mean is nearer."""
     p_value: float
     """Fraction of permutations of the patients between the sides that separate as well."""
-    n_a: int
-    """Rows drawn of the first side."""
-    n_b: int
-    patients_a: int
-    """Patients of these rows."""
-    patients_b: int
-
-    @property
-    def flagged(self) -> bool:
-        """The sides differ beyond chance (p < 0.01) and notably (interval above AUROC 0.6)."""
-        return self.p_value < SIGNIFICANT and self.ci95[0] > NOTABLE
-
-    def to_dict(self) -> dict[str, object]:
-        """For `metrics.json`."""
-        return {
-            "auroc": {"mean": self.auroc, "ci95": list(self.ci95)},
-            "balanced_accuracy": self.accuracy,
-            "p_value": self.p_value,
-            "rows": [self.n_a, self.n_b],
-            "patients": [self.patients_a, self.patients_b],
-            "flagged": self.flagged,
-        }
+    rows: tuple[int, int]
+    """Drawn of either side."""
+    patients: tuple[int, int]
+    """Of these rows."""
+    flagged: bool
+    """The sides differ beyond chance (p < 0.01) and notably (interval above AUROC 0.6)."""
 
 
 def two_sample_test(
@@ -97,18 +81,15 @@ def two_sample_test(
         UserError: a side has fewer than 2 patients per fold, or a value is not finite.
     """
     sides = [_draw(x, np.asarray(g).astype(str), seed) for x, g in ((a, groups_a), (b, groups_b))]
-    for name, (x, patients) in zip("ab", sides, strict=True):
-        _require(name, x, len(np.unique(patients)), folds)
-    x = np.concatenate([side[0] for side in sides]).astype(np.float64)
-    patients = np.concatenate([side[1] for side in sides])
-    side = np.repeat([0, 1], [len(sides[0][0]), len(sides[1][0])])
+    counts = [_checked(*side, name, folds) for side, name in zip(sides, "ab", strict=True)]
+    x, patients = (np.concatenate(both) for both in zip(*sides, strict=True))
+    side = np.repeat([0, 1], [len(x) for x, _ in sides])
     order = np.lexsort((side, patients))  # the order must not reveal the sides
-    x, patients, side = x[order], patients[order], side[order]
+    x, patients, side = x[order].astype(np.float64), patients[order], side[order]
     fold = _assign_folds(patients, side, folds, seed)
     labels = np.column_stack([side, *_permuted(side, patients, fold, seed)])  # (r, 1 + t)
     scores = _out_of_fold(x, labels, fold)
-    separations = _aurocs(scores, labels)
-    observed, score = float(separations[0]), scores[:, 0]
+    separations, score = _aurocs(scores, labels), scores[:, 0]
     both = np.column_stack([-score, score])
     interval = bootstrap(
         [patients],
@@ -116,15 +97,15 @@ def two_sample_test(
         replicates=REPLICATES,
         seed=seed,
     )["auroc"]
+    p_value = float(np.mean(separations >= separations[0] - 1e-9))
     return Shift(
-        auroc=observed,
+        auroc=float(separations[0]),
         ci95=interval.ci95,
-        accuracy=float(np.mean([((score > 0) == s)[side == s].mean() for s in (0, 1)])),
-        p_value=float(np.mean(separations >= observed - 1e-9)),
-        n_a=len(sides[0][0]),
-        n_b=len(sides[1][0]),
-        patients_a=len(np.unique(sides[0][1])),
-        patients_b=len(np.unique(sides[1][1])),
+        balanced_accuracy=float(np.mean([((score > 0) == s)[side == s].mean() for s in (0, 1)])),
+        p_value=p_value,
+        rows=(len(sides[0][0]), len(sides[1][0])),
+        patients=(counts[0], counts[1]),
+        flagged=p_value < SIGNIFICANT and interval.ci95[0] > NOTABLE,
     )
 
 
@@ -146,25 +127,26 @@ def _draw(x: Array, patients: Array, seed: int) -> tuple[Array, Array]:
     return x[kept], patients[kept]
 
 
-def _require(name: str, x: Array, patients: int, folds: int) -> None:
-    if folds < 2:
-        raise UserError(f"folds must be at least 2, got {folds}.")
-    if patients < 2 * folds:
+def _checked(x: Array, patients: Array, name: str, folds: int) -> int:
+    """The number of patients of a side that can be tested."""
+    count = len(np.unique(patients))
+    if count < 2 * folds:
         raise UserError(
-            f"side {name} of the two-sample test has {patients} patients, but {folds} folds need "
+            f"side {name} of the two-sample test has {count} patients, but {folds} folds need "
             f"{2 * folds} or more. Take fewer folds or more patients."
         )
     if not np.isfinite(x).all():
         raise UserError(f"side {name} of the two-sample test has values that are not finite.")
+    return count
 
 
 def _assign_folds(patients: Array, side: Array, folds: int, seed: int) -> Int[Array, " r"]:
     """Fold of each row; no patient is in two, and the sides are balanced."""
     names, code = np.unique(patients, return_inverse=True)
-    on = np.stack([np.bincount(code, side == s, len(names)) > 0 for s in (0, 1)])
+    on = [np.bincount(code, side == s, len(names)) > 0 for s in (0, 1)]
     fold = np.empty(len(names), np.int64)
-    for some in (on[0] & ~on[1], on[1] & ~on[0], on[0] & on[1]):
-        members = np.flatnonzero(some)
+    for kind in ((True, False), (False, True), (True, True)):
+        members = np.flatnonzero((on[0] == kind[0]) & (on[1] == kind[1]))
         order = np.random.default_rng(seed).permutation(len(members))
         fold[members[order]] = np.arange(len(members)) % folds
     return np.asarray(fold[code])
@@ -172,11 +154,8 @@ def _assign_folds(patients: Array, side: Array, folds: int, seed: int) -> Int[Ar
 
 def _permuted(side: Array, patients: Array, fold: Array, seed: int) -> Iterator[Int[Array, " r"]]:
     """Sides of the rows, permuted among the patients of a fold."""
-    _, first, unit = np.unique(
-        np.char.add(np.char.add(patients, "\0"), side.astype(str)),
-        return_index=True,
-        return_inverse=True,
-    )
+    keys = np.char.add(np.char.add(patients, "\0"), side.astype(str))
+    _, first, unit = np.unique(keys, return_index=True, return_inverse=True)
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(fold[first] == f) for f in np.unique(fold)]
     for _ in range(PERMUTATIONS):

@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from slimp.data.cohort import assign_groups, require_disjoint
 from slimp.errors import UserError
-from slimp.evaluation.bootstrap import Array
+from slimp.evaluation.metrics import Array
 from slimp.evaluation.probe_config import SplitMode
 
 TEST_PARTS = ("held_out", "test")
@@ -47,12 +47,23 @@ def make_splits(
     rows = labelled_rows(ids)
     labels = ids["label"].iloc[rows].to_numpy(dtype=str)
     groups = ids[f"{mode}_id"].iloc[rows].to_numpy(dtype=str)
-    for label in np.unique(labels):
-        if len(np.unique(groups[labels == label])) < 2:
-            raise _unsplittable(labels, groups, str(label), mode)
+    single = [c for c in np.unique(labels) if len(np.unique(groups[labels == c])) < 2]
+    fractions = {"train": 1 - test_fraction, "test": test_fraction}
     splits = []
     for seed in seeds:
-        train, test = _random_split(labels, groups, mode, test_fraction, seed)
+        for attempt in range(0 if single else ATTEMPTS):
+            part = assign_groups(labels, groups, fractions, seed=seed + 1_000_003 * attempt)
+            train, test = part == "train", part == "test"
+            if not (lacking := set(labels) - (set(labels[train]) & set(labels[test]))):
+                break
+        else:
+            own = labels == min(single or lacking)
+            raise UserError(
+                f"class '{labels[own][0]}' ({own.sum()} image(s) of "
+                f"{len(np.unique(groups[own]))} {mode}(s)) cannot be split by {mode} into train "
+                f"and test. Add {mode}s with it, merge it with another class, drop its rows, or "
+                "change test_fraction."
+            )
         splits.append(Split(seed=seed, train=rows[train], test=rows[test]))
         if mode == "patient":
             _require_patient_disjoint(ids, splits[-1])
@@ -75,20 +86,20 @@ def held_out_split(
     if len(names) != len(ids):
         raise UserError(f"{len(names)} parts for {len(ids)} images: one part per image is needed.")
     rows = labelled_rows(ids)
-    tests = names.iloc[rows].isin(TEST_PARTS).to_numpy()
-    trains = names.iloc[rows].notna().to_numpy() & ~tests
-    labels = ids["label"].iloc[rows].to_numpy(dtype=str)
-    split = Split(seed=seed, train=rows[trains], test=rows[tests])
+    labels, named = ids["label"].iloc[rows].to_numpy(dtype=str), names.iloc[rows]
+    tests = named.isin(TEST_PARTS).to_numpy()
+    masks = {"train": named.notna().to_numpy() & ~tests, "test": tests}
+    split = Split(seed=seed, train=rows[masks["train"]], test=rows[tests])
     _require_patient_disjoint(ids, split)
-    for part, mask in (("train", trains), ("test", tests)):
+    for part, mask in masks.items():
         if not mask.any():
             found = ", ".join(sorted({str(name) for name in names.dropna()})) or "none"
             raise UserError(
                 f"no labelled image is in the {part} part; the parts found are: {found}. "
                 f"{' or '.join(TEST_PARTS)} test, every other named part trains."
             )
-        if missing := set(labels) - set(labels[mask]):
-            label = min(missing)
+        if lacking := set(labels) - set(labels[mask]):
+            label = min(lacking)
             raise UserError(
                 f"class '{label}' ({(labels == label).sum()} images) is not in the {part} part of "
                 "the given split. Drop its rows, merge it with another class, or split at random "
@@ -133,30 +144,6 @@ def labelled_rows(ids: pd.DataFrame) -> Int[Array, " n"]:
             "a probe needs at least two."
         )
     return rows
-
-
-def _random_split(
-    labels: Array, groups: Array, mode: SplitMode, test_fraction: float, seed: int
-) -> tuple[Array, Array]:
-    """Masks of train and test, drawn anew until every class is in both."""
-    fractions = {"train": 1 - test_fraction, "test": test_fraction}
-    missing: set[str] = set()
-    for attempt in range(ATTEMPTS):
-        part = assign_groups(labels, groups, fractions, seed=seed + 1_000_003 * attempt)
-        train, test = part == "train", part == "test"
-        missing = set(labels) - (set(labels[train]) & set(labels[test]))
-        if not missing:
-            return train, test
-    raise _unsplittable(labels, groups, min(missing), mode)
-
-
-def _unsplittable(labels: Array, groups: Array, label: str, mode: SplitMode) -> UserError:
-    own = labels == label
-    return UserError(
-        f"class '{label}' ({own.sum()} image(s) of {len(np.unique(groups[own]))} {mode}(s)) cannot "
-        f"be split by {mode} into train and test. Add {mode}s with it, merge it with another "
-        "class, drop its rows, or change test_fraction."
-    )
 
 
 def _require_patient_disjoint(ids: pd.DataFrame, split: Split) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from slimp.evaluation.bootstrap import Array
-from slimp.evaluation.logistic import fit_logistic
+from slimp.evaluation.folds import Split
+from slimp.evaluation.logistic import LinearProbe, fit_logistic
+from slimp.evaluation.metrics import Array
 from slimp.evaluation.probe_config import ProbeConfig, SplitMode
 from slimp.evaluation.result import Predictions, ProbeResult, Task, make_task, summarise
 from slimp.features.embed import FeatureTable
@@ -49,68 +50,67 @@ def probe(
 ) -> ProbeResult:
     """As `linear_probe`, from a configuration, which may also ask for nearest neighbours."""
     x = table.matrix(config.features)
-    task = make_task(table.ids, config, parts)
-    if config.method == "logistic":
-        return probe_matrix(x, task, config, name="logistic")
-    found = [
-        knn_predictions(x[s.train], task.y[s.train], x[s.test], len(task.classes), config)
-        for s in task.splits
-    ]
-    return summarise(task, found, config, name="knn")
+    return probe_matrix(x, make_task(table.ids, config, parts), config, name=config.method)
 
 
 def probe_matrix(x: Array, task: Task, config: ProbeConfig, *, name: str) -> ProbeResult:
-    """The logistic probe of any feature matrix, a row per row of the task's ids."""
+    """The probe of any feature matrix, a row per row of the task's ids."""
     return probe_designs([(x[s.train], x[s.test]) for s in task.splits], task, config, name=name)
 
 
 def probe_designs(
     designs: Sequence[tuple[Array, Array]], task: Task, config: ProbeConfig, *, name: str
 ) -> ProbeResult:
-    """The logistic probe of one (train, test) feature matrix per split."""
-    fits, found = [], []
+    """The probe of one (train, test) feature matrix per split."""
+    found, probes = [], []
     for split, (train, test) in zip(task.splits, designs, strict=True):
-        fit = fit_logistic(
-            train,
-            task.y[split.train],
-            task.groups[split.train],
-            task.classes,
+        if config.method == "knn":
+            found.append(knn_answer(task, split, split.train, (train, test), config))
+            continue
+        fitted = fit_logistic(
+            *(train, task.y[split.train], task.groups[split.train], task.classes),
             strengths=config.strengths,
             folds=config.folds,
             seed=split.seed,
         )
-        p = fit.probe.predict_proba(test)
-        found.append(
-            Predictions(
-                probabilities=p,
-                predicted=fit.probe.decide(p),
-                calibrated=fit.probe.calibrated_proba(test),
-            )
-        )
-        fits.append(fit)
+        found.append(logistic_answer(task, split, fitted, test))
+        probes.append(fitted)
+    result = summarise(task, found, config, name=name)
+    if not probes:
+        return result
     return replace(
-        summarise(task, found, config, name=name),
-        strengths=tuple(fit.strength for fit in fits),
-        temperatures=tuple(fit.probe.temperature for fit in fits),
-        converged=all(fit.converged for fit in fits),
-        probe=replace(fits[0].probe, features=config.features),
+        result,
+        strengths=tuple(fitted.strength for fitted in probes),
+        temperatures=tuple(fitted.temperature for fitted in probes),
+        converged=all(fitted.converged for fitted in probes),
+        probe=replace(probes[0], features=config.features),
     )
 
 
-def knn_predictions(
-    train: Array, y: Array, test: Array, classes: int, config: ProbeConfig
+def logistic_answer(task: Task, split: Split, fitted: LinearProbe, test: Array) -> Predictions:
+    """What a fitted probe says of the test rows of a split."""
+    p = fitted.predict_proba(test)
+    return task.answer(
+        split, p, predicted=fitted.decide(p), calibrated=fitted.calibrated_proba(test)
+    )
+
+
+def knn_answer(
+    task: Task, split: Split, rows: Array, design: tuple[Array, Array], config: ProbeConfig
 ) -> Predictions:
-    """A vote of the nearest training rows."""
-    train, test = train.astype(np.float64), test.astype(np.float64)
-    # Standardised, so that in joined features no part outweighs the others.
+    """A vote of the nearest of these training rows; `design`: their features, and the test rows'.
+
+    Features are standardised, so that in joined ones no part outweighs the others.
+    """
+    train, test = (x.astype(np.float64) for x in design)
     mean, scale = train.mean(axis=0), train.std(axis=0)
     scale[scale == 0] = 1.0
     p = knn_predict(
         torch.from_numpy((train - mean) / scale),
-        torch.from_numpy(y),
+        torch.from_numpy(task.y[rows]),
         torch.from_numpy((test - mean) / scale),
-        classes=classes,
+        classes=len(task.classes),
         neighbours=config.neighbours,
         temperature=config.temperature,
-    ).numpy()
-    return Predictions(probabilities=p, predicted=p.argmax(axis=1))
+    )
+    return task.answer(split, p.numpy())

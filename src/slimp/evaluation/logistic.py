@@ -1,6 +1,9 @@
 """Multinomial logistic regression whose regularisation is chosen on training patients only.
 
-Axis names: n = rows, d = features, k = classes, s = candidate strengths.
+Balanced class weights take all classes for equally frequent. Calibrated probabilities are
+softmax(z / T + log frequency), z being the logits; only the temperature T is fitted.
+
+Axis names: n = rows, d = features, k = classes.
 """
 
 from __future__ import annotations
@@ -13,15 +16,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from safetensors.numpy import load_file, save_file
-from scipy.special import softmax
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp, softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from slimp.data.files import new_file, read_json, write_json
 from slimp.errors import CheckpointError, UserError
-from slimp.evaluation.bootstrap import Array
-from slimp.evaluation.calibration import apply_temperature, fit_temperature
 from slimp.evaluation.folds import grouped_folds
+from slimp.evaluation.metrics import Array
 
 FORMAT = 2
 """Version of `probe.json`."""
@@ -29,6 +32,10 @@ MAX_ITER = 5000
 """Steps of L-BFGS; a fit that needs more is reported as not converged."""
 TOLERANCE = 1e-5
 """Largest gradient at which a fit counts as converged."""
+TEMPERATURES = (0.05, 20.0)
+"""Bounds; reached where the rows are separated, or where the probe knows nothing."""
+SMALLEST = 1e-300
+"""Stands for a probability of 0, so that its logarithm is finite."""
 TENSORS = ("mean", "scale", "coef", "intercept", "priors")
 
 
@@ -50,6 +57,10 @@ class LinearProbe:
     """Of two classes: the last one is decided on from this probability upwards."""
     temperature: float = 1.0
     """Divisor of the logits in `calibrated_proba`."""
+    strength: float = 1.0
+    """scikit-learn's C, the inverse of the regularisation."""
+    converged: bool = True
+    """Every fit reached its optimum, those of the folds included."""
 
     def predict_proba(self, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
         """Probability per row and class, as if all classes were equally frequent."""
@@ -64,8 +75,7 @@ class LinearProbe:
     def calibrated_proba(self, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
         """Probability per row and class where classes are as frequent as in training.
 
-        Temperature scaling, then the class frequencies that balanced class weights had taken out
-        (see `apply_temperature`). Decisions are made on `predict_proba`, never on these.
+        Decisions are made on `predict_proba`, never on these.
         """
         return apply_temperature(self.predict_proba(x), self.temperature, self.priors)
 
@@ -81,8 +91,7 @@ class LinearProbe:
         with new_file(folder / "probe.safetensors") as partial:
             tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in TENSORS}
             save_file(tensors, partial)
-        names = ("classes", "features", "threshold", "temperature")
-        content = {name: getattr(self, name) for name in names}
+        content = {name: value for name, value in vars(self).items() if name not in TENSORS}
         write_json(folder / "probe.json", {"format": FORMAT, **content})
 
     @classmethod
@@ -92,34 +101,18 @@ class LinearProbe:
         Raises:
             CheckpointError: the folder holds no probe, or a damaged one.
         """
-        folder = Path(folder)
-        if not (folder / "probe.json").is_file():
+        record, path = Path(folder) / "probe.json", Path(folder) / "probe.safetensors"
+        if not record.is_file():
             raise CheckpointError(
                 f"{folder}: no logistic probe here (no probe.json). Make one with: slimp probe."
             )
-        content = read_json(folder / "probe.json")
+        content = read_json(record)
         if content.pop("format", None) != FORMAT:
-            raise CheckpointError(f"{folder / 'probe.json'}: written by another version.")
-        path = folder / "probe.safetensors"
+            raise CheckpointError(f"{record}: written by another version.")
         try:
             return cls(**content | {"classes": tuple(content["classes"]), **load_file(path)})
         except Exception as error:  # safetensors raises many kinds for damaged files
             raise CheckpointError(f"{path}: missing or damaged ({error}).") from None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Fit:
-    """A probe and how it was found."""
-
-    probe: LinearProbe
-    strength: float
-    """The chosen C."""
-    scores: Float[Array, " s"]
-    """Cross-validated class-balanced log-loss of each candidate; NaN: not tried."""
-    converged: bool
-    """Every fit reached its optimum, those of the folds included."""
-    out_of_fold: Float[Array, "n k"]
-    """Probability per training row and class, of a fit that did not see its patient."""
 
 
 def fit_logistic(
@@ -131,12 +124,13 @@ def fit_logistic(
     strengths: tuple[float, ...],
     folds: int,
     seed: int,
-) -> Fit:
+) -> LinearProbe:
     """Class-balanced multinomial logistic regression on standardised features.
 
-    The strength (scikit-learn's C) has the least class-balanced log-loss over out-of-fold
-    predictions, which also give the threshold of two classes and the temperature. The loss has
-    one valley along the path of strengths, so the search stops where it rises.
+    The strength has the least class-balanced log-loss over out-of-fold predictions, which also
+    give the threshold of two classes and the temperature. The loss has one valley along the path
+    of strengths, so the search stops where it rises. Balanced accuracy, a step function of few
+    rare cases, would choose strengths that jump with the draw of patients.
 
     Args:
         x: features of the training rows.
@@ -150,46 +144,67 @@ def fit_logistic(
     Raises:
         UserError: there is only one patient.
     """
-    # Balanced accuracy would choose equally good strengths, but ones that jump with the draw of
-    # patients: it is a step function of few rare cases.
     x, ladder = x.astype(np.float64), tuple(sorted(strengths))
     fold = grouped_folds(y, groups, folds, seed=seed)
     paths = [_path(x[fold != f], y[fold != f], classes, ladder) for f in range(fold.max() + 1)]
-    scores = np.full(len(ladder), np.nan)
-    best, converged = 0, True
+    best, least, converged = 0, np.inf, True
     for s in range(len(ladder)):
         out = np.zeros((len(y), len(classes)))
         for f, path in enumerate(paths):
-            probe, reached = next(path)
+            probe = next(path)
             out[fold == f] = probe.predict_proba(x[fold == f])
-            converged &= reached
-        scores[s] = balanced_log_loss(y, out)
-        if s and scores[s] >= scores[best]:
+            converged &= probe.converged
+        loss = balanced_log_loss(y, out)
+        if s and loss >= least:
             break  # past the valley; the least regularised fits are the slowest
-        best, best_out = s, out
-    *_, (probe, reached) = _path(x, y, classes, ladder[: best + 1])
-    return Fit(
-        probe=replace(
-            probe,
-            threshold=best_threshold(y, best_out[:, 1]) if len(classes) == 2 else None,
-            temperature=fit_temperature(best_out, y, probe.priors),
-        ),
-        strength=ladder[best],
-        scores=scores,
-        converged=bool(converged and reached),
-        out_of_fold=best_out,
+        best, least, out_of_fold = s, loss, out
+    *_, probe = _path(x, y, classes, ladder[: best + 1])
+    return replace(
+        probe,
+        threshold=best_threshold(y, out_of_fold[:, 1]) if len(classes) == 2 else None,
+        temperature=fit_temperature(out_of_fold, y, probe.priors),
+        converged=converged and probe.converged,
     )
 
 
 def fit_at(
     x: Float[Array, "n d"], y: Int[Array, " n"], classes: tuple[str, ...], strength: float
 ) -> LinearProbe:
-    """The probe of a given strength, where there are too few rows to choose one.
+    """The probe of a given strength; a class without rows gets probability 0."""
+    return next(_path(x.astype(np.float64), y, classes, (strength,)))
 
-    A class without rows gets probability 0. Two classes are separated at 0.5.
+
+def fit_temperature(
+    probabilities: Float[Array, "n k"], y: Int[Array, " n"], priors: Float[Array, " k"]
+) -> float:
+    """The temperature with the least log-loss of `apply_temperature` on these rows (Guo et al.).
+
+    Rows whose true class has probability 0 are left out: their fold did not know the class.
     """
-    probe, _ = next(_path(x.astype(np.float64), y, classes, (strength,)))
-    return probe
+    known = probabilities[np.arange(len(y)), y] > 0
+    if not known.any():
+        return 1.0
+    z, y = np.log(np.maximum(probabilities[known], SMALLEST)), y[known]
+    bias = np.log(np.maximum(priors, SMALLEST))
+
+    def loss(inverse: float) -> float:
+        logits = inverse * z + bias
+        return float(np.mean(logsumexp(logits, axis=1) - logits[np.arange(len(y)), y]))
+
+    low, high = TEMPERATURES
+    found = minimize_scalar(loss, bounds=(1 / high, 1 / low), method="bounded")
+    return float(1 / found.x)
+
+
+def apply_temperature(
+    probabilities: Float[Array, "n k"], temperature: float, priors: Float[Array, " k"]
+) -> Float[Array, "n k"]:
+    """Balanced probabilities at this temperature, for a population with these class frequencies.
+
+    A temperature above 1 is less certain. Equal `priors` keep the most probable class.
+    """
+    z = np.log(np.maximum(probabilities, SMALLEST)) / temperature
+    return np.asarray(softmax(z + np.log(np.maximum(priors, SMALLEST)), axis=1))
 
 
 def balanced_log_loss(y: Int[Array, " n"], probabilities: Float[Array, "n k"]) -> float:
@@ -214,8 +229,8 @@ def best_threshold(y: Int[Array, " n"], scores: Float[Array, " n"]) -> float:
 
 def _path(
     x: Array, y: Array, classes: tuple[str, ...], strengths: tuple[float, ...]
-) -> Iterator[tuple[LinearProbe, bool]]:
-    """A probe per strength and whether it converged, each starting from the one before."""
+) -> Iterator[LinearProbe]:
+    """A probe per strength, each starting from the one before."""
     mean, scale = x.mean(axis=0), x.std(axis=0)
     scale[scale < 1e-12 * np.maximum(np.abs(mean), 1)] = 1.0  # constant up to rounding
     z = (x - mean) / scale
@@ -227,29 +242,20 @@ def _path(
         coef = np.zeros((len(classes), x.shape[1]))
         intercept = np.full(len(classes), -np.inf)  # probability 0 for an absent class
         intercept[present] = 0.0
-        reached = True
-        if len(present) > 1:
-            reached = _fit(model.set_params(C=strength), z, y)
-            # Of two classes scikit-learn keeps only the second one's logit.
-            rows = present[1:] if len(present) == 2 else present
-            coef[rows], intercept[rows] = model.coef_, model.intercept_
-        probe = LinearProbe(
+        with warnings.catch_warnings(record=True) as stopped_early:
+            warnings.simplefilter("always", ConvergenceWarning)
+            if len(present) > 1:
+                model.set_params(C=strength).fit(z, y)
+                # Of two classes scikit-learn keeps only the second one's logit.
+                rows = present[1:] if len(present) == 2 else present
+                coef[rows], intercept[rows] = model.coef_, model.intercept_
+        yield LinearProbe(
             classes=classes,
             mean=mean,
             scale=scale,
             coef=coef,
             intercept=intercept,
             priors=np.bincount(y, minlength=len(classes)) / len(y),
+            strength=strength,
+            converged=not stopped_early,
         )
-        yield probe, reached
-
-
-def _fit(model: LogisticRegression, z: Array, y: Array) -> bool:
-    """Fits in place; whether it converged. Other warnings are passed on."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(z, y)
-    others = [w for w in caught if not issubclass(w.category, ConvergenceWarning)]
-    for warning in others:
-        warnings.warn(warning.message, category=warning.category, stacklevel=2)
-    return len(others) == len(caught)

@@ -4,11 +4,12 @@ A replicate of the bootstrap is a weight per test row. All metrics take `weights
 (r, n) and return r values; with one row of ones they are the plain metrics. A class whose rows
 all have weight 0 is absent from that replicate: averages run over the classes present.
 
-Axis names: n = test rows, k = classes, r = replicates (weightings), g = distinct scores.
+Axis names: n = test rows, k = classes, r = replicates (weightings), g = distinct scores, b = bins.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,14 +36,14 @@ def metrics(
     Args:
         y: true class per row, 0..k-1.
         probabilities: per row and class; rows add up to 1.
-        predicted: class decided on per row, usually the most probable one.
+        predicted: class decided on per row.
         weights: not negative; a row of it must not be 0 throughout.
-        calibrated: probabilities after calibration, for `ece_scaled` and `brier_scaled`.
+        calibrated: probabilities for `ece_scaled` and `brier_scaled`.
     """
     k = probabilities.shape[1]
     found = {
         "balanced_accuracy": balanced_accuracy(y, predicted, weights, k),
-        "accuracy": _weighted_mean((predicted == y).astype(np.float64), weights),
+        "accuracy": ratio(weights @ (predicted == y), weights.sum(axis=1)),
         "f1_macro": f1_macro(y, predicted, weights, k),
         **ranking_metrics(y, probabilities, weights),
         "ece": ece(y, probabilities, weights),
@@ -82,11 +83,10 @@ def f1_macro(
 def ranking_metrics(
     y: Int[Array, " n"], probabilities: Float[Array, "n k"], weights: Float[Array, "r n"]
 ) -> dict[str, Float[Array, " r"]]:
-    """`auroc_macro_ovr`, `average_precision_macro`, and for two classes metrics of the last one.
+    """Each class against the rest, mean over classes present; chance where there is only one.
 
-    Those are `pauc_above_80tpr`, `sensitivity_at_90_specificity` and `..._95_...`. Each class
-    against the rest, then the mean over classes present; chance where only one class is present.
-    Tied scores share one threshold, as in scikit-learn.
+    For two classes also `pauc_above_80tpr`, `sensitivity_at_90_specificity` and `..._95_...` of
+    the last one. Tied scores share one threshold, as in scikit-learn.
     """
     k = probabilities.shape[1]
     auroc, precision = np.empty((len(weights), k)), np.empty((len(weights), k))
@@ -94,7 +94,9 @@ def ranking_metrics(
         found, false = _cumulative(y == c, probabilities[:, c], weights)
         area = (np.diff(false) * (found[:, 1:] + found[:, :-1])).sum(axis=1) / 2  # a tie: half
         auroc[:, c] = ratio(area, found[:, -1] * false[:, -1])
-        precision[:, c] = _average_precision(found, false)
+        # Precision x gain in recall, without interpolation, as in scikit-learn.
+        exact = np.nan_to_num(ratio(found[:, 1:], found[:, 1:] + false[:, 1:]))
+        precision[:, c] = ratio((exact * np.diff(found)).sum(axis=1), found[:, -1])
     undefined = np.isnan(auroc).all(axis=1)
     out = {
         "auroc_macro_ovr": np.where(undefined, 0.5, mean_over_present(auroc)),
@@ -127,16 +129,6 @@ def _cumulative(
     return found, false
 
 
-def _average_precision(found: Array, false: Array) -> Float[Array, " r"]:
-    """Sum over thresholds of precision x gain in recall (no interpolation); NaN without positives.
-
-    As scikit-learn's `average_precision_score`.
-    """
-    everyone = found[:, 1:] + false[:, 1:]
-    precision = np.divide(found[:, 1:], everyone, out=np.zeros_like(everyone), where=everyone > 0)
-    return ratio((precision * np.diff(found)).sum(axis=1), found[:, -1])
-
-
 def _partial_auc(tpr: Float[Array, "r g"], fpr: Float[Array, "r g"]) -> Float[Array, " r"]:
     """Area between the ROC curve and TPR = 0.8, from 0 to 0.2 (ISIC 2024's official metric).
 
@@ -145,7 +137,7 @@ def _partial_auc(tpr: Float[Array, "r g"], fpr: Float[Array, "r g"]) -> Float[Ar
     low, high = tpr[:, :-1], tpr[:, 1:]  # (r, g - 1) ends of each segment
     start = np.maximum(low, MIN_TPR)
     rise = np.maximum(high - start, 0)  # the part of the segment above MIN_TPR
-    part = np.divide(start - low, high - low, out=np.zeros_like(low), where=high > low)
+    part = np.nan_to_num(ratio(start - low, high - low))
     fpr_start = fpr[:, :-1] + part * np.diff(fpr)
     return np.asarray((rise * (1 - (fpr_start + fpr[:, 1:]) / 2)).sum(axis=1))
 
@@ -169,16 +161,41 @@ def bin_of(confidence: Float[Array, " n"]) -> Int[Array, " n"]:
     return np.asarray(np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1))
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reliability:
+    """A reliability diagram: how often the most probable class is right, by its probability."""
+
+    edges: Float[Array, " edges"]
+    counts: Int[Array, " b"]
+    """Rows per bin."""
+    confidence: Float[Array, " b"]
+    """Mean probability of the most probable class; NaN in an empty bin."""
+    accuracy: Float[Array, " b"]
+    """Fraction of rows whose most probable class is the true one; NaN in an empty bin."""
+
+
+def reliability(y: Int[Array, " n"], probabilities: Float[Array, "n k"]) -> Reliability:
+    """The diagram whose gaps, weighted by their rows, add up to the `ece` of these rows."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == y
+    place = bin_of(confidence)
+    counts = np.bincount(place, minlength=ECE_BINS)
+    sums = [np.bincount(place, weights=v, minlength=ECE_BINS) for v in (confidence, right)]
+    return Reliability(
+        edges=np.linspace(0, 1, ECE_BINS + 1),
+        counts=counts,
+        confidence=ratio(sums[0], counts),
+        accuracy=ratio(sums[1], counts),
+    )
+
+
 def brier(
     y: Int[Array, " n"], probabilities: Float[Array, "n k"], weights: Float[Array, "r n"]
 ) -> Float[Array, " r"]:
     """Mean squared distance of the probabilities to the truth, summed over classes: 0 to 2."""
     truth = np.eye(probabilities.shape[1])[y]
-    return _weighted_mean(((probabilities - truth) ** 2).sum(axis=1), weights)
-
-
-def _weighted_mean(values: Array, weights: Array) -> Array:
-    return ratio(weights @ values, weights.sum(axis=1))
+    squares = ((probabilities - truth) ** 2).sum(axis=1)
+    return ratio(weights @ squares, weights.sum(axis=1))
 
 
 def mean_over_present(values: Array) -> Array:
@@ -189,6 +206,5 @@ def mean_over_present(values: Array) -> Array:
 
 def ratio(top: Array, bottom: Array) -> Array:
     """Quotient; NaN where `bottom` is 0."""
-    shape = np.broadcast_shapes(top.shape, bottom.shape)
-    out: Array = np.full(shape, np.nan)
+    out: Array = np.full(np.broadcast_shapes(np.shape(top), np.shape(bottom)), np.nan)
     return np.divide(top, bottom, out=out, where=bottom > 0)

@@ -1,26 +1,25 @@
-"""Two probes on the same test images: is the difference more than which patients were tested?"""
+"""Two probes, or two kinds of split: is the difference more than which patients were tested?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from slimp.data.files import read_json
 from slimp.errors import UserError
-from slimp.evaluation.bootstrap import Array, or_none, resample
-from slimp.evaluation.metrics import balanced_accuracy, metrics
-from slimp.evaluation.result import Predictions, codes_of
+from slimp.evaluation.bootstrap import Estimate, Record, bootstrap, percentiles, resample
+from slimp.evaluation.metrics import Array, mean_over_present
+from slimp.evaluation.result import Predictions, ProbeResult
 
 KEYS = ["image_id", "seed"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class Difference(Record):
     """One metric of both probes, and A minus B."""
 
     a: float
@@ -39,14 +38,9 @@ class Difference:
     def __str__(self) -> str:
         return f"{self.difference:+.3f} [{self.ci95[0]:+.3f}, {self.ci95[1]:+.3f}]"
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; None where undefined."""
-        numbers = {name: or_none(value) for name, value in vars(self).items() if name != "ci95"}
-        return {**numbers, "ci95": [or_none(end) for end in self.ci95]}
-
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Record):
     """What `slimp compare` found."""
 
     differences: Mapping[str, Difference]
@@ -59,14 +53,9 @@ class Comparison:
     only_b: int
     replicates: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """The content of `metrics.json`."""
-        found = {name: difference.to_dict() for name, difference in self.differences.items()}
-        return {**asdict(self), "differences": found}
-
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Verdict(Record):
     """Whether a probe beats the best of its baselines, in balanced accuracy."""
 
     sentence: str
@@ -75,9 +64,16 @@ class Verdict:
     difference: Difference
     """Probe minus baseline, as `slimp compare` computes it."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The entry `verdict` of `metrics.json`."""
-        return {"sentence": self.sentence, "baseline": self.baseline, **self.difference.to_dict()}
+
+@dataclass(frozen=True, kw_only=True)
+class Leakage(Record):
+    """What a split with the same patients in train and test adds to the score."""
+
+    balanced_accuracy: Mapping[str, Estimate]
+    """Of the probe split by patient, lesion and image."""
+    excess: Mapping[str, Estimate]
+    """Split -> its balanced accuracy minus the one of the patient split. One draw of patients
+    serves both, so what makes a patient hard for both does not blur the difference."""
 
 
 def verdict(
@@ -95,11 +91,10 @@ def verdict(
         baselines: name -> predictions on the same rows; the best one is compared with.
         unit: what is resampled, in words: lesions where a cohort has no patient ids.
     """
-    found = {
-        name: compare(predictions, table, headline_only=True) for name, table in baselines.items()
-    }
-    best = max(found, key=lambda name: found[name].differences["balanced_accuracy"].b)
-    row = found[best].differences["balanced_accuracy"]
+    found = {n: compare(predictions, b, headline_only=True) for n, b in baselines.items()}
+    rows = {name: comparison.differences["balanced_accuracy"] for name, comparison in found.items()}
+    best = max(rows, key=lambda name: rows[name].b)
+    row = rows[best]
     low, high = row.ci95
     side = "above" if low > 0 else "below" if high < 0 else "not clearly different from"
     text = (
@@ -129,45 +124,73 @@ def compare(
     Raises:
         UserError: the predictions have other classes, no image in common, or other labels.
     """
-    classes = _classes(a, "first")
-    if classes != (others := _classes(b, "second")):
-        raise UserError(
-            f"the probes have different classes: {', '.join(classes)} and {', '.join(others)}. "
-            "Probe the same cohort with both runs."
-        )
-    pair = _common_rows(a, b)
-    if not all(f"q_{classes[0]}" in table for table in pair):  # not every probe is calibrated
-        pair = [table[[name for name in table if not str(name).startswith("q_")]] for table in pair]
-    splits = [index for _, index in sorted(pair[0].groupby("seed").groups.items())]
-    y = [codes_of(pair[0]["label"].loc[index], classes) for index in splits]
-    said = [[Predictions.of_rows(t.loc[index], classes) for t in pair] for index in splits]
+    classes, pair = _common_classes(a, b), _common_rows(a, b)
+    said = list(zip(*(Predictions.per_seed(table, classes) for table in pair), strict=True))
+
+    def scores(one: Predictions, weights: Array) -> dict[str, Array]:
+        if headline_only:
+            return {"balanced_accuracy": mean_over_present(one.recall(weights))}
+        return one.metrics(weights)
 
     def statistic(split: int, weights: Array) -> dict[str, Array]:
-        ours, theirs = (
-            {"balanced_accuracy": balanced_accuracy(y[split], one.predicted, weights, len(classes))}
-            if headline_only
-            else metrics(y[split], one.probabilities, one.predicted, weights, one.calibrated)
-            for one in said[split]
-        )
-        return {
-            **{f"{name} a": ours[name] for name in ours},
-            **{f"{name} b": theirs[name] for name in ours},
-            **{name: ours[name] - theirs[name] for name in ours},
-        }
+        ours, theirs = (scores(one, weights) for one in said[split])
+        shared = [name for name in ours if name in theirs]  # not every probe is calibrated
+        return {name: ours[name] - theirs[name] for name in shared}
 
-    groups = [pair[0]["patient_id"].loc[index].to_numpy(dtype=str) for index in splits]
-    values, draws = resample(groups, statistic, replicates=replicates, seed=seed)
-    patients = pair[0]["patient_id"].nunique()
-    names = [name for name in values if not name.endswith((" a", " b"))]
+    patients = [one.patients for one, _ in said]
+    values, draws = resample(patients, statistic, replicates=replicates, seed=seed)
+    once = [[scores(one, np.ones((1, len(one.y)))) for one in both] for both in said]
+    count = len(np.unique(np.concatenate(patients)))
+    differences = {}
+    for name, each in values.items():
+        difference, spread = float(each.mean()), float(draws[name].std()) * count**0.5
+        far = np.abs(draws[name] - draws[name].mean()) >= abs(difference)
+        differences[name] = Difference(
+            a=float(np.mean([ours[name] for ours, _ in once])),
+            b=float(np.mean([theirs[name] for _, theirs in once])),
+            difference=difference,
+            ci95=percentiles(draws[name], difference),
+            p_value=float((1 + far.sum()) / (1 + replicates)),
+            effect_size=difference / spread if spread > 0 else 0.0,
+        )
     return Comparison(
-        differences={name: _difference(name, values, draws, patients) for name in names},
+        differences=differences,
         classes=classes,
         images=len(pair[0]),
-        patients=patients,
+        patients=count,
         only_a=len(a) - len(pair[0]),
         only_b=len(b) - len(pair[0]),
         replicates=replicates,
     )
+
+
+def leakage(results: Mapping[str, ProbeResult]) -> Leakage:
+    """The excess of each leaking split over the one by patient; the same probe and seeds in all."""
+    honest = results["patient"]
+    return Leakage(
+        balanced_accuracy={mode: result.balanced_accuracy for mode, result in results.items()},
+        excess={m: _excess(r, honest) for m, r in results.items() if r is not honest},
+    )
+
+
+def _excess(a: ProbeResult, b: ProbeResult) -> Estimate:
+    """Balanced accuracy of A minus B, each the mean over its own splits."""
+    ours, theirs = (Predictions.per_seed(r.predictions, r.classes) for r in (a, b))
+    sides = [*ours, *theirs]
+
+    def statistic(split: int, weights: Array) -> dict[str, Array]:
+        sign = 1 if split < len(ours) else -1
+        # Twice, because the mean is taken over the splits of both sides together.
+        return {"excess": 2 * sign * mean_over_present(sides[split].recall(weights))}
+
+    found = bootstrap(
+        [one.patients for one in sides],
+        statistic,
+        replicates=b.config.replicates,
+        seed=b.config.seed,
+    )["excess"]
+    each = np.reshape(found.per_seed, (2, -1)).mean(axis=0)
+    return replace(found, per_seed=tuple(each.tolist()))
 
 
 def read_predictions(folder: str | Path) -> pd.DataFrame:
@@ -195,14 +218,22 @@ def resampling_unit(folder: str | Path) -> str:
     return str(content.get("resampling", {}).get("unit", "patients"))
 
 
-def _classes(table: pd.DataFrame, which: str) -> tuple[str, ...]:
+def _common_classes(a: pd.DataFrame, b: pd.DataFrame) -> tuple[str, ...]:
     """In the order of the columns, which puts the positive class last."""
-    found = tuple(name[2:] for name in table.columns if name.startswith("p_"))
-    if unknown := set(table["label"]) - set(found):
+    found = []
+    for table, which in ((a, "first"), (b, "second")):
+        found.append(tuple(name[2:] for name in table.columns if name.startswith("p_")))
+        if unknown := set(table["label"]) - set(found[-1]):
+            raise UserError(
+                f"the {which} predictions have label '{min(unknown)}', but no column of it."
+            )
+    if found[0] != found[1]:
+        ours, theirs = map(", ".join, found)
         raise UserError(
-            f"the {which} predictions have label '{min(unknown)}', but no column of it."
+            f"the probes have different classes: {ours} and {theirs}. "
+            "Probe the same cohort with both runs."
         )
-    return found
+    return found[0]
 
 
 def _common_rows(a: pd.DataFrame, b: pd.DataFrame) -> list[pd.DataFrame]:
@@ -227,21 +258,3 @@ def _common_rows(a: pd.DataFrame, b: pd.DataFrame) -> list[pd.DataFrame]:
                 "in all). Probe the same cohort with both runs."
             )
     return [ours, theirs]
-
-
-def _difference(
-    name: str, values: Mapping[str, Array], draws: Mapping[str, Array], patients: int
-) -> Difference:
-    found = draws[name][~np.isnan(draws[name])]
-    difference = float(values[name].mean())
-    low, high = np.quantile(found, [0.025, 0.975]).tolist() if len(found) else (difference,) * 2
-    far = np.abs(found - found.mean()) >= abs(difference) if len(found) else np.ones(0)
-    spread = float(found.std()) * patients**0.5 if len(found) else 0.0
-    return Difference(
-        a=float(values[f"{name} a"].mean()),
-        b=float(values[f"{name} b"].mean()),
-        difference=difference,
-        ci95=(low, high),
-        p_value=float((1 + far.sum()) / (1 + len(found))),
-        effect_size=difference / spread if spread > 0 else 0.0,
-    )

@@ -49,16 +49,16 @@ class ProbeConfig:
     def __post_init__(self) -> None:
         require_choices(ProbeConfig, self)
         require_positive(self, "seeds", "neighbours", "temperature", "replicates")
-        if self.seed < 0:
-            raise UserError(f"seed must not be negative, got {self.seed}.")
-        if not 0 < self.test_fraction < 1:
-            raise UserError(f"test_fraction must be in (0, 1), got {self.test_fraction}.")
-        if self.folds < 2:
-            raise UserError(f"folds must be at least 2, got {self.folds}.")
+        for name, sound, rule in (
+            ("seed", self.seed >= 0, "0 or more"),
+            ("test_fraction", 0 < self.test_fraction < 1, "in (0, 1)"),
+            ("folds", self.folds >= 2, "at least 2"),
+            ("strengths", self.strengths and min(self.strengths) > 0, "positive numbers"),
+        ):
+            if not sound:
+                raise UserError(f"{name} must be {rule}, got {getattr(self, name)}.")
         if self.malignant and self.positive is not None:
             raise UserError("positive and malignant both name the positive class: give one.")
-        if not self.strengths or min(self.strengths) <= 0:
-            raise UserError(f"strengths must be positive numbers, got {self.strengths}.")
 
     @property
     def split_seeds(self) -> range:
@@ -67,8 +67,8 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowShotConfig:
-    """Few labels."""
+class ProtocolConfig:
+    """Further evaluations."""
 
     fractions: tuple[float, ...] = ()
     """Fractions of the training patients to learn from, as in 0.01,0.1,1."""
@@ -76,6 +76,10 @@ class LowShotConfig:
     """Images per class to learn from, each of another patient, as in 1,5,20."""
     draws: int = 5
     """Random draws per split, for each fraction and each number of shots."""
+    leakage: bool = False
+    """Also probe with splits by lesion and by image, to measure what leaks."""
+    subgroups: tuple[str, ...] = ("auto",)
+    """Columns to score by, as in sex,age:30:60 (edges; without, quartiles); auto, or none."""
 
     def __post_init__(self) -> None:
         require_positive(self, "draws")
@@ -83,19 +87,6 @@ class LowShotConfig:
             raise UserError(f"fractions must be in (0, 1], got {self.fractions}.")
         if not all(number >= 1 for number in self.shots):
             raise UserError(f"shots must be 1 or more, got {self.shots}.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProtocolConfig(LowShotConfig):
-    """Further evaluations."""
-
-    leakage: bool = False
-    """Also probe with splits by lesion and by image, to measure what leaks."""
-    subgroups: tuple[str, ...] = ("auto",)
-    """Columns to score by, as in sex,age:30:60 (edges; without, quartiles); auto, or none."""
-
-    def __post_init__(self) -> None:
-        LowShotConfig.__post_init__(self)
         if not self.subgroups or (len(self.subgroups) > 1 and "none" in self.subgroups):
             raise UserError("subgroups takes names of columns, auto, or none alone.")
 

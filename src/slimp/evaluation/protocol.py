@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from slimp.data.cohort import Cohort
 from slimp.data.files import new_file, write_json
 from slimp.errors import UserError
 from slimp.evaluation.baselines import majority, metadata_baseline
 from slimp.evaluation.folds import held_out_split, labelled_rows, official_parts
 from slimp.evaluation.groups import group_values
-from slimp.evaluation.leakage import MODES, Leakage, leakage
 from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.low_shot import LowShot, low_shot
-from slimp.evaluation.paired_bootstrap import Verdict, verdict
-from slimp.evaluation.probe_config import ProbeConfig, ProtocolConfig
+from slimp.evaluation.paired_bootstrap import Leakage, Verdict, leakage, verdict
+from slimp.evaluation.probe_config import LEAKING, ProbeConfig, ProtocolConfig
 from slimp.evaluation.result import ProbeResult, make_task, relabelled
 from slimp.evaluation.subgroups import Subgroups, subgroups
 from slimp.features.embed import FEATURE_SETS, FeatureTable
@@ -57,6 +58,7 @@ class Assessment:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `metrics.json`: the main result, then what to compare it with."""
+        measured = {name: getattr(self, name) for name in PROTOCOLS}
         return {
             **self.main.to_dict(),
             "resampling": {"unit": self.unit, "n_test": self.main.n_test_patients},
@@ -66,11 +68,7 @@ class Assessment:
             "verdict": self.verdict.to_dict(),
             "feature_sets": {name: result.to_dict() for name, result in self.probes.items()},
             "baselines": {name: result.to_dict() for name, result in self.baselines.items()},
-            **{
-                name: found.to_dict()
-                for name in PROTOCOLS
-                if (found := getattr(self, name)) is not None
-            },
+            **{name: found.to_dict() for name, found in measured.items() if found is not None},
         }
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -123,40 +121,34 @@ def assess(
     """
     ids = relabelled(table.ids, config.malignant)
     labelled_rows(ids)  # refuses what no split can mend
-    official = config.split == "official"
-    parts, tested_on = (
-        _given_split(table, config, run_parts) if held_out or official else (None, "")
-    )
-    if parts is not None:
-        try:
-            held_out_split(ids, parts)
-        except UserError as error:
-            flag = "--split patient" if official else "--no-held-out"
-            raise UserError(f"{error} Or pass {flag} to split the patients at random.") from None
-    probes: dict[str, ProbeResult] = {
-        name: probe(table, replace(config, features=name), parts=parts)
-        for name in _feature_sets(table, config)
-    }
+    unit = "patients" if cohort.has_patient_ids else "lesions"
+    apart = unit.removesuffix("s") if config.split == "patient" else config.split
+    parts, tested_on = None, ""
+    if held_out or config.split == "official":
+        parts, tested_on = _given_split(ids, config, run_parts or {})
+    sets = _feature_sets(table, config)
+    probes: dict[str, ProbeResult] = {}
+    for name in sets:
+        probes[name] = probe(table, replace(config, features=name), parts=parts)
     baselines = {"majority": majority(table.ids, config, parts=parts)}
     if any(level.features for level in cohort.schema.levels):
         everything = replace(config, features="full")
         baselines["metadata"] = metadata_baseline(cohort, everything, parts=parts)
-    name, main = list(probes.items())[-1]
-    tested = set(main.predictions["patient_id"])
-    unit = "patients" if cohort.has_patient_ids else "lesions"
-    apart = unit.removesuffix("s") if config.split == "patient" else config.split
-    tables = {key: result.predictions for key, result in baselines.items()}
+    main, seen = probes[sets[-1]], None
+    if run_parts is not None:
+        tested = set(main.predictions["patient_id"])
+        seen = any(run_parts.get(patient) in LEARNED_FROM for patient in tested)
+    tables = {name: result.predictions for name, result in baselines.items()}
+    measured = _protocols(table, cohort, config, parts, main, protocols) if protocols else {}
     return Assessment(
         probes=probes,
         baselines=baselines,
-        verdict=verdict(name, main.predictions, tables, unit=unit),
+        verdict=verdict(sets[-1], main.predictions, tables, unit=unit),
         tested_on=tested_on or f"in {config.seeds} random {apart}-disjoint splits",
-        saw_test_patients=None
-        if run_parts is None
-        else any(run_parts.get(patient) in LEARNED_FROM for patient in tested),
+        saw_test_patients=seen,
         unit=unit,
         imputed=table.imputed,
-        **(_protocols(table, cohort, config, parts, main, protocols) if protocols else {}),
+        **measured,
     )
 
 
@@ -172,15 +164,12 @@ def _protocols(
     found: dict[str, Any] = {}
     if protocols.fractions or protocols.shots:
         task = make_task(table.ids, config, parts)
-        x = table.matrix(config.features)
-        found["low_shot"] = low_shot(x, task, config, protocols, whole=main)
+        found["low_shot"] = low_shot(table.matrix(config.features), task, protocols, main)
     if protocols.leakage:
-        results: dict[str, ProbeResult] = {
-            mode: main
-            if parts is None and mode == config.split
-            else probe(table, replace(config, split=mode))
-            for mode in MODES
-        }
+        results: dict[str, ProbeResult] = {}
+        for mode in ("patient", *LEAKING):
+            known = parts is None and mode == config.split
+            results[mode] = main if known else probe(table, replace(config, split=mode))
         found["leakage"] = leakage(results)
     by_group = subgroups(main, cohort, protocols.subgroups)
     if by_group.groups:
@@ -192,23 +181,29 @@ def _feature_sets(table: FeatureTable, config: ProbeConfig) -> list[FeatureSet]:
     """The set asked for, after the smaller ones that differ from it."""
     names = list(FEATURE_SETS)
     asked = names[: names.index(config.features) + 1]
-    parts = [[part for part in FEATURE_SETS[name] if part in table.features] for name in asked]
-    differ = [a != b for a, b in zip(parts, [*parts[1:], None], strict=True)]
-    return [name for name, new in zip(asked, differ, strict=True) if new]
+    # Each set holds the one before it, so that sets of equal size are equal here.
+    size = {name: sum(part in table.features for part in FEATURE_SETS[name]) for name in asked}
+    return list({size[name]: name for name in asked}.values())
 
 
 def _given_split(
-    table: FeatureTable, config: ProbeConfig, run_parts: Mapping[str, str] | None
+    ids: pd.DataFrame, config: ProbeConfig, run_parts: Mapping[str, str]
 ) -> tuple[list[object] | None, str]:
     """The part of each image in a split that exists already, and its test part in words."""
-    if config.split == "official":
-        return official_parts(table.ids), "those of the official test part"
-    if config.split != "patient":
+    parts = ids["patient_id"].map(run_parts).astype("object")
+    official = "split" in ids and (ids["split"] == "test").any()
+    if config.split == "patient" and (parts == "held_out").any():
+        given, words = (
+            parts.where(parts.notna(), None).tolist(),
+            "those that pre-training set aside",
+        )
+    elif config.split == "official" or (config.split == "patient" and official):
+        given, words = official_parts(ids), "those of the official test part"
+    else:
         return None, ""
-    patients = table.ids["patient_id"]
-    parts = patients.map(run_parts or {}).astype("object")
-    if (parts == "held_out").any():
-        return parts.where(parts.notna(), None).tolist(), "those that pre-training set aside"
-    if "split" in table.ids and (table.ids["split"] == "test").any():
-        return official_parts(table.ids), "those of the official test part"
-    return None, ""
+    try:
+        held_out_split(ids, given)
+    except UserError as error:
+        flag = "--split patient" if config.split == "official" else "--no-held-out"
+        raise UserError(f"{error} Or pass {flag} to split the patients at random.") from None
+    return given, words

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from slimp.data.files import check_output, new_file, write_json
 from slimp.errors import UserError
-from slimp.evaluation.bootstrap import Array, Estimate, bootstrap
+from slimp.evaluation.bootstrap import Estimate, Record, bootstrap
 from slimp.evaluation.folds import (
     Split,
     held_out_split,
@@ -25,13 +25,62 @@ from slimp.evaluation.folds import (
     official_parts,
 )
 from slimp.evaluation.logistic import LinearProbe
-from slimp.evaluation.metrics import metrics, recall_per_class
+from slimp.evaluation.metrics import Array, metrics, recall_per_class
 from slimp.evaluation.probe_config import ProbeConfig
 
 ECES = ("ece", "ece_scaled")
 """Metrics that resampling only increases, see `bootstrap`."""
 TWO = ("benign", "malignant")
 """The classes where several labels are joined; the positive one is last."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """A classifier's output for the test rows of one split, beside the truth."""
+
+    y: Int[Array, " n"]
+    """True class."""
+    patients: Shaped[Array, " n"]
+    probabilities: Float[Array, "n k"]
+    predicted: Int[Array, " n"]
+    """Class decided on."""
+    calibrated: Float[Array, "n k"] | None = None
+    """Probabilities for the class frequencies of the training rows, after temperature scaling."""
+
+    @classmethod
+    def of_rows(cls, rows: pd.DataFrame, classes: Sequence[str]) -> Predictions:
+        """From rows of `ProbeResult.predictions`; columns follow `classes`."""
+        p, q = ([f"{kind}_{c}" for c in classes] for kind in "pq")
+        return cls(
+            y=codes_of(rows["label"], classes),
+            patients=rows["patient_id"].to_numpy(dtype=str),
+            probabilities=rows[p].to_numpy(dtype=np.float64),
+            predicted=codes_of(rows["predicted"], classes),
+            calibrated=rows[q].to_numpy(dtype=np.float64) if q[0] in rows else None,
+        )
+
+    @classmethod
+    def per_seed(cls, rows: pd.DataFrame, classes: Sequence[str]) -> list[Predictions]:
+        """One per seed of `ProbeResult.predictions`, in the order of the seeds."""
+        return [cls.of_rows(own, classes) for _, own in rows.groupby("seed", sort=True)]
+
+    @property
+    def stated(self) -> Float[Array, "n k"]:
+        """The calibrated probabilities, of a classifier that has them."""
+        return self.probabilities if self.calibrated is None else self.calibrated
+
+    def select(self, rows: Shaped[Array, " m"]) -> Predictions:
+        """Some of the rows, by number or mask."""
+        fields: dict[str, Any] = {k: v if v is None else v[rows] for k, v in vars(self).items()}
+        return Predictions(**fields)
+
+    def metrics(self, weights: Float[Array, "r n"]) -> dict[str, Float[Array, " r"]]:
+        """Every metric by name."""
+        return metrics(self.y, self.probabilities, self.predicted, weights, self.calibrated)
+
+    def recall(self, weights: Float[Array, "r n"]) -> Float[Array, "r k"]:
+        """Of each class; NaN where it is absent."""
+        return recall_per_class(self.y, self.predicted, weights, self.probabilities.shape[1])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,6 +100,23 @@ class Task:
     def groups(self) -> Array:
         """Patient per row."""
         return self.ids["patient_id"].to_numpy(dtype=str)
+
+    def answer(
+        self,
+        split: Split,
+        probabilities: Float[Array, "n k"],
+        *,
+        predicted: Int[Array, " n"] | None = None,
+        calibrated: Float[Array, "n k"] | None = None,
+    ) -> Predictions:
+        """A classifier's output for a split; it decides on the most probable class by default."""
+        return Predictions(
+            y=self.y[split.test],
+            patients=self.groups[split.test],
+            probabilities=probabilities,
+            predicted=probabilities.argmax(axis=1) if predicted is None else predicted,
+            calibrated=calibrated,
+        )
 
 
 def make_task(
@@ -103,36 +169,12 @@ def relabelled(ids: pd.DataFrame, malignant: Sequence[str]) -> pd.DataFrame:
 
 
 def codes_of(labels: pd.Series, classes: Sequence[str]) -> Int[Array, " rows"]:
-    """Position of each label in `classes`; -1 where it is missing."""
-    return pd.Categorical(labels, categories=list(classes)).codes.astype(np.int64)
+    """Position of each label in `classes`; -1 where it is missing or another one."""
+    return pd.Index(list(classes)).get_indexer(pd.Index(labels)).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Predictions:
-    """A classifier's output for the test rows of one split."""
-
-    probabilities: Float[Array, "n k"]
-    predicted: Int[Array, " n"]
-    """Class decided on."""
-    calibrated: Float[Array, "n k"] | None = None
-    """Probabilities for the class frequencies of the training rows, after temperature scaling."""
-
-    @classmethod
-    def of_rows(cls, rows: pd.DataFrame, classes: Sequence[str]) -> Predictions:
-        """From rows of `ProbeResult.predictions`; columns follow `classes`."""
-        calibrated = f"q_{classes[0]}" in rows
-        p, q = (
-            rows[[f"{kind}_{c}" for c in classes]] for kind in ("p", "q" if calibrated else "p")
-        )
-        return cls(
-            probabilities=p.to_numpy(dtype=np.float64),
-            predicted=codes_of(rows["predicted"], classes),
-            calibrated=q.to_numpy(dtype=np.float64) if calibrated else None,
-        )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ProbeResult:
+class ProbeResult(Record):
     """Metrics with intervals, what they were made from, and the probe itself."""
 
     name: str
@@ -172,16 +214,14 @@ class ProbeResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
+        left_out = ("metrics", "config", "held_out", "predictions", "trained_on", "probe")
         given = self.held_out and self.config.split != "official"
-        counts = ("n_train", "n_test", "n_unlabelled")
         return {
             **{name: estimate.to_dict() for name, estimate in self.metrics.items()},
-            "recall": {name: estimate.to_dict() for name, estimate in self.recall.items()},
+            **{name: value for name, value in super().to_dict().items() if name not in left_out},
             "confusion": self.confusion.tolist(),
             "split": "held_out" if given else self.config.split,
             "features": self.config.features,
-            **{name: getattr(self, name) for name in (*counts, "classes", "name", "converged")},
-            **{name: getattr(self, name) for name in ("strengths", "temperatures")},
             "probe_config": asdict(self.config),
         }
 
@@ -200,25 +240,21 @@ def summarise(
     task: Task, found: Sequence[Predictions], config: ProbeConfig, *, name: str
 ) -> ProbeResult:
     """The metrics of one set of predictions per split, with intervals over patients."""
-    tested = [task.y[split.test] for split in task.splits]
-    groups = [task.groups[split.test] for split in task.splits]
     k = len(task.classes)
 
     def statistic(split: int, weights: Array) -> dict[str, Array]:
-        y, one = tested[split], found[split]
-        recall = recall_per_class(y, one.predicted, weights, k)  # (r, k)
-        return {
-            **metrics(y, one.probabilities, one.predicted, weights, one.calibrated),
-            **{f"recall {c}": recall[:, i] for i, c in enumerate(task.classes)},
-        }
+        recall = found[split].recall(weights)  # (r, k)
+        named = {f"recall {c}": recall[:, i] for i, c in enumerate(task.classes)}
+        return {**found[split].metrics(weights), **named}
 
+    groups = [one.patients for one in found]
     estimates = bootstrap(
         groups, statistic, replicates=config.replicates, seed=config.seed, reflect=ECES
     )
     recall = {c: estimates.pop(f"recall {c}") for c in task.classes}
     confusion = np.zeros((k, k), dtype=np.int64)
-    for y, one in zip(tested, found, strict=True):
-        np.add.at(confusion, (y, one.predicted), 1)
+    for one in found:
+        np.add.at(confusion, (one.y, one.predicted), 1)
     return ProbeResult(
         name=name,
         config=config,
@@ -237,17 +273,13 @@ def summarise(
 
 
 def _prediction_table(task: Task, found: Sequence[Predictions]) -> pd.DataFrame:
-    names = np.array(task.classes)
-    frames = []
+    names, frames = np.array(task.classes), []
     for split, one in zip(task.splits, found, strict=True):
         ids = task.ids.iloc[split.test][["image_id", "patient_id"]].reset_index(drop=True)
-        columns: dict[str, Any] = {
-            "seed": split.seed,
-            "label": names[task.y[split.test]],
-            "predicted": names[one.predicted],
-            **{f"p_{c}": one.probabilities[:, i] for i, c in enumerate(task.classes)},
-        }
-        if one.calibrated is not None:
-            columns |= {f"q_{c}": one.calibrated[:, i] for i, c in enumerate(task.classes)}
+        columns: dict[str, Any] = {"seed": split.seed, "label": names[one.y]}
+        columns["predicted"] = names[one.predicted]
+        for kind, shares in (("p", one.probabilities), ("q", one.calibrated)):
+            if shares is not None:
+                columns |= {f"{kind}_{c}": shares[:, i] for i, c in enumerate(task.classes)}
         frames.append(ids.assign(**columns))
     return pd.concat(frames, ignore_index=True)

@@ -47,10 +47,7 @@ class Similarity:
     median_nonmatching: float
     overlap: float
     """Smallest sum of the two error rates that one threshold reaches: 0 separates, 1 is no help.
-
-    Equals the overlapping coefficient of the two densities where these cross once, and is an
-    upper bound of it elsewhere; unlike a histogram's it has no bin width to choose.
-    """
+    Where the two densities cross once that is their overlapping coefficient."""
     auroc: float
     """Probability that a matching pair is more similar than a non-matching one."""
     image_to_metadata: dict[int, float]
@@ -60,15 +57,11 @@ class Similarity:
 
     def to_dict(self) -> dict[str, Any]:
         """The figures without the arrays, for `metrics.json`."""
-        return {
-            "n": len(self.matching),
-            "median_matching": self.median_matching,
-            "median_nonmatching": self.median_nonmatching,
-            "overlap": self.overlap,
-            "auroc": self.auroc,
-            **{f"image_to_metadata_recall_at_{k}": v for k, v in self.image_to_metadata.items()},
-            **{f"metadata_to_image_recall_at_{k}": v for k, v in self.metadata_to_image.items()},
-        }
+        names = ("median_matching", "median_nonmatching", "overlap", "auroc")
+        found = {"n": len(self.matching), **{name: getattr(self, name) for name in names}}
+        for way in ("image_to_metadata", "metadata_to_image"):
+            found |= {f"{way}_recall_at_{k}": share for k, share in getattr(self, way).items()}
+        return found
 
 
 def similarity_by_level(
@@ -81,9 +74,9 @@ def similarity_by_level(
 ) -> dict[LevelName, Similarity]:
     """Per trained level, the similarity of images and metadata on `cohort`, from fine to coarse.
 
-    Rows of equal metadata count as matching, since metadata cannot tell them apart. From the
-    second level on the image side holds the finer metadata as well, as in the objective. Rows
-    without known metadata are left out, and so is a level whose metadata are the same for all.
+    Rows of equal metadata count as matching. From the second level on the image side holds the
+    finer metadata as well, as in the objective. Rows without known metadata are left out, and so
+    is a level whose metadata are the same for all.
 
     Args:
         model: left as it was found.
@@ -94,20 +87,12 @@ def similarity_by_level(
     """
     device = torch.device(device)
     with evaluating(model, device), inference(device, "32"):
-        levels = {
-            level.name: level
-            for level in cohort_levels(model, as_model_reads(model, cohort), device)
-        }
-        pairs = list(
-            model.climb(
-                torch.from_numpy(images).to(device),
-                levels.values(),
-                lambda level, _: encode_level(model, level),
-            )
-        )
+        levels = cohort_levels(model, as_model_reads(model, cohort), device)
+        h = torch.from_numpy(images).to(device)
+        pairs = list(model.climb(h, levels, lambda level, _: encode_level(model, level)))
     found: dict[LevelName, Similarity] = {}
     for pair in pairs:
-        level = levels[cast("LevelName", pair.name)]
+        level = next(level for level in levels if level.name == pair.name)
         known = torch.from_numpy(np.flatnonzero(known_rows(level)))
         groups = cast("Tensor", level.groups).cpu()[known]
         trained = model.config.weights[pair.name] > 0

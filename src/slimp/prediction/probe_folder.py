@@ -144,17 +144,12 @@ def read_calibration(
     try:
         table = pd.read_parquet(path)
         table = table[table["seed"] == table["seed"].iloc[0]]
-        y = pd.Index(probe.classes).get_indexer(table["label"])
         said = Predictions.of_rows(table, probe.classes)
-        decided = said.predicted
-        p = said.probabilities if said.calibrated is None else said.calibrated
-        groups = table["patient_id"].to_numpy(dtype=str)
-        if (y < 0).any() or (decided < 0).any():
+        if (said.y < 0).any() or (said.predicted < 0).any():
             raise ValueError(f"a class that is none of {', '.join(probe.classes)}")
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise CheckpointError(
             f"{path}: missing, damaged or not of this probe ({error}). Make the probe again."
         ) from None
-    settings: dict[str, Any] = {"decided": decided, "per_class": per_class}
-    found = verified_coverage(p, y, groups, coverage, replicates=REPLICATES, **settings)
-    return calibrate(p, y, groups, coverage, **settings), found
+    found = verified_coverage(said, coverage, per_class=per_class, replicates=REPLICATES)
+    return calibrate(said, coverage, per_class=per_class), found

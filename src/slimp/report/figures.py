@@ -10,8 +10,8 @@ import pandas as pd
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from slimp.evaluation.calibration import Reliability
 from slimp.evaluation.low_shot import LowShot
+from slimp.evaluation.metrics import Reliability
 from slimp.evaluation.similarity import Similarity
 from slimp.report.svg import INK, MARKERS, MUTED, OTHER, PAPER, SERIES, drawing, legend, svg
 

@@ -13,11 +13,11 @@ import pandas as pd
 from markupsafe import Markup
 
 from slimp.data.cohort import Cohort
-from slimp.evaluation.calibration import Reliability, reliability
-from slimp.evaluation.leakage import Leakage
 from slimp.evaluation.low_shot import LowShot
+from slimp.evaluation.metrics import Reliability, reliability
+from slimp.evaluation.paired_bootstrap import Leakage
 from slimp.evaluation.protocol import Assessment
-from slimp.evaluation.result import Predictions, ProbeResult, codes_of
+from slimp.evaluation.result import Predictions, ProbeResult
 from slimp.evaluation.similarity import Similarity
 from slimp.evaluation.subgroups import Subgroups
 from slimp.features.embed import FeatureTable
@@ -139,11 +139,10 @@ def calibration(best: ProbeResult) -> dict[str, Any] | None:
     """The reliability diagram before and after scaling, and the counts of its bins."""
     if best.predictions.empty:
         return None
-    y = codes_of(best.predictions["label"], best.classes)
     all_seeds = Predictions.of_rows(best.predictions, best.classes)
-    found = {"before scaling": reliability(y, all_seeds.probabilities)}
+    found = {"before scaling": reliability(all_seeds.y, all_seeds.probabilities)}
     if all_seeds.calibrated is not None:
-        found["after scaling"] = reliability(y, all_seeds.calibrated)
+        found["after scaling"] = reliability(all_seeds.y, all_seeds.calibrated)
     bins = {name: list(_bins(diagram)) for name, diagram in found.items()}
     return {"figure": reliability_figure(found), "bins": bins}
 
@@ -165,7 +164,7 @@ def subgroups(found: Subgroups) -> dict[str, Any]:
             (
                 group.group + " *" * group.caution,
                 *(group.column, group.n_images, group.n_patients, len(group.classes)),
-                *([f and f.mean for f in figures] if group.caution else figures),
+                *figures,
             )
         )
     return {
@@ -195,8 +194,7 @@ def low_shot(found: LowShot) -> dict[str, Any]:
 def leakage(found: Leakage) -> list[Row]:
     """The probe under each kind of split, and what leaking splits add."""
     return [
-        (mode, result.balanced_accuracy, found.excess.get(mode))
-        for mode, result in found.results.items()
+        (mode, score, found.excess.get(mode)) for mode, score in found.balanced_accuracy.items()
     ]
 
 

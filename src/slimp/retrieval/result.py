@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32, Shaped
 from slimp.data.cohort import Cohort
 from slimp.data.files import write_json
 from slimp.data.schema import LevelName
-from slimp.evaluation.bootstrap import Estimate, or_none
+from slimp.evaluation.bootstrap import Estimate, plain
 from slimp.evaluation.domain_shift import SIGNIFICANT, Shift
 from slimp.evaluation.similarity import Similarity
 from slimp.features.pseudo_metadata import PseudoMetadata
@@ -213,4 +213,4 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return or_none(value) if isinstance(value, float) else value
+    return plain(value)

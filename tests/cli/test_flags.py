@@ -234,6 +234,7 @@ def test_presets_of_pretraining_survive_a_file(tmp_path, preset):
         (["--workers", "many"], "--workers: takes a whole number or auto, got 'many'."),
         (["--shots", "few"], "--shots: takes a list such as 1,2,3, got 'few'."),
         (["--options", "3"], "--options: takes a pair such as key=value"),
+        (["--rename", "a=b", "--rename", "a=c"], "--rename gives one key twice."),
         (["--steps"], "--steps: expected one argument."),
         (["--config"], "--config: expected one argument."),
         (["--preset", "slow"], "--preset: takes one of plain, fast, got 'slow'."),

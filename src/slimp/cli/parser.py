@@ -176,7 +176,10 @@ class Parser(argparse.ArgumentParser):
         given = vars(found)
         for flag in self.flags:
             if flag.name in given and get_origin(flag.hint) is Mapping:
-                given[flag.name] = {k: v for pairs in given[flag.name] for k, v in pairs.items()}
+                pairs = [pair for given_pairs in given[flag.name] for pair in given_pairs.items()]
+                given[flag.name] = dict(pairs)
+                if len(given[flag.name]) < len(pairs):
+                    self.error(f"{flag.spelling} gives one key twice")
             elif flag.name in given and flag.many:
                 given[flag.name] = tuple(given[flag.name])
         return given

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tiny import MODEL, SIZE, fitted, tiny_cohort
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from slimp.data.batches import Batch, PatientBatches
 from slimp.data.cohort import Cohort
@@ -439,3 +440,28 @@ def test_foreign_weights_are_refused(saved: Path) -> None:
     refused(saved, rf"'{name}' is \[2\], expected \[\]")
     save_file({**tensors, "more": torch.zeros(2)}, path)
     refused(saved, "'more'")
+
+
+def test_gradients_pass_the_check_against_finite_differences() -> None:
+    cohort = cohort_of({"image": None, "lesion": None, "patient": None}, patients=3, lesions=2)
+    model = model_of(cohort, pooling="attention", view_weight=0.5, duplicates="positive")
+    model = model.double().eval()
+    batch = batch_of(model, cohort)
+    for module in model.modules():
+        if isinstance(module, AttentionPool):
+            nn.init.normal_(module.score.weight)
+    names, values = zip(*model.named_parameters(), strict=True)
+
+    def loss(*parameters: Tensor) -> Tensor:
+        pairs = functional_call(model, dict(zip(names, parameters, strict=True)), (batch,))
+        return nested_loss(pairs, model.config.weights).total
+
+    leaves = [value.detach().clone().requires_grad_() for value in values]
+    assert torch.autograd.gradcheck(loss, leaves, fast_mode=True)
+
+
+def test_the_paper_weighs_nine_tenths_inner_and_one_tenth_outer() -> None:
+    model, _, batch = made({})
+    loss = nested_loss(model(batch), model.config.weights)
+    assert set(loss.parts) == {"lesion", "patient"}
+    torch.testing.assert_close(loss.total, 0.9 * loss.parts["lesion"] + 0.1 * loss.parts["patient"])

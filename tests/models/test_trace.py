@@ -341,3 +341,22 @@ def test_gradients(missing, continuous, checkbox):
 
 
 # ------------------------------------------------------------------------- from a typed table
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_rows_do_not_influence_each_other(missing: str) -> None:
+    trace, rows = trace_of(missing=missing), rows_of(20)
+    together = trace(rows)
+    order = torch.randperm(20)
+    torch.testing.assert_close(trace(rows[order]), together[order])
+    alone = torch.cat([trace(rows[torch.tensor([i])]) for i in range(20)])
+    torch.testing.assert_close(alone, together)
+
+
+def test_zero_counts_missing_tokens_and_mask_does_not() -> None:
+    state, complete = trace_of().state_dict(), replace(rows_of(), present=torch.ones(6, 5).bool())
+    zero, mask = trace_of(missing="zero"), trace_of(missing="mask")
+    for trace in (zero, mask):
+        trace.load_state_dict(state)
+    assert not torch.allclose(zero(rows_of()), mask(rows_of()), atol=1e-2)
+    torch.testing.assert_close(zero(complete), mask(complete))

@@ -49,6 +49,7 @@ def test_columns_of_images_become_rows():
     frame = table(id=["1", "2", "3"], front=["a", "", " "], back=["b", "c", ""])
     long = arranged(frame, images=["front", "back"], row_id="mole")
     assert long["image"].tolist() == ["a", "b", "c"]
+    assert not {"front", "back"} & set(long)
     assert long["mole"].tolist() == ["2", "2", "3"]
     assert [row for _, row in long.index] == [2, 2, 3]
     assert [note[:8] for note in long.attrs[ASSUMED]] == ["1 row(s)"]

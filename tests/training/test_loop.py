@@ -501,3 +501,11 @@ def test_the_weights_of_the_best_validation_are_the_ones_that_stay(
     tensors = read_tensors(out / "checkpoints" / f"step_{best:08d}" / "tensors.safetensors")
     for name, value in weights(out).items():
         assert torch.equal(value, tensors[f"model.{name}"])
+
+
+def test_the_optimizer_gets_what_learns_and_nothing_else() -> None:
+    model = build_model(cohort(), config(patient_weight=0.0))
+    groups = make_optimizer(model, config()).param_groups
+    given = {id(p) for group in groups for p in group["params"]}
+    assert given == {id(p) for p in model.parameters() if p.requires_grad}
+    assert not given & {id(p) for p in model.level("patient").parameters()}

@@ -18,7 +18,7 @@ import sys
 import textwrap
 from argparse import ArgumentTypeError
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING
+from dataclasses import MISSING, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -73,8 +73,9 @@ def parse(
         sys.stdout.write(parser.format_help())
         raise SystemExit(0)
     printing = config_class is not None and "--print-config" in argv
-    needed = [flag for flag in flags if not (printing and flag.default is MISSING)]
-    given = Parser(command, needed).read(argv)
+    if printing:  # no file is read then, so none need be named
+        flags = [replace(f, default=None) if f.default is MISSING else f for f in flags]
+    given = Parser(command, flags).read(argv)
     values = {flag.name: given.get(flag.name, flag.default) for flag in own}
     if config_class:
         chosen = {flag.name: given[flag.name] for flag in settings if flag.name in given}

@@ -198,7 +198,8 @@ def _add(group: Any, flag: Flag, text: str) -> None:
         on_off = argparse.BooleanOptionalAction
         group.add_argument(flag.spelling, action=on_off, metavar=shown, help=text)
     elif flag.positional:
-        nargs = "+" if flag.many else None
+        needed = flag.default is MISSING
+        nargs = ("+" if needed else "*") if flag.many else (None if needed else "?")
         metavar = flag.spelling
         group.add_argument(flag.name, type=flag.value, nargs=nargs, metavar=metavar, help=text)
     else:

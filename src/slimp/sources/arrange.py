@@ -60,7 +60,8 @@ def arrange(
         table = table.assign(**{layout.row_id: pd.array(numbers, dtype="str")})
     if layout.image_names is not None or layout.images or layout.separator:
         spread = _named_images if layout.image_names is not None else _listed_images
-        table = _row_per_image(table, image, spread(table, layout, image, files), notes)
+        found = spread(table, layout, image, files)
+        table = _row_per_image(table.drop(columns=list(layout.images)), image, found, notes)
     if image in table:
         table = table.assign(**{image: _from_the_folder_on(table[image], layout, roots)})
     require_columns(table, file, dict.fromkeys(layout.drop, "drop"), "in [table]")

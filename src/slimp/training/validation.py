@@ -30,8 +30,7 @@ class Validator:
         train: whose labelled images are the kNN probe's neighbours (at most 2,000 of them).
         validation: patients to validate on; None makes every call return nothing.
         model: its encodings.
-        config: batches are made as in training, but without augmentation and feature dropout,
-            and the same ones every time.
+        config: batches are as in training, but all alike, without augmentation or dropout of cells.
 
     Raises:
         CohortError: the validation patients are too few, or do not allow `config.monitor`.

@@ -124,6 +124,26 @@ def renamed(prefix: str) -> dict[str, Tensor]:
     return {prefix + name: value for name, value in timm_state().items()}
 
 
+CLIP = {
+    **{"cls_token": "class_embedding", "pos_embed": "positional_embedding"},
+    **{"patch_embed.proj": "conv1", "blocks": "transformer.resblocks", "norm1": "ln_1"},
+    **{"norm2": "ln_2", "attn.qkv.": "attn.in_proj_", "attn.proj": "attn.out_proj"},
+    **{"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"},
+}
+
+
+def as_clip_names_it() -> dict[str, Tensor]:
+    out = {"logit_scale": torch.ones(())}
+    for name, value in timm_state().items():
+        for ours, theirs in CLIP.items():
+            name = name.replace(ours, theirs)
+        name = "ln_post" + name.removeprefix("norm") if name.startswith("norm.") else name
+        out[f"visual.{name}"] = value[0, 0] if name == "class_embedding" else value
+        if name == "positional_embedding":
+            out[f"visual.{name}"] = value[0]
+    return out
+
+
 WRAPPED = {
     "plain": timm_state,
     "model": lambda: {"model": timm_state(), "epoch": 3},
@@ -135,6 +155,7 @@ WRAPPED = {
     },
     "multi-modal": lambda: {**renamed("encoder_imaging."), "encoder_tabular.0": torch.ones(2)},
     "encoder": lambda: renamed("encoder."),
+    "clip": as_clip_names_it,
     "slimp": lambda: {**renamed("image_encoder.model."), "view.weight": torch.ones(2)},
 }
 
@@ -173,6 +194,7 @@ def test_position_embeddings_of_another_size_are_resampled(tmp_path: Path) -> No
         (lambda: [1, 2], "a list"),
         (lambda: torch.ones(3), "a Tensor"),
         (lambda: {"a": 1}, "named tensors (a)"),
+        (lambda: {0: torch.ones(3)}, "named tensors (0)"),
         (lambda: {"state_dict": [1]}, "named tensors (state_dict)"),
     ],
 )

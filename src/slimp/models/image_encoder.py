@@ -80,10 +80,11 @@ class ImageEncoder(nn.Module):
         """
         path, want = Path(path), self.model.state_dict()
         states = read_state_dicts(Path(path))
+        first = next(iter(want))
         readings = {
             ": ".join(filter(None, [entry, prefix])) or "the file": self._without_classifier(below)
-            for entry, state in states.items()
-            for prefix, below in below_prefixes(state, next(iter(want))).items()
+            for entry, state in states.items()  # or under other names that timm knows, as CLIP's
+            for prefix, below in (below_prefixes(state, first) or {"": state}).items()
         }
         problems = {name: misfit(tensors, want) for name, tensors in readings.items()}
         fitting = [name for name, problem in problems.items() if problem is None]
@@ -93,8 +94,7 @@ class ImageEncoder(nn.Module):
                 "one to use in a file of its own."
             )
         if not fitting:
-            nearest = max(readings, key=lambda name: len(readings[name]), default=None)
-            problem = "none of its names" if nearest is None else problems[nearest]
+            problem = problems[max(readings, key=lambda name: len(readings[name]))]
             found = [f"{entry}: {n}" if entry else n for entry in states for n in states[entry]]
             raise CheckpointError(
                 f"{path}: does not fit encoder '{self.name}': {problem}. Names found: "

@@ -165,5 +165,5 @@ def _load(path: Path, load: Callable[[Path], Any]) -> Any:
 
 
 def _is_state_dict(content: object) -> bool:
-    named = isinstance(content, dict) and bool(content)
+    named = isinstance(content, dict) and bool(content) and all(isinstance(x, str) for x in content)
     return named and all(isinstance(value, Tensor) for value in content.values())  # type: ignore[attr-defined]

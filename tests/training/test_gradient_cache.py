@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +21,8 @@ from slimp.errors import UserError
 from slimp.models.config import ModelConfig
 from slimp.models.losses import NestedLoss, nested_loss
 from slimp.models.nested import ROWS_ON_CPU, Slimp, mixes_rows
-from slimp.training import gradient_cache
-from slimp.training.chunk_size import rows_that_fit, saved_bytes
+from slimp.training import chunk_size, gradient_cache
+from slimp.training.chunk_size import free_bytes, rows_that_fit, saved_bytes
 from slimp.training.config import part_of
 from slimp.training.gradient_cache import backward, seed_dropout
 
@@ -187,6 +188,17 @@ def test_filling_up_a_batch_changes_no_row_and_no_gradient(count: int) -> None:
         assert embedded.shape == (count, 16)
         found.append((embedded, *torch.autograd.grad(embedded.square().sum(), weights)))
     torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])
+def test_a_job_s_limit_of_memory_counts(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunk_size, "CONTROL_GROUP", tmp_path)
+    unlimited = free_bytes(torch.device("cpu"))
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("1000\n")
+    assert free_bytes(torch.device("cpu")) < 1000 < unlimited
 
 
 def test_what_fits_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

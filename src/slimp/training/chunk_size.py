@@ -18,6 +18,7 @@ from slimp.models.nested import Autocast, Slimp
 GPU_FRACTION, CPU_FRACTION = 0.5, 0.25
 """Fraction of the free memory for activations. The rest of a GPU's is for gradients, optimizer
 state and temporary tensors; main memory is shared with other programs."""
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 ROUND = 8
 PROBE = (16, 32)
 """Rows whose activations are counted; the difference leaves out what does not grow with rows."""
@@ -87,7 +88,8 @@ def free_bytes(device: torch.device) -> int:
         return int(free + cached)
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    limit = Path("/sys/fs/cgroup/memory.max")  # of a container or a scheduler's job
-    found = limit.read_text().strip() if limit.is_file() else "max"
+    # Of a container or a scheduler's job, in version 2 or 1 of control groups.
+    files = (CONTROL_GROUP / x for x in ("memory.max", "memory/memory.limit_in_bytes"))
+    limit = next((x.read_text().strip() for x in files if x.is_file()), "max")
     free = psutil.virtual_memory().available
-    return free if found == "max" else min(free, int(found) - psutil.Process().memory_info().rss)
+    return free if limit == "max" else min(free, int(limit) - psutil.Process().memory_info().rss)

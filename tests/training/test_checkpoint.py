@@ -242,6 +242,8 @@ def test_another_configuration_or_a_lost_tensor_is_refused(tmp_path: Path) -> No
     content, path = read_json(folder / "state.json"), folder / "tensors.safetensors"
     write_json(folder / "state.json", {**content, "param_groups": []})
     refused(folder, "group")
+    save_file({**read_tensors(path), "other": torch.ones(1)}, path)
+    refused(folder, "another configuration")
     save_file({k: v for k, v in read_tensors(path).items() if k != "model.0.bias"}, path)
     refused(folder, r"0\.bias")
 

@@ -160,10 +160,10 @@ def _restore(
     own = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     load_tensors(model, own, folder)
     state: dict[int, dict[str, Tensor]] = {}
-    for name in tensors.keys() - {f"model.{name}" for name in own}:
-        _, index, key = name.split(".", 2)
-        state.setdefault(int(index), {})[key] = tensors[name]
     try:
+        for name in tensors.keys() - {f"model.{name}" for name in own}:
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = tensors[name]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(

@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 
 from slimp.data.cohort import Cohort
-from slimp.data.encoding import Encoding
+from slimp.data.encoding import Encoding, FittedFeature
 from slimp.data.files import ImagesInMemory
 from slimp.data.images import image_batches
 from slimp.data.schema import LEVELS, Schema
 from slimp.errors import UserError
 from slimp.features import embed as features
 from slimp.features.embed import FeatureTable, InferenceConfig, embed
+from slimp.features.encode import encode_table
 from slimp.features.pseudo_metadata import PseudoMetadata, fingerprint
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
@@ -221,6 +222,16 @@ def test_a_level_that_the_cohort_lacks_is_left_out_and_half_a_level_is_refused()
         embed(model, without("site"), lacking="missing").features["lesion"],
         embed(model, hidden).features["lesion"],
     )
+
+
+def test_two_features_may_read_one_column_of_an_earlier_cohort():
+    known = {"kind": "continuous", "mean": 1.0}
+    renamed = FittedFeature(name="a", columns=("new",), also=(("age",),), **known)
+    encoding = Encoding(
+        level="patient", features=(renamed, FittedFeature(name="b", columns=("age",), **known))
+    )
+    rows = encode_table(encoding, pd.DataFrame({"age": [1.0, 2.0]}))
+    assert rows.continuous.tolist() == [[0, 0], [1, 1]]
 
 
 def test_a_flat_model_sees_all_metadata_at_the_lesion():

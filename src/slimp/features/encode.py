@@ -116,7 +116,7 @@ def has_columns(model: Slimp, cohort: Cohort, level: LevelName, *, remedy: str |
 
 def encode_table(encoding: Encoding, table: pd.DataFrame) -> Rows:
     """The rows of a table; columns that it lacks are missing cells."""
-    return encoding.encode(table.reindex(columns=[*encoding.columns_in(table)]))
+    return encoding.encode(table.reindex(columns=[*dict.fromkeys(encoding.columns_in(table))]))
 
 
 def cohort_levels(

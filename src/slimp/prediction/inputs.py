@@ -152,8 +152,8 @@ class Metadata:
 
     def rows(self, level: LevelName, keys: Sequence[str]) -> Rows:
         """Encoded metadata of some rows of the table."""
-        columns = [column for feature in self.features for column in feature.columns]
-        table = self.frame.reindex(index=list(keys), columns=columns).reset_index(drop=True)
+        columns = dict.fromkeys(column for feature in self.features for column in feature.columns)
+        table = self.frame.reindex(index=list(keys), columns=[*columns]).reset_index(drop=True)
         return encode_table(self.encodings[level], table)
 
     def known(self, key: str) -> tuple[int, int]:

@@ -10,7 +10,8 @@ import pytest
 
 from slimp.data.schema import Schema
 from slimp.errors import TableError
-from slimp.sources.read_source import fitted, read_published
+from slimp.sources.layout import TableLayout
+from slimp.sources.read_source import fitted, read_own, read_published
 
 TOML = """
 image = "image"
@@ -98,6 +99,15 @@ def test_the_second_layout(tmp_path, toml):
 def test_what_is_missing_is_said(tmp_path, toml, files, named):
     with pytest.raises(TableError, match=named):
         read_published(toml, lay(tmp_path / "raw", files))
+
+
+def test_a_joined_table_beside_the_main_one_counts(tmp_path):
+    files = {"a/meta.csv": "name\na\n", "a/truth.csv": "name,A,B\na,1,0\n"}
+    raw = lay(tmp_path / "raw", files | {"b/truth.csv": "name,A,B\na,0,1\n"})
+    layout = TableLayout.from_dict({"join": [{"file": "truth.csv", "on": "name"}]})
+    schema = Schema.from_dict({"image": "name"})
+    found, _ = read_own(layout, schema, raw, table="a/meta.csv", images=".")
+    assert found.table["A"].tolist() == ["1"]
 
 
 def test_of_tables_called_alike_the_one_with_the_columns_counts(tmp_path, toml):

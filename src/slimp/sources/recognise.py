@@ -129,7 +129,8 @@ class Search:
             return self._read(main, replace(layout, sheet=join.sheet))
         beside = Path(self._place.paths[main]).parent
         paths = [self._place.number((beside / file).as_posix()) for file in join.file]
-        number = next((n for n in [*paths, self._first(join.file)] if n is not None), None)
+        number = next((n for n in paths if n is not None), None)
+        number = self._first(join.file) if number is None else number
         if number is not None:
             return self._read(number, TableLayout(sheet=join.sheet))
         if join.needed:

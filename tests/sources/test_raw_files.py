@@ -190,11 +190,15 @@ def test_what_is_no_file_is_passed_over(place, tmp_path):
     raw = tmp_path / "raw"
     (raw / "images" / "back").symlink_to(raw)
     (raw / "more").symlink_to(tmp_path / "elsewhere")
+    (raw / "photos").symlink_to(raw / "images")  # the name that an import looks for
     (tmp_path / "elsewhere" / "in" / "back").symlink_to(tmp_path / "elsewhere")
     (raw / "a.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (raw / "b.zip").symlink_to(raw / "b.zip")
     os.mkfifo(raw / "metadata.csv")
-    assert place(raw).paths == ["images/a.jpg", "more/b.jpg", "more/in/c.jpg"]
+    images = ["images/a.jpg", "more/b.jpg", "more/in/c.jpg", "photos/a.jpg"]
+    assert place(raw).paths == images
+    os.mkfifo(raw / "pipe")
+    assert not is_image_file(raw / "pipe")
 
 
 def edited(at: int, fmt: str, value: int) -> bytes:

@@ -115,7 +115,7 @@ class Images:
 
 def is_image_file(path: Path) -> bool:
     """Whether a file's ending is an image's; or it has none, and begins as DICOM does."""
-    if IMAGE_ENDING.search(path.name) or not NO_ENDING.search(path.name):
+    if not path.is_file() or not NO_ENDING.search(path.name):  # nobody may write to a pipe
         return IMAGE_ENDING.search(path.name) is not None and path.is_file()
     try:
         with path.open("rb") as file:

@@ -246,7 +246,7 @@ def one_file(place: Place, numbers: Sequence[int]) -> int | None:
 def _walk(raw: Path) -> Iterator[str]:
     """Paths of all files from `raw` on, in order; links to nowhere, and pipes, are no files.
 
-    A link is followed unless it leads to a folder that was entered before.
+    A link is followed unless it leads to RAW or where a link before it led.
     """
 
     def fail(error: OSError) -> None:
@@ -256,10 +256,10 @@ def _walk(raw: Path) -> Iterator[str]:
     for folder, inside, names in os.walk(raw, followlinks=True, onerror=fail):
         for name in sorted(inside):
             path = Path(folder, name)
-            real = os.path.realpath(path)
-            if SKIPPED.search(name) or (path.is_symlink() and real in entered):
+            real = os.path.realpath(path) if path.is_symlink() else None
+            if SKIPPED.search(name) or real in entered:
                 inside.remove(name)
-            entered.add(real)
+            entered |= {real} - {None}
         inside.sort()
         start = "" if Path(folder) == raw else f"{Path(folder).relative_to(raw).as_posix()}/"
         for name in sorted(names):

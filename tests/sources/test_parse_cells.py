@@ -182,6 +182,8 @@ def test_time_between_dates():
     assert got[:2] == [14610 / 365.2425] * 2
     assert np.isnan(got[2:]).all()
     assert age(["01.01.2000"], ["31.01.2000"], replace(AGE, unit="days")) == [30]
+    with pytest.raises(TableError, match="2000-25-03"):  # or 2000-05-03 beside it would be in May
+        age(["1960-03-01"], ["2000-25-03"], replace(AGE, date_format="%Y-%d-%m"))
 
 
 @pytest.mark.parametrize(

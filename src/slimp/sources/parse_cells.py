@@ -207,7 +207,8 @@ def _days(cells: pd.Series, feature: Feature, where: Where) -> Array:
     iso = known.str.extract(r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ].*)?$")[0]
     dates = pd.to_datetime(iso, format="%Y-%m-%d", errors="coerce")
     if feature.date_format is not None:
-        dates = dates.fillna(pd.to_datetime(known, format=feature.date_format, errors="coerce"))
+        own = pd.to_datetime(known, format=feature.date_format, errors="coerce")
+        dates = dates.where(iso.notna(), own)
     _refuse_misfits(cells, dates.isna() & ~missing, feature, where)
     days: Array = dates.to_numpy().astype("datetime64[D]").astype(np.float64)
     return np.where(dates.isna(), np.nan, days)

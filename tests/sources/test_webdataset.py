@@ -138,6 +138,11 @@ def test_a_corrupt_image_is_dropped_with_its_rows(cohort, exported, tmp_path):
     assert again.info.import_report["corrupt"] == 1
 
 
+def name_a_file_outside(export: Path) -> None:
+    text = (export / "export.json").read_text("utf-8").replace("tables/images", "../images")
+    (export / "export.json").write_text(text, "utf-8")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -148,6 +153,7 @@ def test_a_corrupt_image_is_dropped_with_its_rows(cohort, exported, tmp_path):
         (lambda f: (f / "tables/lesions.parquet").unlink(), r"lesions\.parquet: is missing"),
         (lambda f: next(f.glob("*.tar")).unlink(), r"\.tar: is missing"),
         (lambda f: next(f.glob("*.tar")).write_bytes(b"x" * 10240), "was changed since"),
+        (name_a_file_outside, r"names a file '\.\./images\.parquet', which no export has"),
     ],
 )
 def test_damage_is_named(exported, tmp_path, damage, message):

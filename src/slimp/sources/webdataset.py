@@ -105,9 +105,12 @@ def _sidecar(raw: Path) -> tuple[list[str], CohortInfo, Schema]:
         hashes = {str(entry["name"]): str(entry["sha256"]) for entry in content["files"]}
     except (UserError, KeyError, TypeError, AttributeError) as error:
         raise TableError(f"{path}: damaged ({error}). Copy the export again.") from None
+    known = re.compile(rf"{TABLES}/\w+\.parquet|\w+-[0-9]+\.tar")
+    if strange := [name for name in hashes if not known.fullmatch(name)]:
+        raise TableError(f"{path}: names a file '{strange[0]}', which no export has.")
     for name in hashes | dict.fromkeys(f"{TABLES}/{level}s.parquet" for level in LEVELS):
         file = raw / name
-        if not file.is_file() or sha256_of(file) != hashes.get(name):
+        if not file.is_file() or file.is_symlink() or sha256_of(file) != hashes.get(name):
             what = "was changed since the export" if file.is_file() else "is missing"
             raise TableError(f"{file}: {what}. Copy the export again, all of it.")
     return list(hashes), info, schema
@@ -122,7 +125,7 @@ def _places(shards: list[Path], rows: int) -> Places:
         except tarfile.TarError as error:
             raise TableError(f"{path}: is no readable tar file ({error}).") from None
         for member in members:
-            if not (member.isreg() and MEMBER.fullmatch(member.name)):
+            if not (member.isreg() and not member.issparse() and MEMBER.fullmatch(member.name)):
                 raise TableError(
                     f"{path}: holds '{member.name}', which no export has (a link, a device, a "
                     "path, or a file of another kind or name). Nothing of it was used."

@@ -200,6 +200,8 @@ def test_only_rows_behind_enough_equal_ones_are_left_out() -> None:
     patients = np.array([0, 0, 0, 1, 1, 1, 1, 2, 3])
     # Of patient 0 the first two, then one needs two that are of another patient.
     assert rows_that_may_answer(index, patients, 2).tolist() == [0, 1, 3, 4, 5]
+    swapped = np.array([[1, 2], [2, 1], [1, 2], [2, 1]], np.float32)  # of equal sums
+    assert rows_that_may_answer(swapped, None, 1).tolist() == [0, 1]
 
 
 def test_the_state_of_torch_does_not_matter_and_is_left_alone() -> None:

@@ -238,6 +238,13 @@ def test_a_renamed_feature_reads_the_columns_of_both_cohorts() -> None:
     assert part(found, "patient: gender").detail == "was 'sex', 2 categories shared"
 
 
+def test_scale_and_unit_of_a_value_are_those_of_the_run() -> None:
+    older = replace(AGE, mean=70.0, std=3.0, unit="years")  # the run does not know the unit
+    found = moved({**REFERENCE, "patient": encoding("patient", older, SEX)})
+    assert found.model.encodings["patient"].features[0] == replace(AGE, unit="years")
+    assert part(found, "patient: age").status == "kept"
+
+
 @pytest.mark.parametrize(
     ("feature", "reason"),
     [
@@ -350,6 +357,20 @@ def test_the_table_counts_every_parameter_once(
     sizes = [(p.numel(), p.requires_grad) for p in found.model.parameters()]
     assert found.parameters == sum(size for size, _ in sizes)
     assert found.trainable == sum(size for size, learns in sizes if learns)
+
+
+def test_what_learns_besides_the_features() -> None:
+    def rows(found: Transfer, start: str) -> set[tuple[str, bool]]:
+        return {(x.status, x.trained) for x in found.parts if x.part.startswith(start)}
+
+    idle = moved(REFERENCE, run(config=replace(CONFIG, patient_weight=0.0)), train="full")
+    assert rows(idle, "patient: ") == {("kept", False)}, "a level without a weight does not learn"
+    above = moved(REFERENCE, run({"lesion": REFERENCE["lesion"]}), train="heads")
+    assert rows(above, "patient: ") == {("new", True)}
+    viewed = run(config=replace(CONFIG, view_weight=1.0))
+    assert rows(moved(REFERENCE, viewed), "views: ") == {("kept", True)}
+    assert rows(moved(REFERENCE, view_weight=1.0), "views: ") == {("new", True)}
+    assert rows(moved(REFERENCE, viewed, view_weight=0.0), "views: ") == {("dropped", False)}
 
 
 def test_what_is_frozen_drops_nothing_at_random() -> None:

@@ -281,6 +281,15 @@ def test_missing_tokens_are_zero_and_stay_so(missing):
     assert (tokens[rows.present].abs().sum(dim=-1) > 0).sum() > len(rows)
 
 
+def test_learned_vectors_stand_where_cells_are_missing():
+    trace, rows = trace_of(missing="learned"), rows_of()
+    tokens, absent = trace.embed(rows)
+    vectors = trace.missing_vectors.expand_as(tokens)
+    assert absent is None
+    assert torch.equal(tokens[~rows.present], vectors[~rows.present])
+    assert not torch.isclose(tokens[rows.present], vectors[rows.present]).all(dim=-1).any()
+
+
 # ------------------------------------------------------------------------- shapes and symmetry
 
 

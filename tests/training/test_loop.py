@@ -30,8 +30,9 @@ from slimp.errors import CheckpointError, CohortError, UserError
 from slimp.models.persistence import read_tensors
 from slimp.training import loop as train
 from slimp.training.build_model import build_model
+from slimp.training.checkpoint import Progress
 from slimp.training.config import PretrainConfig
-from slimp.training.loop import pretrain, require_finite
+from slimp.training.loop import keep_best, pretrain, require_finite
 from slimp.training.optimizer import learning_rate, make_optimizer
 from slimp.training.parts import Parts, set_aside
 from slimp.training.run_folder import read_log
@@ -509,3 +510,33 @@ def test_the_optimizer_gets_what_learns_and_nothing_else() -> None:
     given = {id(p) for group in groups for p in group["params"]}
     assert given == {id(p) for p in model.parameters() if p.requires_grad}
     assert not given & {id(p) for p in model.level("patient").parameters()}
+
+
+@pytest.mark.parametrize(
+    ("monitor", "values"),
+    [
+        ("validation_loss", [3.0, 2.0, 2.5, 2.0, 9.0]),
+        ("recall_at_5", [0.1, 0.4, 0.3, 0.4, 0.9]),
+        ("knn_balanced_accuracy", [0.1, 0.4, 0.3, 0.4, 0.9]),
+    ],
+)
+def test_the_best_is_the_first_of_lowest_loss_or_highest_score(
+    tmp_path: Path, monitor: str, values: list[float]
+) -> None:
+    model, progress, best = build_model(cohort(), config()), Progress(), list[float | None]()
+    for value in values:
+        if not progress.stopped:
+            keep_best(
+                tmp_path, model, {monitor: value}, progress, config(monitor=monitor, patience=2)
+            )
+            best.append(progress.best)
+    assert best == [values[0], *[values[1]] * 3]
+
+
+def test_levels_with_metadata_need_a_weight() -> None:
+    schema = cohort().schema
+    levels = tuple(replace(x, features=x.features * (x.name == "patient")) for x in schema.levels)
+    with pytest.raises(UserError, match="patient"):
+        build_model(
+            replace(cohort(), schema=replace(schema, levels=levels)), config(patient_weight=0.0)
+        )

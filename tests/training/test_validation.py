@@ -21,6 +21,7 @@ from slimp.errors import CohortError
 from slimp.features.knn import knn_balanced_accuracy
 from slimp.models.losses import nested_loss
 from slimp.models.nested import Slimp
+from slimp.training import validation as online
 from slimp.training.build_model import build_model
 from slimp.training.config import PretrainConfig
 from slimp.training.validation import Validator
@@ -55,7 +56,7 @@ def validate(
     return Validator(train, validation, model, settings)(model, *CPU)
 
 
-def relabelled(cohort: Cohort, label: str | None) -> Cohort:
+def relabelled(cohort: Cohort, label: Any) -> Cohort:
     images = cohort.images.assign(label=label)
     return replace(cohort, tables=replace(cohort.tables, images=images))
 
@@ -105,6 +106,30 @@ def test_several_batches_count_by_their_lesions() -> None:
     assert lesions == len(parts()[1].lesions)
     assert found["validation_loss"] == pytest.approx(total / lesions)
     assert found["recall_at_5"] == validate(config())["recall_at_5"]  # over all of them
+
+
+def test_equal_metadata_count_as_found() -> None:
+    """Nothing tells them apart, so no model could find the right one of them."""
+
+    def of_equal_lesions(cohort: Cohort) -> Cohort:
+        columns = cohort.schema.level("lesion").columns
+        lesions = cohort.lesions.assign(**{c: cohort.lesions[c].iloc[0] for c in columns})
+        return replace(cohort, tables=replace(cohort.tables, lesions=lesions))
+
+    assert validate(config(), *map(of_equal_lesions, parts()))["recall_at_1"] == 1.0
+
+
+def test_the_neighbours_have_labels_and_are_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, validation = parts()
+    even = np.arange(len(train)) % 2 == 0
+    half = relabelled(train, train.images["label"].where(even, None))
+    monkeypatch.setattr(online, "KNN_IMAGES", 7)
+    found = Validator(half, validation, model_of(config()), config()).neighbours
+    assert found is not None
+    assert len(found) == 7
+    assert set(found.images["image_id"]) < set(train.images["image_id"][even])
+    one = relabelled(train, "nevus")
+    assert Validator(one, validation, model_of(config()), config()).neighbours is None
 
 
 def test_the_knn_probe_asks_training_images_about_validation_images() -> None:

@@ -251,6 +251,11 @@ def test_mistakes_are_named_in_one_sentence(argv, named):
     assert "\n" not in str(error.value)
 
 
+def test_a_flag_that_is_none_is_named_before_what_is_missing():
+    with pytest.raises(UserError, match=r"no flag '--output'; here it is --out\."):
+        parse(["--output=there"], Verb, command="slimp go")
+
+
 @pytest.mark.parametrize(
     ("argv", "named"),
     [(["here"], "missing --out"), (["--out", "x"], "missing SOURCE")],

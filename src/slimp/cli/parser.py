@@ -167,11 +167,13 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UsageError: one is missing, unknown or of the wrong kind.
         """
+        for word in argv:  # before what is missing, which may be there under another name
+            if word.startswith("--") and word.partition("=")[0] not in self._option_string_actions:
+                self._no_flag(word)
         found, rest = self.parse_known_intermixed_args(list(argv))
         for word in rest:
             if word.startswith("-"):
-                typed = word.partition("=")[0]
-                self.error(f"no flag '{typed}'{suggestion(typed, self.flags)}")
+                self._no_flag(word)
             self.error(f"unexpected argument '{word}'")
         given = vars(found)
         for flag in self.flags:
@@ -183,6 +185,10 @@ class Parser(argparse.ArgumentParser):
             elif flag.name in given and flag.many:
                 given[flag.name] = tuple(given[flag.name])
         return given
+
+    def _no_flag(self, word: str) -> NoReturn:
+        typed = word.partition("=")[0]
+        self.error(f"no flag '{typed}'{suggestion(typed, self.flags)}")
 
     def error(self, message: str) -> NoReturn:
         """Raises what argparse would print."""

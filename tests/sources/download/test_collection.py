@@ -166,6 +166,13 @@ def test_an_image_that_never_comes_is_named_and_the_others_kept(archive, tmp_pat
     assert not list(raw.glob(".*"))
 
 
+def test_a_collection_without_images_is_refused(archive, tmp_path):
+    archive.images.clear()
+    with pytest.raises(UserError, match="collection 7 has no image"):
+        fetch(archive, tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
+
+
 @pytest.mark.parametrize("said", [12, 8])
 def test_wrong_counts_are_refused(said, archive, tmp_path):
     archive.count = said

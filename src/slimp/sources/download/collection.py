@@ -86,6 +86,8 @@ def download(
         raise UserError(f"--limit must be positive, got {limit}.")
     _check_folder(folder, number)
     collection = archive.collection(number)
+    if collection.images == 0:
+        raise UserError(f"{archive.host}: collection {number} has no image that is public.")
     expected = min(collection.images, limit or collection.images)
     agree(_plan(archive, collection, folder, expected))
     _begin(archive, collection, folder, limit)
@@ -146,7 +148,7 @@ def _plan(archive: Archive, collection: Collection, folder: Path, expected: int)
     disk = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.is_dir())
     free, needed = shutil.disk_usage(disk).free, None
     if collection.size_bytes is not None:
-        share = collection.size_bytes * expected // max(collection.images, 1)
+        share = collection.size_bytes * expected // collection.images
         needed = max(share - sum(path.stat().st_size for path in there), 0)
         if needed + SPARE_BYTES > free:
             raise UserError(

@@ -208,6 +208,16 @@ def test_other_ids_are_named_as_possible_patients(tmp_path, header):
     assert f"values recur, as such ids do: {header}." in said(sketch)
     assert (header in sketch.schema().refused) == (header != "k1")
     assert not sketch.schema().level("patient").features
+    coded = people().assign(number="S-" + people()["number"]).rename(columns={"number": header})
+    schema = sketched(tmp_path, coded).schema()
+    assert (header in schema.refused) == (header != "k1"), "nor are codes an input"
+
+
+def test_patients_may_be_numbered_as_the_rows_are(tmp_path):
+    frame = people().assign(number=[str(row) for row in range(1, 61)])
+    sketch = sketched(tmp_path, frame.rename(columns={"number": "patient_id"}))
+    assert sketch.schema().patient == "patient_id"
+    assert "each row would be another person: is that so?" in said(sketch)
 
 
 @pytest.mark.parametrize("header", ["age", "patient_age", "patient_weight", "lesion count"])

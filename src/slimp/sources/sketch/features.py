@@ -123,7 +123,8 @@ def _not_a_feature(
         return "refused", f"a counter of rows ({first}, ...): it says nothing of a lesion"
     if labels is not None and (why := _leak(column, labels, patients)):
         return "refused", why
-    if column.kind != "checkbox" and column.is_whole and is_called_id(name):
+    numbered = column.is_whole or all(re.search(r"\d", cell) for cell in column.counts)
+    if column.kind != "checkbox" and numbered and is_called_id(name):
         return "refused", "an id, as its name says, and no measurement"
     if name in RESERVED_COLUMNS:
         return "unused", "a cohort has a column of this name; rename it to use it"

@@ -46,7 +46,8 @@ class Roles:
 def find_roles(columns: Sequence[Column], taken: Collection[str]) -> Roles:
     """The ids, label and split among the columns that are not `taken`."""
     doubts: dict[str, list[str]] = defaultdict(list)
-    free = [c for c in columns if c.name not in taken and not is_row_counter(c)]
+    free = [c for c in columns if c.name not in taken]
+    free = [c for c in free if not is_row_counter(c) or _numbers_people(c.name)]
     split = next((c.name for c in free if _is_split(c, doubts["split"])), None)
     free = [c for c in free if c.name != split]
     label = _label(free, doubts["label"])
@@ -58,6 +59,8 @@ def find_roles(columns: Sequence[Column], taken: Collection[str]) -> Roles:
     patient = _patient(free, doubts["patient"])
     lesions = [c for c in _called(free, "lesion") if c.name != patient]
     lesion = next((c.name for c in lesions if c.filled >= len(c.cells) / 2), None)
+    if patient is None and lesion is not None and "case" in parts_of(lesion):
+        doubts["lesion"].append("is it the number of a lesion, or of a person?")
     said = {role: " ".join(sentences) for role, sentences in doubts.items() if sentences}
     return Roles(
         patient=patient, lesion=lesion, label=label, unmarked=unmarked, split=split, doubts=said
@@ -74,6 +77,11 @@ def is_row_counter(column: Column) -> bool:
     bare, parts = column.name.strip(" #."), set(parts_of(column.name))
     unnamed = not bare or re.fullmatch(r"(?i)unnamed[:_ ]*\d+", bare) is not None
     return unnamed or (bool(parts) and parts <= set(words()["headers"]["counter"]))
+
+
+def _numbers_people(header: str) -> bool:
+    of_lesion = hints_at(header, "lesion")
+    return hints_at(header, "patient") and not of_lesion and is_called_id(header)
 
 
 def _is_split(column: Column, doubts: list[str]) -> bool:
@@ -160,6 +168,8 @@ def _patient(free: Sequence[Column], doubts: list[str]) -> str | None:
                 "a number by which others can find the person, and it would enter the cohort: "
                 "pseudonymise it before the import."
             )
+        if is_row_counter(found[0]):
+            doubts.append("it counts the rows, so each row would be another person: is that so?")
         return found[0].name
     doubts.append(
         "no column looks like a patient id. Without one, two images of a person may land in two "
@@ -180,7 +190,10 @@ def _called(free: Sequence[Column], topic: str) -> list[Column]:
     found = [
         c for c in found if c.kind == "code" or is_called_id(c.name) or len(parts_of(c.name)) == 1
     ]
-    return sorted(found, key=lambda c: (hints_at(c.name, "public"), not is_called_id(c.name)))
+    return sorted(
+        found,
+        key=lambda c: (is_row_counter(c), hints_at(c.name, "public"), not is_called_id(c.name)),
+    )
 
 
 def _may_be_id(column: Column) -> bool:

@@ -193,6 +193,12 @@ def test_the_finding_does_not_spread_what_it_warns_of(clean_tables, cohort, code
     report = check_cohort(cohort(tables))
     assert codes(report) == {"personal-data"}
     assert not any(first in report.render() for first in FIRST)
+    tables = clean_tables()
+    tables["images"]["doctor"] = tables["images"]["label"].str.lower() + "@clinic.example.org"
+    report = check_cohort(cohort(tables))
+    assert codes(report) == {"personal-data", "leak-unused"}
+    assert "@" not in report.render().replace("xxx@", "")
+    assert "@" not in str([row.to_dict() for row in report.ranking])
 
 
 def test_dates_beside_the_features_are_a_note(clean_tables, cohort, only):

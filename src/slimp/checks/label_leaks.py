@@ -10,7 +10,7 @@ PAD-UFES-20 do not bleed), so a finding is a reason to look, with its evidence s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import pandas as pd
@@ -20,6 +20,7 @@ from slimp.checks.images import CONTENT, MEASURES
 from slimp.checks.published import Published, Role
 from slimp.data.cohort import Cohort
 from slimp.sources.association import SIGNIFICANT, Association, as_categories, measure_association
+from slimp.sources.personal_data import personal_kind
 
 BLOCK_COLUMNS = 3
 """From so many columns on, gaps in the same rows are worth a word."""
@@ -85,6 +86,8 @@ def rank_columns(
         values = values.rename(columns[0].name if columns else name)
         if (association := measure_association(values, labels, patients)) is not None:
             known = float((columns[0].values if columns else values).notna().mean())
+            if kind == "values" and association.rule and personal_kind(columns[0].own) is not None:
+                association = replace(association, rule="")  # it would quote a value
             found.append(
                 Ranked(name=name, kind=kind, columns=columns, known=known, found=association)
             )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -113,6 +114,18 @@ def test_saved_and_loaded_it_predicts_the_same(tmp_path):
     np.testing.assert_array_equal(probe.calibrated_proba(x), again.calibrated_proba(x))
     assert (again.classes, again.features) == (("a", "b"), "image+lesion")
     assert again.threshold == probe.threshold
+
+
+def test_other_warnings_are_passed_on_and_are_no_lack_of_convergence(monkeypatch):
+    fitting = LogisticRegression.fit
+
+    def noisy(self, z, y):
+        warnings.warn("overflow", RuntimeWarning, stacklevel=1)
+        return fitting(self, z, y)
+
+    monkeypatch.setattr(LogisticRegression, "fit", noisy)
+    with pytest.warns(RuntimeWarning, match="overflow"):
+        assert fit(*draw(2), 3).converged
 
 
 def test_refusals(tmp_path):

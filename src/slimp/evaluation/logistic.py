@@ -242,13 +242,16 @@ def _path(
         coef = np.zeros((len(classes), x.shape[1]))
         intercept = np.full(len(classes), -np.inf)  # probability 0 for an absent class
         intercept[present] = 0.0
-        with warnings.catch_warnings(record=True) as stopped_early:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
             if len(present) > 1:
                 model.set_params(C=strength).fit(z, y)
                 # Of two classes scikit-learn keeps only the second one's logit.
                 rows = present[1:] if len(present) == 2 else present
                 coef[rows], intercept[rows] = model.coef_, model.intercept_
+        others = [w for w in caught if not issubclass(w.category, ConvergenceWarning)]
+        for warning in others:
+            warnings.warn(warning.message, category=warning.category, stacklevel=2)
         yield LinearProbe(
             classes=classes,
             mean=mean,
@@ -257,5 +260,5 @@ def _path(
             intercept=intercept,
             priors=np.bincount(y, minlength=len(classes)) / len(y),
             strength=strength,
-            converged=not stopped_early,
+            converged=len(others) == len(caught),
         )

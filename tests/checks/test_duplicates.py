@@ -97,6 +97,14 @@ def test_duplicates_are_told_apart_by_how_far_they_reach(
     assert not any("duplicate" in code for code in codes(without))
 
 
+def test_labels_of_one_picture_that_disagree(clean_tables, cohort, edited, only):
+    tables = clean_tables()
+    tables["images"].loc[[0, 9], "label"] = ["NEV", "BCC"]
+    finding = only(check_cohort(cohort(tables, encoded=edited)), "near-duplicate-labels")
+    assert finding.severity == "warning"
+    assert "i009 (BCC" in finding.example
+
+
 def test_blank_images_are_not_near_each_other(cohort, encode):
     even = {f"i{k:03}": encode(np.full((40, 40, 3), 100 + k, dtype=np.uint8)) for k in range(40)}
     scan = scan_images(cohort(encoded=even))

@@ -12,6 +12,20 @@ def mean_of(*values):
     return lambda split, w: {"mean": w @ values[split] / w.sum(axis=1)}
 
 
+def test_rows_of_a_patient_share_its_weight_in_every_split():
+    seen = []
+
+    def spy(split, w):
+        seen.append((split, w))
+        return {"x": w.sum(axis=1)}
+
+    bootstrap([np.array(["a", "b", "a"]), np.array(["c", "a"])], spy, replicates=5)
+    (_, first), (_, second) = seen[2:4]  # after the two calls for the estimate
+    np.testing.assert_array_equal(first[:, 0], first[:, 2])
+    drawn = first[:, 0] > 0  # replicates in which a split tests no one are left out
+    np.testing.assert_array_equal(first[drawn, 0], second[drawn, 1])
+
+
 def test_interval_of_independent_rows_is_the_closed_form():
     rng = np.random.default_rng(0)
     n = 800

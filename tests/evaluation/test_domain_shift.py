@@ -73,6 +73,13 @@ def test_swapping_sides_and_reordering_rows_change_nothing(monkeypatch) -> None:
     assert swapped.rows == plain.rows[::-1]
 
 
+def test_patients_of_both_sides_are_in_one_fold() -> None:
+    patients, side = np.array(list("xyzuvwxyst")), np.array([0] * 6 + [1] * 4)
+    fold = _assign_folds(patients, side, 2, seed=3)
+    assert all(len(set(fold[patients == name])) == 1 for name in "xy")
+    assert all(set(fold[side == s]) == {0, 1} for s in (0, 1))
+
+
 def test_permutations_move_whole_patients_and_keep_each_fold_s_share() -> None:
     rng = np.random.default_rng(0)
     patients = rng.integers(20, size=100).astype(str)

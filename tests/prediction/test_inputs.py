@@ -119,6 +119,7 @@ def test_tables_that_do_not_say_which_image_are_refused() -> None:
     for twice in (["a.jpg", "a.png"], ["Zz", "zZ"]):
         with pytest.raises(TableError, match=f"the image '{twice[1]}' has two rows"):
             read(image=twice, age=["3", "4"])
+    assert read(image=["a", "", ""], age=["3", "4", "5"]).known("a")[0] == 1, "two name no image"
 
 
 def test_an_adapted_model_reads_the_columns_and_spellings_that_the_cohort_has() -> None:

@@ -92,6 +92,7 @@ class Metadata:
                 f"about. The table has: {', '.join(map(str, table.columns[:20]))}."
             )
         keys = table[name].map(lambda cell: fold(image_key(cell)))
+        table, keys = table[keys != ""], keys[keys != ""]  # the others are about no image
         if (twice := table[name][keys.duplicated()]).any():
             raise TableError(f"{place}: the image '{twice.iloc[0]}' has two rows. Keep one.")
 

@@ -60,6 +60,7 @@ def test_names_in_one_cell_become_rows():
     long = arranged(frame, separator=";")
     assert long.to_dict("list") == {"id": ["1", "1", "2"], "image": ["a.jpg", "b.jpg", "c.jpg"]}
     assert long.attrs[ASSUMED] == ["2 rows of the table became 3, one per image."]
+    assert arranged(table(image=["a||b"]), separator="||")["image"].tolist() == ["a", "b"]
 
 
 @settings(deadline=None, max_examples=25)
@@ -329,6 +330,7 @@ def test_dropped_columns_are_gone():
         ({"image_names": "{front}"}, "'image' .*image_names"),
         ({"row_id": "front"}, "'front'"),
         ({"images": ["back"]}, "'back'"),
+        ({"rename": {"front": "image"}}, "'image'.*rename"),
     ],
 )
 def test_settings_that_do_not_fit_the_table(layout, named):

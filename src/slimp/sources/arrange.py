@@ -91,7 +91,13 @@ def _joined(
         return layout.rename.get(name, name)
 
     joined = {now(name): (file, now(key), rows) for name, (file, key, rows) in added.items()}
-    return table.rename(columns=now), joined
+    table = table.rename(columns=now)
+    if len(twice := table.columns[table.columns.duplicated()]):
+        raise TableError(
+            f"{table.index[0][0]}: two columns would be called '{twice[0]}'. Give one "
+            "of them another name: rename, under [table]."
+        )
+    return table, joined
 
 
 def _keep(table: pd.DataFrame, rule: Keep, notes: list[str]) -> pd.DataFrame:
@@ -152,7 +158,7 @@ def _listed_images(
     rows = np.repeat(np.arange(len(table)), len(columns))
     cells = pd.Series(table[columns].to_numpy(dtype=object).ravel(), index=rows, dtype="str")
     if layout.separator is not None:
-        cells = cells.str.split(layout.separator.strip() or " ").explode()
+        cells = cells.str.split(layout.separator.strip() or " ", regex=False).explode()
     cells = cells[cells.str.strip() != ""]
     return cells.index.tolist(), cells.str.strip().tolist()
 

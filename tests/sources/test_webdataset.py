@@ -6,8 +6,11 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from slimp.data.cohort import Cohort
@@ -45,6 +48,17 @@ def test_export_and_import_give_the_same_files(cohort, exported, tmp_path):
     assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
     for name in names:
         assert sha256_of(tmp_path / "again" / name) == sha256_of(folder_of(cohort) / name), name
+
+
+def test_rows_in_any_order_of_patients_keep_their_images(cohort, tmp_path):
+    order = np.random.default_rng(0).permutation(len(cohort))
+    images = cohort.images.iloc[order].reset_index(drop=True)
+    mixed = replace(cohort, tables=replace(cohort.tables, images=images), positions=order)
+    export_cohort(mixed, tmp_path / "raw", "webdataset", options=ExportOptions(published="all"))
+    again = import_source("webdataset", tmp_path / "raw", tmp_path / "again")
+    pd.testing.assert_frame_equal(again.images, images)
+    found = [again.read_image(row) for row in range(len(again))]
+    assert found == [cohort.read_image(row) for row in order.tolist()]
 
 
 def test_downsizing_on_the_way_is_reported(exported, tmp_path):

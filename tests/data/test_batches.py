@@ -120,6 +120,19 @@ def test_an_unknown_label_to_include_is_refused() -> None:
         make_batches(make_cohort([2]), always_include="malignant")
 
 
+def test_lesions_are_drawn_anew_each_epoch_and_all_of_them_in_time() -> None:
+    batches = make_batches(make_cohort([9]), lesions=3)
+    draws = [tuple(batches.sampler.draw(epoch, 0).tolist()) for epoch in range(30)]
+    assert len(set(draws)) > 10
+    assert set().union(*map(set, draws)) == set(range(9))
+
+
+def test_loading_leaves_the_global_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    list(epoch_loader(make_batches(make_cohort([2, 2])), range(2)))
+    assert torch.equal(before, torch.get_rng_state())
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_are_the_same_for_any_number_of_workers_and_wherever_one_resumes(
     workers: int,

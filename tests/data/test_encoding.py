@@ -82,6 +82,20 @@ def test_unseen_categories_count_as_missing():
     assert rows.present[:, [2, 4]].tolist() == [[False, True], [True, False], [False, False]]
 
 
+def test_statistics_come_from_the_rows_given_and_no_others():
+    encoding = Encoding.fit(LEVEL, TRAIN.iloc[:2])
+    assert encoding.features[0].mean == 2
+    assert encoding.features[2].categories == ("ARM", "NOSE")
+
+
+def test_levels_without_features_and_columns_without_values_encode_to_nothing():
+    rows = Encoding.fit(Level(name="patient"), TRAIN).encode(TRAIN)
+    assert (len(rows), rows.present.shape) == (4, (4, 0))
+    empty = Encoding.fit(LEVEL, table_of(region=[None, None]))
+    assert not empty.encode(table_of(region=[None, None])).present.any()
+    assert not empty.encode(TRAIN).present[:, 2].any(), "no vocabulary: all unseen"
+
+
 def test_survives_json():
     encoding = Encoding.fit(LEVEL, TRAIN)
     assert Encoding.from_dict(json.loads(json.dumps(encoding.to_dict()))) == encoding

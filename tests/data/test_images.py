@@ -101,6 +101,12 @@ def test_switched_off_augmentation_is_the_central_square() -> None:
     assert torch.equal(centre(image, 24), square)
 
 
+def test_the_centre_is_what_torchvision_resizes_it_to() -> None:
+    image = decode(encoded(0, side=40), 40)
+    expected = F.resize(F.center_crop(tensor_of(image), [40, 40]), [16, 16], antialias=True)
+    torch.testing.assert_close(centre(image, 16).float(), expected.float(), rtol=0, atol=1.0)
+
+
 def test_image_batches_keep_the_order_of_the_cohort() -> None:
     cohort = make_cohort([encoded(i) for i in range(6)])
     rows, pixels = [], []

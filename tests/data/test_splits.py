@@ -70,6 +70,18 @@ def test_a_rare_class_reaches_every_part():
     assert set(part[:2]) == {"a", "b"}
 
 
+def test_a_large_group_does_not_swell_a_part():
+    groups = [0] * 40 + list(range(1, 61))
+    part = assign_groups(["x"] * 100, groups, {"train": 0.5, "test": 0.5}, seed=0)
+    assert np.mean(part == "train") == pytest.approx(0.5, abs=0.02)
+
+
+def test_seeds_differ_and_repeat():
+    groups, labels, parts = list(range(60)), ["x"] * 60, {"train": 0.5, "test": 0.5}
+    first, again, other = (assign_groups(labels, groups, parts, seed=s).tolist() for s in (1, 1, 2))
+    assert first == again != other
+
+
 @pytest.mark.parametrize("parts", [{"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": 1.0, "b": 0.0}, {}])
 def test_refuses_fractions_that_make_no_whole(parts):
     with pytest.raises(CohortError, match="fractions"):

@@ -269,6 +269,14 @@ def test_parquet_shards_read_by_pyarrow_alone(cohort, tmp_path):
         assert row["copyright_license"] == image["copyright_license"]
 
 
+@pytest.mark.parametrize("format", ["webdataset", "hf"])
+def test_published_columns_may_be_numbers(cohort, tmp_path, format):
+    images = cohort.images.assign(width=range(len(cohort)))
+    own = replace(cohort, tables=replace(cohort.tables, images=images))
+    found = export_cohort(own, tmp_path / "x", format, options=ExportOptions(published="all"))
+    assert "width" not in found["columns_left_out"]
+
+
 def test_a_dataset_without_splits_is_called_train(cohort, tmp_path):
     options = ExportOptions(ignore_splits=True)
     for format, name in (("hf", "train"), ("webdataset", "images")):

@@ -79,7 +79,7 @@ def _table(cohort: Cohort, columns: Sequence[Column]) -> pa.Table:
         if level in places:
             values = values.iloc[places[level]]
         kind = TYPES.get(column.kind, pa.string())
-        arrays.append(pa.array(values.reset_index(drop=True), type=kind, from_pandas=True))
+        arrays.append(pa.array(values.reset_index(drop=True), from_pandas=True).cast(kind))
     return pa.table(arrays, names=[column.name for column in columns])
 
 

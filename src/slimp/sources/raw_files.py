@@ -259,7 +259,8 @@ def _walk(raw: Path) -> Iterator[str]:
             real = os.path.realpath(path) if path.is_symlink() else None
             if SKIPPED.search(name) or real in entered:
                 inside.remove(name)
-            entered |= {real} - {None}
+            elif real is not None:
+                entered.add(real)
         inside.sort()
         start = "" if Path(folder) == raw else f"{Path(folder).relative_to(raw).as_posix()}/"
         for name in sorted(names):

@@ -181,6 +181,7 @@ def test_biopsed_is_found_from_the_data_not_from_the_refused_list(pad):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_ham10000_leaks_how_the_diagnosis_was_made(codes, only, real_data, tmp_path):
     """Some rows of HAM10000, and three images that occur twice."""

@@ -17,6 +17,7 @@ from slimp.errors import UserError
 from slimp.prediction.predictor import Predictor
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.slow
 
 CONFIG = DemoConfig(
     patients=80,
@@ -103,7 +104,6 @@ def test_its_probes_can_be_predicted_with(made, tmp_path):
     assert found.status == "predicted"
 
 
-@pytest.mark.slow
 def test_a_folder_in_use_is_left_alone_and_a_seed_repeats(made, tmp_path):
     out, acts = made
     before = (out / "report.html").read_bytes()

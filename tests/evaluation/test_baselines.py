@@ -166,6 +166,7 @@ def test_a_given_split_and_many_categories_are_survived():
     assert found.held_out
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.parametrize(
     ("source", "file", "seeds", "logistic", "boosting"),

@@ -249,6 +249,7 @@ def test_auto_precision_is_measured_and_others_are_kept(monkeypatch):
         assert precision_of("bf16", "cpu") == "bf16"
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_protocols_on_real_patients(real_data, tmp_path):
     """The published table one-hot, as if an encoder had made it: all protocols, two splits."""

@@ -78,7 +78,13 @@ def test_options_of_a_preset_belong_to_its_encoder(
 COUNTS = [
     *("image_size", "tabular_width", "tabular_depth", "tabular_heads", "projection_width"),
     *("temperature", "patients", "lesions", "images_per_lesion", "epochs", "learning_rate"),
-    *("clip_norm", "validate_every", "checkpoint_every_steps", "keep_checkpoints", "devices"),
+    *(
+        "encoder_lr_scale",
+        "validate_every",
+        "checkpoint_every_steps",
+        "keep_checkpoints",
+        "devices",
+    ),
     *("nodes", "chunk"),
 ]
 FRACTIONS = [
@@ -86,7 +92,7 @@ FRACTIONS = [
     *("validation_fraction", "held_out_fraction"),
 ]
 CHOICES = [
-    *("missing", "pooling", "hierarchy", "duplicates", "projection_layers", "preset"),
+    *("batch_norm", "missing", "pooling", "hierarchy", "duplicates", "projection_layers", "preset"),
     *("monitor", "precision", "accelerator"),  # "sideways" would silently mean something else
 ]
 
@@ -98,7 +104,7 @@ CHOICES = [
         (FRACTIONS, [-0.1, 1.0, math.nan]),
         (CHOICES, ["sideways"]),
         (["crop_scale"], [0.0, 1.1, math.nan]),
-        (["weight_decay"], [-0.1, math.nan]),
+        (["weight_decay", "clip_norm"], [-0.1, math.nan]),
         (["held_out_fraction"], [0.95]),  # nothing is left to train on
         (["workers"], [-1]),
         (["seed"], [-1, 2**32]),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny import SIZE, VIT, fitted, tiny_cohort, tiny_config
 from torch import Tensor
 
@@ -175,6 +176,18 @@ def test_batch_normalisation_is_refused_in_chunks_only() -> None:
     cached(model, batch, 1000)
     with pytest.raises(UserError, match=r"batch normalisation \(image_encoder.model.conv1.1\)"):
         cached(model, batch, 4)
+
+
+def test_frozen_statistics_stay_and_make_chunks_exact() -> None:
+    config = {"encoder": "resnet10t", "encoder_options": {}, "image_size": 32}
+    model, batch = made(("lesion",), **config, batch_norm="frozen")
+    seen = batch.pixels[..., :32, :32]
+    batch = replace(batch, pixels=F.pad(seen, (0, 32 - seen.shape[-1], 0, 32 - seen.shape[-2])))
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    wanted = gradients(model.train(), partial(plainly, model, batch))
+    assert "image_encoder.model.conv1.1.weight" in wanted[1]  # what the statistics feed learns
+    assert_same(gradients(model, partial(cached, model, batch, 4)), wanted)
+    assert all(torch.equal(before[name], value) for name, value in model.named_buffers())
 
 
 @pytest.mark.parametrize("count", [1, 5, ROWS_ON_CPU])

@@ -468,12 +468,12 @@ def test_the_learning_rate_rises_in_a_line_and_falls_as_a_cosine() -> None:
 
 def test_only_matrices_and_convolutions_decay() -> None:
     model = build_model(cohort(), config())
-    decayed, plain = make_optimizer(model, config(weight_decay=0.3)).param_groups
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = {names[id(p)] for p in decayed["params"]}
-    assert {names[id(p)] for p in plain["params"]} | found == set(names.values())
-    assert len(decayed["params"]) + len(plain["params"]) == len(names)
+    by_decay: dict[float, list[str]] = {0.3: [], 0.0: []}
+    for group in make_optimizer(model, config(weight_decay=0.3)).param_groups:
+        by_decay[group["weight_decay"]] += [names[id(p)] for p in group["params"]]
+    found = by_decay[0.3]
+    assert sorted(by_decay[0.0] + found) == sorted(names.values())
     assert "image_encoder.model.patch_embed.proj.weight" in found
     assert "levels.lesion.project_below.0.weight" in found
     for name in found:
@@ -540,3 +540,13 @@ def test_levels_with_metadata_need_a_weight() -> None:
         build_model(
             replace(cohort(), schema=replace(schema, levels=levels)), config(patient_weight=0.0)
         )
+
+
+def test_the_image_encoder_has_its_own_learning_rate_and_nothing_need_be_clipped() -> None:
+    settings = config(encoder_lr_scale=0.3, clip_norm=0.0)
+    model = build_model(cohort(), settings)
+    of_images = {id(p) for p in model.image_encoder.parameters()}
+    for group in make_optimizer(model, settings).param_groups:
+        own = {id(p) for p in group["params"]}
+        assert own <= of_images if group["scale"] == 0.3 else not own & of_images
+        assert group["scale"] in (0.3, 1.0)

@@ -21,6 +21,9 @@ class ModelConfig:
     """Options of timm's create_model, such as depth=6."""
     image_size: int = 224
     """Side of the square input image, px."""
+    batch_norm: Literal["auto", "frozen", "batch"] = "auto"
+    """Statistics of batch normalisation in training: frozen as they are, or those of each batch,
+    which mix the images of a batch. auto: frozen where the encoder starts from weights."""
     tabular_width: int = 128
     """Width of the tabular encoders (TRACE)."""
     tabular_depth: int = 1

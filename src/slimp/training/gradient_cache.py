@@ -167,6 +167,7 @@ def require_independent_rows(model: nn.Module, what: str) -> None:
     if layer := mixes_rows(model):
         raise UserError(
             f"the encoder has batch normalisation ({layer}): an image's embedding depends on those "
-            f"beside it, so {what} would not be exact. Choose an encoder without it, such as a "
-            "ViT or ConvNeXt, or batches that fit on one device."
+            f"beside it, so {what} would not be exact. Start from weights, whose statistics are "
+            "kept (--batch-norm frozen), choose an encoder without it, such as a ViT or ConvNeXt, "
+            "or batches that fit on one device."
         )

@@ -138,7 +138,7 @@ def train(
         for batch in loader:
             rate = learning_rate(progress.step, total, config)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["scale"]
             losses = learn(model, batch.to(device), optimizer, config, autocast, progress.step)
 
             progress.step += 1
@@ -202,7 +202,7 @@ def learn(
     values = torch.stack([loss.total, *loss.parts.values()]).detach().tolist()
     losses = dict(zip(["loss", *(f"loss_{name}" for name in loss.parts)], values, strict=True))
     with record_function("optimizer"):
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm or math.inf)
         require_finite(losses["loss"], norm.item(), step)
         optimizer.step()
         optimizer.zero_grad()

@@ -11,19 +11,25 @@ from slimp.training.config import PretrainConfig
 
 
 def make_optimizer(model: nn.Module, config: PretrainConfig) -> AdamW:
-    """AdamW that decays matrices and convolutions, but no bias, norm, embedding or temperature."""
+    """AdamW that decays matrices and convolutions, but no bias, norm, embedding or temperature.
+
+    Each group has its `scale` of the learning rate: another one for the image encoder.
+    """
     embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter in model.parameters():
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             matrix = parameter.ndim in (2, 4) and id(parameter) not in embedded
-            (decayed if matrix else plain).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+            groups.setdefault((name.startswith("image_encoder."), matrix), []).append(parameter)
+    settings = [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if matrix else 0.0,
+            "scale": config.encoder_lr_scale if of_images else 1.0,
+        }
+        for (of_images, matrix), parameters in groups.items()
     ]
-    return AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-6)
+    return AdamW(settings, lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-6)
 
 
 def learning_rate(step: int, total: int, config: PretrainConfig) -> float:

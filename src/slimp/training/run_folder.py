@@ -24,6 +24,7 @@ from slimp import __version__
 from slimp.data.files import (
     check_output,
     make_folder,
+    new_file,
     read_json,
     remove_partials,
     write_json,
@@ -75,7 +76,10 @@ def resolve_settings(
     if resume and out.is_dir():
         remove_partials(out)  # of a run that was killed as it started
         if any(out.iterdir()):
-            raise CheckpointError(f"{out}: is not empty, but holds no run to resume.")
+            raise CheckpointError(
+                f"{out}: is not empty, but holds no run to resume (no config.json). Choose another "
+                "--out, or --overwrite in place of --resume."
+            )
     check_output(out, overwrite=overwrite)
     return config
 
@@ -101,7 +105,8 @@ def open_run(
     make_folder(out)
     for name, content in (files or {}).items():
         if isinstance(content, pd.DataFrame):
-            content.to_parquet(out / name, index=False)
+            with new_file(out / name) as partial:
+                content.to_parquet(partial, index=False)
         else:
             write_json(out / name, content)
     write_json(path, {"pretrain": asdict(config), **(record or {}), "versions": versions()})

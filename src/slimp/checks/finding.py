@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from string import Formatter
 from typing import Any, Literal, get_args
@@ -13,13 +14,17 @@ Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """From the gravest: an error makes the cohort unusable, a warning makes results doubtful, a note
 states what was found and already taken care of, or needs no more than a look."""
-_TEXTS = tomllib.loads(Path(__file__).with_name("findings.toml").read_text(encoding="utf-8"))
-KINDS: dict[str, tuple[Severity, str, str]] = {
-    code: (severity, texts["message"], texts["remedy"])
-    for severity in SEVERITIES
-    for code, texts in _TEXTS[severity].items()
-}
-"""Code -> severity, message and remedy, as format strings."""
+
+
+@cache
+def kinds() -> dict[str, tuple[Severity, str, str]]:
+    """Code -> severity, message and remedy, as format strings: the content of `findings.toml`."""
+    texts = tomllib.loads(Path(__file__).with_name("findings.toml").read_text(encoding="utf-8"))
+    return {
+        code: (severity, text["message"], text["remedy"])
+        for severity in SEVERITIES
+        for code, text in texts[severity].items()
+    }
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,13 @@ def finding(
     count: int = 1,
     **words: Any,
 ) -> Finding:
-    """A finding of `KINDS`, its severity as there unless given.
+    """A finding of `kinds`, its severity as there unless given.
 
     Example:
         >>> finding("one-class", label="NEV").message
         "every label is 'NEV'."
     """
-    usual, *texts = KINDS[code]
+    usual, *texts = kinds()[code]
     words["count"] = count
     message, remedy = (_Counting().vformat(text, (), words) for text in texts)
     return Finding(severity or usual, prefix + code, message, remedy, example, count)

@@ -75,6 +75,11 @@ def test_options_of_a_preset_belong_to_its_encoder(
     assert config.image_size == 64  # other settings of the preset stay
 
 
+def test_weights_of_a_preset_belong_to_its_encoder() -> None:
+    assert PretrainConfig.from_preset("laptop").encoder_weights == "efficientnet-lite0"
+    assert PretrainConfig.from_preset("laptop", encoder="resnet18").encoder_weights is None
+
+
 COUNTS = [
     *("image_size", "tabular_width", "tabular_depth", "tabular_heads", "projection_width"),
     *("temperature", "patients", "lesions", "images_per_lesion", "epochs", "learning_rate"),

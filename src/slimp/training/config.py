@@ -99,9 +99,10 @@ class RunConfig(BatchConfig, OptimConfig):
 class PretrainConfig(ModelConfig, RunConfig):
     """Preset and starting weights."""
 
-    preset: Literal["tiny", "small", "vit-s"] = "vit-s"
+    preset: Literal["tiny", "small", "laptop", "vit-s"] = "vit-s"
     """Defaults: vit-s is the paper's setting (ViT-S/16 at 224 px; docs/method.md lists what
-    differs), small and tiny train in minutes and seconds per epoch on two cores."""
+    differs); laptop starts from ImageNet and is what to run on two cores; small and tiny start at
+    random and train in minutes and seconds per epoch."""
     pretrained: bool = False
     """Start the image encoder from timm's published weights (needs the network once)."""
     encoder_weights: str | None = None
@@ -117,7 +118,7 @@ class PretrainConfig(ModelConfig, RunConfig):
     def preset_values(cls, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The fields that a preset sets, where `changes` are those that the user sets.
 
-        Options of the preset's encoder are left out where the user chose another encoder.
+        Options and weights of the preset's encoder are left out where the user chose another one.
 
         Raises:
             UserError: there is no such preset.
@@ -127,6 +128,7 @@ class PretrainConfig(ModelConfig, RunConfig):
         values = {"preset": name, **PRESETS[name]}
         if changes.get("encoder") not in (None, values.get("encoder")):
             values.pop("encoder_options", None)
+            values.pop("encoder_weights", None)
         return values
 
     @classmethod
@@ -201,6 +203,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 100,
         "lesions": 20,
         "learning_rate": 1e-3,
+    },
+    # Minutes on two cores (slimp[imagenet]); chosen by benchmarks/recipe.py.
+    "laptop": {
+        "encoder": "tf_efficientnet_lite0",
+        "encoder_weights": "efficientnet-lite0",
+        "image_size": 128,
+        "lesions": 4,
+        "epochs": 10,
+        "learning_rate": 1e-3,
+        "encoder_lr_scale": 0.3,
+        "clip_norm": 0.0,
+        "duplicates": "positive",
+        "crop_scale": 0.5,
+        "colour": 0.3,
     },
     # The paper: ViT-Small/16 at 224 px, 64 patients, 100 lesions, 150 epochs.
     "vit-s": {},

@@ -26,10 +26,12 @@ from harness import interval, record
 from pooling import pool_results
 from pretraining import prepare, shared_parser
 from slimp.data.cohort import Cohort
-from slimp.evaluation.baselines import LEVELS_OF, metadata_baseline, metadata_table, one_hot
-from slimp.evaluation.linear_probe import probe_designs, probe_matrix
+from slimp.data.schema import LEVELS
+from slimp.evaluation.baselines import metadata_baseline
+from slimp.evaluation.linear_probe import probe_design, probe_matrix
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import ProbeResult, Task, make_task
+from slimp.features.design import Design, RawTable
 from slimp.features.embed import embed
 from slimp.models.nested import Slimp
 from slimp.retrieval.config import RetrievalConfig
@@ -154,15 +156,9 @@ def run_pair(
 
 
 def probe_truth(target: Cohort, images: Array, task: Task, settings: ProbeConfig) -> ProbeResult:
-    """Image features beside the target's own metadata, one-hot."""
-    table, features = metadata_table(target, LEVELS_OF["full"]), list(target.schema.features)
-    designs = []
-    for split in task.splits:
-        rows = one_hot(features, table, split)
-        designs.append(
-            (np.hstack([images[split.train], rows[0]]), np.hstack([images[split.test], rows[1]]))
-        )
-    return probe_designs(designs, task, settings, name="true metadata")
+    """Image features beside the target's own metadata."""
+    design = Design(blocks={"image": images}, table=RawTable.of(target), levels=LEVELS)
+    return probe_design(design, task, settings, name="true metadata")
 
 
 def embeddings_of(found: Retrieved) -> Array:

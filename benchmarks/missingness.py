@@ -33,11 +33,12 @@ from missing_metadata import hide, impute_from, impute_typical
 from pooling import pool_results
 from pretraining import held_out, prepare, shared_parser
 from slimp.data.cohort import Cohort
-from slimp.evaluation.linear_probe import logistic_answer, probe_designs
+from slimp.evaluation.linear_probe import answer, probe_matrix
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import ProbeResult, make_task, summarise
 from slimp.evaluation.similarity import similarity
 from slimp.features.backends import inference
+from slimp.features.design import Design
 from slimp.features.embed import embed
 from slimp.features.encode import cohort_levels, encode_level, evaluating
 from slimp.models.nested import Slimp
@@ -206,15 +207,16 @@ class Trial:
             return encode_level(self.model, levels[level]).numpy()
 
     def probe(self, x: Array) -> ProbeResult:
-        designs = [(x[split.train], x[split.test]) for split in self.task.splits]
-        return probe_designs(designs, self.task, self.settings, name="logistic")
+        return probe_matrix(x, self.task, self.settings, name="logistic")
 
     def ask(self, fitted: ProbeResult, x: Array) -> ProbeResult:
         """A probe that was fitted on other features, on these test rows."""
         assert fitted.probe is not None
         split = self.task.splits[0]
-        answer = logistic_answer(self.task, split, fitted.probe, x[split.test])
-        return summarise(self.task, [answer], self.settings, name="logistic")
+        test = Design(blocks={"features": x[split.test]})
+        found = answer(self.task, split, fitted.probe, test, self.settings)
+        decision = self.settings.decision
+        return summarise(self.task, [found], self.settings, name="logistic", decision=decision)
 
     def retrieval(self, cohort: Cohort) -> dict[str, float]:
         """Retrieval of held-out lesions' metadata by their images; equal rows count as others'."""

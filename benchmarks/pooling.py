@@ -46,15 +46,12 @@ def pool_results(results: Sequence[ProbeResult], *, replicates: int = 1000) -> P
         held_out=first.held_out,
     )
     answers = [Predictions.of_rows(frame, first.classes) for frame in frames]
-    if any(answer.calibrated is None for answer in answers):
-        # The best baseline may differ from seed to seed.
-        answers = [replace(answer, calibrated=None) for answer in answers]
     config = replace(first.config, replicates=replicates)
-    pooled = summarise(task, answers, config, name=first.name)
+    pooled = summarise(task, answers, config, name=first.name, decision=first.decision)
     return replace(
         pooled,
-        strengths=tuple(strength for result in results for strength in result.strengths),
-        temperatures=tuple(value for result in results for value in result.temperatures),
+        settings=tuple(chosen for result in results for chosen in result.settings),
+        class_shares=first.class_shares,
         converged=all(result.converged for result in results),
         probe=first.probe,
         trained_on=first.trained_on,

@@ -33,7 +33,7 @@ def run(seed: int, patients: range = range(40), classes: tuple[str, ...] = CLASS
     task = Task(ids=ids, classes=classes, y=y.astype(np.int64), splits=(split,), held_out=True)
     config = ProbeConfig(seed=seed, replicates=200)
     found = summarise(task, [task.answer(split, probabilities)], config, name="logistic")
-    return replace(found, strengths=(0.1 * (seed + 1),), converged=seed != 2)
+    return replace(found, settings=({"image": 0.1 * (seed + 1)},), converged=seed != 2)
 
 
 def width(result: ProbeResult) -> float:
@@ -60,7 +60,7 @@ def test_figures_are_means_over_runs_and_counts_are_sums() -> None:
     np.testing.assert_array_equal(pooled.confusion, sum(result.confusion for result in runs))
     assert pooled.n_test_patients == 45  # 0 to 44; those that several runs tested count once
     assert (pooled.n_train, pooled.n_test) == (11, 50)
-    assert pooled.strengths == pytest.approx((0.1, 0.2, 0.3))
+    assert [chosen["image"] for chosen in pooled.settings] == pytest.approx([0.1, 0.2, 0.3])
     assert not pooled.converged
     assert pooled.predictions["seed"].tolist() == [seed for seed in range(3) for _ in range(50)]
 
@@ -69,28 +69,6 @@ def test_runs_do_not_pass_for_independent_patients() -> None:
     """The same answers four times tell nothing new; the interval must not shrink."""
     one = run(0)
     assert width(pool_results([one] * 4, replicates=200)) == pytest.approx(width(one))
-
-
-def test_calibrated_probabilities_are_pooled_too() -> None:
-    alone = run(0)
-    shares = alone.predictions[[f"p_{c}" for c in CLASSES]].to_numpy() ** 2
-    shares /= shares.sum(axis=1, keepdims=True)
-    named = {f"q_{c}": shares[:, i] for i, c in enumerate(CLASSES)}
-    calibrated = replace(alone, predictions=alone.predictions.assign(**named), temperatures=(0.5,))
-    pooled = pool_results([calibrated, calibrated], replicates=20)
-    np.testing.assert_array_equal(pooled.predictions[list(named)].iloc[: len(shares)], shares)
-    assert pooled.metrics["ece_scaled"].mean != pooled.metrics["ece"].mean
-    assert pooled.temperatures == (0.5, 0.5)
-
-
-def test_baselines_of_two_kinds_pool_by_what_both_have() -> None:
-    plain, calibrated = run(0), run(1)
-    shares = calibrated.predictions.rename(columns=lambda name: name.replace("p_", "q_"))
-    shares = shares[[name for name in shares if name.startswith("q_")]]
-    both = replace(calibrated, predictions=pd.concat([calibrated.predictions, shares], axis=1))
-    pooled = pool_results([both, plain], replicates=20)
-    assert pooled.balanced_accuracy.mean == pool_results([calibrated, plain]).balanced_accuracy.mean
-    assert "ece_scaled" not in pooled.metrics
 
 
 def test_what_cannot_be_pooled_is_refused() -> None:

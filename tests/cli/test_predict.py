@@ -60,8 +60,10 @@ def test_json_has_the_keys_that_the_docs_list(places, capsys) -> None:
     content = json.loads(out)
     assert content["statement"] == STATEMENT
     assert STATEMENT in err
-    keys = ["statement", "format", "features", "classes", "decision_rule", "conformal"]
-    assert list(content) == [*keys, "novelty", "cautions", "images"]
+    keys = ["statement", "format", "features", "classes", "decision", "decision_rule"]
+    assert list(content) == [
+        *(*keys, "class_shares", "conformal", "novelty", "cautions", "images"),
+    ]
     assert "largest probability" in content["decision_rule"]
     assert {"coverage", "per_class", "always_in_the_set", "verified"} <= set(content["conformal"])
     assert len(content["images"]) == 6

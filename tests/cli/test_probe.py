@@ -65,10 +65,11 @@ def test_every_protocol_by_its_flag(probe, tmp_path, capsys, method):
         *("40 to < 60", ">= 60", "without interval: fewer than 10 patients"),
     ):
         assert text in said, text
-    assert ("calibration of 'full': ECE" in said) == (method == "logistic")
+    assert "decision 'balanced': largest probability relative to the class's share" in said
     content = read_json(tmp_path / "out" / "metrics.json")
     assert {"low_shot", "leakage", "subgroups", "baselines", "brier"} <= set(content)
-    assert ("ece_scaled" in content) == (method == "logistic")
+    assert content["decision"] == "balanced"
+    assert sum(content["class_shares"].values()) == pytest.approx(1)
     assert (tmp_path / "out" / "low_shot.parquet").is_file()
     assert (tmp_path / "out" / "probe.json").is_file() == (method == "logistic")
     saved = read_json(tmp_path / "out" / "config.json")["probe"]

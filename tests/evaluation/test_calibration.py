@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from slimp.evaluation.logistic import TEMPERATURES, apply_temperature, fit_temperature
 from slimp.evaluation.metrics import ece, reliability
+from slimp.evaluation.temperature import TEMPERATURES, apply_temperature, fit_temperature
 
 SEEDS = st.integers(0, 10**6)
 

@@ -45,7 +45,7 @@ def clustered(patients, rng, *, most=12, prior=None) -> Predictions:
 def covered(fitted, found: Predictions, rows=None) -> float:
     """Fraction of some rows whose class is in the set, each patient with the same weight."""
     found = found if rows is None else found.select(rows)
-    hit = fitted.sets(found.stated, found.predicted)[np.arange(len(found.y)), found.y]
+    hit = fitted.sets(found.probabilities, found.predicted)[np.arange(len(found.y)), found.y]
     return float(np.average(hit, weights=equal_shares(found.patients)))
 
 
@@ -102,7 +102,7 @@ def test_a_class_of_too_few_patients_is_never_left_out():
     fitted = calibrate(found, 0.9)
     assert math.isinf(fitted.thresholds[3])
     assert np.isfinite(fitted.thresholds[:3]).all()
-    assert fitted.sets(found.stated, found.predicted)[:, 3].all()
+    assert fitted.sets(found.probabilities, found.predicted)[:, 3].all()
 
 
 @pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
@@ -125,7 +125,9 @@ def test_a_decision_by_threshold_is_covered_too():
     for _ in range(40):
         own, new = (decided(clustered(150, rng)) for _ in range(2))
         fitted = calibrate(own, 0.9, per_class=False)
-        assert fitted.sets(new.stated, new.predicted)[np.arange(len(new.y)), new.predicted].all()
+        assert fitted.sets(new.probabilities, new.predicted)[
+            np.arange(len(new.y)), new.predicted
+        ].all()
         found.append(covered(fitted, new))
     assert 0.89 <= np.mean(found) <= 0.92
 
@@ -168,7 +170,7 @@ def test_held_out_patients_are_covered_within_two_points(real_data, tmp_path, so
     found = {True: [], False: []}
     for own in Predictions.per_seed(result.predictions, result.classes):
         for per_class, rates in found.items():
-            own = replace(own, predicted=own.probabilities.argmax(axis=1), calibrated=None)
+            own = replace(own, predicted=own.probabilities.argmax(axis=1))
             counted = verified_coverage(own, 0.9, per_class=per_class, replicates=1)
             rates.append(counted.coverage.mean)
     assert np.mean(found[False]) == pytest.approx(0.9, abs=0.02)

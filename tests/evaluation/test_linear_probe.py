@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from slimp.data.schema import Schema
 from slimp.errors import UserError
 from slimp.evaluation.folds import make_splits
 from slimp.evaluation.linear_probe import linear_probe
@@ -19,6 +21,7 @@ from slimp.evaluation.logistic import LinearProbe
 from slimp.evaluation.metrics import brier, ece
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import codes_of
+from slimp.features.design import RawTable
 from slimp.features.embed import FeatureTable
 
 FAST = {"replicates": 50, "seeds": 2, "strengths": (1e-3, 1e-1)}
@@ -80,12 +83,46 @@ def test_a_class_written_in_the_features_is_read():
     assert found.converged
 
 
+@pytest.mark.parametrize("method", ["logistic", "boosting", "knn"])
+def test_full_reads_the_raw_table_and_image_does_not(method):
+    """The class is a category of the table; the embeddings are noise."""
+    table = make_table(signal=0.0, patients=30)
+    lesion = {"lesion_metadata": {"site": {"kind": "categorical"}}}
+    schema = Schema.from_dict({"image": "image_id", **lesion})
+    site = "site " + table.ids["label"].astype(str)
+    raw = RawTable(schema=schema, frame=pd.DataFrame({"site": site}))
+    known = replace(table, raw=raw)
+    full, image = (
+        linear_probe(known, features=name, method=method, **FAST) for name in ("full", "image")
+    )
+    assert full.balanced_accuracy.mean > (0.8 if method == "knn" else 0.99)
+    assert image.balanced_accuracy.mean < 0.6
+    assert (full.probe is not None) == (method == "logistic")
+
+
+def test_a_stated_rule_decides():
+    table = make_table(signal=0.25)
+    rare = table.ids["label"].ne("c") | (np.arange(len(table)) % 4 == 0)
+    table = table.select(rare)
+    balanced, likeliest = (
+        linear_probe(table, decision=r, **FAST) for r in ("balanced", "likeliest")
+    )
+    assert balanced.balanced_accuracy.mean > likeliest.balanced_accuracy.mean
+    assert balanced.metrics["accuracy"].mean < likeliest.metrics["accuracy"].mean
+    assert balanced.metrics["brier"] == likeliest.metrics["brier"]
+    assert likeliest.to_dict()["decision"] == "likeliest"
+    p = likeliest.predictions[["p_a", "p_b", "p_c"]].to_numpy()
+    np.testing.assert_array_equal(
+        np.array(["a", "b", "c"])[p.argmax(axis=1)], likeliest.predictions["predicted"]
+    )
+
+
 def test_metrics_are_those_of_the_saved_predictions_of_the_splits():
     """Recomputed with scikit-learn, seed by seed, from what `predictions.parquet` holds."""
     table = make_table(signal=0.3)
     found, splits = linear_probe(table, **FAST), make_splits(table.ids, seeds=range(2))
-    p, q = ([f"{kind}_{c}" for c in "abc"] for kind in "pq")
-    columns = ["image_id", "patient_id", "seed", "label", "predicted", *p, *q]
+    p = [f"p_{c}" for c in "abc"]
+    columns = ["image_id", "patient_id", "seed", "label", "predicted", "decision", *p]
     assert list(found.predictions.columns) == columns
     for i, (_, rows) in enumerate(found.predictions.groupby("seed")):
         assert list(rows["image_id"]) == list(table.ids["image_id"].iloc[splits[i].test])
@@ -93,8 +130,8 @@ def test_metrics_are_those_of_the_saved_predictions_of_the_splits():
         wanted = {
             "balanced_accuracy": balanced_accuracy_score(rows["label"], rows["predicted"]),
             "auroc_macro_ovr": roc_auc_score(rows["label"], rows[p], multi_class="ovr"),
-            "ece_scaled": ece(y, rows[q].to_numpy(), one)[0],
-            "brier_scaled": brier(y, rows[q].to_numpy(), one)[0],
+            "ece": ece(y, rows[p].to_numpy(), one)[0],
+            "brier": brier(y, rows[p].to_numpy(), one)[0],
         }
         for name, value in wanted.items():
             assert found.metrics[name].per_seed[i] == pytest.approx(value), name
@@ -108,10 +145,8 @@ def test_metrics_are_those_of_the_saved_predictions_of_the_splits():
     )
     assert found.n_train + found.n_test == len(table)
     assert found.n_test_patients == found.predictions["patient_id"].nunique()
-    assert len(found.temperatures) == 2
-    neighbours = linear_probe(table, method="knn", **FAST)
-    assert "ece_scaled" not in neighbours.metrics
-    assert not [name for name in neighbours.predictions if name.startswith("q_")]
+    assert [list(chosen) for chosen in found.settings] == [["image"]] * 2
+    assert set(found.predictions["decision"]) == {"balanced"}
 
 
 @pytest.mark.parametrize("method", ["logistic", "knn"])
@@ -150,7 +185,7 @@ def test_unlabelled_images_are_left_out_and_counted():
     assert found.n_train + found.n_test == len(table) - 7
 
 
-def test_two_classes_have_a_positive_one_and_a_threshold_that_decides():
+def test_two_classes_have_a_positive_one_decided_on_from_its_share_upwards():
     table = make_table(classes="ab", signal=0.25)
     last = linear_probe(table, **FAST)
     first = linear_probe(table, positive="a", **FAST)
@@ -161,7 +196,7 @@ def test_two_classes_have_a_positive_one_and_a_threshold_that_decides():
     assert "pauc_above_80tpr" in last.metrics
     rows = last.predictions[last.predictions["seed"] == 0]
     assert last.probe is not None
-    assert ((rows["predicted"] == "b") == (rows["p_b"] >= last.probe.threshold)).all()
+    assert ((rows["predicted"] == "b") == (rows["p_b"] >= last.probe.priors[1])).all()
 
 
 def test_files_are_those_of_the_contract(tmp_path):
@@ -178,13 +213,15 @@ def test_files_are_those_of_the_contract(tmp_path):
         assert low <= high
     assert content["classes"] == ["a", "b", "c"]
     assert (content["split"], content["features"]) == ("patient", "full")
-    assert content["strengths"] == list(found.strengths)
+    assert content["settings"] == [dict(chosen) for chosen in found.settings]
+    assert content["decision"] == "balanced"
+    assert content["class_shares"] == pytest.approx(dict.fromkeys("abc", 1 / 3), abs=0.05)
     saved = pd.read_parquet(tmp_path / "probe" / "predictions.parquet")
     pd.testing.assert_frame_equal(saved, found.predictions)
     again = LinearProbe.load(tmp_path / "probe")
     rows = saved[saved["seed"] == 0]
     where = table.ids.set_index("image_id").index.get_indexer(rows["image_id"])
-    decided = again.decide(again.predict_proba(table.matrix("full")[where]))
+    decided = again.decide(again.predict_proba(table.design("full")[where]))
     np.testing.assert_array_equal(np.array(again.classes)[decided], rows["predicted"])
     with pytest.raises(UserError, match="is not empty"):
         found.save(tmp_path / "probe")

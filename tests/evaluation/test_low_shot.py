@@ -48,7 +48,7 @@ def make_table(seed: int = 0, *, rare: int = 4, signal: float = 1.5) -> FeatureT
 def curve(table: FeatureTable, config: ProbeConfig = QUICK, **low):
     task = make_task(table.ids, config)
     whole = probe(table, config)
-    return low_shot(table.matrix("image"), task, ProtocolConfig(**low), whole), task
+    return low_shot(table.design("image"), task, ProtocolConfig(**low), whole), task
 
 
 @settings(max_examples=20)

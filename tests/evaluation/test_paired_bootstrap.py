@@ -37,7 +37,8 @@ def predictions(
                 predicted = label if rng.random() < skill else wrong
                 share = {f"p_{c}": 0.6 if c == predicted else 0.2 for c in CLASSES}
                 ids = {"image_id": f"p{patient}i{image}", "patient_id": f"p{patient}"}
-                rows.append({**ids, "seed": seed, "label": label, "predicted": predicted, **share})
+                said = {"label": label, "predicted": predicted, "decision": "balanced"}
+                rows.append({**ids, "seed": seed, **said, **share})
     return pd.DataFrame(rows)
 
 
@@ -149,26 +150,6 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "b" / "predictions.parquet").write_bytes(b"PAR1")
     assert main(words) == 2
     assert "damaged" in capsys.readouterr().err
-
-
-def with_calibrated(table: pd.DataFrame, power: float) -> pd.DataFrame:
-    shares = table[[f"p_{c}" for c in CLASSES]].to_numpy() ** power
-    shares /= shares.sum(axis=1, keepdims=True)
-    return table.assign(**{f"q_{c}": shares[:, i] for i, c in enumerate(CLASSES)})
-
-
-def test_calibrated_columns_are_compared_where_both_have_them() -> None:
-    a, b = predictions(0.8, chance=1), predictions(0.6, chance=2)
-    plain = compare(a, b, replicates=20)
-    both = compare(with_calibrated(a, 1.0), with_calibrated(b, 2.0), replicates=20)
-    assert both.classes == plain.classes
-    for name, row in plain.differences.items():
-        assert both.differences[name] == row
-    extra = set(both.differences) - set(plain.differences)
-    assert extra == {"ece_scaled", "brier_scaled"}
-    assert both.differences["ece_scaled"].a == both.differences["ece"].a  # power 1
-    one = compare(with_calibrated(a, 2.0), b, replicates=20)
-    assert one.differences == plain.differences
 
 
 def probes(identity: float, signal: float, *, lesions: int = 2) -> dict[str, ProbeResult]:

@@ -52,9 +52,8 @@ def make(
         said = np.where(right, y[test], (y[test] + 1) % k)
         p = rng.dirichlet(np.ones(k), size=len(test)) + 1.5 * np.eye(k)[said]
         p /= p.sum(axis=1, keepdims=True)
-        q = p**0.5 / (p**0.5).sum(axis=1, keepdims=True)
         splits.append(Split(seed=seed, train=np.arange(0), test=test))
-        answers.append({"probabilities": p, "predicted": said, "calibrated": q})
+        answers.append({"probabilities": p, "predicted": said})
     task = Task(ids=ids, classes=names, y=y.astype(np.int64), splits=tuple(splits), held_out=False)
     answers = [task.answer(split, **answer) for split, answer in zip(splits, answers, strict=True)]
     return cohort, summarise(task, answers, ProbeConfig(replicates=60), name="logistic")

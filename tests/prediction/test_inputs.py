@@ -42,7 +42,7 @@ ENCODINGS = {
 
 
 def read(**columns: list[object]) -> Metadata:
-    return Metadata.read(pd.DataFrame(columns), ENCODINGS, SCHEMA)
+    return Metadata.read(pd.DataFrame(columns), ENCODINGS.values(), SCHEMA)
 
 
 def touch(path: Path) -> Path:
@@ -130,14 +130,14 @@ def test_an_adapted_model_reads_the_columns_and_spellings_that_the_cohort_has() 
     features = tuple(moved if f is site else f for f in lesion.features)
     encodings = {"lesion": replace(lesion, features=features)}
     table = pd.DataFrame({"image": ["a", "b"], "site": ["pierna", "nose"]})
-    found = Metadata.read(table, encodings, SCHEMA)
+    found = Metadata.read(table, encodings.values(), SCHEMA)
     assert found.strange("a") == {}
     assert found.strange("b") == {"site": "nose"}
 
 
 def test_rows_are_encoded_for_the_images_asked_for() -> None:
     found = read(image=["a", "b"], size_mm=["2", ""], itch=["no", ""], site=["leg", "leg"])
-    rows = found.rows("lesion", ["b", "a"])
+    rows = ENCODINGS["lesion"].encode(found.rows(["b", "a"]))
     assert rows.present.tolist() == [[False, True, False], [True, True, True]]
 
 
@@ -161,12 +161,12 @@ def test_cells_are_read_as_the_cohorts_table_was() -> None:
     encodings = {n: Encoding.fit(schema.level(n), seen) for n in ("lesion", "patient")}
     rows = {"image": ["a", "b"], "size": ["4,5", "1,2 cm"], "itch": ["ja", "nein"]}
     dates = {"born": ["2000-01-01", ""], "seen": ["2000-01-31", "2001-01-01"]}
-    got = Metadata.read(pd.DataFrame(rows | dates), encodings, schema).frame
+    got = Metadata.read(pd.DataFrame(rows | dates), encodings.values(), schema).frame
     assert got["size"].tolist() == [4.5, 12]
     assert got["itch"].tolist() == [True, False]
     assert got["age"].fillna(-1).tolist() == [30, -1]
     typed = Metadata.read(
-        pd.DataFrame({"image": ["a"], "size": [1.234], "age": [7]}), encodings, schema
+        pd.DataFrame({"image": ["a"], "size": [1.234], "age": [7]}), encodings.values(), schema
     )
     assert typed.frame["size"].tolist() == [1.234], "a number is no text of thousands"
     assert typed.frame["age"].tolist() == [7], "the time itself will do"

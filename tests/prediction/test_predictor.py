@@ -129,10 +129,11 @@ def test_images_of_the_cohort_get_the_probes_own_probabilities(places: Path, fea
     predictor = Predictor.load(places / features, PredictConfig(novelty=0.0, batch_size=50))
     metadata = places / "metadata.csv" if features == "full" else None
     found = predictor.predict(images(places), metadata)
-    x = FeatureTable.load(places / "features.parquet").matrix(features)
+    design = FeatureTable.load(places / "features.parquet").design(features)
     saved = LinearProbe.load(places / features)
-    np.testing.assert_allclose(probabilities(found), saved.calibrated_proba(x), atol=1e-5)
-    decided = saved.decide(saved.predict_proba(x))
+    wanted = saved.predict_proba(design)
+    np.testing.assert_allclose(probabilities(found), wanted, atol=1e-5)
+    decided = saved.decide(wanted)
     assert [p.decision for p in found] == [saved.classes[c] for c in decided]
     assert all(p.decision in p.conformal_set for p in found)
 

@@ -60,7 +60,7 @@ def test_all_colours_are_the_pages_own(found):
         *curve_figures(make_log(loss=[3.0, 2.0, 1.0])),
         similarity_figure("lesion", make_similarity()),
         map_figure(points, labels_of(80, 10)),
-        reliability_figure({"before": reliability(np.arange(80) % 3, p)}),
+        reliability_figure(reliability(np.arange(80) % 3, p)),
         low_shot_figure(found.low_shot),
     ]
     for svg in figures:
@@ -115,9 +115,8 @@ def test_the_alternative_text_holds_the_figures(found):
     assert f"matching {similar.median_matching:.3f}" in alt(similarity_figure("lesion", similar))
     rng = np.random.default_rng(0)
     p, y = rng.dirichlet(np.ones(3), size=80), rng.integers(3, size=80)
-    svg = reliability_figure({"before": reliability(y, p), "after": reliability(y, p**2)})
-    assert f"before: mean gap {ece(y, p, np.ones((1, 80)))[0]:.3f}" in alt(svg)
-    assert {"before", "after"} <= set(texts(svg))
+    svg = reliability_figure(reliability(y, p))
+    assert f"mean gap {ece(y, p, np.ones((1, 80)))[0]:.3f}" in alt(svg)
     scores = [f"{point.balanced_accuracy.mean:.3f}" for point in found.low_shot.points]
     svg = low_shot_figure(found.low_shot)
     assert f"fractions of the patients: from {scores[0]} to {scores[-1]}" in alt(svg)

@@ -103,7 +103,10 @@ def test_confusion_and_reliability_count_all_predictions(run, cohort, found):
     np.testing.assert_allclose([float(share) for share, _ in cells], shares.ravel(), atol=0.051)
     section = html[html.index('id="calibration"') :].partition("</section>")[0]
     rows = re.findall(r'</th><td class="figure">([\d,]+)</td>', section)
-    assert sum(int(n.replace(",", "")) for n in rows) == 2 * len(table)
+    assert sum(int(n.replace(",", "")) for n in rows) == len(table)
+    assert "the largest probability relative to the class's share of the training images" in (
+        section.replace("&#39;", "'")
+    )
 
 
 def test_text_from_the_data_stays_text(tmp_path, cohort, read, full_page, assessed):

@@ -46,12 +46,10 @@ def run(arguments: Arguments) -> None:
     out = arguments.out
     if out is not None:
         check_output(out, overwrite=arguments.overwrite)
-    found = compare(
-        read_predictions(arguments.a),
-        read_predictions(arguments.b),
-        replicates=arguments.replicates,
-        seed=arguments.seed,
-    )
+    a, b = read_predictions(arguments.a), read_predictions(arguments.b)
+    found = compare(a, b, replicates=arguments.replicates, seed=arguments.seed)
+    if (rules := [table["decision"].iloc[0] for table in (a, b)])[0] != rules[1]:
+        say(f"CAUTION: decided by different rules, A: {rules[0]}, B: {rules[1]}.")
     if found.only_a or found.only_b:
         note(f"left out: {found.only_a} prediction(s) only in A, {found.only_b} only in B")
     unit = resampling_unit(arguments.a)

@@ -66,7 +66,7 @@ def run(arguments: Arguments) -> None:
     device = device_of(arguments.accelerator)
     predictor = Predictor.load(arguments.probe, arguments.config, run=arguments.run, device=device)
     metadata = predictor.metadata(arguments.metadata, paths)
-    if arguments.metadata is not None and not predictor.levels:
+    if arguments.metadata is not None and not predictor.reads_metadata:
         note(f"--metadata has no effect: this probe reads images alone ({arguments.probe})")
     if metadata is not None and metadata.unread:
         note(f"columns that the probe does not read: {', '.join(metadata.unread)}")
@@ -124,7 +124,7 @@ def _print(predictor: Predictor, predictions: Sequence[Prediction]) -> None:
         ["image", "decision", "probability", f"{conformal.coverage:.0%} set", "nearest", "p"],
         map(_row, predictions),
     )
-    say(f"decision: {predictor.decision_rule}; probabilities are for the training frequencies")
+    say(f"decision: {predictor.decision_rule}; these are: {_shares(predictor)}")
     counts = {s: sum(p.status == s for p in predictions) for s in ("refused", "unreadable")}
     if any(counts.values()):
         say(", ".join(f"{count} {status}" for status, count in counts.items() if count))
@@ -137,6 +137,11 @@ def _print(predictor: Predictor, predictions: Sequence[Prediction]) -> None:
         say(f"always in the set, with too few calibration patients: {', '.join(always)}")
     for caution in predictor.cautions():
         say(f"CAUTION: {caution}")
+
+
+def _shares(predictor: Predictor) -> str:
+    shares = zip(predictor.probe.classes, predictor.probe.priors, strict=True)
+    return ", ".join(f"{name} {share:.1%}" for name, share in shares)
 
 
 def _row(found: Prediction) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from slimp.cli.console import note, progress_bar, say, show_cautions, show_table
 from slimp.cli.flags import REQUIRED_FLAG
 from slimp.cli.inputs import Embedding
-from slimp.evaluation.probe_config import LEAKING, FullProbeConfig
+from slimp.evaluation.probe_config import LEAKING, RULES, FullProbeConfig
 
 if TYPE_CHECKING:
     from slimp.data.cohort import Cohort
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "slimp probe runs/mine cohorts/mine --out probes/mine"
 MAIN_FLAGS = (
-    *("out", "features", "method", "split", "seeds", "malignant"),
+    *("out", "features", "method", "decision", "split", "seeds", "malignant"),
     *("pseudo", "fractions", "shots", "subgroups", "leakage"),
 )
 
@@ -136,12 +136,10 @@ def _print(result: Assessment) -> None:
         ],
     )
     say(result.verdict.sentence)
-    if "ece_scaled" in main.metrics:
-        before, after = (
-            f"ECE {main.metrics[f'ece{end}']}, Brier {main.metrics[f'brier{end}']}"
-            for end in ("", "_scaled")
-        )
-        say(f"calibration of '{main.config.features}': {before}; scaled: {after}")
+    say(
+        f"decision '{main.decision}': {RULES[main.decision]}; calibration of "
+        f"'{main.config.features}': ECE {main.metrics['ece']}, Brier {main.metrics['brier']}"
+    )
     if "pauc_above_80tpr" in main.metrics:
         say(
             f"finding '{main.classes[1]}': sensitivity at 90 % specificity "

@@ -123,8 +123,8 @@ def calibrate(found: Predictions, coverage: float = 0.9, *, per_class: bool = Tr
     """
     if not len(found.y):
         raise UserError("no image to calibrate on: conformal sets need labelled test images.")
-    own = _scores(found.stated, found.predicted)[np.arange(len(found.y)), found.y]
-    k = found.stated.shape[1]
+    own = _scores(found.probabilities, found.predicted)[np.arange(len(found.y)), found.y]
+    k = found.probabilities.shape[1]
     classes = [found.y == c if per_class else found.y >= 0 for c in range(k)]
     limits = [conformal_quantile(own[rows], coverage, found.patients[rows]) for rows in classes]
     return Conformal(
@@ -157,7 +157,7 @@ def verified_coverage(
         half = (rng.permutation(len(patients)) < len(patients) // 2)[codes]
         fitted = calibrate(found.select(half), coverage, per_class=per_class)
         others = found.select(~half)
-        tested.append((others, fitted.sets(others.stated, others.predicted)))
+        tested.append((others, fitted.sets(others.probabilities, others.predicted)))
 
     def statistic(repeat: int, weights: Array) -> dict[str, Array]:
         others, sets = tested[repeat]
@@ -182,7 +182,7 @@ def verified_coverage(
         coverage=counted["coverage"],
         set_size=counted["set size"],
         single=counted["single"].mean,
-        per_class=tuple(counted[str(c)].mean for c in range(found.stated.shape[1])),
+        per_class=tuple(counted[str(c)].mean for c in range(found.probabilities.shape[1])),
         n=len(found.y),
         n_patients=len(patients),
     )

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import torch
-
+from slimp.evaluation.boosting import fit_boosting
 from slimp.evaluation.folds import Split
-from slimp.evaluation.logistic import LinearProbe, fit_logistic
+from slimp.evaluation.logistic import Classifier, LinearProbe, decide, fit_logistic
 from slimp.evaluation.metrics import Array
+from slimp.evaluation.neighbours import fit_neighbours
 from slimp.evaluation.probe_config import ProbeConfig, SplitMode
 from slimp.evaluation.result import Predictions, ProbeResult, Task, make_task, summarise
+from slimp.features.design import Design
 from slimp.features.embed import FeatureTable
 from slimp.features.feature_sets import FeatureSet
-from slimp.features.knn import knn_predict
+
+METHODS: dict[str, Callable[..., Classifier]] = {
+    "logistic": fit_logistic,
+    "boosting": fit_boosting,
+    "knn": fit_neighbours,
+}
 
 
 def linear_probe(
@@ -48,69 +53,40 @@ def linear_probe(
 def probe(
     table: FeatureTable, config: ProbeConfig, *, parts: Sequence[object] | Array | None = None
 ) -> ProbeResult:
-    """As `linear_probe`, from a configuration, which may also ask for nearest neighbours."""
-    x = table.matrix(config.features)
-    return probe_matrix(x, make_task(table.ids, config, parts), config, name=config.method)
+    """As `linear_probe`, from a configuration, which may also ask for another method."""
+    design = table.design(config.features)
+    return probe_design(design, make_task(table.ids, config, parts), config, name=config.method)
 
 
 def probe_matrix(x: Array, task: Task, config: ProbeConfig, *, name: str) -> ProbeResult:
     """The probe of any feature matrix, a row per row of the task's ids."""
-    return probe_designs([(x[s.train], x[s.test]) for s in task.splits], task, config, name=name)
+    return probe_design(Design(blocks={"features": x}), task, config, name=name)
 
 
-def probe_designs(
-    designs: Sequence[tuple[Array, Array]], task: Task, config: ProbeConfig, *, name: str
-) -> ProbeResult:
-    """The probe of one (train, test) feature matrix per split."""
-    found, probes = [], []
-    for split, (train, test) in zip(task.splits, designs, strict=True):
-        if config.method == "knn":
-            found.append(knn_answer(task, split, split.train, (train, test), config))
-            continue
-        fitted = fit_logistic(
-            *(train, task.y[split.train], task.groups[split.train], task.classes),
-            strengths=config.strengths,
-            folds=config.folds,
-            seed=split.seed,
-        )
-        found.append(logistic_answer(task, split, fitted, test))
-        probes.append(fitted)
-    result = summarise(task, found, config, name=name)
-    if not probes:
-        return result
+def probe_design(design: Design, task: Task, config: ProbeConfig, *, name: str) -> ProbeResult:
+    """The probe of any blocks, a row per row of the task's ids."""
+    found, fitted = [], []
+    for split in task.splits:
+        fitted.append(fit(design, task, split.train, config, seed=split.seed))
+        found.append(answer(task, split, fitted[-1], design[split.test], config))
+    first = fitted[0]
     return replace(
-        result,
-        strengths=tuple(fitted.strength for fitted in probes),
-        temperatures=tuple(fitted.temperature for fitted in probes),
-        converged=all(fitted.converged for fitted in probes),
-        probe=replace(probes[0], features=config.features),
+        summarise(task, found, config, name=name, decision=config.decision),
+        settings=tuple(one.strengths for one in fitted),
+        converged=all(one.converged for one in fitted),
+        probe=first if isinstance(first, LinearProbe) else None,
     )
 
 
-def logistic_answer(task: Task, split: Split, fitted: LinearProbe, test: Array) -> Predictions:
-    """What a fitted probe says of the test rows of a split."""
-    p = fitted.predict_proba(test)
-    return task.answer(
-        split, p, predicted=fitted.decide(p), calibrated=fitted.calibrated_proba(test)
-    )
+def fit(design: Design, task: Task, rows: Array, config: ProbeConfig, *, seed: int) -> Classifier:
+    """The classifier of these rows of a task."""
+    method = METHODS[config.method]
+    return method(design[rows], task.y[rows], task.groups[rows], task.classes, config, seed=seed)
 
 
-def knn_answer(
-    task: Task, split: Split, rows: Array, design: tuple[Array, Array], config: ProbeConfig
+def answer(
+    task: Task, split: Split, fitted: Classifier, test: Design, config: ProbeConfig
 ) -> Predictions:
-    """A vote of the nearest of these training rows; `design`: their features, and the test rows'.
-
-    Features are standardised, so that in joined ones no part outweighs the others.
-    """
-    train, test = (x.astype(np.float64) for x in design)
-    mean, scale = train.mean(axis=0), train.std(axis=0)
-    scale[scale == 0] = 1.0
-    p = knn_predict(
-        torch.from_numpy((train - mean) / scale),
-        torch.from_numpy(task.y[rows]),
-        torch.from_numpy((test - mean) / scale),
-        classes=len(task.classes),
-        neighbours=config.neighbours,
-        temperature=config.temperature,
-    )
-    return task.answer(split, p.numpy())
+    """What a classifier says of the test rows of a split, decided by the configuration's rule."""
+    p = fitted.predict_proba(test)
+    return task.answer(split, p, predicted=decide(p, fitted.priors, config.decision))

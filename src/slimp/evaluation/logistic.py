@@ -1,89 +1,121 @@
-"""Multinomial logistic regression whose regularisation is chosen on training patients only.
+"""Multinomial logistic regression on blocks of features, with a penalty for each block.
 
-Balanced class weights take all classes for equally frequent. Calibrated probabilities are
-softmax(z / T + log frequency), z being the logits; only the temperature T is fitted.
+An embedding of a thousand columns and a table of sixty do not bear the same penalty. So each block
+is brought to one scale and has a C of its own, all chosen on training patients only: by the
+log-loss of patient-disjoint folds, without class weights, which keeps the probabilities calibrated
+to the class frequencies of the cohort. How a class is decided on is another matter: see `decide`.
 
-Axis names: n = rows, d = features, k = classes.
+Axis names: n = rows, d = columns, r = columns after projection, k = classes.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from safetensors.numpy import load_file, save_file
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp, softmax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from scipy.special import softmax
 
+from slimp.data.encoding import Encoding
 from slimp.data.files import new_file, read_json, write_json
 from slimp.errors import CheckpointError, UserError
+from slimp.evaluation.blocks import (
+    TOLERANCE,
+    Fit,
+    Reduced,
+    Search,
+    side_by_side,
+    standardise,
+    start_of,
+)
 from slimp.evaluation.folds import grouped_folds
 from slimp.evaluation.metrics import Array
+from slimp.evaluation.probe_config import Decision, ProbeConfig
+from slimp.features.design import Design
 
-FORMAT = 2
+FORMAT = 3
 """Version of `probe.json`."""
-MAX_ITER = 5000
-"""Steps of L-BFGS; a fit that needs more is reported as not converged."""
-TOLERANCE = 1e-5
-"""Largest gradient at which a fit counts as converged."""
-TEMPERATURES = (0.05, 20.0)
-"""Bounds; reached where the rows are separated, or where the probe knows nothing."""
-SMALLEST = 1e-300
-"""Stands for a probability of 0, so that its logarithm is finite."""
 TENSORS = ("mean", "scale", "coef", "intercept", "priors")
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """What every method leaves."""
+
+    @property
+    def priors(self) -> Float[Array, " k"]:
+        """Class frequencies of the training rows."""
+
+    @property
+    def strengths(self) -> Mapping[str, float]:
+        """What was chosen by cross-validation."""
+
+    @property
+    def converged(self) -> bool:
+        """Whether every fit reached its optimum."""
+
+    def predict_proba(self, design: Design) -> Float[Array, "n k"]:
+        """Probability per row and class where classes are as frequent as in training."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LinearProbe:
-    """A fitted probe, standardisation included."""
+    """A fitted probe: a linear map of the blocks side by side, projections folded in."""
 
     classes: tuple[str, ...]
     features: str = ""
-    """The feature set it was fitted on, in the order of `FeatureTable.matrix`."""
+    """The feature set that it was fitted on."""
+    blocks: Mapping[str, int]
+    """Block -> columns, in their order; the table is last."""
+    encodings: tuple[Encoding, ...] = ()
+    """Of the table's levels: what was learned about the columns from the training rows."""
     mean: Float[Array, " d"]
     scale: Float[Array, " d"]
-    """Standard deviation of the training rows; 1 where it is 0."""
+    """Standard deviation of the training rows; 1 where it is 0, and in the table."""
     coef: Float[Array, "k d"]
     intercept: Float[Array, " k"]
     priors: Float[Array, " k"]
     """Class frequencies of the training rows."""
-    threshold: float | None = None
-    """Of two classes: the last one is decided on from this probability upwards."""
-    temperature: float = 1.0
-    """Divisor of the logits in `calibrated_proba`."""
-    strength: float = 1.0
-    """scikit-learn's C, the inverse of the regularisation."""
+    decision: Decision = "balanced"
+    strengths: Mapping[str, float] = field(default_factory=dict)
+    """Block -> scikit-learn's C, the inverse of the penalty, for columns of variance 1."""
     converged: bool = True
-    """Every fit reached its optimum, those of the folds included."""
+    """The fit reached its optimum."""
 
-    def predict_proba(self, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
-        """Probability per row and class, as if all classes were equally frequent."""
+    def columns(self, design: Design) -> Float[Array, "n d"]:
+        """The blocks of a design side by side; without a table all of its cells are missing.
+
+        Raises:
+            UserError: they are not those of the probe.
+        """
+        columns = side_by_side(design, self.encodings)
+        widths = {name: values.shape[1] for name, values in columns.items()}
+        if self.blocks and widths != dict(self.blocks):
+            raise UserError(
+                f"the probe was fitted on {dict(self.blocks)} columns ('{self.features}'), got "
+                f"{widths}. Use the model and the feature set it was fitted with."
+            )
+        return np.hstack([*columns.values()])
+
+    def predict_proba(self, x: Design | Float[Array, "n d"]) -> Float[Array, "n k"]:
+        """Probability per row and class where classes are as frequent as in training."""
+        if isinstance(x, Design):
+            x = self.columns(x)
         if x.shape[1] != len(self.mean):
             raise UserError(
-                f"the probe was fitted on {len(self.mean)} features ('{self.features}'), "
+                f"the probe was fitted on {len(self.mean)} columns ('{self.features}'), "
                 f"got {x.shape[1]}. Use the model and the feature set it was fitted with."
             )
-        z = (x.astype(np.float64) - self.mean) / self.scale
+        z = standardise(x.astype(np.float64), self.mean, self.scale)
         return np.asarray(softmax(z @ self.coef.T + self.intercept, axis=1))
 
-    def calibrated_proba(self, x: Float[Array, "n d"]) -> Float[Array, "n k"]:
-        """Probability per row and class where classes are as frequent as in training.
-
-        Decisions are made on `predict_proba`, never on these.
-        """
-        return apply_temperature(self.predict_proba(x), self.temperature, self.priors)
-
     def decide(self, probabilities: Float[Array, "n k"]) -> Int[Array, " n"]:
-        """Class per row: the most probable one, or by the threshold where there are two."""
-        if self.threshold is None:
-            return np.asarray(probabilities.argmax(axis=1))
-        return (probabilities[:, 1] >= self.threshold).astype(np.int64)
+        """Class per row by the probe's rule."""
+        return decide(probabilities, self.priors, self.decision)
 
     def save(self, folder: str | Path) -> None:
         """Writes `probe.json` and `probe.safetensors`."""
@@ -92,6 +124,7 @@ class LinearProbe:
             tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in TENSORS}
             save_file(tensors, partial)
         content = {name: value for name, value in vars(self).items() if name not in TENSORS}
+        content["encodings"] = [encoding.to_dict() for encoding in self.encodings]
         write_json(folder / "probe.json", {"format": FORMAT, **content})
 
     @classmethod
@@ -108,157 +141,74 @@ class LinearProbe:
             )
         content = read_json(record)
         if content.pop("format", None) != FORMAT:
-            raise CheckpointError(f"{record}: written by another version.")
+            raise CheckpointError(f"{record}: written by another version. Make the probe again.")
         try:
-            return cls(**content | {"classes": tuple(content["classes"]), **load_file(path)})
+            content["classes"] = tuple(content["classes"])
+            content["encodings"] = tuple(map(Encoding.from_dict, content["encodings"]))
+            tensors: dict[str, Any] = load_file(path)
+            return cls(**content, **tensors)
         except Exception as error:  # safetensors raises many kinds for damaged files
             raise CheckpointError(f"{path}: missing or damaged ({error}).") from None
 
 
+def decide(
+    probabilities: Float[Array, "n k"], priors: Float[Array, " k"], rule: Decision
+) -> Int[Array, " n"]:
+    """Class per row: `likeliest`, or `balanced`: the most probable one relative to its frequency.
+
+    Of calibrated probabilities `balanced` maximises the expected balanced accuracy, `likeliest`
+    the expected accuracy. Of two classes the former decides on one from its frequency upwards.
+    """
+    if rule == "balanced":
+        probabilities = probabilities / np.where(priors > 0, priors, 1)
+    return np.asarray(probabilities.argmax(axis=1))
+
+
 def fit_logistic(
-    x: Float[Array, "n d"],
+    design: Design,
     y: Int[Array, " n"],
     groups: Shaped[Array, " n"],
     classes: tuple[str, ...],
+    config: ProbeConfig,
     *,
-    strengths: tuple[float, ...],
-    folds: int,
     seed: int,
 ) -> LinearProbe:
-    """Class-balanced multinomial logistic regression on standardised features.
+    """The probe of these rows, a C per block chosen from `config.strengths`.
 
-    The strength has the least class-balanced log-loss over out-of-fold predictions, which also
-    give the threshold of two classes and the temperature. The loss has one valley along the path
-    of strengths, so the search stops where it rises. Balanced accuracy, a step function of few
-    rare cases, would choose strengths that jump with the draw of patients.
+    The search begins at a C that is often good and moves each block's in turn, while the log-loss
+    over out-of-fold predictions falls.
 
     Args:
-        x: features of the training rows.
-        y: class per row; every class occurs.
-        groups: patient per row; the folds are disjoint in it.
+        design: the training rows.
+        y: class per row; a class without rows gets probability 0.
+        groups: patient per row; the folds are disjoint in it. If no class has two patients nothing
+            can be chosen, and the search ends where it begins.
         classes: name per class.
-        strengths: candidates for C.
-        folds: at most; there are no more than patients.
+        config: strengths, folds, feature set and decision.
         seed: of the folds.
-
-    Raises:
-        UserError: there is only one patient.
     """
-    x, ladder = x.astype(np.float64), tuple(sorted(strengths))
-    fold = grouped_folds(y, groups, folds, seed=seed)
-    paths = [_path(x[fold != f], y[fold != f], classes, ladder) for f in range(fold.max() + 1)]
-    best, least, converged = 0, np.inf, True
-    for s in range(len(ladder)):
-        out = np.zeros((len(y), len(classes)))
-        for f, path in enumerate(paths):
-            probe = next(path)
-            out[fold == f] = probe.predict_proba(x[fold == f])
-            converged &= probe.converged
-        loss = balanced_log_loss(y, out)
-        if s and loss >= least:
-            break  # past the valley; the least regularised fits are the slowest
-        best, least, out_of_fold = s, loss, out
-    *_, probe = _path(x, y, classes, ladder[: best + 1])
-    return replace(
-        probe,
-        threshold=best_threshold(y, out_of_fold[:, 1]) if len(classes) == 2 else None,
-        temperature=fit_temperature(out_of_fold, y, probe.priors),
-        converged=converged and probe.converged,
+    encodings = () if design.table is None else design.table.fit(design.levels)
+    reduced = Reduced.of(side_by_side(design, encodings))
+    ladder, k = tuple(sorted(config.strengths)), len(classes)
+    chosen = start_of(reduced.blocks, ladder)
+    if max(len(np.unique(groups[y == c])) for c in np.unique(y)) > 1:
+        fold = grouped_folds(y, groups, config.folds, seed=seed)
+        search = Search(reduced, y, fold, ladder=ladder, classes=k)
+        chosen = search.run(chosen)
+    strengths = [ladder[i] for i in chosen]
+    fit = Fit(reduced.z, y, reduced.widths, k, TOLERANCE)
+    coef, intercept = fit.at(strengths)
+    return LinearProbe(
+        classes=classes,
+        features=config.features,
+        blocks=reduced.blocks,
+        encodings=encodings,
+        mean=reduced.mean,
+        scale=reduced.scale,
+        coef=reduced.expand(coef),
+        intercept=intercept,
+        priors=np.bincount(y, minlength=k) / len(y),
+        decision=config.decision,
+        strengths=dict(zip(reduced.blocks, strengths, strict=True)),
+        converged=fit.converged,
     )
-
-
-def fit_at(
-    x: Float[Array, "n d"], y: Int[Array, " n"], classes: tuple[str, ...], strength: float
-) -> LinearProbe:
-    """The probe of a given strength; a class without rows gets probability 0."""
-    return next(_path(x.astype(np.float64), y, classes, (strength,)))
-
-
-def fit_temperature(
-    probabilities: Float[Array, "n k"], y: Int[Array, " n"], priors: Float[Array, " k"]
-) -> float:
-    """The temperature with the least log-loss of `apply_temperature` on these rows (Guo et al.).
-
-    Rows whose true class has probability 0 are left out: their fold did not know the class.
-    """
-    known = probabilities[np.arange(len(y)), y] > 0
-    if not known.any():
-        return 1.0
-    z, y = np.log(np.maximum(probabilities[known], SMALLEST)), y[known]
-    bias = np.log(np.maximum(priors, SMALLEST))
-
-    def loss(inverse: float) -> float:
-        logits = inverse * z + bias
-        return float(np.mean(logsumexp(logits, axis=1) - logits[np.arange(len(y)), y]))
-
-    low, high = TEMPERATURES
-    found = minimize_scalar(loss, bounds=(1 / high, 1 / low), method="bounded")
-    return float(1 / found.x)
-
-
-def apply_temperature(
-    probabilities: Float[Array, "n k"], temperature: float, priors: Float[Array, " k"]
-) -> Float[Array, "n k"]:
-    """Balanced probabilities at this temperature, for a population with these class frequencies.
-
-    A temperature above 1 is less certain. Equal `priors` keep the most probable class.
-    """
-    z = np.log(np.maximum(probabilities, SMALLEST)) / temperature
-    return np.asarray(softmax(z + np.log(np.maximum(priors, SMALLEST)), axis=1))
-
-
-def balanced_log_loss(y: Int[Array, " n"], probabilities: Float[Array, "n k"]) -> float:
-    """Mean over classes of the mean -log probability of a class's rows; a 0 counts as 1e-12."""
-    loss = -np.log(np.maximum(probabilities[np.arange(len(y)), y], 1e-12))
-    return float(np.mean([loss[y == c].mean() for c in np.unique(y)]))
-
-
-def best_threshold(y: Int[Array, " n"], scores: Float[Array, " n"]) -> float:
-    """The cut with the best balanced accuracy (Youden's J); among equals the one nearest 0.5.
-
-    Cuts lie half way between neighbouring scores; 0.5 itself is one of them.
-    """
-    distinct = np.unique(scores)
-    cuts = np.unique([*(distinct[1:] + distinct[:-1]) / 2, 0.5])
-    cuts = cuts[np.argsort(np.abs(cuts - 0.5), kind="stable")]
-    positives, negatives = np.sort(scores[y == 1]), np.sort(scores[y == 0])
-    sensitivity = 1 - np.searchsorted(positives, cuts) / len(positives)
-    specificity = np.searchsorted(negatives, cuts) / len(negatives)
-    return float(cuts[np.argmax(sensitivity + specificity)])
-
-
-def _path(
-    x: Array, y: Array, classes: tuple[str, ...], strengths: tuple[float, ...]
-) -> Iterator[LinearProbe]:
-    """A probe per strength, each starting from the one before."""
-    mean, scale = x.mean(axis=0), x.std(axis=0)
-    scale[scale < 1e-12 * np.maximum(np.abs(mean), 1)] = 1.0  # constant up to rounding
-    z = (x - mean) / scale
-    present = np.unique(y)  # a fold may lack a class of few patients
-    model = LogisticRegression(
-        class_weight="balanced", max_iter=MAX_ITER, tol=TOLERANCE, warm_start=True
-    )
-    for strength in strengths:
-        coef = np.zeros((len(classes), x.shape[1]))
-        intercept = np.full(len(classes), -np.inf)  # probability 0 for an absent class
-        intercept[present] = 0.0
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", ConvergenceWarning)
-            if len(present) > 1:
-                model.set_params(C=strength).fit(z, y)
-                # Of two classes scikit-learn keeps only the second one's logit.
-                rows = present[1:] if len(present) == 2 else present
-                coef[rows], intercept[rows] = model.coef_, model.intercept_
-        others = [w for w in caught if not issubclass(w.category, ConvergenceWarning)]
-        for warning in others:
-            warnings.warn(warning.message, category=warning.category, stacklevel=2)
-        yield LinearProbe(
-            classes=classes,
-            mean=mean,
-            scale=scale,
-            coef=coef,
-            intercept=intercept,
-            priors=np.bincount(y, minlength=len(classes)) / len(y),
-            strength=strength,
-            converged=len(others) == len(caught),
-        )

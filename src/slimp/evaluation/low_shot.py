@@ -23,11 +23,11 @@ from jaxtyping import Int, Shaped
 
 from slimp.evaluation.bootstrap import Estimate, Record, bootstrap
 from slimp.evaluation.folds import Split
-from slimp.evaluation.linear_probe import knn_answer, logistic_answer
-from slimp.evaluation.logistic import fit_at, fit_logistic
+from slimp.evaluation.linear_probe import answer, fit
 from slimp.evaluation.metrics import Array, mean_over_present, ranking_metrics
 from slimp.evaluation.probe_config import ProbeConfig, ProtocolConfig
 from slimp.evaluation.result import Predictions, ProbeResult, Task
+from slimp.features.design import Design
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +80,11 @@ class LowShot(Record):
     """`setting seed draw image_id patient_id`, a row per image that was learned from."""
 
 
-def low_shot(x: Array, task: Task, low: ProtocolConfig, whole: ProbeResult) -> LowShot:
+def low_shot(design: Design, task: Task, low: ProtocolConfig, whole: ProbeResult) -> LowShot:
     """The probe at each fraction and each number of shots.
 
     Args:
-        x: features, a row per row of the task's ids.
+        design: features, a row per row of the task's ids.
         task: whose training rows are subsampled; the test rows are those of the whole probe.
         low: fractions, shots and draws.
         whole: the probe that learned from all patients.
@@ -99,7 +99,7 @@ def low_shot(x: Array, task: Task, low: ProtocolConfig, whole: ProbeResult) -> L
         found = (
             Predictions.per_seed(whole.predictions, task.classes)
             if everyone
-            else [_answer(x, task, s, rows, whole.config) for s, _, rows in drawn]
+            else [_answer(design, task, s, rows, whole.config) for s, _, rows in drawn]
         )
         point = _point(task, kind, value, [(s, rows) for s, _, rows in drawn], found, whole.config)
         points.append(point)
@@ -195,22 +195,12 @@ def _point(
     )
 
 
-def _answer(x: Array, task: Task, split: Split, rows: Array, config: ProbeConfig) -> Predictions:
+def _answer(
+    design: Design, task: Task, split: Split, rows: Array, config: ProbeConfig
+) -> Predictions:
     """The probe that learned from these rows alone, on the split's test rows."""
-    y, groups, test = task.y[rows], task.groups[rows], x[split.test]
-    present = np.unique(y)
+    present = np.unique(task.y[rows])
     if len(present) == 1:  # nothing to distinguish
-        return task.answer(split, np.tile(np.eye(len(task.classes))[present], (len(test), 1)))
-    if config.method == "knn":
-        return knn_answer(task, split, rows, (x[rows], test), config)
-    patients = min(len(np.unique(groups[y == c])) for c in present)
-    if patients < 2:  # a class of one patient cannot be both learned and validated
-        middle = sorted(config.strengths)[len(config.strengths) // 2]
-        return logistic_answer(task, split, fit_at(x[rows], y, task.classes, middle), test)
-    fitted = fit_logistic(
-        *(x[rows], y, groups, task.classes),
-        strengths=config.strengths,
-        folds=min(config.folds, patients),
-        seed=split.seed,
-    )
-    return logistic_answer(task, split, fitted, test)
+        return task.answer(split, np.tile(np.eye(len(task.classes))[present], (len(split.test), 1)))
+    fitted = fit(design, task, rows, config, seed=split.seed)
+    return answer(task, split, fitted, design[split.test], config)

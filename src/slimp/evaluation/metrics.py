@@ -29,7 +29,6 @@ def metrics(
     probabilities: Float[Array, "n k"],
     predicted: Int[Array, " n"],
     weights: Float[Array, "r n"],
-    calibrated: Float[Array, "n k"] | None = None,
 ) -> dict[str, Float[Array, " r"]]:
     """Every metric of this file by name; some for two classes only, see `ranking_metrics`.
 
@@ -38,10 +37,9 @@ def metrics(
         probabilities: per row and class; rows add up to 1.
         predicted: class decided on per row.
         weights: not negative; a row of it must not be 0 throughout.
-        calibrated: probabilities for `ece_scaled` and `brier_scaled`.
     """
     k = probabilities.shape[1]
-    found = {
+    return {
         "balanced_accuracy": balanced_accuracy(y, predicted, weights, k),
         "accuracy": ratio(weights @ (predicted == y), weights.sum(axis=1)),
         "f1_macro": f1_macro(y, predicted, weights, k),
@@ -49,10 +47,6 @@ def metrics(
         "ece": ece(y, probabilities, weights),
         "brier": brier(y, probabilities, weights),
     }
-    if calibrated is not None:
-        found["ece_scaled"] = ece(y, calibrated, weights)
-        found["brier_scaled"] = brier(y, calibrated, weights)
-    return found
 
 
 def balanced_accuracy(

@@ -134,8 +134,7 @@ def compare(
 
     def statistic(split: int, weights: Array) -> dict[str, Array]:
         ours, theirs = (scores(one, weights) for one in said[split])
-        shared = [name for name in ours if name in theirs]  # not every probe is calibrated
-        return {name: ours[name] - theirs[name] for name in shared}
+        return {name: values - theirs[name] for name, values in ours.items()}
 
     patients = [one.patients for one, _ in said]
     values, draws = resample(patients, statistic, replicates=replicates, seed=seed)
@@ -206,7 +205,7 @@ def read_predictions(folder: str | Path) -> pd.DataFrame:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}). Run slimp probe again.") from None
-    if missing := {*KEYS, "patient_id", "label", "predicted"} - set(table.columns):
+    if missing := {*KEYS, "patient_id", "label", "predicted", "decision"} - set(table.columns):
         raise UserError(f"{path}: has no column '{min(missing)}'. Run slimp probe again.")
     return table
 

@@ -11,6 +11,13 @@ from slimp.features.feature_sets import FeatureSet
 
 SplitMode = Literal["patient", "lesion", "image", "official"]
 """What must not be in both parts of a split; or the parts that the cohort names itself."""
+Decision = Literal["balanced", "likeliest"]
+"""How a class follows from its probabilities, see `slimp.evaluation.logistic.decide`."""
+RULES: dict[Decision, str] = {
+    "balanced": "largest probability relative to the class's share of the training images",
+    "likeliest": "largest probability",
+}
+"""The same in words."""
 LEAKING: tuple[SplitMode, ...] = ("lesion", "image")
 """Splits in which a patient may both train and test."""
 
@@ -23,8 +30,11 @@ class ProbeConfig:
     """image (SLIMP-Image), image+lesion: with lesion metadata, full: with patient metadata too."""
     split: SplitMode = "patient"
     """Unit that train and test never share (lesion and image leak), or the official split."""
-    method: Literal["logistic", "knn"] = "logistic"
-    """Logistic regression, or a vote of nearest neighbours."""
+    method: Literal["logistic", "boosting", "knn"] = "logistic"
+    """Logistic regression, gradient-boosted trees, or a vote of nearest neighbours."""
+    decision: Decision = "balanced"
+    """balanced: the class of largest probability relative to its share of the training images,
+    for balanced accuracy; likeliest: of largest probability, for accuracy."""
     seeds: int = 5
     """Splits to average over. A held-out split is a single one, whatever the value."""
     seed: int = 0
@@ -32,9 +42,9 @@ class ProbeConfig:
     test_fraction: float = 0.2
     """Fraction of the labelled images to test on."""
     folds: int = 5
-    """Patient-disjoint folds of the training rows, on which the strength is chosen."""
-    strengths: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-    """Candidates for scikit-learn's C, the inverse of the regularisation."""
+    """Patient-disjoint folds of the training rows, on which the strengths are chosen."""
+    strengths: tuple[float, ...] = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0)
+    """Candidates for scikit-learn's C of each block, the inverse of its penalty."""
     neighbours: int = 20
     """Neighbours that vote, with --method knn."""
     temperature: float = 0.07

@@ -21,8 +21,8 @@ from slimp.evaluation.paired_bootstrap import Leakage, Verdict, leakage, verdict
 from slimp.evaluation.probe_config import LEAKING, ProbeConfig, ProtocolConfig
 from slimp.evaluation.result import ProbeResult, make_task, relabelled
 from slimp.evaluation.subgroups import Subgroups, subgroups
-from slimp.features.embed import FEATURE_SETS, FeatureTable
-from slimp.features.feature_sets import FeatureSet
+from slimp.features.embed import FeatureTable
+from slimp.features.feature_sets import FEATURE_SETS, FeatureSet
 from slimp.training.parts import LEARNED_FROM
 
 PROTOCOLS = ("low_shot", "leakage", "subgroups")
@@ -164,7 +164,7 @@ def _protocols(
     found: dict[str, Any] = {}
     if protocols.fractions or protocols.shots:
         task = make_task(table.ids, config, parts)
-        found["low_shot"] = low_shot(table.matrix(config.features), task, protocols, main)
+        found["low_shot"] = low_shot(table.design(config.features), task, protocols, main)
     if protocols.leakage:
         results: dict[str, ProbeResult] = {}
         for mode in ("patient", *LEAKING):
@@ -181,9 +181,9 @@ def _feature_sets(table: FeatureTable, config: ProbeConfig) -> list[FeatureSet]:
     """The set asked for, after the smaller ones that differ from it."""
     names = list(FEATURE_SETS)
     asked = names[: names.index(config.features) + 1]
-    # Each set holds the one before it, so that sets of equal size are equal here.
-    size = {name: sum(part in table.features for part in FEATURE_SETS[name]) for name in asked}
-    return list({size[name]: name for name in asked}.values())
+    found = {table.parts(name): name for name in reversed(asked)}
+    found[table.parts(config.features)] = config.features
+    return sorted(found.values(), key=asked.index)
 
 
 def _given_split(

@@ -5,8 +5,8 @@ Axis names: n = test rows of one split, k = classes, r = replicates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,8 @@ from slimp.evaluation.folds import (
 )
 from slimp.evaluation.logistic import LinearProbe
 from slimp.evaluation.metrics import Array, metrics, recall_per_class
-from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.probe_config import Decision, ProbeConfig
 
-ECES = ("ece", "ece_scaled")
-"""Metrics that resampling only increases, see `bootstrap`."""
 TWO = ("benign", "malignant")
 """The classes where several labels are joined; the positive one is last."""
 
@@ -42,21 +40,18 @@ class Predictions:
     """True class."""
     patients: Shaped[Array, " n"]
     probabilities: Float[Array, "n k"]
+    """Where classes are as frequent as in training."""
     predicted: Int[Array, " n"]
     """Class decided on."""
-    calibrated: Float[Array, "n k"] | None = None
-    """Probabilities for the class frequencies of the training rows, after temperature scaling."""
 
     @classmethod
     def of_rows(cls, rows: pd.DataFrame, classes: Sequence[str]) -> Predictions:
         """From rows of `ProbeResult.predictions`; columns follow `classes`."""
-        p, q = ([f"{kind}_{c}" for c in classes] for kind in "pq")
         return cls(
             y=codes_of(rows["label"], classes),
             patients=rows["patient_id"].to_numpy(dtype=str),
-            probabilities=rows[p].to_numpy(dtype=np.float64),
+            probabilities=rows[[f"p_{c}" for c in classes]].to_numpy(dtype=np.float64),
             predicted=codes_of(rows["predicted"], classes),
-            calibrated=rows[q].to_numpy(dtype=np.float64) if q[0] in rows else None,
         )
 
     @classmethod
@@ -64,19 +59,13 @@ class Predictions:
         """One per seed of `ProbeResult.predictions`, in the order of the seeds."""
         return [cls.of_rows(own, classes) for _, own in rows.groupby("seed", sort=True)]
 
-    @property
-    def stated(self) -> Float[Array, "n k"]:
-        """The calibrated probabilities, of a classifier that has them."""
-        return self.probabilities if self.calibrated is None else self.calibrated
-
     def select(self, rows: Shaped[Array, " m"]) -> Predictions:
         """Some of the rows, by number or mask."""
-        fields: dict[str, Any] = {k: v if v is None else v[rows] for k, v in vars(self).items()}
-        return Predictions(**fields)
+        return Predictions(**{name: values[rows] for name, values in vars(self).items()})
 
     def metrics(self, weights: Float[Array, "r n"]) -> dict[str, Float[Array, " r"]]:
         """Every metric by name."""
-        return metrics(self.y, self.probabilities, self.predicted, weights, self.calibrated)
+        return metrics(self.y, self.probabilities, self.predicted, weights)
 
     def recall(self, weights: Float[Array, "r n"]) -> Float[Array, "r k"]:
         """Of each class; NaN where it is absent."""
@@ -101,13 +90,22 @@ class Task:
         """Patient per row."""
         return self.ids["patient_id"].to_numpy(dtype=str)
 
+    @property
+    def class_shares(self) -> dict[str, float]:
+        """Of the training rows, mean over splits."""
+        shares = [self.priors(split.train) for split in self.splits]
+        return dict(zip(self.classes, np.mean(shares, axis=0).tolist(), strict=True))
+
+    def priors(self, rows: Int[Array, " m"]) -> Float[Array, " k"]:
+        """Class frequencies of some rows."""
+        return np.bincount(self.y[rows], minlength=len(self.classes)) / max(len(rows), 1)
+
     def answer(
         self,
         split: Split,
         probabilities: Float[Array, "n k"],
         *,
         predicted: Int[Array, " n"] | None = None,
-        calibrated: Float[Array, "n k"] | None = None,
     ) -> Predictions:
         """A classifier's output for a split; it decides on the most probable class by default."""
         return Predictions(
@@ -115,7 +113,6 @@ class Task:
             patients=self.groups[split.test],
             probabilities=probabilities,
             predicted=probabilities.argmax(axis=1) if predicted is None else predicted,
-            calibrated=calibrated,
         )
 
 
@@ -195,14 +192,16 @@ class ProbeResult(Record):
     """Images left out because they have no label."""
     held_out: bool
     predictions: pd.DataFrame
-    """`image_id patient_id seed label predicted p_<class>... q_<class>...`, a row per test image
-    and seed; q_ are calibrated probabilities, of a logistic probe only."""
+    """`image_id patient_id seed label predicted decision p_<class>...`, a row per test image and
+    seed; `decision` is the rule by which `predicted` follows from the probabilities."""
     trained_on: Int[Array, " n_train"]
     """Rows of the ids that trained in the first split."""
-    strengths: tuple[float, ...] = ()
-    """The C chosen in each seed, if any."""
-    temperatures: tuple[float, ...] = ()
-    """Of the calibration in each seed, if any."""
+    decision: Decision = "likeliest"
+    """The rule by which classes were decided on."""
+    class_shares: Mapping[str, float] = field(default_factory=dict)
+    """Of the training images, mean over seeds: what `balanced` compares probabilities with."""
+    settings: tuple[Mapping[str, float], ...] = ()
+    """What was chosen by cross-validation in each seed, as the C of each block."""
     converged: bool = True
     probe: LinearProbe | None = None
     """Of the first seed, fitted on all its training rows."""
@@ -237,7 +236,12 @@ class ProbeResult(Record):
 
 
 def summarise(
-    task: Task, found: Sequence[Predictions], config: ProbeConfig, *, name: str
+    task: Task,
+    found: Sequence[Predictions],
+    config: ProbeConfig,
+    *,
+    name: str,
+    decision: Decision = "likeliest",
 ) -> ProbeResult:
     """The metrics of one set of predictions per split, with intervals over patients."""
     k = len(task.classes)
@@ -249,7 +253,7 @@ def summarise(
 
     groups = [one.patients for one in found]
     estimates = bootstrap(
-        groups, statistic, replicates=config.replicates, seed=config.seed, reflect=ECES
+        groups, statistic, replicates=config.replicates, seed=config.seed, reflect=("ece",)
     )
     recall = {c: estimates.pop(f"recall {c}") for c in task.classes}
     confusion = np.zeros((k, k), dtype=np.int64)
@@ -267,19 +271,19 @@ def summarise(
         n_test_patients=len(np.unique(np.concatenate(groups))),
         n_unlabelled=int((task.y < 0).sum()),
         held_out=task.held_out,
-        predictions=_prediction_table(task, found),
+        predictions=_prediction_table(task, found, decision),
         trained_on=task.splits[0].train,
+        decision=decision,
+        class_shares=task.class_shares,
     )
 
 
-def _prediction_table(task: Task, found: Sequence[Predictions]) -> pd.DataFrame:
+def _prediction_table(task: Task, found: Sequence[Predictions], rule: Decision) -> pd.DataFrame:
     names, frames = np.array(task.classes), []
     for split, one in zip(task.splits, found, strict=True):
         ids = task.ids.iloc[split.test][["image_id", "patient_id"]].reset_index(drop=True)
         columns: dict[str, Any] = {"seed": split.seed, "label": names[one.y]}
-        columns["predicted"] = names[one.predicted]
-        for kind, shares in (("p", one.probabilities), ("q", one.calibrated)):
-            if shares is not None:
-                columns |= {f"{kind}_{c}": shares[:, i] for i, c in enumerate(task.classes)}
+        columns |= {"predicted": names[one.predicted], "decision": rule}
+        columns |= {f"p_{c}": one.probabilities[:, i] for i, c in enumerate(task.classes)}
         frames.append(ids.assign(**columns))
     return pd.concat(frames, ignore_index=True)

@@ -24,6 +24,8 @@ from slimp.training.config import PretrainConfig
 from slimp.training.devices import fast_precision
 from slimp.training.parts import EARLIER_PATIENTS, LEARNED_FROM, earlier_parts, stages
 
+KEPT = 2
+"""Version of what is kept of a run's features; enters the hash."""
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -102,7 +104,7 @@ def cached_features(
         lacking = "missing"
     how = how or InferenceConfig()
     numbers = f"{how.precision} {how.backend}{'' if lacking == 'refuse' else ' missing'}"
-    key = hashlib.sha256(numbers.encode())
+    key = hashlib.sha256(f"{KEPT} {numbers}".encode())
     for path in (
         *(run / "model.safetensors", run / "model.json"),
         *(cohort_folder / f"{name}.parquet" for name in ("images", "lesions", "patients")),

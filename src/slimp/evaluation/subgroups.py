@@ -20,7 +20,7 @@ from slimp.data.cohort import Cohort
 from slimp.evaluation.bootstrap import Estimate, Record, Statistic, bootstrap
 from slimp.evaluation.groups import group_values
 from slimp.evaluation.metrics import Array, ece, mean_over_present, ranking_metrics
-from slimp.evaluation.result import ECES, Predictions, ProbeResult
+from slimp.evaluation.result import Predictions, ProbeResult
 
 FEWEST_PATIENTS = 10
 """Of a group with an interval; with fewer, percentiles of a bootstrap mean little."""
@@ -109,7 +109,7 @@ class _Members:
         masks = [part.to_numpy() for _, part in pd.Series(inside).groupby(table["seed"].to_numpy())]
         self.inside = [np.flatnonzero(mask) for mask in masks]
         self.found = [one.select(i) for one, i in zip(everyone, self.inside, strict=True)]
-        scores, own = self.bootstrap(self._metrics, reflect=ECES), table[inside]
+        scores, own = self.bootstrap(self._metrics, reflect=("ece",)), table[inside]
         self.recall_of = np.array([scores.pop(f"recall {c}").mean for c in self.classes])
         counts = own.groupby("label")["patient_id"].nunique()
         self.enough = np.array([counts.get(c, 0) >= FEWEST_OF_CLASS for c in self.classes])
@@ -153,8 +153,6 @@ class _Members:
         if len(self.classes) == 2:
             found |= {"sensitivity": recall[:, 1], "specificity": recall[:, 0]}
         found["ece"] = ece(one.y, one.probabilities, own)
-        if one.calibrated is not None:
-            found["ece_scaled"] = ece(one.y, one.calibrated, own)
         return found
 
 

@@ -22,7 +22,7 @@ from slimp.data.cohort import Cohort
 from slimp.data.encoding import Rows
 from slimp.data.files import new_file
 from slimp.data.images import image_batches
-from slimp.data.schema import LevelName
+from slimp.data.schema import LevelName, Schema
 from slimp.errors import UserError
 from slimp.features.backends import (
     CHECKED,
@@ -31,6 +31,7 @@ from slimp.features.backends import (
     openvino_backend,
     require_agreement,
 )
+from slimp.features.design import Design, RawTable
 from slimp.features.encode import (
     as_model_reads,
     embed_images,
@@ -40,7 +41,7 @@ from slimp.features.encode import (
     has_columns,
     level_of_images,
 )
-from slimp.features.feature_sets import FeatureSet
+from slimp.features.feature_sets import FEATURE_SETS, METADATA_KEYS, TABLE, TABLE_LEVELS, FeatureSet
 from slimp.features.pseudo_metadata import PseudoMetadata, read_lists, to_lists
 from slimp.models.nested import Slimp
 
@@ -48,19 +49,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 ID_COLUMNS = ("image_id", "lesion_id", "patient_id", "label")
-METADATA_KEYS: dict[LevelName, str] = {
-    "image": "image_metadata",
-    "lesion": "lesion",
-    "patient": "patient",
-}
-"""Level -> key of its metadata's features; those of the image itself are `image`."""
-FEATURE_SETS: dict[FeatureSet, tuple[str, ...]] = {
-    "image": ("image",),
-    "image+lesion": ("image", "image_metadata", "lesion"),
-    "full": ("image", "image_metadata", "lesion", "patient"),
-}
-IMPUTED_KEY = b"slimp.imputed"
-"""Metadata of a features file: the names of the features that are imputed."""
+IMPUTED_KEY, SCHEMA_KEY = b"slimp.imputed", b"slimp.schema"
+"""Metadata of a features file: the imputed features, and what the columns of metadata are."""
+RAW = "metadata."
+"""Before the names of columns of metadata in a features file."""
 REMEDY = "Adapt the model to this cohort first, or add the columns, empty if unknown."
 
 
@@ -89,6 +81,8 @@ class FeatureTable:
     """`image`, and where there are metadata `lesion`, `patient`, `image_metadata`."""
     imputed: tuple[str, ...] = ()
     """Features with rows that `slimp retrieve` imputed from other patients."""
+    raw: RawTable | None = None
+    """The metadata themselves, observed cells only."""
 
     def __post_init__(self) -> None:
         if missing := [name for name in ID_COLUMNS if name not in self.ids]:
@@ -119,25 +113,45 @@ class FeatureTable:
             for name, values in self.features.items()
         )
 
-    def matrix(self, features: FeatureSet) -> Float32[Array, "n d"]:
-        """The features of a set side by side, in the order image, lesion, patient.
+    def design(self, features: FeatureSet) -> Design:
+        """The blocks of a set, and the raw metadata of its levels where there are any.
 
-        `full` is all there are. `image+lesion` needs metadata features below the patient.
+        `full` is all there are. `image+lesion` needs metadata below the patient.
 
         Raises:
             UserError: there is no such set, or the table lacks what it needs.
         """
         if features not in FEATURE_SETS:
             raise UserError(f"features '{features}' is not one of {', '.join(FEATURE_SETS)}.")
-        found = [name for name in FEATURE_SETS[features] if name in self.features]
-        if "image" not in found or (features == "image+lesion" and len(found) < 2):
-            lacking = "lesion" if "image" in found else "image"
+        found = self._found(features)
+        if "image" not in found.blocks or (features == "image+lesion" and len(found.parts) < 2):
+            lacking = "lesion" if "image" in found.blocks else "image"
             raise UserError(
                 f"features '{features}' need '{lacking}' features, but this table has only: "
                 f"{', '.join(self.features) or 'none'}. The model or the cohort has no metadata "
                 "at that level; choose another feature set."
             )
-        return np.hstack([self.features[name] for name in found])
+        return found
+
+    def parts(self, features: FeatureSet) -> tuple[str, ...]:
+        """What there is of a set: blocks, and columns of raw metadata."""
+        return self._found(features).parts
+
+    def _found(self, features: FeatureSet) -> Design:
+        names, levels = FEATURE_SETS[features], TABLE_LEVELS[features]
+        raw = self.raw if TABLE in names else None
+        if raw is not None and not any(raw.schema.level(name).features for name in levels):
+            raw = None
+        found = {name: self.features[name] for name in names if name in self.features}
+        return Design(blocks=found, table=raw, levels=levels)
+
+    def matrix(self, features: FeatureSet) -> Float32[Array, "n d"]:
+        """The embeddings of a set side by side, in the order image, lesion, patient.
+
+        Raises:
+            UserError: as `design`.
+        """
+        return np.hstack([*self.design(features).blocks.values()])
 
     def select(self, mask: Bool[Array, " n"] | pd.Series) -> FeatureTable:
         """The images where `mask` is true."""
@@ -146,14 +160,20 @@ class FeatureTable:
             ids=self.ids[keep].reset_index(drop=True),
             features={name: values[keep] for name, values in self.features.items()},
             imputed=self.imputed,
+            raw=None if self.raw is None else self.raw[keep],
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes a parquet file, atomically: the ids, and a fixed-size list per feature set."""
-        table = pa.Table.from_pandas(self.ids, preserve_index=False)
+        """Writes a parquet file, atomically: ids, metadata, and a fixed-size list per embedding."""
+        scalars, notes = self.ids, {IMPUTED_KEY: json.dumps(self.imputed).encode()}
+        if self.raw is not None:
+            own = self.raw.frame.add_prefix(RAW).set_axis(self.ids.index, axis="index")
+            scalars = pd.concat([self.ids, own], axis=1)
+            notes[SCHEMA_KEY] = json.dumps(self.raw.schema.to_dict()).encode()
+        table = pa.Table.from_pandas(scalars, preserve_index=False)
         for name, values in self.features.items():
             table = table.append_column(name, to_lists(values))
-        notes = {**(table.schema.metadata or {}), IMPUTED_KEY: json.dumps(self.imputed).encode()}
+        notes = {**(table.schema.metadata or {}), **notes}
         table = table.replace_schema_metadata(notes)
         with new_file(Path(path)) as partial:
             pq.write_table(table, partial)
@@ -177,11 +197,17 @@ class FeatureTable:
             ) from None
         if not read or not all(known.all() for _, known in read.values()):
             raise UserError(f"{path}: holds no features, or not of every image. {remedy}")
-        imputed = json.loads((table.schema.metadata or {}).get(IMPUTED_KEY, b"[]"))
+        notes = table.schema.metadata or {}
+        imputed = json.loads(notes.get(IMPUTED_KEY, b"[]"))
         features = {name: values for name, (values, _) in read.items()}
+        ids, raw = table.drop_columns(names).to_pandas(), None
+        if SCHEMA_KEY in notes:
+            own = [name for name in ids if name.startswith(RAW)]
+            frame = ids[own].rename(columns=lambda name: name.removeprefix(RAW))
+            raw = RawTable(schema=Schema.from_dict(json.loads(notes[SCHEMA_KEY])), frame=frame)
+            ids = ids.drop(columns=own)
         try:
-            ids = table.drop_columns(names).to_pandas()
-            return cls(ids=ids, features=features, imputed=tuple(imputed))
+            return cls(ids=ids, features=features, imputed=tuple(imputed), raw=raw)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
@@ -217,6 +243,7 @@ def embed(
     how = how or InferenceConfig()
     if isinstance(pseudo, str | Path):
         pseudo = PseudoMetadata.load(pseudo)
+    raw = RawTable.of(cohort)
     cohort = as_model_reads(model, cohort)
     if pseudo is not None:
         pseudo.rows_for(model, cohort.images["image_id"])
@@ -231,7 +258,8 @@ def embed(
         per_row = embed_rows(model, level, rows, device=how.device, precision=how.precision)
         features[METADATA_KEYS[level]] = per_row[of_image[level]]
     columns = [name for name in (*ID_COLUMNS, "split") if name in cohort.images]
-    table = FeatureTable(ids=cohort.images[columns].reset_index(drop=True), features=features)
+    ids = cohort.images[columns].reset_index(drop=True)
+    table = FeatureTable(ids=ids, features=features, raw=raw)
     return table if pseudo is None else with_pseudo_metadata(table, model, pseudo)
 
 
@@ -258,6 +286,7 @@ def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetada
         ids=table.ids.assign(abstained=abstained),
         features={name: features[name] for name in ordered if name in features},
         imputed=tuple(METADATA_KEYS[level] for level in pseudo.embeddings),
+        raw=table.raw,
     )
 
 

@@ -1,8 +1,30 @@
-"""Names of the feature sets; imports nothing heavy, because the command line makes flags of it."""
+"""The feature sets and the blocks that they are made of; light, for the command line's sake."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from slimp.data.schema import LevelName
+
 FeatureSet = Literal["image", "image+lesion", "full"]
 """Image features alone, with lesion metadata, and with patient metadata too."""
+TABLE = "table"
+"""The block of raw metadata; the others are embeddings."""
+METADATA_KEYS: dict[LevelName, str] = {
+    "image": "image_metadata",
+    "lesion": "lesion",
+    "patient": "patient",
+}
+"""Level -> block of its metadata's embeddings; those of the image itself are `image`."""
+FEATURE_SETS: dict[FeatureSet, tuple[str, ...]] = {
+    "image": ("image",),
+    "image+lesion": ("image", "image_metadata", "lesion", TABLE),
+    "full": ("image", "image_metadata", "lesion", "patient", TABLE),
+}
+"""Set -> its blocks. A block that a model or a cohort lacks is left out."""
+TABLE_LEVELS: dict[FeatureSet, tuple[LevelName, ...]] = {
+    "image": (),
+    "image+lesion": ("image", "lesion"),
+    "full": ("image", "lesion", "patient"),
+}
+"""Set -> the levels of its table."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from slimp.data.encoding import Encoding, Rows
-from slimp.data.schema import Feature, LevelName, Schema
+from slimp.data.encoding import Encoding
+from slimp.data.schema import Feature, Schema
 from slimp.errors import TableError, UserError
-from slimp.features.encode import encode_table
 from slimp.sources.image_files import is_image_file
 from slimp.sources.parse_cells import fold, image_key, read_feature
 from slimp.sources.read_spreadsheet import cell_text
@@ -52,10 +51,8 @@ def _is_hidden(path: Path) -> bool:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Metadata:
-    """Typed cells of a table, for the columns that a model reads."""
+    """Typed cells of a table, for the columns that a model or a probe reads."""
 
-    encodings: Mapping[LevelName, Encoding]
-    """The levels that are read."""
     features: tuple[Feature, ...]
     """What their columns are."""
     frame: pd.DataFrame
@@ -71,7 +68,7 @@ class Metadata:
     def read(
         cls,
         source: str | Path | pd.DataFrame,
-        encodings: Mapping[LevelName, Encoding],
+        encodings: Iterable[Encoding],
         schema: Schema,
     ) -> Metadata:
         """The cells of a table on disk, or of a frame of the same form, as the schema says.
@@ -100,11 +97,13 @@ class Metadata:
             file, row = table.index[position]
             return f"{file}, row {row} ({name} {table[name].iloc[position]})"
 
-        features, cells, unseen, taken = [], {}, {}, {name, KEY}
-        for fitted in (f for encoding in encodings.values() for f in encoding.features):
+        features, cells, unseen, taken = list[Feature](), {}, {}, {name, KEY}
+        for fitted in (f for encoding in encodings for f in encoding.features):
             known = {feature.columns: feature for feature in schema.features}
             plain = Feature(name=fitted.name, kind=fitted.kind, columns=fitted.columns)
             feature = next((known[c] for c in (fitted.columns, *fitted.also) if c in known), plain)
+            if any(feature.columns == other.columns for other in features):
+                continue  # the model reads it, and so does the probe
             features.append(feature)
             # Its fixed categories are no reason to refuse: see `unseen`.
             names, there = _present(table, replace(feature, categories=None))
@@ -120,7 +119,6 @@ class Metadata:
         rows = pd.Index(keys.to_numpy())
         frame = pd.DataFrame(cells, index=table.index).set_axis(rows, axis="index")
         return cls(
-            encodings=encodings,
             features=tuple(features),
             frame=frame,
             unseen=pd.DataFrame(unseen, index=table.index).set_axis(rows, axis="index"),
@@ -151,11 +149,10 @@ class Metadata:
                 owner[key] = path
         return {path: key for key, path in owner.items()}
 
-    def rows(self, level: LevelName, keys: Sequence[str]) -> Rows:
-        """Encoded metadata of some rows of the table."""
+    def rows(self, keys: Sequence[str]) -> pd.DataFrame:
+        """The cells of some images; columns that the table has not are missing."""
         columns = dict.fromkeys(column for feature in self.features for column in feature.columns)
-        table = self.frame.reindex(index=list(keys), columns=[*columns]).reset_index(drop=True)
-        return encode_table(self.encodings[level], table)
+        return self.frame.reindex(index=list(keys), columns=[*columns]).reset_index(drop=True)
 
     def known(self, key: str) -> tuple[int, int]:
         """How many features are known for a row, and of how many."""

@@ -12,7 +12,7 @@ from slimp.prediction.predictor import Prediction, Predictor
 
 STATEMENT = "Research software, not a medical device; not for diagnosis."
 """Said with every output."""
-FORMAT = 2
+FORMAT = 3
 """Version of the JSON."""
 
 
@@ -24,7 +24,9 @@ def to_dict(predictor: Predictor, predictions: Sequence[Prediction]) -> dict[str
         "format": FORMAT,
         "features": probe.features,
         "classes": list(probe.classes),
+        "decision": probe.decision,
         "decision_rule": predictor.decision_rule,
+        "class_shares": dict(zip(probe.classes, probe.priors.tolist(), strict=True)),
         "conformal": {
             "coverage": conformal.coverage,
             "per_class": conformal.per_class,

@@ -20,9 +20,11 @@ from slimp.data.schema import LevelName, Schema
 from slimp.errors import UserError
 from slimp.evaluation.conformal import Conformal, Coverage
 from slimp.evaluation.logistic import LinearProbe
-from slimp.evaluation.probe_config import LEAKING
-from slimp.features.embed import FEATURE_SETS, METADATA_KEYS, FeatureTable
-from slimp.features.encode import embed_images, embed_rows
+from slimp.evaluation.probe_config import LEAKING, RULES
+from slimp.features.design import Design, RawTable
+from slimp.features.embed import FeatureTable
+from slimp.features.encode import embed_images, embed_rows, encode_table
+from slimp.features.feature_sets import METADATA_KEYS, TABLE
 from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig
 from slimp.prediction.inputs import Metadata, find_images
@@ -56,7 +58,7 @@ class Prediction:
     reason: str = ""
     """Why nothing was predicted."""
     probabilities: Mapping[str, float] = field(default_factory=dict)
-    """Per class, calibrated where the probe is."""
+    """Per class, where classes are as frequent as in training."""
     decision: str | None = None
     """Class by `Predictor.decision_rule`."""
     conformal_set: tuple[str, ...] = ()
@@ -128,8 +130,13 @@ class Predictor:
 
     @property
     def levels(self) -> tuple[LevelName, ...]:
-        """Levels whose metadata the probe reads."""
+        """Levels whose metadata the probe reads as embeddings."""
         return levels_of(self.probe, self.reference, self.model)
+
+    @property
+    def reads_metadata(self) -> bool:
+        """Whether it reads any, as embeddings or as they are."""
+        return bool(self.levels or self.probe.encodings)
 
     @property
     def can_refuse(self) -> bool:
@@ -145,12 +152,7 @@ class Predictor:
     @property
     def decision_rule(self) -> str:
         """How `decision` follows from the probabilities, in words."""
-        if self.probe.threshold is None:
-            return "largest probability if all classes were equally frequent"
-        return (
-            f"{self.probe.classes[1]} if its probability, with both classes equally frequent, is "
-            f"at least {self.probe.threshold:.3f}"
-        )
+        return RULES[self.probe.decision]
 
     def cautions(self) -> list[str]:
         """What weakens all results, in sentences."""
@@ -194,13 +196,14 @@ class Predictor:
         Raises:
             UserError: the probe reads metadata and there are none, or they do not fit.
         """
-        encodings = {level: self.model.encodings[level] for level in self.levels}
+        encodings = [*(self.model.encodings[name] for name in self.levels), *self.probe.encodings]
         if not encodings:
             return None
+        levels = dict.fromkeys(encoding.level for encoding in encodings)
         if source is None:
             raise UserError(
                 f"this probe reads metadata (features '{self.probe.features}': "
-                f"{', '.join(encodings)} level), and without them its probabilities would be "
+                f"{', '.join(levels)} level), and without them its probabilities would be "
                 "made up. Pass them with --metadata TABLE.csv, or make a probe of images "
                 "alone: slimp probe RUN COHORT --features image --out DIR."
             )
@@ -251,16 +254,19 @@ class Predictor:
         """Predictions for images of one batch; `keys` are their rows in the metadata."""
         batch = torch.stack(list(pixels.values()))
         features = {"image": embed_images(self.model, [batch], device=self.device)}
+        raw = None
         if metadata is not None:
+            frame = metadata.rows([keys[path] for path in pixels])
+            raw = RawTable(schema=self.schema, frame=frame)
             for level in self.levels:
-                rows = metadata.rows(level, [keys[path] for path in pixels])
+                rows = encode_table(self.model.encodings[level], frame)
                 features[METADATA_KEYS[level]] = embed_rows(
                     self.model, level, rows, device=self.device
                 )
-        wanted = FEATURE_SETS[self.probe.features]  # type: ignore[index]
-        x = np.hstack([features[name] for name in wanted if name in features])
-        classes, shown = self.probe.classes, self.probe.calibrated_proba(x)
-        decided = self.probe.decide(self.probe.predict_proba(x))
+        blocks = {name: features[name] for name in self.probe.blocks if name != TABLE}
+        shown = self.probe.predict_proba(Design(blocks=blocks, table=raw))
+        classes = self.probe.classes
+        decided = self.probe.decide(shown)
         sets = self.conformal.sets(shown, decided)
         p = self.surroundings.p_values(features["image"])
         cases, usual = self._nearest(features["image"]), len(self.surroundings.usual)

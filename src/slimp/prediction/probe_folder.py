@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from slimp.evaluation.logistic import LinearProbe
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.result import Predictions
-from slimp.features.embed import FEATURE_SETS, METADATA_KEYS, FeatureTable
+from slimp.features.embed import FeatureTable
+from slimp.features.feature_sets import METADATA_KEYS, TABLE
 from slimp.models.nested import Slimp
 from slimp.prediction.novelty import save_reference
 from slimp.training.run_folder import versions
@@ -70,24 +71,26 @@ def save_probe(
     with new_folder(Path(folder), overwrite=overwrite) as partial:
         found.save(partial)
         if found.main.probe is not None:
-            save_reference(partial, table, found.main.trained_on)
+            # Embeddings alone: what the table said stays in the cohort.
+            save_reference(partial, replace(table, raw=None), found.main.trained_on)
         write_json(partial / "config.json", record)
 
 
 def levels_of(probe: LinearProbe, reference: FeatureTable, model: Slimp) -> tuple[LevelName, ...]:
-    """Levels whose metadata the probe reads.
+    """Levels whose metadata the probe reads as embeddings.
 
     Raises:
         CheckpointError: probe, reference and model do not belong together.
     """
-    used = [name for name in FEATURE_SETS.get(probe.features, ()) if name in reference.features]  # type: ignore[call-overload]
-    levels = tuple(level for level, key in METADATA_KEYS.items() if key in used)
-    width = sum(reference.features[name].shape[1] for name in used)
+    widths = {name: values.shape[1] for name, values in reference.features.items()}
+    embedded = {name: width for name, width in probe.blocks.items() if name != TABLE}
+    levels = tuple(level for level, key in METADATA_KEYS.items() if key in embedded)
     images = reference.features.get("image")
-    fits = width == len(probe.mean) and set(levels) <= set(model.encodings)
+    fits = embedded.items() <= widths.items() and set(levels) <= set(model.encodings)
+    fits &= sum(probe.blocks.values()) == len(probe.mean)
     if images is None or not fits or images.shape[1] != model.image_encoder.embed_dim:
         raise CheckpointError(
-            f"the probe (features '{probe.features}', {len(probe.mean)} wide), its reference "
+            f"the probe (features '{probe.features}', {len(probe.mean)} columns), its reference "
             f"({reference.widths}) and the run ({model.image_encoder.embed_dim} wide, metadata of: "
             f"{', '.join(model.encodings) or 'no level'}) do not belong together. Pass the run "
             "that the probe was made with (--run), or make the probe again."
@@ -103,9 +106,10 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder}: not the folder of a probe (no config.json that slimp probe wrote). {remedy}"
         )
-    if content["probe"].get("method") == "knn":
+    if (method := content["probe"].get("method")) in ("knn", "boosting"):
         raise CheckpointError(
-            f"{folder}: a probe of nearest neighbours (--method knn) cannot predict. {remedy}"
+            f"{folder}: a probe of --method {method} is not kept, so it cannot predict. Make a "
+            "logistic one with: slimp probe RUN COHORT --out DIR."
         )
     metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
     return {**content, "saw_test_patients": metrics.get("pretraining_saw_test_patients")}

@@ -141,28 +141,24 @@ def _histograms(
         return svg(figure, f"{level} level: histograms of {xlabel}. Medians: {medians}.")
 
 
-def reliability_figure(found: Mapping[str, Reliability]) -> Markup:
+def reliability_figure(found: Reliability) -> Markup:
     """How often the most probable class is right, by its probability; the diagonal is perfect."""
-    summary = []
     with drawing("reliability") as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
-        for k, (name, diagram) in enumerate(found.items()):
-            filled = diagram.counts > 0
-            x, y = diagram.confidence[filled], diagram.accuracy[filled]
-            look: dict[str, Any] = {"color": SERIES[k], "marker": MARKERS[k]}
-            axes.plot(x, y, linewidth=0.9, markersize=3, label=name, **look)
-            # An area per point, so that a bin of few images looks like one.
-            area = 6 + 90 * diagram.counts[filled] / diagram.counts.max()
-            axes.scatter(x, y, s=area, alpha=0.75, zorder=3, **look)
-            gap = np.average(np.abs(x - y), weights=diagram.counts[filled])
-            summary.append(f"{name}: mean gap {gap:.3f}")
+        filled = found.counts > 0
+        x, y = found.confidence[filled], found.accuracy[filled]
+        look: dict[str, Any] = {"color": SERIES[0], "marker": MARKERS[0]}
+        axes.plot(x, y, linewidth=0.9, markersize=3, **look)
+        # An area per point, so that a bin of few images looks like one.
+        area = 6 + 90 * found.counts[filled] / found.counts.max()
+        axes.scatter(x, y, s=area, alpha=0.75, zorder=3, **look)
+        gap = np.average(np.abs(x - y), weights=found.counts[filled])
         axes.set_title("Reliability")
         axes.set_xlabel("probability of the most probable class")
         axes.set_ylabel("fraction that is right")
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
-        legend(figure)
-        return svg(figure, f"Reliability diagram over bins of probability. {'; '.join(summary)}.")
+        return svg(figure, f"Reliability diagram over bins of probability; mean gap {gap:.3f}.")
 
 
 def low_shot_figure(found: LowShot) -> Markup:

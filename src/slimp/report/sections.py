@@ -16,6 +16,7 @@ from slimp.data.cohort import Cohort
 from slimp.evaluation.low_shot import LowShot
 from slimp.evaluation.metrics import Reliability, reliability
 from slimp.evaluation.paired_bootstrap import Leakage
+from slimp.evaluation.probe_config import RULES
 from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.result import Predictions, ProbeResult
 from slimp.evaluation.similarity import Similarity
@@ -43,8 +44,6 @@ METRICS = {
     "sensitivity_at_95_specificity": "Sensitivity at 95 % specificity",
     "ece": "ECE",
     "brier": "Brier",
-    "ece_scaled": "ECE, scaled",
-    "brier_scaled": "Brier, scaled",
 }
 """Metric -> heading, in the order of the tables; AUROC, F1 and AP are macro averages."""
 
@@ -136,15 +135,15 @@ def _class_rows(best: ProbeResult) -> Iterator[Row]:
 
 
 def calibration(best: ProbeResult) -> dict[str, Any] | None:
-    """The reliability diagram before and after scaling, and the counts of its bins."""
+    """The reliability diagram and the counts of its bins."""
     if best.predictions.empty:
         return None
     all_seeds = Predictions.of_rows(best.predictions, best.classes)
-    found = {"before scaling": reliability(all_seeds.y, all_seeds.probabilities)}
-    if all_seeds.calibrated is not None:
-        found["after scaling"] = reliability(all_seeds.y, all_seeds.calibrated)
-    bins = {name: list(_bins(diagram)) for name, diagram in found.items()}
-    return {"figure": reliability_figure(found), "bins": bins}
+    found = reliability(all_seeds.y, all_seeds.probabilities)
+    return {
+        **{"figure": reliability_figure(found), "bins": list(_bins(found))},
+        **{"decision": best.decision, "rule": f"the {RULES[best.decision]}"},
+    }
 
 
 def _bins(diagram: Reliability) -> Iterator[Row]:

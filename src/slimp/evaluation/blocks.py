@@ -1,0 +1,234 @@
+"""Blocks of features on one scale, and the search for the penalty of each.
+
+Axis names: n = rows, d = columns, r = columns after projection, k = classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.linalg import eigh
+from scipy.special import softmax
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from slimp.data.encoding import Encoding
+from slimp.evaluation.metrics import Array
+from slimp.features.design import Design, one_hot
+from slimp.features.feature_sets import TABLE
+
+COMPONENTS = 256
+"""Principal components of a block, at most. They keep their variances, so that the penalty weighs
+most on the small ones."""
+SIZE = 128
+"""Columns that a wider block is shrunk to count as, so that a C means the same for all blocks."""
+MAX_ITER = 5000
+"""Steps of L-BFGS; a fit that needs more is reported as not converged."""
+TOLERANCE, ROUGH = 1e-5, 1e-4
+"""Largest gradient at which a fit counts as converged, and of those that choose the penalties."""
+START_TABLE, START = 0.1, 0.01
+"""The C at which the search begins, of the table and of embeddings."""
+GAIN = 1e-3
+"""Least gain in log-loss for which a penalty is changed."""
+SMALLEST = 1e-12
+"""Stands for a probability of 0 in the log-loss."""
+
+
+def side_by_side(design: Design, encodings: Sequence[Encoding]) -> dict[str, Float[Array, "n _"]]:
+    """The columns of each block: embeddings as they are, then the table, one-hot."""
+    found = {name: values.astype(np.float64) for name, values in design.blocks.items()}
+    if encodings:
+        rows = design.encode(encodings)
+        found[TABLE] = np.hstack([one_hot(e, r) for e, r in zip(encodings, rows, strict=True)])
+    return found
+
+
+def standardise(
+    x: Float[Array, "n d"], mean: Float[Array, " d"], scale: Float[Array, " d"]
+) -> Float[Array, "n d"]:
+    """Centred and divided; the mean where missing."""
+    return np.nan_to_num((x - mean) / scale)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reduced:
+    """Training rows, projected so that a fit is quick, and the way back.
+
+    Columns of embeddings are standardised; a block of more than `SIZE` columns is projected
+    on its first principal components, and shrunk as if it had that many columns. The table is
+    only centred: on its continuous columns the variance is 1, and a rare category that was
+    standardised would weigh as much as a frequent one.
+    """
+
+    z: Float[Array, "n r"]
+    blocks: dict[str, int]
+    """Block -> columns before projection."""
+    widths: tuple[int, ...]
+    """Columns of each block in `z`."""
+    mean: Float[Array, " d"]
+    scale: Float[Array, " d"]
+    maps: tuple[Array | None, ...]
+    """Of each block, standardised columns to columns of `z`; None: they are the same."""
+
+    @classmethod
+    def of(
+        cls, columns: dict[str, Float[Array, "n _"]], *, components: int = COMPONENTS
+    ) -> Reduced:
+        """The blocks of `side_by_side`."""
+        means, scales, maps, parts = [], [], [], []
+        for name, x in columns.items():
+            known = ~np.isnan(x)
+            mean = np.where(known, x, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+            scale = np.ones(x.shape[1])
+            if name != TABLE:
+                deviation = x.std(axis=0)
+                constant = deviation < 1e-12 * np.maximum(np.abs(mean), 1)  # up to rounding
+                scale = np.where(constant, 1.0, deviation)
+            standard = standardise(x, mean, scale)
+            wide = name != TABLE and x.shape[1] > min(components, SIZE)
+            maps.append(_principal(standard, components) if wide else None)
+            parts.append(standard if maps[-1] is None else standard @ maps[-1])
+            means.append(mean)
+            scales.append(scale)
+        return cls(
+            z=np.hstack(parts),
+            blocks={name: x.shape[1] for name, x in columns.items()},
+            widths=tuple(part.shape[1] for part in parts),
+            mean=np.concatenate(means),
+            scale=np.concatenate(scales),
+            maps=tuple(maps),
+        )
+
+    def project(self, columns: dict[str, Float[Array, "m _"]]) -> Float[Array, "m r"]:
+        """Other rows as columns of `z`."""
+        x = standardise(np.hstack([*columns.values()]), self.mean, self.scale)
+        own = np.split(x, np.cumsum([*self.blocks.values()])[:-1], axis=1)
+        return np.hstack([v if m is None else v @ m for v, m in zip(own, self.maps, strict=True)])
+
+    def expand(self, coef: Float[Array, "k r"]) -> Float[Array, "k d"]:
+        """Coefficients of `z` as those of the standardised columns."""
+        own = np.split(coef, np.cumsum(self.widths)[:-1], axis=1)
+        return np.hstack([c if m is None else c @ m.T for c, m in zip(own, self.maps, strict=True)])
+
+
+def _principal(x: Float[Array, "n d"], components: int) -> Float[Array, "d r"]:
+    """Directions of largest variance of standardised columns, shrunk to the variance of `SIZE`."""
+    n, d = x.shape
+    few = min(n, d)
+    keep, rough = min(few, components), x.astype(np.float32)  # half the time, and exact enough
+    products = (rough @ rough.T if n < d else rough.T @ rough).astype(np.float64)
+    values, vectors = eigh(products, subset_by_index=(few - keep, few - 1), driver="evr")
+    sound = values > 1e-6 * max(values[-1], SMALLEST)
+    vectors = vectors[:, sound]
+    if n < d:
+        vectors = x.T @ (vectors / np.sqrt(values[sound]))
+    return np.asarray(vectors * np.sqrt(SIZE / d))
+
+
+class Fit:
+    """Fits of the same rows at one choice of penalties after the other, each from the last."""
+
+    def __init__(
+        self,
+        z: Float[Array, "n r"],
+        y: Int[Array, " n"],
+        widths: Sequence[int],
+        classes: int,
+        tolerance: float,
+    ) -> None:
+        self.z, self.y, self.widths, self.classes = z, y, list(widths), classes
+        self.present = np.unique(y)  # a fold may lack a class of few patients
+        self.model = LogisticRegression(max_iter=MAX_ITER, tol=tolerance, warm_start=True)
+        self.coef: Array | None = None
+        self.converged = True
+
+    def at(self, strengths: Sequence[float]) -> tuple[Float[Array, "k r"], Float[Array, " k"]]:
+        """Coefficients and intercepts with these C per block."""
+        coef = np.zeros((self.classes, self.z.shape[1]))
+        intercept = np.full(self.classes, -np.inf)  # probability 0 for an absent class
+        intercept[self.present] = 0.0
+        if len(self.present) < 2:
+            return coef, intercept
+        factor = np.repeat(np.sqrt(strengths), self.widths).astype(self.z.dtype)
+        if self.coef is not None:
+            self.model.coef_ = self.coef / factor
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            self.model.fit(self.z * factor, self.y)
+        others = [w for w in caught if not issubclass(w.category, ConvergenceWarning)]
+        for warning in others:
+            warnings.warn(warning.message, category=warning.category, stacklevel=2)
+        self.converged &= len(others) == len(caught)
+        self.coef = self.model.coef_ * factor
+        # Of two classes scikit-learn keeps only the second one's logit.
+        rows = self.present[1:] if len(self.present) == 2 else self.present
+        coef[rows], intercept[rows] = self.coef, self.model.intercept_
+        return coef, intercept
+
+
+def start_of(names: Iterable[str], ladder: Sequence[float]) -> tuple[int, ...]:
+    """Positions on the ladder at which the search begins."""
+    usual = [START_TABLE if name == TABLE else START for name in names]
+    return tuple(int(np.argmin(np.abs(np.log(np.divide(ladder, c))))) for c in usual)
+
+
+class Search:
+    """The C of each block with the least log-loss over out-of-fold predictions.
+
+    The loss has one valley along each block's ladder, so a search along it stops where it rises.
+    """
+
+    def __init__(
+        self,
+        reduced: Reduced,
+        y: Int[Array, " n"],
+        fold: Int[Array, " n"],
+        *,
+        ladder: Sequence[float],
+        classes: int,
+    ) -> None:
+        self.ladder, self.losses = tuple(ladder), dict[tuple[int, ...], float]()
+        z, self.folds = reduced.z.astype(np.float32), []
+        for f in np.unique(fold):
+            own, rest = fold == f, fold != f
+            fit = Fit(z[rest], y[rest], reduced.widths, classes, ROUGH)
+            self.folds.append((fit, z[own], y[own]))
+
+    def run(self, start: tuple[int, ...]) -> tuple[int, ...]:
+        """Positions on the ladder: each block is moved by itself, twice round at most."""
+        best, unmoved = start, 0
+        for block in (*range(len(start)), *range(len(start))):
+            if unmoved == len(start):
+                break
+            there = self._along(best, block)
+            unmoved = unmoved + 1 if there == best else 1
+            best = there
+        return best
+
+    def _along(self, start: tuple[int, ...], block: int) -> tuple[int, ...]:
+        """The best position when this block is moved, in the better of both directions."""
+        best = start
+        for step in (-1, 1):
+            if best != start:
+                break
+            while 0 <= best[block] + step < len(self.ladder):
+                there = (*best[:block], best[block] + step, *best[block + 1 :])
+                if self._loss(there) > self._loss(best) - GAIN:
+                    break
+                best = there
+        return best
+
+    def _loss(self, chosen: tuple[int, ...]) -> float:
+        if chosen not in self.losses:
+            total, rows = 0.0, 0
+            for fit, x, y in self.folds:
+                coef, intercept = fit.at([self.ladder[i] for i in chosen])
+                p = softmax(x @ coef.T + intercept, axis=1)[np.arange(len(y)), y]
+                total -= float(np.log(np.maximum(p, SMALLEST)).sum())
+                rows += len(y)
+            self.losses[chosen] = total / rows
+        return self.losses[chosen]

@@ -1,0 +1,264 @@
+"""Which recipe of pre-training wins: start, image size, views, weights, positives, rates, epochs.
+
+Every arm is trained without the labels on the patients of four folds (StratifiedGroupKFold, 5
+folds, seed 42) and scored by the probe on those of the fifth. Trainings are kept in --work, so
+that an interrupted study goes on where it stopped and scores can be computed anew; the table with
+paired intervals over patients goes to --out. Run it in parts: the arms and folds that are named
+are trained, and the table shows all that there are.
+
+    python benchmarks/recipe.py --cohort pad-ufes-20 --arms plain laptop --folds 0 1 2
+    python benchmarks/recipe.py --cohort pad-ufes-20 --arms --out results/recipe_pad_ufes_20.json
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
+
+from cohorts import load_cohort
+from harness import plain_parser, record
+from plain_contrast import plain_contrast
+from slimp.data.cohort import Cohort
+from slimp.data.schema import LEVELS
+from slimp.evaluation.folds import Split
+from slimp.evaluation.linear_probe import probe_design
+from slimp.evaluation.paired_bootstrap import Difference, compare
+from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.result import make_task
+from slimp.features.design import RawTable, one_hot
+from slimp.features.embed import FeatureTable, embed
+from slimp.training.build_model import build_model
+from slimp.training.config import PretrainConfig
+from slimp.training.loop import pretrain
+
+BASE: dict[str, Any] = {
+    "encoder": "tf_efficientnet_lite0",
+    "encoder_weights": "efficientnet-lite0",
+    "image_size": 128,
+    "patients": 64,
+    "lesions": 4,
+    "epochs": 10,
+    "learning_rate": 1e-3,
+    "encoder_lr_scale": 0.3,
+    "clip_norm": 0.0,
+    "duplicates": "positive",
+    "crop_scale": 0.5,
+    "colour": 0.3,
+    "validation_fraction": 0.0,
+    "held_out_fraction": 0.0,
+    "workers": 0,
+}
+FLAT = {"hierarchy": "flat", "lesion_weight": 1.0, "patient_weight": 0.0}
+LESION_ONLY = {"lesion_weight": 1.0, "patient_weight": 0.0}
+COMPACT = {"projection_layers": 1, "temperature": 0.1, "feature_dropout": 0.5}
+ARMS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "flat": FLAT,
+    "lesion_only": LESION_ONLY,
+    "linear_heads": {"projection_layers": 1},
+    "no_cell_dropout": {"feature_dropout": 0.0},
+    "compact": COMPACT,
+    "compact_flat": {**COMPACT, **FLAT},
+    "compact_half": {**COMPACT, "lesion_weight": 0.5, "patient_weight": 0.5},
+    "compact_20": {**COMPACT, "epochs": 20},
+    "compact_negatives": {**COMPACT, "duplicates": "negative"},
+    "compact_one_rate": {**COMPACT, "learning_rate": 3e-4, "encoder_lr_scale": 1.0},
+    "compact_batch_norm": {**COMPACT, "batch_norm": "batch"},
+    "compact_views": {**COMPACT, "view_weight": 1.0},
+    "views_only": {"view_weight": 1.0, "lesion_weight": 0.0, "patient_weight": 0.0},
+    "random_start": {
+        **COMPACT,
+        **{"encoder_weights": None, "encoder_lr_scale": 1.0, "batch_norm": "batch"},
+    },
+    "side_160": {**COMPACT, "image_size": 160},
+}
+"""Arm -> what it changes of `BASE`. Besides: `imagenet` (untouched) and `plain` (the script)."""
+ALL = ("imagenet", "plain", *ARMS)
+COLUMNS = ["image_id", "lesion_id", "patient_id", "label"]
+
+
+def main() -> None:
+    args = parse()
+    torch.set_num_threads(args.threads)
+    folder = args.work / args.cohort / "cohort"
+    cohort = Cohort.load(folder) if folder.exists() else keep(load_cohort(args.cohort), folder)
+    folds = grouped_folds(cohort)
+    for fold in args.folds:
+        for arm in args.arms:
+            train_cell(cohort, folds != fold, arm, fold, args)
+    show(cohort, folds, args)
+
+
+def parse() -> argparse.Namespace:
+    parser = plain_parser(__doc__, quick="seconds: a drawn cohort, one fold, no encoder trained")
+    parser.add_argument("--cohort", default="pad-ufes-20")
+    parser.add_argument("--arms", nargs="*", default=[*ALL], choices=[*ALL], help="to train now")
+    parser.add_argument("--folds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--work", type=Path, default=Path("runs/recipe"))
+    args = parser.parse_args()
+    if args.quick:
+        args.cohort, args.arms, args.folds = "synthetic", ["imagenet"], [0]
+    return args
+
+
+def keep(cohort: Cohort, folder: Path) -> Cohort:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    cohort.save(folder)
+    return cohort
+
+
+def grouped_folds(cohort: Cohort) -> NDArray[np.int64]:
+    """The fold in which each image is scored; -1 for images without a label, which always train."""
+    fold = np.full(len(cohort), -1)
+    known = np.flatnonzero(cohort.images["label"].notna())
+    images = cohort.images.iloc[known]
+    divide = StratifiedGroupKFold(n_splits=5, shuffle=True, random_state=42)
+    parts = divide.split(known, images["label"], images["patient_id"])
+    for number, (_, test) in enumerate(parts):
+        fold[known[test]] = number
+    return fold
+
+
+def train_cell(
+    cohort: Cohort, train: NDArray[np.bool_], arm: str, fold: int, args: argparse.Namespace
+) -> None:
+    """Trains an arm on the patients of these rows; leaves its features of all images."""
+    folder = args.work / args.cohort / arm
+    done = folder / f"fold{fold}.parquet"
+    with locked(folder / f"fold{fold}.lock") as mine:
+        if not mine or done.exists():
+            return
+        began = time.perf_counter()
+        train = train & ~cohort.images["patient_id"].isin(cohort.images["patient_id"][~train])
+        train_arm(cohort, np.asarray(train), arm, folder / f"fold{fold}", fold).save(done)
+        print(f"{arm} fold {fold}: {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def train_arm(
+    cohort: Cohort, train: NDArray[np.bool_], arm: str, run: Path, seed: int
+) -> FeatureTable:
+    config = PretrainConfig(**{**BASE, "seed": seed, **ARMS.get(arm, {})})
+    if arm == "imagenet":
+        return image_features(cohort, embed(build_model(cohort, config).eval(), cohort))
+    if arm == "plain":
+        table, rows = RawTable.of(cohort), np.flatnonzero(train)
+        assert table is not None
+        hot = [one_hot(e, e.encode(table.frame)) for e in table[rows].fit(LEVELS)]
+        known = np.nan_to_num(np.hstack(hot))
+        spread = known[rows].std(axis=0)
+        scaled = (known - known[rows].mean(axis=0)) / np.where(spread > 0, spread, 1)
+        found = plain_contrast(cohort, scaled, rows, seed=seed)
+        return FeatureTable(ids=cohort.images[COLUMNS], features={"image": found})
+    learning = cohort.select_patients(cohort.images["patient_id"][train].unique())
+    model = pretrain(learning, config, run, resume=run.exists())
+    table_of_run = embed(model, cohort)
+    rmtree(run / "checkpoints", ignore_errors=True)
+    return table_of_run
+
+
+def image_features(cohort: Cohort, table: FeatureTable) -> FeatureTable:
+    """Without embeddings of metadata, which no training made."""
+    return FeatureTable(ids=cohort.images[COLUMNS], features={"image": table.features["image"]})
+
+
+def show(cohort: Cohort, folds: NDArray[np.int64], args: argparse.Namespace) -> None:
+    """Scores what is trained; every arm beside ImageNet's features on the folds it has."""
+    said: dict[str, dict[str, dict[int, pd.DataFrame]]] = {}
+    for path in sorted((args.work / args.cohort).glob("*/fold*.parquet")):
+        arm, fold = path.parent.name, int(path.stem.removeprefix("fold"))
+        if arm in ALL:
+            said.setdefault(arm, {})
+            for features, rows in scored(cohort, folds, path, arm, fold).items():
+                said[arm].setdefault(features, {})[fold] = rows
+    rows = []
+    print(f"{'arm':20s} {'features':12s} folds  balanced accuracy, AUROC; minus ImageNet, paired")
+    for arm, by_features in said.items():
+        for features, by_fold in by_features.items():
+            theirs = said.get("imagenet", {}).get(features, {})
+            if shared := sorted(set(by_fold) & set(theirs)):
+                pair = (pd.concat([own[fold] for fold in shared]) for own in (by_fold, theirs))
+                rows.append(row(arm, features, shared, compare(*pair).differences))
+    summary: dict[str, Any] = {"cohort": args.cohort, "rows": rows}
+    trained = [r for r in rows if r["arm"] not in ("imagenet", "plain") and r["features"] == "full"]
+    if trained:
+        # Arms with more folds first: a mean over other folds is no comparison.
+        best = max(trained, key=lambda r: (len(r["folds"]), r["auroc_minus_imagenet"]["mean"]))
+        summary["best"] = best["arm"]
+    if args.out:
+        changes = {arm: ARMS[arm] for arm in said if arm in ARMS}
+        record(args.out, summary, "recipe.py", base=BASE, changes=changes)
+    print(json.dumps(summary))
+
+
+def row(
+    arm: str, features: str, folds: list[int], found: Mapping[str, Difference]
+) -> dict[str, Any]:
+    """Scores of the pooled folds, and what ImageNet's features have less on the same images."""
+    out: dict[str, Any] = {"arm": arm, "features": features, "folds": folds}
+    for name, metric in (("balanced_accuracy",) * 2, ("auroc", "auroc_macro_ovr")):
+        one = found[metric]
+        out[name] = one.a
+        out[f"{name}_minus_imagenet"] = {"mean": one.difference, "ci95": list(one.ci95)}
+    shown = (f"{found[m].a:.3f} {found[m]}" for m in ("balanced_accuracy", "auroc_macro_ovr"))
+    print(f"{arm:20s} {features:12s} {len(folds)}      {'  '.join(shown)}", flush=True)
+    return out
+
+
+def scored(
+    cohort: Cohort, folds: NDArray[np.int64], path: Path, arm: str, fold: int
+) -> dict[str, pd.DataFrame]:
+    """Predictions of the scored fold by feature set, kept beside the features."""
+    kept = path.with_suffix(".scores") / "predictions.parquet"
+    if not kept.exists():
+        table = replace(FeatureTable.load(path), raw=RawTable.of(cohort))
+        config = ProbeConfig(seeds=1, replicates=1)
+        split = Split(
+            seed=0,
+            train=np.flatnonzero((folds != fold) & (folds >= 0)),
+            test=np.flatnonzero(folds == fold),
+        )
+        task = replace(make_task(table.ids, config), splits=(split,))
+        full = table.design("full")
+        both = replace(full, blocks={"image": full.blocks["image"]})
+        designs = {"image": table.design("image"), "image+table": both, "full": full}
+        if arm == "imagenet":
+            designs["table"] = replace(full, blocks={})
+        parts = [
+            probe_design(x, task, config, name=name).predictions.assign(features=name)
+            for name, x in designs.items()
+        ]
+        kept.parent.mkdir(exist_ok=True)
+        pd.concat(parts).to_parquet(kept)
+    rows = pd.read_parquet(kept)
+    return {str(name): own for name, own in rows.groupby("features", sort=False)}
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Whether this process has the lock; the system frees it if the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+if __name__ == "__main__":
+    main()

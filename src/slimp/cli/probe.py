@@ -75,8 +75,7 @@ def run(arguments: Arguments) -> None:
     overwrite = arguments.overwrite
     save_probe(out, result, table, cohort, where, config=config, overwrite=overwrite)
     show_cautions(cohort)
-    _print(result)
-    _print_protocols(result)
+    show(result)
     if arguments.report:
         _report(arguments, cohort, table, result, parts or {})
     say(f"written: {out}")
@@ -115,7 +114,8 @@ def _report(
     say(f"report: {page}")
 
 
-def _print(result: Assessment) -> None:
+def show(result: Assessment) -> None:
+    """Prints the tables and sentences of an assessment."""
     main = result.main
     say(
         f"probe: {main.n_train} images train, {main.n_test} images test "
@@ -135,7 +135,8 @@ def _print(result: Assessment) -> None:
             for name, found in {**result.probes, **named}.items()
         ],
     )
-    say(result.verdict.sentence)
+    for found in filter(None, (result.verdict, result.gain)):
+        say(found.sentence)
     say(
         f"decision '{main.decision}': {RULES[main.decision]}; calibration of "
         f"'{main.config.features}': ECE {main.metrics['ece']}, Brier {main.metrics['brier']}"
@@ -147,6 +148,7 @@ def _print(result: Assessment) -> None:
             f"{main.metrics['sensitivity_at_95_specificity']}, partial AUC above 80 % TPR "
             f"{main.metrics['pauc_above_80tpr']}"
         )
+    _print_protocols(result)
 
 
 def _cautions(result: Assessment) -> Iterator[str]:

@@ -77,6 +77,7 @@ def _retrieve(arguments: Arguments) -> Retrieval:
     from slimp.training.adapt import left_behind
 
     model, run, how = Slimp.from_pretrained(arguments.run), arguments.run, arguments.inference
+    stale = left_behind(run)
     reference, target = Cohort.load(arguments.reference), Cohort.load(arguments.target)
     show_cautions(reference)
     with progress_bar("embedding the reference") as progress:
@@ -90,7 +91,7 @@ def _retrieve(arguments: Arguments) -> Retrieval:
         EmbeddedCohort(cohort=target, images=ours.features["image"]),
         arguments.config,
         parts=parts_of_run(run, reference),
-        stale=left_behind(run),
+        stale=stale,
         device=arguments.device,
     )
 

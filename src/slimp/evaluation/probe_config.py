@@ -8,6 +8,7 @@ from typing import Literal
 from slimp.data.config import require_choices, require_positive
 from slimp.errors import UserError
 from slimp.features.feature_sets import FeatureSet
+from slimp.training.config import FinetuneConfig
 
 SplitMode = Literal["patient", "lesion", "image", "official"]
 """What must not be in both parts of a split; or the parts that the cohort names itself."""
@@ -108,3 +109,20 @@ class FullProbeConfig(ProbeConfig, ProtocolConfig):
     def __post_init__(self) -> None:
         ProbeConfig.__post_init__(self)
         ProtocolConfig.__post_init__(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullFinetuneConfig(ProbeConfig, FinetuneConfig):
+    """All settings of `slimp finetune`: the splits and scores are those of a probe."""
+
+    def __post_init__(self) -> None:
+        ProbeConfig.__post_init__(self)
+        FinetuneConfig.__post_init__(self)
+        if self.split in LEAKING:
+            raise UserError(
+                f"split {self.split} leaks, and is there for probes only: pass --split patient."
+            )
+        if self.method != "logistic":
+            raise UserError(
+                f"a fine-tuned classifier has a linear head: leave --method {self.method} out."
+            )

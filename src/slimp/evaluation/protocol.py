@@ -19,7 +19,7 @@ from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.low_shot import LowShot, low_shot
 from slimp.evaluation.paired_bootstrap import Leakage, Verdict, leakage, verdict
 from slimp.evaluation.probe_config import LEAKING, ProbeConfig, ProtocolConfig
-from slimp.evaluation.result import ProbeResult, make_task, relabelled
+from slimp.evaluation.result import ProbeResult, Task, make_task, relabelled
 from slimp.evaluation.subgroups import Subgroups, subgroups
 from slimp.features.embed import FeatureTable
 from slimp.features.feature_sets import FEATURE_SETS, FeatureSet
@@ -39,6 +39,8 @@ class Assessment:
     """Without pre-training: the majority class, and the raw metadata if there are any."""
     verdict: Verdict
     """Of the largest feature set against the best baseline."""
+    gain: Verdict | None = None
+    """Of the fine-tuned classifier against the same features frozen."""
     tested_on: str
     """Which images test, in words."""
     saw_test_patients: bool | None
@@ -66,6 +68,7 @@ class Assessment:
             "tested_on": self.tested_on,
             "imputed": list(self.imputed),
             "verdict": self.verdict.to_dict(),
+            **({} if self.gain is None else {"over_frozen": self.gain.to_dict()}),
             "feature_sets": {name: result.to_dict() for name, result in self.probes.items()},
             "baselines": {name: result.to_dict() for name, result in self.baselines.items()},
             **{name: found.to_dict() for name, found in measured.items() if found is not None},
@@ -94,6 +97,17 @@ def require_possible(cohort: Cohort, config: ProbeConfig, protocols: ProtocolCon
     group_values(cohort, protocols.subgroups)
     if config.split == "official":
         official_parts(cohort.images)
+
+
+def task_of(
+    cohort: Cohort, config: ProbeConfig, *, run_parts: Mapping[str, str] | None, held_out: bool
+) -> Task:
+    """The splits on which `assess` probes the features of a cohort."""
+    parts = None
+    if held_out or config.split == "official":
+        ids = relabelled(cohort.images, config.malignant)
+        parts, _ = _given_split(ids, config, run_parts or {})
+    return make_task(cohort.images, config, parts)
 
 
 def assess(

@@ -57,9 +57,22 @@ def save_probe(
     Raises:
         UserError: the folder is not empty and `overwrite` is off.
     """
+    with new_folder(Path(folder), overwrite=overwrite) as partial:
+        write_probe(partial, found, table, cohort, provenance, record={"probe": asdict(config)})
+
+
+def write_probe(
+    folder: Path,
+    found: Assessment,
+    table: FeatureTable,
+    cohort: Cohort,
+    provenance: Provenance,
+    *,
+    record: Mapping[str, Any],
+) -> None:
+    """The same into a folder that is there; `record` goes into `config.json`."""
     pseudo = provenance.pseudo
-    record = {
-        "probe": asdict(config),
+    where = {
         "held_out": provenance.held_out,
         "run": str(provenance.run),
         "weights_sha256": sha256_of(provenance.run / "model.safetensors"),
@@ -68,12 +81,11 @@ def save_probe(
         "pseudo": None if pseudo is None else str(pseudo),
         "versions": versions(),
     }
-    with new_folder(Path(folder), overwrite=overwrite) as partial:
-        found.save(partial)
-        if found.main.probe is not None:
-            # Embeddings alone: what the table said stays in the cohort.
-            save_reference(partial, replace(table, raw=None), found.main.trained_on)
-        write_json(partial / "config.json", record)
+    found.save(folder, overwrite=True)
+    if found.main.probe is not None:
+        # Embeddings alone: what the table said stays in the cohort.
+        save_reference(folder, replace(table, raw=None), found.main.trained_on)
+    write_json(folder / "config.json", {**record, **where})
 
 
 def levels_of(probe: LinearProbe, reference: FeatureTable, model: Slimp) -> tuple[LevelName, ...]:
@@ -122,7 +134,9 @@ def read_model(record: Mapping[str, Any], run: str | Path | None, folder: Path) 
         CheckpointError: they are not there, or are not those that the probe was made with.
     """
     where = Path(run if run is not None else str(record.get("run", "")))
-    if run is None and not (where / "model.json").is_file():
+    if run is None and (folder / where.name / "model.json").is_file():
+        where = folder / where.name  # the run that a fine-tuning left beside it
+    elif run is None and not (where / "model.json").is_file():
         raise CheckpointError(
             f"{folder}: the probe was made with the run '{where}', which is not there. "
             "If it moved, pass --run."

@@ -24,6 +24,9 @@ from slimp.report.html import count, estimate, number, render_page, write_page
 from slimp.report.sections import Run
 from slimp.training.run_folder import read_log, versions
 
+STAGES = {"finetune": "fine-tuned on", "adapt": "adapted to", "pretrain": "pre-trained on"}
+"""Section of a run's `config.json` -> what was done on the cohort, in words; the last one first."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PageOptions:
@@ -83,7 +86,7 @@ def write_report(
                 content[name] = getattr(sections, name)(measured)
     page = render_page(
         "page.html.j2",
-        title=f"{cohort.info.name}: nested contrastive pre-training",
+        title=f"{cohort.info.name}: {trained.purpose}",
         lead=_lead(trained, cohort, found),
         cautions=_cautions(trained, cohort, found),
         command=options.command,
@@ -115,9 +118,11 @@ def read_run(folder: Path, cohort: Cohort) -> Run:
         parts = pd.read_parquet(path)
         if not parts["patient_id"].isin(cohort.patients["patient_id"]).any():
             parts = None
+    stage = next((name for name in STAGES if name in settings), "pretrain")
     return Run(
-        config={**settings.get("pretrain", {}), **settings.get("adapt", {})},
-        adapted="adapt" in settings,
+        config={**settings.get("pretrain", {}), **settings.get(stage, {})},
+        verb=STAGES[stage],
+        purpose="fine-tuning" if stage == "finetune" else "nested contrastive pre-training",
         versions=settings.get("versions") or versions(),
         log=pd.DataFrame(read_log(folder)),
         parts=parts,
@@ -154,7 +159,7 @@ def _lead(run: Run, cohort: Cohort, found: Assessment | None) -> str:
         if cohort.has_patient_ids:
             patients = cohort.images["patient_id"][rows].nunique()
             size = f"{count(patients)} patients ({size})"
-        text = f"{encoder}, {'adapted to' if run.adapted else 'pre-trained on'} {size} of {name}"
+        text = f"{encoder}, {run.verb} {size} of {name}"
     if found is None:
         return f"{text}; no probe has measured what its features are worth."
     tested = "patients that pre-training never saw"

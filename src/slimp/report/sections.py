@@ -63,8 +63,11 @@ class Run:
     """What a run folder says about itself; empty or None where it does not."""
 
     config: Mapping[str, Any]
-    """Settings of the pre-training, those of an adaptation in place of them."""
-    adapted: bool
+    """Settings of the pre-training, those of a later stage in place of them."""
+    verb: str
+    """What was done to it on the cohort, in words."""
+    purpose: str
+    """What the training was, for the title."""
     versions: Mapping[str, str]
     log: pd.DataFrame
     parts: pd.DataFrame | None

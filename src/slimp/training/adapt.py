@@ -168,7 +168,16 @@ def left_behind(run: Path) -> tuple[LevelName, ...]:
     """Levels that kept their weights in the last adaptation while the image encoder changed.
 
     The cohort had no metadata for them, so they were not adapted to the new image embeddings.
+
+    Raises:
+        UserError: the run was fine-tuned for labels, which trains no projection.
     """
+    settings = run / "config.json"
+    if settings.is_file() and "finetune" in read_json(settings):
+        raise UserError(
+            f"{run}: was fine-tuned for labels, so its projections no longer relate images and "
+            "metadata. Retrieve with the run that it started from."
+        )
     parts = _read_transfer(run, "parts", Part) if (run / TRANSFER).is_file() else ()
     if not any(part.trained for part in parts if part.part.startswith("images: ")):
         return ()

@@ -180,6 +180,45 @@ class AdaptConfig(RunConfig):
         return PretrainConfig(**{**settings, "view_weight": weight, "batch_norm": "frozen"})
 
 
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(BatchConfig, OptimConfig):
+    """Fine-tuning."""
+
+    patients: int = 32
+    """Patients per batch."""
+    lesions: int = 4
+    """Lesions drawn per patient and epoch, at most."""
+    images_per_lesion: int = 2
+    """Images drawn per lesion and epoch, at most."""
+    epochs: int = 12
+    """Epochs, at most; each visits every training patient once."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of the tabular encoders and of the head."""
+    encoder_lr_scale: float = 0.3
+    """Learning rate of the image encoder as a multiple of that."""
+    feature_dropout: float = 0.1
+    """Probability of hiding a known metadata cell in a training step."""
+    modality_dropout: float = 0.2
+    """Probability of hiding an image's whole metadata, or the image itself (half each)."""
+    validation_fraction: float = 0.15
+    """Fraction of the training images whose patients choose the epoch and the temperature."""
+    patience: int = 4
+    """Epochs without improvement on those patients after which training stops; 0: never."""
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """Precision of the encoders in training. auto: bf16 where it is fast."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Device type."""
+
+    def __post_init__(self) -> None:
+        BatchConfig.__post_init__(self)
+        OptimConfig.__post_init__(self)
+        require_choices(FinetuneConfig, self)
+        require_fractions(self, "modality_dropout", "validation_fraction")
+        require_positive(self, "validation_fraction")
+        if self.patience < 0:
+            raise UserError(f"patience must not be negative, got {self.patience}.")
+
+
 _SMALL_VIT = {"patch_size": 8, "global_pool": "avg", "class_token": False}
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -7,10 +7,10 @@ import math
 from torch import nn
 from torch.optim import AdamW
 
-from slimp.training.config import PretrainConfig
+from slimp.training.config import OptimConfig
 
 
-def make_optimizer(model: nn.Module, config: PretrainConfig) -> AdamW:
+def make_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     """AdamW that decays matrices and convolutions, but no bias, norm, embedding or temperature.
 
     Each group has its `scale` of the learning rate: another one for the image encoder.
@@ -20,7 +20,8 @@ def make_optimizer(model: nn.Module, config: PretrainConfig) -> AdamW:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             matrix = parameter.ndim in (2, 4) and id(parameter) not in embedded
-            groups.setdefault((name.startswith("image_encoder."), matrix), []).append(parameter)
+            of_images = "image_encoder" in name.split(".")
+            groups.setdefault((of_images, matrix), []).append(parameter)
     settings = [
         {
             "params": parameters,
@@ -32,7 +33,7 @@ def make_optimizer(model: nn.Module, config: PretrainConfig) -> AdamW:
     return AdamW(settings, lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-6)
 
 
-def learning_rate(step: int, total: int, config: PretrainConfig) -> float:
+def learning_rate(step: int, total: int, config: OptimConfig) -> float:
     """Linear warm-up to the peak, then a cosine to 0 after the last step."""
     warmup = config.warmup * total
     if step < warmup:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, fields
 from importlib.metadata import version
@@ -112,6 +112,23 @@ def open_run(
     write_json(path, {"pretrain": asdict(config), **(record or {}), "versions": versions()})
 
 
+def open_record(out: Path, record: Sections, *, resume: bool, overwrite: bool) -> None:
+    """Makes a folder with `config.json`, or resumes one whose sections agree with `record`.
+
+    Raises:
+        UserError: the folder is in use; or on resume, it was begun with other settings.
+    """
+    path = out / "config.json"
+    if resume and path.is_file():
+        remove_partials(out)
+        _require_sections(path, record, read_json(path))
+        return
+    check_output(out, overwrite=overwrite)
+    shutil.rmtree(out, ignore_errors=True)
+    make_folder(out)
+    write_json(path, {**record, "versions": versions()})
+
+
 def _settings_to_resume(path: Path, config: PretrainConfig, record: Sections) -> PretrainConfig:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(saved := content.get("pretrain"), dict):
@@ -123,10 +140,17 @@ def _settings_to_resume(path: Path, config: PretrainConfig, record: Sections) ->
         given["chunk"] = saved.get("chunk", "auto")
     names = (f.name for f in fields(config) if f.name not in MAY_CHANGE)
     _require_same(path, {name: given[name] for name in names}, saved)
-    for section, values in json.loads(json.dumps(record)).items():
-        compared = {k: v for k, v in values.items() if k not in given and k not in MAY_MOVE}
-        _require_same(path, compared, content.get(section) or {})
+    _require_sections(path, record, content, but=given.keys())
     return PretrainConfig(**given)
+
+
+def _require_sections(
+    path: Path, record: Sections, saved: Mapping[str, Any], *, but: Collection[str] = ()
+) -> None:
+    left_out = {*but, *MAY_CHANGE, *MAY_MOVE}
+    for section, values in json.loads(json.dumps(record)).items():
+        compared = {name: value for name, value in values.items() if name not in left_out}
+        _require_same(path, compared, saved.get(section) or {})
 
 
 def _require_same(path: Path, given: Mapping[str, Any], saved: Mapping[str, Any]) -> None:

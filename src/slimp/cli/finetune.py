@@ -1,0 +1,101 @@
+"""End-to-end fine-tuning of encoders and a linear head, scored on the splits of a probe.
+
+Leaves what slimp probe leaves, so that compare and predict take it, and a run folder per split.
+Patients that choose the epoch are taken from the training part, never from the test part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from slimp.cli.console import note, progress_bar, say, show_cautions
+from slimp.cli.flags import REQUIRED_FLAG
+from slimp.cli.probe import show
+from slimp.evaluation.probe_config import FullFinetuneConfig
+
+EXAMPLE = "slimp finetune runs/mine cohorts/mine --out tuned/mine"
+MAIN_FLAGS = (
+    *(
+        "out",
+        "features",
+        "decision",
+        "split",
+        "seeds",
+        "epochs",
+        "learning_rate",
+        "encoder_lr_scale",
+    ),
+    *("patients", "modality_dropout", "malignant", "resume"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Inputs and outputs."""
+
+    run: Path
+    """Run folder to start from (read only)."""
+    cohort: Path
+    """Cohort folder with labels."""
+    out: Path = field(metadata=REQUIRED_FLAG)
+    """Folder to write."""
+    held_out: bool = True
+    """Test on the patients that pre-training or an official split set aside, if there are any."""
+    resume: bool = False
+    """Continue the fine-tuning in --out."""
+    overwrite: bool = False
+    """Replace what is in --out."""
+    report: bool = True
+    """Also write report.html, which shows some of the images."""
+    config: FullFinetuneConfig
+
+
+def run(arguments: Arguments) -> None:
+    """Probes the frozen features, fine-tunes, writes the folder and prints the table."""
+    from slimp.data.cohort import Cohort
+    from slimp.data.files import sha256_of
+    from slimp.data.images import decoding_processes
+    from slimp.evaluation.fine_tuning import beside_frozen, fine_tune, run_of
+    from slimp.evaluation.probe_config import ProtocolConfig
+    from slimp.evaluation.protocol import assess, require_possible, task_of
+    from slimp.evaluation.run_features import cached_features, device_of, parts_of_run, precision_of
+    from slimp.features.embed import InferenceConfig, embed
+    from slimp.models.nested import Slimp
+    from slimp.prediction.probe_folder import Provenance, write_probe
+    from slimp.report import PageOptions, write_report
+    from slimp.training.parts import earlier_table
+    from slimp.training.run_folder import open_record
+
+    start, out, config = arguments.run, arguments.out, arguments.config
+    precision = precision_of(config.precision, config.accelerator)
+    config = replace(config, precision=precision)
+    cohort = Cohort.load(arguments.cohort)
+    require_possible(cohort, config, ProtocolConfig())
+    source = {"run": str(start), "weights_sha256": sha256_of(start / "model.safetensors")}
+    record = {"probe": asdict(config), "finetune": asdict(config), "from": source}
+    model = Slimp.from_pretrained(start)
+    parts, held_out = parts_of_run(start, cohort), arguments.held_out
+    task = task_of(cohort, config, run_parts=parts, held_out=held_out)
+    open_record(out, record, resume=arguments.resume, overwrite=arguments.overwrite)
+    device = device_of(config.accelerator)
+    how = InferenceConfig(device=device, workers=decoding_processes(config.workers))
+    with progress_bar("embedding images") as progress:
+        table = cached_features(start, arguments.cohort, how, lacking="missing", progress=progress)
+    frozen = assess(table, cohort, config, run_parts=parts, held_out=held_out)
+    note(f"fine-tuning on {len(task.splits)} split(s) ...")
+    tuned = fine_tune(model, cohort, task, config, out, how=how, earlier=earlier_table(start))
+    result = beside_frozen(frozen, tuned, cohort)
+    first = run_of(out, task.splits[0])
+    table = embed(Slimp.from_pretrained(first), cohort, how, lacking="missing")
+    where = Provenance(run=first, cohort=arguments.cohort, held_out=held_out)
+    write_probe(out, result, table, cohort, where, record=record)
+    show_cautions(cohort)
+    show(result)
+    if arguments.report:
+        options = PageOptions(command=f"slimp finetune {start} {arguments.cohort} --out {out}")
+        page = write_report(
+            out / "report.html", first, cohort, result, table=table, options=options
+        )
+        say(f"report: {page}")
+    say(f"written: {out}; next: slimp predict {out} IMAGES --metadata TABLE")

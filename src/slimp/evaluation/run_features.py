@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ import torch
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import sha256_of
+from slimp.features.design import RawTable
 from slimp.features.embed import (
     FeatureTable,
     InferenceConfig,
@@ -24,8 +26,6 @@ from slimp.training.config import PretrainConfig
 from slimp.training.devices import fast_precision
 from slimp.training.parts import EARLIER_PATIENTS, LEARNED_FROM, earlier_parts, stages
 
-KEPT = 2
-"""Version of what is kept of a run's features; enters the hash."""
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -104,7 +104,7 @@ def cached_features(
         lacking = "missing"
     how = how or InferenceConfig()
     numbers = f"{how.precision} {how.backend}{'' if lacking == 'refuse' else ' missing'}"
-    key = hashlib.sha256(f"{KEPT} {numbers}".encode())
+    key = hashlib.sha256(numbers.encode())
     for path in (
         *(run / "model.safetensors", run / "model.json"),
         *(cohort_folder / f"{name}.parquet" for name in ("images", "lesions", "patients")),
@@ -112,14 +112,14 @@ def cached_features(
     ):
         if path.is_file():
             key.update(sha256_of(path).encode())
-    kept = run / "features" / f"{key.hexdigest()[:16]}.parquet"
+    kept, cohort = run / "features" / f"{key.hexdigest()[:16]}.parquet", Cohort.load(cohort_folder)
     if kept.is_file():
         table = FeatureTable.load(kept)
     else:
-        model, cohort = Slimp.from_pretrained(run), Cohort.load(cohort_folder)
-        table = embed(model, cohort, how, lacking=lacking, progress=progress)
+        table = embed(Slimp.from_pretrained(run), cohort, how, lacking=lacking, progress=progress)
         with suppress(PermissionError):  # a run that may only be read is embedded each time
-            table.save(kept)
+            replace(table, raw=None).save(kept)
+    table = replace(table, raw=RawTable.of(cohort))  # which stays out of the run's folder
     if retrieved is None:
         return table
     return with_pseudo_metadata(table, Slimp.from_pretrained(run), retrieved)

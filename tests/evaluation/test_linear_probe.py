@@ -100,6 +100,18 @@ def test_full_reads_the_raw_table_and_image_does_not(method):
     assert (full.probe is not None) == (method == "logistic")
 
 
+def test_both_methods_are_averaged():
+    table = make_table(signal=0.3, patients=30)
+    one, two, both = (
+        linear_probe(table, method=method, **FAST)
+        for method in ("logistic", "boosting", "logistic+boosting")
+    )
+    p = [result.predictions[["p_a", "p_b", "p_c"]].to_numpy() for result in (one, two, both)]
+    np.testing.assert_allclose(p[2], (p[0] + p[1]) / 2)
+    assert set(both.settings[0]) == {"image", "leaves", "trees"}
+    assert both.probe is None
+
+
 def test_a_stated_rule_decides():
     table = make_table(signal=0.25)
     rare = table.ids["label"].ne("c") | (np.arange(len(table)) % 4 == 0)

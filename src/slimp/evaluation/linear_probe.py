@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
+from jaxtyping import Float
 
 from slimp.evaluation.boosting import fit_boosting
 from slimp.evaluation.folds import Split
@@ -17,9 +20,42 @@ from slimp.features.design import Design
 from slimp.features.embed import FeatureTable
 from slimp.features.feature_sets import FeatureSet
 
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MeanProbe:
+    """The mean of what several classifiers of the same rows say."""
+
+    parts: tuple[Classifier, ...]
+
+    @property
+    def priors(self) -> Float[Array, " k"]:
+        """Class frequencies of the training rows."""
+        return self.parts[0].priors
+
+    @property
+    def strengths(self) -> dict[str, float]:
+        """What was chosen for each."""
+        return {name: value for part in self.parts for name, value in part.strengths.items()}
+
+    @property
+    def converged(self) -> bool:
+        """Whether all reached their optimum."""
+        return all(part.converged for part in self.parts)
+
+    def predict_proba(self, design: Design) -> Float[Array, "n k"]:
+        """Probability per row and class where classes are as frequent as in training."""
+        return np.asarray(np.mean([part.predict_proba(design) for part in self.parts], axis=0))
+
+
+def fit_both(*rows: Any, **options: Any) -> MeanProbe:
+    """Logistic regression and boosting, averaged: they err on different rows."""
+    return MeanProbe(parts=(fit_logistic(*rows, **options), fit_boosting(*rows, **options)))
+
+
 METHODS: dict[str, Callable[..., Classifier]] = {
     "logistic": fit_logistic,
     "boosting": fit_boosting,
+    "logistic+boosting": fit_both,
     "knn": fit_neighbours,
 }
 

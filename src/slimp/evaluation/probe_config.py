@@ -31,8 +31,9 @@ class ProbeConfig:
     """image (SLIMP-Image), image+lesion: with lesion metadata, full: with patient metadata too."""
     split: SplitMode = "patient"
     """Unit that train and test never share (lesion and image leak), or the official split."""
-    method: Literal["logistic", "boosting", "knn"] = "logistic"
-    """Logistic regression, gradient-boosted trees, or a vote of nearest neighbours."""
+    method: Literal["logistic", "boosting", "logistic+boosting", "knn"] = "logistic"
+    """Logistic regression, gradient-boosted trees, the mean of both, or a vote of nearest
+    neighbours. Only the first is kept for slimp predict."""
     decision: Decision = "balanced"
     """balanced: the class of largest probability relative to its share of the training images,
     for balanced accuracy; likeliest: of largest probability, for accuracy."""

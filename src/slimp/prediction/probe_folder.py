@@ -118,7 +118,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder}: not the folder of a probe (no config.json that slimp probe wrote). {remedy}"
         )
-    if (method := content["probe"].get("method")) in ("knn", "boosting"):
+    if (method := content["probe"].get("method")) in ("knn", "boosting", "logistic+boosting"):
         raise CheckpointError(
             f"{folder}: a probe of --method {method} is not kept, so it cannot predict. Make a "
             "logistic one with: slimp probe RUN COHORT --out DIR."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -72,6 +73,32 @@ def test_a_constant_column_is_not_blown_up():
     assert encoding.features[1].std == 1.0
     rows = encoding.encode(table_of(depth=[0.1, 0.3]))
     assert rows.continuous[:, 1].tolist() == pytest.approx([0, 0.2], abs=1e-6)
+
+
+def test_coordinates_by_hand():
+    """Mean over five features; missing in both rows agrees, missing in one counts 1 at least."""
+    table = table_of(
+        region=["NOSE", "ARM", "NOSE", None, "NOSE"],
+        d=[1.0, 1.0, 3.0, None, 1.0],
+        itch=[True, True, False, None, True],
+        hurt=[False, True, True, None, None],
+    )
+    encoding = Encoding.fit(LEVEL, TRAIN)
+    points = encoding.coordinates(encoding.encode(table))
+    std, away = np.std([1, 3, 0]), (4 / 3 - 1) / np.std([1, 3, 0])
+    want = [0, (1 + 0.5) / 5, (2 / std + 1) / 5, (1 + 1 + away + 1) / 5, 0]
+    found = torch.cdist(points, points, p=1)
+    assert found[0].tolist() == pytest.approx(want, abs=1e-6)
+    assert found[0, 4] == 0  # exactly, as of equal rows
+    torch.testing.assert_close(found, found.T)
+
+
+def test_hidden_values_do_not_reach_the_coordinates():
+    encoding = Encoding.fit(LEVEL, TRAIN)
+    rows = encoding.encode(TRAIN)
+    hidden = replace(rows, present=torch.zeros_like(rows.present))
+    empty = encoding.encode(table_of(d=[None] * 4))
+    assert torch.equal(encoding.coordinates(hidden), encoding.coordinates(empty))
 
 
 def test_unseen_categories_count_as_missing():

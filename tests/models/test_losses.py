@@ -13,14 +13,38 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from slimp.errors import UserError
-from slimp.models.losses import Pair, info_nce, nested_loss
+from slimp.models.losses import Pair, SoftPositives, info_nce, nested_loss
 
 
 def sides(n: int = 6, d: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(2, n, d, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def slow_info_nce(a: Tensor, b: Tensor, temperature: float, groups: list[int] | None) -> float:
+def soft_positives(n: int, seed: int = 0, temperature: float = 0.2) -> SoftPositives:
+    """Points in 3 dimensions on a coarse grid, so that some are equal."""
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randint(3, (n, 3), generator=generator).double() / 5
+    return SoftPositives(points=points, temperature=temperature)
+
+
+def slow_weights(soft: SoftPositives) -> list[list[float]]:
+    points = soft.points.tolist()
+    return [
+        [
+            math.exp(-sum(abs(x - y) for x, y in zip(p, q, strict=True)) / soft.temperature)
+            for q in points
+        ]
+        for p in points
+    ]
+
+
+def slow_info_nce(
+    a: Tensor,
+    b: Tensor,
+    temperature: float,
+    groups: list[int] | None,
+    weights: list[list[float]] | None = None,
+) -> float:
     """From a to b, one pair at a time, in Python's own arithmetic."""
 
     def cosine(x: list[float], y: list[float]) -> float:
@@ -29,12 +53,12 @@ def slow_info_nce(a: Tensor, b: Tensor, temperature: float, groups: list[int] | 
 
     anchors, targets = a.tolist(), b.tolist()
     groups = groups or list(range(len(anchors)))
+    weights = weights or [[float(p == q) for q in groups] for p in groups]
     total = 0.0
     for i, anchor in enumerate(anchors):
         scores = [math.exp(cosine(anchor, target) / temperature) for target in targets]
-        positives = [j for j in range(len(targets)) if groups[j] == groups[i]]
-        logs = [math.log(scores[j] / sum(scores)) for j in positives]
-        total -= sum(logs) / len(positives)
+        logs = [w * math.log(x / sum(scores)) for w, x in zip(weights[i], scores, strict=True)]
+        total -= sum(logs) / sum(weights[i])
     return total / len(anchors)
 
 
@@ -72,6 +96,38 @@ def test_equals_a_slow_loop(case, group_count):
         both = info_nce(a, b, temperature=temperature, groups=groups)
         assert float(one_way) == pytest.approx(forth, abs=1e-9)
         assert float(both) == pytest.approx((forth + back) / 2, abs=1e-9)
+
+
+@settings(deadline=None)
+@given(case=cases, sharpness=st.floats(0.05, 2.0))
+def test_soft_positives_equal_a_slow_loop_in_any_order(case, sharpness):
+    n, temperature = case["n"], case["temperature"]
+    a, b = sides(n, case["d"], case["seed"])
+    soft = soft_positives(n, case["seed"], sharpness)
+    slow = slow_weights(soft)
+    want = [slow_info_nce(x, y, temperature, None, slow) for x, y in ((a, b), (b, a))]
+    found = info_nce(a, b, temperature=temperature, soft=soft)
+    assert float(found) == pytest.approx(sum(want) / 2, abs=1e-9)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(case["seed"]))
+    moved = SoftPositives(points=soft.points[order], temperature=sharpness)
+    other = info_nce(a[order], b[order], temperature=temperature, soft=moved)
+    torch.testing.assert_close(other, found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_soft_positives_end_in_equal_rows_in_own_rows_and_in_all_rows(dtype):
+    """Cold: shared positives, bit for bit; where no rows are equal, each row its own. Hot: all."""
+    a, b = sides(9, dtype=dtype)
+    points = soft_positives(9).points.to(dtype)
+    groups = torch.unique(points, dim=0, return_inverse=True)[1]
+    assert len(groups.unique()) < 9
+    shared = info_nce(a, b, groups=groups)
+    cold = info_nce(a, b, soft=SoftPositives(points=points, temperature=1e-4))
+    assert torch.equal(cold, shared)
+    distinct = SoftPositives(points=torch.arange(9.0).to(dtype)[:, None], temperature=1e-4)
+    torch.testing.assert_close(info_nce(a, b, soft=distinct), info_nce(a, b))
+    hot = info_nce(a, b, soft=SoftPositives(points=points, temperature=1e9))
+    torch.testing.assert_close(hot, info_nce(a, b, groups=torch.zeros(9, dtype=torch.long)))
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.07, 1.0])
@@ -134,27 +190,31 @@ def test_shared_positives_do_not_push_equal_rows_apart():
     assert not gap_grows(torch.tensor([0, 0, 1, 1]))
 
 
-@pytest.mark.parametrize("groups", [None, torch.tensor([0, 1, 0, 2])])
+@pytest.mark.parametrize(
+    "positives", [{}, {"groups": torch.tensor([0, 1, 0, 2])}, {"soft": soft_positives(4)}]
+)
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_gradients(groups, symmetric):
+def test_gradients(positives, symmetric):
     a, b = sides(4, 3)
     temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
 
     def loss(a: Tensor, b: Tensor, temperature: Tensor) -> Tensor:
-        return info_nce(a, b, temperature=temperature, groups=groups, symmetric=symmetric)
+        return info_nce(a, b, temperature=temperature, symmetric=symmetric, **positives)
 
     assert torch.autograd.gradcheck(loss, (a.requires_grad_(), b.requires_grad_(), temperature))
 
 
-@pytest.mark.parametrize("grouped", [False, True])
-def test_blocks_of_rows_are_the_same_loss_with_the_same_gradient(grouped, monkeypatch):
+@pytest.mark.parametrize(
+    "positives",
+    [{}, {"groups": torch.tensor([0, 1, 0, 2, 1, 3, 3])}, {"soft": soft_positives(7)}],
+)
+def test_blocks_of_rows_are_the_same_loss_with_the_same_gradient(positives, monkeypatch):
     a, b = (side.double().requires_grad_() for side in sides(7))
-    groups = torch.tensor([0, 1, 0, 2, 1, 3, 3]) if grouped else None
     found = []
     for block in (2**21, 7 * 3):  # all rows at once; three, three and one
         monkeypatch.setattr("slimp.models.losses.LARGEST_BLOCK", block)
         monkeypatch.setattr("slimp.models.losses.FEWEST_ROWS", 1)
-        loss = info_nce(a, b, temperature=0.2, groups=groups)
+        loss = info_nce(a, b, temperature=0.2, **positives)
         found.append((loss, *torch.autograd.grad(loss, (a, b))))
     torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-14)
 
@@ -184,7 +244,8 @@ def test_half_precision_inputs_are_compared_in_32_bits(half):
     assert info_nce(*sides()).dtype == torch.float64
 
 
-def test_thousands_of_rows_need_no_square_table():
+@pytest.mark.parametrize("soft", [None, soft_positives(2000)])
+def test_thousands_of_rows_need_no_square_table(soft):
     """What is kept for the backward pass; a table of 2,000 x 2,000 is made block by block."""
     a, b = sides(2000, 16, dtype=torch.float32)
     a.requires_grad_()
@@ -195,7 +256,7 @@ def test_thousands_of_rows_need_no_square_table():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        info_nce(a, b, temperature=torch.tensor(0.07, requires_grad=True)).backward()
+        info_nce(a, b, temperature=torch.tensor(0.07, requires_grad=True), soft=soft).backward()
     assert kept
     assert max(tensor.numel() for tensor in kept) <= 2**21
 

@@ -83,6 +83,7 @@ def test_weights_of_a_preset_belong_to_its_encoder() -> None:
 COUNTS = [
     *("image_size", "tabular_width", "tabular_depth", "tabular_heads", "projection_width"),
     *("temperature", "patients", "lesions", "images_per_lesion", "epochs", "learning_rate"),
+    "positive_temperature",
     *(
         "encoder_lr_scale",
         "validate_every",

@@ -39,6 +39,7 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         {"view_weight": 1.0, "lesion_weight": 0.0, "patient_weight": 0.0},
     ),
     "duplicates": (("lesion", "patient"), {"duplicates": "positive"}),
+    "soft positives": (("lesion", "patient"), {"duplicates": "soft"}),
     "learned missing": (("lesion", "patient"), {"missing": "learned"}),
     "checkpointed encoder": (("lesion", "patient"), {"gradient_checkpointing": True}),
 }

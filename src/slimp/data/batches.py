@@ -47,12 +47,20 @@ class LevelBatch:
     """Row of this level for each row of the level below (for the first level: each image)."""
     count: int
     """Rows of this level."""
+    original: Rows | None = None
+    """The rows before dropout and corruption of cells, where these acted."""
+
+    @property
+    def whole(self) -> Rows | None:
+        """The rows without any dropout or corruption of cells."""
+        return self.rows if self.original is None else self.original
 
     def to(self, device: torch.device) -> LevelBatch:
         """The same on another device."""
-        rows = None if self.rows is None else self.rows.to(device)
-        groups = None if self.groups is None else self.groups.to(device)
-        return replace(self, rows=rows, groups=groups, parent=self.parent.to(device))
+        names = ("rows", "original", "groups", "parent")
+        found = {name: getattr(self, name) for name in names}
+        moved = {name: None if x is None else x.to(device) for name, x in found.items()}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,10 +170,11 @@ class CohortRows:
         ]
         levels = []
         for name, index, parent in walk if "image" in self.rows else walk[1:]:
-            rows, groups, at = None, None, torch.from_numpy(index)
+            rows, original, groups, at = None, None, None, torch.from_numpy(index)
             if name in self.rows:
                 rows, groups = self.rows[name][at], self.groups[name][at]
             if rows is not None and self._disturb is not None:
+                original = rows
                 dropout, corruption = (
                     self._disturb.feature_dropout,
                     self._disturb.feature_corruption,
@@ -173,9 +182,15 @@ class CohortRows:
                 rows = self.encodings[name].disturb(
                     rows, rng, dropout=dropout, corruption=corruption
                 )
-            own = torch.from_numpy(parent)
             levels.append(
-                LevelBatch(name=name, rows=rows, groups=groups, parent=own, count=len(index))
+                LevelBatch(
+                    name=name,
+                    rows=rows,
+                    original=original,
+                    groups=groups,
+                    parent=torch.from_numpy(parent),
+                    count=len(index),
+                )
             )
         return tuple(levels)
 

@@ -6,13 +6,15 @@ t = tokens (one per feature: continuous first, then the others in schema order).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
@@ -96,6 +98,14 @@ class Encoding:
         """The features of one kind, in token order."""
         return tuple(feature for feature in self.features if feature.kind == kind)
 
+    def cells(self) -> Iterator[tuple[FittedFeature, slice]]:
+        """The features in token order, each with its columns in the part of `Rows` of its kind."""
+        taken: Counter[Kind] = Counter()
+        for feature in self.features:
+            start = taken[feature.kind]
+            taken[feature.kind] += len(feature.columns)
+            yield feature, slice(start, taken[feature.kind])
+
     def columns_in(self, table: pd.DataFrame) -> tuple[str, ...]:
         """The columns that `encode` reads of `table`, whether it has them or not."""
         return tuple(column for found in self.features for column in found.columns_in(table))
@@ -133,15 +143,33 @@ class Encoding:
         source = torch.from_numpy(np.where(keep, np.arange(n)[:, None], donor))  # (n, t)
         hidden = torch.from_numpy(rng.random((n, tokens)) < dropout)
         values: dict[Kind, list[Tensor]] = {"continuous": [], "categorical": [], "checkbox": []}
-        taken = dict.fromkeys(values, 0)
-        for token, feature in enumerate(self.features):
+        for token, (feature, columns) in enumerate(self.cells()):
             table = getattr(rows, feature.kind)
-            stop = taken[feature.kind] + len(feature.columns)
-            values[feature.kind].append(table[source[:, token], taken[feature.kind] : stop])
-            taken[feature.kind] = stop
+            values[feature.kind].append(table[source[:, token], columns])
         present = rows.present.gather(0, source) & ~hidden
         mixed = {k: torch.cat(v, dim=1) if v else getattr(rows, k) for k, v in values.items()}
         return Rows(**mixed, present=present)
+
+    def coordinates(self, rows: Rows) -> Float[Tensor, "n e"]:
+        """Points whose L1 distance is the disagreement of two rows' cells, 0 of equal rows alone.
+
+        The mean over the features, as Gower's (Biometrics 27, 1971), of: the difference in
+        standard deviations (continuous), 0 or 1 (categorical), the share of boxes that differ
+        (checkbox). Cells missing in both rows agree. One that is missing in one row counts 1; a
+        continuous one 1 and the known value's distance from the mean.
+        """
+        points = []
+        for token, (feature, columns) in enumerate(self.cells()):
+            known = rows.present[:, token, None]
+            cells = getattr(rows, feature.kind)[:, columns]
+            if feature.kind == "categorical":
+                codes = torch.where(known, cells, 0)[:, 0]
+                points.append(F.one_hot(codes, len(feature.categories) + 1).float() / 2)
+            elif feature.kind == "continuous":
+                points += [torch.where(known, cells, 0.0), (~known).float()]
+            else:  # half a tick is as far from a tick as from none
+                points += [torch.where(known, cells, 0.5) / cells.shape[1], (~known).float() / 2]
+        return torch.cat(points, dim=1) / len(self.features)
 
     def to_dict(self) -> dict[str, Any]:
         """For `model.json`."""

@@ -52,13 +52,16 @@ class ModelConfig:
     """Weight of the inner loss, lambda in the paper."""
     patient_weight: float = 0.1
     """Weight of the outer loss, 1 - lambda in the paper."""
-    duplicates: Literal["negative", "positive"] = "negative"
-    """Rows with equal metadata: negatives of each other (the paper) or shared positives."""
+    duplicates: Literal["negative", "positive", "soft"] = "negative"
+    """Rows with equal metadata: negatives of each other (the paper) or shared positives. soft:
+    similar rows are positives too, the more the fewer of their cells differ."""
+    positive_temperature: float = 0.1
+    """Of soft positives: the share of differing cells over which a row's weight falls to 1 / e."""
 
     def __post_init__(self) -> None:
         require_choices(ModelConfig, self)
         require_positive(self, "image_size", "tabular_width", "tabular_depth", "tabular_heads")
-        require_positive(self, "projection_width", "temperature")
+        require_positive(self, "projection_width", "temperature", "positive_temperature")
         require_fractions(self, "tabular_dropout")
         if not all(0 <= weight < math.inf for weight in self.weights.values()):
             raise UserError(f"weights must be numbers from 0 up, got {self.weights}.")

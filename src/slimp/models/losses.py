@@ -5,12 +5,13 @@ Axis names: n = rows, r = rows of a block, d = width of the projections.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -19,6 +20,29 @@ from slimp.errors import UserError
 LARGEST_BLOCK = 2**21
 """Logits that are held at once: 8 MiB in 32 bit, more only where `FEWEST_ROWS` make more."""
 FEWEST_ROWS = 256
+
+Weigh = Callable[[Int[Tensor, " r"]], Tensor]
+"""Some rows -> the weights (r, n) of all rows as their positives, up to a factor per row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftPositives:
+    """All rows as positives of one another, the more the closer their points are.
+
+    A kernel of the metadata as target of the contrast: Tables Guide Vision (arXiv 2503.14998)
+    takes the rows of nearly the largest similarity as positives, y-aware InfoNCE (arXiv
+    2106.08808) weighs all of them. Equal rows alone are the limit of temperature 0.
+    """
+
+    points: Float[Tensor, "n e"]
+    """See `Encoding.coordinates`."""
+    temperature: float
+    """L1 distance over which the weight falls to 1 / e."""
+
+    def __call__(self, rows: Int[Tensor, " r"]) -> Float[Tensor, "r n"]:
+        """Weights of all rows as positives of some rows; 1 of equal ones."""
+        distance = torch.cdist(self.points[rows], self.points, p=1)
+        return torch.exp(-distance / self.temperature)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +58,8 @@ class Pair:
     temperature: Float[Tensor, ""]
     groups: Int[Tensor, " n"] | None = None
     """Rows of equal number are positives of one another; None: only equal rows are."""
+    soft: SoftPositives | None = None
+    """In place of the groups."""
 
 
 def info_nce(
@@ -42,6 +68,7 @@ def info_nce(
     *,
     temperature: float | Float[Tensor, ""] = 0.07,
     groups: Int[Tensor, " n"] | None = None,
+    soft: SoftPositives | None = None,
     symmetric: bool = True,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of picking each row's own partner among all rows of the other side.
@@ -49,13 +76,15 @@ def info_nce(
     Row i of `a` and row i of `b` are a positive pair; all other rows are negatives. Both sides
     are L2-normalised here, in 32 bits at least, so callers pass raw projections. As in CLIP
     (arXiv 2103.00020, fig. 3); with `groups` as in supervised contrastive learning (arXiv
-    2004.11362, eq. 2): mean over the positives outside the logarithm.
+    2004.11362, eq. 2): mean over the positives outside the logarithm; with `soft`, the mean over
+    all rows by their weights.
 
     Args:
         a: one side, such as projected image features.
         b: the other side, such as projected metadata.
         temperature: divisor of the cosine similarities; dimensionless, in (0, inf).
         groups: rows of equal number are positives of one another.
+        soft: in place of the groups: how much each row is a positive of each.
         symmetric: mean of both directions; else only from `a` to `b`.
 
     Raises:
@@ -77,14 +106,17 @@ def info_nce(
     with torch.autocast(device_type=a.device.type, enabled=False):
         wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
         a, b = F.normalize(a.to(wide), dim=-1), F.normalize(b.to(wide), dim=-1)
-        loss = _pick_positives(a / temperature, b, groups)
+        weigh: Weigh | None = soft
+        if weigh is None and groups is not None:
+            weigh = partial(_equal, groups)
+        loss = _pick_positives(a / temperature, b, weigh)
         if symmetric:
-            loss = (loss + _pick_positives(b / temperature, a, groups)) / 2
+            loss = (loss + _pick_positives(b / temperature, a, weigh)) / 2
         return loss / len(a)
 
 
 def _pick_positives(
-    anchor: Float[Tensor, "n d"], targets: Float[Tensor, "n d"], groups: Int[Tensor, " n"] | None
+    anchor: Float[Tensor, "n d"], targets: Float[Tensor, "n d"], weigh: Weigh | None
 ) -> Float[Tensor, ""]:
     """One direction, summed over the rows.
 
@@ -95,10 +127,10 @@ def _pick_positives(
     own = torch.arange(len(anchor), device=anchor.device)
     rows = max(FEWEST_ROWS, LARGEST_BLOCK // len(anchor))
     if len(anchor) <= rows:
-        return _pick_in_block(anchor, targets, own, groups)
+        return _pick_in_block(anchor, targets, own, weigh)
     blocks = [
         checkpoint(
-            *(_pick_in_block, block, targets, positions, groups),
+            *(_pick_in_block, block, targets, positions, weigh),
             use_reentrant=False,
             preserve_rng_state=False,
         )
@@ -111,14 +143,18 @@ def _pick_in_block(
     anchor: Float[Tensor, "r d"],
     targets: Float[Tensor, "n d"],
     own: Int[Tensor, " r"],
-    groups: Int[Tensor, " n"] | None,
+    weigh: Weigh | None,
 ) -> Float[Tensor, ""]:
     logits = anchor @ targets.T  # (r, n)
-    if groups is None:
+    if weigh is None:
         return F.cross_entropy(logits, own, reduction="sum")
-    positive = groups[own][:, None] == groups[None, :]  # (r, n)
-    probability = positive.to(logits.dtype) / positive.sum(dim=1, keepdim=True)  # (r, n)
+    weight = weigh(own).to(logits.dtype)  # (r, n)
+    probability = weight / weight.sum(dim=1, keepdim=True)  # (r, n)
     return F.cross_entropy(logits, probability, reduction="sum")
+
+
+def _equal(groups: Int[Tensor, " n"], rows: Int[Tensor, " r"]) -> Bool[Tensor, "r n"]:
+    return groups[rows][:, None] == groups[None, :]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +176,10 @@ def nested_loss(pairs: Iterable[Pair], weights: Mapping[str, float]) -> NestedLo
     weighted = [pair for pair in pairs if weights.get(pair.name, 0.0) > 0]
     parts = {
         pair.name: info_nce(
-            pair.anchor, pair.target, temperature=pair.temperature, groups=pair.groups
+            *(pair.anchor, pair.target),
+            temperature=pair.temperature,
+            groups=pair.groups,
+            soft=pair.soft,
         )
         for pair in weighted
         if len(pair.anchor) > 1

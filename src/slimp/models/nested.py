@@ -39,7 +39,7 @@ from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
 from slimp.models.image_encoder import ImageEncoder, ImageSpec
-from slimp.models.losses import Pair
+from slimp.models.losses import Pair, SoftPositives
 from slimp.models.persistence import (
     DESCRIPTION,
     WEIGHTS,
@@ -289,7 +289,9 @@ class MetadataLevel(nn.Module):
     def __init__(self, width: int, encoding: Encoding, config: ModelConfig) -> None:
         super().__init__()
         self.name = encoding.level
+        self.encoding = encoding
         self.duplicates = config.duplicates
+        self.positive_temperature = config.positive_temperature
         self.tabular = Trace(
             encoding,
             TraceConfig(
@@ -307,10 +309,15 @@ class MetadataLevel(nn.Module):
 
     def pair(self, query: Float[Tensor, "n p"], m: Float[Tensor, "n h"], level: LevelBatch) -> Pair:
         """What lies below (images and finer metadata), projected, and the projected metadata."""
+        soft = None
+        if self.duplicates == "soft" and level.whole is not None:
+            points = self.encoding.coordinates(level.whole)
+            soft = SoftPositives(points=points, temperature=self.positive_temperature)
         return Pair(
             name=self.name,
             anchor=query,
             target=self.project_metadata(m),
             temperature=self.temperature(),
             groups=level.groups if self.duplicates == "positive" else None,
+            soft=soft,
         )

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cohorts import load_cohort
+from cohorts import load_cohort, shuffle_metadata
 from harness import record
 from pooling import pool_results
 from pretraining import held_out, prepare, run_baselines, shared_parser
@@ -34,9 +34,15 @@ from supervised import train_supervised
 ARMS: dict[str, dict[str, Any]] = {
     "nested": {},
     "flat": {"hierarchy": "flat", "lesion_weight": 1.0, "patient_weight": 0.0},
-    "lesion_only": {"lesion_weight": 1.0, "patient_weight": 0.0},
+    "lesion_only": {"lesion_weight": 1.0, "patient_weight": 0.0},  # lambda = 1
     "nested_view": {"view_weight": 1.0},
     "view_only": {"view_weight": 1.0, "lesion_weight": 0.0, "patient_weight": 0.0},
+    # Images of one patient are positives, no metadata (HiDisc, PMC10468966).
+    "same_patient": {
+        **{"view_weight": 1.0, "view_positives": "patient"},
+        **{"lesion_weight": 0.0, "patient_weight": 0.0},
+    },
+    "shuffled": {},  # nested, with the metadata of other patients
     "supervised": {},
 }
 BASELINES = ("metadata_only", "majority")
@@ -88,7 +94,8 @@ def run_arm(
         model = train_supervised(parts.train, config)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            model = pretrain(cohort, config, Path(folder) / "run")
+            learned_from = shuffle_metadata(cohort, config.seed) if arm == "shuffled" else cohort
+            model = pretrain(learned_from, config, Path(folder) / "run")
     table = embed(model, cohort)
     return {
         features: probe(

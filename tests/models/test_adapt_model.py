@@ -133,6 +133,13 @@ def test_the_same_schema_changes_nothing(missing: Any, pooling: Any, layers: Any
     assert {x.status for x in found.parts} == {"kept"}
 
 
+def test_the_decoder_of_hidden_cells_stays_behind() -> None:
+    source = run(config=replace(CONFIG, reconstruction_weight=0.5))
+    found = moved(REFERENCE, source, reconstruction_weight=0.0)
+    assert not [name for name in found.model.state_dict() if "decoder" in name]
+    assert loss(found.model) == loss(source)
+
+
 def test_another_order_of_features_gives_the_same_embeddings() -> None:
     source = run({"lesion": encoding("lesion", SIZE, EXPOSURE, SITE, SIGNS)})
     turned = replace(SIGNS, columns=("hurt", "itch"))

@@ -43,6 +43,11 @@ CASES: dict[str, Case] = {
     "flat": {"hierarchy": "flat"},
     "with views": {"view_weight": 0.5},
     "views alone": {"view_weight": 1.0, "lesion_weight": 0.0, "patient_weight": 0.0},
+    "views of a lesion": {"view_weight": 0.5, "view_positives": "lesion"},
+    "views of a patient": {
+        "features": {"image": None, "lesion": None, "patient": None},
+        **{"view_weight": 0.5, "view_positives": "patient"},
+    },
     "three levels with views": {
         "features": {"image": None, "lesion": None, "patient": None},
         "view_weight": 0.25,
@@ -145,11 +150,12 @@ def slow_parts(model: Slimp, cohort: Cohort, batch: Batch) -> dict[str, Tensor]:
     parts = {}
     if model.view is not None:
         views = [[slow_head(model.view.project, x) for x in pair] for pair in embedded.values()]
+        owners = cohort.images[f"{model.config.view_positives}_id"].iloc[[*embedded]].tolist()
         parts["view"] = slow_info_nce(
             [first for first, _ in views],
             [second for _, second in views],
             slow_temperature(model.view.temperature),
-            [[float(p == q) for q in embedded] for p in embedded],
+            [[float(p == q) for q in owners] for p in owners],
         )
     images = cohort.images
     below: dict[str, list[tuple[str, Tensor]]] = {}  # id of the parent -> its children

@@ -99,7 +99,12 @@ FRACTIONS = [
 ]
 CHOICES = [
     *("batch_norm", "missing", "pooling", "hierarchy", "duplicates", "projection_layers", "preset"),
-    *("monitor", "precision", "accelerator"),  # "sideways" would silently mean something else
+    *(
+        "monitor",
+        "precision",
+        "accelerator",
+        "view_positives",
+    ),  # "sideways" would silently mean something else
 ]
 
 
@@ -126,8 +131,9 @@ def test_values_out_of_range_are_named(names: list[str], values: list[Any]) -> N
 
 @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
 def test_weights_are_finite_and_not_negative(weight: float) -> None:
-    with pytest.raises(UserError, match="weight"):
-        ModelConfig(lesion_weight=weight)
+    for name in ("lesion", "reconstruction"):
+        with pytest.raises(UserError, match=name):
+            ModelConfig(**{f"{name}_weight": weight})
     with pytest.raises(UserError, match="view_weight"):
         AdaptConfig(view_weight=weight)
 
@@ -137,6 +143,16 @@ def test_something_must_be_learned() -> None:
     with pytest.raises(UserError, match="weights"):
         ModelConfig(**none)
     assert ModelConfig(**none, view_weight=1.0).weights["view"] == 1.0
+
+
+def test_only_hidden_cells_can_be_predicted() -> None:
+    with pytest.raises(UserError, match="feature_dropout"):
+        PretrainConfig(reconstruction_weight=0.5, feature_dropout=0.0)
+    none = {f"{level}_weight": 0.0 for level in ("image", "lesion", "patient")}
+    with pytest.raises(UserError, match="weights are 0"):
+        ModelConfig(**none, reconstruction_weight=0.5)
+    run = ModelConfig(reconstruction_weight=0.5)
+    assert AdaptConfig().of_run(run, images_alone=False).reconstruction_weight == 0
 
 
 def test_a_monitor_needs_validation_patients() -> None:

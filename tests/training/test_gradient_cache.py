@@ -40,6 +40,8 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     ),
     "duplicates": (("lesion", "patient"), {"duplicates": "positive"}),
     "soft positives": (("lesion", "patient"), {"duplicates": "soft"}),
+    "hidden cells": (("image", "lesion", "patient"), {"reconstruction_weight": 0.5}),
+    "views of patients": (("lesion",), {"view_weight": 0.5, "view_positives": "patient"}),
     "learned missing": (("lesion", "patient"), {"missing": "learned"}),
     "checkpointed encoder": (("lesion", "patient"), {"gradient_checkpointing": True}),
 }
@@ -110,6 +112,25 @@ def test_chunks_give_the_gradient_of_the_whole_batch(case: str, chunk: int) -> N
     model, batch = made(levels, **changes)
     wanted = gradients(model, partial(plainly, model, batch))
     assert_same(gradients(model, partial(cached, model, batch, chunk)), wanted)
+
+
+def test_images_learn_from_hidden_cells() -> None:
+    """The whole batch's loss: of the level's pair, and, by its weight, of its cells."""
+    model, batch = made(("lesion", "patient"), reconstruction_weight=0.5)
+    loss, (with_cells, found) = (
+        plainly(model, batch),
+        gradients(model, partial(plainly, model, batch)),
+    )
+    names = ["lesion", "patient"]
+    assert list(loss.parts) == [*names, *(f"reconstruction_{name}" for name in names)]
+    model.config = replace(model.config, reconstruction_weight=0.0)
+    without, other = gradients(model, partial(plainly, model, batch))
+    cells = sum(loss.parts[f"reconstruction_{name}"].item() for name in names)
+    assert with_cells == pytest.approx(without + 0.5 * cells)
+    name = next(name for name in found if name.startswith("image_encoder."))
+    assert not torch.allclose(found[name], other[name])
+    shown = tuple(replace(level, rows=level.whole, original=None) for level in batch.levels)
+    assert list(plainly(model, replace(batch, levels=shown)).parts) == names
 
 
 def test_both_passes_drop_the_same_units() -> None:

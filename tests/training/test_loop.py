@@ -136,6 +136,17 @@ def test_workers_and_gradient_checkpointing_change_no_bit(
         ({"hierarchy": "flat"}, {"loss_lesion"}),
         ({"lesion_weight": 1.0, "patient_weight": 0.0}, {"loss_lesion"}),
         ({"pooling": "attention", "duplicates": "positive"}, {"loss_lesion", "loss_patient"}),
+        (
+            {"reconstruction_weight": 0.5, "duplicates": "soft", "precision": "bf16"},
+            {f"loss_{x}{y}" for x in ("", "reconstruction_") for y in ("lesion", "patient")},
+        ),
+        (
+            {
+                **{"view_weight": 1.0, "view_positives": "patient"},
+                **{"lesion_weight": 0.0, "patient_weight": 0.0},
+            },
+            {"loss_view"},
+        ),
         ({"precision": "bf16"}, {"loss_lesion", "loss_patient"}),
         ({"encoder": "resnet18", "encoder_options": {}}, {"loss_lesion", "loss_patient"}),
     ],

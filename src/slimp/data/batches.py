@@ -79,6 +79,15 @@ class Batch:
         """Lesions in the whole batch."""
         return next(level.count for level in self.levels if level.name == "lesion")
 
+    def owners(self, name: LevelName) -> Int[Tensor, " n"]:
+        """Of each image of the whole batch, its row of a level."""
+        row = torch.arange(len(self.image_rows), device=self.levels[0].parent.device)
+        for level in self.levels:
+            row = level.parent[row]
+            if level.name == name:
+                break
+        return row
+
     def pin_memory(self) -> Batch:
         """For the DataLoader: pixels where a GPU can fetch them while it works."""
         return replace(self, pixels=self.pixels.pin_memory())

@@ -46,12 +46,17 @@ class ModelConfig:
     """nested: a loss per level; flat: one loss on all metadata, joined at the lesion level."""
     view_weight: float = 0.0
     """Loss weight of the view level (two augmented views of an image agree); the paper has none."""
+    view_positives: Literal["image", "lesion", "patient"] = "image"
+    """Positives of the view level: the other view of the image, or of all images of its lesion or
+    patient (HiDisc)."""
     image_weight: float = 0.9
     """Loss weight of the image level, for cohorts with metadata per image."""
     lesion_weight: float = 0.9
     """Weight of the inner loss, lambda in the paper."""
     patient_weight: float = 0.1
     """Weight of the outer loss, 1 - lambda in the paper."""
+    reconstruction_weight: float = 0.0
+    """Loss weight of predicting the metadata cells that feature dropout hides (TIP)."""
     duplicates: Literal["negative", "positive", "soft"] = "negative"
     """Rows with equal metadata: negatives of each other (the paper) or shared positives. soft:
     similar rows are positives too, the more the fewer of their cells differ."""
@@ -65,7 +70,7 @@ class ModelConfig:
         require_fractions(self, "tabular_dropout")
         if not all(0 <= weight < math.inf for weight in self.weights.values()):
             raise UserError(f"weights must be numbers from 0 up, got {self.weights}.")
-        if not any(self.weights.values()):
+        if not any(w for name, w in self.weights.items() if name != "reconstruction"):
             raise UserError("all weights are 0: there is nothing to learn.")
         if self.tabular_width % self.tabular_heads:
             raise UserError(
@@ -80,10 +85,11 @@ class ModelConfig:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight per level, the view level first."""
+        """Weight per level, the view level first, and of the reconstruction."""
         return {
             "view": self.view_weight,
             "image": self.image_weight,
             "lesion": self.lesion_weight,
             "patient": self.patient_weight,
+            "reconstruction": self.reconstruction_weight,
         }

@@ -60,6 +60,8 @@ class Pair:
     """Rows of equal number are positives of one another; None: only equal rows are."""
     soft: SoftPositives | None = None
     """In place of the groups."""
+    reconstruction: Float[Tensor, ""] | None = None
+    """Loss of predicting the level's hidden cells; None: nothing was hidden, or not asked for."""
 
 
 def info_nce(
@@ -159,7 +161,10 @@ def _equal(groups: Int[Tensor, " n"], rows: Int[Tensor, " r"]) -> Bool[Tensor, "
 
 @dataclass(frozen=True, kw_only=True)
 class NestedLoss:
-    """The weighted sum, and the unweighted loss of each level that took part."""
+    """The weighted sum, and the unweighted losses: of each level that took part, and of its cells.
+
+    The latter are named `reconstruction_LEVEL`.
+    """
 
     total: Float[Tensor, ""]
     parts: dict[str, Float[Tensor, ""]]
@@ -168,6 +173,7 @@ class NestedLoss:
 def nested_loss(pairs: Iterable[Pair], weights: Mapping[str, float]) -> NestedLoss:
     """The sum over levels of weight times InfoNCE (SLIMP, arXiv 2505.23709: 0.9 and 0.1).
 
+    The weight `reconstruction` is of the prediction of hidden cells at all these levels.
     Levels without a weight are not computed; a level with fewer than 2 rows adds 0.
 
     Raises:
@@ -190,5 +196,9 @@ def nested_loss(pairs: Iterable[Pair], weights: Mapping[str, float]) -> NestedLo
             "a batch has no level with a weight and at least 2 rows, so there is nothing to "
             f"contrast (levels with a weight: {rows}). Use more patients or lesions per batch."
         )
-    total = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
-    return NestedLoss(total=total, parts=parts)
+    terms = [weights[name] * loss for name, loss in parts.items()]
+    for pair in weighted:
+        if pair.reconstruction is not None:
+            parts[f"reconstruction_{pair.name}"] = pair.reconstruction
+            terms.append(weights["reconstruction"] * pair.reconstruction)
+    return NestedLoss(total=torch.stack(terms).sum(), parts=parts)

@@ -21,13 +21,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -50,6 +50,7 @@ from slimp.models.persistence import (
 )
 from slimp.models.pooling import AttentionPool, MeanPool, mean_pool
 from slimp.models.projection import Temperature, projection
+from slimp.models.reconstruction import CellDecoder
 from slimp.models.trace import Trace, TraceConfig
 
 Autocast = Callable[[], AbstractContextManager[Any]]
@@ -184,7 +185,9 @@ class Slimp(nn.Module):
         views = [gather_rows(view, total) for view in images.tensor_split(count)]  # v of (n, d)
         pairs = []
         if self.view is not None and count > 1:
-            pairs.append(self.view(views[0], views[1]))
+            shared = self.config.view_positives
+            groups = None if shared == "image" else batch.owners(shared)
+            pairs.append(self.view(views[0], views[1], groups))
         pairs += self.climb(views[0], batch.levels, lambda level, _: metadata[level.name])
         return tuple(pairs)
 
@@ -209,8 +212,9 @@ class Slimp(nn.Module):
             h = module.pool(h, level.parent, level.count)  # (c, d) -> (n, d)
             query = module.project_below(h)
             m = metadata(level, query)
-            yield module.pair(query, m, level)
+            pair = module.pair(query, m, level)
             h = torch.cat([h, m], dim=-1)  # (n, d + h)
+            yield replace(pair, reconstruction=module.reconstruct(h, level))
 
     def _reaches(self, level: LevelName) -> bool:
         """Whether this level or a coarser one has a weight."""
@@ -266,20 +270,29 @@ def mixes_rows(model: nn.Module) -> str | None:
 
 
 class ViewLevel(nn.Module):
-    """Two augmented views of an image are each other's positive pair (SimCLR, as SLIP adds it)."""
+    """Two augmented views of an image are each other's positive pair (SimCLR, as SLIP adds it).
+
+    Or all views of images of one lesion or patient are, as in HiDisc (PMC10468966).
+    """
 
     def __init__(self, width: int, config: ModelConfig) -> None:
         super().__init__()
         self.project = projection(width, config)
         self.temperature = Temperature(config.temperature)
 
-    def forward(self, first: Float[Tensor, "n d"], second: Float[Tensor, "n d"]) -> Pair:
-        """The pair of projections."""
+    def forward(
+        self,
+        first: Float[Tensor, "n d"],
+        second: Float[Tensor, "n d"],
+        groups: Int[Tensor, " n"] | None = None,
+    ) -> Pair:
+        """The pair of projections; `groups` as in `Pair`."""
         return Pair(
             name="view",
             anchor=self.project(first),
             target=self.project(second),
             temperature=self.temperature(),
+            groups=groups,
         )
 
 
@@ -306,6 +319,16 @@ class MetadataLevel(nn.Module):
         self.project_below = projection(width, config)
         self.project_metadata = projection(config.tabular_width, config)
         self.temperature = Temperature(config.temperature)
+        self.decoder = None
+        if config.reconstruction_weight > 0:
+            self.decoder = CellDecoder(width + config.tabular_width, encoding)
+
+    def reconstruct(self, h: Float[Tensor, "n d"], level: LevelBatch) -> Float[Tensor, ""] | None:
+        """Loss of predicting the cells that feature dropout hid; None where it did not act."""
+        if self.decoder is None or level.rows is None or level.original is None:
+            return None
+        hidden = level.original.present & ~level.rows.present
+        return cast("Tensor", self.decoder(h, level.original, hidden))
 
     def pair(self, query: Float[Tensor, "n p"], m: Float[Tensor, "n h"], level: LevelBatch) -> Pair:
         """What lies below (images and finer metadata), projected, and the projected metadata."""

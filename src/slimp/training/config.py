@@ -113,6 +113,11 @@ class PretrainConfig(ModelConfig, RunConfig):
         ModelConfig.__post_init__(self)
         RunConfig.__post_init__(self)
         require_choices(PretrainConfig, self)
+        if self.reconstruction_weight and not self.feature_dropout:
+            raise UserError(
+                "reconstruction_weight is of predicting hidden cells, but none are hidden: raise "
+                "feature_dropout, or set it to 0."
+            )
 
     @classmethod
     def preset_values(cls, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,14 +175,16 @@ class AdaptConfig(RunConfig):
         """The settings of the training loop, for the model of a run.
 
         Args:
-            model: of the run; architecture and weights of the levels stay.
+            model: of the run; architecture and weights of the levels stay. Cells are not
+                predicted.
             images_alone: the cohort has no metadata, so that only views can be contrasted.
         """
         weight = model.view_weight if self.view_weight is None else self.view_weight
         if images_alone and self.view_weight is None:
             weight = model.view_weight or 1.0
         settings = values_of(model, ModelConfig) | values_of(self, RunConfig)
-        return PretrainConfig(**{**settings, "view_weight": weight, "batch_norm": "frozen"})
+        fixed = {"view_weight": weight, "batch_norm": "frozen", "reconstruction_weight": 0.0}
+        return PretrainConfig(**{**settings, **fixed})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,10 +57,13 @@ class LevelBatch:
 
     def to(self, device: torch.device) -> LevelBatch:
         """The same on another device."""
-        names = ("rows", "original", "groups", "parent")
-        found = {name: getattr(self, name) for name in names}
-        moved = {name: None if x is None else x.to(device) for name, x in found.items()}
-        return replace(self, **moved)
+        return replace(
+            self,
+            rows=None if self.rows is None else self.rows.to(device),
+            original=None if self.original is None else self.original.to(device),
+            groups=None if self.groups is None else self.groups.to(device),
+            parent=self.parent.to(device),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,7 +50,7 @@ class CellDecoder(nn.Module):
         predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
         losses = []
         for (feature, columns), outputs in zip(
-            self.encoding.cells(), predicted.split(self.sizes, dim=1), strict=True
+            self.encoding.cells(), torch.split(predicted, self.sizes, dim=1), strict=True
         ):
             cells = getattr(rows, feature.kind)[:, columns]
             if feature.kind == "categorical":

@@ -11,7 +11,7 @@ PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3.14 py
   $(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(p))))
 
 # Two processes of one thread each; a file stays in one process, so that its fixtures are made once.
-TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check bench clean

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
 # A busy or slow machine is no fault of the code.
-settings.register_profile("slimp", deadline=None)
+settings.register_profile("slimp", deadline=None, max_examples=50)
 settings.load_profile("slimp")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def shaped() -> Iterator[str]:
+    """The modules that state shapes, but for those that draw the cohorts of nearly every test."""
+    for path in (ROOT / "src").rglob("*.py"):
+        words = path.relative_to(ROOT / "src").with_suffix("").parts
+        if "synthetic" not in words and "jaxtyping" in path.read_text(encoding="utf-8"):
+            yield ".".join(words)
+
+
+# Before anything imports them. Types without shapes are left to mypy: to check them too takes long.
+install_import_hook(list(shaped()), "beartype.beartype")
 
 
 PRIVATE = re.compile(
@@ -24,6 +40,23 @@ PRIVATE = re.compile(
 """Words that a reader would have to learn from us; house.md's table has the field's."""
 
 
+LONG = ("test_loop", "test_fuzz_inputs", "test_end_to_end", "test_nested", "test_protocol")
+"""Files that take longest; see the durations that .ci/run prints."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files come first, so that no process waits at the end for the other one's."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hasten() -> Iterator[None]:
+    """Leaves out the wait for the disk, which guards against power cuts; test_files tests it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda handle: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def private_words() -> re.Pattern[str]:
     return PRIVATE
@@ -32,8 +65,7 @@ def private_words() -> re.Pattern[str]:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real images with real metadata, where this machine has one."""
-    root = Path(__file__).resolve().parents[1]
-    folder = Path(os.environ.get("SLIMP_TEST_DATA", root.parent / "shared" / "data"))
+    folder = Path(os.environ.get("SLIMP_TEST_DATA", ROOT.parent / "shared" / "data"))
     if not (folder / "README.md").is_file():
         pytest.skip(f"no real data at {folder}; set SLIMP_TEST_DATA to a folder that holds it")
     return folder

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,13 +10,16 @@ from slimp.checks.columns import class_named_in, far_values, twin_spellings
 from slimp.checks.report import cautions, check_cohort
 from slimp.sources.personal_data import personal_kind
 
+check = partial(check_cohort, near_duplicates=False)
+"""The images are not what is tested here."""
+
 
 @pytest.mark.parametrize(
     ("column", "value", "code"),
     [("age", np.nan, "empty-column"), ("origin", "ITALY", "constant-column")],
 )
 def test_columns_that_carry_nothing(cohort, with_column, only, column, value, code):
-    report = check_cohort(cohort(with_column("patients", column, value)))
+    report = check(cohort(with_column("patients", column, value)))
     assert f"'{column}'" in only(report, code).message
 
 
@@ -36,7 +41,7 @@ def test_inputs_that_should_be_none_are_named(clean_tables, cohort, only, codes)
         "record": {"kind": "categorical"},
     }
     whole = cohort(tables, schema={"lesion_metadata": lesion})
-    report = check_cohort(whole)
+    report = check(whole)
     for code, name in (
         ("row-counter", "index"),
         ("text-names-class", "title"),
@@ -67,14 +72,14 @@ def test_classes_in_other_scripts_are_not_named_by_every_text():
 def test_impossible_numbers(clean_tables, cohort, only, table, column, value, code, words):
     tables = clean_tables()
     tables[table].loc[7, column] = value
-    finding = only(check_cohort(cohort(tables)), code)
+    finding = only(check(cohort(tables)), code)
     assert words in finding.message
     assert finding.example == f"{table.removesuffix('s')} {tables[table].iloc[7, 0]}: {value:g}"
 
 
 def test_a_column_of_positions_may_be_negative(cohort, with_column):
     tables = with_column("lesions", "diameter", np.random.default_rng(0).normal(0, 100, 120))
-    assert check_cohort(cohort(tables)).findings == ()
+    assert check(cohort(tables)).findings == ()
 
 
 @pytest.mark.parametrize(
@@ -117,7 +122,7 @@ def test_twin_spellings(first, second, twins):
 def test_labels_spelled_twice(clean_tables, cohort, only):
     tables = clean_tables()
     tables["images"].loc[:24, "label"] = "nev"
-    assert "'NEV'" in only(check_cohort(cohort(tables)), "twin-spellings").example
+    assert "'NEV'" in only(check(cohort(tables)), "twin-spellings").example
 
 
 # Personal data
@@ -182,7 +187,7 @@ def test_personal_data_are_known_by_their_values(kind, make):
 def test_the_finding_does_not_spread_what_it_warns_of(clean_tables, cohort, codes, only):
     tables = clean_tables()
     tables["images"]["remark"] = many(email, 120)
-    report = check_cohort(cohort(tables))
+    report = check(cohort(tables))
     finding = only(report, "personal-data")
     assert finding.severity == "warning"
     assert "'remark' seems to hold e-mail addresses" in finding.message
@@ -190,12 +195,12 @@ def test_the_finding_does_not_spread_what_it_warns_of(clean_tables, cohort, code
     assert finding.example == "like 'xxxxxxx9@xxxxxx.xxxxxxx.xxx'"
     tables = clean_tables()
     tables["patients"]["origin"] = many(name)
-    report = check_cohort(cohort(tables))
+    report = check(cohort(tables))
     assert codes(report) == {"personal-data"}
     assert not any(first in report.render() for first in FIRST)
     tables = clean_tables()
     tables["images"]["doctor"] = tables["images"]["label"].str.lower() + "@clinic.example.org"
-    report = check_cohort(cohort(tables))
+    report = check(cohort(tables))
     assert codes(report) == {"personal-data", "leak-unused"}
     assert "@" not in report.render().replace("xxx@", "")
     assert "@" not in str([row.to_dict() for row in report.ranking])
@@ -204,4 +209,4 @@ def test_the_finding_does_not_spread_what_it_warns_of(clean_tables, cohort, code
 def test_dates_beside_the_features_are_a_note(clean_tables, cohort, only):
     tables = clean_tables()
     tables["images"]["visit"] = many(date, 120)
-    assert only(check_cohort(cohort(tables)), "personal-data").severity == "note"
+    assert only(check(cohort(tables)), "personal-data").severity == "note"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,9 @@ from slimp.checks.columns import twin_ids
 from slimp.checks.hierarchy import hierarchy_findings, import_findings
 from slimp.checks.report import check_cohort
 from slimp.checks.subgroups import UNKNOWN, small_cells
+
+check = partial(check_cohort, near_duplicates=False)
+"""The images are not what is tested here."""
 
 
 def found_in(findings):
@@ -23,7 +28,7 @@ def test_one_patient_is_an_error(clean_tables, cohort):
 
 
 def test_a_cohort_without_patient_ids_says_so(without_patients, cohort, only):
-    report = check_cohort(cohort(without_patients, schema={"patient": "lesion"}))
+    report = check(cohort(without_patients, schema={"patient": "lesion"}))
     assert only(report, "no-patient-ids").severity == "warning"
     assert report.render().startswith("Cohort ours: 120 lesions, no patient ids, 120 images")
 
@@ -88,7 +93,7 @@ def test_ids_in_several_spellings_are_named(clean_tables, cohort, level, names, 
 
 def test_counts_equal_a_loop_over_patients(clean_tables, cohort):
     tables = clean_tables()
-    found = check_cohort(cohort(tables)).subgroups
+    found = check(cohort(tables)).subgroups
     assert set(found) == {"origin", "age"}
     people = tables["patients"].set_index("patient_id")
     slow: dict[str, dict[tuple[str, str], set[str]]] = {"origin": {}, "age": {}}
@@ -108,7 +113,7 @@ def test_counts_equal_a_loop_over_patients(clean_tables, cohort):
 def test_small_cells_are_reported_with_the_smallest_first(clean_tables, cohort, only):
     tables = clean_tables()
     tables["patients"].loc[[2, 3], "origin"] = "CHILE"
-    report = check_cohort(cohort(tables))
+    report = check(cohort(tables))
     finding = only(report, "small-subgroup")
     cells = small_cells(report.subgroups["origin"])
     assert (finding.severity, finding.count) == ("note", len(cells)) == ("note", 3)
@@ -122,7 +127,7 @@ def test_columns_of_many_values_are_no_subgroups_and_ages_are_cut(clean_tables, 
     tables = clean_tables()
     tables["patients"]["origin"] = [f"town {k % 15}" for k in range(60)]
     tables["patients"]["age"] = np.tile([0.0, 19.9, 20.0, 59.0, 80.0, np.nan], 10)
-    [(column, counts)] = check_cohort(cohort(tables)).subgroups.items()
+    [(column, counts)] = check(cohort(tables)).subgroups.items()
     assert column == "age"
     bands = ["0 to 19", "20 to 39", "40 to 59", "80 and more"]
     assert counts.columns.tolist() == [*bands, UNKNOWN]

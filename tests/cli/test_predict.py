@@ -24,14 +24,14 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few steps, probes on it, and some of the cohort's images as files."""
     root = tmp_path_factory.mktemp("predict_command")
     cohort, run = str(root / "cohort"), str(root / "run")
-    people = ("--patients", "120", "--lesions", "2", "--image-size", "32")
+    people = ("--patients", "60", "--lesions", "2", "--image-size", "32")
     assert cli.main(["data", "import", "synthetic", "-", cohort, *people]) == 0
-    settings = ("--preset", "tiny", "--epochs", "1", "--image-size", "32", "--workers", "0")
+    settings = ("--preset", "tiny", "--epochs", "1", "--image-size", "16", "--workers", "0")
     assert cli.main(["pretrain", cohort, "--out", run, *settings]) == 0
     probe = ("probe", run, cohort, *QUICK, "--workers", "0", "--no-report", "--out")
     assert cli.main([*probe, str(root / "image"), "--features", "image"]) == 0
     assert cli.main([*probe, str(root / "full")]) == 0
-    assert cli.main([*probe, str(root / "knn"), "--method", "knn"]) == 0
+    assert cli.main([*probe, str(root / "knn"), "--features", "image", "--method", "knn"]) == 0
     table = cached_features(root / "run", root / "cohort")
     for name in ("image", "full"):
         tested = pd.read_parquet(root / name / "predictions.parquet")["image_id"]
@@ -110,16 +110,21 @@ def test_what_is_written_is_what_is_said(places, tmp_path, capsys, ending) -> No
         assert set(frame["statement"]) == {STATEMENT}
         assert frame["decision_rule"].notna().tolist() == [*[True] * 6, False, False]
     assert statuses == [*["predicted"] * 6, "refused", "unreadable"]
+
+
+def test_settings_repeat_it_and_results_are_not_lost(places, tmp_path, capsys) -> None:
+    out, images = tmp_path / "found.csv", places / "images"
+    assert predict(places, "image", images, "--out", out) == 0
     record = json.loads((tmp_path / "found.config.json").read_text())
     assert record["probe"] == str(places / "image")
     assert "torch" in record["versions"]
     assert record["predict"]["coverage"] == 0.9
     again = ("--config", tmp_path / "found.config.json", "--coverage", "0.8")
-    assert predict(places, "image", *files, *again) == 0
+    assert predict(places, "image", images, *again) == 0
     assert "80% set" in capsys.readouterr().out
-    assert predict(places, "image", *files, "--out", out) == 2
+    assert predict(places, "image", images, "--out", out) == 2
     assert "exists already" in capsys.readouterr().err
-    assert predict(places, "image", *files, "--out", out, "--overwrite") == 0
+    assert predict(places, "image", images, "--out", out, "--overwrite") == 0
 
 
 def test_nothing_readable_exits_with_2_and_the_reason(places, tmp_path, capsys) -> None:

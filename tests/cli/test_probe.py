@@ -14,7 +14,7 @@ from slimp.data.files import read_json
 from slimp.features.embed import FeatureTable
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 
-QUICK = ("--seeds", "2", "--replicates", "20", "--strengths", "0.01,0.1", "--no-report")
+QUICK = ("--seeds", "2", "--folds", "2", "--replicates", "20", "--strengths", "0.01,0.1")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def probe(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "run" / "model.safetensors").write_bytes(b"whose hash is noted")
 
     def run(*words: str) -> int:
-        out = ("--out", str(tmp_path / "out"), "--overwrite")
+        out = ("--out", str(tmp_path / "out"), "--overwrite", "--no-report")
         return main(["probe", str(tmp_path / "run"), str(folder), *out, *QUICK, *words])
 
     run.embedded = embedded  # type: ignore[attr-defined]

@@ -158,10 +158,9 @@ def test_a_class_without_images_is_null_in_the_file():
     assert found.to_dict(tuple("wxyz"))["per_class"]["z"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
-@pytest.mark.parametrize(
-    ("source", "seeds"), [("pad-ufes-20", 2), pytest.param("ham10000", 1, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("source", "seeds"), [("pad-ufes-20", 2), ("ham10000", 1)])
 def test_held_out_patients_are_covered_within_two_points(real_data, tmp_path, source, seeds):
     """By a classifier of the published metadata, which takes no encoder; the mean over splits."""
     cohort = import_source(source, real_data / source, tmp_path / source)

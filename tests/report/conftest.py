@@ -109,13 +109,15 @@ def make_features(cohort: Cohort) -> FeatureTable:
 
 
 def make_assessment(cohort: Cohort, protocols: ProtocolConfig | None = None) -> Assessment:
-    config = ProbeConfig(features="image", seeds=2, replicates=10)
+    config = ProbeConfig(
+        **{"features": "image", "seeds": 2, "folds": 2, "strengths": (0.01, 1.0), "replicates": 10}
+    )
     return assess(make_features(cohort), cohort, config, protocols=protocols)
 
 
 @pytest.fixture(scope="session")
 def found(cohort: Cohort) -> Assessment:
-    protocols = ProtocolConfig(fractions=(0.5,), leakage=True, subgroups=("sex",))
+    protocols = ProtocolConfig(fractions=(0.5,), draws=2, leakage=True, subgroups=("sex",))
     return make_assessment(cohort, protocols)
 
 

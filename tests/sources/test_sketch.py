@@ -494,7 +494,12 @@ MILK = {"image": "isic_id", "lesion": "lesion_id", "label": {"one_hot": HOT_11}}
 SPLIT = {"patient": "patient", "label": "dx", "split": "split_set"}
 TABLES = [  # table, what stands on top, what is refused
     ("pad-ufes-20/metadata.csv", {"patient": "patient_id", "label": "diagnostic"}, {"biopsed"}),
-    ("ham10000/HAM10000_metadata.csv", {"patient": None, "label": "dx"}, {"dx_type"}),
+    pytest.param(
+        "ham10000/HAM10000_metadata.csv",
+        {"patient": None, "label": "dx"},
+        {"dx_type"},
+        marks=pytest.mark.slow,
+    ),
     ("cases/ddi/ddi_metadata.csv", DDI, {"DDI_ID", "malignant", "unnamed_1"}),
     ("cases/ddi/idx_hash.csv", DDI, {"DDI_ID", "malignant", "#"}),
     ("cases/isic2019/merged.csv", ISIC, set()),

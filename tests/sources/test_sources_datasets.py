@@ -706,6 +706,7 @@ def test_the_real_part_of_pad(real_data, tmp_path):
     assert set(pd.read_csv(source / "metadata.csv", nrows=0).columns) == used
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_the_real_part_of_ham(real_data, tmp_path):
     source = real_data / "ham10000"

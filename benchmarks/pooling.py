@@ -54,5 +54,5 @@ def pool_results(results: Sequence[ProbeResult], *, replicates: int = 1000) -> P
         class_shares=first.class_shares,
         converged=all(result.converged for result in results),
         probe=first.probe,
-        trained_on=first.trained_on,
+        splits=first.splits,
     )

@@ -109,3 +109,30 @@ def test_refused_before_any_image_is_read(probe, capsys, words, message):
     assert probe(*words) == 2
     assert message in capsys.readouterr().err
     assert not probe.embedded
+
+
+def test_the_split_that_a_probe_leaves_gives_the_same_figures(probe, tmp_path, capsys):
+    assert probe("--split", "grouped-5", "--seeds", "1", "--subgroups", "none") == 0
+    said = capsys.readouterr().out
+    assert "each in one of 5 folds" in said
+    assert "balanced accuracy per fold" in said
+    first = read_json(tmp_path / "out" / "metrics.json")
+    split = tmp_path / "split.csv"
+    (tmp_path / "out" / "split.csv").rename(split)
+    assert probe("--split-file", str(split), "--subgroups", "none") == 0
+    again = read_json(tmp_path / "out" / "metrics.json")
+    assert again["balanced_accuracy"] == first["balanced_accuracy"]
+    assert again["pooled"] == first["pooled"]
+    assert (again["split"], first["split"]) == ("file", "grouped-5")
+    split.write_text(split.read_text().replace("image_id", "picture").replace("patient_id", "who"))
+    probe.embedded.clear()
+    assert probe("--split-file", str(split)) == 2
+    assert "split.csv: has the columns picture, who" in capsys.readouterr().err
+    assert not probe.embedded
+    assert probe("--split", "lesion", "--subgroups", "none") == 0
+    assert not (tmp_path / "out" / "split.csv").exists()
+
+
+def test_the_missing_grid_needs_metadata(probe, capsys):
+    assert probe("--missing-grid", "--subgroups", "none") == 2
+    assert "missing_grid" in capsys.readouterr().err

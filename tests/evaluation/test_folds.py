@@ -5,9 +5,16 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 
 from slimp.errors import UserError
-from slimp.evaluation.folds import grouped_folds, held_out_split, make_splits
+from slimp.evaluation.folds import (
+    given_splits,
+    grouped_folds,
+    grouped_parts,
+    make_splits,
+    parts_of_splits,
+)
 
 
 def make_ids(labels, patients, lesions=None) -> pd.DataFrame:
@@ -100,21 +107,21 @@ def test_refuses_what_cannot_be_split(labels, patients, message):
 def test_held_out_rows_test_and_the_other_named_ones_train():
     ids = make_ids(["a", "b"] * 4 + [None], [0, 1, 2, 3, 4, 5, 6, 7, 8])
     parts = ["train", "train", "validation", "held_out", "held_out", "held_out", None, None, "test"]
-    split = held_out_split(ids, parts, seed=3)
+    (split,) = given_splits(ids, parts, seed=3)
     assert (split.seed, list(split.train), list(split.test)) == (3, [0, 1, 2], [3, 4, 5])
 
 
-def test_held_out_split_refusals():
+def test_given_splits_refusals():
     ids = make_ids(["a", "b", "a", "b"], [0, 0, 1, 1])
     with pytest.raises(UserError, match=r"1 patient\(s\) are in both 'train' and 'test', such as"):
-        held_out_split(ids, ["train", "train", "train", "test"])
+        given_splits(ids, ["train", "train", "train", "test"])
     with pytest.raises(UserError, match="2 parts for 4 images"):
-        held_out_split(ids, ["train", "test"])
+        given_splits(ids, ["train", "test"])
     with pytest.raises(UserError, match="in the test part; the parts found are: fold1, train"):
-        held_out_split(ids, ["train", "train", "fold1", "fold1"])
+        given_splits(ids, ["train", "train", "fold1", "fold1"])
     lacking = make_ids(["a", "b", "a", "a"], [0, 0, 1, 1])
     with pytest.raises(UserError, match=r"class 'b' \(1 images\) is not in the test part"):
-        held_out_split(lacking, ["train", "train", "test", "test"])
+        given_splits(lacking, ["train", "train", "test", "test"])
 
 
 def test_folds_are_patient_disjoint_and_no_more_than_patients():
@@ -127,3 +134,57 @@ def test_folds_are_patient_disjoint_and_no_more_than_patients():
     assert set(few) == {0, 1, 2}
     with pytest.raises(UserError, match="at least 2 training patients"):
         grouped_folds(labels[:2], np.array(["p", "p"]), 5, seed=0)
+
+
+def test_grouped_folds_are_scikit_learns_whatever_the_order_of_the_images():
+    """As the repository life-ufes/metablock-se makes them."""
+    ids = random_ids(6)
+    folds = StratifiedGroupKFold(n_splits=5, shuffle=True, random_state=42)
+    found = grouped_parts(ids, [42, 43])
+    for number, (_, test) in enumerate(folds.split(ids, ids["label"], ids["patient_id"]), start=1):
+        assert set(np.flatnonzero(found[42] == f"fold{number}")) == set(test)
+    assert (found[42] != found[43]).any()
+    order = np.random.default_rng(0).permutation(len(ids))
+    again = grouped_parts(ids.iloc[order].reset_index(drop=True), [42])
+    assert again[42].tolist() == found[42].iloc[order].tolist()
+
+
+def test_every_labelled_image_of_grouped_folds_is_tested_once_and_no_patient_is_in_two_parts():
+    ids = random_ids(7)
+    ids.loc[[5, 50], "label"] = None
+    splits = given_splits(ids, grouped_parts(ids, [42]))
+    assert [split.fold for split in splits] == [1, 2, 3, 4, 5]
+    tested = np.concatenate([split.test for split in splits])
+    assert sorted(tested) == sorted(set(range(len(ids))) - {5, 50})
+    for split in splits:
+        patients = [set(ids["patient_id"].iloc[part]) for part in (split.train, split.test)]
+        assert not patients[0] & patients[1]
+        assert sorted([*split.train, *split.test]) == sorted(tested)
+
+
+def test_parts_and_splits_are_inverse():
+    ids = random_ids(8)
+    ids.loc[[5, 50], "label"] = None
+    for splits in (make_splits(ids, seeds=(2, 3)), given_splits(ids, grouped_parts(ids, [42, 43]))):
+        again = given_splits(ids, pd.DataFrame(parts_of_splits(splits, len(ids))))
+        for ours, theirs in zip(splits, again, strict=True):
+            assert (ours.seed, ours.fold) == (theirs.seed, theirs.fold)
+            np.testing.assert_array_equal(ours.train, theirs.train)
+            np.testing.assert_array_equal(ours.test, theirs.test)
+
+
+def test_what_folds_refuse():
+    few = make_ids(["a"] * 8 + ["b"] * 4, range(12))
+    with pytest.raises(UserError, match="class 'b' has 4 patient"):
+        grouped_parts(few, [42])
+    ids = make_ids(["a", "b"] * 4, [0, 0, 1, 1, 2, 2, 3, 3])
+    with pytest.raises(UserError, match="are in both 'train' and 'test'"):
+        given_splits(ids, ["fold1", "fold2"] * 4)
+    with pytest.raises(UserError, match="the parts found are: fold1"):
+        given_splits(ids, ["fold1"] * 8)
+    single = ["fold1"] * 2 + ["fold2"] * 4 + ["fold3"] * 2
+    with pytest.raises(UserError, match="seeds of a split"):
+        given_splits(ids, pd.DataFrame({0: single, 1: ["fold1"] * 4 + ["fold2"] * 4}))
+    lacking = ids.assign(label=["a", "a"] + ["a", "b"] * 3)
+    with pytest.raises(UserError, match=r"class 'b' .* is not in the test part of fold 1"):
+        given_splits(lacking, single)

@@ -150,7 +150,7 @@ def test_metrics_are_those_of_the_saved_predictions_of_the_splits():
         recalls = recall_score(rows["label"], rows["predicted"], average=None)
         for name, recall in zip(found.classes, recalls, strict=True):
             assert found.recall[name].per_seed[i] == pytest.approx(recall)
-    np.testing.assert_array_equal(found.trained_on, splits[0].train)
+    np.testing.assert_array_equal(found.splits[0].train, splits[0].train)
     np.testing.assert_array_equal(
         found.confusion,
         confusion_matrix(found.predictions["label"], found.predictions["predicted"]),

@@ -152,6 +152,26 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
     assert "damaged" in capsys.readouterr().err
 
 
+def test_probes_of_a_fold_each_are_compared_as_one_cross_validation(tmp_path: Path) -> None:
+    whole = predictions(0.8, seeds=1, chance=1)
+    fold = whole["patient_id"].str[1:].astype(int) % 3 + 1
+    whole = whole.assign(seed=42, fold=fold)
+    for k, rows in predictions(0.6, seeds=1, chance=2).groupby(fold):
+        (tmp_path / f"probe-{k}").mkdir()
+        rows.to_parquet(tmp_path / f"probe-{k}" / "predictions.parquet")
+    joined = read_predictions(tmp_path / "probe-{fold}")
+    found = compare(joined, whole, replicates=20).differences["balanced_accuracy"]
+    means = [
+        np.mean([balanced_accuracy_score(r["label"], r["predicted"]) for _, r in t.groupby("fold")])
+        for t in (joined, whole)
+    ]
+    assert (found.a, found.b) == pytest.approx(tuple(means))
+    with pytest.raises(UserError, match="another fold in the second"):
+        compare(joined, whole.assign(fold=fold % 3 + 1))
+    with pytest.raises(UserError, match="no predictions"):
+        read_predictions(tmp_path / "none-{fold}")
+
+
 def probes(identity: float, signal: float, *, lesions: int = 2) -> dict[str, ProbeResult]:
     """Features that say who (`identity`) and what (`signal`); a class per patient."""
     rng = np.random.default_rng(0)

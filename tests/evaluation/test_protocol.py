@@ -11,6 +11,7 @@ import pytest
 from slimp.data.cohort import Cohort
 from slimp.data.files import read_json
 from slimp.errors import CheckpointError, UserError
+from slimp.evaluation.folds import parts_of_splits
 from slimp.evaluation.paired_bootstrap import compare
 from slimp.evaluation.probe_config import FullProbeConfig, ProbeConfig, ProtocolConfig
 from slimp.evaluation.protocol import Assessment, assess, require_possible
@@ -19,6 +20,7 @@ from slimp.evaluation.run_features import cached_features, parts_of_run, precisi
 from slimp.features.design import RawTable
 from slimp.features.embed import FeatureTable, InferenceConfig
 from slimp.sources import import_source
+from slimp.sources.split_file import split_rows
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 
 QUICK = ProbeConfig(seeds=2, folds=2, strengths=(0.01, 1.0), replicates=20)
@@ -269,3 +271,68 @@ def test_protocols_on_real_patients(real_data, tmp_path):
     assert everyone.balanced_accuracy == found.main.balanced_accuracy
     names = {(group.column, group.group) for group in found.subgroups.groups}
     assert {("gender", "FEMALE"), ("gender", "MALE"), ("gender", "unknown")} <= names
+
+
+def test_grouped_folds_give_the_mean_over_folds_and_pooled_figures(cohort, table, tmp_path):
+    config = replace(QUICK, features="image", split="grouped-5", seeds=None)
+    few = ProtocolConfig(fractions=(0.5,), draws=1, subgroups=("sex",))
+    found = assess(table, cohort, config, protocols=few)
+    main, score = found.main, found.main.balanced_accuracy
+    assert found.tested_on == "each in one of 5 folds"
+    rows = main.predictions
+    assert sorted(rows["image_id"]) == sorted(cohort.images["image_id"])
+    assert set(rows["seed"]) == {42}
+    recalls = [
+        [(own["label"] == own["predicted"]).mean() for _, own in fold.groupby("label")]
+        for _, fold in rows.groupby("fold")
+    ]
+    np.testing.assert_allclose(score.per_fold, np.mean(recalls, axis=1))
+    assert [score.mean, *score.per_seed] == pytest.approx([np.mean(recalls)] * 2)
+    assert score.ci95[0] <= score.mean <= score.ci95[1]
+    together = [(own["label"] == own["predicted"]).mean() for _, own in rows.groupby("label")]
+    assert main.pooled["balanced_accuracy"].mean == pytest.approx(np.mean(together))
+    assert main.pooled.keys() == main.metrics.keys()
+    content = found.to_dict()
+    assert content["split"] == "grouped-5"
+    assert len(content["balanced_accuracy"]["per_fold"]) == 5
+    assert len(content["low_shot"]["points"][0]["balanced_accuracy"]["per_fold"]) == 5
+    assert sorted(found.low_shot.rows["fold"].unique()) == [1, 2, 3, 4, 5]
+    assert len(content["subgroups"]["groups"][0]["metrics"]["balanced_accuracy"]["ci95"]) == 2
+
+
+def test_shuffles_of_the_folds_are_counted_as_seeds(cohort, table):
+    config = replace(QUICK, features="image", split="grouped-5", seeds=2)
+    result = assess(table, cohort, config).main
+    assert sorted(set(result.predictions["seed"])) == [42, 43]
+    assert len(result.balanced_accuracy.per_seed) == 2
+    assert len(result.balanced_accuracy.per_fold) == 10
+
+
+def test_the_folds_of_a_cohort_are_those_that_test(cohort, table):
+    folds = pd.DataFrame({"patient_id": cohort.patients["patient_id"]})
+    folds["split"] = [f"fold{i % 3}" for i in range(len(folds))]
+    ids = table.ids.merge(folds, on="patient_id", how="left")
+    official = replace(table, ids=ids)
+    for mode in ("patient", "official"):
+        found = assess(official, cohort, replace(QUICK, features="image", split=mode))
+        assert found.tested_on == "each in one of 3 folds"
+        by_image = dict(zip(ids["image_id"], ids["split"], strict=True))
+        rows = found.main.predictions
+        assert (rows["image_id"].map(by_image) == "fold" + rows["fold"].astype(str)).all()
+
+
+@pytest.mark.parametrize("split", ["patient", "grouped-5"])
+def test_an_exported_split_gives_the_identical_result(cohort, table, tmp_path, split):
+    config = replace(QUICK, features="image", split=split)
+    first = assess(table, cohort, config).main
+    rows = split_rows(table.ids, parts_of_splits(first.splits, len(table.ids)))
+    rows.to_csv(tmp_path / "split.csv", index=False)
+    config = replace(config, split="patient", split_file=str(tmp_path / "split.csv"), seeds=None)
+    require_possible(cohort, config, ProtocolConfig())
+    again = assess(table, cohort, config, run_parts={}).main
+    pd.testing.assert_frame_equal(again.predictions, first.predictions)
+    assert again.metrics == first.metrics
+    assert again.pooled == first.pooled
+    assert again.to_dict()["split"] == "file"
+    with pytest.raises(UserError, match="give one"):
+        replace(config, split="official")

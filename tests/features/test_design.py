@@ -7,12 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from tiny import tiny_cohort, tiny_config
 
 from slimp.data.cohort import Cohort
 from slimp.errors import UserError
 from slimp.features.design import Design, RawTable, as_columns, one_hot
-from slimp.features.embed import FeatureTable
+from slimp.features.embed import FeatureTable, embed
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
+from slimp.training.build_model import build_model
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +84,41 @@ def test_trees_and_linear_models_read_the_same_cells(cohort, table):
         np.testing.assert_array_equal(hot[:, : gaps.shape[1]], gaps)
         width = sum(max(1, len(f.categories)) * len(f.columns) for f in encoding.features)
         assert hot.shape[1] == gaps.shape[1] + width
+
+
+def test_cells_are_blanked_at_the_rate_of_their_row_and_their_embeddings_follow(table):
+    rates = np.repeat([0.0, 0.5, 1.0], [len(table) // 3] * 2 + [len(table) - 2 * (len(table) // 3)])
+    rng = np.random.default_rng(0)
+    assert not table.design("full").can_blank  # its embeddings would still know the cells
+
+    def encode(raw: RawTable) -> dict[str, np.ndarray]:
+        return {"lesion": raw.frame.notna().to_numpy(np.float32)}
+
+    known = replace(table, features={**table.features, **encode(table.raw)}, encoder=encode)
+    design = known.design("full")
+    blank = design.blank(rates, rng)
+    before, after = table.raw.frame.notna().to_numpy(), blank.table.frame.notna().to_numpy()
+    pd.testing.assert_frame_equal(blank.table.frame[rates == 0], table.raw.frame[rates == 0])
+    assert not after[rates == 1].any()
+    half = rates == 0.5
+    assert after[half][before[half]].mean() == pytest.approx(0.5, abs=0.1)
+    assert (blank.table.frame.dtypes == table.raw.frame.dtypes).all()
+    np.testing.assert_array_equal(blank.blocks["lesion"], after)
+    np.testing.assert_array_equal(blank.blocks["image"], design.blocks["image"])
+    for level in table.raw.schema.levels:
+        for feature in level.features:  # a group of checkboxes is one cell
+            own = [table.raw.frame.columns.get_loc(column) for column in feature.columns]
+            lost = (before & ~after)[:, own].any(axis=1)
+            assert not after[lost][:, own].any()
+    stacked = design.with_blanked_copies(2, seed=0)
+    assert len(stacked) == 3 * len(design)
+    pd.testing.assert_frame_equal(stacked.table.frame[: len(design)], table.raw.frame)
+
+
+def test_the_encoder_of_a_model_gives_the_embeddings_of_the_cohort():
+    data = tiny_cohort()
+    torch.manual_seed(0)
+    found = embed(build_model(data, tiny_config()), data)
+    again = found.encoder(found.raw)
+    for name in ("lesion", "patient"):
+        np.testing.assert_allclose(again[name], found.features[name], atol=1e-6)

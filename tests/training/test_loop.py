@@ -257,6 +257,45 @@ def test_numbered_folds_name_no_parts() -> None:
         assert set(part.patients["patient_id"]) == set(random[name].patients["patient_id"])
 
 
+def test_the_fold_that_is_named_is_held_out(tmp_path: Path) -> None:
+    ids = cohort().patients["patient_id"].tolist()
+    folds = {patient: f"fold{i % 5}" for i, patient in enumerate(ids[:-1])}  # the last has none
+    rows = [f"{patient},{name[4:]}" for patient, name in folds.items()]
+    file = tmp_path / "split.csv"
+    file.write_text("\n".join(["patient_id,fold", *rows]))
+    unlabelled = cohort().images.assign(label=None)
+    data = replace(cohort(), tables=replace(cohort().tables, images=unlabelled))
+    asked = config(split_file=str(file), fold=3)
+    for parts in (set_aside(data, asked).named(), split_of(folds, fold=3)):
+        held_out = set(parts["held_out"].patients["patient_id"])
+        assert held_out == {patient for patient, name in folds.items() if name == "fold3"}
+        assert sum(len(part.patients) for part in parts.values()) == len(ids)
+        assert "validation" in parts
+    learned = dict.fromkeys(ids, "train")
+    for wrong, message in (
+        (config(split_file=str(file)), "Pass the --fold"),
+        (config(split_file=str(file), fold=5), "no fold 5; its parts are fold0, fold1"),
+        (config(fold=1), "has no split of its own"),
+    ):
+        with pytest.raises(CohortError, match=message):
+            set_aside(data, wrong)
+    with pytest.raises(CohortError, match=r"4 patient\(s\), such as .* earlier stage learned from"):
+        set_aside(data, asked, learned)
+
+
+def test_the_parts_of_a_file_are_those_of_the_run(tmp_path: Path) -> None:
+    names = {p: OFFICIAL.get(p) or "train" for p in cohort().patients["patient_id"]}
+    file = tmp_path / "split.csv"
+    file.write_text("\n".join(["patient_id,part", *(f"{p},{n}" for p, n in names.items())]))
+    parts = {
+        name: set(part.patients["patient_id"])
+        for name, part in set_aside(cohort(), config(split_file=str(file))).named().items()
+    }
+    assert parts["held_out"] == {p for p, name in names.items() if name == "test"}
+    assert parts["validation"] == {p for p, name in names.items() if name == "validation"}
+    assert parts["train"] == {p for p, name in names.items() if name == "train"}
+
+
 def split_of(splits: dict[str, str | None], **changes: Any) -> dict[str, Cohort]:
     return set_aside(with_split(splits), config(**changes)).named()
 

@@ -21,7 +21,7 @@ class Arguments:
     """Inputs and outputs."""
 
     a: Path
-    """Folder of one probe."""
+    """Folder of one probe; probes/mine-{fold} joins those of runs that held out a fold each."""
     b: Path
     """Folder of the other; differences are A minus B."""
     out: Path | None = None

@@ -1,9 +1,11 @@
 """Probe of a run's frozen features, with baselines that need no pre-training.
 
 Tests on the patients that pre-training set aside, where the run has some of this cohort; otherwise
-on random patient-disjoint splits. Prints every feature set up to the one asked for, the majority
-class, and a classifier of the raw metadata; then calibration and the score per subgroup, and on
-request the score with few labels and what leaks through splits that are not by patient.
+on random patient-disjoint splits. With folds (--split grouped-5) every image is tested once; a
+figure is the mean over folds, its interval a bootstrap over the patients of all folds. Prints
+every feature set up to the one asked for, the majority class, and a classifier of the raw metadata;
+then calibration and the score per subgroup, and on request the score with few labels and what
+leaks through splits that are not by patient.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
 
 EXAMPLE = "slimp probe runs/mine cohorts/mine --out probes/mine"
 MAIN_FLAGS = (
-    *("out", "features", "method", "decision", "split", "seeds", "malignant"),
-    *("pseudo", "fractions", "shots", "subgroups", "leakage"),
+    *("out", "features", "method", "decision", "split", "split_file", "seeds"),
+    "malignant",
+    *("pseudo", "fractions", "shots", "missing_grid", "subgroups", "leakage"),
 )
 
 
@@ -128,7 +131,7 @@ def show(result: Assessment) -> None:
     metrics = ("balanced_accuracy", "auroc_macro_ovr", "f1_macro")
     named = {f"no pre-training: {found.name}": found for found in result.baselines.values()}
     show_table(
-        f"mean over seeds, with 95 % interval over {result.unit}",
+        f"mean over {'folds' if main.by_fold else 'seeds'}, with 95 % interval over {result.unit}",
         ["features", "balanced accuracy", "AUROC, one against rest", "F1, macro"],
         [
             (name, *(found.metrics[metric] for metric in metrics))
@@ -137,6 +140,8 @@ def show(result: Assessment) -> None:
     )
     for found in filter(None, (result.verdict, result.gain)):
         say(found.sentence)
+    if main.by_fold:
+        say(f"'{main.config.features}': {main.by_fold}")
     say(
         f"decision '{main.decision}': {RULES[main.decision]}; calibration of "
         f"'{main.config.features}': ECE {main.metrics['ece']}, Brier {main.metrics['brier']}"
@@ -182,6 +187,14 @@ def _print_protocols(result: Assessment) -> None:
         )
         for remark in filter(None, (point.remark for point in few.points)):
             say(f"CAUTION: {remark}")
+    if (grid := result.missing_grid) is not None:
+        name, points = result.main.config.features, [(p.rate, p.difference) for p in grid.points]
+        show_table(
+            f"metadata cells missing at test, balanced accuracy, mean over {grid.draws} draws",
+            ["missing", name, "image", f"{name} - image, 95 % interval over {result.unit}"],
+            [(f"{rate:.0%}", found.a, found.b, found) for rate, found in points],
+        )
+        say(grid.sentence)
     if (leaks := result.leakage) is not None:
         show_table(
             "the same probe, split three ways",

@@ -5,7 +5,6 @@ Axis names: n = rows, k = classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,17 +12,15 @@ import pandas as pd
 
 from slimp.data.cohort import Cohort
 from slimp.errors import UserError
+from slimp.evaluation.folds import Parts
 from slimp.evaluation.linear_probe import probe_design
-from slimp.evaluation.metrics import Array
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import ProbeResult, make_task, summarise
 from slimp.features.design import Design, RawTable
 from slimp.features.feature_sets import TABLE_LEVELS
 
 
-def majority(
-    ids: pd.DataFrame, config: ProbeConfig, *, parts: Sequence[object] | Array | None = None
-) -> ProbeResult:
+def majority(ids: pd.DataFrame, config: ProbeConfig, *, parts: Parts | None = None) -> ProbeResult:
     """The most frequent training class for every test row; probabilities are class frequencies.
 
     Its balanced accuracy is 1 / classes and its AUROC 0.5, whatever the data.
@@ -37,7 +34,7 @@ def majority(
 
 
 def metadata_baseline(
-    cohort: Cohort, config: ProbeConfig, *, parts: Sequence[object] | Array | None = None
+    cohort: Cohort, config: ProbeConfig, *, parts: Parts | None = None
 ) -> ProbeResult:
     """The probe of the raw metadata alone, on the probe's splits and by its method.
 

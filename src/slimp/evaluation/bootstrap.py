@@ -45,11 +45,13 @@ class Estimate(Record):
     """2.5th and 97.5th percentile over the replicates; NaN: too few patients for an interval."""
     per_seed: tuple[float, ...]
     """NaN where a seed leaves it undefined; the mean is over the others."""
+    per_fold: tuple[float, ...] = ()
+    """Seed by seed, of splits into folds; the mean is over these."""
 
     def to_dict(self, *, per_seed: bool = True) -> dict[str, Any]:
         """Also without the figures per seed."""
-        content = super().to_dict()
-        return content if per_seed else {name: content[name] for name in ("mean", "ci95")}
+        kept = ("mean", "ci95", *(["per_seed"] * per_seed), *(["per_fold"] * bool(self.per_fold)))
+        return {name: value for name, value in super().to_dict().items() if name in kept}
 
     def __str__(self) -> str:
         if math.isnan(self.mean):
@@ -65,6 +67,7 @@ def bootstrap(
     replicates: int = 1000,
     seed: int = 0,
     reflect: Collection[str] = (),
+    folds: int = 1,
 ) -> dict[str, Estimate]:
     """Mean over splits of each statistic, with its 95 % percentile interval over patients.
 
@@ -80,6 +83,7 @@ def bootstrap(
         seed: of the draws.
         reflect: statistics that resampling only increases, such as a calibration error. Their
             interval is mirrored at the estimate (the "basic" bootstrap) and cut at 0.
+        folds: successive splits that are the folds of one seed.
 
     Raises:
         UserError: fewer than 1 replicate.
@@ -91,7 +95,9 @@ def bootstrap(
         low, high = percentiles(draws[name], mean)
         if name in reflect:
             low, high = max(0.0, 2 * mean - high), max(mean, 2 * mean - low)
-        found[name] = Estimate(mean=mean, ci95=(low, high), per_seed=tuple(seeds.tolist()))
+        each = tuple(mean_over_present(seeds.reshape(-1, folds)).tolist())
+        per_fold = tuple(seeds.tolist()) if folds > 1 else ()
+        found[name] = Estimate(mean=mean, ci95=(low, high), per_seed=each, per_fold=per_fold)
     return found
 
 

@@ -41,7 +41,7 @@ NAME = "fine-tuned"
 
 def run_of(folder: Path, split: Split) -> Path:
     """The run folder of one split."""
-    return folder / f"split{split.seed}"
+    return folder / f"split{split.seed}{'' if split.fold is None else f'-fold{split.fold}'}"
 
 
 def fine_tune(

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
+from jaxtyping import Bool, Int
+from sklearn.model_selection import StratifiedGroupKFold
 
 from slimp.data.cohort import assign_groups, require_disjoint
 from slimp.errors import UserError
 from slimp.evaluation.metrics import Array
-from slimp.evaluation.probe_config import SplitMode
+from slimp.evaluation.probe_config import ProbeConfig, SplitMode
+from slimp.sources.split_file import FOLD, read_split_file
 
 TEST_PARTS = ("held_out", "test")
 """Names of parts that test; rows of any other named part train."""
 ATTEMPTS = 20
 """Random splits per seed until every class is in both parts."""
+GROUPED_FOLDS = 5
+"""Of the split grouped-5."""
+Parts = Sequence[object] | Array | pd.Series | pd.DataFrame
+"""The part of each image in a given split; of several splits, a column per seed."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,6 +33,8 @@ class Split:
     seed: int
     train: Int[Array, " n_train"]
     test: Int[Array, " n_test"]
+    fold: int | None = None
+    """The number of the test part, of a split into folds that test in turn."""
 
 
 def make_splits(
@@ -70,42 +78,121 @@ def make_splits(
     return tuple(splits)
 
 
-def held_out_split(
-    ids: pd.DataFrame, parts: Sequence[object] | Array | pd.Series, *, seed: int = 0
-) -> Split:
-    """The split that a column of parts names: an official one, or patients a run never saw.
+def parts_of_config(ids: pd.DataFrame, config: ProbeConfig) -> pd.DataFrame | None:
+    """The parts in the file, the cohort's own split or the grouped folds that `config` asks for.
 
-    Rows of part `test` or `held_out` test; rows of any other named part train, validation rows
-    included, because the probe's strength is chosen by cross-validation; rows without a part
-    are left out.
+    None: it asks for random splits.
+    """
+    if config.split_file is not None:
+        return read_split_file(config.split_file, ids)
+    if config.split == "official":
+        return one_split(official_parts(ids), config.seed)
+    return grouped_parts(ids, config.split_seeds) if config.split == "grouped-5" else None
+
+
+def grouped_parts(ids: pd.DataFrame, seeds: Iterable[int]) -> pd.DataFrame:
+    """(images, seeds) `fold1` to `fold5` by scikit-learn's StratifiedGroupKFold over patients.
+
+    As in github.com/life-ufes/metablock-se (benchmarks/pad20/preprocess/onehot.py), whose
+    `random_state` is 42: the seed. None for images without a label. The order of the images does
+    not matter; the version of scikit-learn does (its pull request 32540 changed the folds).
+    """
+    rows = labelled_rows(ids)
+    labels, groups = (ids[c].iloc[rows].to_numpy(dtype=str) for c in ("label", "patient_id"))
+    own = pd.Series(groups).groupby(labels).nunique()
+    if own.min() < GROUPED_FOLDS:
+        raise UserError(
+            f"class '{own.idxmin()}' has {own.min()} patient(s), too few for {GROUPED_FOLDS} "
+            "folds. Add patients with it, merge it with another class, or drop its rows."
+        )
+    found = pd.DataFrame(None, index=range(len(ids)), columns=list(seeds), dtype="object")
+    for seed in found:
+        folds = StratifiedGroupKFold(GROUPED_FOLDS, shuffle=True, random_state=seed)
+        for number, (_, tests) in enumerate(folds.split(rows, labels, groups), start=1):
+            found.loc[rows[tests], seed] = f"fold{number}"
+    return found
+
+
+def given_splits(ids: pd.DataFrame, parts: Parts, *, seed: int = 0) -> tuple[Split, ...]:
+    """The splits that parts name: official ones, those of a file, or patients a run never saw.
+
+    Where the parts of a seed are folds, each tests in turn a probe of the others. Otherwise rows of
+    part `test` or `held_out` test; rows of any other named part train, validation rows
+    included, because the probe's strength is chosen by cross-validation. Rows without a part are
+    left out.
+
+    Args:
+        ids: a row per image.
+        parts: per image, or a column of them per seed.
+        seed: of parts without one.
 
     Raises:
         UserError: the parts are of another length, share a patient, or a class is not in both.
     """
-    names = pd.Series(list(parts), dtype="object")
-    if len(names) != len(ids):
-        raise UserError(f"{len(names)} parts for {len(ids)} images: one part per image is needed.")
+    table = parts if isinstance(parts, pd.DataFrame) else one_split(parts, seed)
+    if len(table) != len(ids):
+        raise UserError(f"{len(table)} parts for {len(ids)} images: one part per image is needed.")
     rows = labelled_rows(ids)
-    labels, named = ids["label"].iloc[rows].to_numpy(dtype=str), names.iloc[rows]
-    tests = named.isin(TEST_PARTS).to_numpy()
-    masks = {"train": named.notna().to_numpy() & ~tests, "test": tests}
-    split = Split(seed=seed, train=rows[masks["train"]], test=rows[tests])
-    _require_patient_disjoint(ids, split)
+    labels, splits = ids["label"].iloc[rows].to_numpy(dtype=str), []
+    for number in table:
+        names = table[number].iloc[rows].reset_index(drop=True)
+        folds: list[int | None] = [*_fold_numbers(names)]
+        for fold in folds or [None]:
+            tests = names.isin(TEST_PARTS) if fold is None else names == f"fold{fold}"
+            masks = {"train": (names.notna() & ~tests).to_numpy(bool), "test": tests.to_numpy(bool)}
+            own = {part: rows[mask] for part, mask in masks.items()}
+            splits.append(Split(seed=int(str(number)), fold=fold, **own))
+            _require_patient_disjoint(ids, splits[-1])
+            _require_classes(labels, names, masks, fold)
+    if len(counts := {len(_fold_numbers(table[number])) for number in table}) > 1:
+        raise UserError(
+            f"the seeds of a split have {min(counts)} to {max(counts)} folds: give each as many."
+        )
+    return tuple(splits)
+
+
+def one_split(parts: Sequence[object] | Array | pd.Series, seed: int) -> pd.DataFrame:
+    """The column of a single split."""
+    return pd.DataFrame({seed: pd.Series(list(parts), dtype="object")})
+
+
+def _fold_numbers(names: pd.Series) -> list[int]:
+    """The folds, if there are two at least and nothing else."""
+    found = [FOLD.fullmatch(str(name)) for name in names.dropna().unique()]
+    numbers = sorted(int(match[1]) for match in found if match)
+    return numbers if len(found) == len(numbers) > 1 else []
+
+
+def _require_classes(
+    labels: Array, names: pd.Series, masks: Mapping[str, Bool[Array, " n"]], fold: int | None
+) -> None:
+    """Refuses an empty part, and one that lacks a class."""
     for part, mask in masks.items():
+        said = f"{part} part" if fold is None else f"{part} part of fold {fold}"
         if not mask.any():
             found = ", ".join(sorted({str(name) for name in names.dropna()})) or "none"
             raise UserError(
-                f"no labelled image is in the {part} part; the parts found are: {found}. "
-                f"{' or '.join(TEST_PARTS)} test, every other named part trains."
+                f"no labelled image is in the {said}; the parts found are: {found}. "
+                f"{' or '.join(TEST_PARTS)} test, every other named part trains; or all are folds."
             )
         if lacking := set(labels) - set(labels[mask]):
             label = min(lacking)
             raise UserError(
-                f"class '{label}' ({(labels == label).sum()} images) is not in the {part} part of "
+                f"class '{label}' ({(labels == label).sum()} images) is not in the {said} of "
                 "the given split. Drop its rows, merge it with another class, or split at random "
                 "(split 'patient')."
             )
-    return split
+
+
+def parts_of_splits(splits: Iterable[Split], images: int) -> dict[int, pd.Series]:
+    """Seed -> part of each image, the inverse of `given_splits`."""
+    found: dict[int, pd.Series] = {}
+    for split in splits:
+        parts = found.setdefault(split.seed, pd.Series(None, index=range(images), dtype="object"))
+        parts.iloc[split.test] = "test" if split.fold is None else f"fold{split.fold}"
+        if split.fold is None:
+            parts.iloc[split.train] = "train"
+    return found
 
 
 def official_parts(ids: pd.DataFrame) -> list[object]:

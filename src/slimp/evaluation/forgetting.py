@@ -76,7 +76,7 @@ def forgetting(
     Raises:
         UserError: no patient of the cohort is left to test on, or its labels do not suffice.
     """
-    config = replace(config or ProbeConfig(), split="patient")
+    config = replace(config or ProbeConfig(), split="patient", split_file=None)
     runs = (Path(before), Path(after))
     parts = _common_parts(runs, cohort)
     make_task(cohort.images, config, parts)  # refuses before anything is embedded
@@ -93,7 +93,7 @@ def forgetting(
         after_minus_before=comparisons,
         tested_on="patients that both runs set aside"
         if parts is not None
-        else f"{config.seeds} random patient-disjoint splits",
+        else f"{len(config.split_seeds)} random patient-disjoint splits",
         unread=_no_longer_read(*models),
     )
 

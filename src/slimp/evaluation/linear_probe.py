@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from slimp.evaluation.boosting import fit_boosting
-from slimp.evaluation.folds import Split
+from slimp.evaluation.folds import Parts, Split
 from slimp.evaluation.logistic import Classifier, LinearProbe, decide, fit_logistic
 from slimp.evaluation.metrics import Array
 from slimp.evaluation.neighbours import fit_neighbours
@@ -65,8 +65,8 @@ def linear_probe(
     *,
     features: FeatureSet = "full",
     split: SplitMode = "patient",
-    seeds: int = 5,
-    parts: Sequence[object] | Array | None = None,
+    seeds: int | None = None,
+    parts: Parts | None = None,
     **options: Any,
 ) -> ProbeResult:
     """Metrics of a logistic regression on frozen features, with intervals over patients.
@@ -75,8 +75,8 @@ def linear_probe(
         table: features per image, as `slimp.embed` gives them.
         features: image, image+lesion or full.
         split: what must not be in both parts.
-        seeds: splits to average over.
-        parts: per image, the part of a given split (see `held_out_split`).
+        seeds: splits to average over; None: 5, or 1 with grouped-5.
+        parts: per image, the part of a given split (see `given_splits`).
         options: other fields of `ProbeConfig`.
 
     Raises:
@@ -86,9 +86,7 @@ def linear_probe(
     return probe(table, config, parts=parts)
 
 
-def probe(
-    table: FeatureTable, config: ProbeConfig, *, parts: Sequence[object] | Array | None = None
-) -> ProbeResult:
+def probe(table: FeatureTable, config: ProbeConfig, *, parts: Parts | None = None) -> ProbeResult:
     """As `linear_probe`, from a configuration, which may also ask for another method."""
     design = table.design(config.features)
     return probe_design(design, make_task(table.ids, config, parts), config, name=config.method)
@@ -116,8 +114,11 @@ def probe_design(design: Design, task: Task, config: ProbeConfig, *, name: str) 
 
 def fit(design: Design, task: Task, rows: Array, config: ProbeConfig, *, seed: int) -> Classifier:
     """The classifier of these rows of a task."""
+    design, copies = design[rows], config.blanked_copies
+    if config.method == "logistic" and copies and design.can_blank:
+        design, rows = design.with_blanked_copies(copies, seed=seed), np.tile(rows, 1 + copies)
     method = METHODS[config.method]
-    return method(design[rows], task.y[rows], task.groups[rows], task.classes, config, seed=seed)
+    return method(design, task.y[rows], task.groups[rows], task.classes, config, seed=seed)
 
 
 def answer(

@@ -77,7 +77,8 @@ class LowShot(Record):
     points: tuple[LowShotPoint, ...]
     draws: int
     rows: pd.DataFrame
-    """`setting seed draw image_id patient_id`, a row per image that was learned from."""
+    """`setting seed draw image_id patient_id`, `fold` after `seed` if there are folds; a row per
+    image that was learned from."""
 
 
 def low_shot(design: Design, task: Task, low: ProtocolConfig, whole: ProbeResult) -> LowShot:
@@ -97,14 +98,16 @@ def low_shot(design: Design, task: Task, low: ProtocolConfig, whole: ProbeResult
         draws = range(1 if everyone else low.draws)  # all patients are the same in every draw
         drawn = [(s, d, _draw(task, s, kind, value, d)) for s in task.splits for d in draws]
         found = (
-            Predictions.per_seed(whole.predictions, task.classes)
+            Predictions.per_split(whole.predictions, task.classes)
             if everyone
             else [_answer(design, task, s, rows, whole.config) for s, _, rows in drawn]
         )
         point = _point(task, kind, value, [(s, rows) for s, _, rows in drawn], found, whole.config)
         points.append(point)
         for split, draw, rows in drawn:
-            columns: dict[str, Any] = {"setting": point.setting, "seed": split.seed, "draw": draw}
+            columns: dict[str, Any] = {"setting": point.setting, "seed": split.seed}
+            columns |= {} if split.fold is None else {"fold": split.fold}
+            columns["draw"] = draw
             ids = task.ids.iloc[rows][["image_id", "patient_id"]]
             frames.append(ids.assign(**columns)[[*columns, *ids]])
     return LowShot(points=tuple(points), draws=low.draws, rows=pd.concat(frames, ignore_index=True))
@@ -175,6 +178,12 @@ def _point(
     groups = [one.patients for one in found]
     score = bootstrap(groups, statistic, replicates=config.replicates, seed=config.seed)["score"]
     per_draw = np.reshape(score.per_seed, (len(task.splits), -1))  # (splits, draws)
+    per_split = per_draw.mean(axis=1)
+    score = replace(
+        score,
+        per_seed=tuple(per_split.reshape(-1, task.folds).mean(axis=1).tolist()),
+        per_fold=tuple(per_split.tolist()) if task.folds > 1 else (),
+    )
     once = [(one.y, one.probabilities, np.ones((1, len(one.y)))) for one in found]
     missed, short = {}, []
     for c, name in enumerate(task.classes):
@@ -187,7 +196,7 @@ def _point(
         value=float(value),
         n_images=float(np.mean([len(rows) for _, rows in drawn])),
         n_patients=float(np.mean([len(set(task.groups[rows])) for _, rows in drawn])),
-        balanced_accuracy=replace(score, per_seed=tuple(per_draw.mean(axis=1).tolist())),
+        balanced_accuracy=score,
         auroc_macro_ovr=float(np.mean([ranking_metrics(*o)["auroc_macro_ovr"] for o in once])),
         spread=float(per_draw.std(axis=1).mean()),
         unreached={name: fraction for name, fraction in missed.items() if fraction > 0},

@@ -16,6 +16,8 @@ from slimp.evaluation.metrics import Array, mean_over_present
 from slimp.evaluation.result import Predictions, ProbeResult
 
 KEYS = ["image_id", "seed"]
+MOST_FOLDS = 100
+"""Whose folders are looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,7 @@ def compare(
         UserError: the predictions have other classes, no image in common, or other labels.
     """
     classes, pair = _common_classes(a, b), _common_rows(a, b)
-    said = list(zip(*(Predictions.per_seed(table, classes) for table in pair), strict=True))
+    said = list(zip(*(Predictions.per_split(table, classes) for table in pair), strict=True))
 
     def scores(one: Predictions, weights: Array) -> dict[str, Array]:
         if headline_only:
@@ -174,7 +176,7 @@ def leakage(results: Mapping[str, ProbeResult]) -> Leakage:
 
 def _excess(a: ProbeResult, b: ProbeResult) -> Estimate:
     """Balanced accuracy of A minus B, each the mean over its own splits."""
-    ours, theirs = (Predictions.per_seed(r.predictions, r.classes) for r in (a, b))
+    ours, theirs = (Predictions.per_split(r.predictions, r.classes) for r in (a, b))
     sides = [*ours, *theirs]
 
     def statistic(split: int, weights: Array) -> dict[str, Array]:
@@ -195,9 +197,17 @@ def _excess(a: ProbeResult, b: ProbeResult) -> Estimate:
 def read_predictions(folder: str | Path) -> pd.DataFrame:
     """The predictions that a probe left in `folder`.
 
+    `{fold}` in its name stands for the number of a fold: of runs that each held out one fold, the
+    probes are read as one cross-validation.
+
     Raises:
         UserError: there are none, or they are damaged.
     """
+    if "{fold}" in str(folder):
+        probes = {k: str(folder).replace("{fold}", str(k)) for k in range(MOST_FOLDS)}
+        tables = [read_predictions(p).assign(fold=k) for k, p in probes.items() if Path(p).is_dir()]
+        if tables:
+            return pd.concat(tables, ignore_index=True)
     path = Path(folder) / "predictions.parquet"
     if not path.is_file():
         raise UserError(f"{folder}: holds no predictions.parquet. Make one with: slimp probe.")
@@ -240,6 +250,8 @@ def _common_rows(a: pd.DataFrame, b: pd.DataFrame) -> list[pd.DataFrame]:
     for table, which in ((a, "first"), (b, "second")):
         if table.duplicated(KEYS).any():
             raise UserError(f"the {which} predictions have an image twice in one seed.")
+    if all("fold" in table and table["seed"].nunique() == 1 for table in (a, b)):
+        b = b.assign(seed=a["seed"].iloc[0])  # the folds must agree, which is checked below
     common = a[KEYS].merge(b[KEYS], on=KEYS)
     if common.empty:
         raise UserError(
@@ -248,7 +260,7 @@ def _common_rows(a: pd.DataFrame, b: pd.DataFrame) -> list[pd.DataFrame]:
             "pre-training seed set the same patients aside."
         )
     ours, theirs = (common.merge(table, on=KEYS) for table in (a, b))
-    for name in ("label", "patient_id"):
+    for name in ("label", "patient_id", *(["fold"] if "fold" in ours and "fold" in theirs else [])):
         differ = (ours[name] != theirs[name]).to_numpy(dtype=bool)
         if differ.any():
             image = ours["image_id"].iloc[int(np.argmax(differ))]

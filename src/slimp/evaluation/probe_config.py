@@ -10,8 +10,10 @@ from slimp.errors import UserError
 from slimp.features.feature_sets import FeatureSet
 from slimp.training.config import FinetuneConfig
 
-SplitMode = Literal["patient", "lesion", "image", "official"]
-"""What must not be in both parts of a split; or the parts that the cohort names itself."""
+SplitMode = Literal["patient", "lesion", "image", "official", "grouped-5"]
+"""What must not be in both parts of a split; the parts that the cohort names itself; or folds."""
+FIRST_SHUFFLE = 42
+"""The random_state of the first shuffle of grouped-5, as in the repository it is taken from."""
 Decision = Literal["balanced", "likeliest"]
 """How a class follows from its probabilities, see `slimp.evaluation.logistic.decide`."""
 RULES: dict[Decision, str] = {
@@ -30,15 +32,20 @@ class ProbeConfig:
     features: FeatureSet = "full"
     """image (SLIMP-Image), image+lesion: with lesion metadata, full: with patient metadata too."""
     split: SplitMode = "patient"
-    """Unit that train and test never share (lesion and image leak), or the official split."""
+    """Unit that train and test never share (lesion and image leak); official: the cohort's own
+    split or folds; grouped-5: five stratified folds of patients, each tested once."""
+    split_file: str | None = None
+    """Table of image_id or patient_id, and fold or part: the split to use. A probe leaves its own
+    as split.csv."""
     method: Literal["logistic", "boosting", "logistic+boosting", "knn"] = "logistic"
     """Logistic regression, gradient-boosted trees, the mean of both, or a vote of nearest
     neighbours. Only the first is kept for slimp predict."""
     decision: Decision = "balanced"
     """balanced: the class of largest probability relative to its share of the training images,
     for balanced accuracy; likeliest: of largest probability, for accuracy."""
-    seeds: int = 5
-    """Splits to average over. A held-out split is a single one, whatever the value."""
+    seeds: int | None = None
+    """Splits to average over (default: 5; of grouped-5 1, and N are shuffles of random_state 42,
+    43, ...). A split that is given is not repeated."""
     seed: int = 0
     """Random seed: of the first split (the next ones count up), the folds and the bootstrap."""
     test_fraction: float = 0.2
@@ -47,6 +54,9 @@ class ProbeConfig:
     """Patient-disjoint folds of the training rows, on which the strengths are chosen."""
     strengths: tuple[float, ...] = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0)
     """Candidates for scikit-learn's C of each block, the inverse of its penalty."""
+    blanked_copies: int = 0
+    """With --method logistic: copies of each training row with metadata cells blanked at random;
+    with 1, cells missing at test cost far less (--missing-grid)."""
     neighbours: int = 20
     """Neighbours that vote, with --method knn."""
     temperature: float = 0.07
@@ -60,22 +70,28 @@ class ProbeConfig:
 
     def __post_init__(self) -> None:
         require_choices(ProbeConfig, self)
-        require_positive(self, "seeds", "neighbours", "temperature", "replicates")
+        require_positive(self, *(["seeds"] if self.seeds is not None else []))
+        require_positive(self, "neighbours", "temperature", "replicates")
         for name, sound, rule in (
             ("seed", self.seed >= 0, "0 or more"),
             ("test_fraction", 0 < self.test_fraction < 1, "in (0, 1)"),
+            ("blanked_copies", self.blanked_copies >= 0, "0 or more"),
             ("folds", self.folds >= 2, "at least 2"),
             ("strengths", self.strengths and min(self.strengths) > 0, "positive numbers"),
         ):
             if not sound:
                 raise UserError(f"{name} must be {rule}, got {getattr(self, name)}.")
+        if self.split_file is not None and self.split != "patient":
+            raise UserError(f"split {self.split} and split_file both name a split: give one.")
         if self.malignant and self.positive is not None:
             raise UserError("positive and malignant both name the positive class: give one.")
 
     @property
     def split_seeds(self) -> range:
         """The seed of each split."""
-        return range(self.seed, self.seed + self.seeds)
+        grouped = self.split == "grouped-5"
+        first = self.seed + FIRST_SHUFFLE * grouped
+        return range(first, first + (self.seeds or (1 if grouped else 5)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +103,11 @@ class ProtocolConfig:
     shots: tuple[int, ...] = ()
     """Images per class to learn from, each of another patient, as in 1,5,20."""
     draws: int = 5
-    """Random draws per split, for each fraction and each number of shots."""
+    """Random draws per split, for each fraction, number of shots and rate of missing cells."""
     leakage: bool = False
     """Also probe with splits by lesion and by image, to measure what leaks."""
+    missing_grid: bool = False
+    """Also test with 0, 5, 10, 20, 30, 50 and 70 % of the metadata cells blanked at random."""
     subgroups: tuple[str, ...] = ("auto",)
     """Columns to score by, as in sex,age:30:60 (edges; without, quartiles); auto, or none."""
 

@@ -13,19 +13,29 @@ from slimp.data.cohort import Cohort
 from slimp.data.files import new_file, write_json
 from slimp.errors import UserError
 from slimp.evaluation.baselines import majority, metadata_baseline
-from slimp.evaluation.folds import held_out_split, labelled_rows, official_parts
+from slimp.evaluation.folds import (
+    Parts,
+    Split,
+    given_splits,
+    labelled_rows,
+    official_parts,
+    one_split,
+    parts_of_config,
+)
 from slimp.evaluation.groups import group_values
 from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.low_shot import LowShot, low_shot
+from slimp.evaluation.missing_grid import MissingGrid, missing_grid
 from slimp.evaluation.paired_bootstrap import Leakage, Verdict, leakage, verdict
 from slimp.evaluation.probe_config import LEAKING, ProbeConfig, ProtocolConfig
 from slimp.evaluation.result import ProbeResult, Task, make_task, relabelled
 from slimp.evaluation.subgroups import Subgroups, subgroups
 from slimp.features.embed import FeatureTable
 from slimp.features.feature_sets import FEATURE_SETS, FeatureSet
+from slimp.sources.split_file import FOLD
 from slimp.training.parts import LEARNED_FROM
 
-PROTOCOLS = ("low_shot", "leakage", "subgroups")
+PROTOCOLS = ("low_shot", "missing_grid", "leakage", "subgroups")
 """What may be measured besides the score."""
 
 
@@ -50,6 +60,7 @@ class Assessment:
     imputed: tuple[str, ...] = ()
     """Features with rows that `slimp retrieve` imputed from other patients."""
     low_shot: LowShot | None = None
+    missing_grid: MissingGrid | None = None
     leakage: Leakage | None = None
     subgroups: Subgroups | None = None
 
@@ -91,22 +102,21 @@ def require_possible(cohort: Cohort, config: ProbeConfig, protocols: ProtocolCon
     """Refuses what the cohort's tables do not allow, before any image is embedded.
 
     Raises:
-        UserError: a class, a column or an official split that was asked for does not exist.
+        UserError: a class, a column or a split that was asked for does not exist or is unsound.
     """
     labelled_rows(relabelled(cohort.images, config.malignant))
     group_values(cohort, protocols.subgroups)
-    if config.split == "official":
-        official_parts(cohort.images)
+    ids = relabelled(cohort.images, config.malignant)
+    if (parts := parts_of_config(ids, config)) is not None:
+        given_splits(ids, parts)
 
 
 def task_of(
     cohort: Cohort, config: ProbeConfig, *, run_parts: Mapping[str, str] | None, held_out: bool
 ) -> Task:
     """The splits on which `assess` probes the features of a cohort."""
-    parts = None
-    if held_out or config.split == "official":
-        ids = relabelled(cohort.images, config.malignant)
-        parts, _ = _given_split(ids, config, run_parts or {})
+    ids = relabelled(cohort.images, config.malignant)
+    parts, _ = _split(ids, config, run_parts or {}, held_out=held_out)
     return make_task(cohort.images, config, parts)
 
 
@@ -136,10 +146,10 @@ def assess(
     ids = relabelled(table.ids, config.malignant)
     labelled_rows(ids)  # refuses what no split can mend
     unit = "patients" if cohort.has_patient_ids else "lesions"
-    apart = unit.removesuffix("s") if config.split == "patient" else config.split
-    parts, tested_on = None, ""
-    if held_out or config.split == "official":
-        parts, tested_on = _given_split(ids, config, run_parts or {})
+    parts, tested_on = _split(ids, config, run_parts or {}, held_out=held_out)
+    if parts is None:
+        apart = unit.removesuffix("s") if config.split == "patient" else config.split
+        tested_on = f"in {len(config.split_seeds)} random {apart}-disjoint splits"
     sets = _feature_sets(table, config)
     probes: dict[str, ProbeResult] = {}
     for name in sets:
@@ -158,7 +168,7 @@ def assess(
         probes=probes,
         baselines=baselines,
         verdict=verdict(sets[-1], main.predictions, tables, unit=unit),
-        tested_on=tested_on or f"in {config.seeds} random {apart}-disjoint splits",
+        tested_on=tested_on,
         saw_test_patients=seen,
         unit=unit,
         imputed=table.imputed,
@@ -170,7 +180,7 @@ def _protocols(
     table: FeatureTable,
     cohort: Cohort,
     config: ProbeConfig,
-    parts: Sequence[object] | None,
+    parts: Parts | None,
     main: ProbeResult,
     protocols: ProtocolConfig,
 ) -> dict[str, Any]:
@@ -179,11 +189,15 @@ def _protocols(
     if protocols.fractions or protocols.shots:
         task = make_task(table.ids, config, parts)
         found["low_shot"] = low_shot(table.design(config.features), task, protocols, main)
+    if protocols.missing_grid:
+        task = make_task(table.ids, config, parts)
+        found["missing_grid"] = missing_grid(table, task, config, protocols.draws)
     if protocols.leakage:
         results: dict[str, ProbeResult] = {}
         for mode in ("patient", *LEAKING):
             known = parts is None and mode == config.split
-            results[mode] = main if known else probe(table, replace(config, split=mode))
+            random = replace(config, split=mode, split_file=None)
+            results[mode] = main if known else probe(table, random)
         found["leakage"] = leakage(results)
     by_group = subgroups(main, cohort, protocols.subgroups)
     if by_group.groups:
@@ -200,24 +214,33 @@ def _feature_sets(table: FeatureTable, config: ProbeConfig) -> list[FeatureSet]:
     return sorted(found.values(), key=asked.index)
 
 
-def _given_split(
-    ids: pd.DataFrame, config: ProbeConfig, run_parts: Mapping[str, str]
-) -> tuple[list[object] | None, str]:
-    """The part of each image in a split that exists already, and its test part in words."""
-    parts = ids["patient_id"].map(run_parts).astype("object")
-    official = "split" in ids and (ids["split"] == "test").any()
-    if config.split == "patient" and (parts == "held_out").any():
-        given, words = (
-            parts.where(parts.notna(), None).tolist(),
-            "those that pre-training set aside",
-        )
-    elif config.split == "official" or (config.split == "patient" and official):
-        given, words = official_parts(ids), "those of the official test part"
+def _split(
+    ids: pd.DataFrame, config: ProbeConfig, run_parts: Mapping[str, str], *, held_out: bool
+) -> tuple[Parts | None, str]:
+    """The part of each image, and which images test, in words; None: random splits."""
+    if (parts := parts_of_config(ids, config)) is not None:
+        return parts, _words(given_splits(ids, parts), config)
+    if config.split != "patient" or not held_out:
+        return None, ""
+    of_run = ids["patient_id"].map(run_parts).astype("object")
+    if (of_run == "held_out").any():
+        parts = one_split(of_run.where(of_run.notna(), None), config.seed)
+    elif "split" in ids and ids["split"].dropna().str.fullmatch(f"test|{FOLD.pattern}").any():
+        parts = one_split(official_parts(ids), config.seed)
     else:
         return None, ""
     try:
-        held_out_split(ids, given)
+        words = _words(given_splits(ids, parts), config)
     except UserError as error:
-        flag = "--split patient" if config.split == "official" else "--no-held-out"
-        raise UserError(f"{error} Or pass {flag} to split the patients at random.") from None
-    return given, words
+        raise UserError(f"{error} Or pass --no-held-out to split at random.") from None
+    return parts, "those that pre-training set aside" if "held_out" in of_run.values else words
+
+
+def _words(splits: Sequence[Split], config: ProbeConfig) -> str:
+    """Which images a split tests that a file, the cohort or the folds of grouped-5 give."""
+    seeds = len({split.seed for split in splits})
+    times = "" if seeds == 1 else f", in {seeds} splits"
+    if splits[0].fold is not None:
+        return f"each in one of {len(splits) // seeds} folds{times}"
+    whose = "the official test part" if config.split_file is None else "the split file"
+    return f"those of {whose}{times}"

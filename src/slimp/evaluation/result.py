@@ -5,7 +5,7 @@ Axis names: n = test rows of one split, k = classes, r = replicates.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from slimp.data.files import check_output, new_file, write_json
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Estimate, Record, bootstrap
 from slimp.evaluation.folds import (
+    Parts,
     Split,
-    held_out_split,
+    given_splits,
     labelled_rows,
     make_splits,
-    official_parts,
+    parts_of_config,
 )
 from slimp.evaluation.logistic import LinearProbe
 from slimp.evaluation.metrics import Array, metrics, recall_per_class
@@ -56,8 +57,13 @@ class Predictions:
 
     @classmethod
     def per_seed(cls, rows: pd.DataFrame, classes: Sequence[str]) -> list[Predictions]:
-        """One per seed of `ProbeResult.predictions`, in the order of the seeds."""
+        """One per seed of `ProbeResult.predictions`, in the order of the seeds, folds together."""
         return [cls.of_rows(own, classes) for _, own in rows.groupby("seed", sort=True)]
+
+    @classmethod
+    def per_split(cls, rows: pd.DataFrame, classes: Sequence[str]) -> list[Predictions]:
+        """One per seed and fold of `ProbeResult.predictions`, in the order of both."""
+        return [cls.of_rows(own, classes) for _, own in rows.groupby(split_keys(rows), sort=True)]
 
     def select(self, rows: Shaped[Array, " m"]) -> Predictions:
         """Some of the rows, by number or mask."""
@@ -91,6 +97,12 @@ class Task:
         return self.ids["patient_id"].to_numpy(dtype=str)
 
     @property
+    def folds(self) -> int:
+        """Splits of one seed; 1 where they are no folds."""
+        seeds = {split.seed for split in self.splits}
+        return 1 if self.splits[0].fold is None else len(self.splits) // len(seeds)
+
+    @property
     def class_shares(self) -> dict[str, float]:
         """Of the training rows, mean over splits."""
         shares = [self.priors(split.train) for split in self.splits]
@@ -116,10 +128,8 @@ class Task:
         )
 
 
-def make_task(
-    ids: pd.DataFrame, config: ProbeConfig, parts: Sequence[object] | Array | None = None
-) -> Task:
-    """The task that `config` describes, on given `parts` (per row) or random splits.
+def make_task(ids: pd.DataFrame, config: ProbeConfig, parts: Parts | None = None) -> Task:
+    """The task that `config` describes, on the splits of `parts` (see `given_splits`) or its own.
 
     Raises:
         UserError: the classes or parts do not allow it.
@@ -133,12 +143,11 @@ def make_task(
                 f"the classes are: {', '.join(names)}."
             )
         names.sort(key=lambda name: name == config.positive)
-    if parts is None and config.split == "official":
-        parts = official_parts(ids)
+    parts = parts_of_config(ids, config) if parts is None else parts
     splits = (
         make_splits(ids, config.split, config.split_seeds, test_fraction=config.test_fraction)
         if parts is None
-        else (held_out_split(ids, parts, seed=config.seed),)
+        else given_splits(ids, parts, seed=config.seed)
     )
     return Task(
         ids=ids,
@@ -170,6 +179,11 @@ def codes_of(labels: pd.Series, classes: Sequence[str]) -> Int[Array, " rows"]:
     return pd.Index(list(classes)).get_indexer(pd.Index(labels)).astype(np.int64)
 
 
+def split_keys(rows: pd.DataFrame) -> list[Hashable]:
+    """The columns of predictions that tell splits apart."""
+    return [name for name in ("seed", "fold") if name in rows]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProbeResult(Record):
     """Metrics with intervals, what they were made from, and the probe itself."""
@@ -193,9 +207,12 @@ class ProbeResult(Record):
     held_out: bool
     predictions: pd.DataFrame
     """`image_id patient_id seed label predicted decision p_<class>...`, a row per test image and
-    seed; `decision` is the rule by which `predicted` follows from the probabilities."""
-    trained_on: Int[Array, " n_train"]
-    """Rows of the ids that trained in the first split."""
+    seed, and `fold` after `seed` where there are folds; `decision` is the rule by which
+    `predicted` follows from the probabilities."""
+    splits: tuple[Split, ...]
+    """Rows of the ids that trained and tested."""
+    pooled: dict[str, Estimate] = field(default_factory=dict)
+    """Of splits into folds: each metric of the predictions of all folds of a seed together."""
     decision: Decision = "likeliest"
     """The rule by which classes were decided on."""
     class_shares: Mapping[str, float] = field(default_factory=dict)
@@ -211,15 +228,29 @@ class ProbeResult(Record):
         """The headline figure."""
         return self.metrics["balanced_accuracy"]
 
+    @property
+    def by_fold(self) -> str:
+        """The balanced accuracy of each fold, in a sentence; empty without folds."""
+        each = self.balanced_accuracy.per_fold
+        if not each:
+            return ""
+        return (
+            f"balanced accuracy per fold {', '.join(f'{value:.3f}' for value in each)} (standard "
+            f"deviation {np.nanstd(each):.3f}); of all folds' predictions together "
+            f"{self.pooled['balanced_accuracy']}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
-        left_out = ("metrics", "config", "held_out", "predictions", "trained_on", "probe")
-        given = self.held_out and self.config.split != "official"
+        left_out = ["metrics", "config", "held_out", "predictions", "splits", "probe"]
+        left_out += ["pooled"] * (not self.pooled)
+        given = self.held_out and self.config.split == "patient"
+        name = "held_out" if self.config.split_file is None else "file"
         return {
             **{name: estimate.to_dict() for name, estimate in self.metrics.items()},
             **{name: value for name, value in super().to_dict().items() if name not in left_out},
             "confusion": self.confusion.tolist(),
-            "split": "held_out" if given else self.config.split,
+            "split": name if given else self.config.split,
             "features": self.config.features,
             "probe_config": asdict(self.config),
         }
@@ -243,8 +274,44 @@ def summarise(
     name: str,
     decision: Decision = "likeliest",
 ) -> ProbeResult:
-    """The metrics of one set of predictions per split, with intervals over patients."""
-    k = len(task.classes)
+    """The metrics of one set of predictions per split, with intervals over patients.
+
+    Of folds, each metric is the mean over them, as cross-validation is reported; a replicate of
+    its interval draws from the patients of all folds at once.
+    """
+    k, table = len(task.classes), prediction_table(task, found, decision)
+    estimates = _estimates(found, task, config, folds=task.folds)
+    recall = {c: estimates.pop(f"recall {c}") for c in task.classes}
+    confusion = np.zeros((k, k), dtype=np.int64)
+    for one in found:
+        np.add.at(confusion, (one.y, one.predicted), 1)
+    pooled = {}
+    if task.folds > 1:
+        pooled = _estimates(Predictions.per_seed(table, task.classes), task, config, folds=1)
+    return ProbeResult(
+        name=name,
+        config=config,
+        classes=task.classes,
+        metrics=estimates,
+        recall=recall,
+        pooled={name: value for name, value in pooled.items() if name in estimates},
+        confusion=confusion,
+        n_train=round(np.mean([len(split.train) for split in task.splits])),
+        n_test=round(np.mean([len(split.test) for split in task.splits])),
+        n_test_patients=table["patient_id"].nunique(),
+        n_unlabelled=int((task.y < 0).sum()),
+        held_out=task.held_out,
+        predictions=table,
+        splits=task.splits,
+        decision=decision,
+        class_shares=task.class_shares,
+    )
+
+
+def _estimates(
+    found: Sequence[Predictions], task: Task, config: ProbeConfig, *, folds: int
+) -> dict[str, Estimate]:
+    """Every metric, and `recall <class>`."""
 
     def statistic(split: int, weights: Array) -> dict[str, Array]:
         recall = found[split].recall(weights)  # (r, k)
@@ -252,38 +319,18 @@ def summarise(
         return {**found[split].metrics(weights), **named}
 
     groups = [one.patients for one in found]
-    estimates = bootstrap(
-        groups, statistic, replicates=config.replicates, seed=config.seed, reflect=("ece",)
-    )
-    recall = {c: estimates.pop(f"recall {c}") for c in task.classes}
-    confusion = np.zeros((k, k), dtype=np.int64)
-    for one in found:
-        np.add.at(confusion, (one.y, one.predicted), 1)
-    return ProbeResult(
-        name=name,
-        config=config,
-        classes=task.classes,
-        metrics=estimates,
-        recall=recall,
-        confusion=confusion,
-        n_train=round(np.mean([len(split.train) for split in task.splits])),
-        n_test=round(np.mean([len(split.test) for split in task.splits])),
-        n_test_patients=len(np.unique(np.concatenate(groups))),
-        n_unlabelled=int((task.y < 0).sum()),
-        held_out=task.held_out,
-        predictions=_prediction_table(task, found, decision),
-        trained_on=task.splits[0].train,
-        decision=decision,
-        class_shares=task.class_shares,
-    )
+    how: dict[str, Any] = {"replicates": config.replicates, "seed": config.seed, "folds": folds}
+    return bootstrap(groups, statistic, reflect=("ece",), **how)
 
 
-def _prediction_table(task: Task, found: Sequence[Predictions], rule: Decision) -> pd.DataFrame:
+def prediction_table(task: Task, found: Sequence[Predictions], rule: Decision) -> pd.DataFrame:
+    """The rows of `ProbeResult.predictions`."""
     names, frames = np.array(task.classes), []
     for split, one in zip(task.splits, found, strict=True):
         ids = task.ids.iloc[split.test][["image_id", "patient_id"]].reset_index(drop=True)
-        columns: dict[str, Any] = {"seed": split.seed, "label": names[one.y]}
-        columns |= {"predicted": names[one.predicted], "decision": rule}
+        columns: dict[str, Any] = {"seed": split.seed}
+        columns |= {} if split.fold is None else {"fold": split.fold}
+        columns |= {"label": names[one.y], "predicted": names[one.predicted], "decision": rule}
         columns |= {f"p_{c}": one.probabilities[:, i] for i, c in enumerate(task.classes)}
         frames.append(ids.assign(**columns))
     return pd.concat(frames, ignore_index=True)

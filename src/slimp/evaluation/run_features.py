@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import sha256_of
-from slimp.features.design import RawTable
+from slimp.features.design import Array, MetadataEncoder, RawTable, metadata_encoder
 from slimp.features.embed import (
     FeatureTable,
     InferenceConfig,
@@ -119,7 +122,18 @@ def cached_features(
         table = embed(Slimp.from_pretrained(run), cohort, how, lacking=lacking, progress=progress)
         with suppress(PermissionError):  # a run that may only be read is embedded each time
             replace(table, raw=None).save(kept)
-    table = replace(table, raw=RawTable.of(cohort))  # which stays out of the run's folder
+    # The raw metadata stay out of the run's folder.
+    table = replace(table, raw=RawTable.of(cohort), encoder=_encoder(run))
     if retrieved is None:
         return table
     return with_pseudo_metadata(table, Slimp.from_pretrained(run), retrieved)
+
+
+def _encoder(run: Path) -> MetadataEncoder:
+    """That of the run's model, which is read when it is first needed."""
+    read = cache(Slimp.from_pretrained)
+
+    def encode(raw: RawTable) -> Mapping[str, Float[Array, "n _"]]:
+        return metadata_encoder(read(run))(raw)
+
+    return encode

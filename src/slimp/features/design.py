@@ -5,8 +5,8 @@ Axis names: n = rows, d = columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ from jaxtyping import Float, Shaped
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding, Rows
 from slimp.data.schema import LevelName, Schema
-from slimp.features.encode import encode_table, level_of_images
+from slimp.features.encode import embed_rows, encode_table, level_of_images
+from slimp.features.feature_sets import METADATA_KEYS
+from slimp.models.nested import Slimp
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -46,10 +48,39 @@ class RawTable:
         frame = self.frame.iloc[np.arange(len(self.frame))[rows]]
         return RawTable(schema=self.schema, frame=frame.reset_index(drop=True))
 
+    def blank(self, rates: Float[Array, " n"], rng: np.random.Generator) -> RawTable:
+        """Every cell missing with its row's probability, completely at random.
+
+        A cell is a feature of a row, so a group of checkboxes vanishes whole.
+        """
+        frame = self.frame.copy()
+        for level in self.schema.levels:
+            for feature in level.features:
+                gone = rng.random(len(frame)) < rates
+                for column in feature.columns:
+                    frame[column] = frame[column].mask(gone)
+        return RawTable(schema=self.schema, frame=frame)
+
     def fit(self, levels: Sequence[LevelName]) -> tuple[Encoding, ...]:
         """Statistics and categories of these rows, for each of the levels with features."""
         found = (self.schema.level(name) for name in levels)
         return tuple(Encoding.fit(level, self.frame) for level in found if level.features)
+
+
+MetadataEncoder = Callable[[RawTable], Mapping[str, Float[Array, "n _"]]]
+"""Raw metadata -> the block of each level."""
+
+
+def metadata_encoder(model: Slimp) -> MetadataEncoder:
+    """The embeddings of a model's levels."""
+
+    def encode(raw: RawTable) -> dict[str, Float[Array, "n _"]]:
+        return {
+            METADATA_KEYS[level]: embed_rows(model, level, encode_table(encoding, raw.frame))
+            for level, encoding in model.encodings.items()
+        }
+
+    return encode
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,6 +92,8 @@ class Design:
     table: RawTable | None = None
     levels: tuple[LevelName, ...] = ()
     """Of the table, those that are read."""
+    encoder: MetadataEncoder | None = None
+    """Embeds the table anew where its cells change."""
 
     def __len__(self) -> int:
         return len(next(iter(self.blocks.values()), self.table.frame if self.table else ()))
@@ -68,8 +101,35 @@ class Design:
     def __getitem__(self, rows: Shaped[Array, " m"]) -> Design:
         """Some of the rows, by number or mask."""
         blocks = {name: values[rows] for name, values in self.blocks.items()}
-        table = None if self.table is None else self.table[rows]
-        return Design(blocks=blocks, table=table, levels=self.levels)
+        return replace(self, blocks=blocks, table=None if self.table is None else self.table[rows])
+
+    @property
+    def can_blank(self) -> bool:
+        """Whether metadata can be blanked: there are some, and their embeddings can follow."""
+        embedded = set(self.blocks) & set(METADATA_KEYS.values())
+        return self.table is not None and (self.encoder is not None or not embedded)
+
+    def blank(self, rates: Float[Array, " n"], rng: np.random.Generator) -> Design:
+        """The rows with metadata missing completely at random, see `RawTable.blank`."""
+        assert self.table is not None
+        table = self.table.blank(rates, rng)
+        embedded = {} if self.encoder is None else self.encoder(table)
+        blocks = {name: embedded.get(name, values) for name, values in self.blocks.items()}
+        return replace(self, blocks=blocks, table=table)
+
+    def with_blanked_copies(self, copies: int, *, seed: int) -> Design:
+        """The rows, then as many again per copy with cells missing at a rate of 0 to 1 per row."""
+        rng, table = np.random.default_rng(seed), self.table
+        assert table is not None
+        found = [self, *(self.blank(rng.random(len(self)), rng) for _ in range(copies))]
+        frames = [one.table.frame for one in found if one.table is not None]
+        return replace(
+            self,
+            blocks={
+                name: np.concatenate([one.blocks[name] for one in found]) for name in self.blocks
+            },
+            table=replace(table, frame=pd.concat(frames, ignore_index=True)),
+        )
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from slimp.features.backends import (
     openvino_backend,
     require_agreement,
 )
-from slimp.features.design import Design, RawTable
+from slimp.features.design import Design, MetadataEncoder, RawTable, metadata_encoder
 from slimp.features.encode import (
     as_model_reads,
     embed_images,
@@ -83,6 +83,8 @@ class FeatureTable:
     """Features with rows that `slimp retrieve` imputed from other patients."""
     raw: RawTable | None = None
     """The metadata themselves, observed cells only."""
+    encoder: MetadataEncoder | None = None
+    """Embeds other metadata of the same columns; not saved."""
 
     def __post_init__(self) -> None:
         if missing := [name for name in ID_COLUMNS if name not in self.ids]:
@@ -143,7 +145,7 @@ class FeatureTable:
         if raw is not None and not any(raw.schema.level(name).features for name in levels):
             raw = None
         found = {name: self.features[name] for name in names if name in self.features}
-        return Design(blocks=found, table=raw, levels=levels)
+        return Design(blocks=found, table=raw, levels=levels, encoder=self.encoder)
 
     def matrix(self, features: FeatureSet) -> Float32[Array, "n d"]:
         """The embeddings of a set side by side, in the order image, lesion, patient.
@@ -161,6 +163,7 @@ class FeatureTable:
             features={name: values[keep] for name, values in self.features.items()},
             imputed=self.imputed,
             raw=None if self.raw is None else self.raw[keep],
+            encoder=self.encoder,
         )
 
     def save(self, path: str | Path) -> None:
@@ -259,7 +262,7 @@ def embed(
         features[METADATA_KEYS[level]] = per_row[of_image[level]]
     columns = [name for name in (*ID_COLUMNS, "split") if name in cohort.images]
     ids = cohort.images[columns].reset_index(drop=True)
-    table = FeatureTable(ids=ids, features=features, raw=raw)
+    table = FeatureTable(ids=ids, features=features, raw=raw, encoder=metadata_encoder(model))
     return table if pseudo is None else with_pseudo_metadata(table, model, pseudo)
 
 

@@ -14,14 +14,16 @@ from slimp.data.files import new_folder, read_json, sha256_of, write_json
 from slimp.data.schema import LevelName
 from slimp.errors import CheckpointError
 from slimp.evaluation.conformal import Conformal, Coverage, calibrate, verified_coverage
+from slimp.evaluation.folds import parts_of_splits
 from slimp.evaluation.logistic import LinearProbe
-from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.probe_config import LEAKING, ProbeConfig
 from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.result import Predictions
 from slimp.features.embed import FeatureTable
 from slimp.features.feature_sets import METADATA_KEYS, TABLE
 from slimp.models.nested import Slimp
 from slimp.prediction.novelty import save_reference
+from slimp.sources.split_file import split_rows
 from slimp.training.run_folder import versions
 
 REPLICATES = 200
@@ -84,7 +86,10 @@ def write_probe(
     found.save(folder, overwrite=True)
     if found.main.probe is not None:
         # Embeddings alone: what the table said stays in the cohort.
-        save_reference(folder, replace(table, raw=None), found.main.trained_on)
+        save_reference(folder, replace(table, raw=None), found.main.splits[0].train)
+    if found.main.config.split not in LEAKING:
+        parts = parts_of_splits(found.main.splits, len(table.ids))
+        split_rows(table.ids, parts).to_csv(folder / "split.csv", index=False)
     write_json(folder / "config.json", {**record, **where})
 
 
@@ -153,7 +158,7 @@ def read_model(record: Mapping[str, Any], run: str | Path | None, folder: Path) 
 def read_calibration(
     folder: Path, probe: LinearProbe, coverage: float, per_class: bool
 ) -> tuple[Conformal, Coverage]:
-    """Thresholds from the probe's test images of the first seed, and their verified coverage.
+    """Thresholds from the test images of the probe's own split, and their verified coverage.
 
     Raises:
         CheckpointError: the predictions are missing or of other classes.
@@ -161,8 +166,7 @@ def read_calibration(
     path = folder / "predictions.parquet"
     try:
         table = pd.read_parquet(path)
-        table = table[table["seed"] == table["seed"].iloc[0]]
-        said = Predictions.of_rows(table, probe.classes)
+        said = Predictions.per_split(table, probe.classes)[0]
         if (said.y < 0).any() or (said.predicted < 0).any():
             raise ValueError(f"a class that is none of {', '.join(probe.classes)}")
     except (OSError, ValueError, KeyError, IndexError) as error:

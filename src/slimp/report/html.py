@@ -132,13 +132,17 @@ def _css(share: SupportsFloat) -> str:
 
 
 def track(found: Estimate | None, limit: float | None = None) -> Markup:
-    """A figure on a scale from 0 to 1: interval, seeds, mean, and a dashed line at `limit`."""
+    """A figure on a scale from 0 to 1: interval, folds or seeds, mean, dashed line at `limit`."""
     marks = [] if limit is None or math.isnan(limit) else [("limit", f"--limit:{_css(limit)}")]
     if found is not None and not math.isnan(found.mean):
         low, high = found.ci95
         if not math.isnan(low + high):
             marks.append(("interval", f"--low:{_css(low)};--high:{_css(high)}"))
-        marks += [("seed", f"--seed:{_css(x)}") for x in found.per_seed if not math.isnan(x)]
+        marks += [
+            ("seed", f"--seed:{_css(x)}")
+            for x in found.per_fold or found.per_seed
+            if not math.isnan(x)
+        ]
         marks.append(("mean", f"--mean:{_css(found.mean)}"))
     inner = Markup("").join(Markup('<i class="{}" style="{}"></i>').format(*mark) for mark in marks)
     return Markup('<span class="track">{}</span>').format(inner)

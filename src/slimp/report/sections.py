@@ -15,6 +15,7 @@ from markupsafe import Markup
 from slimp.data.cohort import Cohort
 from slimp.evaluation.low_shot import LowShot
 from slimp.evaluation.metrics import Reliability, reliability
+from slimp.evaluation.missing_grid import MissingGrid
 from slimp.evaluation.paired_bootstrap import Leakage
 from slimp.evaluation.probe_config import RULES
 from slimp.evaluation.protocol import Assessment
@@ -80,6 +81,8 @@ def scores(found: Assessment) -> dict[str, Any]:
     metrics = [key for key in METRICS if any(key in r.metrics for r in results.values())]
     limit = found.baselines[found.verdict.baseline].balanced_accuracy.mean
     return {
+        "each": "folds" if found.main.by_fold else "seeds",
+        "by_fold": found.main.by_fold,
         "kinds": [
             "best" if result is found.main else "baseline" if name in found.baselines else ""
             for name, result in results.items()
@@ -191,6 +194,13 @@ def low_shot(found: LowShot) -> dict[str, Any]:
         ],
         "remarks": [point.remark for point in found.points if point.remark],
     }
+
+
+def missing_grid(found: MissingGrid) -> dict[str, Any]:
+    """The probe with metadata missing at test, beside image features alone."""
+    points = [(point.rate, point.difference) for point in found.points]
+    rows = [(f"{rate:.0%}", pair.a, pair.b, str(pair)) for rate, pair in points]
+    return {"rows": rows, "draws": found.draws, "sentence": found.sentence}
 
 
 def leakage(found: Leakage) -> list[Row]:

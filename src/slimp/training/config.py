@@ -54,6 +54,11 @@ class RunConfig(BatchConfig, OptimConfig):
     """Fraction of the images whose patients are used for validation."""
     held_out_fraction: float = 0.2
     """Fraction of the images whose patients are held out to test probes on; may be 0."""
+    split_file: str | None = None
+    """Table of image_id or patient_id, and fold or part: who trains, validates and is held out, in
+    place of a random split. Probes leave one as split.csv."""
+    fold: int | None = None
+    """Fold of that file, or of the cohort's own split, to hold out; all others train."""
     validate_every: int = 5
     """Epochs between validations."""
     patience: int = 0

@@ -7,7 +7,7 @@ parts of those stages too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +15,7 @@ import pandas as pd
 from slimp.data.cohort import Cohort, require_disjoint
 from slimp.data.files import new_file
 from slimp.errors import CheckpointError, CohortError
+from slimp.sources.split_file import FOLD, read_split_file
 from slimp.training.config import PretrainConfig
 
 PARTS = ("train", "validation", "held_out")
@@ -66,7 +67,7 @@ class Parts:
 def set_aside(
     cohort: Cohort, config: PretrainConfig, known: Mapping[str, str] | None = None
 ) -> Parts:
-    """Training, validation and held-out patients: the cohort's own split, or else a random one.
+    """Training, validation and held-out patients: a split in a file, the cohort's own, or random.
 
     Patients of an earlier stage keep the part that they had there, so nobody that the model
     learned from is ever held out, and who was held out stays so. An official split takes precedence
@@ -74,11 +75,13 @@ def set_aside(
 
     Args:
         cohort: all patients.
-        config: fractions of the parts, and the random seed.
+        config: the file or fold, or the fractions of the parts, and the random seed.
         known: patient -> part in an earlier stage, as `earlier_parts` gives it.
 
     Raises:
-        CohortError: too few patients, or an official split that shares a patient.
+        CohortError: too few patients, a split that shares a patient, or a file or fold that holds
+            out patients of an earlier stage's training.
+        TableError: the file of a split is unsound.
     """
     cohort = cohort.flatten() if config.hierarchy == "flat" else cohort
     if not any(level.features for level in cohort.schema.levels) and not config.view_weight:
@@ -86,6 +89,8 @@ def set_aside(
             f"cohort '{cohort.info.name}' has no metadata features, so there is nothing to "
             "contrast images with. Add features to its schema, or pass --view-weight 1."
         )
+    if config.split_file is not None or config.fold is not None:
+        cohort = _asked_for(cohort, config, known or {})
     split = _official if _names_parts(cohort) else _random
     parts = split(cohort, config, known or {})
     if config.monitor != "last" and "validation" not in parts:
@@ -94,6 +99,42 @@ def set_aside(
             f"stages learned from them, so --monitor {config.monitor} cannot choose. Leave it out."
         )
     return Parts(**{name: parts.get(name) for name in PARTS})  # type: ignore[arg-type]
+
+
+def _asked_for(cohort: Cohort, config: PretrainConfig, known: Mapping[str, str]) -> Cohort:
+    """The cohort with the split of the file, or in which the fold that was named is the test part.
+
+    Images without a part follow their patient, and train where the patient has none.
+    """
+    images, where = cohort.images, config.split_file or f"cohort '{cohort.info.name}'"
+    if config.split_file is not None:
+        table = read_split_file(config.split_file, images)
+        if len(table.columns) > 1:
+            seeds = ", ".join(map(str, table.columns))
+            raise CohortError(f"{where}: has splits of the seeds {seeds}. Keep the rows of one.")
+        parts = table.iloc[:, 0]
+    elif "split" in images:
+        parts = images["split"]
+    else:
+        raise CohortError(f"{where}: has no split of its own, so --fold needs a --split-file.")
+    found = sorted(parts.dropna().unique())
+    if config.fold is not None and f"fold{config.fold}" not in found:
+        raise CohortError(f"{where}: has no fold {config.fold}; its parts are {', '.join(found)}.")
+    if config.fold is None and all(map(FOLD.fullmatch, found)):
+        raise CohortError(f"{where}: names {', '.join(found)}. Pass the --fold to hold out.")
+    patients = images["patient_id"]
+    parts = parts.fillna(patients.map(parts.groupby(patients).first())).fillna("train")
+    if config.fold is not None:
+        held_out = parts == f"fold{config.fold}"
+        parts = held_out.map({True: "test", False: "train"})
+    learned = (parts == "test") & patients.map(known).isin(LEARNED_FROM)
+    if learned.any():
+        raise CohortError(
+            f"{where}: holds out {patients[learned].nunique()} patient(s), such as "
+            f"'{patients[learned].iloc[0]}', that an earlier stage learned from. Start from a run "
+            "that held them out, with the same --split-file and --fold."
+        )
+    return replace(cohort, tables=replace(cohort.tables, images=images.assign(split=parts)))
 
 
 def _names_parts(cohort: Cohort) -> bool:

@@ -1,0 +1,59 @@
+"""The probe with metadata missing at test: the grid of rates, and what blanked copies are worth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from slimp.data.cohort import Cohort
+from slimp.errors import UserError
+from slimp.evaluation.linear_probe import probe
+from slimp.evaluation.missing_grid import RATES, missing_grid
+from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.result import make_task
+from slimp.features.design import RawTable
+from slimp.features.embed import FeatureTable
+from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
+
+QUICK = ProbeConfig(split="grouped-5", folds=2, strengths=(0.01, 1.0), replicates=20)
+
+
+@pytest.fixture(scope="module")
+def cohort() -> Cohort:
+    return synthesize(SyntheticConfig(patients=60, lesions=3, image_size=16))
+
+
+@pytest.fixture(scope="module")
+def table(cohort: Cohort) -> FeatureTable:
+    """Image features that hint at the label, beside the cohort's metadata."""
+    rng = np.random.default_rng(0)
+    codes = pd.Categorical(cohort.images["label"]).codes
+    image = np.eye(codes.max() + 1)[codes] + 0.7 * rng.normal(size=(len(codes), codes.max() + 1))
+    return FeatureTable(
+        ids=cohort.images[["image_id", "lesion_id", "patient_id", "label"]],
+        features={"image": image.astype(np.float32)},
+        raw=RawTable.of(cohort),
+    )
+
+
+def test_without_blanked_cells_the_grid_is_the_probe_itself(table):
+    task = make_task(table.ids, QUICK)
+    found = missing_grid(table, task, QUICK, draws=2)
+    assert [point.rate for point in found.points] == list(RATES)
+    first = found.points[0].difference
+    assert first.a == pytest.approx(probe(table, QUICK).balanced_accuracy.mean)
+    alone = probe(table, replace(QUICK, features="image")).balanced_accuracy.mean
+    assert [point.difference.b for point in found.points] == pytest.approx([alone] * len(RATES))
+    again = missing_grid(table, task, QUICK, draws=2)
+    assert again == found
+
+
+def test_features_without_metadata_are_refused(table):
+    with pytest.raises(UserError, match="missing_grid"):
+        missing_grid(table, make_task(table.ids, QUICK), replace(QUICK, features="image"), draws=1)
+    unreadable = replace(table, features={**table.features, "lesion": table.features["image"]})
+    with pytest.raises(UserError, match="without its model"):
+        missing_grid(unreadable, make_task(table.ids, QUICK), QUICK, draws=1)

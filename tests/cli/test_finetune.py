@@ -100,6 +100,12 @@ def test_a_place_in_use_needs_a_word_and_resuming_the_same_settings(
     assert (folder / "tuned" / "predictions.parquet").read_bytes() == before
 
 
+def test_a_run_that_is_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(folder / "wrong")
+    assert main(["finetune", str(folder / "none"), str(folder / "cohort"), "--out", out]) == 2
+    assert "no model here" in capsys.readouterr().err
+
+
 def test_a_fine_tuned_run_does_not_retrieve(folder: Path, capsys) -> None:
     run, cohort = str(folder / "tuned" / "split0"), str(folder / "cohort")
     out = str(folder / "retrieved")

@@ -72,9 +72,9 @@ def run(arguments: Arguments) -> None:
     config = replace(config, precision=precision)
     cohort = Cohort.load(arguments.cohort)
     require_possible(cohort, config, ProtocolConfig())
+    model = Slimp.from_pretrained(start)
     source = {"run": str(start), "weights_sha256": sha256_of(start / "model.safetensors")}
     record = {"probe": asdict(config), "finetune": asdict(config), "from": source}
-    model = Slimp.from_pretrained(start)
     parts, held_out = parts_of_run(start, cohort), arguments.held_out
     task = task_of(cohort, config, run_parts=parts, held_out=held_out)
     open_record(out, record, resume=arguments.resume, overwrite=arguments.overwrite)

@@ -45,6 +45,11 @@ class Rows:
         """The same rows on another device."""
         return Rows(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
+    def with_empty(self) -> Rows:
+        """These rows, and below them one in which every cell is missing."""
+        tables = (getattr(self, name) for name in self.__dataclass_fields__)
+        return Rows(*(torch.cat([x, x.new_zeros(1, x.shape[1])]) for x in tables))
+
     def equal_groups(self) -> Int[Tensor, " n"]:
         """A number per row; rows of equal metadata share it, and can serve as shared positives."""
         numbers = [getattr(self, name).double() for name in self.__dataclass_fields__]

@@ -29,6 +29,7 @@ from slimp.evaluation.subgroups import subgroups
 from slimp.evaluation.temperature import fit_temperature
 from slimp.features.embed import InferenceConfig, embed
 from slimp.features.encode import as_model_reads
+from slimp.features.feature_sets import METADATA_KEYS, TABLE
 from slimp.models.nested import Slimp
 from slimp.training.finetune import Classifier, clear, finetune
 from slimp.training.loop import describe
@@ -131,14 +132,17 @@ def as_probe(classifier: Classifier, validation: Cohort, config: FullFinetuneCon
     def numbers(x: Tensor) -> Array:
         return x.detach().cpu().double().numpy()
 
-    how = InferenceConfig(device=classifier.mean.device)
-    table = embed(classifier.model, validation, how, lacking="missing")
-    blocks = table.design(classifier.feature_set).blocks
+    width, levels = classifier.model.config.tabular_width, classifier.levels
+    blocks = {"image": classifier.model.image_encoder.embed_dim}
+    blocks |= {METADATA_KEYS[level]: width for level in levels}
+    if levels:
+        blocks[TABLE] = classifier.table_width
     k, priors = len(classifier.classes), numbers(classifier.log_priors.exp())
     balanced = LinearProbe(
         classes=classifier.classes,
         features=classifier.feature_set,
-        blocks={name: values.shape[1] for name, values in blocks.items()},
+        blocks=blocks,
+        encodings=classifier.table,
         mean=numbers(classifier.mean),
         scale=numbers(classifier.scale),
         coef=numbers(classifier.head.weight),
@@ -146,7 +150,7 @@ def as_probe(classifier: Classifier, validation: Cohort, config: FullFinetuneCon
         priors=np.full(k, 1 / k),
         decision=config.decision,
     )
-    p = balanced.predict_proba(np.hstack([*blocks.values()]))
+    p = balanced.predict_proba(numbers(classifier.features(validation, 0)))
     temperature = fit_temperature(p, classifier.codes(validation).cpu().numpy(), priors)
     return replace(
         balanced,

@@ -32,7 +32,9 @@ from slimp.data.encoding import Encoding
 from slimp.data.files import new_file
 from slimp.data.images import Workers, decoding_processes
 from slimp.data.schema import LevelName
+from slimp.features.design import one_hot
 from slimp.features.embed import InferenceConfig, embed
+from slimp.features.encode import encode_table
 from slimp.features.feature_sets import FEATURE_SETS, METADATA_KEYS, FeatureSet
 from slimp.models.adapt_model import transfer
 from slimp.models.nested import Slimp
@@ -54,7 +56,7 @@ TEMPERATURES = np.geomspace(0.1, 20, 40).tolist()
 
 
 class Classifier(nn.Module):
-    """A model's encoders, and a linear head on their standardised features side by side.
+    """A model's encoders, and a linear head on their features and the raw table side by side.
 
     Args:
         model: whose encoders learn.
@@ -77,7 +79,11 @@ class Classifier(nn.Module):
         super().__init__()
         self.model, self.feature_set = model, features
         self.levels, self.classes = levels, classes
+        self.table = tuple(model.encodings[level] for level in levels)
+        nothing = pd.DataFrame(index=[0])
+        self.table_width = sum(one_hot(x, encode_table(x, nothing)).shape[1] for x in self.table)
         width = model.image_encoder.embed_dim + len(levels) * model.config.tabular_width
+        width += self.table_width
         self.head = nn.Linear(width, len(classes))
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
@@ -104,9 +110,11 @@ class Classifier(nn.Module):
         """Takes mean, deviation and class frequencies of the training images, and a head of 0.
 
         So no block outweighs the others by its scale, and no noise enters the encoders at first.
+        The table is only centred, as in the logistic probe.
         """
         features = self.features(train, workers)
-        std, mean = torch.std_mean(features, dim=0, correction=0)
+        std, mean = features.std(dim=0, correction=0), features.nanmean(dim=0).nan_to_num()
+        std[len(std) - self.table_width :] = 1.0
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(std > 1e-6 * mean.abs().clamp(min=1), std, 1.0))
         counts = torch.bincount(self.codes(train), minlength=len(self.classes))
@@ -124,26 +132,35 @@ class Classifier(nn.Module):
         images = self.model.encode_images(batch.pixels[0])  # (n, w)
         mean = self.mean[: images.shape[1]].to(images.dtype)
         features = [torch.where((hidden == 2)[:, None], mean, images)]
-        row = torch.arange(len(images), device=images.device)
+        row, table = torch.arange(len(images), device=images.device), []
         for level in batch.levels:
             row = level.parent[row]  # (n,) this level's row of each image
-            if level.rows is not None and level.name in self.levels:
-                known = self.model.encode_rows(level.name, level.rows)[row]  # (n, h)
-                empty = replace(level.rows, present=torch.zeros_like(level.rows.present))[row[:1]]
-                nothing = self.model.encode_rows(level.name, empty)  # (1, h)
-                features.append(torch.where((hidden == 1)[:, None], nothing, known))
-        return self.logits(torch.cat(features, dim=-1).float())
+            if level.rows is None or level.name not in self.levels:
+                continue
+            # Below the rows of the level one without any cell, which the images of 1 take.
+            rows = level.rows.with_empty()
+            own = torch.where(hidden == 1, len(rows) - 1, row)
+            features.append(self.model.encode_rows(level.name, rows)[own])  # (n, h)
+            hot = one_hot(self.model.encodings[level.name], rows.to("cpu"))
+            table.append(torch.from_numpy(hot).to(images)[own])
+        return self.logits(torch.cat([*features, *table], dim=-1).float())
 
     def logits(self, features: Float32[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """Of classes that are equally frequent."""
-        return cast("Tensor", self.head((features - self.mean) / self.scale))
+        """Of classes that are equally frequent; a missing cell of the table counts as the mean."""
+        z = (features - self.mean) / self.scale
+        embedded, table = z.tensor_split([z.shape[1] - self.table_width], dim=1)
+        return cast("Tensor", self.head(torch.cat([embedded, table.nan_to_num()], dim=1)))
 
     def features(self, cohort: Cohort, workers: Workers) -> Float32[Tensor, "n d"]:
         """The features of every image of a cohort, as they are now."""
         device = self.mean.device
         how = InferenceConfig(device=device, workers=decoding_processes(workers))
-        table = embed(self.model, cohort, how, lacking="missing")
-        return torch.from_numpy(table.matrix(self.feature_set)).to(device)
+        design = embed(self.model, cohort, how, lacking="missing").design(self.feature_set)
+        hot = [
+            one_hot(x, rows) for x, rows in zip(self.table, design.encode(self.table), strict=True)
+        ]
+        columns = np.hstack([*design.blocks.values(), *hot]).astype(np.float32)
+        return torch.from_numpy(columns).to(device)
 
     def codes(self, cohort: Cohort) -> Int[Tensor, " n"]:
         """Position of each image's label among the classes."""

@@ -56,6 +56,7 @@ SETTINGS: dict[str, Any] = {
     **tiny.MODEL,
     **tiny.RUN,
     "view_weight": 0.3,
+    "context": "patient",
     "pooling": "attention",
     "view_positives": "patient",
     "duplicates": "soft",

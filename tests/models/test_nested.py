@@ -270,6 +270,29 @@ def slow_disagreement(
     return sum(found) / len(found)
 
 
+def test_a_lesion_s_context_is_the_images_of_its_patients_other_lesions():
+    model, _, batch = made({}, context="patient")
+    plain, _, _ = made({})
+    same = {name: values for name, values in model.state_dict().items() if "siblings" not in name}
+    plain.load_state_dict(same)
+    torch.testing.assert_close(loss_of(model, batch), loss_of(plain, batch))  # it starts at zero
+    level = model.level("lesion")
+    assert level.project_siblings is not None
+    nn.init.normal_(level.project_siblings.weight)
+    images = model.encode_images(batch.pixels.flatten(0, 1))
+    lesion, patient = next(b for b in batch.levels if b.name == "lesion"), batch.levels[-1]
+    h = torch.stack([images[lesion.parent == k].mean(dim=0) for k in range(lesion.count)])
+    anchors = model(batch)[0].anchor
+    alone = 0
+    for k in range(lesion.count):
+        others = [x for j, x in enumerate(h) if j != k and patient.parent[j] == patient.parent[k]]
+        apart = h[k] - torch.stack(others).mean(dim=0) if others else torch.zeros_like(h[k])
+        alone += not others
+        seen = h[k] + level.project_siblings.weight @ apart
+        torch.testing.assert_close(anchors[k], slow_head(level.project_below, seen))
+    assert 0 < alone < lesion.count
+
+
 @pytest.mark.parametrize("pooling", ["mean", "attention"])
 @pytest.mark.parametrize("case", CASES)
 def test_the_recursion_equals_loops_over_patients_lesions_and_images(

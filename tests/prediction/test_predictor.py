@@ -26,7 +26,8 @@ from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig
 from slimp.prediction.novelty import Surroundings, save_reference
-from slimp.prediction.predictor import Prediction, Predictor
+from slimp.prediction.predictor import Predictor
+from slimp.prediction.result import Prediction
 from slimp.sources import RawFiles, import_source
 from slimp.sources.importer import ImportOptions
 from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
@@ -59,7 +60,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(root / "run")
     table = embed(model.eval(), cohort)
     table.save(root / "features.parquet")
-    for features in ("image", "full"):
+    for features in ("image", "full", "relative"):
         make_probe(root / features, table, root, features)
     (root / "images" / "b").mkdir(parents=True)
     for row, name in enumerate(cohort.images["image_id"]):
@@ -136,6 +137,29 @@ def test_images_of_the_cohort_get_the_probes_own_probabilities(places: Path, fea
     decided = saved.decide(wanted)
     assert [p.decision for p in found] == [saved.classes[c] for c in decided]
     assert all(p.decision in p.conformal_set for p in found)
+
+
+def test_lesions_of_a_patient_are_compared_with_each_other_where_a_table_says_so(
+    places: Path,
+) -> None:
+    predictor = Predictor.load(places / "relative", PredictConfig(novelty=0.0, batch_size=7))
+    saved, paths = LinearProbe.load(places / "relative"), images(places)
+    table = FeatureTable.load(places / "features.parquet")
+    metadata = pd.read_csv(places / "metadata.csv", dtype="str")
+    owned = metadata.assign(
+        patient=table.ids["patient_id"].to_numpy(), lesion=table.ids["lesion_id"].to_numpy()
+    )
+    for order in (np.arange(len(paths)), np.random.default_rng(0).permutation(len(paths))):
+        found = predictor.predict([paths[i] for i in order], owned.iloc[order[::-1]])
+        expected = saved.predict_proba(table.design("relative")[order])
+        np.testing.assert_allclose(probabilities(found), expected, atol=1e-4)
+    lesions = table.ids.groupby("patient_id")["lesion_id"].transform("nunique")
+    assert [p.compared_with for p in found] == (lesions - 1).iloc[order].tolist()
+    apart = dataclasses.replace(table, ids=table.ids.assign(patient_id=table.ids["image_id"]))
+    neutral = saved.predict_proba(apart.with_context(table.context).design("relative"))
+    for some in (predictor.predict(paths, metadata), predictor.predict(paths[:1], owned)):
+        np.testing.assert_allclose(probabilities(some), neutral[: len(some)], atol=1e-4)
+        assert {p.compared_with for p in some} == {0}
 
 
 def test_a_batch_equals_one_by_one_in_any_order_and_comes_when_it_is_read(places: Path) -> None:

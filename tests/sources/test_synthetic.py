@@ -159,6 +159,30 @@ def test_a_melanoma_stands_out_from_its_own_patients_nevi_and_less_so_from_all_n
     assert roc_auc_score(melanoma, pigment) < 0.85
 
 
+def test_an_ugly_duckling_differs_from_its_patients_nevi_and_from_no_others():
+    config = SyntheticConfig(ugly_duckling=1.0, ambiguity=0.0)
+    rng = np.random.default_rng(0)
+    looks, off, metadata, melanoma = [], [], [], []
+    for patient in (draw_patient(config, rng) for _ in range(2000)):
+        lesion = draw_lesion(config, rng, patient)
+        if (name := DIAGNOSES[lesion.diagnosis]) in ("nevus", "melanoma"):
+            look, own, noted = lesion.look, patient.signature, lesion.metadata
+            looks.append([look.melanin, look.pattern, look.lattice, look.veil])
+            off.append(abs(look.melanin - own.pigment) + abs(look.pattern - own.pattern))
+            metadata.append([noted["diameter_mm"] or 0, bool(noted["grew"])])
+            melanoma.append(name == "melanoma")
+    assert roc_auc_score(melanoma, off) > 0.97
+    for column in (*np.array(looks).T, *np.array(metadata).T):  # one by one they are nevi
+        assert 0.4 < roc_auc_score(melanoma, column) < 0.6
+
+
+def test_ugly_ducklings_are_off_and_then_leave_no_trace():
+    cohort = synthesize(SyntheticConfig(patients=2, lesions=2))
+    assert "ugly_duckling" not in cohort.info.import_report["config"]
+    ducklings = synthesize(SyntheticConfig(patients=2, lesions=2, ugly_duckling=0.5))
+    assert SyntheticConfig.of(ducklings.info).ugly_duckling == 0.5
+
+
 def test_photographs_of_a_patient_share_their_skin(cohort):
     corners = np.array([pixels_of(cohort, i)[:4, :4].mean(axis=(0, 1)) for i in range(len(cohort))])
     table = pd.DataFrame(corners).groupby(cohort.images["patient_id"].to_numpy())
@@ -238,6 +262,7 @@ def test_a_configuration_is_only_read_from_a_synthetic_cohort(cohort):
         *[("patients", 0), ("lesions", 0), ("images_per_lesion", -1), ("image_size", 8)],
         *[("seed", -1), ("label_noise", 1.5), ("missing_block", -0.1), ("spread", -1.0)],
         *[("missing_cells", float("nan")), ("lighting", float("inf")), ("nuisance_columns", 11)],
+        ("ugly_duckling", 2.0),
     ],
 )
 def test_nonsense_is_refused(name, value):

@@ -42,6 +42,7 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "soft positives": (("lesion", "patient"), {"duplicates": "soft"}),
     "hidden cells": (("image", "lesion", "patient"), {"reconstruction_weight": 0.5}),
     "views of patients": (("lesion",), {"view_weight": 0.5, "view_positives": "patient"}),
+    "context": (("image", "lesion", "patient"), {"context": "patient"}),
     "learned missing": (("lesion", "patient"), {"missing": "learned"}),
     "checkpointed encoder": (("lesion", "patient"), {"gradient_checkpointing": True}),
 }
@@ -66,6 +67,9 @@ def made(levels: tuple[str, ...], **changes: Any) -> tuple[Slimp, Batch]:
     encodings = fitted(some)
     torch.manual_seed(0)
     model = Slimp(part_of(config, ModelConfig), encodings).double().train()
+    for name, parameter in model.named_parameters():
+        if "siblings" in name:  # it starts at zero, which would show little
+            torch.nn.init.normal_(parameter, std=0.1)
     if config.gradient_checkpointing:
         model.image_encoder.set_gradient_checkpointing(True)
     views = 2 if config.view_weight else 1

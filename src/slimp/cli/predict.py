@@ -17,7 +17,8 @@ from slimp.errors import UserError
 from slimp.prediction.config import PredictConfig
 
 if TYPE_CHECKING:
-    from slimp.prediction.predictor import Prediction, Predictor
+    from slimp.prediction.predictor import Predictor
+    from slimp.prediction.result import Prediction
 
 EXAMPLE = "slimp predict probes/mine new_images --metadata new.csv --out predicted.csv"
 
@@ -32,7 +33,7 @@ class Arguments:
     """Image files, and folders of images."""
     metadata: Path | None = None
     """Table (CSV, Parquet or spreadsheet) with a column 'image', and columns as in the cohort's
-    table, in its units."""
+    table, in its units; 'patient' and 'lesion' say which images --features relative compares."""
     run: Path | None = None
     """Run folder of the encoders, if it is no longer where the probe says."""
     out: Path | None = None
@@ -66,7 +67,9 @@ def run(arguments: Arguments) -> None:
     device = device_of(arguments.accelerator)
     predictor = Predictor.load(arguments.probe, arguments.config, run=arguments.run, device=device)
     metadata = predictor.metadata(arguments.metadata, paths)
-    if arguments.metadata is not None and not predictor.reads_metadata:
+    if predictor.compares and (metadata is None or metadata.owners is None):
+        note("no column 'patient' in --metadata: no lesion is compared with others of its patient")
+    if arguments.metadata is not None and metadata is None:
         note(f"--metadata has no effect: this probe reads images alone ({arguments.probe})")
     if metadata is not None and metadata.unread:
         note(f"columns that the probe does not read: {', '.join(metadata.unread)}")

@@ -73,7 +73,7 @@ def linear_probe(
 
     Args:
         table: features per image, as `slimp.embed` gives them.
-        features: image, image+lesion or full.
+        features: image, image+lesion, full or relative.
         split: what must not be in both parts.
         seeds: splits to average over; None: 5, or 1 with grouped-5.
         parts: per image, the part of a given split (see `given_splits`).

@@ -62,7 +62,8 @@ def missing_grid(table: FeatureTable, task: Task, config: ProbeConfig, draws: in
     if not design.can_blank:
         raise UserError(
             f"features '{config.features}' have no metadata that can be blanked (missing_grid): "
-            "there are none, or they are imputed, or the table was read without its model."
+            "there are none, or they are imputed, or compared between lesions (use features "
+            "'full'), or the table was read without its model."
         )
     alone = probe_design(table.design("image"), task, config, name="image").predictions
     fitted = [fit(design, task, split.train, config, seed=split.seed) for split in task.splits]

@@ -30,7 +30,8 @@ class ProbeConfig:
     """Probe."""
 
     features: FeatureSet = "full"
-    """image (SLIMP-Image), image+lesion: with lesion metadata, full: with patient metadata too."""
+    """image (SLIMP-Image), image+lesion: with lesion metadata, full: with patient metadata too,
+    relative: also with what sets the lesion apart from the patient's other lesions."""
     split: SplitMode = "patient"
     """Unit that train and test never share (lesion and image leak); official: the cohort's own
     split or folds; grouped-5: five stratified folds of patients, each tested once."""
@@ -140,6 +141,11 @@ class FullFinetuneConfig(ProbeConfig, FinetuneConfig):
         if self.split in LEAKING:
             raise UserError(
                 f"split {self.split} leaks, and is there for probes only: pass --split patient."
+            )
+        if self.features == "relative":
+            raise UserError(
+                "a fine-tuned classifier reads one image and its metadata, so features 'relative' "
+                "are for probes: pass --features full."
             )
         if self.method != "logistic":
             raise UserError(

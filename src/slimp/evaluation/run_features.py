@@ -106,7 +106,7 @@ def cached_features(
     if retrieved is not None or (run / EARLIER_PATIENTS).is_file():
         lacking = "missing"
     how = how or InferenceConfig()
-    numbers = f"{how.precision} {how.backend}{'' if lacking == 'refuse' else ' missing'}"
+    numbers = f"{how.precision} {how.backend}{'' if lacking == 'refuse' else ' missing'} context"
     key = hashlib.sha256(numbers.encode())
     for path in (
         *(run / "model.safetensors", run / "model.json"),

@@ -105,7 +105,12 @@ class Design:
 
     @property
     def can_blank(self) -> bool:
-        """Whether metadata can be blanked: there are some, and their embeddings can follow."""
+        """Whether metadata can be blanked: there are some, and their embeddings can follow.
+
+        What sets a lesion apart from others (`relative`) cannot: it is of several rows at once.
+        """
+        if "relative" in self.blocks:
+            return False
         embedded = set(self.blocks) & set(METADATA_KEYS.values())
         return self.table is not None and (self.encoder is not None or not embedded)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,14 +43,16 @@ from slimp.features.encode import (
 )
 from slimp.features.feature_sets import FEATURE_SETS, METADATA_KEYS, TABLE, TABLE_LEVELS, FeatureSet
 from slimp.features.pseudo_metadata import PseudoMetadata, read_lists, to_lists
+from slimp.features.relative import PatientContext
 from slimp.models.nested import Slimp
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 ID_COLUMNS = ("image_id", "lesion_id", "patient_id", "label")
-IMPUTED_KEY, SCHEMA_KEY = b"slimp.imputed", b"slimp.schema"
-"""Metadata of a features file: the imputed features, and what the columns of metadata are."""
+IMPUTED_KEY, SCHEMA_KEY, CONTEXT_KEY = b"slimp.imputed", b"slimp.schema", b"slimp.patient_context"
+"""Metadata of a features file: the imputed features, what the columns of metadata are, and the
+space in which lesions of a patient are compared."""
 RAW = "metadata."
 """Before the names of columns of metadata in a features file."""
 REMEDY = "Adapt the model to this cohort first, or add the columns, empty if unknown."
@@ -78,13 +80,16 @@ class FeatureTable:
     ids: pd.DataFrame
     """`image_id lesion_id patient_id label [split]`, a row per image."""
     features: Mapping[str, Float32[Array, "n _"]]
-    """`image`, and where there are metadata `lesion`, `patient`, `image_metadata`."""
+    """`image`, where there are metadata `lesion`, `patient`, `image_metadata`, and the comparison
+    with the patient's other lesions: `relative`, `outlier` (see `PatientContext`)."""
     imputed: tuple[str, ...] = ()
     """Features with rows that `slimp retrieve` imputed from other patients."""
     raw: RawTable | None = None
     """The metadata themselves, observed cells only."""
     encoder: MetadataEncoder | None = None
     """Embeds other metadata of the same columns; not saved."""
+    context: PatientContext | None = None
+    """What the comparison was made with."""
 
     def __post_init__(self) -> None:
         if missing := [name for name in ID_COLUMNS if name not in self.ids]:
@@ -118,7 +123,8 @@ class FeatureTable:
     def design(self, features: FeatureSet) -> Design:
         """The blocks of a set, and the raw metadata of its levels where there are any.
 
-        `full` is all there are. `image+lesion` needs metadata below the patient.
+        `full` is all there are of the image itself. `image+lesion` needs metadata below the
+        patient, `relative` a table with `with_context`.
 
         Raises:
             UserError: there is no such set, or the table lacks what it needs.
@@ -126,6 +132,11 @@ class FeatureTable:
         if features not in FEATURE_SETS:
             raise UserError(f"features '{features}' is not one of {', '.join(FEATURE_SETS)}.")
         found = self._found(features)
+        if features == "relative" and "relative" not in found.blocks:
+            raise UserError(
+                "features 'relative' need the comparison with the patient's other lesions, which "
+                "this table lacks. Embed again, or add it with table.with_context()."
+            )
         if "image" not in found.blocks or (features == "image+lesion" and len(found.parts) < 2):
             lacking = "lesion" if "image" in found.blocks else "image"
             raise UserError(
@@ -164,7 +175,18 @@ class FeatureTable:
             imputed=self.imputed,
             raw=None if self.raw is None else self.raw[keep],
             encoder=self.encoder,
+            context=self.context,
         )
+
+    def with_context(self, context: PatientContext | None = None) -> FeatureTable:
+        """The table with the comparison of each lesion with the patient's others.
+
+        Lesions of a patient that are not in the table cannot be compared with. `context`: of the
+        table that a probe was fitted on; None: fitted on this one, without labels.
+        """
+        context = context or PatientContext.fit(self.features, self.ids)
+        compared = context.relative(self.features, self.ids)
+        return replace(self, features={**self.features, **compared}, context=context)
 
     def save(self, path: str | Path) -> None:
         """Writes a parquet file, atomically: ids, metadata, and a fixed-size list per embedding."""
@@ -176,6 +198,8 @@ class FeatureTable:
         table = pa.Table.from_pandas(scalars, preserve_index=False)
         for name, values in self.features.items():
             table = table.append_column(name, to_lists(values))
+        if self.context is not None:
+            notes[CONTEXT_KEY] = self.context.to_text().encode()
         notes = {**(table.schema.metadata or {}), **notes}
         table = table.replace_schema_metadata(notes)
         with new_file(Path(path)) as partial:
@@ -191,7 +215,7 @@ class FeatureTable:
         remedy = "Make one with: slimp embed."
         try:
             table = pq.ParquetFile(path).read()  # of a folder, read_table takes all files
-            names = [n for n in ("image", *METADATA_KEYS.values()) if n in table.column_names]
+            names = [name for name in FEATURE_SETS["relative"] if name in table.column_names]
             read = {name: read_lists(table[name]) for name in names}
         except (pa.ArrowException, OSError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -201,7 +225,7 @@ class FeatureTable:
         if not read or not all(known.all() for _, known in read.values()):
             raise UserError(f"{path}: holds no features, or not of every image. {remedy}")
         notes = table.schema.metadata or {}
-        imputed = json.loads(notes.get(IMPUTED_KEY, b"[]"))
+        context = notes.get(CONTEXT_KEY) and PatientContext.from_text(notes[CONTEXT_KEY])
         features = {name: values for name, (values, _) in read.items()}
         ids, raw = table.drop_columns(names).to_pandas(), None
         if SCHEMA_KEY in notes:
@@ -210,7 +234,8 @@ class FeatureTable:
             raw = RawTable(schema=Schema.from_dict(json.loads(notes[SCHEMA_KEY])), frame=frame)
             ids = ids.drop(columns=own)
         try:
-            return cls(ids=ids, features=features, imputed=tuple(imputed), raw=raw)
+            imputed = tuple(json.loads(notes.get(IMPUTED_KEY, b"[]")))
+            return cls(ids=ids, features=features, imputed=imputed, raw=raw, context=context)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
@@ -227,7 +252,8 @@ def embed(
     """Features of every image of a cohort, in the cohort's order, before any projection.
 
     `lesion` and `patient` are those of the image's own. A level that the model or the cohort lacks
-    is left out. For a model of the hierarchy `flat` all metadata are joined at the lesion.
+    is left out. For a model of the hierarchy `flat` all metadata are joined at the lesion. The
+    comparison with the patient's other lesions is made too, `FeatureTable.with_context`.
 
     Args:
         model: the encoders; left as it was found.
@@ -263,7 +289,9 @@ def embed(
     columns = [name for name in (*ID_COLUMNS, "split") if name in cohort.images]
     ids = cohort.images[columns].reset_index(drop=True)
     table = FeatureTable(ids=ids, features=features, raw=raw, encoder=metadata_encoder(model))
-    return table if pseudo is None else with_pseudo_metadata(table, model, pseudo)
+    if pseudo is not None:
+        return with_pseudo_metadata(table, model, pseudo)
+    return table.with_context()
 
 
 def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetadata) -> FeatureTable:
@@ -290,7 +318,7 @@ def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetada
         features={name: features[name] for name in ordered if name in features},
         imputed=tuple(METADATA_KEYS[level] for level in pseudo.embeddings),
         raw=table.raw,
-    )
+    ).with_context()
 
 
 def _embed_cohort_images(

@@ -6,8 +6,9 @@ from typing import Literal
 
 from slimp.data.schema import LevelName
 
-FeatureSet = Literal["image", "image+lesion", "full"]
-"""Image features alone, with lesion metadata, and with patient metadata too."""
+FeatureSet = Literal["image", "image+lesion", "full", "relative"]
+"""Image features alone, with lesion metadata, with patient metadata too, and with what sets the
+lesion apart from the patient's other lesions too."""
 TABLE = "table"
 """The block of raw metadata; the others are embeddings."""
 METADATA_KEYS: dict[LevelName, str] = {
@@ -20,11 +21,13 @@ FEATURE_SETS: dict[FeatureSet, tuple[str, ...]] = {
     "image": ("image",),
     "image+lesion": ("image", "image_metadata", "lesion", TABLE),
     "full": ("image", "image_metadata", "lesion", "patient", TABLE),
+    "relative": ("image", "image_metadata", "lesion", "patient", TABLE, "relative", "outlier"),
 }
 """Set -> its blocks. A block that a model or a cohort lacks is left out."""
 TABLE_LEVELS: dict[FeatureSet, tuple[LevelName, ...]] = {
     "image": (),
     "image+lesion": ("image", "lesion"),
     "full": ("image", "lesion", "patient"),
+    "relative": ("image", "lesion", "patient"),
 }
 """Set -> the levels of its table."""

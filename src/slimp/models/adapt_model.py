@@ -173,6 +173,7 @@ def _blocks(
         "project_below.0.weight": (below, below),
         "project_below.0.bias": (below, None),
         "project_below.2.weight": (None, below),
+        "project_siblings.weight": (below, below),
     }
     for name, parameter in level.named_parameters():
         key: tuple[Hashable, ...] = tuple(name.split("."))

@@ -40,6 +40,9 @@ class ModelConfig:
     """Layers of the projection heads: 1, linear (CLIP), or 2 with a GELU between (SimCLR)."""
     pooling: Literal["mean", "attention"] = "mean"
     """Pooling of lesions into patients: mean (the paper) or gated attention (ABMIL)."""
+    context: Literal["none", "patient"] = "none"
+    """What is projected of a lesion: itself (the paper), or also what sets it apart from the
+    patient's other lesions in the batch, a step back down the recursion."""
     temperature: float = 0.07
     """Initial temperature of each level; learned, at least 0.01 (logit scale 100)."""
     hierarchy: Literal["nested", "flat"] = "nested"

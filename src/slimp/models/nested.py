@@ -19,7 +19,7 @@ the projections, s = images of this process's shard.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -48,7 +48,7 @@ from slimp.models.persistence import (
     read_tensors,
     save_model,
 )
-from slimp.models.pooling import AttentionPool, MeanPool, mean_pool
+from slimp.models.pooling import AttentionPool, MeanPool, Siblings, mean_pool
 from slimp.models.projection import Temperature, projection
 from slimp.models.reconstruction import CellDecoder
 from slimp.models.trace import Trace, TraceConfig
@@ -192,7 +192,7 @@ class Slimp(nn.Module):
         return tuple(pairs)
 
     def climb(
-        self, h: Float[Tensor, "c d"], levels: Iterable[LevelBatch], metadata: Metadata
+        self, h: Float[Tensor, "c d"], levels: Sequence[LevelBatch], metadata: Metadata
     ) -> Iterator[Pair]:
         """The recursion: a pair per level with metadata, from fine to coarse.
 
@@ -202,7 +202,7 @@ class Slimp(nn.Module):
                 no encoder for, only groups.
             metadata: gives the embeddings of a level's metadata: encoded ones, or retrieved ones.
         """
-        for level in levels:
+        for level, above in zip(levels, (*levels[1:], None), strict=True):
             if not self._reaches(level.name):
                 return
             if level.rows is None or level.name not in self.levels:
@@ -210,7 +210,8 @@ class Slimp(nn.Module):
                 continue
             module = self.level(level.name)
             h = module.pool(h, level.parent, level.count)  # (c, d) -> (n, d)
-            query = module.project_below(h)
+            seen = h if module.project_siblings is None else module.project_siblings(h, above)
+            query = module.project_below(seen)
             m = metadata(level, query)
             pair = module.pair(query, m, level)
             h = torch.cat([h, m], dim=-1)  # (n, d + h)
@@ -317,6 +318,8 @@ class MetadataLevel(nn.Module):
         )
         self.pool = AttentionPool(width) if config.pooling == "attention" else MeanPool()
         self.project_below = projection(width, config)
+        context = config.context == "patient" and encoding.level == "lesion"
+        self.project_siblings = Siblings(width) if context else None
         self.project_metadata = projection(config.tabular_width, config)
         self.temperature = Temperature(config.temperature)
         self.decoder = None

@@ -1,4 +1,4 @@
-"""From children to their parent: mean (the paper) or gated attention.
+"""From children to their parent: mean (the paper) or gated attention; and back, to siblings.
 
 Axis names: c = children, n = parents, d = width.
 """
@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
+
+from slimp.data.batches import LevelBatch
 
 
 class MeanPool(nn.Module):
@@ -60,3 +63,20 @@ def mean_pool(
     sums = x.new_zeros(count, x.shape[-1]).index_add(0, parent, x)
     sizes = torch.bincount(parent, minlength=count).unsqueeze(-1)
     return sums / sizes
+
+
+class Siblings(nn.Module):
+    """Adds to each child what sets it apart from its parent's other children; at first nothing."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width, width))
+
+    def forward(self, x: Float[Tensor, "c d"], above: LevelBatch | None) -> Float[Tensor, "c d"]:
+        """The children, given the level of their parents; an only child stays as it is."""
+        if above is None:
+            return x
+        sizes = torch.bincount(above.parent, minlength=above.count).unsqueeze(-1)[above.parent]
+        # x - (sum - x) / (size - 1), from the mean of all children, itself among them.
+        apart = (x - mean_pool(x, above.parent, above.count)[above.parent]) * sizes
+        return x + functional.linear(apart / (sizes - 1).clamp(min=1), self.weight)

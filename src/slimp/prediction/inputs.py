@@ -63,6 +63,8 @@ class Metadata:
     """Columns of the table that no feature reads."""
     absent: tuple[str, ...] = ()
     """Columns that the model reads and the table has not."""
+    owners: pd.DataFrame | None = None
+    """`patient_id lesion_id` per image key; None: the table has no column of patients."""
 
     @classmethod
     def read(
@@ -76,22 +78,13 @@ class Metadata:
         The table has a column `image`, or one of the schema's name for it, with the file's name
         or the end of its path, with or without its ending; and columns by the names of the
         cohort's table, in the schema's units. A column that is not there, and an empty cell, are
-        missing. A category that the model does not know counts as missing too.
+        missing. A category that the model does not know counts as missing too. Columns `patient`
+        and `lesion`, or the schema's names for them, say which images belong together.
 
         Raises:
             TableError: no such column, an image in two rows, or a cell that does not fit.
         """
-        table, place = _as_text(source)
-        name = KEY if KEY in table else schema.image
-        if name not in table:
-            raise TableError(
-                f"{place}: no column '{KEY}' (nor '{schema.image}') says which image a row is "
-                f"about. The table has: {', '.join(map(str, table.columns[:20]))}."
-            )
-        keys = table[name].map(lambda cell: fold(image_key(cell)))
-        table, keys = table[keys != ""], keys[keys != ""]  # the others are about no image
-        if (twice := table[name][keys.duplicated()]).any():
-            raise TableError(f"{place}: the image '{twice.iloc[0]}' has two rows. Keep one.")
+        table, keys, name = _keyed(*_as_text(source), schema)
 
         def where(position: int) -> str:
             file, row = table.index[position]
@@ -117,6 +110,9 @@ class Metadata:
                     strange = ~typed.isin([*fitted.categories, *fitted.spellings])
                     unseen[column] = strange & typed.notna()
         rows = pd.Index(keys.to_numpy())
+        owners = _owners(table, keys, schema)
+        if owners is not None:
+            taken |= {"patient", "lesion", str(schema.patient), str(schema.lesion)}
         frame = pd.DataFrame(cells, index=table.index).set_axis(rows, axis="index")
         return cls(
             features=tuple(features),
@@ -124,6 +120,7 @@ class Metadata:
             unseen=pd.DataFrame(unseen, index=table.index).set_axis(rows, axis="index"),
             unread=tuple(str(c) for c in table.columns if c not in taken),
             absent=tuple(c for feature in features for c in feature.columns if c not in frame),
+            owners=owners,
         )
 
     def keys_of(self, paths: Sequence[Path]) -> dict[Path, str]:
@@ -164,6 +161,33 @@ class Metadata:
         """Column -> category that the model does not know, in a row."""
         columns = self.unseen.columns[self.unseen.loc[key].to_numpy(dtype=bool)]
         return {str(column): str(self.frame.loc[key, column]) for column in columns}
+
+
+def _keyed(table: pd.DataFrame, place: str, schema: Schema) -> tuple[pd.DataFrame, pd.Series, str]:
+    """The rows that are about an image, their keys, and the column that names the images."""
+    name = KEY if KEY in table else schema.image
+    if name not in table:
+        raise TableError(
+            f"{place}: no column '{KEY}' (nor '{schema.image}') says which image a row is "
+            f"about. The table has: {', '.join(map(str, table.columns[:20]))}."
+        )
+    keys = table[name].map(lambda cell: fold(image_key(cell)))
+    table, keys = table[keys != ""], keys[keys != ""]  # the others are about no image
+    if (twice := table[name][keys.duplicated()]).any():
+        raise TableError(f"{place}: the image '{twice.iloc[0]}' has two rows. Keep one.")
+    return table, keys, name
+
+
+def _owners(table: pd.DataFrame, keys: pd.Series, schema: Schema) -> pd.DataFrame | None:
+    """Whose the images are; one without a patient or a lesion has its own."""
+    found = {}
+    for level, column in (("patient", schema.patient), ("lesion", schema.lesion)):
+        name = level if level in table else column
+        cells = table[name].fillna("").str.strip() if name in table else pd.Series("", table.index)
+        found[f"{level}_id"] = cells.where(cells != "", "image " + keys).to_numpy()
+        if level == "patient" and name not in table:
+            return None
+    return pd.DataFrame(found, index=pd.Index(keys.to_numpy()))
 
 
 def _present(table: pd.DataFrame, feature: Feature) -> tuple[dict[str, str], Feature]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from slimp.prediction.predictor import Prediction, Predictor
+from slimp.prediction.predictor import Predictor
+from slimp.prediction.result import Prediction
 
 STATEMENT = "Research software, not a medical device; not for diagnosis."
 """Said with every output."""
@@ -59,6 +60,7 @@ def to_frame(predictor: Predictor, predictions: Sequence[Prediction]) -> pd.Data
             "set": "|".join(found.conformal_set) or None,
             "novelty_p": found.novelty_p,
             "metadata_known": found.metadata_known,
+            "compared_with": found.compared_with,
         }
         for k in range(predictor.config.cases):
             case = found.nearest[k] if k < len(found.nearest) else None

@@ -6,9 +6,9 @@ Axis names: q = images, d = width, k = classes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,52 +25,17 @@ from slimp.features.design import Design, RawTable
 from slimp.features.embed import FeatureTable
 from slimp.features.encode import embed_images, embed_rows, encode_table
 from slimp.features.feature_sets import METADATA_KEYS, TABLE
+from slimp.features.relative import OUTLIER
 from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig
 from slimp.prediction.inputs import Metadata, find_images
 from slimp.prediction.novelty import Surroundings, fault_of, load_reference
 from slimp.prediction.probe_folder import levels_of, read_calibration, read_model, read_record
+from slimp.prediction.result import Batch, Case, Prediction, refused
 from slimp.sources.decode_image import SHORTER_SIDE, verify_image
 from slimp.sources.image_limits import CorruptImageError
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Status = Literal["predicted", "refused", "unreadable"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """An image of the reference."""
-
-    image_id: str
-    patient_id: str
-    label: str
-    similarity: float
-    """Cosine of the standardised image features."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """The result for one image."""
-
-    image: str
-    """The file."""
-    status: Status
-    reason: str = ""
-    """Why nothing was predicted."""
-    probabilities: Mapping[str, float] = field(default_factory=dict)
-    """Per class, where classes are as frequent as in training."""
-    decision: str | None = None
-    """Class by `Predictor.decision_rule`."""
-    conformal_set: tuple[str, ...] = ()
-    """Classes, the likeliest first."""
-    novelty_p: float | None = None
-    """Fraction of reference images that are as far from the others, or farther."""
-    nearest: tuple[Case, ...] = ()
-    metadata_known: int | None = None
-    """Metadata features that are known; None: none are used."""
-    metadata_features: int | None = None
-    unseen: Mapping[str, str] = field(default_factory=dict)
-    """Column -> category that the model does not know, and counts as missing."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,6 +104,11 @@ class Predictor:
         return bool(self.levels or self.probe.encodings)
 
     @property
+    def compares(self) -> bool:
+        """Whether it reads what sets a lesion apart from the patient's other lesions."""
+        return self.probe.features == "relative"
+
+    @property
     def can_refuse(self) -> bool:
         """Whether the reference is large enough for any image to count as out of distribution."""
         return 1 / (1 + len(self.surroundings.usual)) < self.config.novelty
@@ -197,7 +167,7 @@ class Predictor:
             UserError: the probe reads metadata and there are none, or they do not fit.
         """
         encodings = [*(self.model.encodings[name] for name in self.levels), *self.probe.encodings]
-        if not encodings:
+        if not encodings and (source is None or not self.compares):
             return None
         levels = dict.fromkeys(encoding.level for encoding in encodings)
         if source is None:
@@ -219,22 +189,75 @@ class Predictor:
     def stream(self, paths: Sequence[Path], metadata: Metadata | None) -> Iterator[Prediction]:
         """Predictions one batch after the other, in the order of `paths`."""
         keys = {} if metadata is None else metadata.keys_of(paths)
-        for first in range(0, len(paths), self.config.batch_size):
-            some = paths[first : first + self.config.batch_size]
-            found: dict[Path, Prediction] = {}
-            pixels: dict[Path, Tensor] = {}
-            for path in some:
-                read = self._read(path)
-                if isinstance(read, Prediction):
-                    found[path] = read
-                elif metadata is not None and path not in keys:
-                    reason = "the metadata table has no row for it, and the probe reads metadata"
-                    found[path] = _refused(path, reason)
-                else:
-                    pixels[path] = read
-            if pixels:
-                found |= self._answer(pixels, metadata, keys)
-            yield from (found[path] for path in some)
+        size = self.config.batch_size
+        some = (paths[first : first + size] for first in range(0, len(paths), size))
+        batches = (self._embed(part, metadata, keys) for part in some)
+        if self.compares:  # with lesions of any batch, so all are embedded first
+            batches = (self._compare(every, metadata, keys) for every in [list(batches)])
+        for batch in batches:
+            found = self._answer(batch, metadata, keys)
+            yield from (found[path] for path in batch.paths)
+
+    def _embed(
+        self, paths: Sequence[Path], metadata: Metadata | None, keys: Mapping[Path, str]
+    ) -> Batch:
+        """Features of the images that can be predicted; `keys` are their rows in the metadata."""
+        found: dict[Path, Prediction] = {}
+        pixels: dict[Path, Tensor] = {}
+        for path in paths:
+            read = self._read(path)
+            if isinstance(read, Prediction):
+                found[path] = read
+            elif metadata is not None and path not in keys:
+                reason = "the metadata table has no row for it, and the probe reads metadata"
+                found[path] = refused(path, reason)
+            else:
+                pixels[path] = read
+        if not pixels:
+            return Batch(paths=paths, found=found)
+        images = embed_images(self.model, [torch.stack(list(pixels.values()))], device=self.device)
+        p, usual = self.surroundings.p_values(images), len(self.surroundings.usual)
+        for path, value in zip(pixels, p, strict=True):
+            if value < self.config.novelty:
+                reason = (
+                    f"out of distribution: a fraction of {value:.2g} of the {usual} reference "
+                    f"images is as far out, below {self.config.novelty:g}"
+                )
+                found[path] = refused(path, reason, novelty_p=float(value))
+        kept = [path for path in pixels if path not in found]
+        inside = p >= self.config.novelty
+        features = {"image": images[inside]}
+        if metadata is not None and kept:
+            frame = metadata.rows([keys[path] for path in kept])
+            for level in self.levels:
+                rows = encode_table(self.model.encodings[level], frame)
+                features[METADATA_KEYS[level]] = embed_rows(
+                    self.model, level, rows, device=self.device
+                )
+        return Batch(paths=paths, found=found, kept=kept, features=features, novelty_p=p[inside])
+
+    def _compare(
+        self, batches: Sequence[Batch], metadata: Metadata | None, keys: Mapping[Path, str]
+    ) -> Batch:
+        """All batches as one, each lesion compared with its patient's others among them."""
+        filled = [batch for batch in batches if batch.kept]
+        kept = [path for batch in filled for path in batch.kept]
+        ids = pd.DataFrame({"patient_id": list(map(str, kept)), "lesion_id": list(map(str, kept))})
+        if metadata is not None and metadata.owners is not None:
+            ids = metadata.owners.loc[[keys[path] for path in kept]]
+        features: dict[str, Array] = {}
+        if filled:
+            for name in filled[0].features:
+                features[name] = np.concatenate([batch.features[name] for batch in filled])
+            assert self.reference.context is not None
+            features |= self.reference.context.relative(features, ids)
+        return Batch(
+            paths=[path for batch in batches for path in batch.paths],
+            found={path: one for batch in batches for path, one in batch.found.items()},
+            kept=kept,
+            features=features,
+            novelty_p=np.concatenate([batch.novelty_p for batch in batches]),
+        )
 
     def _read(self, path: Path) -> Tensor | Prediction:
         """The pixels of an image, as an import stores and a cohort decodes it; or why none."""
@@ -246,39 +269,30 @@ class Predictor:
             return Prediction(image=str(path), status="unreadable", reason=reason or str(error))
         picture = decode(verified.encoded, size)
         fault = fault_of(picture)
-        return centre(picture, size) if fault is None else _refused(path, fault)
+        return centre(picture, size) if fault is None else refused(path, fault)
 
     def _answer(
-        self, pixels: Mapping[Path, Tensor], metadata: Metadata | None, keys: Mapping[Path, str]
+        self, batch: Batch, metadata: Metadata | None, keys: Mapping[Path, str]
     ) -> dict[Path, Prediction]:
-        """Predictions for images of one batch; `keys` are their rows in the metadata."""
-        batch = torch.stack(list(pixels.values()))
-        features = {"image": embed_images(self.model, [batch], device=self.device)}
+        """Predictions for the images of one batch."""
+        found, features = dict(batch.found), batch.features
+        if not batch.kept:
+            return found
         raw = None
         if metadata is not None:
-            frame = metadata.rows([keys[path] for path in pixels])
+            frame = metadata.rows([keys[path] for path in batch.kept])
             raw = RawTable(schema=self.schema, frame=frame)
-            for level in self.levels:
-                rows = encode_table(self.model.encodings[level], frame)
-                features[METADATA_KEYS[level]] = embed_rows(
-                    self.model, level, rows, device=self.device
-                )
         blocks = {name: features[name] for name in self.probe.blocks if name != TABLE}
         shown = self.probe.predict_proba(Design(blocks=blocks, table=raw))
         classes = self.probe.classes
         decided = self.probe.decide(shown)
         sets = self.conformal.sets(shown, decided)
-        p = self.surroundings.p_values(features["image"])
-        cases, usual = self._nearest(features["image"]), len(self.surroundings.usual)
-        found = {}
-        for i, path in enumerate(pixels):
-            if p[i] < self.config.novelty:
-                reason = (
-                    f"out of distribution: a fraction of {p[i]:.2g} of the {usual} reference "
-                    f"images is as far out, below {self.config.novelty:g}"
-                )
-                found[path] = _refused(path, reason, novelty_p=float(p[i]))
-                continue
+        cases = self._nearest(features["image"])
+        others: list[int] | None = None
+        if self.compares:
+            log_others = features["outlier"][:, OUTLIER.index("log_others")]
+            others = np.expm1(log_others).round().astype(int).tolist()
+        for i, path in enumerate(batch.kept):
             known = (None, None) if metadata is None else metadata.known(keys[path])
             likeliest = np.argsort(-shown[i], kind="stable")
             found[path] = Prediction(
@@ -287,10 +301,11 @@ class Predictor:
                 probabilities=dict(zip(classes, shown[i].tolist(), strict=True)),
                 decision=classes[decided[i]],
                 conformal_set=tuple(classes[c] for c in likeliest if sets[i, c]),
-                novelty_p=float(p[i]),
+                novelty_p=float(batch.novelty_p[i]),
                 nearest=cases[i],
                 metadata_known=known[0],
                 metadata_features=known[1],
+                compared_with=None if others is None else others[i],
                 unseen={} if metadata is None else metadata.strange(keys[path]),
             )
         return found
@@ -307,7 +322,3 @@ class Predictor:
             )
             for similarities, rows in zip(found.similarity, found.row, strict=True)
         ]
-
-
-def _refused(path: Path, reason: str, *, novelty_p: float | None = None) -> Prediction:
-    return Prediction(image=str(path), status="refused", reason=reason, novelty_p=novelty_p)

@@ -19,7 +19,7 @@ LIMITS = (
     ("patients lesions images_per_lesion", 1, np.inf),
     ("image_size", 16, 2048),
     ("seed", 0, 2**32 - 1),
-    ("ambiguity label_noise session_share missing_block missing_cells", 0, 1),
+    ("ambiguity ugly_duckling label_noise session_share missing_block missing_cells", 0, 1),
     ("context signature_spread spread lighting clinic_cast", 0, LARGEST),
     ("nuisance_columns", 0, len(NUISANCE)),
 )
@@ -46,6 +46,9 @@ class SyntheticConfig:
     """Standard deviation, over patients, of the pigment of their nevi (absorbance). A melanoma is
     0.25 darker than its own patient's nevi, so a wide spread hides it from whoever does not look
     at the patient: the ugly duckling."""
+    ugly_duckling: float = 0.0
+    """Share of the melanomas that look, and are noted, like nevi of another patient: nothing but
+    the patient's other lesions gives them away."""
     ambiguity: float = 0.3
     """Largest share that another diagnosis has in a lesion's look."""
     spread: float = 0.10
@@ -82,7 +85,7 @@ class SyntheticConfig:
         Raises:
             UserError: the cohort is not synthetic, or was made by another version.
         """
-        content = info.import_report.get("config", {})
+        content = {"ugly_duckling": 0.0, **info.import_report.get("config", {})}
         if info.source != "synthetic" or set(content) != {field.name for field in fields(cls)}:
             raise UserError(
                 f"cohort '{info.name}' is not synthetic, or was made by another version of slimp."

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool
+from scipy.special import ndtr, ndtri
 
 from slimp.sources.synthetic.config import SyntheticConfig
 from slimp.sources.synthetic.images import FINE, HARMONICS, Look, Photo, Rng, Skin
@@ -33,6 +34,14 @@ class Phenotype(NamedTuple):
     mole_tendency: float
 
 
+class Signature(NamedTuple):
+    """What the nevi of one patient have in common."""
+
+    pigment: float  # melanin that they add to the skin
+    pattern: float  # -1 network, 1 globules
+    lattice: float  # radians of the lattice per lesion radius
+
+
 # Log odds of each diagnosis for the average patient, and per unit of each phenotype.
 _PRIOR = np.log((0.34, 0.20, 0.18, 0.14, 0.14))
 _PRONENESS = np.array(
@@ -44,6 +53,9 @@ _PRONENESS = np.array(
         [0.0, 0.2, 0.3, 1.1, 0.5],  # melanoma
     ]
 )
+
+_MANY_NEVI = np.array([8.0, 1.0, 1.0, 1.0, 2.0])
+"""Odds where there are ugly ducklings: without many nevi, nothing would stand out from them."""
 
 # Mean strength of each visible trait per diagnosis, 0 to 1. `pigment` is the melanin added to the
 # skin's; that of nevi and melanomas is counted from the patient's own signature.
@@ -97,8 +109,9 @@ class Patient:
 
     phenotype: Phenotype
     skin: Skin
-    pattern: float  # of the signature nevus: -1 network, 1 globules
-    lattice: float  # of the signature nevus: radians of its lattice per lesion radius
+    signature: Signature
+    foreign: Signature
+    """Another patient's, far from this one's; over patients both are distributed alike."""
     clinic: int
     session: Values  # standard normal: light and camera that all photographs share
     metadata: dict[str, Any]
@@ -126,15 +139,16 @@ def draw_patient(config: SyntheticConfig, rng: Rng) -> Patient:
     sun = 0.6 * normal[3] + 0.5 * age + 0.35 * fairness
     phenotype = Phenotype(age, sun, float(fairness), float(normal[4]), float(moles))
     melanin = float(np.clip(0.34 * np.exp(-0.55 * fairness), 0.08, 1.3))
-    signature = 0.5 + 0.25 * (melanin - 0.34) + config.signature_spread * normal[5]
+    signature = _signature(config, melanin, own := normal[[5, 8, 9]])
     skin = Skin(
         melanin=melanin,
         redness=float(np.clip(0.22 + 0.06 * normal[6], 0.08, 0.42)),
         freckles=float(_squash(0.9 * sun + 0.4 * fairness - 0.6)),
         freckle_knots=int(rng.integers(11, 23)),
         wrinkles=float(_squash(age)),
-        moles=float(0.9 * np.exp(0.5 * moles)),
-        mole_melanin=float(np.clip(signature, 0.15, 1.1)),
+        # A mole beside the lesion would tell the signature, with nothing to compare.
+        moles=0.0 if config.ugly_duckling else float(0.9 * np.exp(0.5 * moles)),
+        mole_melanin=signature.pigment,
         hairiness=float(0.6 * np.exp(0.6 * normal[7])),
     )
     clinic = int(rng.integers(len(CLINICS)))
@@ -146,12 +160,23 @@ def draw_patient(config: SyntheticConfig, rng: Rng) -> Patient:
     return Patient(
         phenotype=phenotype,
         skin=skin,
-        pattern=float(np.tanh(1.2 * normal[8])),
-        lattice=float(8.0 * np.exp(0.2 * normal[9])),
+        signature=signature,
+        # Half of the distribution away: the same distribution, and never less than 1.35 deviations.
+        foreign=_signature(config, melanin, ndtri((ndtr(own) + 0.5) % 1)),
         clinic=clinic,
         session=session,
         metadata=_with_gaps(metadata, missing),
         lesions=1 + int(rng.poisson((config.lesions - 1) * rng.gamma(4.0, 0.25))),
+    )
+
+
+def _signature(config: SyntheticConfig, melanin: float, normal: Values) -> Signature:
+    """The signature of a patient whose skin has that melanin, from three standard normals."""
+    pigment = 0.5 + 0.25 * (melanin - 0.34) + config.signature_spread * normal[0]
+    return Signature(
+        pigment=float(np.clip(pigment, 0.15, 1.1)),
+        pattern=float(np.tanh(1.2 * normal[1])),
+        lattice=float(8.0 * np.exp(0.2 * normal[2])),
     )
 
 
@@ -200,17 +225,23 @@ def diagnosis_probabilities(phenotype: Phenotype, context: float) -> Values:
 def draw_lesion(config: SyntheticConfig, rng: Rng, patient: Patient) -> Lesion:
     """A lesion of that patient."""
     probabilities = diagnosis_probabilities(patient.phenotype, config.context)
+    if config.ugly_duckling:
+        probabilities = probabilities * _MANY_NEVI / (probabilities @ _MANY_NEVI)
     diagnosis = int(np.searchsorted(np.cumsum(probabilities)[:-1], rng.random()))
+    drawn, signature = diagnosis, patient.signature  # of its look
+    hides = config.ugly_duckling > 0 and rng.random() < config.ugly_duckling
+    if hides and DIAGNOSES[diagnosis] == "melanoma":
+        drawn, signature = DIAGNOSES.index("nevus"), patient.foreign
     mix = np.zeros(len(DIAGNOSES))
     share = config.ambiguity * rng.random()
-    mix[diagnosis] += 1 - share
+    mix[drawn] += 1 - share
     mix[rng.integers(len(DIAGNOSES))] += share
     values = mix @ _TYPICAL + config.spread * rng.standard_normal(len(TRAITS))
     traits = dict(zip(TRAITS, values.tolist(), strict=True))
-    traits["pigment"] += float(mix @ _ON_SIGNATURE) * patient.skin.mole_melanin
+    traits["pigment"] += float(mix @ _ON_SIGNATURE) * signature.pigment
     diameter = float(mix @ _DIAMETER_MM * np.exp(0.28 * rng.standard_normal()))
-    look = _look(rng, patient, traits, diameter, typical=float(mix[0]))
-    metadata = _note_lesion(rng, diagnosis, look)
+    look = _look(rng, signature, traits, diameter, typical=float(mix[0]))
+    metadata = _note_lesion(rng, drawn, look)
     metadata = _with_gaps(metadata, rng.random(len(metadata)) < config.missing_cells)
     wrong, any_diagnosis = rng.random() < config.label_noise, rng.integers(len(DIAGNOSES))
     label = DIAGNOSES[any_diagnosis if wrong else diagnosis]
@@ -225,9 +256,9 @@ def draw_lesion(config: SyntheticConfig, rng: Rng, patient: Patient) -> Lesion:
 
 
 def _look(
-    rng: Rng, patient: Patient, traits: dict[str, float], diameter_mm: float, *, typical: float
+    rng: Rng, signature: Signature, traits: dict[str, float], diameter_mm: float, *, typical: float
 ) -> Look:
-    """The look of a lesion; a nevus has the patient's own pattern, others are off it."""
+    """The look of a lesion; a nevus has the signature's pattern, others are off it."""
     traits = {name: float(np.clip(value, 0, 1.2)) for name, value in traits.items()}
     orders = np.arange(1, HARMONICS + 1)
     ragged = (0.02 + 0.16 * traits.pop("ragged")) / orders**0.6
@@ -242,8 +273,8 @@ def _look(
         outline=0.7 * size * (wave[0] + 1j * wave[1]),
         turn=float(rng.uniform(-np.pi, np.pi)),
         melanin=0.05 + traits.pop("pigment"),
-        pattern=float(np.clip(patient.pattern + strangeness * own[0], -1, 1)),
-        lattice=float(patient.lattice * np.exp(0.35 * strangeness * own[1])),
+        pattern=float(np.clip(signature.pattern + strangeness * own[0], -1, 1)),
+        lattice=float(signature.lattice * np.exp(0.35 * strangeness * own[1])),
         disorder=0.1 + 0.3 * strangeness,
         cysts=spots,
         fields=rng.standard_normal((3, FINE, FINE), dtype=np.float32),

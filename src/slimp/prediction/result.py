@@ -1,0 +1,72 @@
+"""What a prediction says of an image.
+
+Axis names: q = images, d = width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Status = Literal["predicted", "refused", "unreadable"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """An image of the reference."""
+
+    image_id: str
+    patient_id: str
+    label: str
+    similarity: float
+    """Cosine of the standardised image features."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The result for one image."""
+
+    image: str
+    """The file."""
+    status: Status
+    reason: str = ""
+    """Why nothing was predicted."""
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    """Per class, where classes are as frequent as in training."""
+    decision: str | None = None
+    """Class by `Predictor.decision_rule`."""
+    conformal_set: tuple[str, ...] = ()
+    """Classes, the likeliest first."""
+    novelty_p: float | None = None
+    """Fraction of reference images that are as far from the others, or farther."""
+    nearest: tuple[Case, ...] = ()
+    metadata_known: int | None = None
+    """Metadata features that are known; None: none are used."""
+    metadata_features: int | None = None
+    compared_with: int | None = None
+    """Other lesions of the patient among these images; None: the probe does not compare."""
+    unseen: Mapping[str, str] = field(default_factory=dict)
+    """Column -> category that the model does not know, and counts as missing."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """Images that are answered together."""
+
+    paths: Sequence[Path]
+    found: dict[Path, Prediction]
+    """Those that get no probabilities."""
+    kept: Sequence[Path] = ()
+    """The others, in the order of the rows of `features` and `novelty_p`."""
+    features: Mapping[str, Array] = field(default_factory=dict)
+    novelty_p: Array = field(default_factory=lambda: np.empty(0))
+
+
+def refused(path: Path, reason: str, *, novelty_p: float | None = None) -> Prediction:
+    """The result of an image that gets no prediction."""
+    return Prediction(image=str(path), status="refused", reason=reason, novelty_p=novelty_p)

@@ -31,7 +31,7 @@ VERBS = {
     "adapt": "RUN COHORT --out RUN: continue training on a cohort with other metadata",
     "embed": "RUN COHORT --out FILE.parquet: features of every image, lesion and patient",
     "probe": "RUN COHORT --out DIR: probe of frozen features, with baselines",
-    "finetune": "RUN COHORT --out DIR: fine-tuning of the encoders, beside their frozen features",
+    "finetune": "RUN COHORT --out DIR: encoders and a linear head trained on labels",
     "retrieve": "RUN --reference COHORT --target COHORT --out DIR: impute missing metadata",
     "predict": "PROBE IMAGES...: probabilities, conformal set, nearest cases of new images",
     "compare": "A B: two probes on the same patients, with a p-value for their difference",

@@ -109,7 +109,14 @@ def test_every_split_has_a_run_whose_features_give_its_predictions(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"split": "lesion"}, {"split": "image"}, {"method": "knn"}, {"seeds": 0}]
+    "wrong",
+    [
+        {"features": "relative"},
+        {"split": "lesion"},
+        {"split": "image"},
+        {"method": "knn"},
+        {"seeds": 0},
+    ],
 )
 def test_refusals(wrong) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):

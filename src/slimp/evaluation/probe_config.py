@@ -147,6 +147,11 @@ class FullFinetuneConfig(ProbeConfig, FinetuneConfig):
                 "a fine-tuned classifier reads one image and its metadata, so features 'relative' "
                 "are for probes: pass --features full."
             )
+        if self.features == "relative":
+            raise UserError(
+                "features relative come from all of a patient's lesions, which a batch may lack: "
+                "fine-tune --features full, and probe the run that this leaves."
+            )
         if self.method != "logistic":
             raise UserError(
                 f"a fine-tuned classifier has a linear head: leave --method {self.method} out."

@@ -12,7 +12,11 @@ from torch import Tensor
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding
 from slimp.data.schema import LEVELS, LevelName
+from slimp.models.config import ModelConfig
+from slimp.models.image_encoder import ImageEncoder
+from slimp.models.known_weights import Weights
 from slimp.models.persistence import read_tensors
+from slimp.models.published_weights import save_weights
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training.config import PretrainConfig
 from slimp.training.run_folder import read_log
@@ -47,6 +51,22 @@ def fitted(cohort: Cohort) -> dict[LevelName, Encoding]:
         for name in LEVELS
         if cohort.schema.level(name).features
     }
+
+
+def small_weights(path: Path) -> Weights:
+    """Writes weights of a small convolutional encoder that expect a normalisation of their own."""
+    torch.manual_seed(8)
+    known = Weights(
+        name="small",
+        encoder="resnet10t",
+        options={"stem_width": 8, "channels": (8, 8, 16, 16)},
+        size=32,
+        mean=(0.2, 0.3, 0.4),
+        std=(0.3, 0.2, 0.1),
+    )
+    config = ModelConfig(encoder=known.encoder, encoder_options=known.options, image_size=32)
+    save_weights(known, ImageEncoder(config).model.state_dict(), path)
+    return known
 
 
 def weights(out: Path) -> dict[str, Tensor]:

@@ -486,8 +486,12 @@ Edit = Callable[[dict[str, Any]], Any]
             r"'levels\.lesion\..*' is .*, expected",
         ),
         (
-            lambda content: {**content, "image": {**content["image"], "mean": [0.1, 0.2, 0.3]}},
-            r"expect preprocessing .*0\.1.* would use .*0\.5",
+            lambda content: {**content, "image": {**content["image"], "mean": [0.1, 0.2]}},
+            "preprocessing",
+        ),
+        (
+            lambda content: {**content, "image": {**content["image"], "std": [0.1, 0.2, 0.0]}},
+            "preprocessing",
         ),
     ],
 )

@@ -12,6 +12,7 @@ import yaml
 from slimp.cli.main import main
 from slimp.errors import UserError
 from slimp.models.config import ModelConfig
+from slimp.models.known_weights import named
 from slimp.training.config import PRESETS, AdaptConfig, PretrainConfig
 
 PAPER = {
@@ -78,6 +79,21 @@ def test_options_of_a_preset_belong_to_its_encoder(
 def test_weights_of_a_preset_belong_to_its_encoder() -> None:
     assert PretrainConfig.from_preset("laptop").encoder_weights == "efficientnet-lite0"
     assert PretrainConfig.from_preset("laptop", encoder="resnet18").encoder_weights is None
+    assert PretrainConfig.from_preset("laptop", pretrained=True).encoder_weights is None
+    with pytest.raises(UserError, match="drop one"):
+        PretrainConfig(pretrained=True, encoder_weights="monet")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_weights_bring_their_encoder_along(preset: str) -> None:
+    config = PretrainConfig.from_preset(preset, encoder_weights="panderm-base")
+    assert config.encoder == "beit_base_patch16_224"
+    assert config.encoder_options == named("panderm-base").options
+    other = PretrainConfig.from_preset(preset, encoder_weights="monet", encoder="resnet18")
+    assert (other.encoder, other.encoder_options) == ("resnet18", {})  # refused when they load
+    own = {"global_pool": "avg"}
+    typed = PretrainConfig.from_preset(preset, encoder_weights="mae-base", encoder_options=own)
+    assert typed.encoder_options == own
 
 
 COUNTS = [

@@ -480,6 +480,7 @@ def test_a_cohort_without_metadata_needs_the_view_level(tmp_path: Path) -> None:
     assert "recall_at_1" not in row
 
 
+@pytest.mark.filterwarnings("ignore:.*normalisation")
 def test_weights_that_are_not_finite_are_refused_before_they_spread(tmp_path: Path) -> None:
     state = build_model(cohort(), config()).image_encoder.model.state_dict()
     state["patch_embed.proj.bias"][0] = math.inf
@@ -609,6 +610,7 @@ def test_nothing_is_clipped_where_any_norm_may_be(tmp_path: Path) -> None:
     assert same_weights(tmp_path / "none", tmp_path / "huge")
 
 
+@pytest.mark.filterwarnings("ignore:.*normalisation")
 def test_statistics_are_kept_where_the_encoder_starts_from_weights(tmp_path: Path) -> None:
     settings = config(encoder="resnet10t", encoder_options={}, image_size=32, epochs=1)
     model = build_model(cohort(), settings)

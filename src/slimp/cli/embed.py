@@ -25,7 +25,7 @@ class Arguments(Embedding):
     """Inputs and outputs."""
 
     run: Path
-    """Run folder of pre-training."""
+    """Run folder of pre-training, or weights:NAME, a published encoder as it is."""
     cohort: Path
     """Cohort folder."""
     out: Path = field(metadata=REQUIRED_FLAG)
@@ -58,10 +58,11 @@ def run(arguments: Arguments) -> None:
     from slimp.evaluation.run_features import precision_of
     from slimp.features.embed import embed
     from slimp.models.nested import Slimp
+    from slimp.training.weights_run import as_run
 
     out, backend, pseudo = arguments.out, arguments.backend, arguments.pseudo
     check_file(out, overwrite=arguments.overwrite)
-    model, cohort = Slimp.from_pretrained(arguments.run), Cohort.load(arguments.cohort)
+    model, cohort = Slimp.from_pretrained(as_run(arguments.run)), Cohort.load(arguments.cohort)
     if backend == "openvino":
         arguments = replace(arguments, accelerator="cpu")
     precision = precision_of(arguments.precision, arguments.accelerator)

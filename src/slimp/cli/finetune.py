@@ -35,7 +35,7 @@ class Arguments:
     """Inputs and outputs."""
 
     run: Path
-    """Run folder to start from (read only)."""
+    """Run folder to start from (read only), or weights:NAME, a published encoder as it is."""
     cohort: Path
     """Cohort folder with labels."""
     out: Path = field(metadata=REQUIRED_FLAG)
@@ -66,14 +66,15 @@ def run(arguments: Arguments) -> None:
     from slimp.report import PageOptions, write_report
     from slimp.training.parts import earlier_table
     from slimp.training.run_folder import open_record
+    from slimp.training.weights_run import as_run
 
-    start, out, config = arguments.run, arguments.out, arguments.config
+    start, out, config = as_run(arguments.run), arguments.out, arguments.config
     precision = precision_of(config.precision, config.accelerator)
     config = replace(config, precision=precision)
     cohort = Cohort.load(arguments.cohort)
     require_possible(cohort, config, ProtocolConfig())
     model = Slimp.from_pretrained(start)
-    source = {"run": str(start), "weights_sha256": sha256_of(start / "model.safetensors")}
+    source = {"run": str(arguments.run), "weights_sha256": sha256_of(start / "model.safetensors")}
     record = {"probe": asdict(config), "finetune": asdict(config), "from": source}
     parts, held_out = parts_of_run(start, cohort), arguments.held_out
     task = task_of(cohort, config, run_parts=parts, held_out=held_out)
@@ -93,7 +94,9 @@ def run(arguments: Arguments) -> None:
     show_cautions(cohort)
     show(result)
     if arguments.report:
-        options = PageOptions(command=f"slimp finetune {start} {arguments.cohort} --out {out}")
+        options = PageOptions(
+            command=f"slimp finetune {arguments.run} {arguments.cohort} --out {out}"
+        )
         page = write_report(
             out / "report.html", first, cohort, result, table=table, options=options
         )

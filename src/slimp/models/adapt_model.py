@@ -121,6 +121,7 @@ def transfer(
 def _move_weights(run: Slimp, model: Slimp, levels: Sequence[LevelMatch]) -> None:
     """Copies into `model`, which is fresh, all that `run` knows of its levels, images and views."""
     model.image_encoder.load_state_dict(run.image_encoder.state_dict())
+    model.image_encoder.normalise_as(run.image_spec.mean, run.image_spec.std)
     if model.view is not None and run.view is not None:
         model.view.load_state_dict(run.view.state_dict())
     for level in levels:

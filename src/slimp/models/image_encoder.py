@@ -6,7 +6,7 @@ Axis names: n = images, d = embedding width.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,9 +18,11 @@ from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from slimp.errors import CheckpointError, UserError
+from slimp.models.checkpoint_keys import fitting_weights
 from slimp.models.config import ModelConfig
-from slimp.models.persistence import below_prefixes, misfit, read_state_dicts, some
-from slimp.models.published_weights import PUBLISHED, read_published
+from slimp.models.known_weights import Channels, described
+from slimp.models.persistence import read_state_dicts
+from slimp.models.published_weights import file_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +30,8 @@ class ImageSpec:
     """Preprocessing that belongs to the weights: side in px, then mean and std per channel."""
 
     size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Channels
+    std: Channels
 
 
 class ImageEncoder(nn.Module):
@@ -73,52 +75,50 @@ class ImageEncoder(nn.Module):
         normalised = (pixels.to(self.mean.dtype) - self.mean) / self.std
         return cast("Tensor", self.model(normalised.contiguous(memory_format=self.layout)))
 
-    def load_weights(self, path: str | Path) -> None:
-        """Loads the encoder's weights, of a name in `PUBLISHED` or from a local file.
+    def load_weights(self, weights: str | Path) -> None:
+        """Loads the encoder's weights, of a name in `known_weights()` or from a local file.
 
-        They may lie in an entry of a checkpoint (`model`, `state_dict`, DINO's `teacher`) and have
-        a prefix such as `module.backbone.`, if only one such reading fits. A classifier is left
-        out. Position embeddings of another image size are resampled by timm.
+        Where they say which normalisation they expect, pixels are normalised so from then on;
+        others keep what timm has for the architecture.
 
         Raises:
             CheckpointError: the file is missing, no tensor file, or of another architecture.
+            UserError: the weights of this name are not on this machine.
         """
-        want, path = self.model.state_dict(), Path(path)
-        if str(path) in PUBLISHED:
-            states = {"": read_published(str(path), self.name)}
-        else:
-            states = read_state_dicts(path)
-        first = next(iter(want))
-        readings = {
-            ": ".join(filter(None, [entry, prefix])) or "the file": self._without_classifier(below)
-            for entry, state in states.items()  # or under other names that timm knows, as CLIP's
-            for prefix, below in (below_prefixes(state, first) or {"": state}).items()
-        }
-        problems = {name: misfit(tensors, want) for name, tensors in readings.items()}
-        fitting = [name for name, problem in problems.items() if problem is None]
-        if len(fitting) > 1:
+        known = described(str(weights))
+        if known is not None and known.encoder.split(".")[0] != self.name.split(".")[0]:
             raise CheckpointError(
-                f"{path}: several sets of weights fit the encoder: {', '.join(fitting)}. Save the "
-                "one to use in a file of its own."
+                f"{weights}: weights of encoder '{known.encoder}', not '{self.name}'. Leave "
+                f"--encoder out or pass --encoder {known.encoder}."
             )
-        if not fitting:
-            problem = problems[max(readings, key=lambda name: len(readings[name]))]
-            found = [f"{entry}: {n}" if entry else n for entry in states for n in states[entry]]
-            raise CheckpointError(
-                f"{path}: does not fit encoder '{self.name}': {problem}. Names found: "
-                f"{some(found)}; expected: {some(want)}."
-            )
-        self.model.load_state_dict(readings[fitting[0]])
+        path = file_of(str(weights))
+        self.model.load_state_dict(fitting_weights(read_state_dicts(path), self.model, path))
+        if known is not None:
+            self.normalise_as(known.mean, known.std)
 
-    def _without_classifier(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The entries of the encoder alone, under timm's present names."""
-        if isinstance(self.model, timm.models.vision_transformer.VisionTransformer):
-            # It may fail on weights of another architecture, which their shapes will show.
-            with suppress(AttributeError, IndexError, KeyError, RuntimeError, ValueError):
-                state = timm.models.vision_transformer.checkpoint_filter_fn(state, self.model)
-        heads = self.model.pretrained_cfg.get("classifier") or ()
-        starts = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
-        return {name: value for name, value in state.items() if not name.startswith(starts)}
+    def normalise_as(self, mean: Channels, std: Channels) -> None:
+        """Pixels from 0 to 1 are from now on reduced by `mean` and divided by `std`.
+
+        Raises:
+            ValueError: a standard deviation is not positive.
+        """
+        if min(std) <= 0:
+            raise ValueError(f"standard deviations must be positive, got {std}")
+        self.spec = ImageSpec(size=self.spec.size, mean=mean, std=std)
+        for name, values in (("mean", mean), ("std", std)):
+            getattr(self, name).copy_(torch.tensor(values).view(3, 1, 1) * 255)
+
+    def layers(self) -> dict[str, int]:
+        """Parameter -> number of its layer as timm counts them: the stem is 0, then the blocks.
+
+        Raises:
+            UserError: timm does not say for this encoder.
+        """
+        if not hasattr(self.model, "group_matcher"):
+            raise UserError(f"encoder '{self.name}': timm does not tell its layers apart.")
+        matcher = self.model.group_matcher(coarse=False)
+        numbers = timm.models.group_parameters(self.model, matcher, reverse=True)
+        return {f"model.{name}": number for name, number in numbers.items()}
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Recompute activations in the backward pass instead of keeping them.

@@ -18,7 +18,6 @@ the projections, s = images of this process's shard.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
@@ -39,6 +38,7 @@ from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
 from slimp.models.image_encoder import ImageEncoder, ImageSpec
+from slimp.models.known_weights import channels
 from slimp.models.losses import Pair, SoftPositives
 from slimp.models.persistence import (
     DESCRIPTION,
@@ -253,12 +253,13 @@ class Slimp(nn.Module):
                 f"{folder / DESCRIPTION}: describes no model of slimp ({error})."
             ) from None
         load_tensors(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
-        found = json.loads(json.dumps(asdict(model.image_spec)))
-        if expected != found:  # another version of timm would feed the weights other pixels
+        try:  # as the weights that the run began with expect, whatever timm says of the encoder
+            mean, std = channels(expected["mean"]), channels(expected["std"])
+            model.image_encoder.normalise_as(mean, std)
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{folder}: the weights expect preprocessing {expected}, this version of timm "
-                f"would use {found}. Install the timm version named in config.json."
-            )
+                f"{folder / DESCRIPTION}: damaged preprocessing of images ({error!r})."
+            ) from None
         return model.eval()
 
 

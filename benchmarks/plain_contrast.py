@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from slimp.data.cohort import Cohort
-from slimp.models.published_weights import read_published
+from slimp.models.published_weights import file_of
 
 EPOCHS, BATCH, TEMPERATURE, SIDE = 10, 64, 0.1, 128
 ENCODER_RATE, RATE, DECAY, WARMUP = 3e-4, 1e-3, 0.05, 0.1
@@ -31,7 +32,7 @@ def plain_contrast(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     encoder = timm.create_model("tf_efficientnet_lite0", num_classes=0)
-    encoder.load_state_dict(read_published("efficientnet-lite0", "tf_efficientnet_lite0"), False)
+    encoder.load_state_dict(load_file(file_of("efficientnet-lite0")), strict=False)
     encoder = encoder.to(memory_format=torch.channels_last).eval()  # keeps batch-norm statistics
     project = nn.Sequential(nn.Linear(1280, 256), nn.ReLU(), nn.Linear(256, 128))
     rows = nn.Sequential(

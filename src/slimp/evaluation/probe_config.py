@@ -144,11 +144,6 @@ class FullFinetuneConfig(ProbeConfig, FinetuneConfig):
             )
         if self.features == "relative":
             raise UserError(
-                "a fine-tuned classifier reads one image and its metadata, so features 'relative' "
-                "are for probes: pass --features full."
-            )
-        if self.features == "relative":
-            raise UserError(
                 "features relative come from all of a patient's lesions, which a batch may lack: "
                 "fine-tune --features full, and probe the run that this leaves."
             )

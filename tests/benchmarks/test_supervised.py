@@ -72,6 +72,7 @@ def explained_by_label(model: Slimp, cohort: Cohort) -> float:
     return float(between / x.square().sum())
 
 
+@pytest.mark.slow
 def test_the_encoders_learn_the_labels() -> None:
     undisturbed = {"crop_scale": 1.0, "flip": False, "rotate": False, "colour": 0.0}
     settings = config(epochs=100, patients=14, **undisturbed)

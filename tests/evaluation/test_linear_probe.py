@@ -100,6 +100,7 @@ def test_full_reads_the_raw_table_and_image_does_not(method):
     assert (full.probe is not None) == (method == "logistic")
 
 
+@pytest.mark.slow
 def test_both_methods_are_averaged():
     table = make_table(signal=0.3, patients=30)
     one, two, both = (

@@ -39,6 +39,7 @@ def table(cohort: Cohort) -> FeatureTable:
     )
 
 
+@pytest.mark.slow
 def test_without_blanked_cells_the_grid_is_the_probe_itself(table):
     task = make_task(table.ids, QUICK)
     found = missing_grid(table, task, QUICK, draws=2)

@@ -513,6 +513,7 @@ def test_foreign_weights_are_refused(saved: Path) -> None:
     refused(saved, "'more'")
 
 
+@pytest.mark.slow
 def test_gradients_pass_the_check_against_finite_differences() -> None:
     cohort = cohort_of({"image": None, "lesion": None, "patient": None}, patients=3, lesions=2)
     model = model_of(cohort, pooling="attention", view_weight=0.5, duplicates="positive")

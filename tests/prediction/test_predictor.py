@@ -139,6 +139,7 @@ def test_images_of_the_cohort_get_the_probes_own_probabilities(places: Path, fea
     assert all(p.decision in p.conformal_set for p in found)
 
 
+@pytest.mark.slow
 def test_lesions_of_a_patient_are_compared_with_each_other_where_a_table_says_so(
     places: Path,
 ) -> None:

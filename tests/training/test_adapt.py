@@ -108,7 +108,10 @@ def test_a_run_adapts_to_any_cohort(run: Path, tmp_path: Path, target: str) -> N
     rows = [row for row in read_log(tmp_path / "run") if row["kind"] == "step"]
     assert {key for key in rows[-1] if key.startswith("loss_")} == losses
     found = {name.partition("_")[0] for name in embed(model, data).features}
-    assert found == {"image", *(loss.removeprefix("loss_") for loss in losses)} - {"view"}
+    assert found - {"relative", "outlier"} == {
+        "image",
+        *(loss.removeprefix("loss_") for loss in losses),
+    } - {"view"}
     assert set(model.encodings) >= {"lesion", "patient"}  # those that the cohort lacks stay
     behind = {"lesion", "patient"} - {loss.removeprefix("loss_") for loss in losses}
     assert set(left_behind(tmp_path / "run")) == behind

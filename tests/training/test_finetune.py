@@ -101,6 +101,7 @@ def test_how_often_something_is_hidden() -> None:
     assert not torch.equal(*(draw_hidden(classifier(), 100, half, step) for step in (0, 1)))
 
 
+@pytest.mark.slow
 def test_everything_that_is_read_learns_and_the_table_is_learned(tmp_path: Path) -> None:
     """A label that follows from a column of the table, which the images do not show."""
     cohort = tiny_cohort(patients=60)

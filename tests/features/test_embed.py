@@ -365,6 +365,28 @@ def test_own_metadata_stay_and_abstention_gives_a_row_in_which_all_is_missing():
     assert table.ids["abstained"].tolist() == abstained[::-1].tolist()
 
 
+@pytest.mark.parametrize("hierarchy", ["nested", "flat"])
+def test_metadata_that_count_as_unknown_are_not_in_the_raw_table(hierarchy):
+    """Of a target cohort whose metadata are known: a probe would read the truth."""
+    cohort = make_cohort()
+    read = cohort.flatten() if hierarchy == "flat" else cohort
+    model = make_model(read, replace(TINY, hierarchy=hierarchy)).eval()
+    content, unknown = pseudo_metadata(cohort, model), np.arange(8) % 2 == 0
+    names = ["lesion"] if hierarchy == "flat" else ["lesion", "patient"]
+    pseudo = replace(
+        content,
+        embeddings={name: content.embeddings[name] for name in names},
+        imputed=dict.fromkeys(names, unknown),
+    )
+    table, own = embed(model, cohort, pseudo=pseudo), embed(model, cohort)
+    assert table.raw is not None
+    assert own.raw is not None
+    rows = unknown[::-1]
+    assert table.raw.frame[rows].isna().all(axis=None)
+    pd.testing.assert_frame_equal(table.raw.frame[~rows], own.raw.frame[~rows])
+    assert (table.raw.frame.dtypes == own.raw.frame.dtypes).all()
+
+
 def test_a_file_remembers_what_is_imputed(tmp_path):
     cohort = make_cohort()
     model = make_model(cohort)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding, Rows
@@ -59,6 +59,12 @@ class RawTable:
                 gone = rng.random(len(frame)) < rates
                 for column in feature.columns:
                     frame[column] = frame[column].mask(gone)
+        return RawTable(schema=self.schema, frame=frame)
+
+    def without(self, level: LevelName, rows: Bool[Array, " n"]) -> RawTable:
+        """The columns of a level missing in these rows."""
+        columns, frame = list(self.schema.level(level).columns), self.frame.copy()
+        frame[columns] = frame[columns].mask(np.repeat(rows[:, None], len(columns), axis=1))
         return RawTable(schema=self.schema, frame=frame)
 
     def fit(self, levels: Sequence[LevelName]) -> tuple[Encoding, ...]:

@@ -22,7 +22,7 @@ from slimp.data.cohort import Cohort
 from slimp.data.encoding import Rows
 from slimp.data.files import new_file
 from slimp.data.images import image_batches
-from slimp.data.schema import LevelName, Schema
+from slimp.data.schema import LEVELS, LevelName, Schema
 from slimp.errors import UserError
 from slimp.features.backends import (
     CHECKED,
@@ -297,14 +297,15 @@ def embed(
 def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetadata) -> FeatureTable:
     """The table with retrieved embeddings where the images have no metadata of their own.
 
-    Observed metadata stay. An image for which the retrieval abstained gets the embedding of a row
+    Observed metadata stay; what counts as unknown is missing in the raw table too, even where the
+    cohort knows it. An image for which the retrieval abstained gets the embedding of a row
     in which every cell is missing; the ids say so in a column `abstained`.
 
     Raises:
         UserError: `pseudo` is of another model, or lacks an image.
     """
     rows = pseudo.rows_for(model, table.ids["image_id"])
-    features, abstained = dict(table.features), pseudo.abstained[rows]
+    features, abstained, raw = dict(table.features), pseudo.abstained[rows], table.raw
     for level, embeddings in pseudo.embeddings.items():
         missing = encode_table(model.encodings[level], pd.DataFrame(index=[0]))
         nothing = embed_rows(model, level, missing, device=next(model.parameters()).device)
@@ -312,12 +313,15 @@ def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetada
         retrieved = np.where(abstained[:, None], nothing, embeddings[rows])  # (n, d)
         imputed = pseudo.imputed[level][rows]
         features[METADATA_KEYS[level]] = np.where(imputed[:, None], retrieved, own)
+        # A flat model has all metadata at the lesion.
+        for name in LEVELS if model.config.hierarchy == "flat" else (level,):
+            raw = None if raw is None else raw.without(name, imputed)
     ordered = ("image", *METADATA_KEYS.values())
     return FeatureTable(
         ids=table.ids.assign(abstained=abstained),
         features={name: features[name] for name in ordered if name in features},
         imputed=tuple(METADATA_KEYS[level] for level in pseudo.embeddings),
-        raw=table.raw,
+        raw=raw,
     ).with_context()
 
 

@@ -100,10 +100,6 @@ class DemoConfig:
         return {**parts, "clinic": synthesize(other)}
 
 
-PROBE = ProbeConfig(folds=3)
-"""Fewer folds than usual choose the penalties: half of the time."""
-
-
 @dataclass(kw_only=True)
 class Act:
     """Arms with their scores, and what comes of comparing them."""
@@ -212,9 +208,9 @@ def _probed(here: Path, cohort: Cohort) -> Assessment:
     """The probes of the run and what needs no pre-training, saved with a page as by `probe`."""
     run, parts = here / "run", parts_of_run(here / "run", cohort) or {}
     table = cached_features(run, here / "cohort")
-    found = assess(table, cohort, PROBE, run_parts=parts)
+    found = assess(table, cohort, ProbeConfig(), run_parts=parts)
     where = Provenance(run=run, cohort=here / "cohort")
-    save_probe(here / "probe", found, table, cohort, where, config=PROBE)
+    save_probe(here / "probe", found, table, cohort, where, config=ProbeConfig())
     held_out = cohort.images["patient_id"].map(parts) == "held_out"
     write_report(
         here / "probe" / "report.html",
@@ -245,7 +241,7 @@ def _compare(
     column = [parts.get(patient) for patient in cohort.images["patient_id"]]
     table = cached_features(here / run, here / "cohort")
     for words, features in FEATURES.items():
-        plain = probe(table, replace(PROBE, features=features), parts=column)
+        plain = probe(table, ProbeConfig(features=features), parts=column)
         act.arms[f"{control_name}, {words}"] = plain
         act.arms[f"{name}, {words}"] = found.probes[features]
         act.claim(f"{name}, {words}", f"{control_name}, {words}")
@@ -285,13 +281,13 @@ def _probe_imputed(act: Act, words: str, table: FeatureTable, *, trusted: bool) 
     alone, both = f"images ({words})", f"images + imputed metadata ({words})"
     sets: dict[str, FeatureSet] = {alone: "image", both: "full"}
     for arm, features in sets.items():
-        act.arms[arm] = probe(table, replace(PROBE, features=features), parts=parts)
+        act.arms[arm] = probe(table, ProbeConfig(features=features), parts=parts)
     reason = "" if trusted else "as the shift test says"
     if trusted:
         train = table.select(labelled.to_numpy())
         try:
             without, with_them = (
-                probe(train, replace(PROBE, features=features, seeds=5)).balanced_accuracy.mean
+                probe(train, ProbeConfig(features=features, seeds=5)).balanced_accuracy.mean
                 for features in sets.values()
             )
         except UserError:

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
+from threadpoolctl import threadpool_limits
 
 from slimp.data.encoding import Encoding
 from slimp.data.files import new_file, read_json, write_json
@@ -191,13 +192,15 @@ def fit_logistic(
     reduced = Reduced.of(side_by_side(design, encodings))
     ladder, k = tuple(sorted(config.strengths)), len(classes)
     chosen = start_of(reduced.blocks, ladder)
-    if max(len(np.unique(groups[y == c])) for c in np.unique(y)) > 1:
-        fold = grouped_folds(y, groups, config.folds, seed=seed)
-        search = Search(reduced, y, fold, ladder=ladder, classes=k)
-        chosen = search.run(chosen)
-    strengths = [ladder[i] for i in chosen]
-    fit = Fit(reduced.z, y, reduced.widths, k, TOLERANCE)
-    coef, intercept = fit.at(strengths)
+    # Thousands of small products: threads of BLAS that wait for each other take ten times as long.
+    with threadpool_limits(limits=1):
+        if max(len(np.unique(groups[y == c])) for c in np.unique(y)) > 1:
+            fold = grouped_folds(y, groups, config.folds, seed=seed)
+            search = Search(reduced, y, fold, ladder=ladder, classes=k)
+            chosen = search.run(chosen)
+        strengths = [ladder[i] for i in chosen]
+        fit = Fit(reduced.z, y, reduced.widths, k, TOLERANCE)
+        coef, intercept = fit.at(strengths)
     return LinearProbe(
         classes=classes,
         features=config.features,

@@ -51,8 +51,7 @@ Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 ID_COLUMNS = ("image_id", "lesion_id", "patient_id", "label")
 IMPUTED_KEY, SCHEMA_KEY, CONTEXT_KEY = b"slimp.imputed", b"slimp.schema", b"slimp.patient_context"
-"""Metadata of a features file: the imputed features, what the columns of metadata are, and the
-space in which lesions of a patient are compared."""
+"""Metadata of a features file: imputed features, schema, the space in which lesions are compared."""
 RAW = "metadata."
 """Before the names of columns of metadata in a features file."""
 REMEDY = "Adapt the model to this cohort first, or add the columns, empty if unknown."
@@ -297,9 +296,8 @@ def embed(
 def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetadata) -> FeatureTable:
     """The table with retrieved embeddings where the images have no metadata of their own.
 
-    Observed metadata stay; what counts as unknown is missing in the raw table too, even where the
-    cohort knows it. An image for which the retrieval abstained gets the embedding of a row
-    in which every cell is missing; the ids say so in a column `abstained`.
+    Observed metadata stay. What counts as unknown is missing in the raw table too; where the
+    retrieval abstained it is embedded as missing, and the ids say so in a column `abstained`.
 
     Raises:
         UserError: `pseudo` is of another model, or lacks an image.
@@ -313,7 +311,6 @@ def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetada
         retrieved = np.where(abstained[:, None], nothing, embeddings[rows])  # (n, d)
         imputed = pseudo.imputed[level][rows]
         features[METADATA_KEYS[level]] = np.where(imputed[:, None], retrieved, own)
-        # A flat model has all metadata at the lesion.
         for name in LEVELS if model.config.hierarchy == "flat" else (level,):
             raw = None if raw is None else raw.without(name, imputed)
     ordered = ("image", *METADATA_KEYS.values())

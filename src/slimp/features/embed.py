@@ -51,7 +51,7 @@ Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 ID_COLUMNS = ("image_id", "lesion_id", "patient_id", "label")
 IMPUTED_KEY, SCHEMA_KEY, CONTEXT_KEY = b"slimp.imputed", b"slimp.schema", b"slimp.patient_context"
-"""Metadata of a features file: imputed features, schema, the space in which lesions are compared."""
+"""Metadata of a features file: imputed features, schema, the space that compares lesions."""
 RAW = "metadata."
 """Before the names of columns of metadata in a features file."""
 REMEDY = "Adapt the model to this cohort first, or add the columns, empty if unknown."

@@ -17,7 +17,7 @@ TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reor
 .PHONY: help demo test test-slow check bench clean
 
 help:
-	@echo "make demo       the main job on a synthetic cohort, with a report, in about 2 minutes"
+	@echo "make demo       the main job on a synthetic cohort, with a report, in 2 to 3 minutes"
 	@echo "make test       the tests that take seconds"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make check      formatting, lint, types, doctests and the fast tests"

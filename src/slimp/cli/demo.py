@@ -1,4 +1,4 @@
-"""The method in three acts, on synthetic cohorts, in about 2 minutes on 2 cores.
+"""The method in three acts, on synthetic cohorts, in 2 to 3 minutes on 2 cores.
 
 1: nested pre-training against flat pre-training and against baselines without any. 2: adaptation to
 a clinic with other cameras and columns, against training on the clinic alone. 3: metadata imputed

@@ -19,7 +19,7 @@ from slimp import __version__
 from slimp.errors import UserError
 
 VERBS = {
-    "demo": "the method in three acts on synthetic cohorts, in about 2 minutes",
+    "demo": "the method in three acts on synthetic cohorts, in 2 to 3 minutes",
     "data sources": "datasets that can be imported: images, patients, licence, where to get them",
     "data download": "SOURCE RAW: download a dataset of the ISIC Archive, or check a download",
     "data sketch": "TABLE: propose the schema file of your own table, with its doubts",

@@ -387,6 +387,20 @@ def test_metadata_that_count_as_unknown_are_not_in_the_raw_table(hierarchy):
     assert (table.raw.frame.dtypes == own.raw.frame.dtypes).all()
 
 
+def test_where_nothing_counts_as_known_no_level_is_left_in_the_raw_table():
+    cohort = make_cohort()
+    model = make_model(cohort, levels=("lesion",)).eval()  # knows nothing of patients
+    content = pseudo_metadata(cohort, model)
+    pseudo = replace(
+        content,
+        embeddings={"lesion": content.embeddings["lesion"]},
+        imputed={"lesion": np.ones(8, dtype=bool)},
+    )
+    raw = embed(model, cohort, pseudo=pseudo).raw
+    assert raw is not None
+    assert raw.frame.isna().all(axis=None)
+
+
 def test_a_file_remembers_what_is_imputed(tmp_path):
     cohort = make_cohort()
     model = make_model(cohort)

@@ -61,7 +61,7 @@ def test_the_features_are_those_of_the_encoder_as_it_is(file: Path) -> None:
 
 
 def test_nobody_is_known_to_have_been_learned_from(file: Path) -> None:
-    assert parts_of_run(as_run(f"weights:{file}"), tiny_cohort()) == {}
+    assert parts_of_run(as_run(f"weights:{file}"), tiny_cohort()) is None
 
 
 def test_what_says_too_little_is_refused(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_embed_probe_and_predict_take_it_for_a_run(
     command += ["--replicates", "20", "--strengths", "0.01,0.1"]
     assert main([*command, "--features", "image"]) == 0, capsys.readouterr().err
     metrics = read_json(out / "metrics.json")
-    assert metrics["pretraining_saw_test_patients"] is False
+    assert metrics["pretraining_saw_test_patients"] is None
     assert read_json(out / "config.json")["run"] == name
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "resnet10t with published weights as they are" in page

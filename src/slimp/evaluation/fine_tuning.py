@@ -33,7 +33,7 @@ from slimp.features.feature_sets import METADATA_KEYS, TABLE
 from slimp.models.nested import Slimp
 from slimp.training.finetune import Classifier, clear, finetune
 from slimp.training.loop import describe
-from slimp.training.parts import EARLIER_PATIENTS, Parts
+from slimp.training.parts import EARLIER_PATIENTS, PATIENTS, Parts
 from slimp.training.run_folder import versions
 
 NAME = "fine-tuned"
@@ -76,9 +76,11 @@ def fine_tune(
     found, probes = [], []
     for split in task.splits:
         folder = run_of(out, split)
-        if not (folder / "probe.json").is_file():
+        parts = take_apart(cohort, task, split, config.validation_fraction)
+        if (folder / "probe.json").is_file():
+            parts.save(folder / PATIENTS)  # refuses a split that learned from other patients
+        else:
             settings = replace(config, seed=split.seed)
-            parts = take_apart(cohort, task, split, config.validation_fraction)
             record = {"finetune": asdict(settings), "data": describe(parts), "versions": versions()}
             write_json(folder / "config.json", record)
             if earlier is not None:

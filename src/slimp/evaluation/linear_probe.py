@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from slimp.errors import UserError
 from slimp.evaluation.boosting import fit_boosting
 from slimp.evaluation.folds import Parts, Split
 from slimp.evaluation.logistic import Classifier, LinearProbe, decide, fit_logistic
@@ -115,7 +116,12 @@ def probe_design(design: Design, task: Task, config: ProbeConfig, *, name: str) 
 def fit(design: Design, task: Task, rows: Array, config: ProbeConfig, *, seed: int) -> Classifier:
     """The classifier of these rows of a task."""
     design, copies = design[rows], config.blanked_copies
-    if config.method == "logistic" and copies and design.can_blank:
+    if copies and design.table is not None:
+        if not design.can_blank or config.method != "logistic":
+            raise UserError(
+                "blanked_copies needs --method logistic, and features that can be embedded anew "
+                "without cells: not 'relative', not imputed ones, not a table without its model."
+            )
         design, rows = design.with_blanked_copies(copies, seed=seed), np.tile(rows, 1 + copies)
     method = METHODS[config.method]
     return method(design, task.y[rows], task.groups[rows], task.classes, config, seed=seed)

@@ -158,11 +158,7 @@ class FeatureTable:
         return Design(blocks=found, table=raw, levels=levels, encoder=self.encoder)
 
     def matrix(self, features: FeatureSet) -> Float32[Array, "n d"]:
-        """The embeddings of a set side by side, in the order image, lesion, patient.
-
-        Raises:
-            UserError: as `design`.
-        """
+        """The embeddings of a set side by side: image, lesion, patient; raises as `design`."""
         return np.hstack([*self.design(features).blocks.values()])
 
     def select(self, mask: Bool[Array, " n"] | pd.Series) -> FeatureTable:
@@ -303,7 +299,8 @@ def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetada
         UserError: `pseudo` is of another model, or lacks an image.
     """
     rows = pseudo.rows_for(model, table.ids["image_id"])
-    features, abstained, raw = dict(table.features), pseudo.abstained[rows], table.raw
+    features, abstained = dict(table.features), pseudo.abstained[rows]
+    raw, nothing_known = table.raw, all(found.all() for found in pseudo.imputed.values())
     for level, embeddings in pseudo.embeddings.items():
         missing = encode_table(model.encodings[level], pd.DataFrame(index=[0]))
         nothing = embed_rows(model, level, missing, device=next(model.parameters()).device)
@@ -311,7 +308,7 @@ def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetada
         retrieved = np.where(abstained[:, None], nothing, embeddings[rows])  # (n, d)
         imputed = pseudo.imputed[level][rows]
         features[METADATA_KEYS[level]] = np.where(imputed[:, None], retrieved, own)
-        for name in LEVELS if model.config.hierarchy == "flat" else (level,):
+        for name in LEVELS if nothing_known or model.config.hierarchy == "flat" else (level,):
             raw = None if raw is None else raw.without(name, imputed)
     ordered = ("image", *METADATA_KEYS.values())
     return FeatureTable(

@@ -118,6 +118,11 @@ class ImageEncoder(nn.Module):
             raise UserError(f"encoder '{self.name}': timm does not tell its layers apart.")
         matcher = self.model.group_matcher(coarse=False)
         numbers = timm.models.group_parameters(self.model, matcher, reverse=True)
+        last = max(numbers.values())
+        top = [name for name, number in numbers.items() if number == last]
+        if all(name.startswith(("fc_norm.", "head.")) for name in top):
+            # The norm after pooling; timm counts that of a class token to the last block.
+            numbers |= dict.fromkeys(top, last - 1)
         return {f"model.{name}": number for name, number in numbers.items()}
 
     def set_gradient_checkpointing(self, enable: bool) -> None:

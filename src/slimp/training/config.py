@@ -153,14 +153,15 @@ class PretrainConfig(ModelConfig, RunConfig):
         if name not in PRESETS:
             raise UserError(f"no preset '{name}'; there are: {', '.join(PRESETS)}.")
         values, encoder = {"preset": name, **PRESETS[name]}, changes.get("encoder")
-        if encoder not in (None, values.get("encoder")):
+        base = None if encoder is None else encoder.partition(".")[0]  # without timm's tag
+        if base not in (None, values.get("encoder", ModelConfig.encoder)):
             values.pop("encoder_options", None)
             values.pop("encoder_weights", None)
         if changes.get("pretrained"):
             values.pop("encoder_weights", None)
         weights = changes.get("encoder_weights")
         known = None if weights is None else described(weights)
-        if known is not None and encoder in (None, known.encoder):
+        if known is not None and base in (None, known.encoder.partition(".")[0]):
             values |= {"encoder": known.encoder, "encoder_options": dict(known.options)}
         return values
 

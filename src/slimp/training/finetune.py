@@ -101,7 +101,7 @@ class Classifier(nn.Module):
         found = {x.name: x for x in train.schema.levels if x.features}
         names = [x for x in found if METADATA_KEYS[x] in FEATURE_SETS[features]]
         encodings = {x: Encoding.fit(found[x], train.tables.of_level(x)) for x in names}
-        config = replace(start.config, batch_norm="frozen")
+        config = replace(start.config, batch_norm="frozen", reconstruction_weight=0.0)
         model = transfer(start, encodings, config, train="full").model.requires_grad_(True)
         return cls(model, features, tuple(names), classes)
 

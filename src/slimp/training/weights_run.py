@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
 from slimp.data.files import new_folder, sha256_of, write_json
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
 from slimp.models.known_weights import cache_folder, described
 from slimp.models.nested import Slimp
 from slimp.models.published_weights import file_of
-from slimp.training.parts import PATIENTS
 from slimp.training.run_folder import versions
 
 PREFIX = "weights:"
@@ -23,7 +20,8 @@ def as_run(run: str | Path) -> Path:
 
     NAME is one of `slimp weights list`, or a file that `slimp weights convert` wrote; `NAME@128`
     takes images of 128 px instead of the size that the weights were trained on. The folder has no
-    levels of metadata and no patients that it learned from, and otherwise all that a run has.
+    levels of metadata, and does not say which patients it learned from: encoders of skin images may
+    know those of a public cohort.
 
     Raises:
         UserError: there are no such weights on this machine.
@@ -53,7 +51,6 @@ def as_run(run: str | Path) -> Path:
     model.image_encoder.load_weights(file)
     with new_folder(folder, overwrite=folder.exists()) as partial:
         model.save_pretrained(partial)
-        pd.DataFrame({"patient_id": [], "part": []}, dtype="str").to_parquet(partial / PATIENTS)
         used = {"encoder": known.encoder, "encoder_options": options, "image_size": size}
         used |= {"encoder_weights": known.name}
         write_json(partial / "config.json", {"weights": used, "versions": versions()})

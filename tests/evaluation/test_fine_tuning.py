@@ -106,6 +106,10 @@ def test_every_split_has_a_run_whose_features_give_its_predictions(tmp_path: Pat
         np.testing.assert_allclose(said.probabilities, probe.predict_proba(x), atol=1e-5)
     again = fine_tune(start(), cohort(), task, config(epochs=50), tmp_path, how=how)
     assert again.predictions.equals(result.predictions), "finished splits are read"
+    first, second = task.splits
+    others = replace(task, splits=(replace(second, seed=first.seed),))
+    with pytest.raises(UserError, match=r"patients\.parquet.*other patients"):
+        fine_tune(start(), cohort(), others, config(), tmp_path, how=how)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,8 @@ def test_options_of_a_preset_belong_to_its_encoder(
 def test_weights_of_a_preset_belong_to_its_encoder() -> None:
     assert PretrainConfig.from_preset("laptop").encoder_weights == "efficientnet-lite0"
     assert PretrainConfig.from_preset("laptop", encoder="resnet18").encoder_weights is None
+    tagged = PretrainConfig.from_preset("laptop", encoder="tf_efficientnet_lite0.in1k")
+    assert tagged.encoder_weights == "efficientnet-lite0"
     assert PretrainConfig.from_preset("laptop", pretrained=True).encoder_weights is None
     with pytest.raises(UserError, match="drop one"):
         PretrainConfig(pretrained=True, encoder_weights="monet")

@@ -43,6 +43,14 @@ def test_rates_fall_by_a_factor_per_layer_towards_the_stem() -> None:
     assert {scale for name, scale in found.items() if not name.startswith(start)} == {1.0}
 
 
+def test_the_norm_after_pooling_is_no_layer_of_its_own() -> None:
+    """It is counted apart where timm averages patches, so that one block too few would learn."""
+    averaged = {**DEEP, "global_pool": "avg", "class_token": False}
+    found = model_of(encoder_options=averaged)[0].image_encoder.layers()
+    assert found["model.fc_norm.weight"] == found["model.blocks.2.mlp.fc1.weight"]
+    assert found["model.blocks.1.norm1.bias"] == found["model.fc_norm.weight"] - 1
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.3])
 def test_without_decay_all_layers_have_the_encoders_rate(scale: float) -> None:
     found = scales(*model_of(encoder_lr_scale=scale))

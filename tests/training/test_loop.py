@@ -271,8 +271,10 @@ def test_the_fold_that_is_named_is_held_out(tmp_path: Path) -> None:
         assert held_out == {patient for patient, name in folds.items() if name == "fold3"}
         assert sum(len(part.patients) for part in parts.values()) == len(ids)
         assert "validation" in parts
-    learned = dict.fromkeys(ids, "train")
+    learned, locked = dict.fromkeys(ids, "train"), tmp_path / "locked.csv"
+    locked.write_text(file.read_text().replace(",4", ",test"))
     for wrong, message in (
+        (config(split_file=str(locked), fold=3), "the part test, which --fold would train on"),
         (config(split_file=str(file)), "Pass the --fold"),
         (config(split_file=str(file), fold=5), "no fold 5; its parts are fold0, fold1"),
         (config(fold=1), "has no split of its own"),

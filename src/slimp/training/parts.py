@@ -120,10 +120,11 @@ def _asked_for(cohort: Cohort, config: PretrainConfig, known: Mapping[str, str])
     found = sorted(parts.dropna().unique())
     if config.fold is not None and f"fold{config.fold}" not in found:
         raise CohortError(f"{where}: has no fold {config.fold}; its parts are {', '.join(found)}.")
-    if config.fold is not None and not all(map(FOLD.fullmatch, found)):
+    apart = [name for name in found if name in ("test", "validation")]
+    if config.fold is not None and apart:
         raise CohortError(
-            f"{where}: names {', '.join(found)}, and other parts than folds would train. Leave "
-            "--fold out, or pass a --split-file of folds alone."
+            f"{where}: beside folds it names the part {apart[0]}, which --fold would train on. "
+            "Leave --fold out, or give these rows a fold."
         )
     if config.fold is None and all(map(FOLD.fullmatch, found)):
         raise CohortError(f"{where}: names {', '.join(found)}. Pass the --fold to hold out.")

@@ -13,6 +13,7 @@ are trained, and the table shows all that there are.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -26,14 +27,13 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 
 from cohorts import load_cohort
 from harness import plain_parser, record
 from plain_contrast import plain_contrast
 from slimp.data.cohort import Cohort
 from slimp.data.schema import LEVELS
-from slimp.evaluation.folds import Split
+from slimp.evaluation.folds import Split, grouped_parts
 from slimp.evaluation.linear_probe import probe_design
 from slimp.evaluation.paired_bootstrap import Difference, compare
 from slimp.evaluation.probe_config import ProbeConfig
@@ -123,21 +123,22 @@ def keep(cohort: Cohort, folder: Path) -> Cohort:
 
 def grouped_folds(cohort: Cohort) -> NDArray[np.int64]:
     """The fold in which each image is scored; -1 for images without a label, which always train."""
-    fold = np.full(len(cohort), -1)
-    known = np.flatnonzero(cohort.images["label"].notna())
-    images = cohort.images.iloc[known]
-    divide = StratifiedGroupKFold(n_splits=5, shuffle=True, random_state=42)
-    parts = divide.split(known, images["label"], images["patient_id"])
-    for number, (_, test) in enumerate(parts):
-        fold[known[test]] = number
-    return fold
+    parts = grouped_parts(cohort.images, [42])[42]
+    return parts.str.removeprefix("fold").astype(float).fillna(0).to_numpy(np.int64) - 1
+
+
+def folder_of(arm: str, args: argparse.Namespace) -> Path:
+    """Where the cells of an arm are: elsewhere once its settings change."""
+    settings = json.dumps({**BASE, **ARMS.get(arm, {})}, sort_keys=True)
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
+    return Path(args.work / args.cohort / f"{arm}-{digest}")
 
 
 def train_cell(
     cohort: Cohort, train: NDArray[np.bool_], arm: str, fold: int, args: argparse.Namespace
 ) -> None:
     """Trains an arm on the patients of these rows; leaves its features of all images."""
-    folder = args.work / args.cohort / arm
+    folder = folder_of(arm, args)
     done = folder / f"fold{fold}.parquet"
     with locked(folder / f"fold{fold}.lock") as mine:
         if not mine or done.exists():
@@ -178,12 +179,11 @@ def image_features(cohort: Cohort, table: FeatureTable) -> FeatureTable:
 def show(cohort: Cohort, folds: NDArray[np.int64], args: argparse.Namespace) -> None:
     """Scores what is trained; every arm beside ImageNet's features on the folds it has."""
     said: dict[str, dict[str, dict[int, pd.DataFrame]]] = {}
-    for path in sorted((args.work / args.cohort).glob("*/fold*.parquet")):
-        arm, fold = path.parent.name, int(path.stem.removeprefix("fold"))
-        if arm in ALL:
-            said.setdefault(arm, {})
-            for features, rows in scored(cohort, folds, path, arm, fold).items():
-                said[arm].setdefault(features, {})[fold] = rows
+    for arm in ALL:
+        for path in sorted(folder_of(arm, args).glob("fold*.parquet")):
+            fold = int(path.stem.removeprefix("fold"))
+            for features, found in scored(cohort, folds, path, arm, fold).items():
+                said.setdefault(arm, {}).setdefault(features, {})[fold] = found
     rows = []
     print(f"{'arm':20s} {'features':12s} folds  balanced accuracy, AUROC; minus ImageNet, paired")
     for arm, by_features in said.items():
@@ -221,30 +221,23 @@ def row(
 def scored(
     cohort: Cohort, folds: NDArray[np.int64], path: Path, arm: str, fold: int
 ) -> dict[str, pd.DataFrame]:
-    """Predictions of the scored fold by feature set, kept beside the features."""
-    kept = path.with_suffix(".scores") / "predictions.parquet"
-    if not kept.exists():
-        table = replace(FeatureTable.load(path), raw=RawTable.of(cohort))
-        config = ProbeConfig(seeds=1, replicates=1)
-        split = Split(
-            seed=0,
-            train=np.flatnonzero((folds != fold) & (folds >= 0)),
-            test=np.flatnonzero(folds == fold),
-        )
-        task = replace(make_task(table.ids, config), splits=(split,))
-        full = table.design("full")
-        both = replace(full, blocks={"image": full.blocks["image"]})
-        designs = {"image": table.design("image"), "image+table": both, "full": full}
-        if arm == "imagenet":
-            designs["table"] = replace(full, blocks={})
-        parts = [
-            probe_design(x, task, config, name=name).predictions.assign(features=name)
-            for name, x in designs.items()
-        ]
-        kept.parent.mkdir(exist_ok=True)
-        pd.concat(parts).to_parquet(kept)
-    rows = pd.read_parquet(kept)
-    return {str(name): own for name, own in rows.groupby("features", sort=False)}
+    """Predictions of the scored fold by feature set."""
+    table = replace(FeatureTable.load(path), raw=RawTable.of(cohort))
+    config = ProbeConfig(seeds=1, replicates=1)
+    split = Split(
+        seed=0,
+        train=np.flatnonzero((folds != fold) & (folds >= 0)),
+        test=np.flatnonzero(folds == fold),
+    )
+    task = replace(make_task(table.ids, config), splits=(split,))
+    full = table.design("full")
+    both = replace(full, blocks={"image": full.blocks["image"]})
+    designs = {"image": table.design("image"), "image+table": both, "full": full}
+    if arm == "imagenet":
+        designs["table"] = replace(full, blocks={})
+    return {
+        name: probe_design(x, task, config, name=name).predictions for name, x in designs.items()
+    }
 
 
 @contextmanager

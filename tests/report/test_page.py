@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -150,6 +151,17 @@ def test_what_was_not_asked_for_says_so(run, cohort, found, read):
         assert text in shown.shown
     assert not shown.of("img")
     assert "images were not asked for" in shown.shown
+
+
+def test_a_fine_tuned_run_is_said_to_know_the_labels(run, cohort, found, read, tmp_path):
+    tuned = tmp_path / "tuned"
+    shutil.copytree(run, tuned)
+    settings = json.loads((tuned / "config.json").read_text(encoding="utf-8"))
+    settings["finetune"] = settings.pop("pretrain")
+    (tuned / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    shown = read(page(tuned, cohort, replace(found, saw_test_patients=True))).shown
+    assert "took part in fine-tuning (their labels too)" in shown
+    assert "not their labels" not in shown
 
 
 def test_cautions_name_what_makes_scores_doubtful(run, cohort, found, read):

@@ -194,8 +194,10 @@ def _cautions(run: Run, cohort: Cohort, found: Assessment | None) -> list[str]:
     if found.saw_test_patients and run.parts is not None:
         tested = set(found.main.predictions["patient_id"])
         seen = tested & set(run.parts.query("part != 'held_out'")["patient_id"])
+        part = "pre-training (their images and metadata, not their labels)"
+        if run.purpose == "fine-tuning":
+            part = "fine-tuning (their labels too), so the scores say nothing of new patients"
         cautions.append(
-            f"{count(len(seen))} of {count(len(tested))} test patients took part in "
-            "pre-training (their images and metadata, not their labels)."
+            f"{count(len(seen))} of {count(len(tested))} test patients took part in {part}."
         )
     return cautions

@@ -1,0 +1,37 @@
+"""Other ways to train an image encoder, on the same data and budget: one module each.
+
+An arm of a recipe names the module (`Arm(trainer="mae")` calls `mae.train`); there is no registry.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from slimp.data.cohort import Cohort
+from slimp.models.nested import Slimp
+from slimp.training.config import PretrainConfig
+
+
+class Train(Protocol):
+    """What a module of this package calls `train`."""
+
+    def __call__(
+        self, cohort: Cohort, config: PretrainConfig, folder: Path, **options: Any
+    ) -> Slimp:
+        """The trained model, in evaluation mode, as `slimp.embed` takes it.
+
+        Args:
+            cohort: all patients to learn from. Nobody in it is tested later, so there is nobody to
+                set aside: the fractions of `config` are 0. Labels are those of the cohort.
+            config: encoder, image size, batches, epochs, rates, augmentation and `config.seed`, as
+                for `slimp.training.loop.pretrain`: every arm has the same budget.
+            folder: of the run. It may hold a training that was interrupted: go on with it to the
+                same bits, as `pretrain(resume=True)` does, or begin anew with the same outcome.
+                The caller saves the model there.
+            options: further settings of the baseline, from `Arm.options`.
+
+        Metadata encoders that nothing trained do no harm: an arm names the features that it is
+        probed on, such as `image` and `image+table` (raw metadata beside the image features).
+        """
+        ...

@@ -157,8 +157,7 @@ def _blocks(
 
     A feature goes by the name that it has in the run; None is nothing that the run knows.
     """
-    trace = level.tabular
-    count, width = trace.features.continuous, trace.config.width
+    count, width = level.tabular.features.continuous, level.tabular.embed_dim
     features = [match.source.name if match.source else None for match in matches]
     values = [
         None if name is None else (name, k) for name in features[:count] for k in range(width)
@@ -167,6 +166,7 @@ def _blocks(
         "tabular.num_mlp.mlp.0.weight": (None, features[:count]),
         "tabular.num_mlp.mlp.2.weight": (values, None),
         "tabular.num_mlp.mlp.2.bias": (values, None),
+        "tabular.values": (features[:count], None),
         "tabular.missing_vectors": (features, None),
         **dict.fromkeys(("pool.value.weight", "pool.gate.weight"), (None, below)),
         "project_below.weight": (None, below),
@@ -296,7 +296,7 @@ def _parts_of(name: str, model: Slimp, stem: set[str]) -> list[str]:
     count = model.level(cast("LevelName", level)).tabular.features.continuous
     if own.startswith("tabular.embeddings."):
         parts = [features[count + int(own.split(".")[2])]]
-    elif own.startswith("tabular.num_mlp.") and own != "tabular.num_mlp.mlp.0.bias":
+    elif own.startswith(("tabular.num_mlp.mlp.0.w", "tabular.num_mlp.mlp.2.", "tabular.values")):
         parts = features[:count]
     else:
         parts = [next(part for start, part in _SHARED.items() if own.startswith(start))]

@@ -24,8 +24,11 @@ class ModelConfig:
     batch_norm: Literal["auto", "frozen", "batch"] = "auto"
     """Statistics of batch normalisation in training: frozen as they are, or those of each batch,
     which mix the images of a batch. auto: frozen where the encoder starts from weights."""
+    tabular: Literal["trace", "ft-transformer"] = "trace"
+    """Tabular encoders: TRACE (the paper), or FT-Transformer (its comparison; as published with
+    --tabular-width 192 --tabular-depth 3 --tabular-heads 8)."""
     tabular_width: int = 128
-    """Width of the tabular encoders (TRACE)."""
+    """Width of the tabular encoders."""
     tabular_depth: int = 1
     """Transformer layers of each tabular encoder."""
     tabular_heads: int = 2

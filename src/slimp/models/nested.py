@@ -51,7 +51,7 @@ from slimp.models.persistence import (
 from slimp.models.pooling import AttentionPool, MeanPool, Siblings, mean_pool
 from slimp.models.projection import Temperature, projection
 from slimp.models.reconstruction import CellDecoder
-from slimp.models.trace import Trace, TraceConfig
+from slimp.models.tabular import tabular_encoder
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 """Makes contexts in which the encoders compute in their number format."""
@@ -307,16 +307,7 @@ class MetadataLevel(nn.Module):
         self.encoding = encoding
         self.duplicates = config.duplicates
         self.positive_temperature = config.positive_temperature
-        self.tabular = Trace(
-            encoding,
-            TraceConfig(
-                width=config.tabular_width,
-                depth=config.tabular_depth,
-                heads=config.tabular_heads,
-                dropout=config.tabular_dropout,
-                missing=config.missing,
-            ),
-        )
+        self.tabular = tabular_encoder(encoding, config)
         self.pool = AttentionPool(width) if config.pooling == "attention" else MeanPool()
         self.project_below = projection(width, config)
         context = config.context == "patient" and encoding.level == "lesion"

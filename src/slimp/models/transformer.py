@@ -1,8 +1,9 @@
-"""The Transformer over metadata tokens: a CLS token in front, post-norm layers.
+"""The Transformer over metadata tokens: a CLS token in front, post-norm layers (TRACE).
 
 Parameter names are those of the published TRACE implementation, so that its checkpoints load.
 
-Axis names: n = rows, t = tokens, s = 1 + t (CLS in front), h = width, e = width of a head.
+Axis names: n = rows, t = tokens, s = 1 + t (CLS in front), q = tokens that attend, h = width,
+e = width of a head.
 """
 
 from __future__ import annotations
@@ -65,10 +66,27 @@ class TransformerLayer(nn.Module):
         self, x: Float[Tensor, "n s h"], mask: Bool[Tensor, "n 1 1 s"] | None
     ) -> Float[Tensor, "n s h"]:
         """Self-attention, then the MLP, each added and normalised."""
+        x = self.norm1(x + self.dropout(self.attend(x, mask)))
+        hidden = self.dropout(F.gelu(self.linear1(x)))
+        return cast("Tensor", self.norm2(x + self.dropout(self.linear2(hidden))))
+
+    def attend(
+        self,
+        x: Float[Tensor, "n s h"],
+        mask: Bool[Tensor, "n 1 1 s"] | None,
+        queries: int | None = None,
+    ) -> Float[Tensor, "n q h"]:
+        """Self-attention; `queries`: of the first tokens only."""
         weight, bias = self.self_attn.in_proj_weight, self.self_attn.in_proj_bias
-        qkv = F.linear(x, weight, bias)  # (n, s, 3 h)
-        qkv = qkv.reshape(*x.shape[:2], 3, self.heads, x.shape[-1] // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (n, heads, s, e)
+        if queries is None:
+            q, k, v = F.linear(x, weight, bias).chunk(3, dim=-1)
+        else:
+            q = F.linear(x[:, :queries], *(part[: x.shape[-1]] for part in (weight, bias)))
+            k, v = F.linear(x, *(part[x.shape[-1] :] for part in (weight, bias))).chunk(2, dim=-1)
+        q, k, v = (  # each (n, heads, s, e)
+            part.reshape(*part.shape[:2], self.heads, x.shape[-1] // self.heads).transpose(1, 2)
+            for part in (q, k, v)
+        )
         dropout = self.dropout.p if self.training else 0.0
         if self.fused_attn:
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
@@ -77,7 +95,4 @@ class TransformerLayer(nn.Module):
             if mask is not None:
                 scores = scores.masked_fill(~mask, -torch.inf)
             attended = F.dropout(torch.softmax(scores, dim=-1), dropout) @ v
-        attended = self.self_attn.out_proj(attended.transpose(1, 2).flatten(2))  # (n, s, h)
-        x = self.norm1(x + self.dropout(attended))
-        hidden = self.dropout(F.gelu(self.linear1(x)))
-        return cast("Tensor", self.norm2(x + self.dropout(self.linear2(hidden))))
+        return cast("Tensor", self.self_attn.out_proj(attended.transpose(1, 2).flatten(2)))

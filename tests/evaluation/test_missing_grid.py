@@ -58,3 +58,18 @@ def test_features_without_metadata_are_refused(table):
     unreadable = replace(table, features={**table.features, "lesion": table.features["image"]})
     with pytest.raises(UserError, match="without its model"):
         missing_grid(unreadable, make_task(table.ids, QUICK), QUICK, draws=1)
+
+
+def test_copies_are_blanked_by_default_where_cells_are_missing(table):
+    def found(raw: RawTable | None, copies: int | None) -> pd.DataFrame:
+        config = replace(QUICK, split="patient", seeds=1, blanked_copies=copies)
+        return probe(replace(table, raw=raw), replace(config, features="full")).predictions
+
+    complete = replace(table.raw, frame=table.raw.frame.apply(lambda x: x.fillna(x.mode()[0])))
+    holes = complete.blank(np.full(len(table), 0.2), np.random.default_rng(0))
+    for raw, copies in ((complete, 0), (holes, 1)):
+        pd.testing.assert_frame_equal(found(raw, None), found(raw, copies))
+        assert not found(raw, copies).equals(found(raw, 1 - copies))
+    # Where none can be made, none are.
+    boosted = replace(QUICK, split="patient", seeds=1, method="boosting", features="full")
+    assert len(probe(replace(table, raw=holes), boosted).predictions)

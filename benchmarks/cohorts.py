@@ -6,13 +6,9 @@ import argparse
 import os
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from slimp.data.cohort import Cohort
-from slimp.data.schema import LEVELS
 from slimp.sources import import_source
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 
@@ -40,26 +36,6 @@ def real_data() -> Path | None:
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("SLIMP_TEST_DATA", beside))
     return folder if (folder / "README.md").is_file() else None
-
-
-def shuffle_metadata(cohort: Cohort, seed: int) -> Cohort:
-    """Each patient with the metadata of another: a control whose images say nothing of them.
-
-    The rows of all levels come from the same other patient, repeated or left out where that one
-    has fewer or more of them; images, labels and the hierarchy stay.
-    """
-    order = np.random.default_rng(seed).permutation(cohort.patients["patient_id"].to_numpy())
-    other = dict(zip(order, np.roll(order, 1), strict=True))
-    tables = {}
-    for name in LEVELS:
-        table, columns = cohort.tables.of_level(name).copy(), [*cohort.schema.level(name).columns]
-        rows = table.groupby("patient_id", sort=False).indices
-        taken = np.empty(len(table), dtype=np.int64)
-        for patient, own in rows.items():
-            taken[own] = np.resize(rows[other[patient]], len(own))
-        table[columns] = table[columns].iloc[taken].set_axis(table.index)
-        tables[f"{name}s"] = table
-    return replace(cohort, tables=replace(cohort.tables, **tables))
 
 
 def load_cohort(name: str) -> Cohort:

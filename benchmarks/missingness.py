@@ -29,7 +29,6 @@ import torch
 
 from cohorts import load_cohort
 from harness import interval, record
-from missing_metadata import hide, impute_from, impute_typical
 from pooling import pool_results
 from pretraining import held_out, prepare, shared_parser
 from slimp.data.cohort import Cohort
@@ -37,6 +36,7 @@ from slimp.evaluation.linear_probe import answer, probe_matrix
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import ProbeResult, make_task, summarise
 from slimp.evaluation.similarity import similarity
+from slimp.experiments.missing_metadata import hide, impute_from, impute_typical
 from slimp.features.backends import inference
 from slimp.features.design import Design
 from slimp.features.embed import embed

@@ -230,6 +230,16 @@ VERBS: dict[str, list[str]] = {
     "predict {raw} {raw}/images/1.jpg": ["raw"],
     "predict {probe} {raw}/images/1.jpg --out {new}.txt": [".txt"],
     "compare {probe} {raw}": ["raw"],
+    "experiment nonsense --out {new}": ["nonsense", "nested-vs-flat"],
+    "experiment nested-vs-flat --cohort synthetic --out {cohort}": ["cohort", "--out"],
+    "experiment nested-vs-flat --cohort {raw} --out {new}": ["raw", "slimp data import"],
+    "experiment nested-vs-flat --cohort synthetic --out {new} --shard 3/2": ["--shard 3/2"],
+    "experiment nested-vs-flat --cohort synthetic --out {new} --only arm=x": ["--only", "nested"],
+    "experiment nested-vs-flat --cohort synthetic --out {new} --only x=1": ["--only x"],
+    "experiment nested-vs-flat --cohort synthetic --out {new} --set epochs=0": ["epochs"],
+    "experiment nested-vs-flat --cohort {one_patient} --out {new} --set nonsense=0": ["nonsense"],
+    "experiment nested-vs-flat --cohort {one_class} --out {new}": ["class"],
+    "experiment show {raw}": ["raw", "slimp experiment"],
 }
 
 

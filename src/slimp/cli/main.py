@@ -37,6 +37,9 @@ VERBS = {
     "finetune": "RUN COHORT --out DIR: encoders and a linear head trained on labels",
     "retrieve": "RUN --reference COHORT --target COHORT --out DIR: impute missing metadata",
     "predict": "PROBE IMAGES...: probabilities, conformal set, nearest cases of new images",
+    "experiment": "NAME --out DIR: a table of the paper, or one of ours, end to end",
+    "experiment list": "questions, data, cells, and time on this machine",
+    "experiment show": "DIR: the table of the cells that are done so far",
     "compare": "A B: two probes on the same patients, with a p-value for their difference",
 }
 """Verb -> what it does. Its module in `slimp.cli` has the same name, joined by '_'."""

@@ -96,11 +96,11 @@ def low_shot(design: Design, task: Task, low: ProtocolConfig, whole: ProbeResult
     for kind, value in values:
         everyone = (kind, value) == ("fraction", 1)
         draws = range(1 if everyone else low.draws)  # all patients are the same in every draw
-        drawn = [(s, d, _draw(task, s, kind, value, d)) for s in task.splits for d in draws]
+        drawn = [(s, d, draw_rows(task, s, kind, value, d)) for s in task.splits for d in draws]
         found = (
             Predictions.per_split(whole.predictions, task.classes)
             if everyone
-            else [_answer(design, task, s, rows, whole.config) for s, _, rows in drawn]
+            else [answer_of(design, task, s, rows, whole.config) for s, _, rows in drawn]
         )
         point = _point(task, kind, value, [(s, rows) for s, _, rows in drawn], found, whole.config)
         points.append(point)
@@ -153,7 +153,7 @@ def draw_shots(
     return np.sort(np.concatenate(rows))
 
 
-def _draw(task: Task, split: Split, kind: str, value: float, draw: int) -> Int[Array, " m"]:
+def draw_rows(task: Task, split: Split, kind: str, value: float, draw: int) -> Int[Array, " m"]:
     """Rows of the task's ids; they do not depend on the order of the ids."""
     rows = split.train[np.argsort(task.ids["image_id"].to_numpy(dtype=str)[split.train])]
     labels, groups, seed = task.y[rows], task.groups[rows], [split.seed, draw]
@@ -204,7 +204,7 @@ def _point(
     )
 
 
-def _answer(
+def answer_of(
     design: Design, task: Task, split: Split, rows: Array, config: ProbeConfig
 ) -> Predictions:
     """The probe that learned from these rows alone, on the split's test rows."""

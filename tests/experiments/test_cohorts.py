@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 from tiny import tiny_cohort
 
-from cohorts import shuffle_metadata
 from slimp.data.schema import LEVELS
+from slimp.experiments.cohorts import shuffle_metadata
 
 
 def test_each_patient_gets_all_metadata_of_one_other():

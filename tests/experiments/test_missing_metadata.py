@@ -7,10 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from missing_metadata import blocks, hide, impute_from, impute_typical, known_cells
 from slimp.data.cohort import Cohort
 from slimp.data.schema import LEVELS, Feature, Level
 from slimp.errors import UserError
+from slimp.experiments.missing_metadata import (
+    blocks,
+    hide,
+    impute_from,
+    impute_typical,
+    known_cells,
+)
 from slimp.sources import import_source
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 

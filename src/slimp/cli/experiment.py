@@ -1,0 +1,119 @@
+"""Runs an experiment end to end: a question of the paper, or of ours, on a cohort that is here.
+
+Every arm is trained, embedded and probed on the same patients; the table has intervals, paired
+differences from the control, and the paper's figure beside with its scale. What was interrupted
+goes on where it stopped, and several processes or machines may work on one --out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from slimp.cli.console import note, say, show_table
+from slimp.cli.flags import REQUIRED_FLAG
+from slimp.errors import UserError
+
+if TYPE_CHECKING:
+    from slimp.experiments.plan import Plan
+
+EXAMPLE = "slimp experiment nested-vs-flat --out experiments/nested --cohort synthetic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Experiment."""
+
+    name: str
+    """Name of an experiment; slimp experiment list shows them."""
+    out: Path = field(metadata=REQUIRED_FLAG)
+    """Folder to write, or to go on with."""
+    scale: Literal["laptop", "paper"] = "laptop"
+    """laptop: a small encoder, for two cores; paper: ViT-S/16 at 224 px, for GPUs."""
+    cohort: str | None = None
+    """Name of a cohort, or a cohort folder; default: the first of the recipe's that is here."""
+    malignant: tuple[str, ...] = ()
+    """Labels that are malignant, as in MEL,BCC; known for the named cohorts."""
+    set_: Mapping[str, Any] = field(default_factory=dict)
+    """Setting of every pre-training, as in epochs=5 (repeat the flag for more)."""
+    only: tuple[str, ...] = ()
+    """Which cells to make, as in arm=nested,seed=0,fold=2; 'arm=nested|flat' names two."""
+    shard: str = "1/1"
+    """Which part of the cells to make, as in 2/8: for arrays of jobs on one --out."""
+    jobs: int = 1
+    """Processes on this machine."""
+    cells: Path | None = None
+    """Folder of cells that several experiments share; default: cells in --out."""
+    dry_run: bool = False
+    """Show what would be done, and do nothing."""
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise UserError(f"--jobs must be at least 1, got {self.jobs}.")
+        number, _, shards = self.shard.partition("/")
+        if not (number.isdigit() and shards.isdigit()):
+            raise UserError(f"--shard takes a number of a number, as in 2/8, got '{self.shard}'.")
+        if wrong := [word for word in self.only if "=" not in str(word)]:
+            raise UserError(f"--only takes pairs such as arm=nested, got '{wrong[0]}'.")
+
+
+def run(arguments: Arguments) -> None:
+    """Makes the cells, then prints the table and writes it with its page."""
+    from slimp.experiments.cohorts import is_here
+    from slimp.experiments.plan import make_plan
+    from slimp.experiments.recipe import SCALES, get_recipe
+    from slimp.experiments.run import Share, run_experiment
+
+    recipe, name = get_recipe(arguments.name), arguments.cohort
+    if name is None:
+        name = next((c for c in recipe.cohorts if is_here(c)), recipe.cohorts[-1])
+        note(f"cohort: {name}, the first of {', '.join(recipe.cohorts)} that is here")
+    plan = make_plan(
+        recipe,
+        SCALES[arguments.scale],
+        name,
+        malignant=arguments.malignant,
+        changes=arguments.set_,
+    )
+    number, _, shards = arguments.shard.partition("/")
+    share = Share(
+        only=dict(word.split("=", 1) for word in arguments.only),
+        shard=(int(number), int(shards)),
+        jobs=arguments.jobs,
+    )
+    if arguments.dry_run:
+        _show_plan(plan, share.of(plan), arguments.cells or arguments.out / "cells")
+        return
+    table = run_experiment(plan, arguments.out, cells=arguments.cells, share=share, announce=note)
+    from slimp.cli.experiment_show import show
+
+    show(arguments.out, table)
+
+
+def _show_plan(plan: Plan, chains: Any, cells: Path) -> None:
+    from slimp.experiments.cells import in_order
+    from slimp.experiments.cost import training_seconds
+
+    wanted = in_order(chain.score for chain in chains)
+    rows = []
+    for stage in ("cohort", "pretrain", "adapt", "embed", "score"):
+        own = [cell for cell in wanted if cell.stage == stage]
+        if own:
+            done = sum(cell.is_done(cells) for cell in own)
+            rows.append((stage, len(own), done, len(own) - done))
+    show_table(f"{plan.recipe.name} on {plan.cohort}", ["stage", "cells", "done", "left"], rows)
+    for cell in wanted:
+        if not cell.is_done(cells):
+            say(f"  {cell.id}  {cell.words}")
+    say(f"training that is left: {hours(training_seconds(wanted, plan.cohort, cells))}")
+
+
+def hours(seconds: float | None) -> str:
+    """A time in words."""
+    if seconds is None:
+        return "not known"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

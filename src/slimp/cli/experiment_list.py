@@ -1,0 +1,48 @@
+"""Lists the experiments: question, table of the paper, cells, data, and time on this machine.
+
+Times are of training alone, one cell after the other, from a step that is timed here; decoding and
+probes come on top.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slimp.cli.console import say, show_table
+
+EXAMPLE = "slimp experiment list --cohort synthetic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Experiments."""
+
+    cohort: str | None = None
+    """Name of a cohort, or a cohort folder; default: the first of each recipe's that is here."""
+
+
+def run(arguments: Arguments) -> None:
+    """Prints a table of the recipes, and what is asked."""
+    from pathlib import Path
+
+    from slimp.cli.experiment import hours
+    from slimp.experiments.cohorts import is_here
+    from slimp.experiments.cost import training_seconds
+    from slimp.experiments.plan import make_plan
+    from slimp.experiments.recipe import SCALES, recipes
+
+    rows = []
+    for recipe in recipes().values():
+        name = arguments.cohort or next((c for c in recipe.cohorts if is_here(c)), None)
+        data = [f"{c} ({'here' if is_here(c) else 'not here'})" for c in recipe.cohorts]
+        costs = []
+        for scale in SCALES.values():
+            plan = None if name is None else make_plan(recipe, scale, name)
+            cost = None if plan is None else training_seconds(plan.cells, plan.cohort, Path())
+            costs += [str(len(plan.cells)) if plan else "-", hours(cost)]
+        rows.append((recipe.name, recipe.paper or "ours", ", ".join(data), name or "-", *costs))
+    heads = [f"{what}, {scale}" for scale in SCALES for what in ("cells", "training")]
+    show_table("experiments", ["name", "paper", "data", "taken", *heads], rows)
+    for recipe in recipes().values():
+        say(f"{recipe.name}: {recipe.question}")
+    say("next: slimp experiment NAME --out DIR --dry-run")

@@ -1,0 +1,210 @@
+"""The cells of a recipe at a scale on a cohort: one chain per arm and per part of the patients."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from slimp.data.files import make_folder, read_json, write_json
+from slimp.errors import UserError
+from slimp.evaluation.folds import GROUPED_FOLDS
+from slimp.evaluation.probe_config import ProbeConfig
+from slimp.experiments.cells import Cell, in_order
+from slimp.experiments.cohorts import MALIGNANT, OTHER, SAME, cohort_cell
+from slimp.experiments.recipe import WITHOUT_MODEL, Arm, Recipe, Scale
+from slimp.training.config import AdaptConfig, PretrainConfig
+from slimp.training.run_folder import MAY_CHANGE
+
+EXPERIMENT = "experiment.json"
+"""File of an experiment's folder: what was planned, of which `show` makes the tables."""
+NOBODY: dict[str, Any] = {"validation_fraction": 0.0, "held_out_fraction": 0.0, "workers": 0}
+"""Those who test are left out of the cohort beforehand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One split of the patients: who trains, in every stage, and who tests."""
+
+    seed: int
+    fold: int
+    """Number of the split among those of its seed, from 0."""
+
+    def __str__(self) -> str:
+        return f"seed {self.seed} fold {self.fold}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """The cells of one arm on one part, by the last of them."""
+
+    arm: str
+    part: Part
+    score: Cell
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What an experiment consists of."""
+
+    recipe: Recipe
+    scale: Scale
+    cohort: str
+    malignant: tuple[str, ...]
+    changes: Mapping[str, Any]
+    """Settings of the user, of every pre-training."""
+    chains: tuple[Chain, ...] = field(default=())
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells, inputs before outputs."""
+        return in_order(chain.score for chain in self.chains)
+
+    def to_dict(self, cells: Path) -> dict[str, Any]:
+        """The content of `experiment.json`."""
+        return {
+            "name": self.recipe.name,
+            "scale": asdict(self.scale),
+            "cohort": self.cohort,
+            "malignant": list(self.malignant),
+            "changes": dict(self.changes),
+            "cells": str(cells),
+            "chains": [
+                {"arm": c.arm, "seed": c.part.seed, "fold": c.part.fold, "cell": c.score.id}
+                for c in self.chains
+            ],
+        }
+
+
+def make_plan(
+    recipe: Recipe,
+    scale: Scale,
+    cohort: str,
+    *,
+    malignant: tuple[str, ...] = (),
+    changes: Mapping[str, Any] | None = None,
+) -> Plan:
+    """The plan of a recipe.
+
+    Args:
+        recipe: arms and measure.
+        scale: model, budget and split.
+        cohort: a name, or a cohort folder.
+        malignant: labels to join; empty: those known for the cohort, if any.
+        changes: further settings of every pre-training.
+
+    Raises:
+        UserError: the cohort is not here, or a setting is wrong.
+    """
+    known = Plan(
+        recipe=recipe,
+        scale=scale,
+        cohort=cohort,
+        malignant=malignant or MALIGNANT.get(cohort, ()),
+        changes=changes or {},
+    )
+    split = ProbeConfig(**scale.probe)
+    folds = GROUPED_FOLDS if split.split == "grouped-5" else 1
+    if split.split not in ("patient", "grouped-5"):
+        raise UserError(f"split {split.split} is none of an experiment: patient or grouped-5.")
+    first = range(split.seed, split.seed + len(split.split_seeds))
+    parts = [Part(seed=seed, fold=fold) for seed in first for fold in range(folds)]
+    chains = [
+        Chain(arm=arm.name, part=part, score=_score(known, arm, part))
+        for part in parts
+        for arm in recipe.arms
+    ]
+    return replace(known, chains=tuple(chains))
+
+
+def _score(plan: Plan, arm: Arm, part: Part) -> Cell:
+    recipe, words = plan.recipe, f"{arm.name}, {part}"
+    target = cohort_cell(plan.cohort)
+    split = {name: value for name, value in plan.scale.probe.items() if name != "seeds"}
+    split |= {"seed": part.seed, "seeds": 1}
+    probe = {**split, **arm.probe}
+    where = {"split": split, "fold": part.fold}
+    settings: dict[str, Any] = {
+        "measure": recipe.measure,
+        "options": {**recipe.options, **arm.measure},
+        "features": recipe.features_of(arm),
+        "labels": [name for name in recipe.labels if name == "native" or plan.malignant],
+        "malignant": plan.malignant,
+        "probe": _plain(ProbeConfig(**probe, replicates=1)),
+        "fold": part.fold,
+    }
+    if arm.trainer in WITHOUT_MODEL:
+        settings["without"] = arm.trainer
+        return _cell("score", settings, f"score {words}", target)
+    run = _pretrain(plan, arm, part, target, where)
+    if arm.adapt is not None:
+        pair = (OTHER.get(plan.cohort, ""), plan.cohort)
+        changes = {"rename": SAME.get(pair, {}), **plan.scale.adapt, **arm.adapt, **NOBODY}
+        adapted = _plain(AdaptConfig(**changes, seed=part.seed))
+        run = _cell("adapt", {"adapt": adapted, **where}, f"adapt {words}", run, target)
+    features = _cell("embed", {}, f"embed {words}", run, target)
+    return _cell("score", settings, f"score {words}", features, run, target)
+
+
+def _pretrain(plan: Plan, arm: Arm, part: Part, target: Cell, where: dict[str, Any]) -> Cell:
+    """On the part's training patients; elsewhere on all patients of the other cohort."""
+    recipe, scale = plan.recipe, plan.scale
+    at_scale = recipe.scales.get(scale.name, scale.pretrain)
+    changes = {**at_scale, **recipe.base, **arm.changes, **plan.changes, **NOBODY}
+    if unknown := set(changes) - {field.name for field in fields(PretrainConfig)}:
+        raise UserError(f"pre-training has no setting '{min(unknown)}': see slimp pretrain --help.")
+    config = PretrainConfig.from_preset(scale.preset, **{**changes, "seed": part.seed})
+    settings = {
+        "pretrain": _plain(config),
+        "trainer": arm.trainer,
+        "options": dict(arm.options),
+        "shuffled": arm.shuffled,
+    }
+    words = f"pretrain {arm.name}, {part}"
+    if not arm.elsewhere:
+        return _cell("pretrain", {**settings, **where}, words, target)
+    if plan.cohort not in OTHER:
+        raise UserError(
+            f"arm '{arm.name}' of {recipe.name} is pre-trained on another cohort, and none is "
+            f"known for {plan.cohort}. Pass --cohort {', '.join(OTHER)}."
+        )
+    return _cell("pretrain", settings, words, cohort_cell(OTHER[plan.cohort]))
+
+
+def _cell(stage: Any, settings: Mapping[str, Any], words: str, *upstream: Cell) -> Cell:
+    return Cell(stage=stage, settings=_json(settings), upstream=upstream, words=words)
+
+
+def _plain(config: object) -> dict[str, Any]:
+    """The settings that determine the outcome."""
+    values = asdict(config)  # type: ignore[call-overload]
+    return {name: value for name, value in values.items() if name not in MAY_CHANGE}
+
+
+def _json(content: Any) -> Any:
+    return json.loads(json.dumps(content))
+
+
+def open_experiment(out: Path, plan: Plan, cells: Path) -> None:
+    """Writes `experiment.json`; a folder may be taken up again for the same question.
+
+    Raises:
+        UserError: `out` holds something else, or another experiment.
+    """
+    path, content = out / EXPERIMENT, plan.to_dict(cells)
+    if path.is_file():
+        held = read_json(path)
+        for name in ("name", "cohort"):
+            if held[name] != content[name]:
+                raise UserError(
+                    f"{out}: holds the experiment {held['name']} on {held['cohort']}, not "
+                    f"{content['name']} on {content['cohort']}. Choose another --out."
+                )
+    elif out.exists() and not out.is_dir():
+        raise UserError(f"{out}: exists and is not a folder. Choose another --out.")
+    elif out.is_dir() and any(not held.name.startswith(".") for held in out.iterdir()):
+        raise UserError(f"{out}: holds files, but no experiment. Choose another --out.")
+    make_folder(out)
+    write_json(path, content)

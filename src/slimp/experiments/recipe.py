@@ -1,0 +1,162 @@
+"""What an experiment is: a question, arms that differ in stated settings, and a control.
+
+A recipe is a module of `slimp.experiments.recipes` with one `RECIPE`. Its arms are changes of the
+typed configurations; there is no other language of settings.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+from slimp.errors import UserError
+from slimp.experiments import recipes as package
+
+Changes = Mapping[str, Any]
+"""Field of a configuration -> value."""
+Labels = Literal["native", "malignant"]
+"""The classes of the cohort, or malignant against the rest."""
+ScaleName = Literal["laptop", "paper"]
+WITHOUT_MODEL = ("metadata", "majority")
+"""Trainers that train nothing: the probe of the raw metadata alone, and the majority class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One row of the table, or one per feature set and setting."""
+
+    name: str
+    changes: Changes = field(default_factory=dict)
+    """Of `PretrainConfig`, on top of the recipe's and the scale's."""
+    trainer: str = ""
+    """Module of `slimp.experiments.baselines`; empty: SLIMP's own pre-training; `untrained`: the
+    model that it would begin with; `metadata` or `majority`: no model at all."""
+    options: Changes = field(default_factory=dict)
+    """Further arguments of the trainer."""
+    shuffled: bool = False
+    """Learns from the metadata of other patients: what pairing alone is worth."""
+    elsewhere: bool = False
+    """Pre-trained on the cohort that `slimp.experiments.cohorts.OTHER` names, not on this one."""
+    adapt: Changes | None = None
+    """Changes of `AdaptConfig` for a second stage on this cohort; None: there is none."""
+    features: tuple[str, ...] | None = None
+    """Feature sets of the probe, besides those of `slimp probe` image+table; None: the recipe's."""
+    probe: Changes = field(default_factory=dict)
+    """Of `ProbeConfig`."""
+    measure: Changes = field(default_factory=dict)
+    """Options of the recipe's measure, on top of the recipe's."""
+    control: str | None = None
+    """Name of the arm that this one is compared with; None: the recipe's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A difference that the paper publishes, beside which ours is put."""
+
+    words: str
+    arm: str
+    control: str
+    least: float
+    """Smallest difference published, of arm minus control."""
+    most: float
+    features: str = "full"
+    labels: Labels = "native"
+    setting: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How large an experiment is."""
+
+    name: str
+    preset: str
+    pretrain: Changes = field(default_factory=dict)
+    adapt: Changes = field(default_factory=dict)
+    probe: Changes = field(default_factory=dict)
+    """Among them the split of the patients and its seeds, which hold for every stage."""
+
+
+SCALES: dict[ScaleName, Scale] = {
+    "laptop": Scale(
+        name="laptop",
+        preset="tiny",
+        pretrain={"epochs": 15},
+        adapt={"epochs": 10},
+        probe={"split": "grouped-5", "seeds": 1},
+    ),
+    "paper": Scale(name="paper", preset="vit-s", probe={"split": "grouped-5", "seeds": 3}),
+}
+"""`paper`: ViT-S/16 at 224 px, 64 patients, 100 lesions, 150 epochs and 100 of adaptation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """An experiment, at any scale and on any cohort."""
+
+    name: str
+    question: str
+    arms: tuple[Arm, ...]
+    control: str
+    """Name of the arm that the others are compared with."""
+    paper: str = ""
+    """Its table or figure in SLIMP, arXiv 2505.23709; empty: a question of ours."""
+    base: Changes = field(default_factory=dict)
+    """Changes of `PretrainConfig` that all arms share."""
+    cohorts: tuple[str, ...] = ("pad-ufes-20", "ham10000", "synthetic")
+    """Names that it is meant for; the first whose data are here is taken."""
+    features: tuple[str, ...] = ("image", "full")
+    labels: tuple[Labels, ...] = ("native", "malignant")
+    metric: str = "balanced_accuracy"
+    measure: Literal["probe", "low-shot", "missing"] = "probe"
+    """What is asked of the features of an arm, see `slimp.experiments.measures`."""
+    options: Changes = field(default_factory=dict)
+    """Of the measure."""
+    claims: tuple[Claim, ...] = ()
+    figures: Mapping[tuple[str, str, str], float] = field(default_factory=dict)
+    """(arm, features, labels) -> figure of the paper."""
+    scales: Mapping[str, Changes] = field(default_factory=dict)
+    """Scale -> changes of `PretrainConfig` at that scale, in place of the scale's own."""
+
+    def __post_init__(self) -> None:
+        names = [arm.name for arm in self.arms]
+        asked = {self.control, *(arm.control for arm in self.arms if arm.control)}
+        asked |= {name for claim in self.claims for name in (claim.arm, claim.control)}
+        asked |= {name for name, _, _ in self.figures}
+        if unknown := asked - set(names):
+            raise UserError(f"recipe '{self.name}' names an arm '{min(unknown)}' that it lacks.")
+        if len(set(names)) < len(names):
+            raise UserError(f"recipe '{self.name}' has two arms of one name.")
+
+    def control_of(self, arm: Arm) -> str | None:
+        """The arm that this one is compared with; None: it is the control."""
+        name = arm.control or self.control
+        return None if name == arm.name else name
+
+    def features_of(self, arm: Arm) -> tuple[str, ...]:
+        """The feature sets of an arm."""
+        if arm.trainer in WITHOUT_MODEL:
+            return ("full",)
+        return self.features if arm.features is None else arm.features
+
+
+@cache
+def recipes() -> dict[str, Recipe]:
+    """All recipes by name: one of each module of `slimp.experiments.recipes`."""
+    names = [found.name for found in pkgutil.iter_modules(package.__path__)]
+    read = [importlib.import_module(f"{package.__name__}.{name}").RECIPE for name in names]
+    return {recipe.name: recipe for recipe in read}
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        UserError: there is none; lists those there are.
+    """
+    if name not in recipes():
+        raise UserError(f"no experiment '{name}'. There are: {', '.join(recipes())}.")
+    return recipes()[name]

@@ -1,0 +1,1 @@
+"""One recipe per module, in its `RECIPE`; a new file is a new experiment."""

@@ -1,0 +1,123 @@
+"""Runs an experiment: its cells, in this process or several, then its table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from slimp.data.files import new_file, write_json
+from slimp.errors import UserError
+from slimp.evaluation.probe_config import ProbeConfig
+from slimp.experiments.cells import Announce, Cell, in_order, work
+from slimp.experiments.cohorts import cohort_of, is_folder
+from slimp.experiments.plan import Chain, Plan, open_experiment
+from slimp.experiments.stages import execute, one_task
+from slimp.experiments.table import Table, read_table
+from slimp.experiments.text import markdown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Which of the chains, and by how many processes."""
+
+    only: Mapping[str, str]
+    """`arm`, `seed` or `fold` -> the only value that is wanted, or several joined by '|'."""
+    shard: tuple[int, int] = (1, 1)
+    """Number of the shard, from 1, and of all shards."""
+    jobs: int = 1
+    """Processes."""
+
+    def of(self, plan: Plan) -> tuple[Chain, ...]:
+        """The chains of this share; those that share a training are in one shard.
+
+        Raises:
+            UserError: nothing is left, or the flags name what there is not.
+        """
+        number, shards = self.shard
+        if not 1 <= number <= shards:
+            raise UserError(f"--shard {number}/{shards}: pass 1/{shards} to {shards}/{shards}.")
+        if unknown := set(self.only) - {"arm", "seed", "fold"}:
+            raise UserError(f"--only {min(unknown)}=: pass arm=, seed= or fold=.")
+        found = []
+        for chain in plan.chains:
+            has = {"arm": chain.arm, "seed": chain.part.seed, "fold": chain.part.fold}
+            if all(str(has[name]) in value.split("|") for name, value in self.only.items()):
+                found.append(chain)
+        if not found:
+            arms = ", ".join(arm.name for arm in plan.recipe.arms)
+            raise UserError(f"--only leaves nothing: arms are {arms}; seeds and folds count from 0")
+        order = sorted({_training(chain.score).id for chain in plan.chains})
+        return tuple(c for c in found if order.index(_training(c.score).id) % shards == number - 1)
+
+
+def run_experiment(
+    plan: Plan,
+    out: Path,
+    *,
+    cells: Path | None = None,
+    share: Share | None = None,
+    announce: Announce = lambda line: None,
+) -> Table:
+    """Makes the cells of a share that are not done, then the table of all that are.
+
+    Args:
+        plan: what the experiment consists of.
+        out: its folder.
+        cells: folder of the cells, which experiments may share; None: `cells` in `out`.
+        share: None: all of it, in this process.
+        announce: called with a line per cell.
+
+    Raises:
+        UserError: the cohort does not allow the experiment, or `out` is another one's.
+    """
+    share = share or Share(only={})
+    chains = share.of(plan)
+    place = out / "cells" if cells is None else cells
+    wanted, target = in_order(chain.score for chain in chains), chains[0].score.upstream[-1]
+    if is_folder(target):
+        require_split(chains[0].score, place)
+    open_experiment(out, plan, Path("cells") if cells is None else cells.resolve())
+    work([cell for cell in wanted if cell.stage == "cohort"], place, execute, announce)
+    require_split(chains[0].score, place)
+    if share.jobs == 1:
+        work(wanted, place, execute, announce)
+    else:
+        with ProcessPoolExecutor(share.jobs, mp_context=get_context("spawn")) as pool:
+            threads = max(1, (os.cpu_count() or 1) // share.jobs)
+            jobs = [pool.submit(_job, wanted, place, announce, threads) for _ in range(share.jobs)]
+            for job in jobs:
+                job.result()
+    return write_table(out)
+
+
+def require_split(score: Cell, cells: Path) -> None:
+    """Refuses what the cohort does not allow before anything is trained."""
+    config = ProbeConfig(**score.settings["probe"])
+    one_task(cohort_of(score.upstream[-1], cells), config, score.settings["fold"])
+
+
+def write_table(out: Path) -> Table:
+    """Writes `table.md`, `table.json` and `predictions.parquet` of the cells that are done."""
+    table = read_table(out)
+    write_json(out / "table.json", table.to_dict())
+    with new_file(out / "table.md") as partial:
+        partial.write_text(markdown(table), encoding="utf-8")
+    with new_file(out / "predictions.parquet") as partial:
+        table.predictions.to_parquet(partial, index=False)
+    return table
+
+
+def _job(cells: Sequence[Cell], folder: Path, announce: Announce, threads: int) -> None:
+    torch.set_num_threads(threads)
+    work(cells, folder, execute, announce)
+
+
+def _training(cell: Cell) -> Cell:
+    """The training that a chain rests on, or its score where nothing is trained."""
+    return cell.of("pretrain") or cell

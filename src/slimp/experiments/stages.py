@@ -1,0 +1,183 @@
+"""What the cells do: each stage reads its inputs' folders and leaves its outcome in its own."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+
+from slimp.data.cohort import Cohort
+from slimp.data.files import new_file, remove_partials
+from slimp.errors import UserError
+from slimp.evaluation.folds import Split
+from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.result import TWO, Task, codes_of, make_task, relabelled
+from slimp.evaluation.run_features import device_of
+from slimp.experiments.baselines import Train
+from slimp.experiments.cells import Cell
+from slimp.experiments.cohorts import cohort_of, make_cohort, shuffle_metadata
+from slimp.experiments.measures import MEASURES, Asked, without_model
+from slimp.features.design import RawTable, metadata_encoder
+from slimp.features.embed import FeatureTable, InferenceConfig, embed
+from slimp.models.nested import Slimp
+from slimp.training.adapt import adapt
+from slimp.training.build_model import build_model
+from slimp.training.config import AdaptConfig, PretrainConfig
+from slimp.training.loop import pretrain
+
+FEATURES, PREDICTIONS = "features.parquet", "predictions.parquet"
+
+
+def execute(cell: Cell, cells: Path) -> None:
+    """Makes a cell whose inputs are done.
+
+    Raises:
+        UserError: the cohort does not allow what the cell asks for.
+    """
+    STAGES[cell.stage](cell, cells)
+
+
+def _pretrain(cell: Cell, cells: Path) -> None:
+    settings, cohort = cell.settings, cohort_of(cell.upstream[0], cells)
+    config = PretrainConfig(**settings["pretrain"])
+    if "split" in settings:
+        cohort = learning(cohort, settings)
+    if settings["shuffled"]:
+        cohort = shuffle_metadata(cohort, config.seed)
+    run = run_of(cell, cells)
+    if not (run / "config.json").is_file():  # killed before it began
+        shutil.rmtree(run, ignore_errors=True)
+    model = trainer(settings["trainer"])(cohort, config, run, **settings["options"])
+    model.save_pretrained(run)
+    _without_checkpoints(run)
+
+
+def _adapt(cell: Cell, cells: Path) -> None:
+    before, target = cell.upstream
+    cohort = learning(cohort_of(target, cells), cell.settings)
+    run = run_of(cell, cells)
+    if not (run / "config.json").is_file():
+        shutil.rmtree(run, ignore_errors=True)
+    config = AdaptConfig(**cell.settings["adapt"])
+    adapt(run_of(before, cells), cohort, config, run, resume=run.exists())
+    _without_checkpoints(run)
+
+
+def _embed(cell: Cell, cells: Path) -> None:
+    run, target = cell.upstream
+    own = cell.folder(cells)
+    remove_partials(own)
+    model, cohort = Slimp.from_pretrained(run_of(run, cells)), cohort_of(target, cells)
+    how = InferenceConfig(device=device_of("auto"))
+    replace(embed(model, cohort, how, lacking="missing"), raw=None).save(own / FEATURES)
+
+
+def _score(cell: Cell, cells: Path) -> None:
+    settings, target = cell.settings, cohort_of(cell.upstream[-1], cells)
+    config = ProbeConfig(**_tuples(settings["probe"]))
+    task = one_task(target, config, settings["fold"])
+    found = []
+    for labels in settings["labels"]:
+        own = task if labels == "native" else joined(task, settings["malignant"])
+        if "without" in settings:
+            rows = without_model(settings["without"], target, own, config)
+        else:
+            asked = Asked(
+                table=_features(cell.upstream[0], cells, target),
+                task=own,
+                config=config,
+                cohort=target,
+                run=run_of(cell.upstream[1], cells),
+                features=tuple(settings["features"]),
+            )
+            rows = MEASURES[settings["measure"]](asked, **settings["options"])
+        found.append(rows.assign(labels=labels))
+    with new_file(cell.folder(cells) / PREDICTIONS) as partial:
+        pd.concat(found, ignore_index=True).to_parquet(partial, index=False)
+
+
+STAGES = {
+    "cohort": make_cohort,
+    "pretrain": _pretrain,
+    "adapt": _adapt,
+    "embed": _embed,
+    "score": _score,
+}
+
+
+def _features(cell: Cell, cells: Path, cohort: Cohort) -> FeatureTable:
+    """The features of an `embed` cell, with the raw metadata and what embeds them anew."""
+    table = FeatureTable.load(cell.folder(cells) / FEATURES)
+    encoder = metadata_encoder(Slimp.from_pretrained(run_of(cell.upstream[0], cells)))
+    return replace(table, raw=RawTable.of(cohort), encoder=encoder)
+
+
+def run_of(cell: Cell, cells: Path) -> Path:
+    """The run folder of a training's cell."""
+    return cell.folder(cells) / "run"
+
+
+def trainer(name: str) -> Train:
+    """The function that trains, by the name that an arm gives it.
+
+    Raises:
+        UserError: there is no module of that name.
+    """
+    if name in OWN:
+        return OWN[name]
+    try:
+        module = importlib.import_module(f"slimp.experiments.baselines.{name}")
+    except ModuleNotFoundError as error:
+        raise UserError(f"no baseline '{name}' in slimp/experiments/baselines.") from error
+    return cast(Train, module.train)
+
+
+def _slimp(cohort: Cohort, config: PretrainConfig, folder: Path) -> Slimp:
+    return pretrain(cohort, config, folder, resume=folder.exists())
+
+
+def _untrained(cohort: Cohort, config: PretrainConfig, folder: Path) -> Slimp:
+    torch.manual_seed(config.seed)
+    whole = cohort.flatten() if config.hierarchy == "flat" else cohort
+    return build_model(whole, config).eval()
+
+
+OWN: dict[str, Train] = {"": cast(Train, _slimp), "untrained": cast(Train, _untrained)}
+
+
+def one_task(cohort: Cohort, config: ProbeConfig, fold: int) -> Task:
+    """The native classes on one split, which `config` and the number of the fold name."""
+    task = make_task(cohort.images, config)
+    return replace(task, splits=(task.splits[fold],))
+
+
+def joined(task: Task, malignant: tuple[str, ...]) -> Task:
+    """Malignant against the rest on the same split."""
+    ids = relabelled(task.ids, malignant)
+    return replace(task, ids=ids, classes=TWO, y=codes_of(ids["label"], TWO))
+
+
+def learning(cohort: Cohort, settings: Mapping[str, Any]) -> Cohort:
+    """All patients but those who test; images without a label are among them."""
+    split: Split = one_task(cohort, ProbeConfig(**settings["split"]), settings["fold"]).splits[0]
+    images = cohort.images
+    tests = images["patient_id"].isin(images["patient_id"].iloc[split.test])
+    # A split that the cohort names itself is not the experiment's.
+    tables = replace(cohort.tables, images=images.drop(columns="split", errors="ignore"))
+    return replace(cohort, tables=tables).select(~tests.to_numpy(np.bool_))
+
+
+def _without_checkpoints(run: Path) -> None:
+    """They would be most of an experiment's disk space; a cell that is done needs none."""
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+
+
+def _tuples(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(x) if isinstance(x, list) else x for name, x in content.items()}

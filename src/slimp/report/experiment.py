@@ -1,0 +1,78 @@
+"""The page of an experiment: its tables with a forest plot each, and the paper's claims."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from markupsafe import Markup
+
+from slimp.experiments.table import Row, Table
+from slimp.experiments.text import HEADS, WORDS, cells, facts
+from slimp.report.html import render_page, write_page
+from slimp.report.svg import INK, MUTED, SERIES, drawing, svg
+
+
+def write_experiment_report(
+    target: Path, table: Table, *, command: str = "", date: datetime | None = None
+) -> Path:
+    """Writes the page of a table that may have holes."""
+    done, planned = table.holes
+    first, *rest = [line for line in facts(table) if line and not line.startswith("**")]
+    holes = [f"{planned - done} of {planned} arms and parts are not done yet."]
+    sections = []
+    for labels in table.recipe.labels:
+        rows = [row for row in table.rows if row.labels == labels]
+        heads = [h for h in HEADS if h != "setting" or any(row.setting for row in rows)]
+        shown = [dict(zip(HEADS, cells(row), strict=True)) for row in rows]
+        kinds = dict.fromkeys(row.features for row in rows)
+        plots = [forest([r for r in rows if r.features == name], name) for name in kinds]
+        sections.append(
+            {
+                "id": labels,
+                "heading": WORDS[labels],
+                "heads": heads,
+                "rows": [[row[head] for head in heads] for row in shown],
+                "figures": [plot for plot in plots if plot],
+            }
+        )
+    page = render_page(
+        "experiment.html.j2",
+        title=f"{table.recipe.name}: {table.recipe.question}",
+        lead=first,
+        cautions=[*rest, *(holes if done < planned else [])],
+        command=command,
+        date=date,
+        tables=sections,
+        verdicts=[judged.sentence for judged in table.verdicts],
+        paper=table.recipe.paper,
+        table=table,
+    )
+    return write_page(target, page)
+
+
+def forest(rows: Sequence[Row], features: str) -> Markup | None:
+    """Each arm minus its control, with its interval; arms that are told apart are filled."""
+    compared = [row for row in rows if row.against is not None]
+    if not compared:
+        return None
+    name = f"{rows[0].labels} {features}"
+    with drawing(name, size=(4.9, 1.0 + 0.24 * len(compared))) as (figure, axes):
+        axes.axvline(0, color=INK, linewidth=0.8)
+        for y, row in enumerate(compared):
+            assert row.against is not None
+            colour = MUTED if row.reading == "cannot be told" else SERIES[0]
+            axes.plot(row.against.ci95, [y, y], color=colour, linewidth=1.6)
+            axes.plot(row.against.difference, y, "o", color=colour, markersize=4.5)
+        axes.set_yticks(range(len(compared)), [_name(row) for row in compared])
+        axes.set_ylim(len(compared) - 0.5, -0.5)
+        axes.set_xlabel("difference, with its 95 % interval over patients")
+        controls = ", ".join(dict.fromkeys(str(row.control) for row in compared))
+        axes.set_title(f"{features} features, minus {controls}")
+        said = "; ".join(f"{_name(row)} {row.against}" for row in compared)
+        return svg(figure, f"Forest plot of {features} features minus {controls}. {said}.")
+
+
+def _name(row: Row) -> str:
+    return f"{row.arm}, {row.setting}" if row.setting else row.arm

@@ -1,0 +1,369 @@
+"""An experiment: its cells are made once, in any order, by anyone, and the table follows."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import balanced_accuracy_score
+from tiny import SIZE, VIT, tiny_cohort
+
+from slimp.cli.main import main
+from slimp.data.cohort import Cohort
+from slimp.errors import UserError
+from slimp.evaluation.paired_bootstrap import Difference
+from slimp.experiments import cohorts, recipe, table
+from slimp.experiments.cells import in_order, locked
+from slimp.experiments.plan import Plan, make_plan
+from slimp.experiments.recipe import SCALES, Arm, Claim, Recipe, Scale, recipes
+from slimp.experiments.recipes.nested_vs_flat import FLAT
+from slimp.experiments.run import Share, run_experiment, write_table
+from slimp.sources.synthetic.config import SyntheticConfig
+
+CLAIM = Claim(words="nested is ahead", arm="nested", control="flat", least=0.035, most=0.068)
+TINY = Scale(
+    name="tiny",
+    preset="tiny",
+    pretrain={
+        **{"encoder_options": VIT, "image_size": SIZE, "tabular_width": 8, "projection_width": 8},
+        **{"epochs": 1, "patients": 8, "lesions": 2, "precision": "32", "accelerator": "cpu"},
+        **{"checkpoint_every_steps": 1},
+    },
+    adapt={"epochs": 1, "patients": 8, "lesions": 2, "precision": "32", "accelerator": "cpu"},
+    probe={"split": "patient", "seeds": 2, "test_fraction": 0.3, "folds": 2, "strengths": (0.1,)},
+)
+RECIPE = Recipe(
+    name="tiny",
+    question="Does it work?",
+    arms=(
+        Arm(name="nested"),
+        Arm(name="flat", changes=FLAT),
+        Arm(name="nested again", features=("image",)),
+        Arm(name="metadata", trainer="metadata"),
+    ),
+    control="flat",
+    claims=(CLAIM,),
+    figures={("nested", "full", "malignant"): 0.928},
+)
+FILES = ("table.md", "table.json", "predictions.parquet")
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch) -> None:
+    """The tiny recipe, cohort and scale go by names."""
+    monkeypatch.setitem(recipes(), "tiny", RECIPE)
+    drawn = SyntheticConfig(patients=36, lesions=2, image_size=SIZE, seed=3)
+    for name in ("synthetic", "synthetic-clinic", "ducklings", "no-ducklings"):
+        monkeypatch.setitem(cohorts.DRAWN, name, drawn)
+    monkeypatch.setitem(SCALES, "laptop", TINY)
+    monkeypatch.setattr("slimp.experiments.cost.IMAGES", 1)
+    monkeypatch.setattr(table, "REPLICATES", 50)
+
+
+def plan(**changes: Any) -> Plan:
+    return make_plan(RECIPE, TINY, "synthetic", changes=changes)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """What an experiment leaves that nobody disturbs."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(recipes(), "tiny", RECIPE)
+        patch.setattr(table, "REPLICATES", 50)
+        drawn = SyntheticConfig(patients=36, lesions=2, image_size=SIZE, seed=3)
+        patch.setitem(cohorts.DRAWN, "synthetic", drawn)
+        run_experiment(plan(), out)
+    return out
+
+
+def same(a: Path, b: Path) -> bool:
+    return all((a / name).read_bytes() == (b / name).read_bytes() for name in FILES)
+
+
+def content(out: Path) -> dict[str, Any]:
+    return json.loads((out / "table.json").read_text())
+
+
+# ------------------------------------------------------------------ cells
+
+
+def test_arms_that_share_a_stage_share_its_cell():
+    chains = {(c.arm, c.part.seed): c.score for c in plan().chains}
+    first, again = chains["nested", 0], chains["nested again", 0]
+    assert first.id != again.id  # probed on other features
+    assert first.upstream == again.upstream
+    stages = [cell.stage for cell in plan().cells]
+    assert {stage: stages.count(stage) for stage in stages} == {
+        **{"cohort": 1, "pretrain": 2 * 2, "embed": 2 * 2},
+        "score": 4 * 2,
+    }
+
+
+def test_another_setting_is_another_cell_but_not_one_that_changes_no_result():
+    ids = {cell.id for cell in plan().cells}
+    assert ids == {cell.id for cell in plan(keep_checkpoints=7).cells}
+    others = {cell.id for cell in plan(temperature=0.2).cells}
+    assert {c.stage for c in plan().cells if c.id in others & ids} == {"cohort", "score"}
+    assert len(ids & others) == 1 + 2  # the cohort, and the metadata alone
+
+
+def test_inputs_come_before_outputs():
+    order = [cell.id for cell in in_order([plan().chains[-1].score, *plan().cells])]
+    assert len(order) == len(set(order))
+    assert all(order.index(u.id) < order.index(c.id) for c in plan().cells for u in c.upstream)
+
+
+def test_a_lock_is_held_by_one_and_freed(tmp_path):
+    with locked(tmp_path / "a" / "lock") as mine:
+        assert mine
+        with locked(tmp_path / "a" / "lock") as other:
+            assert not other
+    with locked(tmp_path / "a" / "lock") as mine:
+        assert mine
+
+
+# ------------------------------------------------------------------ the table
+
+
+def test_scores_are_those_of_a_loop(whole):
+    said = pd.read_parquet(whole / "predictions.parquet")
+    for row in content(whole)["rows"]:
+        own = said[
+            (
+                said[["arm", "features", "labels"]] == [row["arm"], row["features"], row["labels"]]
+            ).all(axis=1)
+        ]
+        each = [
+            balanced_accuracy_score(rows["label"], rows["predicted"])
+            for _, rows in own.groupby("seed")
+        ]
+        assert row["mean"] == pytest.approx(np.mean(each))
+        assert row["ci95"][0] <= row["mean"] <= row["ci95"][1]
+        assert row["done"] == row["planned"] == 2
+
+
+def test_differences_are_paired_with_the_control(whole):
+    rows = {(r["arm"], r["features"], r["labels"]): r for r in content(whole)["rows"]}
+    assert {labels for _, _, labels in rows} == {"native", "malignant"}
+    for (arm, features, labels), row in rows.items():
+        if arm == "flat":
+            assert row["minus"] == {}
+            continue
+        found = row["minus"]["flat"]
+        control = rows["flat", features, labels]
+        assert found["difference"] == pytest.approx(row["mean"] - control["mean"])
+        assert found["p"] <= found["p_holm"] <= 1
+
+
+def test_the_papers_figure_stands_beside_malignant_against_the_rest_alone(whole):
+    with_figure = [r for r in content(whole)["rows"] if r["paper"] is not None]
+    assert [(r["arm"], r["labels"], r["paper"]) for r in with_figure] == [
+        ("nested", "malignant", 0.928)
+    ]
+    text = (whole / "table.md").read_text()
+    assert "0.928 at the paper's scale" in text
+    assert content(whole)["verdict"][0]["verdict"] in ("agrees", "disagrees", "undecided")
+
+
+def test_nobody_who_tests_was_learned_from(whole):
+    said = pd.read_parquet(whole / "predictions.parquet")
+    for chain in plan().chains:
+        training = chain.score.of("pretrain")
+        if training is not None:
+            run = training.folder(whole / "cells") / "run"
+            learned = set(pd.read_parquet(run / "patients.parquet")["patient_id"])
+            own = (said["arm"] == chain.arm) & (said["seed"] == 1000 * chain.part.seed)
+            assert not learned & set(said["patient_id"][own])
+            everyone = set(
+                Cohort.load(chain.score.upstream[-1].folder(whole / "cells") / "cohort").patients[
+                    "patient_id"
+                ]
+            )
+            assert learned | set(said["patient_id"][own]) == everyone
+
+
+@pytest.mark.parametrize(
+    ("difference", "ci95", "p", "verdict"),
+    [
+        (0.05, (0.02, 0.08), 0.001, "agrees"),
+        (0.02, (0.01, 0.03), 0.001, "agrees"),  # smaller, but on the same side
+        (0.05, (0.02, 0.08), 0.2, "undecided"),  # not after correction
+        (0.02, (-0.02, 0.06), 0.3, "undecided"),
+        (0.00, (-0.02, 0.02), 0.9, "disagrees"),  # short of what was published
+        (-0.05, (-0.08, -0.02), 0.001, "disagrees"),
+        (0.0, (np.nan, np.nan), 1.0, "undecided"),
+    ],
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_verdicts(difference, ci95, p, verdict, sign):
+    found = Difference(
+        a=0.5,
+        b=0.5,
+        difference=sign * difference,
+        p_value=p,
+        effect_size=0.0,
+        ci95=ci95 if sign > 0 else (-ci95[1], -ci95[0]),
+    )
+    ends = (0.035, 0.068) if sign > 0 else (-0.068, -0.035)
+    claim = replace(CLAIM, least=ends[0], most=ends[1])
+    assert table.verdict_of(claim, found, p) == verdict
+    assert table.verdict_of(claim, None, None) == "undecided"
+
+
+def test_holm_is_that_of_a_loop():
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 7):
+        p = rng.random(n) ** 3
+        want, worst = np.empty(n), 0.0
+        for rank, i in enumerate(sorted(range(n), key=lambda i: p[i])):
+            worst = want[i] = max(worst, min(1.0, (n - rank) * p[i]))
+        np.testing.assert_allclose(table.holm_adjusted(p.tolist()), want)
+    assert table.holm_adjusted([]) == []
+
+
+# ------------------------------------------------------------------ interrupted, divided, partial
+
+
+def test_killed_at_any_moment_it_leaves_the_same_table(whole, tmp_path):
+    rng, kills = random.Random(1), 0
+    for _ in range(5):
+        child = os.fork()
+        if child == 0:
+            try:
+                run_experiment(plan(), tmp_path / "out")
+            finally:
+                os._exit(0)
+        time.sleep(rng.uniform(0.05, 0.9))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        kills += not (tmp_path / "out" / "table.md").exists()
+    assert kills >= 3
+    run_experiment(plan(), tmp_path / "out")
+    assert same(whole, tmp_path / "out")
+
+
+def test_two_shards_are_the_whole(whole, tmp_path):
+    made: list[list[str]] = []
+    for number in (1, 2):
+        lines: list[str] = []
+        found = run_experiment(
+            plan(), tmp_path / "out", share=Share(only={}, shard=(number, 2)), announce=lines.append
+        )
+        made.append([line.split(":")[0] for line in lines])
+    assert min(map(len, made)) > 3
+    assert not set(made[0]) & set(made[1])
+    assert found.done == len(plan().chains)
+    assert same(whole, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_whole(whole, tmp_path):
+    run_experiment(plan(), tmp_path / "out", share=Share(only={}, jobs=2))
+    assert same(whole, tmp_path / "out")
+
+
+def test_what_is_done_is_not_done_again(whole):
+    lines: list[str] = []
+    run_experiment(plan(), whole, announce=lines.append)
+    assert lines == []
+
+
+def test_a_partial_folder_shows_its_holes(tmp_path):
+    share = Share(only={"arm": "nested|metadata", "seed": "1"})
+    found = run_experiment(plan(), tmp_path / "out", share=share)
+    assert found.done == 2
+    assert "Holes: 2 of 8" in (tmp_path / "out" / "table.md").read_text()
+    rows = {(r["arm"], r["features"], r["labels"]): r for r in content(tmp_path / "out")["rows"]}
+    assert (rows["nested", "full", "native"]["done"], rows["flat", "full", "native"]["done"]) == (
+        1,
+        0,
+    )
+    assert rows["flat", "full", "native"]["mean"] is None
+    assert rows["nested", "full", "native"]["minus"] == {}
+    assert main(["experiment", "show", str(tmp_path / "out")]) == 0
+
+
+def test_a_folder_of_nothing_but_its_plan_is_shown(tmp_path):
+    from slimp.experiments.plan import open_experiment
+
+    open_experiment(tmp_path / "out", plan(), Path("cells"))
+    found = write_table(tmp_path / "out")
+    assert found.done == 0
+    assert {row.estimate for row in found.rows} == {None}
+
+
+def test_a_folder_keeps_its_question(whole, tmp_path):
+    cohort = tmp_path / "cohort"
+    tiny_cohort().save(cohort)
+    with pytest.raises(UserError, match=str(whole)):
+        run_experiment(make_plan(RECIPE, TINY, str(cohort), malignant=("bcc",)), whole)
+
+
+# ------------------------------------------------------------------ the command line, the recipes
+
+
+def test_the_command_line_runs_and_shows(tmp_path, capsys, monkeypatch):
+    out = str(tmp_path / "out")
+    words = ["experiment", "tiny", "--cohort", "synthetic", "--out", out, "--only", "arm=nested"]
+    assert main([*words, "--dry-run"]) == 0
+    assert not (tmp_path / "out").exists()
+    assert "pretrain nested, seed 1 fold 0" in capsys.readouterr().out
+    assert main([*words, "--set", "epochs=2"]) == 0
+    shown = capsys.readouterr().out
+    assert "tiny with epochs=2" in shown
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Does it work?" in page
+    monkeypatch.setitem(SCALES, "paper", TINY)
+    assert main(["experiment", "list", "--cohort", "synthetic"]) == 0
+    assert "nested-vs-flat" in capsys.readouterr().out
+
+
+def test_the_page_has_a_forest_plot_per_feature_set(whole):
+    assert main(["experiment", "show", str(whole)]) == 0
+    page = (whole / "report.html").read_text()
+    assert page.count("Forest plot of") == 4
+    assert "<script" not in page
+
+
+def test_a_cohort_folder_will_do(tmp_path):
+    tiny_cohort(patients=36, seed=3).save(tmp_path / "cohort")
+    own = make_plan(RECIPE, TINY, str(tmp_path / "cohort"))
+    share = Share(only={"arm": "metadata"})
+    found = run_experiment(own, tmp_path / "out", share=share)
+    assert {row.labels for row in found.rows if row.estimate} == {"native"}  # none is malignant
+    assert not list((tmp_path / "out" / "cells").glob("*/cohort"))
+
+
+@pytest.mark.parametrize("scale", ["laptop", "paper"])
+@pytest.mark.parametrize("name", [name for name in recipes() if name != "tiny"])
+def test_every_recipe_can_be_planned(name, scale):
+    own = make_plan(recipes()[name], SCALES[scale], recipes()[name].cohorts[-1])
+    assert {chain.arm for chain in own.chains} == {arm.name for arm in recipes()[name].arms}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(recipes()))
+def test_every_recipe_runs_to_its_end(name, tmp_path):
+    own = make_plan(recipes()[name], TINY, recipes()[name].cohorts[-1])
+    found = run_experiment(own, tmp_path / "out", share=Share(only={"seed": "0"}))
+    assert all(row.estimate is not None for row in found.rows)
+    assert {row.arm for row in found.rows} == {arm.name for arm in recipes()[name].arms}
+
+
+def test_recipes_refuse_what_they_lack():
+    with pytest.raises(UserError, match="nobody"):
+        replace(RECIPE, control="nobody")
+    with pytest.raises(UserError, match="one name"):
+        replace(RECIPE, arms=(Arm(name="flat"), Arm(name="nested"), Arm(name="flat")))
+    with pytest.raises(UserError, match="nonsense"):
+        recipe.get_recipe("nonsense")

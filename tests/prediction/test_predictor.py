@@ -318,6 +318,44 @@ def test_missing_columns_and_cells_and_unknown_categories_are_missing(places: Pa
     np.testing.assert_allclose(probabilities([strange]), probabilities([empty]))
 
 
+def test_columns_that_the_probes_cohort_has_not_or_at_another_level_stay_missing(
+    places: Path, tmp_path: Path
+) -> None:
+    """As of an adapted run, which reads columns of several cohorts."""
+    whole = Cohort.load(places / "cohort")
+    lesion, patient = whole.schema.level("lesion"), whole.schema.level("patient")
+    gone, moved, *rest = lesion.features
+    (moves,) = moved.columns
+    levels = {"lesion": rest, "patient": [*patient.features, moved]}
+    cells = whole.lesions.groupby("patient_id")[moves].first()
+    cohort = dataclasses.replace(
+        whole,
+        schema=dataclasses.replace(
+            whole.schema,
+            levels=tuple(
+                dataclasses.replace(x, features=tuple(levels.get(x.name, x.features)))
+                for x in whole.schema.levels
+            ),
+        ),
+        tables=dataclasses.replace(
+            whole.tables,
+            lesions=whole.lesions.drop(columns=[*gone.columns, moves]),
+            patients=whole.patients.assign(**{moves: whole.patients["patient_id"].map(cells)}),
+        ),
+    )
+    table = embed(Slimp.from_pretrained(places / "run"), cohort, lacking="missing")
+    for name, block in table.encoder(table.raw).items():
+        np.testing.assert_allclose(block, table.features[name], atol=1e-5)
+    make_probe(tmp_path / "full", table, places, "full")
+    rewrite(tmp_path / "full", schema=cohort.schema.to_dict())
+    predictor = Predictor.load(tmp_path / "full", PredictConfig(novelty=0.0))
+    rows = metadata_of(cohort).assign(**metadata_of(whole)[[*gone.columns]])
+    found = predictor.predict(images(places), rows)
+    wanted = LinearProbe.load(tmp_path / "full").predict_proba(table.design("full"))
+    np.testing.assert_allclose(probabilities(found), wanted, atol=1e-5)
+    assert predictor.metadata(rows, images(places)).unread == gone.columns
+
+
 def test_a_cell_that_is_no_number_is_refused_with_its_place(places: Path, tmp_path: Path) -> None:
     predictor = Predictor.load(places / "full")
     table = pd.read_csv(places / "metadata.csv", dtype=str)

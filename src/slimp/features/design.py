@@ -67,10 +67,21 @@ class RawTable:
         frame[columns] = frame[columns].mask(np.repeat(rows[:, None], len(columns), axis=1))
         return RawTable(schema=self.schema, frame=frame)
 
+    def rows_of(self, model: Slimp, level: LevelName) -> Rows:
+        """What a model reads at a level: of columns that the schema has at another one, nothing."""
+        own = self.frame.columns.intersection(columns_of(self.schema, model, level))
+        return encode_table(model.encodings[level], self.frame[own])
+
     def fit(self, levels: Sequence[LevelName]) -> tuple[Encoding, ...]:
         """Statistics and categories of these rows, for each of the levels with features."""
         found = (self.schema.level(name) for name in levels)
         return tuple(Encoding.fit(level, self.frame) for level in found if level.features)
+
+
+def columns_of(schema: Schema, model: Slimp, level: LevelName) -> tuple[str, ...]:
+    """The columns that a model finds at a level in a cohort of this schema."""
+    flat = model.config.hierarchy == "flat"
+    return (schema.flatten() if flat else schema).level(level).columns
 
 
 MetadataEncoder = Callable[[RawTable], Mapping[str, Float[Array, "n _"]]]
@@ -82,8 +93,8 @@ def metadata_encoder(model: Slimp) -> MetadataEncoder:
 
     def encode(raw: RawTable) -> dict[str, Float[Array, "n _"]]:
         return {
-            METADATA_KEYS[level]: embed_rows(model, level, encode_table(encoding, raw.frame))
-            for level, encoding in model.encodings.items()
+            METADATA_KEYS[level]: embed_rows(model, level, raw.rows_of(model, level))
+            for level in model.encodings
         }
 
     return encode

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from slimp.data.encoding import Encoding
-from slimp.data.schema import Feature, Schema
+from slimp.data.schema import Feature, LevelName, Schema
 from slimp.errors import TableError, UserError
+from slimp.features.design import columns_of
+from slimp.features.feature_sets import METADATA_KEYS
+from slimp.models.nested import Slimp
 from slimp.sources.image_files import is_image_file
 from slimp.sources.parse_cells import fold, image_key, read_feature
 from slimp.sources.read_spreadsheet import cell_text
@@ -81,6 +84,9 @@ class Metadata:
         missing. A category that the model does not know counts as missing too. Columns `patient`
         and `lesion`, or the schema's names for them, say which images belong together.
 
+        Only columns of the schema are read. A model may read more, of the cohort of another stage;
+        the probe learned with these missing, so they stay so.
+
         Raises:
             TableError: no such column, an image in two rows, or a cell that does not fit.
         """
@@ -91,19 +97,19 @@ class Metadata:
             return f"{file}, row {row} ({name} {table[name].iloc[position]})"
 
         features, cells, unseen, taken = list[Feature](), {}, {}, {name, KEY}
+        known = {column: feature for feature in schema.features for column in feature.columns}
         for fitted in (f for encoding in encodings for f in encoding.features):
-            known = {feature.columns: feature for feature in schema.features}
-            plain = Feature(name=fitted.name, kind=fitted.kind, columns=fitted.columns)
-            feature = next((known[c] for c in (fitted.columns, *fitted.also) if c in known), plain)
-            if any(feature.columns == other.columns for other in features):
-                continue  # the model reads it, and so does the probe
+            names = (*fitted.columns, *(column for also in fitted.also for column in also))
+            feature = next((known[column] for column in names if column in known), None)
+            if feature is None or feature in features:
+                continue  # the probe learned without it, or reads it as the model does
             features.append(feature)
             # Its fixed categories are no reason to refuse: see `unseen`.
-            names, there = _present(table, replace(feature, categories=None))
-            if not names:
+            found, there = _present(table, replace(feature, categories=None))
+            if not found:
                 continue
-            taken |= set(names)
-            part = table[list(names)].rename(columns=names)
+            taken |= set(found)
+            part = table[list(found)].rename(columns=found)
             for column, typed in read_feature(part, there, where).items():
                 cells[column] = typed
                 if feature.kind == "categorical":
@@ -161,6 +167,27 @@ class Metadata:
         """Column -> category that the model does not know, in a row."""
         columns = self.unseen.columns[self.unseen.loc[key].to_numpy(dtype=bool)]
         return {str(column): str(self.frame.loc[key, column]) for column in columns}
+
+
+def read_by_model(model: Slimp, level: LevelName, schema: Schema) -> Encoding:
+    """The model's features at a level for which a cohort of this schema has columns there."""
+    own, encoding = pd.DataFrame(columns=columns_of(schema, model, level)), model.encodings[level]
+    there = (f for f in encoding.features if not own.columns.intersection(f.columns_in(own)).empty)
+    return replace(encoding, features=tuple(there))
+
+
+def with_imputed(schema: Schema, model: Slimp, imputed: Collection[str]) -> Schema:
+    """The schema with all that the model reads where embeddings of metadata were imputed."""
+    taken = {*schema.roles, *schema.refused, *(c for f in schema.features for c in f.columns)}
+    levels = []
+    for level in schema.levels:
+        more: tuple[Feature, ...] = ()
+        if METADATA_KEYS[level.name] in imputed:
+            known = model.encodings[level.name].features
+            plain = (Feature(name=f.name, kind=f.kind, columns=f.columns) for f in known)
+            more = tuple(f for f in plain if taken.isdisjoint(f.columns))
+        levels.append(replace(level, features=(*level.features, *more)))
+    return replace(schema, levels=tuple(levels))
 
 
 def _keyed(table: pd.DataFrame, place: str, schema: Schema) -> tuple[pd.DataFrame, pd.Series, str]:

@@ -23,12 +23,12 @@ from slimp.evaluation.logistic import LinearProbe
 from slimp.evaluation.probe_config import LEAKING, RULES
 from slimp.features.design import Design, RawTable
 from slimp.features.embed import FeatureTable
-from slimp.features.encode import embed_images, embed_rows, encode_table
+from slimp.features.encode import embed_images, embed_rows
 from slimp.features.feature_sets import METADATA_KEYS, TABLE
 from slimp.features.relative import OUTLIER
 from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig
-from slimp.prediction.inputs import Metadata, find_images
+from slimp.prediction.inputs import Metadata, find_images, read_by_model, with_imputed
 from slimp.prediction.novelty import Surroundings, fault_of, load_reference
 from slimp.prediction.probe_folder import levels_of, read_calibration, read_model, read_record
 from slimp.prediction.result import Batch, Case, Prediction, refused
@@ -50,7 +50,7 @@ class Predictor:
     verified: Coverage
     """Coverage found on patients that the thresholds were not calibrated on."""
     schema: Schema
-    """Of the cohort, for reading metadata."""
+    """What the probe learned from: of its cohort, and of the model where metadata were imputed."""
     record: Mapping[str, Any]
     """The probe's `config.json`, and `saw_test_patients` from its metrics."""
     config: PredictConfig
@@ -87,7 +87,7 @@ class Predictor:
             surroundings=Surroundings.of(reference.features["image"], patients),
             conformal=conformal,
             verified=verified,
-            schema=Schema.from_dict(record["schema"]),
+            schema=with_imputed(Schema.from_dict(record["schema"]), model, reference.imputed),
             record=record,
             config=config,
             device=torch.device(device),
@@ -166,7 +166,10 @@ class Predictor:
         Raises:
             UserError: the probe reads metadata and there are none, or they do not fit.
         """
-        encodings = [*(self.model.encodings[name] for name in self.levels), *self.probe.encodings]
+        encodings = [
+            *(read_by_model(self.model, name, self.schema) for name in self.levels),
+            *self.probe.encodings,
+        ]
         if not encodings and (source is None or not self.compares):
             return None
         levels = dict.fromkeys(encoding.level for encoding in encodings)
@@ -229,8 +232,9 @@ class Predictor:
         features = {"image": images[inside]}
         if metadata is not None and kept:
             frame = metadata.rows([keys[path] for path in kept])
+            raw = RawTable(schema=self.schema, frame=frame)
             for level in self.levels:
-                rows = encode_table(self.model.encodings[level], frame)
+                rows = raw.rows_of(self.model, level)
                 features[METADATA_KEYS[level]] = embed_rows(
                     self.model, level, rows, device=self.device
                 )

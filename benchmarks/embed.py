@@ -38,7 +38,8 @@ from slimp.features.backends import (
     openvino_backend,
     torch_backend,
 )
-from slimp.features.embed import InferenceConfig, embed
+from slimp.features.embed import embed
+from slimp.features.encode import InferenceConfig
 from slimp.models.config import ModelConfig
 from slimp.models.image_encoder import ImageEncoder
 from slimp.models.nested import Slimp

@@ -18,7 +18,8 @@ from slimp.evaluation.fine_tuning import as_probe, fine_tune, run_of, take_apart
 from slimp.evaluation.probe_config import FullFinetuneConfig
 from slimp.evaluation.result import Predictions, make_task
 from slimp.evaluation.temperature import fit_temperature
-from slimp.features.embed import InferenceConfig, embed
+from slimp.features.embed import embed
+from slimp.features.encode import InferenceConfig
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.training.finetune import Classifier

@@ -18,7 +18,8 @@ from slimp.evaluation.protocol import Assessment, assess, require_possible
 from slimp.evaluation.result import ProbeResult
 from slimp.evaluation.run_features import cached_features, parts_of_run, precision_of
 from slimp.features.design import RawTable
-from slimp.features.embed import FeatureTable, InferenceConfig
+from slimp.features.embed import FeatureTable
+from slimp.features.encode import InferenceConfig
 from slimp.sources import import_source
 from slimp.sources.split_file import split_rows
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
@@ -109,6 +110,22 @@ def test_every_feature_set_up_to_the_one_asked_for_is_probed_once(cohort, table,
     assert list(smaller.probes) == ["image"]
     assert smaller.saw_test_patients is False
     assert not set(smaller.to_dict()) & {"low_shot", "leakage", "subgroups"}
+
+
+def test_the_baseline_of_the_metadata_knows_no_more_than_the_features(cohort, table):
+    """Of a target whose metadata count as unknown (`--impute all`) it would read the truth."""
+    raw = RawTable.of(cohort)
+    assert raw is not None
+    hidden = np.ones(len(table), dtype=bool)
+    some, none = raw.without("lesion", hidden), raw
+    for name in ("image", "lesion", "patient"):
+        none = none.without(name, hidden)
+    for features, varies in ((replace(table, raw=some), False), (table, True)):
+        found = assess(features, cohort, QUICK).baselines["metadata"].predictions
+        shown = found[[c for c in found if c.startswith("p_")]]
+        spread = shown.groupby([found["seed"], found["patient_id"]]).std().max(axis=None)
+        assert (spread > 1e-9) == varies, "what is known of a patient is alike for all lesions"
+    assert set(assess(replace(table, raw=none), cohort, QUICK).baselines) == {"majority"}
 
 
 def test_the_probe_by_patient_is_not_repeated_for_the_leakage_table(assessed):

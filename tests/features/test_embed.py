@@ -15,11 +15,11 @@ from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding, FittedFeature
 from slimp.data.files import ImagesInMemory
 from slimp.data.images import image_batches
-from slimp.data.schema import LEVELS, Schema
+from slimp.data.schema import LEVELS, Feature, Schema
 from slimp.errors import UserError
-from slimp.features import embed as features
-from slimp.features.embed import FeatureTable, InferenceConfig, embed
-from slimp.features.encode import encode_table
+from slimp.features import encode as features
+from slimp.features.embed import FeatureTable, embed
+from slimp.features.encode import InferenceConfig, encode_table
 from slimp.features.pseudo_metadata import PseudoMetadata, fingerprint
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
@@ -390,15 +390,43 @@ def test_metadata_that_count_as_unknown_are_not_in_the_raw_table(hierarchy):
 def test_where_nothing_counts_as_known_no_level_is_left_in_the_raw_table():
     cohort = make_cohort()
     model = make_model(cohort, levels=("lesion",)).eval()  # knows nothing of patients
+    raw = embed(model, cohort, pseudo=of_lesions(cohort, model)).raw
+    assert raw is not None
+    assert raw.frame.isna().all(axis=None)
+
+
+def test_observed_columns_that_the_model_does_not_read_stay_in_the_raw_table():
+    """Nothing known to the model was overruled, so what was observed is observed still."""
+    cohort = make_cohort()
+    model = make_model(cohort, levels=("lesion",)).eval()
+    columns = [*cohort.schema.level("lesion").columns]
+    other = Feature(name="scale", kind="categorical", columns=("scale",))
+    empty = cohort.lesions.assign(**{c: cohort.lesions[c].mask([True] * 4) for c in columns})
+    lesion, *others = (cohort.schema.level(name) for name in ("lesion", "patient"))
+    levels = (
+        cohort.schema.level("image"),
+        replace(lesion, features=(*lesion.features, other)),
+        *others,
+    )
+    target = replace(
+        cohort,
+        schema=replace(cohort.schema, levels=levels),
+        tables=replace(cohort.tables, lesions=empty.assign(scale=["a", "b", "a", "b"])),
+    )
+    raw = embed(model, target, pseudo=of_lesions(cohort, model)).raw
+    assert raw is not None
+    assert raw.frame["scale"].notna().all()
+    assert raw.frame[[*cohort.schema.level("patient").columns]].notna().any(axis=None)
+    assert raw.frame[columns].isna().all(axis=None)
+
+
+def of_lesions(cohort: Cohort, model: Slimp) -> PseudoMetadata:
     content = pseudo_metadata(cohort, model)
-    pseudo = replace(
+    return replace(
         content,
         embeddings={"lesion": content.embeddings["lesion"]},
         imputed={"lesion": np.ones(8, dtype=bool)},
     )
-    raw = embed(model, cohort, pseudo=pseudo).raw
-    assert raw is not None
-    assert raw.frame.isna().all(axis=None)
 
 
 def test_a_file_remembers_what_is_imputed(tmp_path):

@@ -60,7 +60,8 @@ def run(arguments: Arguments) -> None:
     from slimp.evaluation.probe_config import ProtocolConfig
     from slimp.evaluation.protocol import assess, require_possible, task_of
     from slimp.evaluation.run_features import cached_features, device_of, parts_of_run, precision_of
-    from slimp.features.embed import InferenceConfig, embed
+    from slimp.features.embed import embed
+    from slimp.features.encode import InferenceConfig
     from slimp.models.nested import Slimp
     from slimp.prediction.probe_folder import Provenance, write_probe
     from slimp.report import PageOptions, write_report

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from slimp.errors import UserError
 
 if TYPE_CHECKING:
-    from slimp.features.embed import InferenceConfig
+    from slimp.features.encode import InferenceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Embedding:
     @property
     def inference(self) -> InferenceConfig:
         """How images are embedded."""
-        from slimp.features.embed import InferenceConfig
+        from slimp.features.encode import InferenceConfig
 
         return InferenceConfig(device=self.device, workers=self.workers)
 

@@ -34,13 +34,17 @@ def majority(ids: pd.DataFrame, config: ProbeConfig, *, parts: Parts | None = No
 
 
 def metadata_baseline(
-    cohort: Cohort, config: ProbeConfig, *, parts: Parts | None = None
+    cohort: Cohort,
+    config: ProbeConfig,
+    *,
+    parts: Parts | None = None,
+    raw: RawTable | None = None,
 ) -> ProbeResult:
     """The probe of the raw metadata alone, on the probe's splits and by its method.
 
     The columns are those of the schema's features at the levels that `config.features` includes,
-    so never an id, the label or a refused column. Nearest neighbours give way to logistic
-    regression.
+    so never an id, the label or a refused column; their cells those of `raw`, or else all that
+    are known. Nearest neighbours give way to logistic regression.
 
     Raises:
         UserError: there are no metadata at those levels, or the labels do not allow a probe.
@@ -55,6 +59,6 @@ def metadata_baseline(
     if config.method == "knn":
         config = replace(config, method="logistic")
     task = make_task(cohort.images, config, parts)
-    design = Design(blocks={}, table=RawTable.of(cohort), levels=levels)
+    design = Design(blocks={}, table=raw or RawTable.of(cohort), levels=levels)
     found = probe_design(design, task, config, name=f"metadata, {config.method}")
     return replace(found, probe=None)  # it reads no image, so it is of no use for prediction

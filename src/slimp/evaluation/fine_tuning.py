@@ -27,8 +27,8 @@ from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.result import ProbeResult, Task, summarise
 from slimp.evaluation.subgroups import subgroups
 from slimp.evaluation.temperature import fit_temperature
-from slimp.features.embed import InferenceConfig, embed
-from slimp.features.encode import as_model_reads
+from slimp.features.embed import embed
+from slimp.features.encode import InferenceConfig, as_model_reads
 from slimp.features.feature_sets import METADATA_KEYS, TABLE
 from slimp.models.nested import Slimp
 from slimp.training.finetune import Classifier, clear, finetune

@@ -16,7 +16,8 @@ from slimp.evaluation.paired_bootstrap import Comparison, Difference, compare
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import make_task
 from slimp.evaluation.run_features import parts_of_run
-from slimp.features.embed import InferenceConfig, Progress, embed
+from slimp.features.embed import embed
+from slimp.features.encode import InferenceConfig, Progress
 from slimp.features.feature_sets import FeatureSet
 from slimp.models.nested import Slimp
 

@@ -30,6 +30,7 @@ from slimp.evaluation.paired_bootstrap import Leakage, Verdict, leakage, verdict
 from slimp.evaluation.probe_config import LEAKING, ProbeConfig, ProtocolConfig
 from slimp.evaluation.result import ProbeResult, Task, make_task, relabelled
 from slimp.evaluation.subgroups import Subgroups, subgroups
+from slimp.features.design import RawTable
 from slimp.features.embed import FeatureTable
 from slimp.features.feature_sets import FEATURE_SETS, FeatureSet
 from slimp.sources.split_file import FOLD
@@ -46,7 +47,7 @@ class Assessment:
     probes: Mapping[str, ProbeResult]
     """Feature set -> result, from the smallest set to the one asked for."""
     baselines: Mapping[str, ProbeResult]
-    """Without pre-training: the majority class, and the raw metadata if there are any."""
+    """Without pre-training: the majority class, and the raw metadata if any are known."""
     verdict: Verdict
     """Of the largest feature set against the best baseline."""
     gain: Verdict | None = None
@@ -155,9 +156,10 @@ def assess(
     for name in sets:
         probes[name] = probe(table, replace(config, features=name), parts=parts)
     baselines = {"majority": majority(table.ids, config, parts=parts)}
-    if any(level.features for level in cohort.schema.levels):
+    raw = table.raw or RawTable.of(cohort)
+    if raw is not None and raw.frame.notna().any(axis=None):  # else all are imputed
         everything = replace(config, features="full")
-        baselines["metadata"] = metadata_baseline(cohort, everything, parts=parts)
+        baselines["metadata"] = metadata_baseline(cohort, everything, parts=parts, raw=raw)
     main, seen = probes[sets[-1]], None
     if run_parts is not None:
         tested = set(main.predictions["patient_id"])

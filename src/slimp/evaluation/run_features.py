@@ -18,11 +18,10 @@ from slimp.data.files import sha256_of
 from slimp.features.design import Array, MetadataEncoder, RawTable, metadata_encoder
 from slimp.features.embed import (
     FeatureTable,
-    InferenceConfig,
-    Progress,
     embed,
     with_pseudo_metadata,
 )
+from slimp.features.encode import InferenceConfig, Progress
 from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.models.nested import Slimp
 from slimp.training.config import PretrainConfig

@@ -25,7 +25,8 @@ from slimp.experiments.cells import Cell
 from slimp.experiments.cohorts import cohort_of, make_cohort, shuffle_metadata
 from slimp.experiments.measures import MEASURES, Asked, without_model
 from slimp.features.design import RawTable, metadata_encoder
-from slimp.features.embed import FeatureTable, InferenceConfig, embed
+from slimp.features.embed import FeatureTable, embed
+from slimp.features.encode import InferenceConfig
 from slimp.models.nested import Slimp
 from slimp.training.adapt import adapt
 from slimp.training.build_model import build_model

@@ -6,7 +6,7 @@ Axis names: n = images, d = width.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,29 +15,21 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from jaxtyping import Bool, Float32
 
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Rows
 from slimp.data.files import new_file
-from slimp.data.images import image_batches
 from slimp.data.schema import LEVELS, LevelName, Schema
 from slimp.errors import UserError
-from slimp.features.backends import (
-    CHECKED,
-    BackendName,
-    batch_size_of,
-    openvino_backend,
-    require_agreement,
-)
 from slimp.features.design import Design, MetadataEncoder, RawTable, metadata_encoder
 from slimp.features.encode import (
+    InferenceConfig,
+    Progress,
     as_model_reads,
-    embed_images,
+    embed_cohort_images,
     embed_rows,
     encode_table,
-    evaluating,
     has_columns,
     level_of_images,
 )
@@ -47,29 +39,12 @@ from slimp.features.relative import PatientContext
 from slimp.models.nested import Slimp
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
 ID_COLUMNS = ("image_id", "lesion_id", "patient_id", "label")
 IMPUTED_KEY, SCHEMA_KEY, CONTEXT_KEY = b"slimp.imputed", b"slimp.schema", b"slimp.patient_context"
 """Metadata of a features file: imputed features, schema, the space that compares lesions."""
 RAW = "metadata."
 """Before the names of columns of metadata in a features file."""
 REMEDY = "Adapt the model to this cohort first, or add the columns, empty if unknown."
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferenceConfig:
-    """How encoders are run."""
-
-    device: torch.device | str = "cpu"
-    precision: Literal["32", "bf16"] = "32"
-    """Of the encoders; features are always float32."""
-    backend: BackendName = "torch"
-    """What runs the image encoder."""
-    batch_size: int | None = None
-    """Images at once, at most; None: as many as suit the backend."""
-    workers: int = 0
-    """Processes that decode images ahead; 0: this process decodes, between batches."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -277,7 +252,7 @@ def embed(
         if has_columns(model, cohort, level, remedy=REMEDY if strict else None):
             encoded[level] = encode_table(encoding, cohort.tables.of_level(level))
     of_image = level_of_images(cohort)
-    features = {"image": _embed_cohort_images(model, cohort, how, progress)}
+    features = {"image": embed_cohort_images(model, cohort, how, progress)}
     for level, rows in encoded.items():
         per_row = embed_rows(model, level, rows, device=how.device, precision=how.precision)
         features[METADATA_KEYS[level]] = per_row[of_image[level]]
@@ -292,8 +267,9 @@ def embed(
 def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetadata) -> FeatureTable:
     """The table with retrieved embeddings where the images have no metadata of their own.
 
-    Observed metadata stay. What counts as unknown is missing in the raw table too; where the
-    retrieval abstained it is embedded as missing, and the ids say so in a column `abstained`.
+    Observed metadata stay, those that the model does not read too. If the retrieval took known ones
+    for unknown (`--impute all`) they are missing in the raw table; where it abstained, they are
+    embedded as missing, and the ids say so in a column `abstained`.
 
     Raises:
         UserError: `pseudo` is of another model, or lacks an image.
@@ -301,6 +277,10 @@ def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetada
     rows = pseudo.rows_for(model, table.ids["image_id"])
     features, abstained = dict(table.features), pseudo.abstained[rows]
     raw, nothing_known = table.raw, all(found.all() for found in pseudo.imputed.values())
+    hides = raw is not None and any(
+        (raw.rows_of(model, level).present.any(dim=1).numpy() & found[rows]).any()
+        for level, found in pseudo.imputed.items()
+    )
     for level, embeddings in pseudo.embeddings.items():
         missing = encode_table(model.encodings[level], pd.DataFrame(index=[0]))
         nothing = embed_rows(model, level, missing, device=next(model.parameters()).device)
@@ -309,7 +289,7 @@ def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetada
         imputed = pseudo.imputed[level][rows]
         features[METADATA_KEYS[level]] = np.where(imputed[:, None], retrieved, own)
         for name in LEVELS if nothing_known or model.config.hierarchy == "flat" else (level,):
-            raw = None if raw is None else raw.without(name, imputed)
+            raw = raw.without(name, imputed) if raw is not None and hides else raw
     ordered = ("image", *METADATA_KEYS.values())
     return FeatureTable(
         ids=table.ids.assign(abstained=abstained),
@@ -317,31 +297,3 @@ def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetada
         imputed=tuple(METADATA_KEYS[level] for level in pseudo.embeddings),
         raw=raw,
     ).with_context()
-
-
-def _embed_cohort_images(
-    model: Slimp, cohort: Cohort, how: InferenceConfig, progress: Progress | None
-) -> Float32[Array, "n d"]:
-    size, device = model.image_spec.size, torch.device(how.device)
-    batch_size = how.batch_size or batch_size_of(how.backend, device)
-    encode = None
-    if how.backend == "openvino":
-        if device.type != "cpu":
-            raise UserError(f"the backend '{how.backend}' runs on CPUs, not on '{device}'.")
-        # The largest of batches of nearly equal size.
-        largest = -(-len(cohort) // -(-len(cohort) // batch_size))
-        tried = np.zeros(len(cohort), dtype=bool)
-        tried[np.linspace(0, len(cohort) - 1, min(CHECKED, largest)).astype(int)] = True
-        pixels, _ = next(image_batches(cohort.select(tried), size, batch_size=CHECKED))
-        with evaluating(model, device):
-            encode = openvino_backend(model.image_encoder, largest, how.precision)
-            require_agreement(encode, model.image_encoder, pixels)
-    batches = image_batches(cohort, size, batch_size=batch_size, workers=how.workers)
-    return embed_images(
-        model,
-        (pixels for pixels, _ in batches),
-        device=device,
-        precision=how.precision,
-        encode=encode,
-        progress=None if progress is None else lambda done: progress(done, len(cohort)),
-    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -18,14 +19,42 @@ from torch import Tensor
 from slimp.data.batches import LevelBatch
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding, Rows
+from slimp.data.images import image_batches
 from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import UserError
-from slimp.features.backends import Encode, Pixels, inference, torch_backend
+from slimp.features.backends import (
+    CHECKED,
+    BackendName,
+    Encode,
+    Pixels,
+    batch_size_of,
+    inference,
+    openvino_backend,
+    require_agreement,
+    torch_backend,
+)
 from slimp.models.nested import Slimp
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
 ROWS_AT_ONCE = 4096
 """Metadata rows encoded at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """How encoders are run."""
+
+    device: torch.device | str = "cpu"
+    precision: Literal["32", "bf16"] = "32"
+    """Of the encoders; features are always float32."""
+    backend: BackendName = "torch"
+    """What runs the image encoder."""
+    batch_size: int | None = None
+    """Images at once, at most; None: as many as suit the backend."""
+    workers: int = 0
+    """Processes that decode images ahead; 0: this process decodes, between batches."""
 
 
 def embed_images(
@@ -69,6 +98,39 @@ def embed_rows(
                 for index in torch.arange(len(rows)).tensor_split(-(-len(rows) // ROWS_AT_ONCE))
             ]
         )
+
+
+def embed_cohort_images(
+    model: Slimp, cohort: Cohort, how: InferenceConfig, progress: Progress | None
+) -> Float32[Array, "n d"]:
+    """Embeddings of a cohort's images; a backend other than torch is compared with it first.
+
+    Raises:
+        UserError: it is not installed, cannot run this encoder or does not agree with torch.
+    """
+    size, device = model.image_spec.size, torch.device(how.device)
+    batch_size = how.batch_size or batch_size_of(how.backend, device)
+    encode = None
+    if how.backend == "openvino":
+        if device.type != "cpu":
+            raise UserError(f"the backend '{how.backend}' runs on CPUs, not on '{device}'.")
+        # The largest of batches of nearly equal size.
+        largest = -(-len(cohort) // -(-len(cohort) // batch_size))
+        tried = np.zeros(len(cohort), dtype=bool)
+        tried[np.linspace(0, len(cohort) - 1, min(CHECKED, largest)).astype(int)] = True
+        pixels, _ = next(image_batches(cohort.select(tried), size, batch_size=CHECKED))
+        with evaluating(model, device):
+            encode = openvino_backend(model.image_encoder, largest, how.precision)
+            require_agreement(encode, model.image_encoder, pixels)
+    batches = image_batches(cohort, size, batch_size=batch_size, workers=how.workers)
+    return embed_images(
+        model,
+        (pixels for pixels, _ in batches),
+        device=device,
+        precision=how.precision,
+        encode=encode,
+        progress=None if progress is None else lambda done: progress(done, len(cohort)),
+    )
 
 
 @contextmanager

@@ -33,8 +33,8 @@ from slimp.data.files import new_file
 from slimp.data.images import Workers, decoding_processes
 from slimp.data.schema import LevelName
 from slimp.features.design import one_hot
-from slimp.features.embed import InferenceConfig, embed
-from slimp.features.encode import encode_table
+from slimp.features.embed import embed
+from slimp.features.encode import InferenceConfig, encode_table
 from slimp.features.feature_sets import FEATURE_SETS, METADATA_KEYS, FeatureSet
 from slimp.models.adapt_model import transfer
 from slimp.models.nested import Slimp

@@ -30,6 +30,16 @@ def test_folds_of_patients_are_those_of_their_images(tmp_path):
     assert found.to_dict("list") == {0: ["fold1", "fold1", "fold2", "fold3", None]}
 
 
+def test_images_without_a_row_can_follow_their_patient(tmp_path):
+    ids = {"image_id": list("abcdef"), "patient_id": list("PPQQRS")}
+    images = pd.DataFrame({**ids, "label": ["x", None, "x", None, None, "x"]})
+    path = tmp_path / "s.csv"
+    path.write_text("image_id,part\na,test\nc,\nf,train\n")
+    found = read_split_file(path, images, follow=True)
+    assert found[0].tolist() == ["test", "test", None, None, "train", "train"]
+    assert read_split_file(path, images)[0].tolist() == ["test", *[None] * 4, "train"]
+
+
 def test_parts_seeds_file_names_and_empty_cells(tmp_path):
     rows = ["a1.jpg,7,Training", "a2.jpg,7,train", "b1.jpg,7,", "c1.jpg,7,TEST"]
     rows += [row.replace(",7,", ",8,") for row in rows]

@@ -266,10 +266,16 @@ def test_the_fold_that_is_named_is_held_out(tmp_path: Path) -> None:
     unlabelled = cohort().images.assign(label=None)
     data = replace(cohort(), tables=replace(cohort().tables, images=unlabelled))
     asked = config(split_file=str(file), fold=3)
-    for parts in (set_aside(data, asked).named(), split_of(folds, fold=3)):
+    blank = tmp_path / "blank.csv"
+    blank.write_text("\n".join(["patient_id,fold", *rows, f"{ids[-1]},"]))
+    for parts, left_out in (
+        (set_aside(data, asked).named(), 0),  # has no row, and trains
+        (set_aside(data, replace(asked, split_file=str(blank))).named(), 1),
+        (split_of({**folds, ids[-1]: None}, fold=3), 1),
+    ):
         held_out = set(parts["held_out"].patients["patient_id"])
         assert held_out == {patient for patient, name in folds.items() if name == "fold3"}
-        assert sum(len(part.patients) for part in parts.values()) == len(ids)
+        assert sum(len(part.patients) for part in parts.values()) == len(ids) - left_out
         assert "validation" in parts
     learned, locked = dict.fromkeys(ids, "train"), tmp_path / "locked.csv"
     locked.write_text(file.read_text().replace(",4", ",test"))

@@ -23,7 +23,9 @@ FOLD = re.compile(r"fold(\d+)")
 """A part that tests in its turn; group 1 is its number."""
 
 
-def read_split_file(path: str | Path, images: pd.DataFrame) -> pd.DataFrame:
+def read_split_file(
+    path: str | Path, images: pd.DataFrame, *, follow: bool = False
+) -> pd.DataFrame:
     """(images, seeds) the part of each image, a column per seed; None where it is in none.
 
     Parts are `train`, `validation`, `test` or `fold<number>`, in any common spelling. Without a
@@ -32,6 +34,8 @@ def read_split_file(path: str | Path, images: pd.DataFrame) -> pd.DataFrame:
     Args:
         path: of the file.
         images: `image_id patient_id label`, a row per image of the cohort.
+        follow: images without a row follow their patient, and train where it has none; otherwise
+            they are in no part, like those whose cell is empty.
 
     Raises:
         TableError: the file is no such table, has a row twice, an id that the cohort has not, or
@@ -65,8 +69,13 @@ def read_split_file(path: str | Path, images: pd.DataFrame) -> pd.DataFrame:
         by_id = pd.Series(rows.to_numpy(dtype=object), index=ids[rows.index])
         _require_complete(own, by_id, images["label"], f"{path}, seed {seed}")
         named = own.map(by_id).astype("object")
+        patients, listed = images["patient_id"], own.isin(by_id.index)
+        _require_whole_patients(named, patients, path)
+        if follow:
+            theirs = patients.map(named.groupby(patients).first())
+            theirs = theirs.where(patients.isin(patients[listed]), "train")
+            named = named.where(listed, theirs)
         found[seed] = named.where(named.notna(), None).reset_index(drop=True)
-        _require_whole_patients(found[seed], images["patient_id"], path)
     return pd.DataFrame(found)
 
 

@@ -104,11 +104,12 @@ def set_aside(
 def _asked_for(cohort: Cohort, config: PretrainConfig, known: Mapping[str, str]) -> Cohort:
     """The cohort with the split of the file, or in which the fold that was named is the test part.
 
-    Images without a part follow their patient, and train where the patient has none.
+    Images without a row in the file follow their patient, and train where it has none; those whose
+    cell is empty are left out.
     """
     images, where = cohort.images, config.split_file or f"cohort '{cohort.info.name}'"
     if config.split_file is not None:
-        table = read_split_file(config.split_file, images)
+        table = read_split_file(config.split_file, images, follow=True)
         if len(table.columns) > 1:
             seeds = ", ".join(map(str, table.columns))
             raise CohortError(f"{where}: has splits of the seeds {seeds}. Keep the rows of one.")
@@ -126,13 +127,12 @@ def _asked_for(cohort: Cohort, config: PretrainConfig, known: Mapping[str, str])
             f"{where}: beside folds it names the part {apart[0]}, which --fold would train on. "
             "Leave --fold out, or give these rows a fold."
         )
-    if config.fold is None and all(map(FOLD.fullmatch, found)):
+    if config.fold is None and any(map(FOLD.fullmatch, found)):
         raise CohortError(f"{where}: names {', '.join(found)}. Pass the --fold to hold out.")
     patients = images["patient_id"]
-    parts = parts.fillna(patients.map(parts.groupby(patients).first())).fillna("train")
     if config.fold is not None:
         held_out = parts == f"fold{config.fold}"
-        parts = held_out.map({True: "test", False: "train"})
+        parts = held_out.map({True: "test", False: "train"}).where(parts.notna(), None)
     learned = (parts == "test") & patients.map(known).isin(LEARNED_FROM)
     if learned.any():
         raise CohortError(

@@ -95,6 +95,14 @@ def test_held_out_patients_test_and_every_protocol_is_saved(cohort, table, run_p
 def test_random_splits_of_a_run_test_patients_that_it_saw(cohort, table, run_parts):
     found = assess(table, cohort, QUICK, run_parts=run_parts, held_out=False)
     assert found.to_dict()["pretraining_saw_test_patients"] is True
+    assert found.to_dict()["run_knows_test_labels"] is False
+    tested = set(found.main.predictions["patient_id"])
+    learned = {patient for patient, part in run_parts.items() if part != "held_out"}
+    assert found.leak.startswith(f"{len(tested & learned)} of {len(tested)} test patients")
+    known = set(list(learned)[:9])
+    told = assess(table, cohort, QUICK, run_parts=run_parts, labels_known=known, held_out=False)
+    assert told.to_dict()["run_knows_test_labels"] is True
+    assert told.leak.startswith(f"{len(tested & known)} of {len(tested)} test patients")
     assert found.tested_on == "in 2 random patient-disjoint splits"
 
 

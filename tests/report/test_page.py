@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -153,19 +152,15 @@ def test_what_was_not_asked_for_says_so(run, cohort, found, read):
     assert "images were not asked for" in shown.shown
 
 
-def test_a_fine_tuned_run_is_said_to_know_the_labels(run, cohort, found, read, tmp_path):
-    tuned = tmp_path / "tuned"
-    shutil.copytree(run, tuned)
-    settings = json.loads((tuned / "config.json").read_text(encoding="utf-8"))
-    settings["finetune"] = settings.pop("pretrain")
-    (tuned / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-    shown = read(page(tuned, cohort, replace(found, saw_test_patients=True))).shown
-    assert "took part in fine-tuning (their labels too)" in shown
+def test_a_run_that_knows_the_labels_is_said_to(run, cohort, found, read):
+    known = replace(found, saw_test_patients=True, seen_patients=5, seen_labels=3)
+    shown = read(page(run, cohort, known)).shown
+    assert f"3 of {found.main.n_test_patients} test patients took part in fine-tuning" in shown
     assert "not their labels" not in shown
 
 
 def test_cautions_name_what_makes_scores_doubtful(run, cohort, found, read):
-    doubtful = replace(found, imputed=("lesion",), saw_test_patients=True)
+    doubtful = replace(found, imputed=("lesion",), saw_test_patients=True, seen_patients=5)
     shown = read(page(run, cohort, doubtful)).shown
     assert "features lesion are imputed by retrieval, not observed" in shown
     assert re.search(r"\d+ of \d+ test patients took part in pre-training", shown)

@@ -15,7 +15,7 @@ import torch
 from tiny import VIT, same_weights, tiny_cohort
 
 from slimp.data.cohort import Cohort, Tables
-from slimp.data.files import read_json
+from slimp.data.files import read_json, write_json
 from slimp.data.schema import Level, Schema
 from slimp.errors import CheckpointError, CohortError, UserError
 from slimp.evaluation.run_features import parts_of_run
@@ -26,7 +26,7 @@ from slimp.training import loop as train
 from slimp.training.adapt import Adaptation, adapt, left_behind, stages_of
 from slimp.training.config import AdaptConfig, PretrainConfig
 from slimp.training.loop import pretrain
-from slimp.training.parts import earlier_parts, set_aside
+from slimp.training.parts import earlier_parts, labels_known, set_aside
 from slimp.training.run_folder import read_log
 
 RUN: dict[str, Any] = {
@@ -245,6 +245,20 @@ def test_patients_keep_the_part_of_the_earlier_stage(run: Path, tmp_path: Path) 
     held_out = sum(part == "held_out" for part in here.values())
     assert found[0].known == {"learned_from": 14 - held_out, "held_out": held_out}
     assert parts(tmp_path / "run", "earlier_patients") == parts(run)
+
+
+def test_labels_that_an_earlier_stage_learned_stay_known(run: Path, tmp_path: Path) -> None:
+    tuned, once, twice = (tmp_path / name for name in ("tuned", "once", "twice"))
+    shutil.copytree(run, tuned)
+    content = read_json(tuned / "config.json")
+    write_json(tuned / "config.json", {**content, "finetune": content["pretrain"]})
+    found: list[Adaptation] = []
+    adapt(tuned, cohort(), settings(epochs=1), once, announce=found.append)
+    adapt(once, cohort(), settings(epochs=1), twice)
+    assert [stage.verb for stage in found[0].stages] == ["finetune", "adapt"]
+    learned = {patient for patient, part in parts(run).items() if part != "held_out"}
+    assert labels_known(twice) == labels_known(once) == labels_known(tuned) == learned
+    assert labels_known(run) == set()
 
 
 def test_new_patients_are_split_and_known_ones_keep_their_part(run: Path, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def run(arguments: Arguments) -> None:
     from slimp.models.nested import Slimp
     from slimp.prediction.probe_folder import Provenance, write_probe
     from slimp.report import PageOptions, write_report
-    from slimp.training.parts import earlier_table
+    from slimp.training.parts import earlier_table, labels_known
     from slimp.training.run_folder import open_record
     from slimp.training.weights_run import as_run
 
@@ -84,7 +84,8 @@ def run(arguments: Arguments) -> None:
     how = InferenceConfig(device=device, workers=decoding_processes(config.workers))
     with progress_bar("embedding images") as progress:
         table = cached_features(start, arguments.cohort, how, lacking="missing", progress=progress)
-    frozen = assess(table, cohort, config, run_parts=parts, held_out=held_out)
+    known = labels_known(start)
+    frozen = assess(table, cohort, config, run_parts=parts, labels_known=known, held_out=held_out)
     note(f"fine-tuning on {len(task.splits)} split(s) ...")
     tuned = fine_tune(model, cohort, task, config, out, how=how, earlier=earlier_table(start))
     result = beside_frozen(frozen, tuned, cohort)

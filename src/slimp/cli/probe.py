@@ -61,6 +61,7 @@ def run(arguments: Arguments) -> None:
     from slimp.evaluation.protocol import assess, require_possible
     from slimp.evaluation.run_features import cached_features, parts_of_run
     from slimp.prediction.probe_folder import Provenance, save_probe
+    from slimp.training.parts import labels_known
     from slimp.training.weights_run import as_run
 
     run, out, config = as_run(arguments.run), arguments.out, arguments.config
@@ -74,7 +75,15 @@ def run(arguments: Arguments) -> None:
         )
     note("probing ...")
     parts = parts_of_run(run, cohort)
-    result = assess(table, cohort, config, run_parts=parts, held_out=held_out, protocols=config)
+    result = assess(
+        table,
+        cohort,
+        config,
+        run_parts=parts,
+        labels_known=labels_known(run),
+        held_out=held_out,
+        protocols=config,
+    )
     where = Provenance(run=arguments.run, cohort=arguments.cohort, pseudo=pseudo, held_out=held_out)
     overwrite = arguments.overwrite
     save_probe(out, result, table, cohort, where, config=config, overwrite=overwrite)
@@ -162,8 +171,8 @@ def _cautions(result: Assessment) -> Iterator[str]:
     split = result.main.config.split
     if result.unit != "patients":
         yield "no patient ids, so images of one patient may be in both training and test."
-    if result.saw_test_patients:
-        yield "pre-training saw patients that test here, so these figures are optimistic."
+    if result.leak:
+        yield result.leak
     if split in LEAKING:
         yield (
             f"split by {split}, so patients may both train and test: only a split by patient is an "

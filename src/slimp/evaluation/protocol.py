@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,10 @@ class Assessment:
     """Which images test, in words."""
     saw_test_patients: bool | None
     """Whether pre-training learned from patients that test here; None if the run does not say."""
+    seen_patients: int = 0
+    """Number of patients that test here and that the run learned from."""
+    seen_labels: int = 0
+    """Number of those whose labels it learned."""
     unit: str = "patients"
     """What the intervals resample: lesions where the cohort has no patient ids."""
     imputed: tuple[str, ...] = ()
@@ -70,6 +74,22 @@ class Assessment:
         """The result for the feature set asked for."""
         return list(self.probes.values())[-1]
 
+    @property
+    def leak(self) -> str:
+        """What the run knew of those that test here, in a sentence; empty if nothing."""
+        tested = f"of {self.main.n_test_patients:,} test {self.unit} took part in"
+        if self.seen_labels:
+            return (
+                f"{self.seen_labels:,} {tested} fine-tuning (their labels too), so these figures "
+                f"say nothing of new {self.unit}."
+            )
+        if self.seen_patients:
+            return (
+                f"{self.seen_patients:,} {tested} pre-training (their images and metadata, not "
+                "their labels), so these figures are optimistic."
+            )
+        return ""
+
     def to_dict(self) -> dict[str, Any]:
         """The content of `metrics.json`: the main result, then what to compare it with."""
         measured = {name: getattr(self, name) for name in PROTOCOLS}
@@ -77,6 +97,7 @@ class Assessment:
             **self.main.to_dict(),
             "resampling": {"unit": self.unit, "n_test": self.main.n_test_patients},
             "pretraining_saw_test_patients": self.saw_test_patients,
+            "run_knows_test_labels": self.seen_labels > 0,
             "tested_on": self.tested_on,
             "imputed": list(self.imputed),
             "verdict": self.verdict.to_dict(),
@@ -127,6 +148,7 @@ def assess(
     config: ProbeConfig,
     *,
     run_parts: Mapping[str, str] | None = None,
+    labels_known: Collection[str] = (),
     held_out: bool = True,
     protocols: ProtocolConfig | None = None,
 ) -> Assessment:
@@ -137,6 +159,7 @@ def assess(
         cohort: for the baseline of the raw metadata.
         config: of the probes.
         run_parts: patient -> part that pre-training gave it, see `parts_of_run`.
+        labels_known: patients whose labels the run learned from.
         held_out: test on the patients that pre-training, or else an official split, set aside,
             if there are any and the split is by patient; otherwise split at random.
         protocols: what to measure of the largest feature set besides; None: nothing.
@@ -160,10 +183,9 @@ def assess(
     if raw is not None and raw.frame.notna().any(axis=None):  # else all are imputed
         everything = replace(config, features="full")
         baselines["metadata"] = metadata_baseline(cohort, everything, parts=parts, raw=raw)
-    main, seen = probes[sets[-1]], None
-    if run_parts is not None:
-        tested = set(main.predictions["patient_id"])
-        seen = any(run_parts.get(patient) in LEARNED_FROM for patient in tested)
+    main = probes[sets[-1]]
+    tested = set(main.predictions["patient_id"])
+    seen = {patient for patient in tested if (run_parts or {}).get(patient) in LEARNED_FROM}
     tables = {name: result.predictions for name, result in baselines.items()}
     measured = _protocols(table, cohort, config, parts, main, protocols) if protocols else {}
     return Assessment(
@@ -171,7 +193,9 @@ def assess(
         baselines=baselines,
         verdict=verdict(sets[-1], main.predictions, tables, unit=unit),
         tested_on=tested_on,
-        saw_test_patients=seen,
+        saw_test_patients=None if run_parts is None else bool(seen),
+        seen_patients=len(seen),
+        seen_labels=len(tested.intersection(labels_known)),
         unit=unit,
         imputed=table.imputed,
         **measured,

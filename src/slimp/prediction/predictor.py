@@ -52,7 +52,7 @@ class Predictor:
     schema: Schema
     """What the probe learned from: of its cohort, and of the model where metadata were imputed."""
     record: Mapping[str, Any]
-    """The probe's `config.json`, and `saw_test_patients` from its metrics."""
+    """The probe's `config.json`, and what its metrics say that the run saw."""
     config: PredictConfig
     device: torch.device
 
@@ -127,10 +127,11 @@ class Predictor:
     def cautions(self) -> list[str]:
         """What weakens all results, in sentences."""
         found = []
-        if self.record.get("saw_test_patients"):
+        if self.record.get("saw_test_patients") or self.record.get("knows_test_labels"):
+            what = "labels of" if self.record.get("knows_test_labels") else "images of"
             found.append(
-                "Pre-training saw patients that the probe was tested on, so probabilities, sets "
-                "and their coverage are optimistic."
+                f"The run learned from {what} patients that the probe was tested on, so "
+                "probabilities, sets and their coverage are optimistic."
             )
         if (mode := self.record["probe"].get("split")) in LEAKING:
             found.append(

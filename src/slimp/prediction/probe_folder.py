@@ -27,6 +27,11 @@ from slimp.sources.split_file import split_rows
 from slimp.training.run_folder import versions
 from slimp.training.weights_run import as_run
 
+SAW = {
+    "saw_test_patients": "pretraining_saw_test_patients",
+    "knows_test_labels": "run_knows_test_labels",
+}
+"""What a prediction warns of -> its name in `metrics.json`."""
 REPLICATES = 200
 """Of the interval of the verified coverage."""
 
@@ -131,7 +136,8 @@ def read_record(folder: Path) -> dict[str, Any]:
             "logistic one with: slimp probe RUN COHORT --out DIR."
         )
     metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
-    return {**content, "saw_test_patients": metrics.get("pretraining_saw_test_patients")}
+    saw = {name: metrics.get(key) for name, key in SAW.items()}
+    return {**content, **saw}
 
 
 def read_model(record: Mapping[str, Any], run: str | Path | None, folder: Path) -> Slimp:

@@ -88,7 +88,7 @@ def write_report(
         "page.html.j2",
         title=f"{cohort.info.name}: {trained.purpose}",
         lead=_lead(trained, cohort, found),
-        cautions=_cautions(trained, cohort, found),
+        cautions=_cautions(cohort, found),
         command=options.command,
         date=options.date,
         versions=trained.versions,
@@ -175,7 +175,7 @@ def _lead(run: Run, cohort: Cohort, found: Assessment | None) -> str:
     return f"{text}; baselines: {', '.join(scores)}. {found.verdict.sentence}"
 
 
-def _cautions(run: Run, cohort: Cohort, found: Assessment | None) -> list[str]:
+def _cautions(cohort: Cohort, found: Assessment | None) -> list[str]:
     """What a reader must know before trusting the scores."""
     cautions = audit_cautions(cohort)
     if found is None:
@@ -191,13 +191,6 @@ def _cautions(run: Run, cohort: Cohort, found: Assessment | None) -> list[str]:
             f"The features {', '.join(found.imputed)} are imputed by retrieval, not "
             "observed: they are those of other patients with similar images."
         )
-    if found.saw_test_patients and run.parts is not None:
-        tested = set(found.main.predictions["patient_id"])
-        seen = tested & set(run.parts.query("part != 'held_out'")["patient_id"])
-        part = "pre-training (their images and metadata, not their labels)"
-        if run.purpose == "fine-tuning":
-            part = "fine-tuning (their labels too), so the scores say nothing of new patients"
-        cautions.append(
-            f"{count(len(seen))} of {count(len(tested))} test patients took part in {part}."
-        )
+    if found.leak:
+        cautions.append(found.leak)
     return cautions

@@ -44,7 +44,7 @@ class Stage:
     """One stage of training: cohort, loss and what learned."""
 
     verb: str
-    """pretrain or adapt."""
+    """pretrain, adapt or finetune."""
     cohort: str
     patients: int
     """Number of training patients."""
@@ -149,14 +149,15 @@ def stages_of(run: Path, model: Slimp) -> tuple[Stage, ...]:
     if (run / TRANSFER).is_file():
         return _read_transfer(run, "stages", Stage)
     content = read_json(run / "config.json") if (run / "config.json").is_file() else {}
-    data, settings = content.get("data", {}), content.get("pretrain", {})
+    verb = "finetune" if "finetune" in content else "pretrain"
+    data, settings = content.get("data", {}), content.get(verb, {})
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     stage = Stage(
-        verb="pretrain",
+        verb=verb,
         cohort=data.get("cohort", "unknown"),
         patients=data.get("train_patients", 0),
         epochs=settings.get("epochs", 0),
-        weights=_weights(model.config, model.encodings),
+        weights={} if verb == "finetune" else _weights(model.config, model.encodings),
         trained="all",
         trainable=sum(size for size, learns in sizes if learns),
         parameters=sum(size for size, _ in sizes),

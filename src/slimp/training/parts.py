@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from slimp.data.cohort import Cohort, require_disjoint
-from slimp.data.files import new_file
+from slimp.data.files import new_file, read_json
 from slimp.errors import CheckpointError, CohortError
 from slimp.sources.split_file import FOLD, read_split_file
 from slimp.training.config import PretrainConfig
@@ -222,20 +222,45 @@ def earlier_parts(run: Path) -> dict[str, str]:
     return together
 
 
+def labels_known(run: Path) -> set[str]:
+    """Patients whose labels a stage of the run learned from: it was fine-tuned, or began as such.
+
+    Raises:
+        CheckpointError: a file of the run is damaged.
+    """
+    found: set[str] = set()
+    if (run / EARLIER_PATIENTS).is_file():
+        earlier = _read_parts(run / EARLIER_PATIENTS)
+        found |= set(earlier["patient_id"][earlier["label_known"]])
+    settings = run / "config.json"
+    if settings.is_file() and "finetune" in read_json(settings):
+        newest = (stages(run) or ({},))[0]
+        found |= {patient for patient, part in newest.items() if part in LEARNED_FROM}
+    return found
+
+
 def earlier_table(run: Path) -> pd.DataFrame:
-    """The parts of all stages of `run`: `patient_id part stage`, the oldest stage being 1."""
+    """The parts of all stages of `run`, the oldest stage being 1, and whose labels any learned.
+
+    Columns `patient_id part stage label_known`.
+    """
+    known = labels_known(run)
     rows = [
-        (patient, part, number)
+        (patient, part, number, patient in known)
         for number, stage in enumerate(reversed(stages(run) or ()), start=1)
         for patient, part in stage.items()
     ]
-    return pd.DataFrame(rows, columns=["patient_id", "part", "stage"])
+    return pd.DataFrame(rows, columns=["patient_id", "part", "stage", "label_known"])
 
 
 def _read_parts(path: Path) -> pd.DataFrame:
-    wanted = ["patient_id", "part", *(["stage"] if path.name == EARLIER_PATIENTS else [])]
+    earlier = path.name == EARLIER_PATIENTS
+    wanted = ["patient_id", "part", *(["stage", "label_known"] if earlier else [])]
     try:
-        table = pd.read_parquet(path)[wanted]
+        table = pd.read_parquet(path)
+        if earlier and "label_known" not in table:  # of a version without fine-tuning
+            table = table.assign(label_known=False)
+        table = table[wanted]
         if not set(table["part"]) <= set(PARTS):
             raise ValueError("unknown parts; known are " + ", ".join(PARTS))
         return table

@@ -15,7 +15,14 @@ from slimp.data.signals import deferred_signals
 from slimp.errors import CheckpointError, UserError
 from slimp.training.checkpoint import Progress
 from slimp.training.config import PretrainConfig
-from slimp.training.run_folder import Log, open_run, read_log, resolve_settings, versions
+from slimp.training.run_folder import (
+    Log,
+    open_record,
+    open_run,
+    read_log,
+    resolve_settings,
+    versions,
+)
 
 
 def config(**changes: Any) -> PretrainConfig:
@@ -81,6 +88,24 @@ def test_a_setting_may_not_change_on_resume_unless_known_to_be_harmless(tmp_path
         write_json(tmp_path / "config.json", content)
         with pytest.raises(CheckpointError, match=f"{name}='something else'"):
             resolve_settings(tmp_path, config(), resume=True, overwrite=False)
+
+
+def test_settings_that_an_older_version_had_not_count_as_their_defaults(tmp_path: Path) -> None:
+    begin(tmp_path, config())
+    content = read_json(tmp_path / "config.json")
+    for name in ("duplicates", "crop_scale", "batch_norm"):
+        del content["pretrain"][name]
+    write_json(tmp_path / "config.json", content)
+    assert begin(tmp_path, config(), resume=True) == config()
+    with pytest.raises(CheckpointError, match="duplicates='negative', not 'positive'"):
+        begin(tmp_path, config(duplicates="positive"), resume=True)
+    out, record = tmp_path / "record", {"finetune": {"epochs": 3}}
+    new = {"finetune": {"epochs": 3, "patience": 4}}
+    open_record(out, record, defaults={}, resume=True, overwrite=False)
+    open_record(out, new, defaults=new, resume=True, overwrite=False)
+    changed = {"finetune": {"epochs": 3, "patience": 5}}
+    with pytest.raises(CheckpointError, match="patience=4, not 5"):
+        open_record(out, changed, defaults=new, resume=True, overwrite=False)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"probe": {}}', '{"pretrain": 3}', '{"pretrain"'])

@@ -79,7 +79,9 @@ def run(arguments: Arguments) -> None:
     record = {"probe": asdict(config), "finetune": asdict(config), "from": source}
     parts, held_out = parts_of_run(start, cohort), arguments.held_out
     task = task_of(cohort, config, run_parts=parts, held_out=held_out)
-    open_record(out, record, resume=arguments.resume, overwrite=arguments.overwrite)
+    defaults = dict.fromkeys(("probe", "finetune"), asdict(FullFinetuneConfig()))
+    resume, overwrite = arguments.resume, arguments.overwrite
+    open_record(out, record, defaults=defaults, resume=resume, overwrite=overwrite)
     device = device_of(config.accelerator)
     how = InferenceConfig(device=device, workers=decoding_processes(config.workers))
     with progress_bar("embedding images") as progress:

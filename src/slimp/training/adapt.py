@@ -115,7 +115,10 @@ def adapt(
         "adapt": asdict(replace(config, view_weight=settings.view_weight)),
         "from": {"run": str(run), "weights_sha256": sha256_of(run / "model.safetensors")},
     }
-    settings = resolve_settings(out, settings, resume=resume, overwrite=overwrite, record=record)
+    defaults = {"adapt": asdict(AdaptConfig())}
+    settings = resolve_settings(
+        out, settings, resume=resume, overwrite=overwrite, record=record, defaults=defaults
+    )
     settings = fast_precision(settings)
     known = earlier_parts(run)
     parts = set_aside(cohort, settings, known)

@@ -60,19 +60,21 @@ def resolve_settings(
     resume: bool,
     overwrite: bool,
     record: Sections | None = None,
+    defaults: Sections | None = None,
 ) -> PretrainConfig:
     """The settings of the run that may be written to `out`; nothing is written yet.
 
     On resume they are the saved ones, and those of `config` and `record` (further sections of
-    `config.json`) must agree with them. If there is nothing to resume, a new run is started, so
-    that a job can always pass `resume`.
+    `config.json`, with `defaults`) must agree with them. A setting that the version which began the
+    run did not have counts as saved with its default. If there is nothing to resume, a new run is
+    started, so that a job can always pass `resume`.
 
     Raises:
         UserError: the folder is in use; or on resume, it holds no run or one of other settings.
     """
     path = out / "config.json"
     if resume and path.is_file():
-        return _settings_to_resume(path, config, record or {})
+        return _settings_to_resume(path, config, record or {}, defaults or {})
     if resume and out.is_dir():
         remove_partials(out)  # of a run that was killed as it started
         if any(out.iterdir()):
@@ -112,8 +114,12 @@ def open_run(
     write_json(path, {"pretrain": asdict(config), **(record or {}), "versions": versions()})
 
 
-def open_record(out: Path, record: Sections, *, resume: bool, overwrite: bool) -> None:
+def open_record(
+    out: Path, record: Sections, *, defaults: Sections, resume: bool, overwrite: bool
+) -> None:
     """Makes a folder with `config.json`, or resumes one whose sections agree with `record`.
+
+    Settings that the version which began it did not have count as saved with their `defaults`.
 
     Raises:
         UserError: the folder is in use; or on resume, it was begun with other settings.
@@ -121,7 +127,7 @@ def open_record(out: Path, record: Sections, *, resume: bool, overwrite: bool) -
     path = out / "config.json"
     if resume and path.is_file():
         remove_partials(out)
-        _require_sections(path, record, read_json(path))
+        _require_sections(path, record, read_json(path), defaults)
         return
     check_output(out, overwrite=overwrite)
     shutil.rmtree(out, ignore_errors=True)
@@ -129,10 +135,13 @@ def open_record(out: Path, record: Sections, *, resume: bool, overwrite: bool) -
     write_json(path, {**record, "versions": versions()})
 
 
-def _settings_to_resume(path: Path, config: PretrainConfig, record: Sections) -> PretrainConfig:
+def _settings_to_resume(
+    path: Path, config: PretrainConfig, record: Sections, defaults: Sections
+) -> PretrainConfig:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(saved := content.get("pretrain"), dict):
         raise CheckpointError(f"{path}: not the settings of a run. Choose another --out.")
+    saved = json.loads(json.dumps(asdict(PretrainConfig()))) | saved
     given = json.loads(json.dumps(asdict(config)))
     if config.precision == "auto":  # it was resolved when the run started
         given["precision"] = saved.get("precision")
@@ -140,17 +149,22 @@ def _settings_to_resume(path: Path, config: PretrainConfig, record: Sections) ->
         given["chunk"] = saved.get("chunk", "auto")
     names = (f.name for f in fields(config) if f.name not in MAY_CHANGE)
     _require_same(path, {name: given[name] for name in names}, saved)
-    _require_sections(path, record, content, but=given.keys())
+    _require_sections(path, record, content, defaults, but=given.keys())
     return PretrainConfig(**given)
 
 
 def _require_sections(
-    path: Path, record: Sections, saved: Mapping[str, Any], *, but: Collection[str] = ()
+    path: Path,
+    record: Sections,
+    saved: Mapping[str, Any],
+    defaults: Sections,
+    *,
+    but: Collection[str] = (),
 ) -> None:
-    left_out = {*but, *MAY_CHANGE, *MAY_MOVE}
+    left_out, absent = {*but, *MAY_CHANGE, *MAY_MOVE}, json.loads(json.dumps(defaults))
     for section, values in json.loads(json.dumps(record)).items():
         compared = {name: value for name, value in values.items() if name not in left_out}
-        _require_same(path, compared, saved.get(section) or {})
+        _require_same(path, compared, absent.get(section, {}) | (saved.get(section) or {}))
 
 
 def _require_same(path: Path, given: Mapping[str, Any], saved: Mapping[str, Any]) -> None:

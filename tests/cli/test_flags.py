@@ -61,7 +61,8 @@ class Settings(Part):
 
     @classmethod
     def preset_values(cls, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-        return {"preset": name, **({"steps": 1, "rate": 9.0} if name == "fast" else {})}
+        fast = {"steps": 1, "rate": 9.0} if name == "fast" else {}
+        return {"preset": name, **fast, **changes}
 
 
 @dataclass(frozen=True, kw_only=True)

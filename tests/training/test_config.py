@@ -95,7 +95,11 @@ def test_weights_bring_their_encoder_along(preset: str) -> None:
     assert (other.encoder, other.encoder_options) == ("resnet18", {})  # refused when they load
     own = {"global_pool": "avg"}
     typed = PretrainConfig.from_preset(preset, encoder_weights="mae-base", encoder_options=own)
-    assert typed.encoder_options == own
+    assert typed.encoder_options == {**named("mae-base").options, **own}
+    more = PretrainConfig.from_preset(
+        preset, encoder_weights="panderm-base", encoder_options={"drop_path_rate": 0.1}
+    )
+    assert more.encoder_options == {**named("panderm-base").options, "drop_path_rate": 0.1}
 
 
 COUNTS = [

@@ -184,8 +184,9 @@ def _presets(config_class: type | None) -> dict[str, dict[str, Any]]:
 
 
 def _with_preset(config_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values, on top of those that their preset sets."""
+    """The values, and those that their preset sets."""
     if not hasattr(config_class, "preset_values"):
         return dict(values)
     preset = values.get("preset", getattr(config_class, "preset", None))
-    return {**config_class.preset_values(preset, values), **values}
+    found: dict[str, Any] = config_class.preset_values(preset, values)
+    return found

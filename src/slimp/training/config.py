@@ -142,10 +142,11 @@ class PretrainConfig(ModelConfig, RunConfig):
 
     @classmethod
     def preset_values(cls, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields that a preset sets, where `changes` are those that the user sets.
+        """The fields that a preset sets, and `changes`, which the user sets.
 
         The preset's encoder, its options and weights go together: they give way to an encoder that
-        the user chose, or to that of weights that the user chose.
+        the user chose, or to that of weights that the user chose. Options that the user sets beside
+        such weights are added to the weights' own.
 
         Raises:
             UserError: there is no such preset, or there are no such weights.
@@ -162,13 +163,15 @@ class PretrainConfig(ModelConfig, RunConfig):
         weights = changes.get("encoder_weights")
         known = None if weights is None else described(weights)
         if known is not None and base in (None, known.encoder.partition(".")[0]):
-            values |= {"encoder": known.encoder, "encoder_options": dict(known.options)}
-        return values
+            options = {**known.options, **changes.get("encoder_options", {})}
+            changes = {**changes, "encoder_options": options}
+            values["encoder"] = known.encoder
+        return {**values, **changes}
 
     @classmethod
     def from_preset(cls, name: str, **changes: Any) -> PretrainConfig:
         """A preset with some fields changed."""
-        return cls(**{**cls.preset_values(name, changes), **changes})
+        return cls(**cls.preset_values(name, changes))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,7 +136,7 @@ def test_nothing_readable_exits_with_2_and_the_reason(places, tmp_path, capsys) 
 @pytest.mark.parametrize(
     ("probe", "flags", "message"),
     [
-        ("full", (), "make a probe of images alone: slimp probe RUN COHORT --features image"),
+        ("full", (), "make a probe of images alone (--features image)"),
         ("knn", (), "--method knn"),
         ("run", (), "not the folder of a probe"),
         ("image", ("--out", "found.txt"), "its ending must be .json, .csv or .parquet"),

@@ -22,6 +22,7 @@ from slimp.models.config import ModelConfig
 from slimp.models.image_encoder import ImageEncoder
 from slimp.models.losses import nested_loss
 from slimp.models.nested import Slimp
+from slimp.training.build_model import learning_names
 
 CONFIG = ModelConfig(
     **{**MODEL, "encoder_options": {**VIT, "drop_path_rate": 0.2}, "tabular_dropout": 0.1}
@@ -406,7 +407,7 @@ def test_embeddings_are_found_where_timm_says(
 ) -> None:
     size = 16 if encoder.startswith("vit") else 32
     model = ImageEncoder(replace(CONFIG, encoder=encoder, encoder_options=options, image_size=size))
-    names = embedding_names(model, encoder)
+    names = embedding_names(model, "")
     assert found <= names
     blocks = ("blocks", "layers", "stages", "layer", "denseblock", "features.denseblock")
     assert not [name for name in names if name.startswith(blocks)]
@@ -416,8 +417,8 @@ def test_an_encoder_that_does_not_tell_is_refused_for_embeddings_only() -> None:
     source = run()
     nothing = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 16))
     source.image_encoder.model = nothing
-    with pytest.raises(UserError, match="'mine'"):
-        embedding_names(source.image_encoder, "mine")
+    with pytest.raises(UserError, match=f"'{source.image_encoder.name}'.*--train-encoder all"):
+        learning_names(source, "embeddings")
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,21 @@ def test_metadata_are_needed_by_a_probe_that_reads_them(places: Path) -> None:
         Predictor.load(places / "full").predict(images(places)[:1])
 
 
+def test_a_probe_that_learned_to_do_without_metadata_needs_none(
+    places: Path, tmp_path: Path
+) -> None:
+    some = images(places)[:3]
+    shutil.copytree(places / "full", tmp_path / "full")
+    rewrite(tmp_path / "full", probe=dataclasses.asdict(QUICK) | {"blanked_copies": 1})
+    predictor = Predictor.load(tmp_path / "full", PredictConfig(novelty=0.0))
+    found = predictor.predict(some)
+    empty = predictor.predict(some, pd.DataFrame({"image": [path.stem for path in some]}))
+    np.testing.assert_allclose(probabilities(found), probabilities(empty))
+    for ours, theirs in zip(found, empty, strict=True):
+        assert ours.metadata_known == theirs.metadata_known == 0
+        assert ours.metadata_features == theirs.metadata_features
+
+
 def test_an_image_without_a_row_is_refused_and_the_others_are_not(places: Path) -> None:
     some, table = images(places)[:3], pd.read_csv(places / "metadata.csv", dtype=str)
     table = table[table["image"] != some[1].stem]

@@ -101,6 +101,11 @@ def test_weights_that_do_not_say_their_normalisation_are_not_taken_in_silence(
         model_of(encoder_weights=str(path))
 
 
+def test_weights_of_a_preset_that_give_way_do_not_do_so_in_silence() -> None:
+    with pytest.warns(UserWarning, match=r"efficientnet-lite0.*vit_tiny.* starts at random"):
+        model_of(preset="laptop")
+
+
 @pytest.mark.parametrize(
     "changes", [{"layer_decay": 0.0}, {"layer_decay": 1.1}, {"train_encoder": -1}]
 )

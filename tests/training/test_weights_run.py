@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from slimp.models.image_encoder import ImageEncoder
 from slimp.models.known_weights import read_header
 from slimp.models.nested import Slimp
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
+from slimp.training.adapt import adapt
+from slimp.training.config import AdaptConfig
 from slimp.training.weights_run import as_run
 
 
@@ -73,6 +76,19 @@ def test_what_says_too_little_is_refused(tmp_path: Path) -> None:
         as_run("weights:monet")
     with pytest.raises(CheckpointError, match=r"file\.pth"):
         as_run(f"weights:{tmp_path / 'file.pth'}")
+
+
+def test_a_file_may_have_an_at_sign_in_its_path(tmp_path: Path, file: Path) -> None:
+    moved = tmp_path / "me@clinic" / "small@2.safetensors"
+    moved.parent.mkdir()
+    shutil.copy(file, moved)
+    assert as_run(f"weights:{moved}") == as_run(f"weights:{file}")
+    assert as_run(f"weights:{moved}@{SIZE}") == as_run(f"weights:{file}@{SIZE}")
+
+
+def test_it_cannot_be_adapted_and_the_way_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="slimp pretrain COHORT --encoder-weights monet "):
+        adapt("weights:monet@64", tiny_cohort(), AdaptConfig(), tmp_path / "out")
 
 
 def test_embed_probe_and_predict_take_it_for_a_run(

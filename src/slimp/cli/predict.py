@@ -69,6 +69,8 @@ def run(arguments: Arguments) -> None:
     metadata = predictor.metadata(arguments.metadata, paths)
     if predictor.compares and (metadata is None or metadata.owners is None):
         note("no column 'patient' in --metadata: no lesion is compared with others of its patient")
+    if metadata is None and predictor.reads:
+        note("no --metadata: all cells count as missing, which this probe learned to bear")
     if arguments.metadata is not None and metadata is None:
         note(f"--metadata has no effect: this probe reads images alone ({arguments.probe})")
     if metadata is not None and metadata.unread:

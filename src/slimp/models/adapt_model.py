@@ -91,7 +91,8 @@ def transfer(
     model = Slimp(config, {x.name: x.encoding for x in levels if x.status != "dropped"})
     _move_weights(run, model, levels)
     # Only one policy asks: the others must also work with encoders that do not say.
-    stem = embedding_names(model.image_encoder, config.encoder) if train == "embeddings" else set()
+    others = "--train heads or --train full"
+    stem = embedding_names(model.image_encoder, others) if train == "embeddings" else set()
     # A feature that is replaced by one of another kind has two rows, of which one is dropped.
     table = {(part, row.status == "dropped"): row for part, row in _rows(run, model, levels, stem)}
     for name, parameter in model.named_parameters():
@@ -315,7 +316,7 @@ _SHARED = {
 """How the names of a level's parameters begin -> the part that they belong to."""
 
 
-def embedding_names(encoder: ImageEncoder, name: str) -> set[str]:
+def embedding_names(encoder: ImageEncoder, others: str) -> set[str]:
     """Parameters of an image encoder's patch and position embedding, CLS and other single tokens.
 
     They are found as timm marks them: the stem of `group_matcher`, and top-level parameters that
@@ -323,7 +324,7 @@ def embedding_names(encoder: ImageEncoder, name: str) -> set[str]:
 
     Args:
         encoder: a timm model.
-        name: timm's name of it, for the error.
+        others: flags that work with any encoder, for the error.
 
     Raises:
         UserError: timm does not mark them.
@@ -343,7 +344,7 @@ def embedding_names(encoder: ImageEncoder, name: str) -> set[str]:
     found -= {x for x in found if x.startswith("norm_pre.")}  # a norm, though timm counts it in
     if not found or found >= set(parameters):
         raise UserError(
-            f"encoder '{name}' does not say which of its layers are embeddings, so they cannot "
-            "learn alone: pass --train heads or --train full."
+            f"encoder '{encoder.name}' does not say which of its layers are embeddings, so they "
+            f"cannot learn alone: pass {others}."
         )
     return found

@@ -25,6 +25,8 @@ NORMALISATIONS: dict[str, tuple[Channels, Channels]] = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 """Name in `known_weights.toml` -> mean and standard deviation per channel, for values of 0 to 1."""
+PREFIX = "weights:"
+"""Before the name of published weights that stand for a run."""
 HEADER = "slimp.weights"
 """Key of a safetensors file's metadata under which it describes itself."""
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ from slimp.data.files import new_file, read_json, write_json
 from slimp.data.schema import LevelName
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
+from slimp.models.known_weights import PREFIX
 
 FORMAT = 1
 """Version of `model.json`."""
@@ -62,6 +64,12 @@ def read_description(folder: Path) -> tuple[ModelConfig, dict[LevelName, Encodin
         CheckpointError: it is missing or damaged, or of another format.
     """
     path = folder / DESCRIPTION
+    if str(folder).startswith(PREFIX):
+        name = re.sub(r"@\d+$", "", str(folder).removeprefix(PREFIX))
+        raise CheckpointError(
+            f"{folder}: a published encoder, which has never read metadata. Pre-train from it "
+            f"first: slimp pretrain COHORT --encoder-weights {name} --out RUN."
+        )
     if not path.is_file():
         raise CheckpointError(
             f"{folder}: no model here (no {DESCRIPTION}). Make one with: slimp pretrain."

@@ -7,14 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+from torch import Tensor
 
-from slimp.data.encoding import Encoding
+from slimp.data.encoding import Encoding, FittedFeature
+from slimp.data.images import centre, decode
 from slimp.data.schema import Feature, LevelName, Schema
 from slimp.errors import TableError, UserError
 from slimp.features.design import columns_of
 from slimp.features.feature_sets import METADATA_KEYS
 from slimp.models.nested import Slimp
+from slimp.prediction.novelty import fault_of
+from slimp.prediction.result import Prediction, refused
+from slimp.sources.decode_image import SHORTER_SIDE, verify_image
 from slimp.sources.image_files import is_image_file
+from slimp.sources.image_limits import CorruptImageError
 from slimp.sources.parse_cells import fold, image_key, read_feature
 from slimp.sources.read_spreadsheet import cell_text
 from slimp.sources.read_table import read_table
@@ -50,6 +56,18 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
 
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
+
+
+def read_pixels(path: Path, size: int) -> Tensor | Prediction:
+    """The square of `size` px of a file, decoded as for an import; or why there is none."""
+    try:
+        verified = verify_image(path.read_bytes(), shorter_side=max(SHORTER_SIDE, size))
+    except (OSError, CorruptImageError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return Prediction(image=str(path), status="unreadable", reason=reason or str(error))
+    picture = decode(verified.encoded, size)
+    fault = fault_of(picture)
+    return centre(picture, size) if fault is None else refused(path, fault)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,12 +115,7 @@ class Metadata:
             return f"{file}, row {row} ({name} {table[name].iloc[position]})"
 
         features, cells, unseen, taken = list[Feature](), {}, {}, {name, KEY}
-        known = {column: feature for feature in schema.features for column in feature.columns}
-        for fitted in (f for encoding in encodings for f in encoding.features):
-            names = (*fitted.columns, *(column for also in fitted.also for column in also))
-            feature = next((known[column] for column in names if column in known), None)
-            if feature is None or feature in features:
-                continue  # the probe learned without it, or reads it as the model does
+        for feature, fitted in features_read(encodings, schema):
             features.append(feature)
             # Its fixed categories are no reason to refuse: see `unseen`.
             found, there = _present(table, replace(feature, categories=None))
@@ -167,6 +180,20 @@ class Metadata:
         """Column -> category that the model does not know, in a row."""
         columns = self.unseen.columns[self.unseen.loc[key].to_numpy(dtype=bool)]
         return {str(column): str(self.frame.loc[key, column]) for column in columns}
+
+
+def features_read(
+    encodings: Iterable[Encoding], schema: Schema
+) -> list[tuple[Feature, FittedFeature]]:
+    """The schema's features that encodings read, each as the first of them fitted it."""
+    known = {column: feature for feature in schema.features for column in feature.columns}
+    found: list[tuple[Feature, FittedFeature]] = []
+    for fitted in (f for encoding in encodings for f in encoding.features):
+        names = (*fitted.columns, *(column for also in fitted.also for column in also))
+        feature = next((known[column] for column in names if column in known), None)
+        if feature is not None and all(feature != other for other, _ in found):
+            found.append((feature, fitted))
+    return found
 
 
 def read_by_model(model: Slimp, level: LevelName, schema: Schema) -> Encoding:

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from slimp.data.images import centre, decode
+from slimp.data.encoding import Encoding
 from slimp.data.schema import LevelName, Schema
 from slimp.errors import UserError
 from slimp.evaluation.conformal import Conformal, Coverage
@@ -28,12 +28,17 @@ from slimp.features.feature_sets import METADATA_KEYS, TABLE
 from slimp.features.relative import OUTLIER
 from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig
-from slimp.prediction.inputs import Metadata, find_images, read_by_model, with_imputed
-from slimp.prediction.novelty import Surroundings, fault_of, load_reference
+from slimp.prediction.inputs import (
+    Metadata,
+    features_read,
+    find_images,
+    read_by_model,
+    read_pixels,
+    with_imputed,
+)
+from slimp.prediction.novelty import Surroundings, load_reference
 from slimp.prediction.probe_folder import levels_of, read_calibration, read_model, read_record
 from slimp.prediction.result import Batch, Case, Prediction, refused
-from slimp.sources.decode_image import SHORTER_SIDE, verify_image
-from slimp.sources.image_limits import CorruptImageError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -99,9 +104,21 @@ class Predictor:
         return levels_of(self.probe, self.reference, self.model)
 
     @property
-    def reads_metadata(self) -> bool:
-        """Whether it reads any, as embeddings or as they are."""
-        return bool(self.levels or self.probe.encodings)
+    def reads(self) -> int:
+        """Number of metadata features that it reads, as embeddings or as they are."""
+        return len(features_read(self._encodings, self.schema))
+
+    @property
+    def _encodings(self) -> list[Encoding]:
+        """Those of the model, as far as the probe's cohort had the columns, and the probe's."""
+        levels = (read_by_model(self.model, level, self.schema) for level in self.levels)
+        return [*levels, *self.probe.encodings]
+
+    @property
+    def spares_metadata(self) -> bool:
+        """Whether it learned to answer where all metadata are missing."""
+        tuned = self.record.get("finetune", {}).get("modality_dropout", 0)
+        return bool(tuned or self.record["probe"].get("blanked_copies"))
 
     @property
     def compares(self) -> bool:
@@ -162,24 +179,25 @@ class Predictor:
     def metadata(
         self, source: str | Path | pd.DataFrame | None, paths: Sequence[Path]
     ) -> Metadata | None:
-        """The metadata of these images, read and matched; None if the probe reads none.
+        """The metadata of these images, read and matched.
+
+        None if the probe reads none, or if there are none and it learned to do without.
 
         Raises:
             UserError: the probe reads metadata and there are none, or they do not fit.
         """
-        encodings = [
-            *(read_by_model(self.model, name, self.schema) for name in self.levels),
-            *self.probe.encodings,
-        ]
+        encodings = self._encodings
         if not encodings and (source is None or not self.compares):
+            return None
+        if source is None and self.spares_metadata:
             return None
         levels = dict.fromkeys(encoding.level for encoding in encodings)
         if source is None:
             raise UserError(
                 f"this probe reads metadata (features '{self.probe.features}': "
                 f"{', '.join(levels)} level), and without them its probabilities would be "
-                "made up. Pass them with --metadata TABLE.csv, or make a probe of images "
-                "alone: slimp probe RUN COHORT --features image --out DIR."
+                "made up. Pass them with --metadata TABLE.csv, or make a probe of images alone "
+                "(--features image) or one that learned to do without (--blanked-copies 1)."
             )
         found = Metadata.read(source, encodings, self.schema)
         if not found.keys_of(paths):
@@ -209,7 +227,7 @@ class Predictor:
         found: dict[Path, Prediction] = {}
         pixels: dict[Path, Tensor] = {}
         for path in paths:
-            read = self._read(path)
+            read = read_pixels(path, self.model.image_spec.size)
             if isinstance(read, Prediction):
                 found[path] = read
             elif metadata is not None and path not in keys:
@@ -231,8 +249,10 @@ class Predictor:
         kept = [path for path in pixels if path not in found]
         inside = p >= self.config.novelty
         features = {"image": images[inside]}
-        if metadata is not None and kept:
-            frame = metadata.rows([keys[path] for path in kept])
+        if kept:
+            frame = pd.DataFrame(index=range(len(kept)))  # without metadata all are missing
+            if metadata is not None:
+                frame = metadata.rows([keys[path] for path in kept])
             raw = RawTable(schema=self.schema, frame=frame)
             for level in self.levels:
                 rows = raw.rows_of(self.model, level)
@@ -264,18 +284,6 @@ class Predictor:
             novelty_p=np.concatenate([batch.novelty_p for batch in batches]),
         )
 
-    def _read(self, path: Path) -> Tensor | Prediction:
-        """The pixels of an image, as an import stores and a cohort decodes it; or why none."""
-        size = self.model.image_spec.size
-        try:
-            verified = verify_image(path.read_bytes(), shorter_side=max(SHORTER_SIDE, size))
-        except (OSError, CorruptImageError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            return Prediction(image=str(path), status="unreadable", reason=reason or str(error))
-        picture = decode(verified.encoded, size)
-        fault = fault_of(picture)
-        return centre(picture, size) if fault is None else refused(path, fault)
-
     def _answer(
         self, batch: Batch, metadata: Metadata | None, keys: Mapping[Path, str]
     ) -> dict[Path, Prediction]:
@@ -293,12 +301,13 @@ class Predictor:
         decided = self.probe.decide(shown)
         sets = self.conformal.sets(shown, decided)
         cases = self._nearest(features["image"])
+        nothing = (0, self.reads) if self.reads else (None, None)
         others: list[int] | None = None
         if self.compares:
             log_others = features["outlier"][:, OUTLIER.index("log_others")]
             others = np.expm1(log_others).round().astype(int).tolist()
         for i, path in enumerate(batch.kept):
-            known = (None, None) if metadata is None else metadata.known(keys[path])
+            known = nothing if metadata is None else metadata.known(keys[path])
             likeliest = np.argsort(-shown[i], kind="stable")
             found[path] = Prediction(
                 image=str(path),

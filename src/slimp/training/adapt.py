@@ -35,6 +35,8 @@ from slimp.training.parts import (
 from slimp.training.run_folder import resolve_settings
 
 Entry = TypeVar("Entry")
+DEFAULTS = {"adapt": asdict(AdaptConfig())}
+"""Of settings that an older version's `config.json` lacks."""
 TRANSFER = "transfer.json"
 """File of an adapted run: what was kept and trained, and the stages so far."""
 
@@ -115,21 +117,15 @@ def adapt(
         "adapt": asdict(replace(config, view_weight=settings.view_weight)),
         "from": {"run": str(run), "weights_sha256": sha256_of(run / "model.safetensors")},
     }
-    defaults = {"adapt": asdict(AdaptConfig())}
     settings = resolve_settings(
-        out, settings, resume=resume, overwrite=overwrite, record=record, defaults=defaults
+        out, settings, resume=resume, overwrite=overwrite, record=record, defaults=DEFAULTS
     )
     settings = fast_precision(settings)
     known = earlier_parts(run)
     parts = set_aside(cohort, settings, known)
     torch.manual_seed(settings.seed)
-    moved = transfer(
-        source,
-        fit_encodings(parts.train, settings),
-        part_of(settings, ModelConfig),
-        train=config.train,
-        rename=config.rename,
-    )
+    encodings, model = fit_encodings(parts.train, settings), part_of(settings, ModelConfig)
+    moved = transfer(source, encodings, model, train=config.train, rename=config.rename)
     adaptation = Adaptation(
         transfer=moved,
         stages=(*stages_of(run, source), _stage(moved, parts, settings, config.train)),

@@ -14,7 +14,7 @@ from slimp.models.adapt_model import embedding_names
 from slimp.models.config import ModelConfig
 from slimp.models.known_weights import described
 from slimp.models.nested import Slimp
-from slimp.training.config import PretrainConfig, part_of
+from slimp.training.config import PRESETS, PretrainConfig, part_of
 
 
 def build_model(train: Cohort, config: PretrainConfig) -> Slimp:
@@ -24,6 +24,18 @@ def build_model(train: Cohort, config: PretrainConfig) -> Slimp:
         UserError: no level with a weight has metadata, or the starting weights do not fit.
     """
     encodings, settings = fit_encodings(train, config), part_of(config, ModelConfig)
+    usual = PRESETS[config.preset]
+    if (
+        (weights := usual.get("encoder_weights")) is not None
+        and config.encoder.partition(".")[0] != usual["encoder"]
+        and not (config.pretrained or config.encoder_weights)
+    ):
+        warnings.warn(
+            f"the weights that preset {config.preset} starts from, {weights}, do not fit encoder "
+            f"{config.encoder}, which starts at random; for published ones: --pretrained, or "
+            "--encoder-weights.",
+            stacklevel=2,
+        )
     if config.encoder_weights is not None and settings.batch_norm == "auto":
         settings = replace(settings, batch_norm="frozen")
     model = Slimp(settings, encodings, pretrained=config.pretrained)
@@ -52,7 +64,8 @@ def learning_names(model: Slimp, of_encoder: int | Literal["embeddings"]) -> set
     """
     encoder = model.image_encoder
     if of_encoder == "embeddings":
-        learning = {f"model.{name}" for name in embedding_names(encoder, encoder.name)}
+        others = "--train-encoder all, or a number of last blocks"
+        learning = {f"model.{name}" for name in embedding_names(encoder, others)}
     else:
         layers = encoder.layers() if of_encoder else {}
         last = max(layers.values(), default=0)

@@ -7,12 +7,10 @@ from pathlib import Path
 from slimp.data.files import new_folder, sha256_of, write_json
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
-from slimp.models.known_weights import cache_folder, described
+from slimp.models.known_weights import PREFIX, cache_folder, described
 from slimp.models.nested import Slimp
 from slimp.models.published_weights import file_of
 from slimp.training.run_folder import versions
-
-PREFIX = "weights:"
 
 
 def as_run(run: str | Path) -> Path:
@@ -30,8 +28,10 @@ def as_run(run: str | Path) -> Path:
     text = str(run)
     if not text.startswith(PREFIX):
         return Path(run)
-    name, _, side = text.removeprefix(PREFIX).partition("@")
-    if side and not side.isdecimal():
+    name, at, side = (whole := text.removeprefix(PREFIX)).rpartition("@")
+    if not at or Path(whole).is_file():
+        name, side = whole, ""
+    elif not side.isdecimal():
         raise UserError(f"{text}: after '@' stands the side of the images in px, as in @128.")
     known = described(name)
     if known is None:

@@ -17,6 +17,7 @@ from slimp.prediction.novelty import save_reference
 from slimp.prediction.output import STATEMENT
 
 QUICK = ("--seeds", "1", "--folds", "2", "--strengths", "0.01", "--replicates", "5")
+QUICK += ("--blanked-copies", "0")
 
 
 @pytest.fixture(scope="session")

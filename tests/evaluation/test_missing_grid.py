@@ -63,7 +63,10 @@ def test_features_without_metadata_are_refused(table):
 def test_copies_are_blanked_by_default_where_cells_are_missing(table):
     def found(raw: RawTable | None, copies: int | None) -> pd.DataFrame:
         config = replace(QUICK, split="patient", seeds=1, blanked_copies=copies)
-        return probe(replace(table, raw=raw), replace(config, features="full")).predictions
+        result = probe(replace(table, raw=raw), replace(config, features="full"))
+        if copies is not None:
+            assert result.probe.blanked_copies == copies  # a prediction may do without metadata
+        return result.predictions
 
     complete = replace(table.raw, frame=table.raw.frame.apply(lambda x: x.fillna(x.mode()[0])))
     holes = complete.blank(np.full(len(table), 0.2), np.random.default_rng(0))

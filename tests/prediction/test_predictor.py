@@ -32,7 +32,7 @@ from slimp.sources import RawFiles, import_source
 from slimp.sources.importer import ImportOptions
 from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
 
-QUICK = ProbeConfig(seeds=2, folds=2, strengths=(0.01,), replicates=5)
+QUICK = ProbeConfig(seeds=2, folds=2, strengths=(0.01,), replicates=5, blanked_copies=0)
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +294,8 @@ def test_a_probe_that_learned_to_do_without_metadata_needs_none(
 ) -> None:
     some = images(places)[:3]
     shutil.copytree(places / "full", tmp_path / "full")
-    rewrite(tmp_path / "full", probe=dataclasses.asdict(QUICK) | {"blanked_copies": 1})
+    probe = dataclasses.replace(LinearProbe.load(tmp_path / "full"), blanked_copies=1)
+    probe.save(tmp_path / "full")
     predictor = Predictor.load(tmp_path / "full", PredictConfig(novelty=0.0))
     found = predictor.predict(some)
     empty = predictor.predict(some, pd.DataFrame({"image": [path.stem for path in some]}))

@@ -122,7 +122,8 @@ def fit(design: Design, task: Task, rows: Array, config: ProbeConfig, *, seed: i
     possible = design.can_blank and config.method == "logistic"
     if copies is None:
         copies = int(possible and design.missing >= BLANKED_FROM)
-    if copies and design.table is not None:
+    copies = 0 if design.table is None else copies
+    if copies:
         if not possible:
             raise UserError(
                 "blanked_copies needs --method logistic, and features that can be embedded anew "
@@ -130,7 +131,8 @@ def fit(design: Design, task: Task, rows: Array, config: ProbeConfig, *, seed: i
             )
         design, rows = design.with_blanked_copies(copies, seed=seed), np.tile(rows, 1 + copies)
     method = METHODS[config.method]
-    return method(design, task.y[rows], task.groups[rows], task.classes, config, seed=seed)
+    found = method(design, task.y[rows], task.groups[rows], task.classes, config, seed=seed)
+    return replace(found, blanked_copies=copies) if isinstance(found, LinearProbe) else found
 
 
 def answer(

@@ -86,6 +86,8 @@ class LinearProbe:
     """Block -> scikit-learn's C, the inverse of the penalty, for columns of variance 1."""
     converged: bool = True
     """The fit reached its optimum."""
+    blanked_copies: int = 0
+    """Copies of each training row with metadata cells blanked at random."""
 
     def columns(self, design: Design) -> Float[Array, "n d"]:
         """The blocks of a design side by side; without a table all of its cells are missing.

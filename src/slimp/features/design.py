@@ -69,7 +69,7 @@ class RawTable:
 
     def rows_of(self, model: Slimp, level: LevelName) -> Rows:
         """What a model reads at a level: of columns that the schema has at another one, nothing."""
-        own = self.frame.columns.intersection(columns_of(self.schema, model, level))
+        own = self.frame.columns.intersection([*columns_of(self.schema, model, level)])
         return encode_table(model.encodings[level], self.frame[own])
 
     def fit(self, levels: Sequence[LevelName]) -> tuple[Encoding, ...]:

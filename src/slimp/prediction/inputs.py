@@ -199,7 +199,9 @@ def features_read(
 def read_by_model(model: Slimp, level: LevelName, schema: Schema) -> Encoding:
     """The model's features at a level for which a cohort of this schema has columns there."""
     own, encoding = pd.DataFrame(columns=columns_of(schema, model, level)), model.encodings[level]
-    there = (f for f in encoding.features if not own.columns.intersection(f.columns_in(own)).empty)
+    there = (
+        f for f in encoding.features if not own.columns.intersection([*f.columns_in(own)]).empty
+    )
     return replace(encoding, features=tuple(there))
 
 

@@ -118,7 +118,7 @@ class Predictor:
     def spares_metadata(self) -> bool:
         """Whether it learned to answer where all metadata are missing."""
         tuned = self.record.get("finetune", {}).get("modality_dropout", 0)
-        return bool(tuned or self.record["probe"].get("blanked_copies"))
+        return bool(tuned or self.probe.blanked_copies)
 
     @property
     def compares(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from slimp.errors import UserError
-from slimp.models.losses import Pair, SoftPositives, info_nce, nested_loss
+from slimp.models.losses import Pair, SoftPositives, info_nce, nested_loss, sigmoid_loss
 
 
 def sides(n: int = 6, d: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -265,7 +266,7 @@ def test_thousands_of_rows_need_no_square_table(soft):
     ("call", "message"),
     [
         (lambda: info_nce(*sides(1)), "at least 2 rows, got 1"),
-        (lambda: info_nce(*sides(0)), "at least 2 rows, got 0"),
+        (lambda: sigmoid_loss(*sides(0)), "at least 2 rows, got 0"),
         (lambda: info_nce(*sides(), temperature=0.0), "temperature must be positive, got 0"),
         (lambda: info_nce(*sides(), temperature=-1.0), "must be positive, got -1"),
         (lambda: info_nce(*sides(), temperature=float("nan")), "must be positive, got nan"),
@@ -279,6 +280,41 @@ def test_thousands_of_rows_need_no_square_table(soft):
 def test_refusals(call: Callable[[], Tensor], message: str):
     with pytest.raises(UserError, match=message):
         call()
+
+
+# ------------------------------------------------------------------------------ sigmoid
+
+
+@settings(deadline=None)
+@given(case=cases, bias=st.floats(-12.0, 3.0), group_count=st.integers(1, 9))
+def test_the_sigmoid_loss_equals_a_slow_loop(case, bias, group_count):
+    """SigLIP's, pair by pair (arXiv 2303.15343, eq. in section 3.2)."""
+    n, temperature = case["n"], case["temperature"]
+    a, b = sides(n, case["d"], case["seed"])
+    some = torch.randint(group_count, (n,), generator=torch.Generator().manual_seed(case["seed"]))
+    for groups in (None, some):
+        of = range(n) if groups is None else groups.tolist()
+        total = 0.0
+        for i in range(n):
+            for j in range(n):
+                cosine = float(a[i] @ b[j] / (a[i].norm() * b[j].norm()))
+                z = 1 if of[i] == of[j] else -1
+                total += math.log1p(math.exp(-z * (cosine / temperature + bias)))
+        found = sigmoid_loss(a, b, temperature=temperature, bias=bias, groups=groups)
+        assert float(found) == pytest.approx(total / n, rel=1e-6)
+        back = sigmoid_loss(b, a, temperature=temperature, bias=bias, groups=groups)
+        torch.testing.assert_close(back, found)
+
+
+def test_the_sigmoid_loss_in_blocks_is_the_same():
+    a, b = sides(2000, 8)
+    a.requires_grad_()
+    logits = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / 0.1 - 7
+    want = -F.logsigmoid((2 * torch.eye(2000) - 1) * logits).sum() / 2000
+    (gradient,) = torch.autograd.grad(want, a)
+    found = sigmoid_loss(a, b, temperature=0.1, bias=-7.0)
+    torch.testing.assert_close(found, want)
+    torch.testing.assert_close(torch.autograd.grad(found, a)[0], gradient)
 
 
 # ------------------------------------------------------------------------------ nested
@@ -301,6 +337,12 @@ def test_total_is_the_weighted_sum_of_the_levels():
         torch.testing.assert_close(result.parts[name], want)
     total = 0.5 * parts["view"] + 0.9 * parts["lesion"] + 0.1 * parts["patient"]
     torch.testing.assert_close(result.total, total)
+
+
+def test_a_pair_with_a_bias_takes_the_sigmoid_loss():
+    biased = replace(pair("lesion"), bias=torch.tensor(-2.0, dtype=torch.float64))
+    want = sigmoid_loss(biased.anchor, biased.target, temperature=0.1, bias=-2.0)
+    torch.testing.assert_close(nested_loss((biased,), {"lesion": 0.9}).total, 0.9 * want)
 
 
 @pytest.mark.parametrize("weights", [{"lesion": 0.9}, {"lesion": 0.9, "patient": 0.0}])

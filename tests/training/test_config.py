@@ -151,6 +151,11 @@ def test_values_out_of_range_are_named(names: list[str], values: list[Any]) -> N
             refused(name, value)
 
 
+def test_soft_positives_are_not_for_the_sigmoid_loss() -> None:
+    with pytest.raises(UserError, match="duplicates=soft"):
+        PretrainConfig(contrast="sigmoid", duplicates="soft")
+
+
 @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
 def test_weights_are_finite_and_not_negative(weight: float) -> None:
     for name in ("lesion", "reconstruction"):

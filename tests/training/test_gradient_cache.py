@@ -20,8 +20,9 @@ from slimp.data.cohort import Cohort
 from slimp.data.schema import Level
 from slimp.errors import UserError
 from slimp.models.config import ModelConfig
+from slimp.models.image_encoder import mixes_rows
 from slimp.models.losses import NestedLoss, nested_loss
-from slimp.models.nested import ROWS_ON_CPU, Slimp, mixes_rows
+from slimp.models.nested import ROWS_ON_CPU, Slimp
 from slimp.training import chunk_size, gradient_cache
 from slimp.training.chunk_size import free_bytes, rows_that_fit, saved_bytes
 from slimp.training.config import part_of

@@ -27,7 +27,7 @@ from torch import Tensor
 from slimp.data.cohort import Cohort
 from slimp.data.files import ImagesInMemory, read_json
 from slimp.errors import CheckpointError, CohortError, UserError
-from slimp.models.nested import mixes_rows
+from slimp.models.image_encoder import mixes_rows
 from slimp.models.persistence import read_tensors
 from slimp.training import loop as train
 from slimp.training.build_model import build_model

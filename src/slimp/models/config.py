@@ -63,6 +63,12 @@ class ModelConfig:
     """Weight of the outer loss, 1 - lambda in the paper."""
     reconstruction_weight: float = 0.0
     """Loss weight of predicting the metadata cells that feature dropout hides (TIP)."""
+    contrast: Literal["softmax", "sigmoid"] = "softmax"
+    """softmax: InfoNCE (the paper), rows compete for their partner. sigmoid: each pair of rows is a
+    yes or no question of its own (SigLIP, which starts at a temperature of 0.1)."""
+    sigmoid_bias: float = -10.0
+    """Initial bias of the sigmoid loss; learned. SigLIP's suits batches of 32,000 rows: minus the
+    logarithm of the rows in a batch."""
     duplicates: Literal["negative", "positive", "soft"] = "negative"
     """Rows with equal metadata: negatives of each other (the paper) or shared positives. soft:
     similar rows are positives too, the more the fewer of their cells differ."""
@@ -78,6 +84,10 @@ class ModelConfig:
             raise UserError(f"weights must be numbers from 0 up, got {self.weights}.")
         if not any(w for name, w in self.weights.items() if name != "reconstruction"):
             raise UserError("all weights are 0: there is nothing to learn.")
+        if self.contrast == "sigmoid" and self.duplicates == "soft":
+            raise UserError(
+                "duplicates=soft is for contrast=softmax only: leave out one of the two."
+            )
         if self.tabular_width % self.tabular_heads:
             raise UserError(
                 f"tabular_width {self.tabular_width} must be a multiple of "

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, UInt8
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from slimp.errors import CheckpointError, UserError
 from slimp.models.checkpoint_keys import fitting_weights
@@ -135,6 +136,14 @@ class ImageEncoder(nn.Module):
             self.model.set_grad_checkpointing(enable)
         except (AssertionError, AttributeError):
             raise UserError(f"encoder '{self.name}' cannot do gradient checkpointing.") from None
+
+
+def mixes_rows(model: nn.Module) -> str | None:
+    """The layer by which a row's embedding depends on the rows beside it, if there is one."""
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.training:
+            return str(name)
+    return None
 
 
 def set_fused_attention(model: nn.Module, enable: bool) -> None:

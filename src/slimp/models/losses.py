@@ -23,6 +23,8 @@ FEWEST_ROWS = 256
 
 Weigh = Callable[[Int[Tensor, " r"]], Tensor]
 """Some rows -> the weights (r, n) of all rows as their positives, up to a factor per row."""
+BlockLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Some anchors (r, d), all targets (n, d), the anchors' numbers (r,) -> their loss, summed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +58,21 @@ class Pair:
     target: Float[Tensor, "n d"]
     """The level's metadata (for the view level: the second view)."""
     temperature: Float[Tensor, ""]
+    bias: Float[Tensor, ""] | None = None
+    """Of the sigmoid loss; None: InfoNCE."""
     groups: Int[Tensor, " n"] | None = None
     """Rows of equal number are positives of one another; None: only equal rows are."""
     soft: SoftPositives | None = None
     """In place of the groups."""
     reconstruction: Float[Tensor, ""] | None = None
     """Loss of predicting the level's hidden cells; None: nothing was hidden, or not asked for."""
+
+    def loss(self) -> Float[Tensor, ""]:
+        """InfoNCE or, with a bias, the sigmoid loss."""
+        sides, temperature = (self.anchor, self.target), self.temperature
+        if self.bias is not None:
+            return sigmoid_loss(*sides, temperature=temperature, bias=self.bias, groups=self.groups)
+        return info_nce(*sides, temperature=temperature, groups=self.groups, soft=self.soft)
 
 
 def info_nce(
@@ -98,27 +109,64 @@ def info_nce(
         >>> print(f"{info_nce(rows, rows, temperature=1.0):.3f}")
         0.744
     """
+    a, b = _unit_vectors(a, b, temperature)
+    weigh: Weigh | None = soft
+    if weigh is None and groups is not None:
+        weigh = partial(_equal, groups)
+    with torch.autocast(device_type=a.device.type, enabled=False):
+        loss = _sum_over_rows(partial(_pick_in_block, weigh), a / temperature, b)
+        if symmetric:
+            loss = (loss + _sum_over_rows(partial(_pick_in_block, weigh), b / temperature, a)) / 2
+        return loss / len(a)
+
+
+def sigmoid_loss(
+    a: Float[Tensor, "n d"],
+    b: Float[Tensor, "n d"],
+    *,
+    temperature: float | Float[Tensor, ""] = 0.1,
+    bias: float | Float[Tensor, ""] = -10.0,
+    groups: Int[Tensor, " n"] | None = None,
+) -> Float[Tensor, ""]:
+    """Whether two rows belong together, asked of each pair on its own (SigLIP, arXiv 2303.15343).
+
+    The sum over all pairs of log(1 + exp(-z (cosine / temperature + bias))), by the number of rows;
+    z is 1 for partners, else -1. Both sides are L2-normalised here.
+
+    Args:
+        a: one side.
+        b: the other side; row i of both are partners.
+        temperature: divisor of the cosine similarities.
+        bias: added to them, since few pairs are partners.
+        groups: rows of equal number are partners too.
+
+    Raises:
+        UserError: as `info_nce`.
+    """
+    a, b = _unit_vectors(a, b, temperature)
+    own = torch.arange(len(a), device=a.device) if groups is None else groups
+    with torch.autocast(device_type=a.device.type, enabled=False):
+        return _sum_over_rows(partial(_ask_in_block, own, bias), a / temperature, b) / len(a)
+
+
+def _unit_vectors(
+    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], temperature: float | Float[Tensor, ""]
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+    """Both sides in 32 bits at least, normalised; raises a UserError where there is no loss."""
     if a.shape != b.shape:
         raise UserError(f"the two sides must have one shape, got {[*a.shape]} and {[*b.shape]}.")
     if len(a) < 2:
-        raise UserError(f"info_nce needs at least 2 rows, got {len(a)}: 1 has no negative.")
+        raise UserError(f"a contrast needs at least 2 rows, got {len(a)}: 1 has no negative.")
     if not temperature > 0:
         value = torch.as_tensor(temperature).item()
         raise UserError(f"temperature must be positive, got {value:g}.")
     with torch.autocast(device_type=a.device.type, enabled=False):
         wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-        a, b = F.normalize(a.to(wide), dim=-1), F.normalize(b.to(wide), dim=-1)
-        weigh: Weigh | None = soft
-        if weigh is None and groups is not None:
-            weigh = partial(_equal, groups)
-        loss = _pick_positives(a / temperature, b, weigh)
-        if symmetric:
-            loss = (loss + _pick_positives(b / temperature, a, weigh)) / 2
-        return loss / len(a)
+        return F.normalize(a.to(wide), dim=-1), F.normalize(b.to(wide), dim=-1)
 
 
-def _pick_positives(
-    anchor: Float[Tensor, "n d"], targets: Float[Tensor, "n d"], weigh: Weigh | None
+def _sum_over_rows(
+    of_block: BlockLoss, anchor: Float[Tensor, "n d"], targets: Float[Tensor, "n d"]
 ) -> Float[Tensor, ""]:
     """One direction, summed over the rows.
 
@@ -129,10 +177,10 @@ def _pick_positives(
     own = torch.arange(len(anchor), device=anchor.device)
     rows = max(FEWEST_ROWS, LARGEST_BLOCK // len(anchor))
     if len(anchor) <= rows:
-        return _pick_in_block(anchor, targets, own, weigh)
+        return of_block(anchor, targets, own)
     blocks = [
         checkpoint(
-            *(_pick_in_block, block, targets, positions, weigh),
+            *(of_block, block, targets, positions),
             use_reentrant=False,
             preserve_rng_state=False,
         )
@@ -142,10 +190,10 @@ def _pick_positives(
 
 
 def _pick_in_block(
+    weigh: Weigh | None,
     anchor: Float[Tensor, "r d"],
     targets: Float[Tensor, "n d"],
     own: Int[Tensor, " r"],
-    weigh: Weigh | None,
 ) -> Float[Tensor, ""]:
     logits = anchor @ targets.T  # (r, n)
     if weigh is None:
@@ -153,6 +201,17 @@ def _pick_in_block(
     weight = weigh(own).to(logits.dtype)  # (r, n)
     probability = weight / weight.sum(dim=1, keepdim=True)  # (r, n)
     return F.cross_entropy(logits, probability, reduction="sum")
+
+
+def _ask_in_block(
+    groups: Int[Tensor, " n"],
+    bias: float | Float[Tensor, ""],
+    anchor: Float[Tensor, "r d"],
+    targets: Float[Tensor, "n d"],
+    own: Int[Tensor, " r"],
+) -> Float[Tensor, ""]:
+    logits = anchor @ targets.T + bias  # (r, n)
+    return F.softplus(torch.where(_equal(groups, own), -logits, logits)).sum()
 
 
 def _equal(groups: Int[Tensor, " n"], rows: Int[Tensor, " r"]) -> Bool[Tensor, "r n"]:
@@ -171,7 +230,7 @@ class NestedLoss:
 
 
 def nested_loss(pairs: Iterable[Pair], weights: Mapping[str, float]) -> NestedLoss:
-    """The sum over levels of weight times InfoNCE (SLIMP, arXiv 2505.23709: 0.9 and 0.1).
+    """The sum over levels of weight times contrast (SLIMP, arXiv 2505.23709: 0.9 and 0.1).
 
     The weight `reconstruction` is of the prediction of hidden cells at all these levels.
     Levels without a weight are not computed; a level with fewer than 2 rows adds 0.
@@ -180,16 +239,7 @@ def nested_loss(pairs: Iterable[Pair], weights: Mapping[str, float]) -> NestedLo
         UserError: no level has both a weight and 2 rows.
     """
     weighted = [pair for pair in pairs if weights.get(pair.name, 0.0) > 0]
-    parts = {
-        pair.name: info_nce(
-            *(pair.anchor, pair.target),
-            temperature=pair.temperature,
-            groups=pair.groups,
-            soft=pair.soft,
-        )
-        for pair in weighted
-        if len(pair.anchor) > 1
-    }
+    parts = {pair.name: pair.loss() for pair in weighted if len(pair.anchor) > 1}
     if not parts:
         rows = ", ".join(f"{pair.name}: {len(pair.anchor)} row(s)" for pair in weighted) or "none"
         raise UserError(

@@ -37,9 +37,9 @@ from slimp.data.processes import gather_rows
 from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
-from slimp.models.image_encoder import ImageEncoder, ImageSpec
+from slimp.models.image_encoder import ImageEncoder, ImageSpec, mixes_rows
 from slimp.models.known_weights import channels
-from slimp.models.losses import Pair, SoftPositives
+from slimp.models.losses import NestedLoss, Pair, SoftPositives, nested_loss
 from slimp.models.persistence import (
     DESCRIPTION,
     WEIGHTS,
@@ -58,6 +58,8 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 Metadata = Callable[[LevelBatch, Float[Tensor, "n p"]], Float[Tensor, "n h"]]
 """A level, and the projection of what lies below it -> an embedding of metadata per row."""
 
+TRAINING_ONLY = "training_only."
+"""Before the names of parameters that only another objective needs: they are not saved."""
 ROWS_ON_CPU = 16
 """Batches are filled up to a multiple of this in training: a CPU's kernels are made, and kept, for
 each number of rows that they meet, and ragged batches would meet a new one in every step."""
@@ -191,6 +193,16 @@ class Slimp(nn.Module):
         pairs += self.climb(views[0], batch.levels, lambda level, _: metadata[level.name])
         return tuple(pairs)
 
+    def objective(
+        self,
+        images: Float[Tensor, "_ d"],
+        metadata: Mapping[LevelName, Float[Tensor, "_ h"]],
+        batch: Batch,
+        weights: Mapping[str, float],
+    ) -> NestedLoss:
+        """What training minimises; arguments as of `relate`, and the weights of the levels."""
+        return nested_loss(self.relate(images, metadata, batch), weights)
+
     def climb(
         self, h: Float[Tensor, "c d"], levels: Sequence[LevelBatch], metadata: Metadata
     ) -> Iterator[Pair]:
@@ -229,9 +241,10 @@ class Slimp(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `model.json` and `model.safetensors`: enough to rebuild the model anywhere."""
+        state = self.state_dict().items()
         save_model(
             Path(folder),
-            self.state_dict(),
+            {name: x for name, x in state if not name.startswith(TRAINING_ONLY)},
             config=self.config,
             encodings=self.encodings,
             image=asdict(self.image_spec),
@@ -263,14 +276,6 @@ class Slimp(nn.Module):
         return model.eval()
 
 
-def mixes_rows(model: nn.Module) -> str | None:
-    """The layer by which a row's embedding depends on the rows beside it, if there is one."""
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and module.training:
-            return str(name)
-    return None
-
-
 class ViewLevel(nn.Module):
     """Two augmented views of an image are each other's positive pair (SimCLR, as SLIP adds it).
 
@@ -280,7 +285,7 @@ class ViewLevel(nn.Module):
     def __init__(self, width: int, config: ModelConfig) -> None:
         super().__init__()
         self.project = projection(width, config)
-        self.temperature = Temperature(config.temperature)
+        self.temperature = Temperature(config)
 
     def forward(
         self,
@@ -294,6 +299,7 @@ class ViewLevel(nn.Module):
             anchor=self.project(first),
             target=self.project(second),
             temperature=self.temperature(),
+            bias=self.temperature.bias,
             groups=groups,
         )
 
@@ -313,7 +319,7 @@ class MetadataLevel(nn.Module):
         context = config.context == "patient" and encoding.level == "lesion"
         self.project_siblings = Siblings(width) if context else None
         self.project_metadata = projection(config.tabular_width, config)
-        self.temperature = Temperature(config.temperature)
+        self.temperature = Temperature(config)
         self.decoder = None
         if config.reconstruction_weight > 0:
             self.decoder = CellDecoder(width + config.tabular_width, encoding)
@@ -336,6 +342,7 @@ class MetadataLevel(nn.Module):
             anchor=query,
             target=self.project_metadata(m),
             temperature=self.temperature(),
+            bias=self.temperature.bias,
             groups=level.groups if self.duplicates == "positive" else None,
             soft=soft,
         )

@@ -24,12 +24,18 @@ def projection(width: int, config: ModelConfig) -> nn.Module:
 
 
 class Temperature(nn.Module):
-    """A learned temperature, kept as the logarithm of its inverse (the logit scale)."""
+    """A learned temperature, kept as the logarithm of its inverse (the logit scale).
 
-    def __init__(self, initial: float) -> None:
+    For the sigmoid loss, also its bias; else that is None.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        scale = min(1 / initial, LARGEST_LOGIT_SCALE)
+        scale = min(1 / config.temperature, LARGEST_LOGIT_SCALE)
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.bias = None
+        if config.contrast == "sigmoid":
+            self.bias = nn.Parameter(torch.tensor(config.sigmoid_bias))
 
     def forward(self) -> Float[Tensor, ""]:
         """The temperature; `cap` keeps it at 1 / 100 or above."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -17,8 +18,13 @@ from slimp.models.nested import Slimp
 from slimp.training.config import PRESETS, PretrainConfig, part_of
 
 
-def build_model(train: Cohort, config: PretrainConfig) -> Slimp:
+def build_model(train: Cohort, config: PretrainConfig, kind: Callable[..., Slimp] = Slimp) -> Slimp:
     """A model whose encodings are fitted on `train`, with the starting weights that are asked for.
+
+    Args:
+        train: the training patients.
+        config: all settings.
+        kind: a subclass of `Slimp` with another objective.
 
     Raises:
         UserError: no level with a weight has metadata, or the starting weights do not fit.
@@ -38,7 +44,7 @@ def build_model(train: Cohort, config: PretrainConfig) -> Slimp:
         )
     if config.encoder_weights is not None and settings.batch_norm == "auto":
         settings = replace(settings, batch_norm="frozen")
-    model = Slimp(settings, encodings, pretrained=config.pretrained)
+    model = kind(settings, encodings, pretrained=config.pretrained)
     if config.encoder_weights is not None:
         model.image_encoder.load_weights(config.encoder_weights)
         if described(config.encoder_weights) is None:

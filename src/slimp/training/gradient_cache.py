@@ -24,8 +24,9 @@ from torch.profiler import record_function
 from slimp.data.batches import Batch
 from slimp.data.processes import process_and_count
 from slimp.errors import UserError
-from slimp.models.losses import NestedLoss, nested_loss
-from slimp.models.nested import Autocast, Slimp, mixes_rows
+from slimp.models.image_encoder import mixes_rows
+from slimp.models.losses import NestedLoss
+from slimp.models.nested import Autocast, Slimp
 
 IMAGES = "pixels"
 CHUNKS = 3
@@ -89,8 +90,7 @@ def backward(
     metadata = {name: leaves[name] for name in model.inputs(batch)}
     with record_function("loss and its gradient"):
         with autocast():
-            pairs = model.relate(leaves[IMAGES], metadata, batch)
-        loss = nested_loss(pairs, weights)
+            loss = model.objective(leaves[IMAGES], metadata, batch, weights)
         loss.total.backward()  # type: ignore[no-untyped-call]
     with record_function("encoders, with gradient"):
         for part in chunks:
@@ -112,9 +112,8 @@ def _directly(
         images = model.encode_images(batch.pixels.flatten(0, 1))
         seed_dropout((*seed, 0, 1))  # alike in all processes
         metadata = {n: model.encode_rows(n, rows) for n, rows in model.inputs(batch).items()}
-        pairs = model.relate(images, metadata, batch)
-    with record_function("loss, forward"):
-        loss = nested_loss(pairs, weights)
+    with record_function("loss, forward"), autocast():
+        loss = model.objective(images, metadata, batch, weights)
     with record_function("backward"):
         loss.total.backward()  # type: ignore[no-untyped-call]
     return loss

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,8 @@ from slimp.data.cohort import Cohort
 from slimp.data.processes import agree, exchange_gradients, process_and_count
 from slimp.data.schema import LevelName
 from slimp.errors import CheckpointError, UserError
-from slimp.models.nested import Autocast, Slimp, mixes_rows
+from slimp.models.image_encoder import mixes_rows
+from slimp.models.nested import Autocast, Slimp
 from slimp.models.precision import autocast_on, suit_to_device
 from slimp.training.build_model import build_model
 from slimp.training.checkpoint import Checkpoints, Progress
@@ -48,6 +49,7 @@ def pretrain(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    build: Callable[[Cohort, PretrainConfig], Slimp] = build_model,
 ) -> Slimp:
     """The pre-trained model, in evaluation mode; everything about the run is left in `out`.
 
@@ -59,6 +61,7 @@ def pretrain(
         out: run folder; see the layout in `docs/files.md`.
         resume: continue the run in `out` from its last checkpoint.
         overwrite: replace what is in `out`.
+        build: makes the model of the training patients: one with another objective, for a baseline.
 
     Raises:
         UserError: `out` is in use, the cohort does not suffice, or the run cannot be resumed.
@@ -68,7 +71,7 @@ def pretrain(
     config = fast_precision(resolve_settings(out, config, resume=resume, overwrite=overwrite))
     parts = set_aside(cohort, config)
     torch.manual_seed(config.seed)
-    model = build_model(parts.train, config)
+    model = build(parts.train, config)
     return train(model, parts, config, out, resume=resume)
 
 

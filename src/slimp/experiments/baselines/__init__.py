@@ -1,6 +1,9 @@
 """Other ways to train an image encoder, on the same data and budget: one module each.
 
 An arm of a recipe names the module (`Arm(trainer="mae")` calls `mae.train`); there is no registry.
+What settings of `PretrainConfig` make of SLIMP itself has no module: SimCLR (`view_weight` alone),
+same-patient positives (`view_positives`), contrast with a table whose hidden cells are predicted
+(`reconstruction_weight`, as in TIP), SigLIP's loss (`contrast`), FT-Transformer (`tabular`).
 """
 
 from __future__ import annotations

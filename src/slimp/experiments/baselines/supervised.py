@@ -1,0 +1,121 @@
+"""Supervised: the labels in the place of the metadata's contrast.
+
+Axis names: n = images, d = width of the image embeddings, h = of the metadata's, k = classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from slimp.data.batches import Batch
+from slimp.data.cohort import Cohort
+from slimp.data.encoding import Rows
+from slimp.data.processes import gather_rows
+from slimp.data.schema import LevelName
+from slimp.errors import CohortError
+from slimp.models.config import ModelConfig
+from slimp.models.losses import NestedLoss
+from slimp.models.match_features import Encodings
+from slimp.models.nested import Slimp
+from slimp.training.build_model import build_model
+from slimp.training.config import PretrainConfig
+from slimp.training.loop import pretrain
+
+
+def train(cohort: Cohort, config: PretrainConfig, folder: Path, *, table: bool = False) -> Slimp:
+    """A model whose encoders learned the labels; images without one are left out.
+
+    Args:
+        cohort: as in `Train`.
+        config: as in `Train`.
+        folder: as in `Train`.
+        table: learn from images and metadata together, by a linear head on their embeddings side
+            by side. Such late fusion is what TFormer (Comput. Biol. Med. 157, 2023) and its
+            like end in; before that, they also attend between the two.
+
+    Raises:
+        CohortError: fewer than two classes.
+    """
+    classes = cohort.classes
+    if len(classes) < 2:
+        raise CohortError(
+            f"cohort '{cohort.info.name}' has {len(classes)} class(es); supervised training "
+            "needs at least 2."
+        )
+
+    def build(train: Cohort, config: PretrainConfig) -> Slimp:
+        codes = pd.Index(classes).get_indexer(pd.Index(train.images["label"]))
+        return build_model(
+            train, config, partial(Classifier, labels=torch.from_numpy(codes).long(), table=table)
+        )
+
+    labelled = cohort.select(cohort.images["label"].notna())
+    return pretrain(labelled, config, folder, resume=True, build=build)
+
+
+class Classifier(Slimp):
+    """A model's encoders under a linear head.
+
+    Args:
+        config: as in `Slimp`.
+        encodings: as in `Slimp`.
+        pretrained: as in `Slimp`.
+        labels: class of each row of the training cohort's images.
+        table: whether the head reads the metadata too.
+    """
+
+    labels: Tensor
+    balance: Tensor
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        encodings: Encodings,
+        *,
+        labels: Int[Tensor, " _"],
+        table: bool,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__(config, encodings, pretrained=pretrained)
+        self.table = table
+        self.levels.requires_grad_(table)
+        width = self.image_encoder.embed_dim
+        width += len(self.levels) * config.tabular_width if table else 0
+        counts = torch.bincount(labels)
+        self.training_only = nn.Linear(width, len(counts))
+        self.register_buffer("labels", labels, persistent=False)
+        balance = len(labels) / (len(counts) * counts.clamp(min=1))  # (k,)
+        self.register_buffer("balance", balance, persistent=False)
+
+    def inputs(self, batch: Batch) -> dict[LevelName, Rows]:
+        """All metadata, or none."""
+        rows = {x.name: x.rows for x in batch.levels if x.rows is not None and self.table}
+        return {name: found for name, found in rows.items() if name in self.levels}
+
+    def objective(
+        self,
+        images: Float[Tensor, "_ d"],
+        metadata: Mapping[LevelName, Float[Tensor, "_ h"]],
+        batch: Batch,
+        weights: Mapping[str, float],
+    ) -> NestedLoss:
+        """Cross-entropy of each image's label, every class weighing the same in the cohort."""
+        first = images.tensor_split(len(batch.pixels))[0]
+        features = [gather_rows(first, len(batch.image_rows)).float()]  # (n, d)
+        row = torch.arange(len(features[0]), device=images.device)
+        for level in batch.levels:
+            row = level.parent[row]  # (n,) this level's row of each image
+            if level.name in metadata:
+                features.append(metadata[level.name][row].float())  # (n, h)
+        logits = self.training_only(torch.cat(features, dim=-1)).float()  # (n, k)
+        labels = self.labels[batch.image_rows.to(images.device)]
+        loss = F.cross_entropy(logits, labels, self.balance)
+        return NestedLoss(total=loss, parts={"label": loss})

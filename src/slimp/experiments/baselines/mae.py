@@ -85,7 +85,8 @@ class MaskedAutoencoder(Slimp):
                 "is none. Choose one, such as --encoder vit_small_patch16_224."
             )
         self.levels.requires_grad_(False)
-        vit.patch_drop = self.visible = VisiblePatches(vit.num_prefix_tokens)
+        self.visible = VisiblePatches(vit.num_prefix_tokens)
+        vit.add_module("patch_drop", self.visible)  # timm's place for leaving patches out
         self.side = vit.patch_embed.patch_size[0]
         patches = vit.patch_embed.num_patches
         self.seen = min(patches - 1, max(1, round((1 - masked) * patches)))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from cohorts import load_cohort, real_data
 from harness import interval, record
@@ -29,6 +30,7 @@ from slimp.data.cohort import Cohort
 from slimp.data.schema import LEVELS
 from slimp.evaluation.baselines import metadata_baseline
 from slimp.evaluation.linear_probe import probe_design, probe_matrix
+from slimp.evaluation.paired_bootstrap import compare
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import ProbeResult, Task, make_task
 from slimp.features.design import Design, RawTable
@@ -41,9 +43,13 @@ from slimp.retrieval.result import Retrieval
 from slimp.retrieval.routes import Retrieved
 from slimp.training.loop import pretrain
 from slimp.training.parts import set_aside
-from transfer import SAME, against
 
 Array = np.ndarray[Any, np.dtype[Any]]
+SAME = {
+    "ham10000:pad-ufes-20": {"gender": "sex", "region": "localization"},
+    "pad-ufes-20:ham10000": {"sex": "gender", "localization": "region"},
+}
+"""Features that two datasets hold under different names: target -> source."""
 ARMS = ("image only", "ii", "ilp", "ii, k=10", "ilp, k=10", "ilp, shuffled")
 TRUTH = ("true metadata, encoded", "true metadata", "metadata only")
 
@@ -202,6 +208,13 @@ def rows_of(pair: str, found: dict[tuple[str, str], list[ProbeResult]]) -> list[
                 row[f"minus {other}"] = against(results, found[pair, other])
         rows.append(row)
     return rows
+
+
+def against(ours: list[ProbeResult], theirs: list[ProbeResult]) -> dict[str, Any]:
+    """Difference in balanced accuracy on the same patients, with interval and p-value."""
+    a, b = (pd.concat([result.predictions for result in side]) for side in (ours, theirs))
+    found = compare(a, b).differences["balanced_accuracy"]
+    return {"mean": found.difference, "ci95": list(found.ci95), "p": found.p_value}
 
 
 def mean_over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

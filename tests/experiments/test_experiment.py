@@ -360,6 +360,26 @@ def test_every_recipe_runs_to_its_end(name, tmp_path):
     assert {row.arm for row in found.rows} == {arm.name for arm in recipes()[name].arms}
 
 
+def test_what_an_arm_is_compared_in():
+    one = Recipe(
+        name="one",
+        question="?",
+        control="nested",
+        features=("image", "image+table"),
+        arms=(
+            Arm(name="nested"),
+            Arm(name="full", features=("full",)),
+            Arm(name="metadata", trainer="metadata"),
+            Arm(name="of full", features=("image",), control="full"),
+        ),
+    )
+    nested, full, metadata, other = one.arms
+    assert one.compared_in(nested, "image") is None
+    assert one.compared_in(full, "full") is None  # which of the two?
+    assert one.compared_in(metadata, "full") == "image+table"
+    assert one.compared_in(other, "image") == "full"
+
+
 def test_recipes_refuse_what_they_lack():
     with pytest.raises(UserError, match="nobody"):
         replace(RECIPE, control="nobody")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -109,22 +110,23 @@ def make_plan(
     folds = GROUPED_FOLDS if split.split == "grouped-5" else 1
     if split.split not in ("patient", "grouped-5"):
         raise UserError(f"split {split.split} is none of an experiment: patient or grouped-5.")
+    cohorts = cache(cohort_cell)  # to name one, its files are read
     first = range(split.seed, split.seed + len(split.split_seeds))
     parts = [Part(seed=seed, fold=fold) for seed in first for fold in range(folds)]
     chains = [
-        Chain(arm=arm.name, part=part, score=_score(known, arm, part))
+        Chain(arm=arm.name, part=part, score=_score(known, arm, part, cohorts))
         for part in parts
         for arm in recipe.arms
     ]
     return replace(known, chains=tuple(chains))
 
 
-def _score(plan: Plan, arm: Arm, part: Part) -> Cell:
+def _score(plan: Plan, arm: Arm, part: Part, cohorts: Callable[[str], Cell]) -> Cell:
     recipe, words = plan.recipe, f"{arm.name}, {part}"
-    target = cohort_cell(plan.cohort)
+    target = cohorts(plan.cohort)
     split = {name: value for name, value in plan.scale.probe.items() if name != "seeds"}
     split |= {"seed": part.seed, "seeds": 1}
-    probe = {**split, **arm.probe}
+    probe = {**split, **recipe.probe, **arm.probe}
     where = {"split": split, "fold": part.fold}
     settings: dict[str, Any] = {
         "measure": recipe.measure,
@@ -138,7 +140,15 @@ def _score(plan: Plan, arm: Arm, part: Part) -> Cell:
     if arm.trainer in WITHOUT_MODEL:
         settings["without"] = arm.trainer
         return _cell("score", settings, f"score {words}", target)
-    run = _pretrain(plan, arm, part, target, where)
+    if not arm.elsewhere:
+        run = _pretrain(plan, arm, part, target, where)
+    elif plan.cohort in OTHER:
+        run = _pretrain(plan, arm, part, cohorts(OTHER[plan.cohort]), {})
+    else:
+        raise UserError(
+            f"arm '{arm.name}' of {recipe.name} is pre-trained on another cohort, and none is "
+            f"known for {plan.cohort}. Pass --cohort {' or '.join(OTHER)}."
+        )
     if arm.adapt is not None:
         pair = (OTHER.get(plan.cohort, ""), plan.cohort)
         changes = {"rename": SAME.get(pair, {}), **plan.scale.adapt, **arm.adapt, **NOBODY}
@@ -148,8 +158,8 @@ def _score(plan: Plan, arm: Arm, part: Part) -> Cell:
     return _cell("score", settings, f"score {words}", features, run, target)
 
 
-def _pretrain(plan: Plan, arm: Arm, part: Part, target: Cell, where: dict[str, Any]) -> Cell:
-    """On the part's training patients; elsewhere on all patients of the other cohort."""
+def _pretrain(plan: Plan, arm: Arm, part: Part, cohort: Cell, where: dict[str, Any]) -> Cell:
+    """On the training patients of `where`; without, on all patients of another cohort."""
     recipe, scale = plan.recipe, plan.scale
     at_scale = recipe.scales.get(scale.name, scale.pretrain)
     changes = {**at_scale, **recipe.base, **arm.changes, **plan.changes, **NOBODY}
@@ -162,15 +172,7 @@ def _pretrain(plan: Plan, arm: Arm, part: Part, target: Cell, where: dict[str, A
         "options": dict(arm.options),
         "shuffled": arm.shuffled,
     }
-    words = f"pretrain {arm.name}, {part}"
-    if not arm.elsewhere:
-        return _cell("pretrain", {**settings, **where}, words, target)
-    if plan.cohort not in OTHER:
-        raise UserError(
-            f"arm '{arm.name}' of {recipe.name} is pre-trained on another cohort, and none is "
-            f"known for {plan.cohort}. Pass --cohort {', '.join(OTHER)}."
-        )
-    return _cell("pretrain", settings, words, cohort_cell(OTHER[plan.cohort]))
+    return _cell("pretrain", {**settings, **where}, f"pretrain {arm.name}, {part}", cohort)
 
 
 def _cell(stage: Any, settings: Mapping[str, Any], words: str, *upstream: Cell) -> Cell:

@@ -106,6 +106,8 @@ class Recipe:
     """Its table or figure in SLIMP, arXiv 2505.23709; empty: a question of ours."""
     base: Changes = field(default_factory=dict)
     """Changes of `PretrainConfig` that all arms share."""
+    probe: Changes = field(default_factory=dict)
+    """Of `ProbeConfig`, that all arms share."""
     cohorts: tuple[str, ...] = ("pad-ufes-20", "ham10000", "synthetic")
     """Names that it is meant for; the first whose data are here is taken."""
     features: tuple[str, ...] = ("image", "full")
@@ -135,6 +137,19 @@ class Recipe:
         """The arm that this one is compared with; None: it is the control."""
         name = arm.control or self.control
         return None if name == arm.name else name
+
+    def compared_in(self, arm: Arm, features: str) -> str | None:
+        """The control's feature set beside these of an arm: the same, or the only one it has.
+
+        Arms without a model stand beside the control's largest set. None: nothing compares.
+        """
+        name = self.control_of(arm)
+        if name is None:
+            return None
+        theirs = self.features_of(next(other for other in self.arms if other.name == name))
+        if features in theirs:
+            return features
+        return theirs[-1] if len(theirs) == 1 or arm.trainer in WITHOUT_MODEL else None
 
     def features_of(self, arm: Arm) -> tuple[str, ...]:
         """The feature sets of an arm."""

@@ -48,6 +48,8 @@ class Row(Record):
     estimate: Estimate | None
     """None: no part is done."""
     control: str | None = None
+    control_features: str | None = None
+    """Feature set in which the control is compared."""
     against: Difference | None = None
     """Minus the control on the same test images of the parts that both have."""
     holm: float | None = None
@@ -210,6 +212,7 @@ def _rows(recipe: Recipe, planned: pd.DataFrame, said: pd.DataFrame) -> Iterator
             own = _select(said, arm.name, (features, labels, setting))
             if len(own) == 0 and setting and len(said) and (said["arm"] == arm.name).any():
                 continue  # an arm that is not asked in this setting
+            compared = recipe.compared_in(arm, features)
             row = Row(
                 arm=arm.name,
                 features=features,
@@ -219,19 +222,18 @@ def _rows(recipe: Recipe, planned: pd.DataFrame, said: pd.DataFrame) -> Iterator
                 planned=int(counts[arm.name]),
                 estimate=_estimate(own, recipe.metric) if len(own) else None,
                 paper=recipe.figures.get((arm.name, features, labels)),
-                control=recipe.control_of(arm),
+                control=recipe.control_of(arm) if compared else None,
+                control_features=compared,
             )
-            found.append(replace(row, against=_against(row, own, recipe, said)))
+            found.append(replace(row, against=_against(row, own, recipe.metric, said)))
+    families: dict[tuple[str | None, ...], list[int]] = {}
+    for i, row in enumerate(found):
+        if row.against is not None:
+            families.setdefault((row.control, row.control_features, *row.kind[1:]), []).append(i)
     holm: dict[int, float] = {}
-    for kind in kinds:
-        for control in {row.control for row in found}:
-            family = [
-                (i, row.against.p_value)
-                for i, row in enumerate(found)
-                if row.kind == kind and row.control == control and row.against is not None
-            ]
-            corrected = holm_adjusted([p for _, p in family])
-            holm |= dict(zip((i for i, _ in family), corrected, strict=True))
+    for family in families.values():
+        raw = [against.p_value for i in family if (against := found[i].against) is not None]
+        holm |= dict(zip(family, holm_adjusted(raw), strict=True))
     yield from (replace(row, holm=holm.get(i)) for i, row in enumerate(found))
 
 
@@ -269,8 +271,8 @@ def _judge(claim: Claim, rows: Sequence[Row], said: pd.DataFrame, recipe: Recipe
     kind = (claim.features, claim.labels, claim.setting)
     row = next((row for row in rows if row.arm == claim.arm and row.kind == kind), None)
     if row is not None and row.control != claim.control:
-        own = replace(row, control=claim.control)
-        found = _against(own, _select(said, row.arm, kind), recipe, said)
+        own = replace(row, control=claim.control, control_features=claim.features)
+        found = _against(own, _select(said, row.arm, kind), recipe.metric, said)
         row = replace(own, against=found, holm=None if found is None else found.p_value)
     found = None if row is None else row.against
     return Judged(
@@ -322,19 +324,13 @@ def _estimate(rows: pd.DataFrame, metric: str) -> Estimate:
     return bootstrap(groups, statistic, replicates=REPLICATES)[metric]
 
 
-def _against(row: Row, own: pd.DataFrame, recipe: Recipe, said: pd.DataFrame) -> Difference | None:
-    """Minus the control in the same features, or in the only ones that the control has."""
-    if row.control is None or own.empty:
+def _against(row: Row, own: pd.DataFrame, metric: str, said: pd.DataFrame) -> Difference | None:
+    """Minus the control, on what both were tested on."""
+    if row.control is None or row.control_features is None or own.empty:
         return None
-    control = next(arm for arm in recipe.arms if arm.name == row.control)
-    names = recipe.features_of(control)
-    features = row.features if row.features in names else names[0]
-    if row.features not in names and len(names) > 1:
-        return None
-    theirs = _select(said, row.control, (features, row.labels, row.setting))
+    theirs = _select(said, row.control, (row.control_features, row.labels, row.setting))
     keys = ["image_id", "seed"]
     if theirs.empty or own[keys].merge(theirs[keys], on=keys).empty:
         return None
-    headline = recipe.metric == HEADLINE
-    found = compare(own, theirs, replicates=REPLICATES, headline_only=headline)
-    return found.differences[recipe.metric]
+    found = compare(own, theirs, replicates=REPLICATES, headline_only=metric == HEADLINE)
+    return found.differences[metric]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
 from slimp.experiments.table import Row, Table
 from slimp.experiments.text import HEADS, WORDS, cells, facts
 from slimp.report.html import render_page, write_page
-from slimp.report.svg import INK, MUTED, SERIES, drawing, svg
+from slimp.report.svg import INK, MARKERS, MUTED, SERIES, drawing, legend, svg
 
 
 def write_experiment_report(
@@ -27,14 +28,14 @@ def write_experiment_report(
         heads = [h for h in HEADS if h != "setting" or any(row.setting for row in rows)]
         shown = [dict(zip(HEADS, cells(row), strict=True)) for row in rows]
         kinds = dict.fromkeys(row.features for row in rows)
-        plots = [forest([r for r in rows if r.features == name], name) for name in kinds]
+        plots = [plot([r for r in rows if r.features == name], name) for name in kinds]
         sections.append(
             {
                 "id": labels,
                 "heading": WORDS[labels],
                 "heads": heads,
                 "rows": [[row[head] for head in heads] for row in shown],
-                "figures": [plot for plot in plots if plot],
+                "figures": [drawn for drawn in plots if drawn],
             }
         )
     page = render_page(
@@ -52,13 +53,20 @@ def write_experiment_report(
     return write_page(target, page)
 
 
+def plot(rows: Sequence[Row], features: str) -> Markup | None:
+    """A forest plot; where the arms have many settings, the scores over these."""
+    return curves(rows, features) if len({r.setting for r in rows}) > 2 else forest(rows, features)
+
+
 def forest(rows: Sequence[Row], features: str) -> Markup | None:
-    """Each arm minus its control, with its interval; arms that are told apart are filled."""
+    """Each arm minus its control, with its interval; arms that are told apart are coloured."""
     compared = [row for row in rows if row.against is not None]
     if not compared:
         return None
-    name = f"{rows[0].labels} {features}"
-    with drawing(name, size=(4.9, 1.0 + 0.24 * len(compared))) as (figure, axes):
+    with drawing(f"{rows[0].labels} {features}", size=(4.9, 1.0 + 0.24 * len(compared))) as (
+        figure,
+        axes,
+    ):
         axes.axvline(0, color=INK, linewidth=0.8)
         for y, row in enumerate(compared):
             assert row.against is not None
@@ -72,6 +80,24 @@ def forest(rows: Sequence[Row], features: str) -> Markup | None:
         axes.set_title(f"{features} features, minus {controls}")
         said = "; ".join(f"{_name(row)} {row.against}" for row in compared)
         return svg(figure, f"Forest plot of {features} features minus {controls}. {said}.")
+
+
+def curves(rows: Sequence[Row], features: str) -> Markup:
+    """The score of each arm over the settings, in their order."""
+    settings = list(dict.fromkeys(row.setting for row in rows))
+    arms = list(dict.fromkeys(row.arm for row in rows))
+    with drawing(f"{rows[0].labels} {features}", size=(7.2, 4.2)) as (figure, axes):
+        for k, arm in enumerate(arms):
+            own = [row for row in rows if row.arm == arm and row.estimate is not None]
+            x = [settings.index(row.setting) for row in own]
+            y = [row.estimate.mean for row in own if row.estimate is not None]
+            look: dict[str, Any] = {"color": SERIES[k % len(SERIES)]}
+            look["marker"] = MARKERS[k % len(MARKERS)]
+            axes.plot(x, y, label=arm, markersize=4.5, linewidth=1.0, **look)
+        axes.set_xticks(range(len(settings)), settings, rotation=60, ha="right")
+        axes.set_title(f"{features} features")
+        legend(figure)
+        return svg(figure, f"{features} features: {', '.join(arms)} over {', '.join(settings)}.")
 
 
 def _name(row: Row) -> str:

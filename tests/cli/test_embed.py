@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from slimp.cli import main as cli
+from slimp.features.embed import FeatureTable
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
@@ -48,6 +49,14 @@ def test_the_precision_that_was_used_is_recorded(
     assert run(places, tmp_path / "f.parquet", "--accelerator", "cpu", *flags) == 0
     record = json.loads((tmp_path / "f.config.json").read_text())
     assert (record["precision"], record["backend"]) == (expected, "torch")
+
+
+def test_the_test_time_augmentation_is_recorded(places: Path, tmp_path: Path) -> None:
+    flags = ("--precision", "32", "--accelerator", "cpu", "--test-time-augmentation", "dihedral")
+    assert run(places, tmp_path / "f.parquet", *flags) == 0
+    record = json.loads((tmp_path / "f.config.json").read_text())
+    assert record["test_time_augmentation"] == "dihedral"
+    assert FeatureTable.load(tmp_path / "f.parquet").test_time_augmentation == "dihedral"
 
 
 def test_openvino_is_recorded_with_its_version(places: Path, tmp_path: Path) -> None:

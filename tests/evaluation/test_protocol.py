@@ -265,7 +265,8 @@ def test_features_are_kept_until_the_run_or_the_cohort_changes(cohort, tmp_path,
     assert embedded() == 3
     assert embedded(how=InferenceConfig(precision="bf16")) == 4
     assert embedded(how=InferenceConfig(backend="openvino")) == 5
-    assert embedded() == 5
+    assert embedded(how=InferenceConfig(test_time_augmentation="dihedral")) == 6
+    assert embedded() == 6
 
 
 def test_auto_precision_is_measured_and_others_are_kept(monkeypatch):

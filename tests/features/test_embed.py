@@ -19,7 +19,7 @@ from slimp.data.schema import LEVELS, Feature, Schema
 from slimp.errors import UserError
 from slimp.features import encode as features
 from slimp.features.embed import FeatureTable, embed
-from slimp.features.encode import InferenceConfig, encode_table
+from slimp.features.encode import InferenceConfig, embed_images, encode_table
 from slimp.features.pseudo_metadata import PseudoMetadata, fingerprint
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
@@ -343,6 +343,41 @@ def test_retrieved_embeddings_take_the_place_of_those_not_known():
         table.features["image"], embed(model, bare).features["image"], strict=True
     )
     assert table.select(np.arange(8) < 3).imputed == table.imputed
+
+
+def test_the_mean_over_symmetries_does_not_depend_on_how_a_picture_lies(tmp_path):
+    cohort, how = make_cohort(), InferenceConfig(test_time_augmentation="dihedral", batch_size=3)
+    model = make_model(cohort).eval()
+    pixels = torch.cat([found for found, _ in image_batches(cohort, 16)])
+    mean = 0
+    for mirrored in (pixels, pixels.flip(2)):
+        for turns in range(4):
+            mean = mean + embed_images(model, [mirrored.rot90(turns, (3, 2))]) / 8
+    table = embed(model, cohort, how)
+    np.testing.assert_allclose(table.features["image"], mean, atol=1e-5)
+    upright = embed(model, cohort)
+    assert np.abs(upright.features["image"] - mean).max() > 1e-3
+    ways = {"test_time_augmentation": "dihedral"}
+    for position in (pixels.rot90(1, (2, 3)), pixels.flip(3), pixels.transpose(2, 3)):
+        found = embed_images(model, [position], **ways)
+        np.testing.assert_allclose(found, table.features["image"], atol=1e-5)
+    table.save(tmp_path / "f.parquet")
+    for same in (FeatureTable.load(tmp_path / "f.parquet"), table.select(np.arange(8) < 3)):
+        assert same.test_time_augmentation == "dihedral"
+    pseudo = embed(model, cohort, how, pseudo=pseudo_metadata(cohort, model))
+    assert pseudo.test_time_augmentation == "dihedral"
+    assert upright.test_time_augmentation == "none"
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs pip install 'slimp[openvino]'")
+def test_symmetries_go_through_every_backend():
+    cohort = make_cohort()
+    model = make_model(cohort).eval()
+    ours, theirs = (
+        embed(model, cohort, InferenceConfig(backend=b, test_time_augmentation="dihedral"))
+        for b in ("torch", "openvino")
+    )
+    np.testing.assert_allclose(ours.features["image"], theirs.features["image"], atol=1e-4)
 
 
 def test_own_metadata_stay_and_abstention_gives_a_row_in_which_all_is_missing():

@@ -22,6 +22,7 @@ from slimp.evaluation.logistic import LinearProbe
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import make_task
 from slimp.features.embed import FeatureTable, embed
+from slimp.features.encode import InferenceConfig
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig
@@ -161,6 +162,16 @@ def test_lesions_of_a_patient_are_compared_with_each_other_where_a_table_says_so
     for some in (predictor.predict(paths, metadata), predictor.predict(paths[:1], owned)):
         np.testing.assert_allclose(probabilities(some), neutral[: len(some)], atol=1e-4)
         assert {p.compared_with for p in some} == {0}
+
+
+def test_images_are_embedded_as_the_probes_were(places: Path, tmp_path: Path) -> None:
+    model, cohort = Slimp.from_pretrained(places / "run"), Cohort.load(places / "cohort")
+    table = embed(model, cohort, InferenceConfig(test_time_augmentation="dihedral"))
+    make_probe(tmp_path / "image", table, places, "image")
+    some = images(places)[:9]
+    found = Predictor.load(tmp_path / "image", PredictConfig(novelty=0.0)).predict(some)
+    wanted = LinearProbe.load(tmp_path / "image").predict_proba(table.design("image")[np.arange(9)])
+    np.testing.assert_allclose(probabilities(found), wanted, atol=1e-5)
 
 
 def test_a_batch_equals_one_by_one_in_any_order_and_comes_when_it_is_read(places: Path) -> None:

@@ -20,6 +20,9 @@ class Embedding:
     """Where to embed."""
     workers: int = 1
     """Processes that decode images."""
+    test_time_augmentation: Literal["none", "dihedral"] = "none"
+    """dihedral: embed each image as the mean of its 8 turns by 90 degrees and mirror images, which
+    takes 8 times as long; slimp predict does as its probe did."""
 
     def __post_init__(self) -> None:
         if self.workers < 0:
@@ -37,7 +40,11 @@ class Embedding:
         """How images are embedded."""
         from slimp.features.encode import InferenceConfig
 
-        return InferenceConfig(device=self.device, workers=self.workers)
+        return InferenceConfig(
+            device=self.device,
+            workers=self.workers,
+            test_time_augmentation=self.test_time_augmentation,
+        )
 
 
 def noted(arguments: Any) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def run(arguments: Arguments) -> None:
     check_output(out, overwrite=arguments.overwrite)
     result = _retrieve(arguments)
     with new_folder(out, overwrite=arguments.overwrite) as folder:
-        result.save(folder, run=run, **folders)
+        how = {"test_time_augmentation": arguments.test_time_augmentation}
+        result.save(folder, run=run, **folders, **how)
         if arguments.report:
             paths = " ".join(f"--{name} {path}" for name, path in folders.items())
             command = f"slimp retrieve {run} {paths} --out {out}"

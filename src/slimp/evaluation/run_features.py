@@ -93,7 +93,7 @@ def cached_features(
     Args:
         run: folder of the run.
         cohort_folder: folder of the cohort.
-        how: precision and backend enter the hash; None: torch in 32 bit.
+        how: precision, backend and test-time augmentation enter the hash; None: torch in 32 bit.
         lacking: columns that the model reads and the cohort has not: an error, or missing.
         pseudo: folder of `slimp retrieve`.
         progress: as for `embed`.
@@ -106,6 +106,7 @@ def cached_features(
         lacking = "missing"
     how = how or InferenceConfig()
     numbers = f"{how.precision} {how.backend}{'' if lacking == 'refuse' else ' missing'} context"
+    numbers += "" if how.test_time_augmentation == "none" else f" {how.test_time_augmentation}"
     key = hashlib.sha256(numbers.encode())
     for path in (
         *(run / "model.safetensors", run / "model.json"),

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -24,12 +25,16 @@ from slimp.errors import UserError
 from slimp.models.image_encoder import ImageEncoder, fused_attention
 
 BackendName = Literal["torch", "openvino"]
+Augmentation = Literal["none", "dihedral"]
+"""At test time: none, or the mean over the 8 symmetries of the square."""
 Pixels = UInt8[Tensor, "_ 3 height width"]
 Features = Float32[NDArray[Any], "_ d"]
 Encode = Callable[[Iterable[Pixels]], Iterator[Features]]
 """A backend that is ready: features of each batch of pixels."""
 AGREEMENT = 0.999
 """Least cosine between an accelerated backend's features and torch's in fp32, for every image."""
+SYMMETRIES = 8
+"""Of the square."""
 CHECKED = 8
 """Images on which they are compared before each run."""
 
@@ -56,6 +61,27 @@ def torch_backend(encoder: ImageEncoder, device: torch.device, precision: str) -
             yield features
 
     return encode
+
+
+def over_symmetries(encode: Encode) -> Encode:
+    """The mean features of each image's 8 turns by 90 degrees and mirror images.
+
+    A lesion has no upright, so these are equally good pictures of it.
+    """
+
+    def encode_all(batches: Iterable[Pixels]) -> Iterator[Features]:
+        found = encode(view for pixels in batches for view in symmetries(pixels))
+        while views := list(islice(found, SYMMETRIES)):
+            yield np.asarray(np.mean(views, axis=0, dtype=np.float64), dtype=np.float32)
+
+    return encode_all
+
+
+def symmetries(pixels: Pixels) -> Iterator[Pixels]:
+    """The same square images in each of 8 positions, the first as they are."""
+    for side in (pixels, pixels.flip(3)):
+        for turns in range(SYMMETRIES // 2):
+            yield side.rot90(turns, (2, 3)).contiguous()
 
 
 def openvino_backend(encoder: ImageEncoder, batch_size: int, precision: str) -> Encode:

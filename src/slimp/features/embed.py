@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from slimp.data.encoding import Rows
 from slimp.data.files import new_file
 from slimp.data.schema import LEVELS, LevelName, Schema
 from slimp.errors import UserError
+from slimp.features.backends import Augmentation
 from slimp.features.design import Design, MetadataEncoder, RawTable, metadata_encoder
 from slimp.features.encode import (
     InferenceConfig,
@@ -41,7 +42,9 @@ from slimp.models.nested import Slimp
 Array = np.ndarray[Any, np.dtype[Any]]
 ID_COLUMNS = ("image_id", "lesion_id", "patient_id", "label")
 IMPUTED_KEY, SCHEMA_KEY, CONTEXT_KEY = b"slimp.imputed", b"slimp.schema", b"slimp.patient_context"
-"""Metadata of a features file: imputed features, schema, the space that compares lesions."""
+AUGMENTATION_KEY = b"slimp.test_time_augmentation"
+"""Metadata of a features file: imputed features, schema, the space that compares lesions, and the
+positions in which images were embedded."""
 RAW = "metadata."
 """Before the names of columns of metadata in a features file."""
 REMEDY = "Adapt the model to this cohort first, or add the columns, empty if unknown."
@@ -64,8 +67,15 @@ class FeatureTable:
     """Embeds other metadata of the same columns; not saved."""
     context: PatientContext | None = None
     """What the comparison was made with."""
+    test_time_augmentation: Augmentation = "none"
+    """How `image` was made, see `InferenceConfig`."""
 
     def __post_init__(self) -> None:
+        if self.test_time_augmentation not in get_args(Augmentation):
+            raise UserError(
+                f"feature table: made with the test-time augmentation "
+                f"'{self.test_time_augmentation}', which this version does not know. Embed again."
+            )
         if missing := [name for name in ID_COLUMNS if name not in self.ids]:
             raise UserError(f"feature table: the column '{missing[0]}' is missing.")
         for name, values in self.features.items():
@@ -139,13 +149,11 @@ class FeatureTable:
     def select(self, mask: Bool[Array, " n"] | pd.Series) -> FeatureTable:
         """The images where `mask` is true."""
         keep = np.asarray(mask, dtype=bool)
-        return FeatureTable(
+        return replace(
+            self,
             ids=self.ids[keep].reset_index(drop=True),
             features={name: values[keep] for name, values in self.features.items()},
-            imputed=self.imputed,
             raw=None if self.raw is None else self.raw[keep],
-            encoder=self.encoder,
-            context=self.context,
         )
 
     def with_context(self, context: PatientContext | None = None) -> FeatureTable:
@@ -161,6 +169,7 @@ class FeatureTable:
     def save(self, path: str | Path) -> None:
         """Writes a parquet file, atomically: ids, metadata, and a fixed-size list per embedding."""
         scalars, notes = self.ids, {IMPUTED_KEY: json.dumps(self.imputed).encode()}
+        notes[AUGMENTATION_KEY] = self.test_time_augmentation.encode()
         if self.raw is not None:
             own = self.raw.frame.add_prefix(RAW).set_axis(self.ids.index, axis="index")
             scalars = pd.concat([self.ids, own], axis=1)
@@ -204,8 +213,14 @@ class FeatureTable:
             raw = RawTable(schema=Schema.from_dict(json.loads(notes[SCHEMA_KEY])), frame=frame)
             ids = ids.drop(columns=own)
         try:
-            imputed = tuple(json.loads(notes.get(IMPUTED_KEY, b"[]")))
-            return cls(ids=ids, features=features, imputed=imputed, raw=raw, context=context)
+            return cls(
+                ids=ids,
+                features=features,
+                imputed=tuple(json.loads(notes.get(IMPUTED_KEY, b"[]"))),
+                raw=raw,
+                context=context,
+                test_time_augmentation=notes.get(AUGMENTATION_KEY, b"none").decode(),
+            )
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
@@ -258,7 +273,13 @@ def embed(
         features[METADATA_KEYS[level]] = per_row[of_image[level]]
     columns = [name for name in (*ID_COLUMNS, "split") if name in cohort.images]
     ids = cohort.images[columns].reset_index(drop=True)
-    table = FeatureTable(ids=ids, features=features, raw=raw, encoder=metadata_encoder(model))
+    table = FeatureTable(
+        ids=ids,
+        features=features,
+        raw=raw,
+        encoder=metadata_encoder(model),
+        test_time_augmentation=how.test_time_augmentation,
+    )
     if pseudo is not None:
         return with_pseudo_metadata(table, model, pseudo)
     return table.with_context()
@@ -291,9 +312,11 @@ def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetada
         for name in LEVELS if nothing_known or model.config.hierarchy == "flat" else (level,):
             raw = raw.without(name, imputed) if raw is not None and hides else raw
     ordered = ("image", *METADATA_KEYS.values())
-    return FeatureTable(
+    return replace(
+        table,
         ids=table.ids.assign(abstained=abstained),
         features={name: features[name] for name in ordered if name in features},
         imputed=tuple(METADATA_KEYS[level] for level in pseudo.embeddings),
         raw=raw,
+        encoder=None,
     ).with_context()

@@ -18,18 +18,21 @@ from torch import Tensor
 
 from slimp.data.batches import LevelBatch
 from slimp.data.cohort import Cohort
+from slimp.data.config import require_choices
 from slimp.data.encoding import Encoding, Rows
 from slimp.data.images import image_batches
 from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import UserError
 from slimp.features.backends import (
     CHECKED,
+    Augmentation,
     BackendName,
     Encode,
     Pixels,
     batch_size_of,
     inference,
     openvino_backend,
+    over_symmetries,
     require_agreement,
     torch_backend,
 )
@@ -55,6 +58,11 @@ class InferenceConfig:
     """Images at once, at most; None: as many as suit the backend."""
     workers: int = 0
     """Processes that decode images ahead; 0: this process decodes, between batches."""
+    test_time_augmentation: Augmentation = "none"
+    """dihedral: the mean embedding of each image's 8 turns and mirror images."""
+
+    def __post_init__(self) -> None:
+        require_choices(InferenceConfig, self)
 
 
 def embed_images(
@@ -63,16 +71,18 @@ def embed_images(
     *,
     device: torch.device | str = "cpu",
     precision: Literal["32", "bf16"] = "32",
+    test_time_augmentation: Augmentation = "none",
     encode: Encode | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Float32[Array, "n d"]:
     """Image embeddings, in float32, of batches of square pixels as large as the encoder expects.
 
-    `encode` runs the encoder (None: torch); `progress` is called with the images done. The model is
-    left as it was found.
+    `encode` runs the encoder (None: torch), for `dihedral` on all 8 positions of each image;
+    `progress` is called with the images done. The model is left as it was found.
     """
     device, found = torch.device(device), list[Array]()
     encode = encode or torch_backend(model.image_encoder, device, precision)
+    encode = over_symmetries(encode) if test_time_augmentation == "dihedral" else encode
     with evaluating(model, device):
         for chunk in encode(batches):
             found.append(chunk)
@@ -128,6 +138,7 @@ def embed_cohort_images(
         (pixels for pixels, _ in batches),
         device=device,
         precision=how.precision,
+        test_time_augmentation=how.test_time_augmentation,
         encode=encode,
         progress=None if progress is None else lambda done: progress(done, len(cohort)),
     )

@@ -25,6 +25,7 @@ def to_dict(predictor: Predictor, predictions: Sequence[Prediction]) -> dict[str
         "format": FORMAT,
         "features": probe.features,
         "classes": list(probe.classes),
+        "test_time_augmentation": predictor.reference.test_time_augmentation,
         "decision": probe.decision,
         "decision_rule": predictor.decision_rule,
         "class_shares": dict(zip(probe.classes, probe.priors.tolist(), strict=True)),

@@ -237,7 +237,12 @@ class Predictor:
                 pixels[path] = read
         if not pixels:
             return Batch(paths=paths, found=found)
-        images = embed_images(self.model, [torch.stack(list(pixels.values()))], device=self.device)
+        images = embed_images(
+            self.model,
+            [torch.stack(list(pixels.values()))],
+            device=self.device,
+            test_time_augmentation=self.reference.test_time_augmentation,
+        )
         p, usual = self.surroundings.p_values(images), len(self.surroundings.usual)
         for path, value in zip(pixels, p, strict=True):
             if value < self.config.novelty:

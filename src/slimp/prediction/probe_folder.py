@@ -88,6 +88,7 @@ def write_probe(
         "cohort": str(provenance.cohort),
         "schema": cohort.schema.to_dict(),
         "pseudo": None if pseudo is None else str(pseudo),
+        "test_time_augmentation": table.test_time_augmentation,
         "versions": versions(),
     }
     found.save(folder, overwrite=True)

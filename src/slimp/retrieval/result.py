@@ -183,18 +183,17 @@ class Retrieval:
         }
         return {name: _plain(value) for name, value in content.items()}
 
-    def save(self, folder: Path, *, run: Path, reference: Path, target: Path) -> None:
+    def save(self, folder: Path, **origins: Path | str) -> None:
         """Writes `pseudo.parquet`, `metrics.json` and `config.json` into a folder that exists.
 
-        The run and the folders of both cohorts are recorded in `config.json`.
+        `origins` are recorded in `config.json`: `run`, the cohorts `reference` and `target`, and
+        how images were embedded.
         """
         save_pseudo(folder, self.table, self.features)
         write_json(folder / "metrics.json", self.to_dict())
         record = {
             "retrieve": asdict(self.config),
-            "run": str(run),
-            "reference": str(reference),
-            "target": str(target),
+            **{name: str(value) for name, value in origins.items()},
             "versions": versions(),
         }
         write_json(folder / "config.json", record)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
+from slimp.data.schema import Schema
 from slimp.errors import UserError
 from slimp.evaluation.probe_config import FullFinetuneConfig, ProbeConfig
 from slimp.evaluation.protocol import _feature_sets
+from slimp.features.design import RawTable
 from slimp.features.embed import FeatureTable
-from slimp.features.relative import OUTLIER, PRIOR
+from slimp.features.relative import OUTLIER, PRIOR, from_others
 
 BLOCKS = ("relative", "outlier")
 
@@ -41,6 +45,33 @@ def table() -> FeatureTable:
 def check_same(found: FeatureTable, expected: FeatureTable, rows: object = slice(None)) -> None:
     for name in BLOCKS:
         assert_allclose(found.features[name], expected.features[name][rows], atol=1e-4)  # type: ignore[call-overload]
+
+
+def test_cells_minus_those_of_the_other_lesions_against_a_loop(table):
+    rng = np.random.default_rng(4)
+    cells = rng.normal(size=(len(table), 2))
+    cells[rng.random(cells.shape) < 0.3] = np.nan
+    found, ids = from_others(cells, table.ids), table.ids
+    for i, (patient, lesion) in enumerate(zip(ids["patient_id"], ids["lesion_id"], strict=True)):
+        others = pd.DataFrame(cells)[(ids["patient_id"] == patient) & (ids["lesion_id"] != lesion)]
+        mean = others.groupby(ids["lesion_id"]).mean().mean()
+        assert_allclose(found[i], (cells[i] - mean).fillna(0.0), atol=1e-6)
+
+
+def test_raw_columns_of_lesions_are_compared_where_there_are_some(table):
+    size = {"size": {"kind": "continuous"}, "site": {"kind": "categorical"}}
+    age = {"age": {"kind": "continuous"}}
+    schema = {"image": "image_id", "lesion_metadata": size, "patient_metadata": age}
+    frame = pd.DataFrame({"size": 3.0, "site": "arm", "age": 40.0}, index=table.ids.index)
+    frame.loc[4, "size"] = 5.0
+    raw = RawTable(schema=Schema.from_dict(schema), frame=frame)
+    blocks = replace(table, raw=raw).design("relative").blocks
+    assert blocks["relative_table"].shape == (len(table), 1)
+    patient = table.ids["patient_id"] == table.ids["patient_id"][4]
+    assert set(np.flatnonzero(blocks["relative_table"])) <= set(np.flatnonzero(patient))
+    assert blocks["relative_table"][4] == 2.0
+    assert "relative_table" not in table.design("relative").blocks
+    assert "relative_table" not in replace(table, raw=raw).design("full").blocks
 
 
 def test_against_a_loop_over_lesions(table):

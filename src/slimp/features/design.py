@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Float32, Shaped
 
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding, Rows
 from slimp.data.schema import LevelName, Schema
 from slimp.features.encode import embed_rows, encode_table, level_of_images
 from slimp.features.feature_sets import METADATA_KEYS
+from slimp.features.relative import from_others
 from slimp.models.nested import Slimp
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -71,6 +72,13 @@ class RawTable:
         """What a model reads at a level: of columns that the schema has at another one, nothing."""
         own = self.frame.columns.intersection([*columns_of(self.schema, model, level)])
         return encode_table(model.encodings[level], self.frame[own])
+
+    def relative(self, ids: pd.DataFrame) -> Float32[Array, "n c"]:
+        """Continuous cells of images and lesions minus the mean of the patient's other lesions."""
+        features = (f for name in ("image", "lesion") for f in self.schema.level(name).features)
+        columns = [f.columns[0] for f in features if f.kind == "continuous"]
+        cells = self.frame.reindex(columns=columns)
+        return from_others(cells.to_numpy(dtype=np.float64, na_value=np.nan), ids)
 
     def fit(self, levels: Sequence[LevelName]) -> tuple[Encoding, ...]:
         """Statistics and categories of these rows, for each of the levels with features."""

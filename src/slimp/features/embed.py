@@ -34,7 +34,14 @@ from slimp.features.encode import (
     has_columns,
     level_of_images,
 )
-from slimp.features.feature_sets import FEATURE_SETS, METADATA_KEYS, TABLE, TABLE_LEVELS, FeatureSet
+from slimp.features.feature_sets import (
+    FEATURE_SETS,
+    METADATA_KEYS,
+    RELATIVE_TABLE,
+    TABLE,
+    TABLE_LEVELS,
+    FeatureSet,
+)
 from slimp.features.pseudo_metadata import PseudoMetadata, read_lists, to_lists
 from slimp.features.relative import PatientContext
 from slimp.models.nested import Slimp
@@ -140,6 +147,8 @@ class FeatureTable:
         if raw is not None and not any(raw.schema.level(name).features for name in levels):
             raw = None
         found = {name: self.features[name] for name in names if name in self.features}
+        if raw is not None and RELATIVE_TABLE in names and (own := raw.relative(self.ids)).size:
+            found[RELATIVE_TABLE] = own
         return Design(blocks=found, table=raw, levels=levels, encoder=self.encoder)
 
     def matrix(self, features: FeatureSet) -> Float32[Array, "n d"]:

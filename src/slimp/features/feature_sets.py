@@ -9,8 +9,8 @@ from slimp.data.schema import LevelName
 FeatureSet = Literal["image", "image+lesion", "full", "relative"]
 """Image features alone, with lesion metadata, with patient metadata too, and with what sets the
 lesion apart from the patient's other lesions too."""
-TABLE = "table"
-"""The block of raw metadata; the others are embeddings."""
+TABLE, RELATIVE_TABLE = "table", "relative_table"
+"""The blocks made of raw metadata; the others are embeddings."""
 METADATA_KEYS: dict[LevelName, str] = {
     "image": "image_metadata",
     "lesion": "lesion",
@@ -21,7 +21,10 @@ FEATURE_SETS: dict[FeatureSet, tuple[str, ...]] = {
     "image": ("image",),
     "image+lesion": ("image", "image_metadata", "lesion", TABLE),
     "full": ("image", "image_metadata", "lesion", "patient", TABLE),
-    "relative": ("image", "image_metadata", "lesion", "patient", TABLE, "relative", "outlier"),
+    "relative": (
+        *("image", "image_metadata", "lesion", "patient", TABLE),
+        *("relative", "outlier", RELATIVE_TABLE),
+    ),
 }
 """Set -> its blocks. A block that a model or a cohort lacks is left out."""
 TABLE_LEVELS: dict[FeatureSet, tuple[LevelName, ...]] = {

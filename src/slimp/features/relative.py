@@ -129,6 +129,26 @@ class PatientContext:
         return cls(**load(base64.b64decode(text)))
 
 
+def from_others(cells: Float[Array, "n c"], ids: pd.DataFrame) -> Float32[Array, "n c"]:
+    """Numbers of each image minus the mean of the patient's other lesions.
+
+    Several images of a lesion count as one, by their mean. 0 where the image's own number is NaN,
+    or those of all the others.
+    """
+    found = np.zeros(cells.shape, dtype=np.float32)
+    for rows, own in _patients(ids):
+        known = np.isfinite(cells[rows])
+        sums, counts = (np.zeros((own.max() + 1, cells.shape[1])) for _ in range(2))
+        np.add.at(sums, own, np.where(known, cells[rows], 0.0))
+        np.add.at(counts, own, known)
+        there = counts > 0
+        lesions = np.divide(sums, counts, out=np.zeros_like(sums), where=there)  # (l, c)
+        others = (there.sum(axis=0) - there)[own]  # (n, c)
+        mean = (lesions.sum(axis=0) - lesions)[own] / np.maximum(others, 1)
+        found[rows] = np.where(known & (others > 0), cells[rows] - mean, 0.0)
+    return found
+
+
 def _patients(ids: pd.DataFrame) -> Iterator[tuple[Int[Array, " n"], Int[Array, " n"]]]:
     """Per patient its rows, and the number of each one's lesion within the patient."""
     patient = ids.groupby("patient_id", dropna=False).ngroup().to_numpy()

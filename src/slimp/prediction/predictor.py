@@ -24,7 +24,7 @@ from slimp.evaluation.probe_config import LEAKING, RULES
 from slimp.features.design import Design, RawTable
 from slimp.features.embed import FeatureTable
 from slimp.features.encode import embed_images, embed_rows
-from slimp.features.feature_sets import METADATA_KEYS, TABLE
+from slimp.features.feature_sets import METADATA_KEYS, RELATIVE_TABLE, TABLE
 from slimp.features.relative import OUTLIER
 from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig
@@ -281,6 +281,11 @@ class Predictor:
                 features[name] = np.concatenate([batch.features[name] for batch in filled])
             assert self.reference.context is not None
             features |= self.reference.context.relative(features, ids)
+            cells = pd.DataFrame(index=range(len(kept)))
+            if metadata is not None:
+                cells = metadata.rows([keys[path] for path in kept])
+            raw = RawTable(schema=Schema.from_dict(self.record["schema"]), frame=cells)
+            features[RELATIVE_TABLE] = raw.relative(ids)
         return Batch(
             paths=[path for batch in batches for path in batch.paths],
             found={path: one for batch in batches for path, one in batch.found.items()},

@@ -20,7 +20,7 @@ from slimp.evaluation.probe_config import LEAKING, ProbeConfig
 from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.result import Predictions
 from slimp.features.embed import FeatureTable
-from slimp.features.feature_sets import METADATA_KEYS, TABLE
+from slimp.features.feature_sets import METADATA_KEYS, RELATIVE_TABLE, TABLE
 from slimp.models.nested import Slimp
 from slimp.prediction.novelty import save_reference
 from slimp.sources.split_file import split_rows
@@ -108,7 +108,8 @@ def levels_of(probe: LinearProbe, reference: FeatureTable, model: Slimp) -> tupl
         CheckpointError: probe, reference and model do not belong together.
     """
     widths = {name: values.shape[1] for name, values in reference.features.items()}
-    embedded = {name: width for name, width in probe.blocks.items() if name != TABLE}
+    raw = (TABLE, RELATIVE_TABLE)
+    embedded = {name: width for name, width in probe.blocks.items() if name not in raw}
     levels = tuple(level for level, key in METADATA_KEYS.items() if key in embedded)
     images = reference.features.get("image")
     fits = embedded.items() <= widths.items() and set(levels) <= set(model.encodings)

@@ -20,16 +20,11 @@ from slimp.data.batches import Batch, PatientBatches
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding, FittedFeature
 from slimp.errors import CohortError, UserError
-from slimp.experiments import cohorts, table
 from slimp.experiments.baselines import clip_text, frozen, mae, supervised
-from slimp.experiments.plan import make_plan
-from slimp.experiments.recipe import SCALES, Scale, recipes
-from slimp.experiments.run import Share, run_experiment
 from slimp.features.embed import embed
 from slimp.models.config import ModelConfig
 from slimp.models.losses import NestedLoss
 from slimp.models.nested import Slimp
-from slimp.sources.synthetic.config import SyntheticConfig
 from slimp.training.build_model import build_model
 from slimp.training.config import PretrainConfig
 from slimp.training.gradient_cache import backward
@@ -374,34 +369,3 @@ def test_simclr_and_its_kind_are_settings(tmp_path):
     ):
         model = pretrain(tiny_cohort(), settings(epochs=1, **changes), tmp_path / str(number))
         assert embed(model, tiny_cohort()).features["image"].shape[1] == VIT["embed_dim"]
-
-
-# ------------------------------------------------------------------ recipes
-
-TINY = Scale(
-    name="tiny",
-    preset="tiny",
-    pretrain={
-        **{"encoder_options": VIT, "image_size": 16, "epochs": 1, "patients": 12, "lesions": 2},
-        **{"projection_width": 8, "precision": "32", "accelerator": "cpu"},
-    },
-    probe={"split": "patient", "seeds": 1, "test_fraction": 0.3, "folds": 2, "strengths": (0.1,)},
-)
-
-
-@pytest.mark.parametrize("name", ["baselines", "trace-vs-ft"])
-@pytest.mark.parametrize("scale", SCALES)
-def test_settings_of_the_recipes_are_valid_at_every_scale(name, scale):
-    assert make_plan(recipes()[name], SCALES[scale], "synthetic").cells
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["baselines", "trace-vs-ft"])
-def test_the_recipes_run_to_their_end(name, tmp_path, monkeypatch):
-    drawn = SyntheticConfig(patients=36, lesions=2, image_size=16, seed=3)
-    monkeypatch.setitem(cohorts.DRAWN, "synthetic", drawn)
-    monkeypatch.setattr(table, "REPLICATES", 20)
-    arms = [arm.name for arm in recipes()[name].arms if arm.trainer != "frozen"]
-    plan = make_plan(recipes()[name], TINY, "synthetic")
-    found = run_experiment(plan, tmp_path / "out", share=Share(only={"arm": "|".join(arms)}))
-    assert {row.arm for row in found.rows if row.estimate is not None} == set(arms)

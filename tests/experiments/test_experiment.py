@@ -272,6 +272,15 @@ def test_two_processes_make_the_whole(whole, tmp_path):
     assert same(whole, tmp_path / "out")
 
 
+def test_a_shard_may_have_nothing_to_do(tmp_path):
+    only = {"arm": "metadata", "seed": "0"}
+    done = [
+        run_experiment(plan(), tmp_path / "out", share=Share(only=only, shard=(number, 2))).done
+        for number in (1, 2)
+    ]
+    assert done in ([0, 1], [1, 1])
+
+
 def test_what_is_done_is_not_done_again(whole):
     lines: list[str] = []
     run_experiment(plan(), whole, announce=lines.append)

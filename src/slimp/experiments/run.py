@@ -56,13 +56,17 @@ class Share:
         return tuple(c for c in found if order.index(_training(c.score).id) % shards == number - 1)
 
 
+def silent(line: str) -> None:
+    """Announces nothing; a function with a name, since it travels to other processes."""
+
+
 def run_experiment(
     plan: Plan,
     out: Path,
     *,
     cells: Path | None = None,
     share: Share | None = None,
-    announce: Announce = lambda line: None,
+    announce: Announce = silent,
 ) -> Table:
     """Makes the cells of a share that are not done, then the table of all that are.
 
@@ -79,12 +83,13 @@ def run_experiment(
     share = share or Share(only={})
     chains = share.of(plan)
     place = out / "cells" if cells is None else cells
-    wanted, target = in_order(chain.score for chain in chains), chains[0].score.upstream[-1]
-    if is_folder(target):
+    wanted = in_order(chain.score for chain in chains)
+    if chains and is_folder(chains[0].score.upstream[-1]):
         require_split(chains[0].score, place)
     open_experiment(out, plan, Path("cells") if cells is None else cells.resolve())
     work([cell for cell in wanted if cell.stage == "cohort"], place, execute, announce)
-    require_split(chains[0].score, place)
+    if chains:  # a shard may be left with none
+        require_split(chains[0].score, place)
     if share.jobs == 1:
         work(wanted, place, execute, announce)
     else:

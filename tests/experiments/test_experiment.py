@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -21,9 +23,9 @@ from slimp.cli.main import main
 from slimp.data.cohort import Cohort
 from slimp.errors import UserError
 from slimp.evaluation.paired_bootstrap import Difference
-from slimp.experiments import cohorts, recipe, table
+from slimp.experiments import cohorts, recipe, stages, table
 from slimp.experiments.cells import in_order, locked
-from slimp.experiments.plan import Plan, make_plan
+from slimp.experiments.plan import Plan, first_here, make_plan
 from slimp.experiments.recipe import SCALES, Arm, Claim, Recipe, Scale, recipes
 from slimp.experiments.recipes.nested_vs_flat import FLAT
 from slimp.experiments.run import Share, run_experiment, write_table
@@ -36,9 +38,12 @@ TINY = Scale(
     pretrain={
         **{"encoder_options": VIT, "image_size": SIZE, "tabular_width": 8, "projection_width": 8},
         **{"epochs": 1, "patients": 8, "lesions": 2, "precision": "32", "accelerator": "cpu"},
-        **{"checkpoint_every_steps": 1},
+        **{"checkpoint_every_steps": 1, "workers": 0},
     },
-    adapt={"epochs": 1, "patients": 8, "lesions": 2, "precision": "32", "accelerator": "cpu"},
+    adapt={
+        **{"epochs": 1, "patients": 8, "lesions": 2, "precision": "32", "accelerator": "cpu"},
+        "workers": 0,
+    },
     probe={"split": "patient", "seeds": 2, "test_fraction": 0.3, "folds": 2, "strengths": (0.1,)},
 )
 RECIPE = Recipe(
@@ -54,6 +59,8 @@ RECIPE = Recipe(
     claims=(CLAIM,),
     figures={("nested", "full", "malignant"): 0.928},
 )
+STEPS = 4
+"""Of a training."""
 FILES = ("table.md", "table.json", "predictions.parquet")
 
 
@@ -65,7 +72,7 @@ def known(monkeypatch) -> None:
     for name in ("synthetic", "synthetic-clinic", "ducklings", "no-ducklings"):
         monkeypatch.setitem(cohorts.DRAWN, name, drawn)
     monkeypatch.setitem(SCALES, "laptop", TINY)
-    monkeypatch.setattr("slimp.experiments.cost.IMAGES", 1)
+    monkeypatch.setattr("slimp.experiments.cost._seconds_per_image", lambda settings: 1.0)
     monkeypatch.setattr(table, "REPLICATES", 50)
 
 
@@ -104,7 +111,7 @@ def test_arms_that_share_a_stage_share_its_cell():
     assert first.upstream == again.upstream
     stages = [cell.stage for cell in plan().cells]
     assert {stage: stages.count(stage) for stage in stages} == {
-        **{"cohort": 1, "pretrain": 2 * 2, "embed": 2 * 2},
+        **{"cohort": 1, "split": 2, "pretrain": 2 * 2, "embed": 2 * 2},
         "score": 4 * 2,
     }
 
@@ -113,8 +120,59 @@ def test_another_setting_is_another_cell_but_not_one_that_changes_no_result():
     ids = {cell.id for cell in plan().cells}
     assert ids == {cell.id for cell in plan(keep_checkpoints=7).cells}
     others = {cell.id for cell in plan(temperature=0.2).cells}
-    assert {c.stage for c in plan().cells if c.id in others & ids} == {"cohort", "score"}
-    assert len(ids & others) == 1 + 2  # the cohort, and the metadata alone
+    assert {c.stage for c in plan().cells if c.id in others & ids} == {"cohort", "split", "score"}
+    assert len(ids & others) == 1 + 2 + 2  # the cohort, its splits, and the metadata alone
+
+
+def test_settings_that_change_no_result_reach_the_training(whole):
+    assert {c.machine["keep_checkpoints"] for c in plan(keep_checkpoints=7).cells if c.machine} == {
+        7
+    }
+    for path in (whole / "cells").glob("*/run/config.json"):
+        held = json.loads(path.read_text())
+        assert (held["pretrain"]["checkpoint_every_steps"], held["pretrain"]["accelerator"]) == (
+            1,
+            "cpu",
+        )
+
+
+@pytest.mark.parametrize("name", ["hierarchy", "seed", "validation_fraction"])
+def test_what_tells_the_arms_or_parts_apart_is_not_set(name):
+    with pytest.raises(UserError, match=name):
+        plan(**{name: 0})
+
+
+def test_stages_read_the_split_that_was_drawn_once(whole, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    score = plan().chains[0].score
+    (score.folder(out / "cells") / "done.json").unlink()
+    monkeypatch.setattr("slimp.evaluation.result.make_splits", None)  # as a newer scikit-learn
+    run_experiment(plan(), out)
+    assert same(whole, out)
+    training = score.of("pretrain")
+    patients = training.folder(out / "cells") / "run" / "patients.parquet"
+    said = pd.read_parquet(out / "predictions.parquet")
+    tests = said[(said["arm"] == "nested") & (said["seed"] == 0)]
+    pd.read_parquet(patients).assign(patient_id=tests["patient_id"].iloc[0]).to_parquet(patients)
+    (score.folder(out / "cells") / "done.json").unlink()
+    (reason,) = run_experiment(plan(), out).failed
+    assert tests["patient_id"].iloc[0] in reason
+
+
+def test_an_arm_that_cannot_be_made_leaves_a_hole(tmp_path, monkeypatch, capsys):
+    def broken(*arguments: Any) -> None:
+        raise UserError("no such weights here")
+
+    monkeypatch.setitem(stages.OWN, "broken", broken)
+    arms = (Arm(name="broken", trainer="broken"), Arm(name="metadata", trainer="metadata"))
+    own = Recipe(name="tiny", question="?", arms=arms, control="metadata")
+    monkeypatch.setitem(recipes(), "tiny", own)
+    out = tmp_path / "out"
+    assert main(["experiment", "tiny", "--cohort", "synthetic", "--out", str(out)]) == 2
+    assert "no such weights here" in capsys.readouterr().err
+    done = {row["arm"]: row["done"] for row in content(out)["rows"]}
+    assert done == {"broken": 0, "metadata": 2}
 
 
 def test_inputs_come_before_outputs():
@@ -234,9 +292,10 @@ def test_holm_is_that_of_a_loop():
 # ------------------------------------------------------------------ interrupted, divided, partial
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_leaves_the_same_table(whole, tmp_path):
-    rng, kills = random.Random(1), 0
-    for _ in range(5):
+    rng, kills, halfway = random.Random(1), 0, 0
+    for _ in range(12):
         child = os.fork()
         if child == 0:
             try:
@@ -247,11 +306,15 @@ def test_killed_at_any_moment_it_leaves_the_same_table(whole, tmp_path):
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         kills += not (tmp_path / "out" / "table.md").exists()
+        held = (tmp_path / "out" / "cells").glob("*/run/checkpoints/*")
+        halfway += any(int(re.search(r"\d+", path.name)[0]) < STEPS for path in held)
     assert kills >= 3
+    assert halfway  # a training went on from a step below its last
     run_experiment(plan(), tmp_path / "out")
     assert same(whole, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_two_shards_are_the_whole(whole, tmp_path):
     made: list[list[str]] = []
     for number in (1, 2):
@@ -323,7 +386,8 @@ def test_a_folder_keeps_its_question(whole, tmp_path):
 
 def test_the_command_line_runs_and_shows(tmp_path, capsys, monkeypatch):
     out = str(tmp_path / "out")
-    words = ["experiment", "tiny", "--cohort", "synthetic", "--out", out, "--only", "arm=nested"]
+    words = ["experiment", "tiny", "--cohort", "synthetic", "--out", out]
+    words += ["--only", "arm=nested", "--only", "seed=1"]
     assert main([*words, "--dry-run"]) == 0
     assert not (tmp_path / "out").exists()
     assert "pretrain nested, seed 1 fold 0" in capsys.readouterr().out
@@ -346,11 +410,19 @@ def test_the_page_has_a_forest_plot_per_feature_set(whole):
 
 def test_a_cohort_folder_will_do(tmp_path):
     tiny_cohort(patients=36, seed=3).save(tmp_path / "cohort")
+    assert main(["experiment", "list", "--cohort", str(tmp_path / "cohort")]) == 0
     own = make_plan(RECIPE, TINY, str(tmp_path / "cohort"))
     share = Share(only={"arm": "metadata"})
     found = run_experiment(own, tmp_path / "out", share=share)
     assert {row.labels for row in found.rows if row.estimate} == {"native"}  # none is malignant
     assert not list((tmp_path / "out" / "cells").glob("*/cohort"))
+
+
+def test_a_cohort_is_taken_with_the_one_that_it_learns_from(tmp_path, monkeypatch):
+    (tmp_path / "pad-ufes-20").mkdir()
+    monkeypatch.setenv("SLIMP_TEST_DATA", str(tmp_path))
+    assert first_here(recipes()["nested-vs-flat"]) == "pad-ufes-20"
+    assert first_here(recipes()["what-to-train"]) == "synthetic"
 
 
 @pytest.mark.parametrize("scale", ["laptop", "paper"])

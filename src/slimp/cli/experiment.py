@@ -61,14 +61,13 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Makes the cells, then prints the table and writes it with its page."""
-    from slimp.experiments.cohorts import is_here
-    from slimp.experiments.plan import make_plan
+    from slimp.experiments.plan import first_here, make_plan
     from slimp.experiments.recipe import SCALES, get_recipe
     from slimp.experiments.run import Share, run_experiment
 
     recipe, name = get_recipe(arguments.name), arguments.cohort
     if name is None:
-        name = next((c for c in recipe.cohorts if is_here(c)), recipe.cohorts[-1])
+        name = first_here(recipe) or recipe.cohorts[-1]
         note(f"cohort: {name}, the first of {', '.join(recipe.cohorts)} that is here")
     plan = make_plan(
         recipe,
@@ -90,6 +89,8 @@ def run(arguments: Arguments) -> None:
     from slimp.cli.experiment_show import show
 
     show(arguments.out, table)
+    if table.failed:
+        raise UserError("\n".join(("some cells could not be made:", *table.failed)))
 
 
 def _show_plan(plan: Plan, chains: Any, cells: Path) -> None:
@@ -98,7 +99,7 @@ def _show_plan(plan: Plan, chains: Any, cells: Path) -> None:
 
     wanted = in_order(chain.score for chain in chains)
     rows = []
-    for stage in ("cohort", "pretrain", "adapt", "embed", "score"):
+    for stage in ("cohort", "split", "pretrain", "adapt", "embed", "score"):
         own = [cell for cell in wanted if cell.stage == stage]
         if own:
             done = sum(cell.is_done(cells) for cell in own)

@@ -6,6 +6,7 @@ probes come on top.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from slimp.cli.console import say, show_table
@@ -26,18 +27,21 @@ def run(arguments: Arguments) -> None:
     from pathlib import Path
 
     from slimp.cli.experiment import hours
+    from slimp.errors import UserError
     from slimp.experiments.cohorts import is_here
     from slimp.experiments.cost import training_seconds
-    from slimp.experiments.plan import make_plan
+    from slimp.experiments.plan import first_here, make_plan
     from slimp.experiments.recipe import SCALES, recipes
 
     rows = []
     for recipe in recipes().values():
-        name = arguments.cohort or next((c for c in recipe.cohorts if is_here(c)), None)
+        name = arguments.cohort or first_here(recipe)
         data = [f"{c} ({'here' if is_here(c) else 'not here'})" for c in recipe.cohorts]
         costs = []
         for scale in SCALES.values():
-            plan = None if name is None else make_plan(recipe, scale, name)
+            plan = None
+            with suppress(UserError):  # the recipe is none for this cohort
+                plan = None if name is None else make_plan(recipe, scale, name)
             cost = None if plan is None else training_seconds(plan.cells, plan.cohort, Path())
             costs += [str(len(plan.cells)) if plan else "-", hours(cost)]
         rows.append((recipe.name, recipe.paper or "ours", ", ".join(data), name or "-", *costs))

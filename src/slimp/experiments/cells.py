@@ -20,9 +20,10 @@ from typing import Any, Literal
 
 from slimp import __version__
 from slimp.data.files import make_folder, read_json, remove_partials, write_json
+from slimp.errors import UserError
 from slimp.training.run_folder import versions
 
-Stage = Literal["cohort", "pretrain", "adapt", "embed", "score"]
+Stage = Literal["cohort", "split", "pretrain", "adapt", "embed", "score"]
 DONE, LOCK, CELL = "done.json", "lock", "cell.json"
 WAIT_SECONDS = 0.5
 """Between two looks at cells that others work on."""
@@ -41,6 +42,8 @@ class Cell:
     """What a reader calls it; not part of its name."""
     place: str = field(default="", compare=False)
     """Of a cohort: where its data are; not part of its name."""
+    machine: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Of a training: devices, checkpoints and the like; not part of its name."""
 
     @cached_property
     def id(self) -> str:
@@ -92,16 +95,28 @@ def in_order(cells: Iterable[Cell]) -> tuple[Cell, ...]:
     return tuple(found.values())
 
 
-def work(cells: Sequence[Cell], folder: Path, execute: Execute, announce: Announce) -> None:
+def work(
+    cells: Sequence[Cell], folder: Path, execute: Execute, announce: Announce
+) -> dict[str, str]:
     """Returns when all these cells are done, by this process or by others.
+
+    Cells that raise UserError are left out with all that rests on them.
 
     Args:
         cells: as `in_order` gives them.
         folder: of all cells.
         execute: makes one cell.
-        announce: called with a line per cell that this process made.
+        announce: called with a line per cell that this process made, or could not.
+
+    Returns:
+        Name of a cell that could not be made -> a line with the reason.
     """
-    while pending := [cell for cell in cells if not cell.is_done(folder)]:
+    failed: dict[str, str] = {}
+
+    def possible(cell: Cell) -> bool:
+        return cell.id not in failed and all(map(possible, cell.upstream))
+
+    while pending := [c for c in cells if not c.is_done(folder) and possible(c)]:
         idle = True
         for cell in pending:
             if not all(other.is_done(folder) for other in cell.upstream):
@@ -109,13 +124,19 @@ def work(cells: Sequence[Cell], folder: Path, execute: Execute, announce: Announ
             with locked(cell.folder(folder) / LOCK) as mine:
                 if mine and not cell.is_done(folder):
                     began = time.perf_counter()
-                    _make(cell, folder, execute)
+                    idle = False
+                    try:
+                        _make(cell, folder, execute)
+                    except UserError as error:
+                        failed[cell.id] = f"{cell.words}: not made. {error}"
+                        announce(failed[cell.id])
+                        continue
                     left = sum(not other.is_done(folder) for other in cells)
                     took = time.perf_counter() - began
                     announce(f"{cell.words}: {took:.1f} s; {left} of {len(cells)} cells left")
-                    idle = False
         if idle:
             time.sleep(WAIT_SECONDS)
+    return failed
 
 
 def _make(cell: Cell, folder: Path, execute: Execute) -> None:

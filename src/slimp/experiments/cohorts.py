@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +95,18 @@ def cohort_cell(name: str) -> Cell:
         if path.is_file():
             # The images of a published data set are many: their names and sizes have to do.
             whole = not published or path.suffix in (".csv", ".json", ".parquet", ".toml")
-            content = sha256_of(path) if whole else str(path.stat().st_size)
+            size, changed = path.stat().st_size, path.stat().st_mtime_ns
+            content = _content(path, size, changed) if whole else str(size)
             key.update(f"{path.relative_to(place).as_posix()} {content}\n".encode())
     settings = {"source": name if published else "folder", "files": key.hexdigest()}
     words = f"import {name}" if published else f"read {name}"
     return Cell(stage="cohort", settings=settings, words=words, place=str(place))
+
+
+@cache
+def _content(path: Path, size: int, changed: int) -> str:
+    """Of a file, read once by a process that makes several plans."""
+    return sha256_of(path)
 
 
 def is_folder(cell: Cell) -> bool:

@@ -34,7 +34,7 @@ def training_seconds(wanted: Iterable[Cell], cohort: str, cells: Path) -> float 
         if cell.stage not in ("pretrain", "adapt") or cell.is_done(cells):
             continue
         name = cohort
-        if cell.stage == "pretrain" and "split" not in cell.settings:
+        if cell.stage == "pretrain" and "fold" not in cell.settings:
             name = OTHER[name]
         if (images := images_in(name)) is None:
             return None

@@ -13,15 +13,15 @@ from slimp.data.files import make_folder, read_json, write_json
 from slimp.errors import UserError
 from slimp.evaluation.folds import GROUPED_FOLDS
 from slimp.evaluation.probe_config import ProbeConfig
-from slimp.experiments.cells import Cell, in_order
-from slimp.experiments.cohorts import MALIGNANT, OTHER, SAME, cohort_cell
+from slimp.experiments.cells import Cell, Stage, in_order
+from slimp.experiments.cohorts import MALIGNANT, OTHER, SAME, cohort_cell, is_here
 from slimp.experiments.recipe import WITHOUT_MODEL, Arm, Recipe, Scale
 from slimp.training.config import AdaptConfig, PretrainConfig
 from slimp.training.run_folder import MAY_CHANGE
 
 EXPERIMENT = "experiment.json"
 """File of an experiment's folder: what was planned, of which `show` makes the tables."""
-NOBODY: dict[str, Any] = {"validation_fraction": 0.0, "held_out_fraction": 0.0, "workers": 0}
+NOBODY: dict[str, Any] = {"validation_fraction": 0.0, "held_out_fraction": 0.0}
 """Those who test are left out of the cohort beforehand."""
 
 
@@ -106,11 +106,14 @@ def make_plan(
         malignant=malignant or MALIGNANT.get(cohort, ()),
         changes=changes or {},
     )
+    arms = {name for arm in recipe.arms for name in arm.changes}
+    if taken := set(known.changes) & {*arms, *NOBODY, "seed"}:
+        raise UserError(f"--set {min(taken)}=: not of an experiment whose arms or parts set it.")
     split = ProbeConfig(**scale.probe)
     folds = GROUPED_FOLDS if split.split == "grouped-5" else 1
     if split.split not in ("patient", "grouped-5"):
         raise UserError(f"split {split.split} is none of an experiment: patient or grouped-5.")
-    cohorts = cache(cohort_cell)  # to name one, its files are read
+    cohorts = cache(cohort_cell)
     first = range(split.seed, split.seed + len(split.split_seeds))
     parts = [Part(seed=seed, fold=fold) for seed in first for fold in range(folds)]
     chains = [
@@ -121,13 +124,26 @@ def make_plan(
     return replace(known, chains=tuple(chains))
 
 
+def first_here(recipe: Recipe) -> str | None:
+    """The first cohort of a recipe whose data are here, with those that it learns from besides."""
+    elsewhere = any(arm.elsewhere for arm in recipe.arms)
+    for name in recipe.cohorts:
+        if is_here(name) and (not elsewhere or (name in OTHER and is_here(OTHER[name]))):
+            return name
+    return None
+
+
 def _score(plan: Plan, arm: Arm, part: Part, cohorts: Callable[[str], Cell]) -> Cell:
     recipe, words = plan.recipe, f"{arm.name}, {part}"
     target = cohorts(plan.cohort)
     split = {name: value for name, value in plan.scale.probe.items() if name != "seeds"}
     split |= {"seed": part.seed, "seeds": 1}
     probe = {**split, **recipe.probe, **arm.probe}
-    where = {"split": split, "fold": part.fold}
+    whole = ProbeConfig(**split)
+    names = ("split", "test_fraction", "seed")
+    own = {name: getattr(whole, name) for name in names}
+    divided = _cell("split", own, f"split, seed {part.seed}", target)
+    where = (divided, target)
     settings: dict[str, Any] = {
         "measure": recipe.measure,
         "options": {**recipe.options, **arm.measure},
@@ -139,11 +155,11 @@ def _score(plan: Plan, arm: Arm, part: Part, cohorts: Callable[[str], Cell]) -> 
     }
     if arm.trainer in WITHOUT_MODEL:
         settings["without"] = arm.trainer
-        return _cell("score", settings, f"score {words}", target)
+        return _cell("score", settings, f"score {words}", *where)
     if not arm.elsewhere:
-        run = _pretrain(plan, arm, part, target, where)
+        run = _pretrain(plan, arm, part, *where)
     elif plan.cohort in OTHER:
-        run = _pretrain(plan, arm, part, cohorts(OTHER[plan.cohort]), {})
+        run = _pretrain(plan, arm, part, cohorts(OTHER[plan.cohort]))
     else:
         raise UserError(
             f"arm '{arm.name}' of {recipe.name} is pre-trained on another cohort, and none is "
@@ -152,14 +168,16 @@ def _score(plan: Plan, arm: Arm, part: Part, cohorts: Callable[[str], Cell]) -> 
     if arm.adapt is not None:
         pair = (OTHER.get(plan.cohort, ""), plan.cohort)
         changes = {"rename": SAME.get(pair, {}), **plan.scale.adapt, **arm.adapt, **NOBODY}
-        adapted = _plain(AdaptConfig(**changes, seed=part.seed))
-        run = _cell("adapt", {"adapt": adapted, **where}, f"adapt {words}", run, target)
+        changes |= {name: value for name, value in plan.changes.items() if name in MAY_CHANGE}
+        config = AdaptConfig(**changes, seed=part.seed)
+        adapted = {"adapt": _plain(config), "fold": part.fold}
+        run = _cell("adapt", adapted, f"adapt {words}", run, *where, machine=_machine(config))
     features = _cell("embed", {}, f"embed {words}", run, target)
-    return _cell("score", settings, f"score {words}", features, run, target)
+    return _cell("score", settings, f"score {words}", features, run, *where)
 
 
-def _pretrain(plan: Plan, arm: Arm, part: Part, cohort: Cell, where: dict[str, Any]) -> Cell:
-    """On the training patients of `where`; without, on all patients of another cohort."""
+def _pretrain(plan: Plan, arm: Arm, part: Part, *where: Cell) -> Cell:
+    """On the training patients of a split and a cohort; on all patients of another cohort alone."""
     recipe, scale = plan.recipe, plan.scale
     at_scale = recipe.scales.get(scale.name, scale.pretrain)
     changes = {**at_scale, **recipe.base, **arm.changes, **plan.changes, **NOBODY}
@@ -172,17 +190,32 @@ def _pretrain(plan: Plan, arm: Arm, part: Part, cohort: Cell, where: dict[str, A
         "options": dict(arm.options),
         "shuffled": arm.shuffled,
     }
-    return _cell("pretrain", {**settings, **where}, f"pretrain {arm.name}, {part}", cohort)
+    if len(where) > 1:
+        settings["fold"] = part.fold
+    words = f"pretrain {arm.name}, {part}"
+    return _cell("pretrain", settings, words, *where, machine=_machine(config))
 
 
-def _cell(stage: Any, settings: Mapping[str, Any], words: str, *upstream: Cell) -> Cell:
-    return Cell(stage=stage, settings=_json(settings), upstream=upstream, words=words)
+def _cell(
+    stage: Stage,
+    settings: Mapping[str, Any],
+    words: str,
+    *upstream: Cell,
+    machine: Mapping[str, Any] | None = None,
+) -> Cell:
+    own = _json(settings)
+    return Cell(stage=stage, settings=own, upstream=upstream, words=words, machine=machine or {})
 
 
 def _plain(config: object) -> dict[str, Any]:
     """The settings that determine the outcome."""
     values = asdict(config)  # type: ignore[call-overload]
     return {name: value for name, value in values.items() if name not in MAY_CHANGE}
+
+
+def _machine(config: object) -> dict[str, Any]:
+    """The other ones."""
+    return {name: getattr(config, name) for name in MAY_CHANGE if hasattr(config, name)}
 
 
 def _json(content: Any) -> Any:

@@ -84,8 +84,8 @@ SCALES: dict[ScaleName, Scale] = {
     "laptop": Scale(
         name="laptop",
         preset="tiny",
-        pretrain={"epochs": 15},
-        adapt={"epochs": 10},
+        pretrain={"epochs": 15, "workers": 0},
+        adapt={"epochs": 10, "workers": 0},
         probe={"split": "grouped-5", "seeds": 1},
     ),
     "paper": Scale(name="paper", preset="vit-s", probe={"split": "grouped-5", "seeds": 3}),

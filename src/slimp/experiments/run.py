@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -14,10 +14,11 @@ import torch
 from slimp.data.files import new_file, write_json
 from slimp.errors import UserError
 from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.result import make_task
 from slimp.experiments.cells import Announce, Cell, in_order, work
 from slimp.experiments.cohorts import cohort_of, is_folder
 from slimp.experiments.plan import Chain, Plan, open_experiment
-from slimp.experiments.stages import execute, one_task
+from slimp.experiments.stages import execute
 from slimp.experiments.table import Table, read_table
 from slimp.experiments.text import markdown
 
@@ -85,26 +86,26 @@ def run_experiment(
     place = out / "cells" if cells is None else cells
     wanted = in_order(chain.score for chain in chains)
     if chains and is_folder(chains[0].score.upstream[-1]):
-        require_split(chains[0].score, place)
+        require_split(wanted, place)
     open_experiment(out, plan, Path("cells") if cells is None else cells.resolve())
-    work([cell for cell in wanted if cell.stage == "cohort"], place, execute, announce)
-    if chains:  # a shard may be left with none
-        require_split(chains[0].score, place)
+    first = [cell for cell in wanted if cell.stage in ("cohort", "split")]
+    for reason in work(first, place, execute, silent).values():
+        raise UserError(reason)
     if share.jobs == 1:
-        work(wanted, place, execute, announce)
+        failed = work(wanted, place, execute, announce)
     else:
         with ProcessPoolExecutor(share.jobs, mp_context=get_context("spawn")) as pool:
             threads = max(1, (os.cpu_count() or 1) // share.jobs)
             jobs = [pool.submit(_job, wanted, place, announce, threads) for _ in range(share.jobs)]
-            for job in jobs:
-                job.result()
-    return write_table(out)
+            failed = {cell: reason for job in jobs for cell, reason in job.result().items()}
+    return replace(write_table(out), failed=tuple(failed.values()))
 
 
-def require_split(score: Cell, cells: Path) -> None:
-    """Refuses what the cohort does not allow before anything is trained."""
-    config = ProbeConfig(**score.settings["probe"])
-    one_task(cohort_of(score.upstream[-1], cells), config, score.settings["fold"])
+def require_split(wanted: Sequence[Cell], cells: Path) -> None:
+    """Refuses what a cohort folder does not allow before anything is written."""
+    for cell in wanted:
+        if cell.stage == "split":
+            make_task(cohort_of(cell, cells).images, ProbeConfig(**cell.settings, seeds=1))
 
 
 def write_table(out: Path) -> Table:
@@ -118,9 +119,9 @@ def write_table(out: Path) -> Table:
     return table
 
 
-def _job(cells: Sequence[Cell], folder: Path, announce: Announce, threads: int) -> None:
+def _job(cells: Sequence[Cell], folder: Path, announce: Announce, threads: int) -> dict[str, str]:
     torch.set_num_threads(threads)
-    work(cells, folder, execute, announce)
+    return work(cells, folder, execute, announce)
 
 
 def _training(cell: Cell) -> Cell:

@@ -16,12 +16,12 @@ import torch
 from slimp.data.cohort import Cohort
 from slimp.data.files import new_file, remove_partials
 from slimp.errors import UserError
-from slimp.evaluation.folds import Split
+from slimp.evaluation.folds import parts_of_splits
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import TWO, Task, codes_of, make_task, relabelled
 from slimp.evaluation.run_features import device_of
 from slimp.experiments.baselines import Train
-from slimp.experiments.cells import Cell
+from slimp.experiments.cells import Cell, in_order
 from slimp.experiments.cohorts import cohort_of, make_cohort, shuffle_metadata
 from slimp.experiments.measures import MEASURES, Asked, without_model
 from slimp.features.design import RawTable, metadata_encoder
@@ -32,8 +32,10 @@ from slimp.training.adapt import adapt
 from slimp.training.build_model import build_model
 from slimp.training.config import AdaptConfig, PretrainConfig
 from slimp.training.loop import pretrain
+from slimp.training.parts import PATIENTS
 
-FEATURES, PREDICTIONS = "features.parquet", "predictions.parquet"
+SPLIT, FEATURES = "split.parquet", "features.parquet"
+PREDICTIONS = "predictions.parquet"
 
 
 def execute(cell: Cell, cells: Path) -> None:
@@ -45,11 +47,19 @@ def execute(cell: Cell, cells: Path) -> None:
     STAGES[cell.stage](cell, cells)
 
 
+def _split(cell: Cell, cells: Path) -> None:
+    """Who tests, once for all stages: versions of scikit-learn draw other folds."""
+    images = cohort_of(cell, cells).images
+    config = ProbeConfig(**cell.settings, seeds=1)
+    parts = parts_of_splits(make_task(images, config).splits, len(images))[config.seed]
+    with new_file(cell.folder(cells) / SPLIT) as partial:
+        images[["image_id"]].assign(part=parts.to_numpy()).to_parquet(partial, index=False)
+
+
 def _pretrain(cell: Cell, cells: Path) -> None:
-    settings, cohort = cell.settings, cohort_of(cell.upstream[0], cells)
-    config = PretrainConfig(**settings["pretrain"])
-    if "split" in settings:
-        cohort = learning(cohort, settings)
+    settings = cell.settings
+    cohort = learning(cell, cells) if "fold" in settings else cohort_of(cell, cells)
+    config = PretrainConfig(**settings["pretrain"], **cell.machine)
     if settings["shuffled"]:
         cohort = shuffle_metadata(cohort, config.seed)
     run = run_of(cell, cells)
@@ -61,12 +71,11 @@ def _pretrain(cell: Cell, cells: Path) -> None:
 
 
 def _adapt(cell: Cell, cells: Path) -> None:
-    before, target = cell.upstream
-    cohort = learning(cohort_of(target, cells), cell.settings)
+    before, cohort = cell.upstream[0], learning(cell, cells)
     run = run_of(cell, cells)
     if not (run / "config.json").is_file():
         shutil.rmtree(run, ignore_errors=True)
-    config = AdaptConfig(**cell.settings["adapt"])
+    config = AdaptConfig(**cell.settings["adapt"], **cell.machine)
     adapt(run_of(before, cells), cohort, config, run, resume=run.exists())
     _without_checkpoints(run)
 
@@ -83,7 +92,8 @@ def _embed(cell: Cell, cells: Path) -> None:
 def _score(cell: Cell, cells: Path) -> None:
     settings, target = cell.settings, cohort_of(cell.upstream[-1], cells)
     config = ProbeConfig(**_tuples(settings["probe"]))
-    task = one_task(target, config, settings["fold"])
+    task = one_task(cell, cells, config)
+    require_unseen(cell, cells, task)
     found = []
     for labels in settings["labels"]:
         own = task if labels == "native" else joined(task, settings["malignant"])
@@ -106,6 +116,7 @@ def _score(cell: Cell, cells: Path) -> None:
 
 STAGES = {
     "cohort": make_cohort,
+    "split": _split,
     "pretrain": _pretrain,
     "adapt": _adapt,
     "embed": _embed,
@@ -153,10 +164,29 @@ def _untrained(cohort: Cohort, config: PretrainConfig, folder: Path) -> Slimp:
 OWN: dict[str, Train] = {"": cast(Train, _slimp), "untrained": cast(Train, _untrained)}
 
 
-def one_task(cohort: Cohort, config: ProbeConfig, fold: int) -> Task:
-    """The native classes on one split, which `config` and the number of the fold name."""
-    task = make_task(cohort.images, config)
-    return replace(task, splits=(task.splits[fold],))
+def one_task(cell: Cell, cells: Path, config: ProbeConfig) -> Task:
+    """The native classes on the split of a cell."""
+    divided, target = cell.of("split"), cell.upstream[-1]
+    assert divided is not None
+    images = cohort_of(target, cells).images
+    held = pd.read_parquet(divided.folder(cells) / SPLIT).set_index("image_id")["part"]
+    parts = held.reindex(images["image_id"]).astype("object").reset_index(drop=True)
+    task = make_task(images, config, parts)
+    return replace(task, splits=(task.splits[cell.settings["fold"]],))
+
+
+def require_unseen(cell: Cell, cells: Path, task: Task) -> None:
+    """Refuses to test on patients that a training on this cohort learned from."""
+    tests = set(task.ids["patient_id"].iloc[task.splits[0].test])
+    for training in in_order([cell]):
+        path = run_of(training, cells) / PATIENTS
+        if "fold" not in training.settings or not path.is_file():
+            continue
+        if met := tests & set(pd.read_parquet(path)["patient_id"]):
+            raise UserError(
+                f"{path}: the training learned from patient {min(met)}, who tests. "
+                f"Delete {training.folder(cells)} and run the experiment again."
+            )
 
 
 def joined(task: Task, malignant: tuple[str, ...]) -> Task:
@@ -165,9 +195,10 @@ def joined(task: Task, malignant: tuple[str, ...]) -> Task:
     return replace(task, ids=ids, classes=TWO, y=codes_of(ids["label"], TWO))
 
 
-def learning(cohort: Cohort, settings: Mapping[str, Any]) -> Cohort:
+def learning(cell: Cell, cells: Path) -> Cohort:
     """All patients but those who test; images without a label are among them."""
-    split: Split = one_task(cohort, ProbeConfig(**settings["split"]), settings["fold"]).splits[0]
+    split = one_task(cell, cells, ProbeConfig()).splits[0]
+    cohort = cohort_of(cell.upstream[-1], cells)
     images = cohort.images
     tests = images["patient_id"].isin(images["patient_id"].iloc[split.test])
     # A split that the cohort names itself is not the experiment's.

@@ -138,6 +138,8 @@ class Table:
     predictions: pd.DataFrame
     done: int
     """Chains whose cells are all there."""
+    failed: tuple[str, ...] = ()
+    """Cells that could not be made just now, with the reasons."""
 
     @property
     def scale(self) -> str:

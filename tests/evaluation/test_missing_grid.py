@@ -60,19 +60,10 @@ def test_features_without_metadata_are_refused(table):
         missing_grid(unreadable, make_task(table.ids, QUICK), QUICK, draws=1)
 
 
-def test_copies_are_blanked_by_default_where_cells_are_missing(table):
-    def found(raw: RawTable | None, copies: int | None) -> pd.DataFrame:
-        config = replace(QUICK, split="patient", seeds=1, blanked_copies=copies)
-        result = probe(replace(table, raw=raw), replace(config, features="full"))
-        if copies is not None:
-            assert result.probe.blanked_copies == copies  # a prediction may do without metadata
-        return result.predictions
-
-    complete = replace(table.raw, frame=table.raw.frame.apply(lambda x: x.fillna(x.mode()[0])))
-    holes = complete.blank(np.full(len(table), 0.2), np.random.default_rng(0))
-    for raw, copies in ((complete, 0), (holes, 1)):
-        pd.testing.assert_frame_equal(found(raw, None), found(raw, copies))
-        assert not found(raw, copies).equals(found(raw, 1 - copies))
-    # Where none can be made, none are.
-    boosted = replace(QUICK, split="patient", seeds=1, method="boosting", features="full")
-    assert len(probe(replace(table, raw=holes), boosted).predictions)
+def test_the_probe_keeps_how_many_copies_it_learned_from_and_by_default_none(table):
+    assert ProbeConfig().blanked_copies == 0
+    for copies in (0, 1):
+        config = replace(QUICK, split="patient", seeds=1, features="full", blanked_copies=copies)
+        found = probe(table, config).probe
+        assert found is not None
+        assert found.blanked_copies == copies

@@ -21,9 +21,6 @@ from slimp.features.design import Design
 from slimp.features.embed import FeatureTable
 from slimp.features.feature_sets import FeatureSet
 
-BLANKED_FROM = 0.05
-"""Share of missing training cells from which blanked copies are made by default."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MeanProbe:
@@ -119,12 +116,9 @@ def probe_design(design: Design, task: Task, config: ProbeConfig, *, name: str) 
 def fit(design: Design, task: Task, rows: Array, config: ProbeConfig, *, seed: int) -> Classifier:
     """The classifier of these rows of a task."""
     design, copies = design[rows], config.blanked_copies
-    possible = design.can_blank and config.method == "logistic"
-    if copies is None:
-        copies = int(possible and design.missing >= BLANKED_FROM)
     copies = 0 if design.table is None else copies
     if copies:
-        if not possible:
+        if not design.can_blank or config.method != "logistic":
             raise UserError(
                 "blanked_copies needs --method logistic, and features that can be embedded anew "
                 "without cells: not 'relative', not imputed ones, not a table without its model."

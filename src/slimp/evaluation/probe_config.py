@@ -55,10 +55,9 @@ class ProbeConfig:
     """Patient-disjoint folds of the training rows, on which the strengths are chosen."""
     strengths: tuple[float, ...] = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0)
     """Candidates for scikit-learn's C of each block, the inverse of its penalty."""
-    blanked_copies: int | None = None
-    """With --method logistic: copies of each training row with metadata cells blanked at random,
-    so that cells missing at test cost less (--missing-grid; default: 1 where 5 % or more of the
-    training cells are missing, else 0)."""
+    blanked_copies: int = 0
+    """With --method logistic: copies of each training row with metadata cells blanked at random;
+    with 1, cells missing at test cost far less (--missing-grid)."""
     neighbours: int = 20
     """Neighbours that vote, with --method knn."""
     temperature: float = 0.07
@@ -77,7 +76,7 @@ class ProbeConfig:
         for name, sound, rule in (
             ("seed", self.seed >= 0, "0 or more"),
             ("test_fraction", 0 < self.test_fraction < 1, "in (0, 1)"),
-            ("blanked_copies", (self.blanked_copies or 0) >= 0, "0 or more"),
+            ("blanked_copies", self.blanked_copies >= 0, "0 or more"),
             ("folds", self.folds >= 2, "at least 2"),
             ("strengths", self.strengths and min(self.strengths) > 0, "positive numbers"),
         ):

@@ -139,14 +139,6 @@ class Design:
         embedded = set(self.blocks) & set(METADATA_KEYS.values())
         return self.table is not None and (self.encoder is not None or not embedded)
 
-    @property
-    def missing(self) -> float:
-        """Fraction of the cells of the table, of the columns that are read, that are missing."""
-        if self.table is None:
-            return 0.0
-        own = [name for level in self.levels for name in self.table.schema.level(level).columns]
-        return float(self.table.frame[own].isna().to_numpy().mean()) if own else 0.0
-
     def blank(self, rates: Float[Array, " n"], rng: np.random.Generator) -> Design:
         """The rows with metadata missing completely at random, see `RawTable.blank`."""
         assert self.table is not None

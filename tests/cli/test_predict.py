@@ -17,7 +17,6 @@ from slimp.prediction.novelty import save_reference
 from slimp.prediction.output import STATEMENT
 
 QUICK = ("--seeds", "1", "--folds", "2", "--strengths", "0.01", "--replicates", "5")
-QUICK += ("--blanked-copies", "0")
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +60,8 @@ def test_json_has_the_keys_that_the_docs_list(places, capsys) -> None:
     content = json.loads(out)
     assert content["statement"] == STATEMENT
     assert STATEMENT in err
-    keys = ["statement", "format", "features", "classes", "decision", "decision_rule"]
+    keys = ["statement", "format", "features", "classes"]
+    keys += ["test_time_augmentation", "decision", "decision_rule"]
     assert list(content) == [
         *(*keys, "class_shares", "conformal", "novelty", "cautions", "images"),
     ]

@@ -27,13 +27,14 @@ from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig
 from slimp.prediction.novelty import Surroundings, save_reference
+from slimp.prediction.output import to_dict
 from slimp.prediction.predictor import Predictor
 from slimp.prediction.result import Prediction
 from slimp.sources import RawFiles, import_source
 from slimp.sources.importer import ImportOptions
 from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
 
-QUICK = ProbeConfig(seeds=2, folds=2, strengths=(0.01,), replicates=5, blanked_copies=0)
+QUICK = ProbeConfig(seeds=2, folds=2, strengths=(0.01,), replicates=5)
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +314,16 @@ def test_a_probe_that_learned_to_do_without_metadata_needs_none(
     np.testing.assert_allclose(probabilities(found), probabilities(empty))
     for ours, theirs in zip(found, empty, strict=True):
         assert ours.metadata_known == theirs.metadata_known == 0
+        assert ours.conformal_set == theirs.conformal_set == ()
+        assert "no metadata" in ours.reason
         assert ours.metadata_features == theirs.metadata_features
+    written = to_dict(predictor, found)
+    assert written["conformal"] is None
+    assert "3 image(s)" in written["cautions"][0]
+    known = predictor.predict(some, places / "metadata.csv")
+    assert all(one.conformal_set and not one.reason for one in known)
+    assert to_dict(predictor, [*found, *known])["conformal"]["verified"]
+    assert predictor.cautions(known) == predictor.cautions()
 
 
 def test_an_image_without_a_row_is_refused_and_the_others_are_not(places: Path) -> None:

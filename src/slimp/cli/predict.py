@@ -70,7 +70,7 @@ def run(arguments: Arguments) -> None:
     if predictor.compares and (metadata is None or metadata.owners is None):
         note("no column 'patient' in --metadata: no lesion is compared with others of its patient")
     if metadata is None and predictor.reads:
-        note("no --metadata: all cells count as missing, which this probe learned to bear")
+        note("no --metadata: all cells count as missing, which this probe learned to do with")
     if arguments.metadata is not None and metadata is None:
         note(f"--metadata has no effect: this probe reads images alone ({arguments.probe})")
     if metadata is not None and metadata.unread:
@@ -123,6 +123,8 @@ def _write(
 
 
 def _print(predictor: Predictor, predictions: Sequence[Prediction]) -> None:
+    from slimp.prediction.output import without_sets
+
     conformal, verified = predictor.conformal, predictor.verified
     show_table(
         f"predictions by a probe of '{predictor.probe.features}' features",
@@ -133,14 +135,15 @@ def _print(predictor: Predictor, predictions: Sequence[Prediction]) -> None:
     counts = {s: sum(p.status == s for p in predictions) for s in ("refused", "unreadable")}
     if any(counts.values()):
         say(", ".join(f"{count} {status}" for status, count in counts.items() if count))
-    say(
-        f"sets contain the true class for {conformal.coverage:.0%} of images of new patients like "
-        f"those of calibration{', for each class' * conformal.per_class}; verified: "
-        f"{verified.coverage} on {verified.n} images of {verified.n_patients} held-out patients"
-    )
-    if always := predictor.always_in_the_set:
-        say(f"always in the set, with too few calibration patients: {', '.join(always)}")
-    for caution in predictor.cautions():
+    if not without_sets(predictions):
+        say(
+            f"sets contain the true class for {conformal.coverage:.0%} of images of new patients "
+            f"like those of calibration{', for each class' * conformal.per_class}; verified: "
+            f"{verified.coverage} on {verified.n} images of {verified.n_patients} held-out patients"
+        )
+        if always := predictor.always_in_the_set:
+            say(f"always in the set, with too few calibration patients: {', '.join(always)}")
+    for caution in predictor.cautions(predictions):
         say(f"CAUTION: {caution}")
 
 

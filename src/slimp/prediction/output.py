@@ -29,7 +29,9 @@ def to_dict(predictor: Predictor, predictions: Sequence[Prediction]) -> dict[str
         "decision": probe.decision,
         "decision_rule": predictor.decision_rule,
         "class_shares": dict(zip(probe.classes, probe.priors.tolist(), strict=True)),
-        "conformal": {
+        "conformal": None
+        if without_sets(predictions)
+        else {
             "coverage": conformal.coverage,
             "per_class": conformal.per_class,
             "calibration_images": conformal.n,
@@ -42,9 +44,15 @@ def to_dict(predictor: Predictor, predictions: Sequence[Prediction]) -> dict[str
             "reference_images": len(predictor.reference),
             "can_refuse": predictor.can_refuse,
         },
-        "cautions": predictor.cautions(),
+        "cautions": predictor.cautions(predictions),
         "images": [asdict(prediction) for prediction in predictions],
     }
+
+
+def without_sets(predictions: Sequence[Prediction]) -> bool:
+    """Whether images were predicted, but all without metadata that the probe reads."""
+    found = [one.conformal_set for one in predictions if one.status == "predicted"]
+    return bool(found) and not any(found)
 
 
 def to_frame(predictor: Predictor, predictions: Sequence[Prediction]) -> pd.DataFrame:

@@ -41,6 +41,8 @@ from slimp.prediction.probe_folder import levels_of, read_calibration, read_mode
 from slimp.prediction.result import Batch, Case, Prediction, refused
 
 Array = np.ndarray[Any, np.dtype[Any]]
+UNCALIBRATED = "no metadata: no conformal set, since thresholds are of images with metadata"
+"""Why a prediction has no set: without metadata, the stated coverage would not hold."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,9 +143,14 @@ class Predictor:
         """How `decision` follows from the probabilities, in words."""
         return RULES[self.probe.decision]
 
-    def cautions(self) -> list[str]:
-        """What weakens all results, in sentences."""
+    def cautions(self, predictions: Sequence[Prediction] = ()) -> list[str]:
+        """What weakens all results, in sentences; and what weakens some of `predictions`."""
         found = []
+        if bare := sum(one.status == "predicted" and bool(one.reason) for one in predictions):
+            found.append(
+                f"No metadata of {bare} image(s) are known, and the probe reads metadata: their "
+                "probabilities are less certain than its scores say, and they get no conformal set."
+            )
         if self.record.get("saw_test_patients") or self.record.get("knows_test_labels"):
             what = "labels of" if self.record.get("knows_test_labels") else "images of"
             found.append(
@@ -318,13 +325,15 @@ class Predictor:
             others = np.expm1(log_others).round().astype(int).tolist()
         for i, path in enumerate(batch.kept):
             known = nothing if metadata is None else metadata.known(keys[path])
+            bare = known[0] == 0 and self.reads > 0
             likeliest = np.argsort(-shown[i], kind="stable")
             found[path] = Prediction(
                 image=str(path),
                 status="predicted",
+                reason=UNCALIBRATED if bare else "",
                 probabilities=dict(zip(classes, shown[i].tolist(), strict=True)),
                 decision=classes[decided[i]],
-                conformal_set=tuple(classes[c] for c in likeliest if sets[i, c]),
+                conformal_set=tuple(classes[c] for c in likeliest if sets[i, c] and not bare),
                 novelty_p=float(batch.novelty_p[i]),
                 nearest=cases[i],
                 metadata_known=known[0],

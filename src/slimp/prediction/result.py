@@ -35,7 +35,7 @@ class Prediction:
     """The file."""
     status: Status
     reason: str = ""
-    """Why nothing was predicted."""
+    """Why nothing was predicted, or why there is no conformal set."""
     probabilities: Mapping[str, float] = field(default_factory=dict)
     """Per class, where classes are as frequent as in training."""
     decision: str | None = None

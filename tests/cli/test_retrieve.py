@@ -193,8 +193,15 @@ def test_patients_of_both_cohorts_are_not_their_own_neighbours(places, tmp_path,
     both = {**places, "both": places["reference"]}
     out = tmp_path / "self"
     flags = ("--impute", "all", "--route", "ii", "--no-report")
-    assert retrieve(both, "both", out, *flags) == 0
-    assert "24 patient(s) are in both cohorts" in capsys.readouterr().out
+    augmented = ("--test-time-augmentation", "dihedral")
+    assert retrieve(both, "both", out, *flags, *augmented) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "24 patient(s) are in both cohorts" in said
+    assert f"--pseudo {out} {' '.join(augmented)} --out FILE" in said
+    paths = [str(places["run"]), str(places["reference"]), "--pseudo", str(out), "--workers", "0"]
+    for more, status in (((), 2), (augmented, 0)):
+        assert cli.main(["embed", *paths, *more, "--out", str(tmp_path / "f.parquet")]) == status
+    assert "--test-time-augmentation dihedral, and these are of none" in capsys.readouterr().err
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["shared_patients"] == 24
     assert metrics["excluded_matches"] > 0

@@ -54,19 +54,20 @@ def run(arguments: Arguments) -> None:
     from slimp.report.retrieval import write_retrieval_report
 
     run, out = arguments.run, arguments.out
+    tta = arguments.test_time_augmentation
+    flag = "" if tta == "none" else f" --test-time-augmentation {tta}"
     folders = {"reference": arguments.reference, "target": arguments.target}
     check_output(out, overwrite=arguments.overwrite)
     result = _retrieve(arguments)
     with new_folder(out, overwrite=arguments.overwrite) as folder:
-        how = {"test_time_augmentation": arguments.test_time_augmentation}
-        result.save(folder, run=run, **folders, **how)
+        result.save(folder, run=run, **folders, test_time_augmentation=tta)
         if arguments.report:
             paths = " ".join(f"--{name} {path}" for name, path in folders.items())
-            command = f"slimp retrieve {run} {paths} --out {out}"
+            command = f"slimp retrieve {run} {paths} --out {out}{flag}"
             write_retrieval_report(folder / "report.html", result, command=command)
     _print(result)
     say(f"written: {out}")
-    say(f"next: slimp embed {run} {arguments.target} --pseudo {out} --out FILE")
+    say(f"next: slimp embed {run} {arguments.target} --pseudo {out}{flag} --out FILE")
 
 
 def _retrieve(arguments: Arguments) -> Retrieval:

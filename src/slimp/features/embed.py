@@ -302,8 +302,14 @@ def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetada
     embedded as missing, and the ids say so in a column `abstained`.
 
     Raises:
-        UserError: `pseudo` is of another model, or lacks an image.
+        UserError: `pseudo` is of another model or test-time augmentation, or lacks an image.
     """
+    theirs, ours = pseudo.test_time_augmentation, table.test_time_augmentation
+    if theirs is not None and theirs != ours:
+        raise UserError(
+            f"pseudo-metadata: retrieved by image features of --test-time-augmentation {theirs}, "
+            f"and these are of {ours}. Pass the same to both verbs."
+        )
     rows = pseudo.rows_for(model, table.ids["image_id"])
     features, abstained = dict(table.features), pseudo.abstained[rows]
     raw, nothing_known = table.raw, all(found.all() for found in pseudo.imputed.values())

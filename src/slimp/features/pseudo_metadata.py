@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Int64
 
+from slimp.data.files import read_json
 from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import UserError
 from slimp.models.nested import Slimp
@@ -41,6 +42,8 @@ class PseudoMetadata:
     """Nothing in the reference is near enough: these images keep missing metadata."""
     model: str
     """`fingerprint` of the model that the embeddings are of."""
+    test_time_augmentation: str | None = None
+    """Of the image features that neighbours were sought by; None: not known."""
 
     def rows_for(self, model: Slimp, image_ids: pd.Series) -> Int64[Array, " m"]:
         """The row of each of these images.
@@ -70,7 +73,8 @@ class PseudoMetadata:
         Raises:
             UserError: the file is missing, damaged, or not of that kind.
         """
-        path = Path(folder) / FILE
+        path, record = Path(folder) / FILE, Path(folder) / "config.json"
+        settings = read_json(record) if record.is_file() else {}
         try:
             table = pq.ParquetFile(path).read()
             table = table.take(np.flatnonzero(table["rank"].to_numpy() == 1))
@@ -82,6 +86,7 @@ class PseudoMetadata:
                 imputed={name: known for name, (_, known) in read.items()},
                 abstained=np.asarray(table["abstained"].to_numpy(), dtype=bool),
                 model=(table.schema.metadata or {}).get(MODEL_KEY, b"").decode(),
+                test_time_augmentation=settings.get("test_time_augmentation"),
             )
         except (pa.ArrowException, OSError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]

@@ -27,7 +27,7 @@ from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig
 from slimp.prediction.novelty import Surroundings, save_reference
-from slimp.prediction.output import to_dict
+from slimp.prediction.output import cautions, to_dict
 from slimp.prediction.predictor import Predictor
 from slimp.prediction.result import Prediction
 from slimp.sources import RawFiles, import_source
@@ -319,11 +319,11 @@ def test_a_probe_that_learned_to_do_without_metadata_needs_none(
         assert ours.metadata_features == theirs.metadata_features
     written = to_dict(predictor, found)
     assert written["conformal"] is None
-    assert "3 image(s)" in written["cautions"][0]
+    assert "3 image(s)" in written["cautions"][-1]
     known = predictor.predict(some, places / "metadata.csv")
     assert all(one.conformal_set and not one.reason for one in known)
     assert to_dict(predictor, [*found, *known])["conformal"]["verified"]
-    assert predictor.cautions(known) == predictor.cautions()
+    assert cautions(predictor, known) == predictor.cautions()
 
 
 def test_an_image_without_a_row_is_refused_and_the_others_are_not(places: Path) -> None:

@@ -123,7 +123,7 @@ def _write(
 
 
 def _print(predictor: Predictor, predictions: Sequence[Prediction]) -> None:
-    from slimp.prediction.output import without_sets
+    from slimp.prediction.output import cautions, without_sets
 
     conformal, verified = predictor.conformal, predictor.verified
     show_table(
@@ -143,7 +143,7 @@ def _print(predictor: Predictor, predictions: Sequence[Prediction]) -> None:
         )
         if always := predictor.always_in_the_set:
             say(f"always in the set, with too few calibration patients: {', '.join(always)}")
-    for caution in predictor.cautions(predictions):
+    for caution in cautions(predictor, predictions):
         say(f"CAUTION: {caution}")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from slimp.prediction.predictor import Predictor
-from slimp.prediction.result import Prediction
+from slimp.prediction.result import UNCALIBRATED, Prediction
 
 STATEMENT = "Research software, not a medical device; not for diagnosis."
 """Said with every output."""
@@ -44,9 +44,20 @@ def to_dict(predictor: Predictor, predictions: Sequence[Prediction]) -> dict[str
             "reference_images": len(predictor.reference),
             "can_refuse": predictor.can_refuse,
         },
-        "cautions": predictor.cautions(predictions),
+        "cautions": cautions(predictor, predictions),
         "images": [asdict(prediction) for prediction in predictions],
     }
+
+
+def cautions(predictor: Predictor, predictions: Sequence[Prediction]) -> list[str]:
+    """What weakens all results, and those of images without metadata."""
+    found = predictor.cautions()
+    if bare := sum(one.reason == UNCALIBRATED for one in predictions):
+        found.append(
+            f"No metadata of {bare} image(s) are known, and the probe reads metadata: their "
+            "probabilities are less certain than its scores say, and they get no conformal set."
+        )
+    return found
 
 
 def without_sets(predictions: Sequence[Prediction]) -> bool:

@@ -38,11 +38,9 @@ from slimp.prediction.inputs import (
 )
 from slimp.prediction.novelty import Surroundings, load_reference
 from slimp.prediction.probe_folder import levels_of, read_calibration, read_model, read_record
-from slimp.prediction.result import Batch, Case, Prediction, refused
+from slimp.prediction.result import UNCALIBRATED, Batch, Case, Prediction, refused
 
 Array = np.ndarray[Any, np.dtype[Any]]
-UNCALIBRATED = "no metadata: no conformal set, since thresholds are of images with metadata"
-"""Why a prediction has no set: without metadata, the stated coverage would not hold."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,14 +141,9 @@ class Predictor:
         """How `decision` follows from the probabilities, in words."""
         return RULES[self.probe.decision]
 
-    def cautions(self, predictions: Sequence[Prediction] = ()) -> list[str]:
-        """What weakens all results, in sentences; and what weakens some of `predictions`."""
+    def cautions(self) -> list[str]:
+        """What weakens all results, in sentences."""
         found = []
-        if bare := sum(one.status == "predicted" and bool(one.reason) for one in predictions):
-            found.append(
-                f"No metadata of {bare} image(s) are known, and the probe reads metadata: their "
-                "probabilities are less certain than its scores say, and they get no conformal set."
-            )
         if self.record.get("saw_test_patients") or self.record.get("knows_test_labels"):
             what = "labels of" if self.record.get("knows_test_labels") else "images of"
             found.append(

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
+UNCALIBRATED = "no metadata: no conformal set, since thresholds are of images with metadata"
+"""Why a prediction has no set: without metadata, the stated coverage would not hold."""
 Status = Literal["predicted", "refused", "unreadable"]
 
 

@@ -102,6 +102,7 @@ def test_random_splits_of_a_run_test_patients_that_it_saw(cohort, table, run_par
     known = set(list(learned)[:9])
     told = assess(table, cohort, QUICK, run_parts=run_parts, labels_known=known, held_out=False)
     assert told.to_dict()["run_knows_test_labels"] is True
+    assert replace(told, saw_test_patients=None).to_dict()["run_knows_test_labels"] is None
     assert told.leak.startswith(f"{len(tested & known)} of {len(tested)} test patients")
     assert found.tested_on == "in 2 random patient-disjoint splits"
 

@@ -13,23 +13,28 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import VIT, same_weights, small_weights, tiny_cohort, tiny_config
+from tiny import VIT, small_weights, tiny_cohort, tiny_config
 from torch import Tensor, nn
 
+from slimp.cli.flags import read_config
 from slimp.data.batches import Batch, PatientBatches
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding, FittedFeature
+from slimp.data.files import read_json
 from slimp.errors import CohortError, UserError
 from slimp.experiments.baselines import clip_text, frozen, mae, supervised
 from slimp.features.embed import embed
 from slimp.models.config import ModelConfig
 from slimp.models.losses import NestedLoss
 from slimp.models.nested import Slimp
+from slimp.training import loop
+from slimp.training.adapt import left_behind, stages_of
 from slimp.training.build_model import build_model
 from slimp.training.config import PretrainConfig
 from slimp.training.gradient_cache import backward
 from slimp.training.loop import learn, pretrain
 from slimp.training.optimizer import make_optimizer
+from slimp.training.parts import PATIENTS, labels_known
 
 UNDISTURBED: dict[str, Any] = {
     **{"crop_scale": 1.0, "flip": False, "rotate": False, "colour": 0.0, "feature_dropout": 0.0},
@@ -41,6 +46,12 @@ TRAINERS: dict[str, Callable[..., Slimp]] = {
     "masked autoencoder": mae.train,
     "sentences": clip_text.train,
 }
+
+
+QUICK = [
+    pytest.param(name, marks=[pytest.mark.slow] if name == "supervised" else [])
+    for name in TRAINERS
+]
 
 
 def settings(**changes: Any) -> PretrainConfig:
@@ -62,15 +73,13 @@ def start_of(
     """The model that a baseline begins with, and the images that it learns from."""
     learned_from: list[Cohort] = []
 
-    def started(
-        cohort: Cohort, config: PretrainConfig, _: Path, *, build: Any, resume: bool
-    ) -> Any:
+    def started(cohort: Cohort, config: PretrainConfig, _: Path, build: Any, **what: Any) -> Any:
         learned_from.append(cohort.flatten() if config.hierarchy == "flat" else cohort)
         torch.manual_seed(config.seed)
         return build(learned_from[0], config)
 
     for module in (supervised, mae, clip_text):
-        monkeypatch.setattr(module, "pretrain", started)
+        monkeypatch.setattr(module, "learn", started)
     return trainer(cohort, config, Path("nowhere")), learned_from[0]
 
 
@@ -85,9 +94,9 @@ def loss_of(model: Slimp, batch: Batch) -> NestedLoss:
     return model.objective(images, metadata, batch, model.config.weights)
 
 
-@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("name", QUICK)
 def test_each_leaves_an_encoder_that_learned_and_that_can_be_embedded(name, tmp_path):
-    config = settings(epochs=2, learning_rate=3e-3)
+    config = settings(epochs=1, learning_rate=3e-3)
     model = TRAINERS[name](labelled(), config, tmp_path / "run")
     assert type(model) is Slimp
     assert not model.training
@@ -96,9 +105,66 @@ def test_each_leaves_an_encoder_that_learned_and_that_can_be_embedded(name, tmp_
     before = build_model(labelled(), config).image_encoder.model.blocks[0].mlp.fc1.weight
     assert not torch.equal(before, model.image_encoder.model.blocks[0].mlp.fc1.weight)
     again = TRAINERS[name](labelled(), config, tmp_path / "run")  # goes on: there is nothing to do
-    assert torch.equal(again.image_encoder.mean, model.image_encoder.mean)
-    TRAINERS[name](labelled(), config, tmp_path / "other")
-    assert same_weights(tmp_path / "run", tmp_path / "other")
+    assert equal_weights(again, model)
+    with pytest.raises(UserError, match="trainer="):
+        pretrain(labelled(), again_settings(tmp_path / "run"), tmp_path / "run", resume=True)
+    run = tmp_path / "run"
+    known = set(pd.read_parquet(run / PATIENTS)["patient_id"]) if "supervised" in name else set()
+    assert labels_known(run) == known
+    (stage,) = stages_of(run, model)
+    assert not stage.weights
+    with pytest.raises(UserError, match="baseline"):
+        left_behind(run)
+    with pytest.raises(UserError, match=r"config.json: is of baseline"):
+        read_config(run / "config.json", PretrainConfig, section="pretrain")
+
+
+def equal_weights(a: Slimp, b: Slimp) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def again_settings(run: Path) -> PretrainConfig:
+    """Those of a run."""
+    return PretrainConfig(**read_json(run / "config.json")["pretrain"])
+
+
+def test_an_interrupted_baseline_ends_with_the_bits_of_one_that_was_not(tmp_path, monkeypatch):
+    """Of masked patches drawn at random, which must be drawn as they would have been."""
+    config = settings(epochs=2, checkpoint_every_steps=1)
+    whole = mae.train(labelled(), config, tmp_path / "whole")
+    original, steps = loop.learn, iter([None] * 2)
+
+    def stop_at_the_third(*args: Any, **kwargs: Any) -> dict[str, float]:
+        if next(steps, 0) == 0:
+            raise RuntimeError("the power went out")
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "learn", stop_at_the_third)
+    with pytest.raises(RuntimeError, match="power"):
+        mae.train(labelled(), config, tmp_path / "run")
+    monkeypatch.undo()
+    assert any((tmp_path / "run" / "checkpoints").iterdir())
+    assert equal_weights(mae.train(labelled(), config, tmp_path / "run"), whole)
+    with pytest.raises(UserError, match=r"masked=0.75, not 0.5"):
+        mae.train(labelled(), config, tmp_path / "run", masked=0.5)
+    with pytest.raises(UserError, match="trainer='mae', not 'supervised'"):
+        supervised.train(labelled(), config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"held_out_fraction": 0.1},
+        {"validation_fraction": 0.1},
+        {"validation_fraction": 0.1, "monitor": "validation_loss"},
+    ],
+)
+@pytest.mark.parametrize("name", TRAINERS)
+def test_patients_set_aside_are_refused(name, changes, tmp_path):
+    """Validation would measure SLIMP's loss."""
+    with pytest.raises(UserError, match="validation_fraction=0"):
+        TRAINERS[name](labelled(), settings(**changes), tmp_path / "run")
 
 
 def last_of_first_loss(
@@ -114,6 +180,7 @@ def last_of_first_loss(
     return losses[-1] / losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINERS)
 def test_each_overfits_one_batch(name, monkeypatch):
     config = settings(chunk=1000, tabular_width=64, projection_width=64)
@@ -121,6 +188,7 @@ def test_each_overfits_one_batch(name, monkeypatch):
     assert last_of_first_loss(TRAINERS[name], config, rate, monkeypatch) < 0.4
 
 
+@pytest.mark.slow
 def test_chunks_mask_the_same_patches_in_both_passes(monkeypatch):
     """Else the gradient would be noise."""
     assert last_of_first_loss(mae.train, settings(chunk=11), 5e-3, monkeypatch) < 0.6
@@ -144,7 +212,7 @@ def test_chunks_give_the_same_gradient(name, monkeypatch):
 @pytest.mark.parametrize("hierarchy", ["nested", "flat"])
 @pytest.mark.parametrize("table", [False, True])
 def test_the_supervised_loss_is_that_of_a_loop_over_images(table, hierarchy, monkeypatch):
-    config = settings(patients=20, hierarchy=hierarchy)
+    config = settings(hierarchy=hierarchy)
     model, cohort = start_of(
         partial(supervised.train, table=table), labelled(), config, monkeypatch
     )
@@ -255,6 +323,8 @@ def test_the_decoder_puts_patches_back_where_they_were():
 def test_what_cannot_be_masked_is_refused(tmp_path):
     with pytest.raises(UserError, match="resnet10t"):
         mae.train(tiny_cohort(), settings(encoder="resnet10t", encoder_options={}), tmp_path)
+    with pytest.raises(UserError, match="train_encoder"):
+        mae.train(tiny_cohort(), settings(train_encoder=0), tmp_path)
     with pytest.raises(UserError, match="masked"):
         mae.train(tiny_cohort(), settings(), tmp_path, masked=1.0)
 
@@ -354,6 +424,7 @@ def test_a_frozen_encoder_is_the_published_one(tmp_path):
         frozen.train(tiny_cohort(), config, tmp_path / "run", weights="nowhere")
 
 
+@pytest.mark.slow
 def test_simclr_and_its_kind_are_settings(tmp_path):
     """Views alone, views of a patient, and masked cells: `pretrain` itself."""
     alone = {"lesion_weight": 0.0, "patient_weight": 0.0, "view_weight": 1.0}

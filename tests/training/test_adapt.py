@@ -26,7 +26,7 @@ from slimp.training import loop as train
 from slimp.training.adapt import Adaptation, adapt, left_behind, stages_of
 from slimp.training.config import AdaptConfig, PretrainConfig
 from slimp.training.loop import pretrain
-from slimp.training.parts import earlier_parts, labels_known, set_aside
+from slimp.training.parts import earlier_parts, earlier_table, labels_known, set_aside
 from slimp.training.run_folder import read_log
 
 RUN: dict[str, Any] = {
@@ -259,6 +259,24 @@ def test_labels_that_an_earlier_stage_learned_stay_known(run: Path, tmp_path: Pa
     learned = {patient for patient, part in parts(run).items() if part != "held_out"}
     assert labels_known(twice) == labels_known(once) == labels_known(tuned) == learned
     assert labels_known(run) == set()
+    for chosen in ({"monitor": "knn_balanced_accuracy"}, {"always_include": "MEL"}):
+        settings_of = {**content["pretrain"], **chosen}
+        write_json(tuned / "config.json", {**content, "pretrain": settings_of})
+        assert labels_known(tuned) == learned
+
+
+def test_a_run_of_an_older_version_does_not_say_whose_labels_it_knows(
+    run: Path, adapted: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(adapted, tmp_path / "old")
+    path = tmp_path / "old" / "earlier_patients.parquet"
+    pd.read_parquet(path).drop(columns="label_known").to_parquet(path, index=False)
+    with pytest.warns(UserWarning, match="does not say whose labels"):
+        assert labels_known(tmp_path / "old") == set()
+    earlier_table(tmp_path / "old").to_parquet(path, index=False)  # and of runs that start there
+    assert pd.read_parquet(path).groupby("stage")["label_known"].count()[1] == 0
+    with pytest.warns(UserWarning, match="does not say whose labels"):
+        labels_known(tmp_path / "old")
 
 
 def test_new_patients_are_split_and_known_ones_keep_their_part(run: Path, tmp_path: Path) -> None:

@@ -158,6 +158,9 @@ def read_config(path: Path, config_class: type, *, section: str = "") -> dict[st
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a valid YAML or JSON file: {reason}.") from None
+    if section == "pretrain" and isinstance(content, dict) and "baseline" in content:
+        what = content["baseline"].get("trainer")
+        raise UserError(f"{path}: is of baseline '{what}', which slimp pretrain does not train.")
     if isinstance(content, dict) and isinstance(content.get(section), dict):
         content = content[section]
     if not isinstance(content, dict):

@@ -75,13 +75,18 @@ class Assessment:
         return list(self.probes.values())[-1]
 
     @property
+    def knows_labels(self) -> bool | None:
+        """Whether the run used labels of patients that test here; None if it does not say."""
+        return None if self.saw_test_patients is None else self.seen_labels > 0
+
+    @property
     def leak(self) -> str:
         """What the run knew of those that test here, in a sentence; empty if nothing."""
         tested = f"of {self.main.n_test_patients:,} test {self.unit} took part in"
         if self.seen_labels:
             return (
-                f"{self.seen_labels:,} {tested} fine-tuning (their labels too), so these figures "
-                f"say nothing of new {self.unit}."
+                f"{self.seen_labels:,} {tested} training that used their labels (fine-tuning, or "
+                f"the choice of epoch or batches), so these figures say nothing of new {self.unit}."
             )
         if self.seen_patients:
             return (
@@ -97,7 +102,7 @@ class Assessment:
             **self.main.to_dict(),
             "resampling": {"unit": self.unit, "n_test": self.main.n_test_patients},
             "pretraining_saw_test_patients": self.saw_test_patients,
-            "run_knows_test_labels": self.seen_labels > 0,
+            "run_knows_test_labels": self.knows_labels,
             "tested_on": self.tested_on,
             "imputed": list(self.imputed),
             "verdict": self.verdict.to_dict(),

@@ -25,6 +25,7 @@ from slimp.training.config import AdaptConfig, PretrainConfig, part_of
 from slimp.training.devices import fast_precision
 from slimp.training.loop import describe, train
 from slimp.training.parts import (
+    BASELINE,
     EARLIER_PATIENTS,
     LEARNED_FROM,
     Parts,
@@ -156,7 +157,9 @@ def stages_of(run: Path, model: Slimp) -> tuple[Stage, ...]:
         cohort=data.get("cohort", "unknown"),
         patients=data.get("train_patients", 0),
         epochs=settings.get("epochs", 0),
-        weights={} if verb == "finetune" else _weights(model.config, model.encodings),
+        weights={}
+        if verb == "finetune" or BASELINE in content
+        else _weights(model.config, model.encodings),
         trained="all",
         trainable=sum(size for size, learns in sizes if learns),
         parameters=sum(size for size, _ in sizes),
@@ -173,10 +176,16 @@ def left_behind(run: Path) -> tuple[LevelName, ...]:
         UserError: the run was fine-tuned for labels, which trains no projection.
     """
     settings = run / "config.json"
-    if settings.is_file() and "finetune" in read_json(settings):
+    content = read_json(settings) if settings.is_file() else {}
+    if "finetune" in content:
         raise UserError(
             f"{run}: was fine-tuned for labels, so its projections no longer relate images and "
             "metadata. Retrieve with the run that it started from."
+        )
+    if BASELINE in content:
+        raise UserError(
+            f"{run}: baseline '{content[BASELINE].get('trainer')}' trained it, not SLIMP, so its "
+            "projections do not relate images and metadata. Retrieve with a run of slimp pretrain."
         )
     parts = _read_transfer(run, "parts", Part) if (run / TRANSFER).is_file() else ()
     if not any(part.trained for part in parts if part.part.startswith("images: ")):

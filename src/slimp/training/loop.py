@@ -37,7 +37,7 @@ from slimp.training.config import PretrainConfig
 from slimp.training.devices import fast_precision, make_fabric
 from slimp.training.gradient_cache import backward, require_independent_rows
 from slimp.training.optimizer import learning_rate, make_optimizer
-from slimp.training.parts import PATIENTS, Parts, set_aside
+from slimp.training.parts import BASELINE, PATIENTS, Parts, set_aside
 from slimp.training.run_folder import Log, deferred_signals, open_run, resolve_settings, step_bar
 from slimp.training.validation import Validator
 
@@ -50,6 +50,7 @@ def pretrain(
     resume: bool = False,
     overwrite: bool = False,
     build: Callable[[Cohort, PretrainConfig], Slimp] = build_model,
+    baseline: Mapping[str, Any] | None = None,
 ) -> Slimp:
     """The pre-trained model, in evaluation mode; everything about the run is left in `out`.
 
@@ -62,17 +63,24 @@ def pretrain(
         resume: continue the run in `out` from its last checkpoint.
         overwrite: replace what is in `out`.
         build: makes the model of the training patients: one with another objective, for a baseline.
+        baseline: what that is, for `config.json`: `trainer`, whether it learns `labels`, and its
+            options. A run that something else trained is not resumed.
 
     Raises:
         UserError: `out` is in use, the cohort does not suffice, or the run cannot be resumed.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
     out = Path(out)
-    config = fast_precision(resolve_settings(out, config, resume=resume, overwrite=overwrite))
+    slimp: dict[str, Any] = {BASELINE: {"trainer": None}}
+    record = slimp if baseline is None else {BASELINE: dict(baseline)}
+    settings = resolve_settings(
+        out, config, resume=resume, overwrite=overwrite, record=record, defaults=slimp
+    )
+    config = fast_precision(settings)
     parts = set_aside(cohort, config)
     torch.manual_seed(config.seed)
     model = build(parts.train, config)
-    return train(model, parts, config, out, resume=resume)
+    return train(model, parts, config, out, resume=resume, record=record if baseline else None)
 
 
 def train(

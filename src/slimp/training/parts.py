@@ -6,6 +6,7 @@ parts of those stages too.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ LEARNED_FROM = ("train", "validation")
 """Parts of a run whose patients determined its weights."""
 PATIENTS, EARLIER_PATIENTS = "patients.parquet", "earlier_patients.parquet"
 """Files of a run: the parts of its patients, and those of the stages before it."""
+BASELINE = "baseline"
+"""Section of `config.json` of a run that another method than SLIMP trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,30 +226,51 @@ def earlier_parts(run: Path) -> dict[str, str]:
 
 
 def labels_known(run: Path) -> set[str]:
-    """Patients whose labels a stage of the run learned from: it was fine-tuned, or began as such.
+    """Patients whose labels a stage of the run learned from, or chose an epoch or batches by.
+
+    Warns if a stage before the last does not say.
 
     Raises:
         CheckpointError: a file of the run is damaged.
     """
-    found: set[str] = set()
+    found = _labels(run)
+    if None in found.values():
+        warnings.warn(
+            f"{run / EARLIER_PATIENTS}: does not say whose labels earlier stages learned from, "
+            "because an older version wrote it. Were any fine-tuned, then test patients may be "
+            "among them.",
+            stacklevel=2,
+        )
+    return {patient for patient, known in found.items() if known}
+
+
+def _labels(run: Path) -> dict[str, bool | None]:
+    """Patient -> whether a stage of the run knows the label; None: it does not say."""
+    found: dict[str, bool | None] = {}
     if (run / EARLIER_PATIENTS).is_file():
         earlier = _read_parts(run / EARLIER_PATIENTS)
-        found |= set(earlier["patient_id"][earlier["label_known"]])
-    settings = run / "config.json"
-    if settings.is_file() and "finetune" in read_json(settings):
+        found = dict(zip(earlier["patient_id"], earlier["label_known"], strict=True))
+    content = read_json(run / "config.json") if (run / "config.json").is_file() else {}
+    settings = content.get("pretrain", {})
+    if (
+        "finetune" in content
+        or content.get(BASELINE, {}).get("labels")
+        or settings.get("monitor") == "knn_balanced_accuracy"
+        or settings.get("always_include") is not None
+    ):
         newest = (stages(run) or ({},))[0]
-        found |= {patient for patient, part in newest.items() if part in LEARNED_FROM}
+        found |= {patient: True for patient, part in newest.items() if part in LEARNED_FROM}
     return found
 
 
 def earlier_table(run: Path) -> pd.DataFrame:
     """The parts of all stages of `run`, the oldest stage being 1, and whose labels any learned.
 
-    Columns `patient_id part stage label_known`.
+    Columns `patient_id part stage label_known`, the last missing where the run does not say.
     """
-    known = labels_known(run)
+    known = _labels(run)
     rows = [
-        (patient, part, number, patient in known)
+        (patient, part, number, known.get(patient, False))
         for number, stage in enumerate(reversed(stages(run) or ()), start=1)
         for patient, part in stage.items()
     ]
@@ -258,8 +282,8 @@ def _read_parts(path: Path) -> pd.DataFrame:
     wanted = ["patient_id", "part", *(["stage", "label_known"] if earlier else [])]
     try:
         table = pd.read_parquet(path)
-        if earlier and "label_known" not in table:  # of a version without fine-tuning
-            table = table.assign(label_known=False)
+        if earlier and "label_known" not in table:  # versions before it could fine-tune too
+            table = table.assign(label_known=None)
         table = table[wanted]
         if not set(table["part"]) <= set(PARTS):
             raise ValueError("unknown parts; known are " + ", ".join(PARTS))

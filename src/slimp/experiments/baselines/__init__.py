@@ -8,12 +8,15 @@ same-patient positives (`view_positives`), contrast with a table whose hidden ce
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from slimp.data.cohort import Cohort
+from slimp.errors import UserError
 from slimp.models.nested import Slimp
 from slimp.training.config import PretrainConfig
+from slimp.training.loop import pretrain
 
 
 class Train(Protocol):
@@ -31,10 +34,31 @@ class Train(Protocol):
                 for `slimp.training.loop.pretrain`: every arm has the same budget.
             folder: of the run. It may hold a training that was interrupted: go on with it to the
                 same bits, as `pretrain(resume=True)` does, or begin anew with the same outcome.
-                The caller saves the model there.
+                A run of other settings, options or another baseline is refused. The caller saves
+                the model there.
             options: further settings of the baseline, from `Arm.options`.
 
         Metadata encoders that nothing trained do no harm: an arm names the features that it is
         probed on, such as `image` and `image+table` (raw metadata beside the image features).
         """
         ...
+
+
+def learn(
+    cohort: Cohort,
+    config: PretrainConfig,
+    folder: Path,
+    build: Callable[[Cohort, PretrainConfig], Slimp],
+    **what: Any,
+) -> Slimp:
+    """`pretrain` of another objective; `what` goes into the run's `config.json`.
+
+    Raises:
+        UserError: patients would be set aside: `pretrain` would measure SLIMP's loss on them.
+    """
+    if config.validation_fraction or config.held_out_fraction or config.monitor != "last":
+        raise UserError(
+            f"baseline '{what['trainer']}' has no validation: give it the training patients alone, "
+            "validation_fraction=0, held_out_fraction=0 and monitor=last."
+        )
+    return pretrain(cohort, config, folder, resume=True, build=build, baseline=what)

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding, FittedFeature, Rows
 from slimp.data.schema import LevelName
+from slimp.experiments.baselines import learn
 from slimp.models.config import ModelConfig
 from slimp.models.ft_transformer import PreNormEncoder
 from slimp.models.match_features import Encodings
 from slimp.models.nested import Slimp
 from slimp.training.build_model import build_model
 from slimp.training.config import PretrainConfig
-from slimp.training.loop import pretrain
 
 WORD = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
 """Letters are read together, digits one by one, signs one by one."""
@@ -50,7 +50,7 @@ def train(cohort: Cohort, config: PretrainConfig, folder: Path, *, depth: int = 
     """
     flat = replace(config, hierarchy="flat", lesion_weight=1.0, patient_weight=0.0)
     build = partial(build_model, kind=partial(TextContrast, depth=depth))
-    return pretrain(cohort, flat, folder, resume=True, build=build)
+    return learn(cohort, flat, folder, build, trainer="clip_text", labels=False, depth=depth)
 
 
 class TextContrast(Slimp):

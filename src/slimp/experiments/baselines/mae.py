@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -26,13 +26,13 @@ from slimp.data.encoding import Rows
 from slimp.data.processes import process_and_count
 from slimp.data.schema import LevelName
 from slimp.errors import UserError
+from slimp.experiments.baselines import learn
 from slimp.models.config import ModelConfig
 from slimp.models.losses import NestedLoss
 from slimp.models.match_features import Encodings
 from slimp.models.nested import Slimp
 from slimp.training.build_model import build_model
 from slimp.training.config import PretrainConfig
-from slimp.training.loop import pretrain
 
 
 def train(
@@ -48,13 +48,15 @@ def train(
         depth: layers of the decoder.
 
     Raises:
-        UserError: the encoder is no plain ViT, or the fraction none.
+        UserError: the encoder is no plain ViT or only part of it learns, or the fraction is none.
     """
     if not 0 < masked < 1:
         raise UserError(f"masked must be above 0 and below 1, got {masked}.")
-    kind = partial(MaskedAutoencoder, masked=masked, depth=depth)
-    build = partial(build_model, kind=kind)
-    return pretrain(cohort, config, folder, resume=True, build=build)
+    if config.train_encoder != "all":  # the decoder learns as part of the image encoder
+        raise UserError(f"a masked autoencoder trains all blocks, got {config.train_encoder=}.")
+    options: dict[str, Any] = {"masked": masked, "depth": depth}
+    build = partial(build_model, kind=partial(MaskedAutoencoder, **options))
+    return learn(cohort, config, folder, build, trainer="mae", labels=False, **options)
 
 
 class MaskedAutoencoder(Slimp):

@@ -21,13 +21,13 @@ from slimp.data.encoding import Rows
 from slimp.data.processes import gather_rows
 from slimp.data.schema import LevelName
 from slimp.errors import CohortError
+from slimp.experiments.baselines import learn
 from slimp.models.config import ModelConfig
 from slimp.models.losses import NestedLoss
 from slimp.models.match_features import Encodings
 from slimp.models.nested import Slimp
 from slimp.training.build_model import build_model
 from slimp.training.config import PretrainConfig
-from slimp.training.loop import pretrain
 
 
 def train(cohort: Cohort, config: PretrainConfig, folder: Path, *, table: bool = False) -> Slimp:
@@ -58,7 +58,7 @@ def train(cohort: Cohort, config: PretrainConfig, folder: Path, *, table: bool =
         )
 
     labelled = cohort.select(cohort.images["label"].notna())
-    return pretrain(labelled, config, folder, resume=True, build=build)
+    return learn(labelled, config, folder, build, trainer="supervised", labels=True, table=table)
 
 
 class Classifier(Slimp):

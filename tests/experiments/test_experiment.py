@@ -233,21 +233,28 @@ def test_the_papers_figure_stands_beside_malignant_against_the_rest_alone(whole)
     assert content(whole)["verdict"][0]["verdict"] in ("agrees", "disagrees", "undecided")
 
 
-def test_nobody_who_tests_was_learned_from(whole):
-    said = pd.read_parquet(whole / "predictions.parquet")
-    for chain in plan().chains:
-        training = chain.score.of("pretrain")
-        if training is not None:
-            run = training.folder(whole / "cells") / "run"
+def test_nobody_who_tests_was_learned_from(whole, tmp_path):
+    grouped = replace(TINY, probe={**TINY.probe, "split": "grouped-5", "seeds": 1})
+    folds = make_plan(RECIPE, grouped, "synthetic")
+    share = Share(only={"arm": "nested", "fold": "1|3"})
+    run_experiment(folds, tmp_path / "out", share=share)
+    tested = []
+    for out, chains in ((whole, plan().chains), (tmp_path / "out", share.of(folds))):
+        cells = out / "cells"
+        for chain in chains:
+            if (training := chain.score.of("pretrain")) is None:
+                continue
+            run = training.folder(cells) / "run"
             learned = set(pd.read_parquet(run / "patients.parquet")["patient_id"])
-            own = (said["arm"] == chain.arm) & (said["seed"] == 1000 * chain.part.seed)
-            assert not learned & set(said["patient_id"][own])
-            everyone = set(
-                Cohort.load(chain.score.upstream[-1].folder(whole / "cells") / "cohort").patients[
-                    "patient_id"
-                ]
-            )
-            assert learned | set(said["patient_id"][own]) == everyone
+            said = pd.read_parquet(chain.score.folder(cells) / "predictions.parquet")
+            tests, cohort = set(said["patient_id"]), chain.score.upstream[-1].folder(cells)
+            assert not learned & tests
+            everyone = Cohort.load(cohort / "cohort").patients["patient_id"]
+            assert learned | tests == set(everyone)
+            tested.append((chain.part, tests))
+    (one, first), (other, second) = tested[-2:]
+    assert (one.fold, other.fold) == (1, 3)
+    assert not first & second
 
 
 @pytest.mark.parametrize(
@@ -374,11 +381,51 @@ def test_a_folder_of_nothing_but_its_plan_is_shown(tmp_path):
     assert {row.estimate for row in found.rows} == {None}
 
 
-def test_a_folder_keeps_its_question(whole, tmp_path):
+def test_a_folder_keeps_its_question(whole, tmp_path, monkeypatch):
     cohort = tmp_path / "cohort"
-    tiny_cohort().save(cohort)
-    with pytest.raises(UserError, match=str(whole)):
-        run_experiment(make_plan(RECIPE, TINY, str(cohort), malignant=("bcc",)), whole)
+    tiny_cohort(patients=36, seed=3).save(cohort)
+    own = make_plan(RECIPE, TINY, str(cohort), malignant=("bcc",))
+    for other in (own, plan(epochs=2), make_plan(RECIPE, TINY, "synthetic", malignant=("bcc",))):
+        with pytest.raises(UserError, match=str(whole)):
+            run_experiment(other, whole, share=Share(only={"arm": "metadata"}))
+    with pytest.raises(UserError, match="--cells"):
+        run_experiment(plan(), whole, cells=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    same_plan = make_plan(RECIPE, TINY, "cohort", malignant=("bcc",))
+    assert same_plan.to_dict(Path()) == own.to_dict(Path())
+
+
+def test_an_arm_that_the_recipe_gained_or_lost_is_no_row(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole, tmp_path / "out", ignore=shutil.ignore_patterns("run"))
+    arms = (*RECIPE.arms[:2], Arm(name="new"), RECIPE.arms[3])
+    monkeypatch.setitem(recipes(), "tiny", replace(RECIPE, arms=arms))
+    found = write_table(tmp_path / "out")
+    assert {row.arm for row in found.rows} == {"nested", "flat", "metadata"}
+    assert "no longer has them: nested again." in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_weights_and_code_are_part_of_a_name(tmp_path):
+    def ids(**options: Any) -> set[str]:
+        arm = Arm(name="nested", trainer="frozen", options=options)
+        own = replace(RECIPE, arms=(arm,), control="nested", claims=(), figures={})
+        cells = make_plan(own, TINY, "synthetic").cells
+        assert all(c.settings["code"] for c in cells if c.stage == "pretrain")
+        return {cell.id for cell in cells if cell.stage == "pretrain"}
+
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"1")
+    first = ids(weights=str(path)), ids(weights=f"{path}@128")
+    assert first[0] == ids(weights=str(path))
+    path.write_bytes(b"2")
+    assert not first[0] & ids(weights=str(path))
+    assert not first[1] & ids(weights=f"{path}@128")
+    assert "auto" not in {
+        c.settings["pretrain"]["precision"]
+        for c in plan(precision="auto").cells
+        if c.stage == "pretrain"
+    }
+    with pytest.raises(UserError, match="nonsense"):
+        stages.code_of("nonsense")
 
 
 # ------------------------------------------------------------------ the command line, the recipes

@@ -8,7 +8,7 @@ goes on where it stopped, and several processes or machines may work on one --ou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,6 +34,8 @@ class Arguments:
     """laptop: a small encoder, for two cores; paper: ViT-S/16 at 224 px, for GPUs."""
     cohort: str | None = None
     """Name of a cohort, or a cohort folder; default: the first of the recipe's that is here."""
+    seeds: int | None = None
+    """Shuffles of the folds, each with trainings of its own; default: 1 at laptop, 3 at paper."""
     malignant: tuple[str, ...] = ()
     """Labels that are malignant, as in MEL,BCC; known for the named cohorts."""
     set_: Mapping[str, Any] = field(default_factory=dict)
@@ -52,6 +54,8 @@ class Arguments:
     def __post_init__(self) -> None:
         if self.jobs < 1:
             raise UserError(f"--jobs must be at least 1, got {self.jobs}.")
+        if self.seeds is not None and self.seeds < 1:
+            raise UserError(f"--seeds must be at least 1, got {self.seeds}.")
         number, _, shards = self.shard.partition("/")
         if not (number.isdigit() and shards.isdigit()):
             raise UserError(f"--shard takes a number of a number, as in 2/8, got '{self.shard}'.")
@@ -69,9 +73,12 @@ def run(arguments: Arguments) -> None:
     if name is None:
         name = first_here(recipe) or recipe.cohorts[-1]
         note(f"cohort: {name}, the first of {', '.join(recipe.cohorts)} that is here")
+    scale = SCALES[arguments.scale]
+    if arguments.seeds is not None:
+        scale = replace(scale, probe={**scale.probe, "seeds": arguments.seeds})
     plan = make_plan(
         recipe,
-        SCALES[arguments.scale],
+        scale,
         name,
         malignant=arguments.malignant,
         changes=arguments.set_,

@@ -9,14 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from slimp.data.files import make_folder, read_json, write_json
+from slimp.data.files import make_folder, read_json, sha256_of, write_json
 from slimp.errors import UserError
 from slimp.evaluation.folds import GROUPED_FOLDS
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.experiments.cells import Cell, Stage, in_order
-from slimp.experiments.cohorts import MALIGNANT, OTHER, SAME, cohort_cell, is_here
+from slimp.experiments.cohorts import MALIGNANT, OTHER, SAME, cohort_cell, is_folder, is_here
 from slimp.experiments.recipe import WITHOUT_MODEL, Arm, Recipe, Scale
+from slimp.experiments.stages import code_of
 from slimp.training.config import AdaptConfig, PretrainConfig
+from slimp.training.devices import fast_precision
 from slimp.training.run_folder import MAY_CHANGE
 
 EXPERIMENT = "experiment.json"
@@ -99,6 +101,8 @@ def make_plan(
     Raises:
         UserError: the cohort is not here, or a setting is wrong.
     """
+    if is_folder(cohort_cell(cohort)):
+        cohort = str(Path(cohort).resolve())
     known = Plan(
         recipe=recipe,
         scale=scale,
@@ -170,6 +174,8 @@ def _score(plan: Plan, arm: Arm, part: Part, cohorts: Callable[[str], Cell]) -> 
         changes = {"rename": SAME.get(pair, {}), **plan.scale.adapt, **arm.adapt, **NOBODY}
         changes |= {name: value for name, value in plan.changes.items() if name in MAY_CHANGE}
         config = AdaptConfig(**changes, seed=part.seed)
+        device = PretrainConfig(precision=config.precision, accelerator=config.accelerator)
+        config = replace(config, precision=fast_precision(device).precision)
         adapted = {"adapt": _plain(config), "fold": part.fold}
         run = _cell("adapt", adapted, f"adapt {words}", run, *where, machine=_machine(config))
     features = _cell("embed", {}, f"embed {words}", run, target)
@@ -183,12 +189,17 @@ def _pretrain(plan: Plan, arm: Arm, part: Part, *where: Cell) -> Cell:
     changes = {**at_scale, **recipe.base, **arm.changes, **plan.changes, **NOBODY}
     if unknown := set(changes) - {field.name for field in fields(PretrainConfig)}:
         raise UserError(f"pre-training has no setting '{min(unknown)}': see slimp pretrain --help.")
-    config = PretrainConfig.from_preset(scale.preset, **{**changes, "seed": part.seed})
+    config = fast_precision(
+        PretrainConfig.from_preset(scale.preset, **{**changes, "seed": part.seed})
+    )
+    weights = (arm.options.get("weights"), config.encoder_weights)
     settings = {
         "pretrain": _plain(config),
         "trainer": arm.trainer,
         "options": dict(arm.options),
         "shuffled": arm.shuffled,
+        "weights": [_weights(name) for name in weights if name is not None],
+        "code": code_of(arm.trainer),
     }
     if len(where) > 1:
         settings["fold"] = part.fold
@@ -213,6 +224,14 @@ def _plain(config: object) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in MAY_CHANGE}
 
 
+def _weights(name: str) -> str:
+    """A name, or the SHA-256 of a file; `FILE@128` too."""
+    for path in (Path(name), Path(name.rpartition("@")[0])):
+        if path.is_file():
+            return sha256_of(path)
+    return name
+
+
 def _machine(config: object) -> dict[str, Any]:
     """The other ones."""
     return {name: getattr(config, name) for name in MAY_CHANGE if hasattr(config, name)}
@@ -223,7 +242,7 @@ def _json(content: Any) -> Any:
 
 
 def open_experiment(out: Path, plan: Plan, cells: Path) -> None:
-    """Writes `experiment.json`; a folder may be taken up again for the same question.
+    """Writes `experiment.json`; a folder may be taken up for the same cells, or these and more.
 
     Raises:
         UserError: `out` holds something else, or another experiment.
@@ -231,12 +250,13 @@ def open_experiment(out: Path, plan: Plan, cells: Path) -> None:
     path, content = out / EXPERIMENT, plan.to_dict(cells)
     if path.is_file():
         held = read_json(path)
-        for name in ("name", "cohort"):
-            if held[name] != content[name]:
-                raise UserError(
-                    f"{out}: holds the experiment {held['name']} on {held['cohort']}, not "
-                    f"{content['name']} on {content['cohort']}. Choose another --out."
-                )
+        gone = [chain for chain in held["chains"] if chain not in content["chains"]]
+        if gone or held["name"] != content["name"] or held["cells"] != content["cells"]:
+            raise UserError(
+                f"{out}: holds the experiment {held['name']} on {held['cohort']} with other "
+                "settings, data, cells or code (see its experiment.json). Choose another --out; "
+                f"with --cells {out / held['cells']} what both ask for is not done again."
+            )
     elif out.exists() and not out.is_dir():
         raise UserError(f"{out}: exists and is not a folder. Choose another --out.")
     elif out.is_dir() and any(not held.name.startswith(".") for held in out.iterdir()):

@@ -89,7 +89,7 @@ def run_experiment(
         require_split(wanted, place)
     open_experiment(out, plan, Path("cells") if cells is None else cells.resolve())
     first = [cell for cell in wanted if cell.stage in ("cohort", "split")]
-    for reason in work(first, place, execute, silent).values():
+    for reason in work(first, place, execute, announce).values():
         raise UserError(reason)
     if share.jobs == 1:
         failed = work(wanted, place, execute, announce)

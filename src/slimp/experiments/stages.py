@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pandas as pd
 import torch
 
 from slimp.data.cohort import Cohort
-from slimp.data.files import new_file, remove_partials
+from slimp.data.files import new_file, remove_partials, sha256_of
 from slimp.errors import UserError
 from slimp.evaluation.folds import parts_of_splits
 from slimp.evaluation.probe_config import ProbeConfig
@@ -27,6 +28,7 @@ from slimp.experiments.measures import MEASURES, Asked, without_model
 from slimp.features.design import RawTable, metadata_encoder
 from slimp.features.embed import FeatureTable, embed
 from slimp.features.encode import InferenceConfig
+from slimp.features.relative import PatientContext
 from slimp.models.nested import Slimp
 from slimp.training.adapt import adapt
 from slimp.training.build_model import build_model
@@ -36,6 +38,7 @@ from slimp.training.parts import PATIENTS
 
 SPLIT, FEATURES = "split.parquet", "features.parquet"
 PREDICTIONS = "predictions.parquet"
+BASELINES = "slimp.experiments.baselines"
 
 
 def execute(cell: Cell, cells: Path) -> None:
@@ -101,7 +104,7 @@ def _score(cell: Cell, cells: Path) -> None:
             rows = without_model(settings["without"], target, own, config)
         else:
             asked = Asked(
-                table=_features(cell.upstream[0], cells, target),
+                table=_features(cell.upstream[0], cells, target, own),
                 task=own,
                 config=config,
                 cohort=target,
@@ -124,9 +127,15 @@ STAGES = {
 }
 
 
-def _features(cell: Cell, cells: Path, cohort: Cohort) -> FeatureTable:
-    """The features of an `embed` cell, with the raw metadata and what embeds them anew."""
+def _features(cell: Cell, cells: Path, cohort: Cohort, task: Task) -> FeatureTable:
+    """The features of an `embed` cell, with the raw metadata and what embeds them anew.
+
+    Lesions are compared with the patient's others in the space of those who do not test.
+    """
     table = FeatureTable.load(cell.folder(cells) / FEATURES)
+    ids = task.ids["patient_id"]
+    learned = table.select(~ids.isin(ids.iloc[task.splits[0].test]))
+    table = table.with_context(PatientContext.fit(learned.features, learned.ids))
     encoder = metadata_encoder(Slimp.from_pretrained(run_of(cell.upstream[0], cells)))
     return replace(table, raw=RawTable.of(cohort), encoder=encoder)
 
@@ -144,11 +153,22 @@ def trainer(name: str) -> Train:
     """
     if name in OWN:
         return OWN[name]
-    try:
-        module = importlib.import_module(f"slimp.experiments.baselines.{name}")
-    except ModuleNotFoundError as error:
-        raise UserError(f"no baseline '{name}' in slimp/experiments/baselines.") from error
-    return cast(Train, module.train)
+    code_of(name)
+    return cast(Train, importlib.import_module(f"{BASELINES}.{name}").train)
+
+
+def code_of(name: str) -> str:
+    """The SHA-256 of a baseline's module; empty for SLIMP, for which the version stands.
+
+    Raises:
+        UserError: there is no module of that name.
+    """
+    if name in OWN:
+        return ""
+    found = importlib.util.find_spec(f"{BASELINES}.{name}")
+    if found is None or found.origin is None:
+        raise UserError(f"no baseline '{name}' in slimp/experiments/baselines.")
+    return sha256_of(Path(found.origin))
 
 
 def _slimp(cohort: Cohort, config: PretrainConfig, folder: Path) -> Slimp:

@@ -153,6 +153,12 @@ class Table:
         return len({chain["seed"] for chain in self.plan["chains"]})
 
     @property
+    def gone(self) -> list[str]:
+        """Arms that were planned and that the recipe no longer has."""
+        planned = dict.fromkeys(chain["arm"] for chain in self.plan["chains"])
+        return [name for name in planned if name not in {arm.name for arm in self.recipe.arms}]
+
+    @property
     def holes(self) -> tuple[int, int]:
         """Chains that are done, and all."""
         return self.done, len(self.plan["chains"])
@@ -209,8 +215,8 @@ def _rows(recipe: Recipe, planned: pd.DataFrame, said: pd.DataFrame) -> Iterator
     found: list[Row] = []
     for features, labels, setting in kinds:
         for arm in recipe.arms:
-            if features not in recipe.features_of(arm):
-                continue
+            if features not in recipe.features_of(arm) or arm.name not in counts:
+                continue  # the recipe has gained it since
             own = _select(said, arm.name, (features, labels, setting))
             if len(own) == 0 and setting and len(said) and (said["arm"] == arm.name).any():
                 continue  # an arm that is not asked in this setting

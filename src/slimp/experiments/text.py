@@ -43,11 +43,16 @@ def facts(table: Table) -> Iterator[str]:
         f"Cohort {plan['cohort']}, scale {table.scale} (preset {plan['scale']['preset']}); split "
         f"{probe.get('split', 'patient')}, seeds {table.seeds}. Scores are {recipe.metric} on "
         "patients that no stage learned from, with 95 % intervals over patients; differences are "
-        "paired over the same patients, p-values corrected for the number of arms (Holm)."
+        "paired over the same patients, p-values corrected for the number of arms (Holm). "
+        "Each arm is trained once per seed and fold: intervals and p-values hold for these "
+        "trainings (--seeds repeats them), not for the method at large."
     )
     if table.scale != "paper" and (recipe.claims or recipe.figures):
         yield ""
         yield "The paper's figures are at the paper's scale (ViT-S/16, 224 px), these are not."
+    if table.gone:
+        yield ""
+        yield f"Not shown, since the recipe no longer has them: {', '.join(table.gone)}."
     if done < planned:
         yield ""
         yield f"**Holes: {done} of {planned} arms and parts are done.**"

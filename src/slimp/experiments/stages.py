@@ -54,7 +54,7 @@ def _split(cell: Cell, cells: Path) -> None:
     """Who tests, once for all stages: versions of scikit-learn draw other folds."""
     images = cohort_of(cell, cells).images
     config = ProbeConfig(**cell.settings, seeds=1)
-    parts = parts_of_splits(make_task(images, config).splits, len(images))[config.seed]
+    (parts,) = parts_of_splits(make_task(images, config).splits, len(images)).values()
     with new_file(cell.folder(cells) / SPLIT) as partial:
         images[["image_id"]].assign(part=parts.to_numpy()).to_parquet(partial, index=False)
 

@@ -7,6 +7,7 @@ same ImageNet network. All intervals are 95 %, paired, over the patients of all 
   features, and beside the network fine-tuned from ImageNet on the first draw.
 - missing: the probe with metadata cells blanked at test, minus image features alone.
 - finetune: end to end with metadata, started from the run and started from ImageNet.
+- symmetries: image features averaged over the 8 symmetries of the square, minus the same of one.
 
     python benchmarks/downstream.py --cohort pad-ufes-20 --arm compact --folds 0 1 2 3 4
 """
@@ -151,6 +152,21 @@ def finetune(cohort: Cohort, folds: np.ndarray, args: argparse.Namespace) -> dic
     return {"minus_imagenet": both(*(pd.concat(tables) for tables in found.values()))}
 
 
+def symmetries(cohort: Cohort, folds: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:
+    how = InferenceConfig(test_time_augmentation="dihedral")
+    found: dict[str, list[pd.DataFrame]] = {"mean": [], "one": []}
+    for fold in args.folds:
+        table = FeatureTable.load(args.cells / f"fold{fold}.parquet")
+        kept = args.cells / f"fold{fold}-symmetries.parquet"
+        if not kept.exists():
+            embed(Slimp.from_pretrained(args.cells / f"fold{fold}"), cohort, how).save(kept)
+        for name, features in (("mean", FeatureTable.load(kept)), ("one", table)):
+            design, task = features.design("image"), task_of(table, folds, fold)
+            said = probe_design(design, task, CONFIG, name=name).predictions
+            found[name].append(said.assign(seed=0))
+    return {"minus_one_view": both(*(pd.concat(tables) for tables in found.values()))}
+
+
 def tune(
     start: str | Path, cohort: Cohort, task: Task, config: FullFinetuneConfig, out: Path
 ) -> pd.DataFrame:
@@ -178,6 +194,7 @@ PARTS: dict[str, Callable[[Cohort, np.ndarray, argparse.Namespace], dict[str, An
     "low_shot": low_shot,
     "missing": missing,
     "finetune": finetune,
+    "symmetries": symmetries,
 }
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ are trained, and the table shows all that there are.
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import hashlib
 import json
@@ -85,9 +86,13 @@ ARMS: dict[str, dict[str, Any]] = {
         **{"encoder_weights": None, "encoder_lr_scale": 1.0, "batch_norm": "batch"},
     },
     "side_160": {**COMPACT, "image_size": 160},
+    "after_ham10000": {**COMPACT, "encoder_weights": "ham10000"},
 }
-"""Arm -> what it changes of `BASE`. Besides: `imagenet` (untouched) and `plain` (the script)."""
+"""Arm -> what it changes of `BASE`. Besides: `imagenet` (untouched) and `plain` (the script).
+
+`after_ham10000` starts from the run `compact_4` of that cohort's fold 0, which has to be there."""
 ALL = ("imagenet", "plain", *ARMS)
+SHOWN = {"balanced_accuracy": "balanced_accuracy", "auroc": "auroc_macro_ovr"}
 COLUMNS = ["image_id", "lesion_id", "patient_id", "label"]
 
 
@@ -108,6 +113,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cohort", default="pad-ufes-20")
     parser.add_argument("--arms", nargs="*", default=[*ALL], choices=[*ALL], help="to train now")
     parser.add_argument("--folds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--against", default="imagenet", choices=ALL, help="arm to subtract")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("runs/recipe"))
     args = parser.parse_args()
@@ -146,18 +152,18 @@ def train_cell(
             return
         began = time.perf_counter()
         train = train & ~cohort.images["patient_id"].isin(cohort.images["patient_id"][~train])
-        same = next(folder.glob("fold*.parquet"), None) if arm == "imagenet" else None
+        same = next(folder.glob("fold[0-9].parquet"), None) if arm == "imagenet" else None
         if same is not None:  # untouched weights: the features of any fold
             shutil.copy(same, done)
             return
-        train_arm(cohort, np.asarray(train), arm, folder / f"fold{fold}", fold).save(done)
+        train_arm(cohort, np.asarray(train), arm, fold, args).save(done)
         print(f"{arm} fold {fold}: {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def train_arm(
-    cohort: Cohort, train: NDArray[np.bool_], arm: str, run: Path, seed: int
+    cohort: Cohort, train: NDArray[np.bool_], arm: str, fold: int, args: argparse.Namespace
 ) -> FeatureTable:
-    config = PretrainConfig(**{**BASE, "seed": seed, **ARMS.get(arm, {})})
+    config = PretrainConfig(**{**BASE, "seed": fold, **ARMS.get(arm, {})})
     if arm == "imagenet":
         return image_features(cohort, embed(build_model(cohort, config).eval(), cohort))
     if arm == "plain":
@@ -167,9 +173,13 @@ def train_arm(
         known = np.nan_to_num(np.hstack(hot))
         spread = known[rows].std(axis=0)
         scaled = (known - known[rows].mean(axis=0)) / np.where(spread > 0, spread, 1)
-        found = plain_contrast(cohort, scaled, rows, seed=seed)
+        found = plain_contrast(cohort, scaled, rows, seed=fold)
         return FeatureTable(ids=cohort.images[COLUMNS], features={"image": found})
+    if config.encoder_weights == "ham10000":
+        earlier = folder_of("compact_4", argparse.Namespace(work=args.work, cohort="ham10000"))
+        config = replace(config, encoder_weights=str(earlier / "fold0" / "model.safetensors"))
     learning = cohort.select_patients(cohort.images["patient_id"][train].unique())
+    run = folder_of(arm, args) / f"fold{fold}"
     model = pretrain(learning, config, run, resume=run.exists())
     table_of_run = embed(model, cohort)
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
@@ -182,26 +192,29 @@ def image_features(cohort: Cohort, table: FeatureTable) -> FeatureTable:
 
 
 def show(cohort: Cohort, folds: NDArray[np.int64], args: argparse.Namespace) -> None:
-    """Scores what is trained; every arm beside ImageNet's features on the folds it has."""
+    """Scores what is trained; every arm beside the one to subtract, on the folds both have."""
     said: dict[str, dict[str, dict[int, pd.DataFrame]]] = {}
     for arm in ALL:
-        for path in sorted(folder_of(arm, args).glob("fold*.parquet")):
+        for path in sorted(folder_of(arm, args).glob("fold[0-9].parquet")):
             fold = int(path.stem.removeprefix("fold"))
             for features, found in scored(cohort, folds, path, arm, fold).items():
                 said.setdefault(arm, {}).setdefault(features, {})[fold] = found
     rows = []
-    print(f"{'arm':20s} {'features':12s} folds  balanced accuracy, AUROC; minus ImageNet, paired")
+    scores = f"balanced accuracy, AUROC; minus {args.against}, paired"
+    print(f"{'arm':20s} {'features':12s} folds  {scores}")
     for arm, by_features in said.items():
         for features, by_fold in by_features.items():
-            theirs = said.get("imagenet", {}).get(features, {})
+            theirs = said.get(args.against, {}).get(features, {})
             if shared := sorted(set(by_fold) & set(theirs)):
                 pair = (pd.concat([own[fold] for fold in shared]) for own in (by_fold, theirs))
-                rows.append(row(arm, features, shared, compare(*pair).differences))
+                found = compare(*pair).differences
+                rows.append({"arm": arm, "features": features} | row(shared, found, args.against))
+                print(f"{arm:20s} {features:12s} {line(shared, found)}", flush=True)
     summary: dict[str, Any] = {"cohort": args.cohort, "rows": rows}
     trained = [r for r in rows if r["arm"] not in ("imagenet", "plain") and r["features"] == "full"]
     if trained:
         # Arms with more folds first: a mean over other folds is no comparison.
-        best = max(trained, key=lambda r: (len(r["folds"]), r["auroc_minus_imagenet"]["mean"]))
+        best = max(trained, key=lambda r: (len(r["folds"]), r["auroc"]))
         summary["best"] = best["arm"]
     if args.out:
         changes = {arm: ARMS[arm] for arm in said if arm in ARMS}
@@ -209,18 +222,19 @@ def show(cohort: Cohort, folds: NDArray[np.int64], args: argparse.Namespace) -> 
     print(json.dumps(summary))
 
 
-def row(
-    arm: str, features: str, folds: list[int], found: Mapping[str, Difference]
-) -> dict[str, Any]:
-    """Scores of the pooled folds, and what ImageNet's features have less on the same images."""
-    out: dict[str, Any] = {"arm": arm, "features": features, "folds": folds}
-    for name, metric in (("balanced_accuracy",) * 2, ("auroc", "auroc_macro_ovr")):
+def row(folds: list[int], found: Mapping[str, Difference], against: str) -> dict[str, Any]:
+    """Scores of the pooled folds, and their difference from the other arm's on the same images."""
+    out: dict[str, Any] = {"folds": folds}
+    for name, metric in SHOWN.items():
         one = found[metric]
         out[name] = one.a
-        out[f"{name}_minus_imagenet"] = {"mean": one.difference, "ci95": list(one.ci95)}
-    shown = (f"{found[m].a:.3f} {found[m]}" for m in ("balanced_accuracy", "auroc_macro_ovr"))
-    print(f"{arm:20s} {features:12s} {len(folds)}      {'  '.join(shown)}", flush=True)
+        out[f"{name}_minus_{against}"] = {"mean": one.difference, "ci95": list(one.ci95)}
     return out
+
+
+def line(folds: list[int], found: Mapping[str, Difference]) -> str:
+    shown = (f"{found[metric].a:.3f} {found[metric]}" for metric in SHOWN.values())
+    return f"{len(folds)}      {'  '.join(shown)}"
 
 
 def scored(

@@ -13,13 +13,11 @@ are trained, and the table shows all that there are.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +37,7 @@ from slimp.evaluation.linear_probe import probe_design
 from slimp.evaluation.paired_bootstrap import Difference, compare
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import make_task
+from slimp.experiments.cells import locked
 from slimp.features.design import RawTable, one_hot
 from slimp.features.embed import FeatureTable, embed
 from slimp.training.build_model import build_model
@@ -257,19 +256,6 @@ def scored(
     return {
         name: probe_design(x, task, config, name=name).predictions for name, x in designs.items()
     }
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[bool]:
-    """Whether this process has the lock; the system frees it if the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 if __name__ == "__main__":

@@ -155,7 +155,9 @@ def test_what_was_not_asked_for_says_so(run, cohort, found, read):
 def test_a_run_that_knows_the_labels_is_said_to(run, cohort, found, read):
     known = replace(found, saw_test_patients=True, seen_patients=5, seen_labels=3)
     shown = read(page(run, cohort, known)).shown
-    assert f"3 of {found.main.n_test_patients} test patients took part in training that used" in shown
+    assert (
+        f"3 of {found.main.n_test_patients} test patients took part in training that used" in shown
+    )
     assert "not their labels" not in shown
 
 

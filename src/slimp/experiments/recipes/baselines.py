@@ -27,7 +27,7 @@ RECIPE = Recipe(
         Arm(name="TIP-like", changes={**FLAT, "reconstruction_weight": 1.0}),
         Arm(name="untrained", trainer="untrained"),
         Arm(name="metadata only", trainer="metadata"),
-        # Last, since its weights may not be on this machine.
+        # A hole where its weights are not on this machine: slimp weights fetch.
         Arm(name="frozen ImageNet", trainer="frozen", options={"weights": "efficientnet-lite0"}),
     ),
 )

@@ -88,7 +88,7 @@ def cohort_cell(name: str) -> Cell:
     if place is None:
         raise UserError(
             f"{name}: no cohort folder, and no cohort of that name. Names are "
-            f"{', '.join([*DRAWN, *MALIGNANT])}; make a folder with: slimp data import."
+            f"{', '.join({**DRAWN, **MALIGNANT})}; make a folder with: slimp data import."
         )
     key, published = hashlib.sha256(), _is_published(name)
     for path in sorted(place.rglob("*")):

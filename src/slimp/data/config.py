@@ -26,8 +26,9 @@ class BatchConfig:
     """Smallest fraction of the image's area that a random crop keeps; 1 switches cropping off."""
     flip: bool = True
     """Mirror images at random, in both directions."""
-    rotate: bool = True
-    """Rotate images by a random multiple of 90 degrees."""
+    rotate: Literal["none", "quarter", "any"] = "quarter"
+    """Rotate images at random: quarter: by a multiple of 90 degrees; any: by any angle, black where
+    a crop then reaches beyond the image."""
     colour: float = 0.2
     """Largest relative change of brightness, contrast and saturation; 0 switches it off."""
     feature_dropout: float = 0.3

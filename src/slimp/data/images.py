@@ -7,6 +7,7 @@ seeds, so that an image does not depend on the process that makes it.
 from __future__ import annotations
 
 import io
+import math
 import os
 import signal
 from collections.abc import Generator, Iterator, Sequence
@@ -160,24 +161,38 @@ def augment(
     area, where, turns = rng.uniform(config.crop_scale, 1.0), rng.random(2), rng.integers(4)
     mirrored = rng.random() < 0.5
     colours = rng.uniform(1 - config.colour, 1 + config.colour, size=3)
-    out = _crop(image, area, where.tolist(), size)
+    angle = rng.uniform(0.0, 360.0) if config.rotate == "any" else 0.0
+    out = _crop(image, area, where.tolist(), size, angle)
     if config.flip and mirrored:
         out = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if config.rotate and turns:
+    if config.rotate == "quarter" and turns:
         out = out.transpose(TURNS[turns - 1])
     if config.colour:
         out = _recolour(out, *colours.tolist())
     return _planes(out)
 
 
-def _crop(image: Image.Image, area: float, where: Sequence[float], size: int) -> Image.Image:
-    """A square of a fraction `area` of the largest one, at `where` (0 to 1) down and right."""
+def _crop(
+    image: Image.Image, area: float, where: Sequence[float], size: int, angle: float = 0.0
+) -> Image.Image:
+    """A square of a fraction `area` of the largest one, at `where` (0 to 1) down and right.
+
+    Turned by `angle` degrees about its own centre, black where it reaches beyond the image.
+    """
     side = max(1, round(min(image.size) * area**0.5))
     top, left = (
         int(w * (full - side + 1)) for w, full in zip(where, image.size[::-1], strict=True)
     )
-    square = image.crop((left, top, left + side, top + side))
-    return square.resize((size, size), Image.Resampling.BILINEAR)
+    if not angle:
+        square = image.crop((left, top, left + side, top + side))
+        return square.resize((size, size), Image.Resampling.BILINEAR)
+    # The square around the turned one is resized, turned, and cut to the turned one.
+    reach = abs(math.cos(math.radians(angle))) + abs(math.sin(math.radians(angle)))
+    rim, more = round(side * (reach - 1) / 2), round(size * (reach - 1) / 2)
+    around = image.crop((left - rim, top - rim, left + side + rim, top + side + rim))
+    around = around.resize((size + 2 * more, size + 2 * more), Image.Resampling.BILINEAR)
+    turned = around.rotate(angle, Image.Resampling.BILINEAR)
+    return turned.crop((more, more, more + size, more + size))
 
 
 def _recolour(

@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,7 +61,7 @@ def one_at_a_time(
     out = F.resized_crop(out, top, left, side, side, [size, size], antialias=True)
     if config.flip and mirrored:
         out = F.horizontal_flip(out)
-    if config.rotate:
+    if config.rotate == "quarter":
         out = torch.rot90(out, turns, (1, 2))
     if config.colour:
         out = F.adjust_brightness(out, float(factors[0]))
@@ -75,11 +76,11 @@ def one_at_a_time(
     size=st.sampled_from([12, 16, 25, 40]),
     crop_scale=st.sampled_from([0.3, 0.6, 1.0]),
     flip=st.booleans(),
-    rotate=st.booleans(),
+    rotate=st.sampled_from(["none", "quarter"]),
     colour=st.sampled_from([0.0, 0.2]),
 )
 def test_augmentation_is_what_torchvision_composes(
-    seed: int, size: int, crop_scale: float, flip: bool, rotate: bool, colour: float
+    seed: int, size: int, crop_scale: float, flip: bool, rotate: Any, colour: float
 ) -> None:
     config = BatchConfig(crop_scale=crop_scale, flip=flip, rotate=rotate, colour=colour)
     middling = np.random.default_rng(seed).integers(60, 150, size=(24, 31, 3), dtype=np.uint8)
@@ -91,9 +92,40 @@ def test_augmentation_is_what_torchvision_composes(
     assert (ours.float() - theirs).abs().mean() < 0.6
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**16), crop_scale=st.sampled_from([0.3, 1.0]))
+def test_rotation_by_any_angle_turns_the_crop_about_its_centre(
+    seed: int, crop_scale: float
+) -> None:
+    config = BatchConfig(crop_scale=crop_scale, flip=False, rotate="any", colour=0.0)
+    ramp = np.linspace(60, 180, 90)[:, None] + np.linspace(-40, 40, 120)[None]
+    image = Image.fromarray(np.repeat(ramp[:, :, None], 3, axis=2).astype(np.uint8))
+    rng = np.random.default_rng((seed, 1))
+    area, where = rng.uniform(crop_scale, 1.0), rng.random(2)
+    rng.integers(4), rng.random(), rng.uniform(size=3)
+    angle = rng.uniform(0.0, 360.0)
+    side = round(min(image.size) * area**0.5)
+    top, left = int(where[0] * (90 - side + 1)), int(where[1] * (120 - side + 1))
+    centre_of_crop = [left + side / 2, top + side / 2]
+
+    def composed(pixels: torch.Tensor) -> torch.Tensor:
+        bilinear = F.InterpolationMode.BILINEAR
+        turned = F.rotate(pixels, angle, interpolation=bilinear, center=centre_of_crop)
+        return F.resized_crop(turned, top, left, side, side, [32, 32], antialias=True)
+
+    def ours(picture: Image.Image) -> torch.Tensor:
+        return augment(picture, 32, config, np.random.default_rng((seed, 1))).float()
+
+    white = Image.new("RGB", image.size, "white")
+    inside = (ours(white) > 254) & (composed(tensor_of(white).float()) > 254)
+    assert inside.float().mean() > 0.5  # the rim of the image fades into black, each in its way
+    difference = ours(image) - composed(tensor_of(image).float())
+    assert difference[inside].abs().max() < 4
+
+
 def test_switched_off_augmentation_is_the_central_square() -> None:
     image = decode(encoded(0), 16)
-    plain = BatchConfig(crop_scale=1.0, flip=False, rotate=False, colour=0.0)
+    plain = BatchConfig(crop_scale=1.0, flip=False, rotate="none", colour=0.0)
     square = tensor_of(image)[:, :, 2:26]  # 24 x 28: only the place along the longer side is random
     rng = np.random.default_rng(0)
     crops = [augment(image, 24, plain, rng) for _ in range(30)]

@@ -37,7 +37,7 @@ from slimp.training.optimizer import make_optimizer
 from slimp.training.parts import PATIENTS, labels_known
 
 UNDISTURBED: dict[str, Any] = {
-    **{"crop_scale": 1.0, "flip": False, "rotate": False, "colour": 0.0, "feature_dropout": 0.0},
+    **{"crop_scale": 1.0, "flip": False, "rotate": "none", "colour": 0.0, "feature_dropout": 0.0},
     **{"held_out_fraction": 0.0, "validation_fraction": 0.0},
 }
 TRAINERS: dict[str, Callable[..., Slimp]] = {

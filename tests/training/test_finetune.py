@@ -26,7 +26,7 @@ from slimp.training.finetune import BEST, Classifier, draw_hidden, finetune
 from slimp.training.parts import Parts
 
 CPU = torch.device("cpu")
-EVERYTHING: Any = {"crop_scale": 1.0, "flip": False, "rotate": False, "colour": 0.0}
+EVERYTHING: Any = {"crop_scale": 1.0, "flip": False, "rotate": "none", "colour": 0.0}
 
 
 def config(**changes: Any) -> FinetuneConfig:

@@ -74,7 +74,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_one_small_batch_is_learned_by_heart(tmp_path: Path) -> None:
     undisturbed = {
-        **{"crop_scale": 1.0, "flip": False, "rotate": False, "colour": 0.0},
+        **{"crop_scale": 1.0, "flip": False, "rotate": "none", "colour": 0.0},
         **{"feature_dropout": 0.0, "tabular_dropout": 0.0, "encoder_options": VIT},
     }
     settings = config(

@@ -186,11 +186,14 @@ def _crop(
     if not angle:
         square = image.crop((left, top, left + side, top + side))
         return square.resize((size, size), Image.Resampling.BILINEAR)
-    # The square around the turned one is resized, turned, and cut to the turned one.
+    # The square around the turned one is resized at the same scale, turned, and cut to it.
     reach = abs(math.cos(math.radians(angle))) + abs(math.sin(math.radians(angle)))
-    rim, more = round(side * (reach - 1) / 2), round(size * (reach - 1) / 2)
-    around = image.crop((left - rim, top - rim, left + side + rim, top + side + rim))
-    around = around.resize((size + 2 * more, size + 2 * more), Image.Resampling.BILINEAR)
+    more = math.ceil(size * (reach - 1) / 2)  # px of the result on each side
+    rim = more * side / size  # the same in px of the image
+    whole = math.ceil(rim)
+    around = image.crop((left - whole, top - whole, left + side + whole, top + side + whole))
+    box = (whole - rim, whole - rim, whole + side + rim, whole + side + rim)
+    around = around.resize((size + 2 * more,) * 2, Image.Resampling.BILINEAR, box)
     turned = around.rotate(angle, Image.Resampling.BILINEAR)
     return turned.crop((more, more, more + size, more + size))
 

@@ -95,6 +95,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 """Arm -> what it changes of `BASE`. Besides: `imagenet` (untouched) and `plain` (the script).
 
+`compact_cells` is the preset `laptop`.
 `after_ham10000` starts from the run `compact_4` of that cohort's fold 0, which has to be there."""
 ALL = ("imagenet", "plain", *ARMS)
 SHOWN = {"balanced_accuracy": "balanced_accuracy", "auroc": "auroc_macro_ovr"}

@@ -37,6 +37,7 @@ VERBS = {
     "finetune": "RUN COHORT --out DIR: encoders and a linear head trained on labels",
     "retrieve": "RUN --reference COHORT --target COHORT --out DIR: impute missing metadata",
     "predict": "PROBE IMAGES...: probabilities, conformal set, nearest cases of new images",
+    "explain": "RUN COHORT --out DIR: what the model looks at, scored against lesion masks",
     "experiment": "NAME --out DIR: a table of the paper, or one of ours, end to end",
     "experiment list": "questions, data, cells, and time on this machine",
     "experiment show": "DIR: the table of the cells that are done so far",

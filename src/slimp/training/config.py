@@ -295,7 +295,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "duplicates": "positive",
         "projection_layers": 1,
         "temperature": 0.1,
-        "feature_dropout": 0.5,
+        "feature_dropout": 0.2,
         "crop_scale": 0.5,
         "colour": 0.3,
     },

@@ -1,0 +1,39 @@
+"""What `slimp explain` computes; apart from the code, so that help needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from slimp.data.config import require_positive
+from slimp.data.schema import LevelName
+from slimp.errors import UserError
+
+Method = Literal["gradient-attention", "rollout", "grad-cam", "occlusion"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainConfig:
+    """What is explained, and how."""
+
+    methods: tuple[str, ...] = ()
+    """Of gradient-attention, rollout, grad-cam and occlusion. Default: gradient-attention for plain
+    ViTs, grad-cam for other encoders."""
+    level: LevelName | None = None
+    """Level whose metadata the images are matched with. Default: the finest that was trained."""
+    images: int = 200
+    """Images, drawn at random from those that have a mask, if there are masks."""
+    seed: int = 0
+    """Random seed: which images, counterfactual values, random weights."""
+    deletion: bool = True
+    """Also blur what the map names first, and bring it back first: 42 passes per image and map."""
+    counterfactual: bool = True
+    """Also give each metadata feature another image's value, and see how far the map moves."""
+    batch_size: int = 32
+    """Images at once; changes speed and memory only."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "images", "batch_size")
+        if unknown := set(self.methods) - set(METHODS):
+            raise UserError(f"methods are {', '.join(METHODS)}, not '{min(unknown)}'.")

@@ -1,0 +1,270 @@
+"""Maps of the images of a cohort, their scores, and what each metadata feature contributes.
+
+Axis names: n = images explained, y and x = rows and columns of a map's grid, t = features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from slimp.data.batches import IntArray
+from slimp.data.cohort import Cohort
+from slimp.data.files import write_json
+from slimp.data.images import Pictures, centre
+from slimp.evaluation.bootstrap import Estimate
+from slimp.evaluation.logistic import LinearProbe
+from slimp.explain.columns import counterfactuals, feature_names, left_out, rank_correlation
+from slimp.explain.config import ExplainConfig, Method
+from slimp.explain.maps import Score, default_method, relevance, upsampled
+from slimp.explain.masks import find_masks, read_mask
+from slimp.explain.scores import (
+    MEASURES,
+    area_scores,
+    centre_map,
+    deletion_and_insertion,
+    estimates,
+    mask_scores,
+)
+from slimp.explain.targets import LogOdds, Match, match_of
+from slimp.features.encode import Progress, evaluating
+from slimp.models.image_encoder import ImageEncoder
+from slimp.models.nested import Slimp
+
+Array = np.ndarray[Any, np.dtype[Any]]
+IDS = ("image_id", "lesion_id", "patient_id", "label")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """What `explain` found."""
+
+    words: str
+    """What was explained."""
+    rows: IntArray
+    """Of `cohort.images`."""
+    maps: Mapping[str, Float[Array, "n y x"]]
+    """By method."""
+    by_image: pd.DataFrame
+    """A row per image: ids, `score`, and a column `METHOD MEASURE` per figure; NaN: no mask."""
+    figures: Mapping[str, Mapping[str, Estimate]]
+    """Method, or `area` or `centre` -> measure -> mean over images; `minus_centre_MEASURE` are
+    paired differences from the spot in the middle."""
+    features: pd.DataFrame
+    """A row per metadata feature: `feature known`; `fall fall_low fall_high`, the mean fall of the
+    cosine when it is hidden; `shift ...`, how far the map moves when its value is another's."""
+    masks: Mapping[str, Path] = field(default_factory=dict)
+    """Image id -> file."""
+
+    def save(self, folder: Path, record: Mapping[str, Any]) -> None:
+        """Writes `maps.npz metrics.json images.csv features.csv config.json` into a folder."""
+        ids = self.by_image["image_id"].to_numpy(dtype=str)
+        arrays: dict[str, Any] = {"image_id": ids, **self.maps}
+        np.savez_compressed(folder / "maps.npz", **arrays)
+        self.by_image.to_csv(folder / "images.csv", index=False)
+        self.features.to_csv(folder / "features.csv", index=False)
+        found = {
+            method: {name: estimate.to_dict(per_seed=False) for name, estimate in of.items()}
+            for method, of in self.figures.items()
+        }
+        write_json(folder / "metrics.json", found)
+        write_json(folder / "config.json", dict(record))
+
+
+def explain(
+    model: Slimp,
+    cohort: Cohort,
+    config: ExplainConfig | None = None,
+    *,
+    probe: tuple[LinearProbe, str] | None = None,
+    masks: Path | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Explanation:
+    """Maps of images of a cohort, with their scores; the model is left as it was found.
+
+    Args:
+        model: a pre-trained model.
+        cohort: whose images and metadata.
+        config: methods, level, number of images.
+        probe: explain its log-odds of a class; None: the match of images with their own metadata.
+        masks: folder of lesion masks; None: maps are not scored against any.
+        device: where the encoders run.
+        progress: called with (images done, images in all).
+
+    Raises:
+        UserError: a method does not fit the encoder, the masks not the images, or the metadata
+            or the class not the model.
+    """
+    config = config or ExplainConfig()
+    files = find_masks(masks, cohort.images["image_id"].tolist()) if masks else {}
+    rows = _drawn(cohort, config, files)
+    target = LogOdds.of(*probe) if probe else match_of(model, cohort, rows.tolist(), config.level)
+    methods = cast("tuple[Method, ...]", config.methods)
+    methods = methods or (default_method(model.image_encoder),)
+    work = _Work(model, _random_twin(model, config.seed), config, methods, torch.device(device))
+    others = []
+    if config.counterfactual and isinstance(target, Match) and methods[0] != "rollout":
+        others = counterfactuals(target, config.seed)
+    parts: list[dict[str, Any]] = []
+    with evaluating(model, work.device):
+        for index in np.array_split(np.arange(len(rows)), -(-len(rows) // config.batch_size)):
+            pixels, inside = _images(cohort, rows[index], files, model.image_spec.size)
+            at = torch.from_numpy(index)
+            part = work.of_images(pixels.to(work.device), inside, target[at])
+            part["shift"] = work.shifts(pixels.to(work.device), part, [m[at] for m, _ in others])
+            parts.append(part)
+            if progress is not None:
+                progress(int(index[-1]) + 1, len(rows))
+        ids = cohort.images[[*IDS]].iloc[rows].reset_index(drop=True)
+        features = pd.DataFrame()
+        if isinstance(target, Match):
+            features = work.features(target, parts, [c for _, c in others], ids["patient_id"])
+    figures = pd.concat([part["figures"] for part in parts], ignore_index=True)
+    by_image = ids.join(figures)
+    return Explanation(
+        words=_words(target, probe),
+        rows=rows,
+        maps={m: np.concatenate([part["maps"][m].numpy() for part in parts]) for m in methods},
+        by_image=by_image,
+        figures=_summary(by_image),
+        features=features,
+        masks=files,
+    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is computed of some images at a time."""
+
+    model: Slimp
+    twin: ImageEncoder
+    """The same architecture with random weights."""
+    config: ExplainConfig
+    methods: tuple[Method, ...]
+    device: torch.device
+
+    def of_images(
+        self, pixels: UInt8[Tensor, "n 3 s s"], inside: Array, target: Match | LogOdds
+    ) -> dict[str, Any]:
+        encoder, size = self.model.image_encoder, pixels.shape[-1]
+        with torch.no_grad():
+            embeddings = encoder(pixels)
+            figures = {"score": target(embeddings).cpu().numpy()}
+        maps = {m: relevance(encoder, pixels, target, m) for m in self.methods}
+        for m, found in maps.items():
+            chance = relevance(self.twin.to(self.device), pixels, target, m)
+            figures[f"{m} randomised_correlation"] = rank_correlation(found, chance)
+        shown: dict[str, Tensor] = {m: upsampled(found, size) for m, found in maps.items()}
+        middle = torch.from_numpy(centre_map(size)).float().to(self.device)
+        shown["centre"] = middle.expand(len(pixels), -1, -1)
+        scored = {name: mask_scores(x.cpu().numpy(), inside) for name, x in shown.items()}
+        for name, scores in {**scored, "area": area_scores(inside)}.items():
+            figures |= {f"{name} {measure}": scores[measure].to_numpy() for measure in MEASURES}
+        for name, x in shown.items() if self.config.deletion else ():
+            curves = deletion_and_insertion(encoder, pixels, target, x)
+            figures[f"{name} deletion"], figures[f"{name} insertion"] = curves
+        return {
+            "maps": {m: x.cpu() for m, x in maps.items()},
+            "figures": pd.DataFrame(figures),
+            "embeddings": embeddings.cpu(),
+        }
+
+    def shifts(
+        self, pixels: UInt8[Tensor, "n 3 s s"], part: Mapping[str, Any], others: Sequence[Score]
+    ) -> Float[Array, "n t"]:
+        """1 minus the rank correlation of the first method's map with each other target's."""
+        method, encoder = self.methods[0], self.model.image_encoder
+        own = part["maps"][method]
+        found = [1 - rank_correlation(own, relevance(encoder, pixels, o, method)) for o in others]
+        return np.stack(found, axis=1) if found else np.empty((len(pixels), 0))
+
+    def features(
+        self,
+        target: Match,
+        parts: Sequence[Mapping[str, Any]],
+        changed: Sequence[Array],
+        patients: pd.Series,
+    ) -> pd.DataFrame:
+        """The rows of `Explanation.features`, from all parts; `changed` as in `counterfactuals`."""
+        embeddings = torch.cat([part["embeddings"] for part in parts]).to(self.device)
+        found = {"fall": left_out(target[torch.arange(len(patients))], embeddings)}
+        if changed:
+            shift = np.concatenate([part["shift"] for part in parts])
+            found["shift"] = np.where(np.stack(changed, axis=1), shift, np.nan)
+        return _feature_table(feature_names(target), found, patients.to_numpy())
+
+
+def _drawn(cohort: Cohort, config: ExplainConfig, masks: Mapping[str, Path]) -> IntArray:
+    """Rows of the images to explain, in the order of the cohort."""
+    rows = np.arange(len(cohort))
+    if masks:
+        rows = np.flatnonzero(cohort.images["image_id"].isin(list(masks)))
+    drawn = np.random.default_rng(config.seed).permutation(rows)[: config.images]
+    return np.sort(drawn)
+
+
+def _images(
+    cohort: Cohort, rows: IntArray, masks: Mapping[str, Path], size: int
+) -> tuple[UInt8[Tensor, "n 3 s s"], Array]:
+    """The images as the encoder sees them, and their (n, s, s) masks, empty where there is none."""
+    pictures, inside = Pictures(cohort), np.zeros((len(rows), size, size), dtype=bool)
+    names = cohort.images["image_id"].iloc[rows].tolist()
+    for k, (row, name) in enumerate(zip(rows.tolist(), names, strict=True)):
+        if name in masks:
+            inside[k] = read_mask(masks[name], cohort, row, size)
+    pixels = [centre(pictures.read(row, size), size) for row in rows.tolist()]
+    return torch.stack(pixels), inside
+
+
+def _random_twin(model: Slimp, seed: int) -> ImageEncoder:
+    """An encoder as the model's, with random weights (Adebayo et al., 2018)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        twin = ImageEncoder(model.config).eval()
+    twin.normalise_as(model.image_spec.mean, model.image_spec.std)
+    return twin
+
+
+def _words(target: Match | LogOdds, probe: tuple[LinearProbe, str] | None) -> str:
+    if isinstance(target, Match):
+        return f"cosine of each image with the {target.level} metadata of its own {target.level}"
+    return f"a probe's log-odds of {probe[1] if probe else 'a class'}"
+
+
+def _summary(by_image: pd.DataFrame) -> dict[str, dict[str, Estimate]]:
+    """Means over images of every figure, and of the differences from the spot in the middle."""
+    figures = {str(c): by_image[c].to_numpy(float) for c in by_image if " " in str(c)}
+    for name, values in dict(figures).items():
+        method, measure = name.split(" ")
+        if method not in ("centre", "area") and f"centre {measure}" in figures:
+            figures[f"{method} minus_centre_{measure}"] = values - figures[f"centre {measure}"]
+    known = {name: values for name, values in figures.items() if not np.isnan(values).all()}
+    out: dict[str, dict[str, Estimate]] = {}
+    for name, estimate in estimates(known, by_image["patient_id"].to_numpy()).items():
+        method, measure = name.split(" ")
+        out.setdefault(method, {})[measure] = estimate
+    return out
+
+
+def _feature_table(
+    names: Sequence[str], found: Mapping[str, Float[Array, "n t"]], patients: Array
+) -> pd.DataFrame:
+    """The rows of `Explanation.features`, those that matter most first."""
+    table = pd.DataFrame({"feature": names, "known": (~np.isnan(found["fall"])).mean(axis=0)})
+    for kind, values in found.items():
+        kept = {n: values[:, t] for t, n in enumerate(names) if not np.isnan(values[:, t]).all()}
+        means = estimates(kept, patients) if kept else {}
+        blank = Estimate(mean=np.nan, ci95=(np.nan, np.nan), per_seed=())
+        of = [means.get(name, blank) for name in names]
+        table[kind] = [estimate.mean for estimate in of]
+        table[f"{kind}_low"], table[f"{kind}_high"] = ([e.ci95[k] for e in of] for k in (0, 1))
+    return table.sort_values("fall", ascending=False, ignore_index=True)

@@ -1,0 +1,134 @@
+"""What of a model is explained: how well an image fits metadata, or a probe's log-odds of a class.
+
+Axis names: n = images, d = width of the image embeddings, p = width of the projections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from slimp.data.batches import CohortRows, LevelBatch
+from slimp.data.cohort import Cohort
+from slimp.data.encoding import Rows
+from slimp.data.schema import LEVELS, LevelName
+from slimp.errors import UserError
+from slimp.evaluation.logistic import LinearProbe
+from slimp.features.encode import as_model_reads
+from slimp.models.nested import Slimp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """Cosine of projected images with the projected metadata of their own lesion or patient.
+
+    It is what pre-training makes large (method section of SLIMP, the pairs of InfoNCE), for one
+    image at a time: each stands for its lesion alone.
+    """
+
+    model: Slimp
+    level: LevelName
+    rows: dict[LevelName, Rows]
+    """Metadata of each image at this level and the finer ones that the model has."""
+
+    def __len__(self) -> int:
+        return len(self.rows[self.level])
+
+    def __call__(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """The cosine of each image, in the order of `rows`."""
+        alone = torch.arange(len(embeddings), device=embeddings.device)
+        levels = [
+            LevelBatch(name=name, rows=rows, groups=None, parent=alone, count=len(alone))
+            for name, rows in self.rows.items()
+        ]
+        encoded = {name: self.model.encode_rows(name, rows) for name, rows in self.rows.items()}
+        pairs = self.model.climb(embeddings, levels, lambda level, _: encoded[level.name])
+        pair = next(pair for pair in pairs if pair.name == self.level)
+        return F.cosine_similarity(pair.anchor, pair.target, dim=-1)
+
+    def __getitem__(self, index: Int[Tensor, " m"]) -> Match:
+        rows = {name: rows[index].to(_device(self.model)) for name, rows in self.rows.items()}
+        return replace(self, rows=rows)
+
+    def with_rows(self, rows: Rows) -> Match:
+        """The same images with other metadata at the level."""
+        return replace(self, rows={**self.rows, self.level: rows})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LogOdds:
+    """The part of a linear probe's log-odds of a class, against the mean class, that images move.
+
+    A probe is linear in its columns, so metadata beside the image shift every map's score, and no
+    map.
+    """
+
+    slope: Float[Tensor, " d"]
+
+    @classmethod
+    def of(cls, probe: LinearProbe, label: str) -> LogOdds:
+        """Of a fitted probe and one of its classes.
+
+        Raises:
+            UserError: no such class, or the probe reads no image.
+        """
+        if label not in probe.classes:
+            raise UserError(f"no class '{label}' in the probe: {', '.join(probe.classes)}.")
+        start = 0
+        for name, width in probe.blocks.items():
+            if name == "image":
+                coef = probe.coef[:, start : start + width] / probe.scale[start : start + width]
+                slope = coef[probe.classes.index(label)] - coef.mean(axis=0)
+                return cls(slope=torch.from_numpy(slope.astype(np.float32)))
+            start += width
+        raise UserError(f"the probe ('{probe.features}') reads no image features.")
+
+    def __call__(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """The log-odds of each image, up to a constant."""
+        return embeddings @ self.slope.to(embeddings)
+
+    def __getitem__(self, index: Int[Tensor, " m"]) -> LogOdds:
+        """The same for any images."""
+        return self
+
+
+def _device(model: Slimp) -> torch.device:
+    return next(model.parameters()).device
+
+
+def match_of(
+    model: Slimp, cohort: Cohort, images: Sequence[int], level: LevelName | None = None
+) -> Match:
+    """The match of images of a cohort with the metadata of one level.
+
+    Args:
+        model: a pre-trained model.
+        cohort: with the metadata.
+        images: rows of `cohort.images`.
+        level: None: the finest whose pairs the model was trained on.
+
+    Raises:
+        UserError: the model has no trained pairs at this level, or the cohort no metadata.
+    """
+    cohort = as_model_reads(model, cohort)
+    encodings, weights = model.encodings_of(cohort), model.config.weights
+    trained = [name for name in LEVELS if name in encodings and weights[name] > 0]
+    if not trained or level not in (None, *trained):
+        raise UserError(
+            f"the run was not trained to match images of '{cohort.info.name}' with metadata of "
+            f"level '{level or 'any'}'; levels: {', '.join(trained) or 'none'}. Choose one of "
+            "these with --level, or explain a class of a probe with --probe."
+        )
+    name = level or trained[0]
+    metadata, at = CohortRows(cohort, encodings), np.asarray(images)
+    lesions = cohort.lesion_of_image[at]
+    row_of = {"image": at, "lesion": lesions, "patient": cohort.patient_of_lesion[lesions]}
+    upto = [n for n in LEVELS[: LEVELS.index(name) + 1] if n in encodings]
+    rows = {n: metadata.rows[n][torch.from_numpy(row_of[n])] for n in upto}
+    return Match(model=model, level=name, rows=rows)

@@ -1,0 +1,142 @@
+"""The page of an explanation: figures with their baselines, features, and maps over images."""
+
+from __future__ import annotations
+
+import base64
+import io
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from matplotlib import colormaps
+from PIL import Image
+
+from slimp.checks.report import cautions
+from slimp.data.cohort import Cohort
+from slimp.data.images import Pictures, centre
+from slimp.evaluation.bootstrap import Estimate
+from slimp.explain.explain import Explanation
+from slimp.explain.maps import upsampled
+from slimp.explain.masks import read_mask
+from slimp.report.html import render_page, write_page
+
+SHOWN = 24
+"""Images with their maps, at most one per patient."""
+SIDE = 144
+"""Of a shown image, px."""
+COLOURS = "cividis"
+"""Readable with every kind of colour vision, and in grey."""
+MEASURES = {
+    "mass_ratio": "Mass in the lesion ÷ its area",
+    "rank_accuracy": "Rank accuracy",
+    "pointing_game": "Pointing game",
+    "auroc": "AUROC against the mask",
+    "deletion": "Deletion",
+    "insertion": "Insertion",
+    "randomised_correlation": "Correlation with random weights",
+}
+FEATURE_HEADS = {"fall": "Fall of the cosine when hidden", "shift": "Shift of the map when changed"}
+
+
+def write_explanation_report(
+    target: Path,
+    found: Explanation,
+    cohort: Cohort,
+    *,
+    images: bool = True,
+    command: str = "",
+    date: datetime | None = None,
+) -> Path:
+    """Writes the page: one HTML file that needs nothing else."""
+    measures = [m for m in MEASURES if any(m in of for of in found.figures.values())]
+    kinds = [c for c in ("fall", "shift") if c in found.features]
+    page = render_page(
+        "explanation.html.j2",
+        title=f"{cohort.info.name}: what the {found.words} rests on",
+        lead=verdict(found),
+        cautions=cautions(cohort),
+        command=command,
+        date=date,
+        heads=["Map", *(f"#{MEASURES[m]}" for m in measures)],
+        figures=[
+            [method, *(of.get(m, np.nan) for m in measures)] for method, of in found.figures.items()
+        ],
+        feature_heads=["Feature", "#Known", *(f"#{FEATURE_HEADS[kind]}" for kind in kinds)],
+        features=[
+            [row["feature"], row["known"], *(_interval(row, kind) for kind in kinds)]
+            for row in found.features.to_dict("records")
+        ],
+        cases=_cases(found, cohort) if images else [],
+        methods=list(found.maps),
+        n=len(found.rows),
+        patients=found.by_image["patient_id"].nunique(),
+        masks=len(found.masks),
+    )
+    return write_page(target, page)
+
+
+def verdict(found: Explanation) -> str:
+    """Whether the first map finds lesions better than a spot in the middle does, in a sentence."""
+    method = next(iter(found.maps))
+    of = found.figures[method]
+    if "mass_ratio" not in of:
+        return "No lesion masks were given, so nothing says whether the maps show the lesion."
+    difference = of["minus_centre_mass_ratio"]
+    ratio = f"{of['mass_ratio'].mean:.2f} times the mass that its area would have by chance"
+    low, high = difference.ci95
+    against = f"{difference.mean:+.2f} (95 % interval {low:+.2f} to {high:+.2f})"
+    if low > 0:
+        return f"{method} puts {ratio} into the lesion, more than a spot in the middle: {against}."
+    if high < 0:
+        return f"{method} puts {ratio} into the lesion, less than a spot in the middle: {against}."
+    return f"{method} puts {ratio} into the lesion; a spot in the middle does as well: {against}."
+
+
+def overlay(picture: Image.Image, relevance: Float[np.ndarray[Any, Any], "s s"]) -> Image.Image:
+    """A map over its image: the more relevant, the brighter and the more opaque."""
+    top = float(relevance.max())
+    share = relevance / top if top > 0 else relevance
+    colours = Image.fromarray((255 * colormaps[COLOURS](share)[..., :3]).astype(np.uint8))
+    opacity = Image.fromarray((200 * share).clip(0, 255).astype(np.uint8))
+    return Image.composite(colours, picture, opacity)
+
+
+def outlined(picture: Image.Image, inside: Bool[np.ndarray[Any, Any], "s s"]) -> Image.Image:
+    """The image with the rim of its mask drawn in white and black."""
+    pixels = np.asarray(picture).copy()
+    near = [np.roll(inside, shift, axis) for axis in (0, 1) for shift in (-1, 1)]
+    inner = inside & ~np.logical_and.reduce(near)
+    pixels[np.logical_or.reduce(near) & ~inside] = 0
+    pixels[inner] = 255
+    return Image.fromarray(pixels)
+
+
+def _cases(found: Explanation, cohort: Cohort) -> list[dict[str, Any]]:
+    first = found.by_image.drop_duplicates("patient_id").index[:SHOWN]
+    pictures, cases = Pictures(cohort), []
+    for k in first.tolist():
+        row, name = int(found.rows[k]), str(found.by_image["image_id"].iloc[k])
+        pixels = centre(pictures.read(row, SIDE), SIDE)
+        picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        plain = picture
+        if name in found.masks:
+            plain = outlined(picture, read_mask(found.masks[name], cohort, row, SIDE))
+        maps = [torch.from_numpy(of[k : k + 1]) for of in found.maps.values()]
+        shown = [plain, *(overlay(picture, upsampled(m, SIDE)[0].numpy()) for m in maps)]
+        score = float(found.by_image["score"].iloc[k])
+        cases.append({"id": name, "score": score, "images": [_uri(image) for image in shown]})
+    return cases
+
+
+def _uri(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _interval(row: dict[Any, Any], kind: str) -> Any:
+    ends = (row[f"{kind}_low"], row[f"{kind}_high"])
+    return Estimate(mean=row[kind], ci95=ends, per_seed=())

@@ -1,0 +1,206 @@
+"""A whole explanation: targets, features, files, the command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_cohort, tiny_config
+
+from slimp.cli.main import main
+from slimp.data.images import image_batches
+from slimp.errors import UserError
+from slimp.evaluation.logistic import LinearProbe
+from slimp.explain.columns import counterfactuals, left_out, rank_correlation
+from slimp.explain.config import ExplainConfig
+from slimp.explain.explain import Explanation, explain
+from slimp.explain.targets import LogOdds, match_of
+from slimp.models.nested import Slimp
+from slimp.training.loop import pretrain
+
+FEW = ExplainConfig(images=6, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("explain") / "run"
+    pretrain(tiny_cohort(), tiny_config(epochs=1, patients=10), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> Slimp:
+    return Slimp.from_pretrained(run)
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("masks")
+    for name in tiny_cohort().images["image_id"][:9]:
+        square = np.zeros((20, 20), dtype=np.uint8)
+        square[4:12, 4:16] = 255
+        Image.fromarray(square).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(model: Slimp, masks: Path) -> Explanation:
+    return explain(model, tiny_cohort(), FEW, masks=masks)
+
+
+def pixels_of(count: int) -> torch.Tensor:
+    return next(image_batches(tiny_cohort(), 16))[0][:count]
+
+
+@pytest.mark.parametrize("level", ["lesion", "patient"])
+def test_the_match_is_the_cosine_of_the_pairs_that_training_compares(
+    model: Slimp, level: str
+) -> None:
+    cohort = tiny_cohort()
+    h = model.image_encoder(pixels_of(5))
+    match = match_of(model, cohort, range(5), level)  # type: ignore[arg-type]
+    lesion = model.level("lesion")
+    m = model.encode_rows("lesion", match.rows["lesion"])
+    below, target = lesion.project_below(h), lesion.project_metadata(m)
+    if level == "patient":
+        patient = model.level("patient")
+        below = patient.project_below(torch.cat([h, m], dim=1))
+        target = patient.project_metadata(model.encode_rows("patient", match.rows["patient"]))
+    torch.testing.assert_close(match(h), torch.cosine_similarity(below, target))
+
+
+def test_a_level_that_nothing_trained_is_refused(model: Slimp) -> None:
+    with pytest.raises(UserError, match="image"):
+        match_of(model, tiny_cohort(), range(2), "image")
+
+
+def test_the_slope_of_a_probe_is_that_of_its_log_odds(model: Slimp) -> None:
+    rng = np.random.default_rng(0)
+    probe = LinearProbe(
+        classes=("a", "b", "c"),
+        blocks={"lesion": 2, "image": 4},
+        mean=rng.random(6),
+        scale=rng.random(6) + 0.5,
+        coef=rng.normal(size=(3, 6)),
+        intercept=rng.normal(size=3),
+        priors=np.ones(3) / 3,
+    )
+    x = rng.normal(size=(7, 6))
+    log_odds = np.log(probe.predict_proba(x))
+    expected = log_odds[:, 1] - log_odds.mean(axis=1)
+    x[:, 2:] += 1
+    log_odds = np.log(probe.predict_proba(x))
+    moved = log_odds[:, 1] - log_odds.mean(axis=1) - expected
+    slope = LogOdds.of(probe, "b").slope
+    np.testing.assert_allclose(moved, slope.sum(), rtol=1e-5)
+    with pytest.raises(UserError, match="'d'"):
+        LogOdds.of(probe, "d")
+    with pytest.raises(UserError, match="image"):
+        LogOdds.of(replace(probe, blocks={"table": 6}), "a")
+
+
+def test_hiding_a_feature_is_encoding_a_table_without_it(model: Slimp) -> None:
+    cohort = tiny_cohort()
+    h = model.image_encoder(pixels_of(5)).detach()
+    match = match_of(model, cohort, range(5), "lesion")
+    falls = left_out(match, h)
+    level = model.encodings["lesion"]
+    for t, feature in enumerate(level.features):
+        table = cohort.lesions.copy()
+        table[list(feature.columns)] = None
+        hidden = replace(cohort, tables=replace(cohort.tables, lesions=table))
+        without = match_of(model, hidden, range(5), "lesion")(h)
+        known = match.rows["lesion"].present[:, t].numpy()
+        np.testing.assert_allclose(falls[known, t], (match(h) - without).detach()[known], atol=1e-5)
+        assert np.isnan(falls[~known, t]).all()
+
+
+def test_counterfactual_rows_differ_in_one_feature(model: Slimp) -> None:
+    match = match_of(model, tiny_cohort(), range(12), "lesion")
+    own = match.rows["lesion"]
+    for t, (other, changed) in enumerate(counterfactuals(match, 0)):
+        theirs = other.rows["lesion"]
+        assert torch.equal(own.present, theirs.present)
+        differs = torch.zeros(12, dtype=torch.bool)
+        for k, (feature, at) in enumerate(model.encodings["lesion"].cells()):
+            unequal = getattr(own, feature.kind)[:, at] != getattr(theirs, feature.kind)[:, at]
+            if k == t:
+                differs = unequal.any(dim=1)
+            else:
+                assert not unequal.any()
+        assert torch.equal(differs, torch.from_numpy(changed))
+
+
+def test_rank_correlation_is_spearmans() -> None:
+    a, b = torch.rand(3, 4, 4), torch.rand(3, 4, 4)
+    ours = rank_correlation(a, b)
+    for k in range(3):
+        frame = pd.DataFrame({"a": a[k].flatten(), "b": b[k].flatten()})
+        assert ours[k] == pytest.approx(frame.corr(method="spearman").loc["a", "b"], abs=1e-6)
+
+
+def test_everything_is_explained_and_nothing_depends_on_the_batches(
+    model: Slimp, masks: Path, found: Explanation
+) -> None:
+    assert set(found.figures) == {"gradient-attention", "centre", "area"}
+    own = found.figures["gradient-attention"]
+    assert {"mass_ratio", "minus_centre_auroc", "deletion", "randomised_correlation"} <= set(own)
+    assert found.figures["area"]["mass_ratio"].mean == 1
+    assert found.maps["gradient-attention"].shape == (6, 2, 2)
+    assert list(found.features["feature"])
+    assert found.features["fall"].is_monotonic_decreasing
+    again = explain(model, tiny_cohort(), replace(FEW, batch_size=1), masks=masks)
+    for name, values in found.maps.items():
+        np.testing.assert_allclose(values, again.maps[name], rtol=1e-3, atol=1e-6)
+    pd.testing.assert_frame_equal(found.features, again.features, atol=1e-3, check_exact=False)
+
+
+def test_the_model_is_left_as_it_was_found(model: Slimp) -> None:
+    model.train()
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    explain(model, tiny_cohort(), replace(FEW, images=2))
+    assert model.training
+    assert all(torch.equal(before[name], x) for name, x in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model.eval()
+
+
+def test_without_masks_no_map_is_scored(model: Slimp) -> None:
+    config = replace(FEW, methods=("rollout", "occlusion"), deletion=False)
+    found = explain(model, tiny_cohort(), config)
+    assert "mass_ratio" not in found.figures["rollout"]
+    assert set(found.maps) == {"rollout", "occlusion"}
+
+
+def test_an_unknown_method_is_refused() -> None:
+    with pytest.raises(UserError, match="lime"):
+        ExplainConfig(methods=("lime",))
+
+
+def test_the_command_line_leaves_a_folder(
+    run: Path, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_cohort().save(tmp_path / "cohort")
+    words = ["explain", str(run), str(tmp_path / "cohort"), "--out", str(tmp_path / "out")]
+    words += ["--images", "5", "--methods", "gradient-attention,grad-cam"]
+    assert main([*words, "--masks", str(masks)]) == 0
+    said = capsys.readouterr().out
+    assert "spot in the middle" in said
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["grad-cam"]["auroc"]["ci95"]
+    with np.load(tmp_path / "out" / "maps.npz") as maps:
+        assert maps["grad-cam"].shape == (5, 2, 2)
+        assert len(maps["image_id"]) == 5
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/jpeg") == 3 * len(
+        set(pd.read_csv(tmp_path / "out" / "images.csv")["patient_id"])
+    )
+    assert main(words) == 2  # the folder is there
+    assert main([*words, "--overwrite", "--probe", str(tmp_path)]) == 2
+    assert "--label" in capsys.readouterr().err

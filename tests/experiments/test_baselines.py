@@ -60,11 +60,18 @@ def settings(**changes: Any) -> PretrainConfig:
 
 @lru_cache
 def labelled() -> Cohort:
-    """With labels that nothing can tell but by heart, and images without one."""
+    """With labels that nothing can tell but by heart, and images without one.
+
+    A split of its own would set patients aside, were it heeded.
+    """
     cohort = tiny_cohort()
     labels = np.random.default_rng(0).choice(["a", "b", "c"], size=len(cohort)).tolist()
     labels[3] = None
-    return replace(cohort, tables=replace(cohort.tables, images=cohort.images.assign(label=labels)))
+    split = np.where(
+        cohort.images["patient_id"].isin(cohort.patients["patient_id"][:5]), "test", "train"
+    )
+    images = cohort.images.assign(label=labels, split=pd.Series(split, dtype="str"))
+    return replace(cohort, tables=replace(cohort.tables, images=images))
 
 
 def start_of(
@@ -100,8 +107,17 @@ def test_each_leaves_an_encoder_that_learned_and_that_can_be_embedded(name, tmp_
     model = TRAINERS[name](labelled(), config, tmp_path / "run")
     assert type(model) is Slimp
     assert not model.training
-    found = embed(model, labelled())
+    model.save_pretrained(tmp_path / "kept")
+    found = embed(Slimp.from_pretrained(tmp_path / "kept"), labelled())
     assert found.features["image"].shape == (len(labelled()), VIT["embed_dim"])
+    # No metadata encoder that nothing trained: `full` has the raw table beside the images.
+    encoded = {"lesion", "patient"} & {*found.design("full").blocks}
+    assert bool(encoded) == ("table" in name)
+    assert found.design("full").table is not None
+    learned = pd.read_parquet(tmp_path / "run" / PATIENTS)
+    assert set(learned["part"]) == {"train"}
+    whose = labelled().images.dropna(subset=["label"] if "supervised" in name else [])
+    assert set(learned["patient_id"]) == set(whose["patient_id"])
     before = build_model(labelled(), config).image_encoder.model.blocks[0].mlp.fc1.weight
     assert not torch.equal(before, model.image_encoder.model.blocks[0].mlp.fc1.weight)
     again = TRAINERS[name](labelled(), config, tmp_path / "run")  # goes on: there is nothing to do

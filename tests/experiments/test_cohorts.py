@@ -1,4 +1,4 @@
-"""The control with metadata of other patients."""
+"""What arms learn from in place of the cohort as it is, and the cohort with few cancers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import numpy as np
 from tiny import tiny_cohort
 
 from slimp.data.schema import LEVELS
-from slimp.experiments.cohorts import shuffle_metadata
+from slimp.experiments.cohorts import (
+    drown,
+    lesions_as_patients,
+    shuffle_metadata,
+    shuffle_patients,
+)
+from slimp.sources.synthetic.people import CANCERS
 
 
 def test_each_patient_gets_all_metadata_of_one_other():
@@ -39,3 +45,36 @@ def test_each_patient_gets_all_metadata_of_one_other():
     assert sorted(found["patient"].values()) == list(range(count))
     assert not [p for p, q in found["patient"].items() if q == number[p]]
     assert not shuffle_metadata(marked, seed=2).patients.equals(other.patients)
+
+
+def test_patients_are_shuffled_among_lesions():
+    cohort = tiny_cohort(patients=12, lesions=3)
+    other = shuffle_patients(cohort, seed=1)
+    assert other.patients.equals(cohort.patients)
+    before, after = cohort.lesions["patient_id"], other.lesions["patient_id"]
+    assert sorted(before) == sorted(after)
+    assert (before != after).mean() > 0.5
+    assert other.lesions.drop(columns="patient_id").equals(
+        cohort.lesions.drop(columns="patient_id")
+    )
+    assert (other.images["patient_id"] == after.to_numpy()[other.lesion_of_image]).all()
+
+
+def test_a_lesion_becomes_a_patient_with_the_metadata_of_its_own():
+    cohort = tiny_cohort(patients=9, lesions=3, images_per_lesion=2)
+    other = lesions_as_patients(cohort, seed=0)
+    assert len(other.patients) == len(other.lesions)
+    assert (other.images["patient_id"] == other.images["lesion_id"]).all()
+    columns = list(cohort.schema.level("patient").columns)
+    own = cohort.patients.set_index("patient_id").loc[cohort.lesions["patient_id"], columns]
+    assert other.patients[columns].reset_index(drop=True).equals(own.reset_index(drop=True))
+
+
+def test_patients_of_the_drowned_have_one_cancer_or_none():
+    cohort = tiny_cohort(patients=40, lesions=6)
+    found, ill = drown(cohort, seed=0), cohort.images["label"].isin(CANCERS)
+    counts = found.images["label"].isin(CANCERS).groupby(found.images["patient_id"]).sum()
+    assert set(counts) == {0, 1}
+    assert 0.25 < counts.mean() < 0.75
+    kept = found.images["image_id"]
+    assert set(cohort.images["image_id"][~ill]) <= set(kept)

@@ -9,6 +9,8 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +24,19 @@ from tiny import SIZE, VIT, tiny_cohort
 from slimp.cli.main import main
 from slimp.data.cohort import Cohort
 from slimp.errors import UserError
-from slimp.evaluation.paired_bootstrap import Difference
-from slimp.experiments import cohorts, recipe, stages, table
+from slimp.evaluation.paired_bootstrap import Difference, compare
+from slimp.experiments import cohorts, recipe, rows, stages
 from slimp.experiments.cells import in_order, locked
-from slimp.experiments.plan import Plan, first_here, make_plan
-from slimp.experiments.recipe import SCALES, Arm, Claim, Recipe, Scale, recipes
-from slimp.experiments.recipes.nested_vs_flat import FLAT
+from slimp.experiments.claims import verdict_of
+from slimp.experiments.cost import _encoder_cost, cost_of
+from slimp.experiments.plan import Plan, first_here, make_plan, open_experiment
+from slimp.experiments.recipe import FLAT, METADATA, SCALES, Arm, Claim, Recipe, Scale, recipes
 from slimp.experiments.run import Share, run_experiment, write_table
-from slimp.sources.synthetic.config import SyntheticConfig
+from slimp.models.nested import Slimp
+from slimp.training.config import PretrainConfig
 
 CLAIM = Claim(words="nested is ahead", arm="nested", control="flat", least=0.035, most=0.068)
+OTHER_CLAIM = replace(CLAIM, arm="metadata", control="nested", least=None, most=0.0)
 TINY = Scale(
     name="tiny",
     preset="tiny",
@@ -56,24 +61,39 @@ RECIPE = Recipe(
         Arm(name="metadata", trainer="metadata"),
     ),
     control="flat",
-    claims=(CLAIM,),
+    claims=(CLAIM, OTHER_CLAIM),
     figures={("nested", "full", "malignant"): 0.928},
+    options={"costs": True},
+    columns={"parameters": 7.0, "operations": None},
 )
 STEPS = 4
 """Of a training."""
 FILES = ("table.md", "table.json", "predictions.parquet")
 
 
+SMALL = {
+    name: replace(config, patients=36, lesions=2, image_size=SIZE, seed=3)
+    for name, config in cohorts.DRAWN.items()
+}
+
+
+@contextmanager
+def small_ones() -> Iterator[pytest.MonkeyPatch]:
+    """The tiny recipe, cohorts and scale go by names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(recipes(), "tiny", RECIPE)
+        patch.setitem(SCALES, "laptop", TINY)
+        for name, config in SMALL.items():
+            patch.setitem(cohorts.DRAWN, name, config)
+        patch.setattr("slimp.experiments.cost._pace", lambda: 1e9)
+        patch.setattr(rows, "REPLICATES", 50)
+        yield patch
+
+
 @pytest.fixture(autouse=True)
-def known(monkeypatch) -> None:
-    """The tiny recipe, cohort and scale go by names."""
-    monkeypatch.setitem(recipes(), "tiny", RECIPE)
-    drawn = SyntheticConfig(patients=36, lesions=2, image_size=SIZE, seed=3)
-    for name in ("synthetic", "synthetic-clinic", "ducklings", "no-ducklings"):
-        monkeypatch.setitem(cohorts.DRAWN, name, drawn)
-    monkeypatch.setitem(SCALES, "laptop", TINY)
-    monkeypatch.setattr("slimp.experiments.cost._seconds_per_image", lambda settings: 1.0)
-    monkeypatch.setattr(table, "REPLICATES", 50)
+def known() -> Iterator[None]:
+    with small_ones():
+        yield
 
 
 def plan(**changes: Any) -> Plan:
@@ -84,11 +104,7 @@ def plan(**changes: Any) -> Plan:
 def whole(tmp_path_factory) -> Path:
     """What an experiment leaves that nobody disturbs."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(recipes(), "tiny", RECIPE)
-        patch.setattr(table, "REPLICATES", 50)
-        drawn = SyntheticConfig(patients=36, lesions=2, image_size=SIZE, seed=3)
-        patch.setitem(cohorts.DRAWN, "synthetic", drawn)
+    with small_ones():
         run_experiment(plan(), out)
     return out
 
@@ -125,15 +141,11 @@ def test_another_setting_is_another_cell_but_not_one_that_changes_no_result():
 
 
 def test_settings_that_change_no_result_reach_the_training(whole):
-    assert {c.machine["keep_checkpoints"] for c in plan(keep_checkpoints=7).cells if c.machine} == {
-        7
-    }
+    asked = [c.machine["keep_checkpoints"] for c in plan(keep_checkpoints=7).cells if c.machine]
+    assert set(asked) == {7}
     for path in (whole / "cells").glob("*/run/config.json"):
-        held = json.loads(path.read_text())
-        assert (held["pretrain"]["checkpoint_every_steps"], held["pretrain"]["accelerator"]) == (
-            1,
-            "cpu",
-        )
+        held = json.loads(path.read_text())["pretrain"]
+        assert (held["checkpoint_every_steps"], held["accelerator"]) == (1, "cpu")
 
 
 @pytest.mark.parametrize("name", ["hierarchy", "seed", "validation_fraction"])
@@ -202,8 +214,8 @@ def test_scores_are_those_of_a_loop(whole):
             ).all(axis=1)
         ]
         each = [
-            balanced_accuracy_score(rows["label"], rows["predicted"])
-            for _, rows in own.groupby("seed")
+            balanced_accuracy_score(part["label"], part["predicted"])
+            for _, part in own.groupby("seed")
         ]
         assert row["mean"] == pytest.approx(np.mean(each))
         assert row["ci95"][0] <= row["mean"] <= row["ci95"][1]
@@ -211,14 +223,14 @@ def test_scores_are_those_of_a_loop(whole):
 
 
 def test_differences_are_paired_with_the_control(whole):
-    rows = {(r["arm"], r["features"], r["labels"]): r for r in content(whole)["rows"]}
-    assert {labels for _, _, labels in rows} == {"native", "malignant"}
-    for (arm, features, labels), row in rows.items():
+    table = {(r["arm"], r["features"], r["labels"]): r for r in content(whole)["rows"]}
+    assert {labels for _, _, labels in table} == {"native", "malignant"}
+    for (arm, features, labels), row in table.items():
         if arm == "flat":
             assert row["minus"] == {}
             continue
         found = row["minus"]["flat"]
-        control = rows["flat", features, labels]
+        control = table["flat", features, labels]
         assert found["difference"] == pytest.approx(row["mean"] - control["mean"])
         assert found["p"] <= found["p_holm"] <= 1
 
@@ -231,30 +243,6 @@ def test_the_papers_figure_stands_beside_malignant_against_the_rest_alone(whole)
     text = (whole / "table.md").read_text()
     assert "0.928 at the paper's scale" in text
     assert content(whole)["verdict"][0]["verdict"] in ("agrees", "disagrees", "undecided")
-
-
-def test_nobody_who_tests_was_learned_from(whole, tmp_path):
-    grouped = replace(TINY, probe={**TINY.probe, "split": "grouped-5", "seeds": 1})
-    folds = make_plan(RECIPE, grouped, "synthetic")
-    share = Share(only={"arm": "nested", "fold": "1|3"})
-    run_experiment(folds, tmp_path / "out", share=share)
-    tested = []
-    for out, chains in ((whole, plan().chains), (tmp_path / "out", share.of(folds))):
-        cells = out / "cells"
-        for chain in chains:
-            if (training := chain.score.of("pretrain")) is None:
-                continue
-            run = training.folder(cells) / "run"
-            learned = set(pd.read_parquet(run / "patients.parquet")["patient_id"])
-            said = pd.read_parquet(chain.score.folder(cells) / "predictions.parquet")
-            tests, cohort = set(said["patient_id"]), chain.score.upstream[-1].folder(cells)
-            assert not learned & tests
-            everyone = Cohort.load(cohort / "cohort").patients["patient_id"]
-            assert learned | tests == set(everyone)
-            tested.append((chain.part, tests))
-    (one, first), (other, second) = tested[-2:]
-    assert (one.fold, other.fold) == (1, 3)
-    assert not first & second
 
 
 @pytest.mark.parametrize(
@@ -281,8 +269,33 @@ def test_verdicts(difference, ci95, p, verdict, sign):
     )
     ends = (0.035, 0.068) if sign > 0 else (-0.068, -0.035)
     claim = replace(CLAIM, least=ends[0], most=ends[1])
-    assert table.verdict_of(claim, found, p) == verdict
-    assert table.verdict_of(claim, None, None) == "undecided"
+    assert verdict_of(claim, found, p) == verdict
+    assert verdict_of(claim, None, None) == "undecided"
+
+
+def test_a_claim_beside_another_control_is_corrected_too(whole):
+    """For the arms that this control could have been compared with."""
+    said = pd.read_parquet(whole / "predictions.parquet")
+    said = said[(said["features"] == "full") & (said["labels"] == "native")]
+    one = {arm: own.dropna(axis="columns", how="all") for arm, own in said.groupby("arm")}
+    raw = [
+        compare(one[arm], one["nested"], replicates=50).differences["balanced_accuracy"].p_value
+        for arm in ("flat", "metadata")
+    ]
+    judged = write_table(whole).verdicts[1]
+    assert judged.row.holm == pytest.approx(rows.holm_adjusted(raw)[1])
+    assert judged.row.control == "nested"
+
+
+def test_sizes_of_tabular_encoders_stand_beside_the_scores(whole):
+    run = plan().chains[0].score.of("pretrain").folder(whole / "cells") / "run"
+    model = Slimp.from_pretrained(run)
+    size = sum(p.numel() for level in model.levels.values() for p in level.tabular.parameters())
+    found = {r["arm"]: r["columns"] for r in content(whole)["rows"]}
+    assert found["nested"]["parameters"] == size
+    assert found["nested"]["operations"] > size / 2
+    assert found["metadata"] == {}
+    assert "parameters (paper: 7.0)" in (whole / "table.md").read_text()
 
 
 def test_holm_is_that_of_a_loop():
@@ -292,8 +305,8 @@ def test_holm_is_that_of_a_loop():
         want, worst = np.empty(n), 0.0
         for rank, i in enumerate(sorted(range(n), key=lambda i: p[i])):
             worst = want[i] = max(worst, min(1.0, (n - rank) * p[i]))
-        np.testing.assert_allclose(table.holm_adjusted(p.tolist()), want)
-    assert table.holm_adjusted([]) == []
+        np.testing.assert_allclose(rows.holm_adjusted(p.tolist()), want)
+    assert rows.holm_adjusted([]) == []
 
 
 # ------------------------------------------------------------------ interrupted, divided, partial
@@ -357,24 +370,21 @@ def test_what_is_done_is_not_done_again(whole):
     assert lines == []
 
 
-def test_a_partial_folder_shows_its_holes(tmp_path):
-    share = Share(only={"arm": "nested|metadata", "seed": "1"})
-    found = run_experiment(plan(), tmp_path / "out", share=share)
-    assert found.done == 2
-    assert "Holes: 2 of 8" in (tmp_path / "out" / "table.md").read_text()
-    rows = {(r["arm"], r["features"], r["labels"]): r for r in content(tmp_path / "out")["rows"]}
-    assert (rows["nested", "full", "native"]["done"], rows["flat", "full", "native"]["done"]) == (
-        1,
-        0,
-    )
-    assert rows["flat", "full", "native"]["mean"] is None
-    assert rows["nested", "full", "native"]["minus"] == {}
-    assert main(["experiment", "show", str(tmp_path / "out")]) == 0
+def test_a_partial_folder_shows_its_holes(whole, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out, ignore=shutil.ignore_patterns("run"))
+    for chain in plan().chains:
+        if chain.part.seed == 0 or chain.arm not in ("nested", "metadata"):
+            (chain.score.folder(out / "cells") / "done.json").unlink()
+    assert main(["experiment", "show", str(out)]) == 0
+    assert "Holes: 2 of 8" in (out / "table.md").read_text()
+    table = {r["arm"]: r for r in content(out)["rows"] if r["features"] == "full"}
+    assert (table["nested"]["done"], table["flat"]["done"]) == (1, 0)
+    assert table["flat"]["mean"] is None
+    assert table["nested"]["minus"] == {}
 
 
 def test_a_folder_of_nothing_but_its_plan_is_shown(tmp_path):
-    from slimp.experiments.plan import open_experiment
-
     open_experiment(tmp_path / "out", plan(), Path("cells"))
     found = write_table(tmp_path / "out")
     assert found.done == 0
@@ -472,20 +482,87 @@ def test_a_cohort_is_taken_with_the_one_that_it_learns_from(tmp_path, monkeypatc
     assert first_here(recipes()["what-to-train"]) == "synthetic"
 
 
-@pytest.mark.parametrize("scale", ["laptop", "paper"])
-@pytest.mark.parametrize("name", [name for name in recipes() if name != "tiny"])
-def test_every_recipe_can_be_planned(name, scale):
-    own = make_plan(recipes()[name], SCALES[scale], recipes()[name].cohorts[-1])
-    assert {chain.arm for chain in own.chains} == {arm.name for arm in recipes()[name].arms}
+OURS, REAL = [*recipes()], dict(SCALES)
+
+
+def drawn(name: str) -> str:
+    """The first cohort of a recipe that needs no data."""
+    return next(cohort for cohort in recipes()[name].cohorts if cohort in cohorts.DRAWN)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_recipe_can_be_planned(name):
+    for scale in REAL.values():
+        own = make_plan(recipes()[name], scale, drawn(name))
+        assert {chain.arm for chain in own.chains} == {arm.name for arm in recipes()[name].arms}
+        assert cost_of(own.cells, own.cohort, Path()).bytes > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(recipes()))
-def test_every_recipe_runs_to_its_end(name, tmp_path):
-    own = make_plan(recipes()[name], TINY, recipes()[name].cohorts[-1])
+@pytest.mark.parametrize("name", OURS)
+def test_every_recipe_runs_to_its_end(name, tmp_path, monkeypatch):
+    for cohort, config in SMALL.items():  # each class among those who train and who test
+        monkeypatch.setitem(cohorts.DRAWN, cohort, replace(config, patients=60))
+    own = make_plan(recipes()[name], TINY, drawn(name))
     found = run_experiment(own, tmp_path / "out", share=Share(only={"seed": "0"}))
+    assert not found.failed
     assert all(row.estimate is not None for row in found.rows)
     assert {row.arm for row in found.rows} == {arm.name for arm in recipes()[name].arms}
+    assert all(
+        {*row.columns} == {*recipes()[name].columns} or not row.columns for row in found.rows
+    )
+    assert all(judged.row.against is not None for judged in found.verdicts)
+
+
+def test_costs_are_those_of_a_formula():
+    """A ViT: patches in, per block 12 d^2 of products and 2 t d of attention per token."""
+    config = PretrainConfig.from_preset("tiny")
+    settings = {name: getattr(config, name) for name in ("encoder", "encoder_options")}
+    found = _encoder_cost(json.dumps({**settings, "image_size": 64}))
+    d, depth, t, patch = 96, 4, 64, 3 * 8 * 8
+    products = t * patch * d + depth * (12 * t * d * d + 2 * t * t * d)
+    assert found.operations == pytest.approx(2 * products, rel=0.01)
+    assert found.parameters == pytest.approx(depth * 12 * d * d + (patch + t) * d, rel=0.02)
+    assert found.activations > 4 * depth * 12 * t * d
+    once = cost_of(plan().cells, "synthetic", Path())
+    twice = cost_of(plan(epochs=2).cells, "synthetic", Path())
+    assert twice.seconds == pytest.approx(2 * once.seconds)
+
+
+def test_a_question_of_cancers_needs_their_names(tmp_path):
+    tiny_cohort(patients=36, seed=3).save(tmp_path / "cohort")
+    with pytest.raises(UserError, match="--malignant"):
+        make_plan(replace(RECIPE, labels=("malignant",)), TINY, str(tmp_path / "cohort"))
+
+
+@pytest.mark.parametrize(("split", "learns"), [("patient", "shuffled patients"), ("grouped-5", "")])
+def test_all_who_do_not_test_learn_and_nobody_else(split, learns, tmp_path, monkeypatch):
+    """Though the cohort has a split of its own, by which training would set some aside."""
+    cohort = tiny_cohort(patients=36, seed=3)
+    some = cohort.images["patient_id"].isin(cohort.patients["patient_id"][::4])
+    images = cohort.images.assign(split=some.map({True: "test", False: "train"}))
+    replace(cohort, tables=replace(cohort.tables, images=images)).save(tmp_path / "cohort")
+    met = []
+
+    def seen(cohort: Cohort, *_: Any, **__: Any) -> None:
+        met.append(cohort.images)
+        raise UserError("seen")
+
+    monkeypatch.setitem(stages.OWN, "", seen)
+    own = Recipe(
+        name="tiny", question="?", arms=(Arm(name="a", learns=learns), METADATA), control="a"
+    )
+    monkeypatch.setitem(recipes(), "tiny", own)
+    scale = replace(TINY, probe={**TINY.probe, "split": split, "seeds": 1 + (split == "patient")})
+    planned = make_plan(own, scale, str(tmp_path / "cohort"))
+    found = run_experiment(planned, tmp_path / "out", share=Share(only={"fold": "0|3"}))
+    by = "fold" if split == "grouped-5" else "seed"
+    tests = [set(part["image_id"]) for _, part in found.predictions.groupby(by)]
+    assert len(met) == len(tests) == 2
+    for learned in met:
+        assert "split" not in learned
+        assert set(images["image_id"]) - set(learned["image_id"]) in tests
+    assert split == "patient" or not tests[0] & tests[1]
 
 
 def test_what_an_arm_is_compared_in():
@@ -512,6 +589,6 @@ def test_recipes_refuse_what_they_lack():
     with pytest.raises(UserError, match="nobody"):
         replace(RECIPE, control="nobody")
     with pytest.raises(UserError, match="one name"):
-        replace(RECIPE, arms=(Arm(name="flat"), Arm(name="nested"), Arm(name="flat")))
+        replace(RECIPE, arms=(*RECIPE.arms, Arm(name="flat")))
     with pytest.raises(UserError, match="nonsense"):
         recipe.get_recipe("nonsense")

@@ -17,6 +17,7 @@ from slimp.cli.flags import REQUIRED_FLAG
 from slimp.errors import UserError
 
 if TYPE_CHECKING:
+    from slimp.experiments.cost import Cost
     from slimp.experiments.plan import Plan
 
 EXAMPLE = "slimp experiment nested-vs-flat --out experiments/nested --cohort synthetic"
@@ -102,7 +103,7 @@ def run(arguments: Arguments) -> None:
 
 def _show_plan(plan: Plan, chains: Any, cells: Path) -> None:
     from slimp.experiments.cells import in_order
-    from slimp.experiments.cost import training_seconds
+    from slimp.experiments.cost import cost_of
 
     wanted = in_order(chain.score for chain in chains)
     rows = []
@@ -115,13 +116,14 @@ def _show_plan(plan: Plan, chains: Any, cells: Path) -> None:
     for cell in wanted:
         if not cell.is_done(cells):
             say(f"  {cell.id}  {cell.words}")
-    say(f"training that is left: {hours(training_seconds(wanted, plan.cohort, cells))}")
+    time, memory = estimate(cost_of(wanted, plan.cohort, cells))
+    say(f"training that is left, by a rough estimate: {time}, in {memory} of memory")
 
 
-def hours(seconds: float | None) -> str:
-    """A time in words."""
-    if seconds is None:
-        return "not known"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def estimate(cost: Cost | None) -> tuple[str, str]:
+    """Time and memory in words."""
+    if cost is None:
+        return "not known", "not known"
+    seconds = cost.seconds
+    time = f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+    return f"{seconds:.0f} s" if seconds < 90 else time, f"{cost.bytes / 1e9:.1f} GB"

@@ -1,7 +1,8 @@
-"""Lists the experiments: question, table of the paper, cells, data, and time on this machine.
+"""Lists the experiments: question, table of the paper, cells, data, time and memory here.
 
-Times are of training alone, one cell after the other, from a step that is timed here; decoding and
-probes come on top.
+Times and memory are rough estimates, of training alone: counted operations of the image encoder, at
+the pace of a small step that is timed here, one cell after the other. Decoding and probes come on
+top.
 """
 
 from __future__ import annotations
@@ -24,29 +25,31 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Prints a table of the recipes, and what is asked."""
+    from functools import cache
     from pathlib import Path
 
-    from slimp.cli.experiment import hours
+    from slimp.cli.experiment import estimate
     from slimp.errors import UserError
-    from slimp.experiments.cohorts import is_here
-    from slimp.experiments.cost import training_seconds
+    from slimp.experiments.cohorts import cohort_cell, is_here
+    from slimp.experiments.cost import cost_of
     from slimp.experiments.plan import first_here, make_plan
     from slimp.experiments.recipe import SCALES, recipes
 
-    rows = []
+    rows, known = [], cache(cohort_cell)
     for recipe in recipes().values():
         name = arguments.cohort or first_here(recipe)
-        data = [f"{c} ({'here' if is_here(c) else 'not here'})" for c in recipe.cohorts]
+        data = [f"{c}{'' if is_here(c) else ' (not here)'}" for c in recipe.cohorts]
         costs = []
         for scale in SCALES.values():
             plan = None
             with suppress(UserError):  # the recipe is none for this cohort
-                plan = None if name is None else make_plan(recipe, scale, name)
-            cost = None if plan is None else training_seconds(plan.cells, plan.cohort, Path())
-            costs += [str(len(plan.cells)) if plan else "-", hours(cost)]
+                plan = None if name is None else make_plan(recipe, scale, name, cohorts=known)
+            cost = None if plan is None else cost_of(plan.cells, plan.cohort, Path())
+            costs += [str(len(plan.cells)) if plan else "-", *estimate(cost)]
         rows.append((recipe.name, recipe.paper or "ours", ", ".join(data), name or "-", *costs))
-    heads = [f"{what}, {scale}" for scale in SCALES for what in ("cells", "training")]
+    heads = [f"{what}, {scale}" for scale in SCALES for what in ("cells", "training", "memory")]
     show_table("experiments", ["name", "paper", "data", "taken", *heads], rows)
+    say("training and memory are rough estimates for this machine")
     for recipe in recipes().values():
         say(f"{recipe.name}: {recipe.question}")
     say("next: slimp experiment NAME --out DIR --dry-run")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import sha256_of
@@ -17,7 +20,7 @@ from slimp.data.schema import LEVELS
 from slimp.errors import UserError
 from slimp.experiments.cells import Cell
 from slimp.sources import get_source, import_source, sources
-from slimp.sources.synthetic.cohort import write_synthetic
+from slimp.sources.synthetic.cohort import synthesize
 from slimp.sources.synthetic.config import SyntheticConfig
 from slimp.sources.synthetic.people import CANCERS
 
@@ -34,9 +37,14 @@ DRAWN = {
         patients=250, lesions=10, ugly_duckling=0.8, signature_spread=0.35
     ),
     "no-ducklings": SyntheticConfig(patients=250, lesions=10, signature_spread=0.35),
+    "three-levels": SyntheticConfig(
+        patients=250, lesions=3, images_per_lesion=3, image_metadata=True
+    ),
+    "drowned": SyntheticConfig(patients=250, lesions=14),
 }
-"""The reference, a clinic with other people, cameras and columns, and cohorts with and without
-melanomas that nothing but the patient's other lesions gives away."""
+"""The reference; a clinic with other people, cameras and columns; cohorts with and without
+melanomas that nothing but the patient's other lesions gives away; one with metadata of each image;
+and one where half of the patients have one cancer among many benign lesions, the others none."""
 OTHER = {
     "pad-ufes-20": "ham10000",
     "ham10000": "pad-ufes-20",
@@ -51,7 +59,7 @@ SAME = {
 """(source, target) -> features that both hold under different names: target's -> source's."""
 MALIGNANT: dict[str, tuple[str, ...]] = {
     "pad-ufes-20": ("BCC", "MEL", "SCC"),  # its authors' cancers; Bowen's disease counts as SCC
-    "ham10000": ("akiec", "bcc", "mel"),  # akiec holds intraepithelial carcinoma
+    "ham10000": ("akiec", "bcc", "mel"),  # why akiec: docs/datasets/ham10000.md
     **dict.fromkeys(DRAWN, CANCERS),
 }
 """Cohort -> its labels that are malignant."""
@@ -78,6 +86,7 @@ def cohort_cell(name: str) -> Cell:
     """
     if name in DRAWN:
         settings: dict[str, Any] = {"drawn": asdict(DRAWN[name])}
+        settings |= {"drowned": True} if name == "drowned" else {}
         return Cell(stage="cohort", settings=settings, words=f"draw {name}")
     place = place_of(name)
     if place is None and _is_published(name):
@@ -118,7 +127,10 @@ def make_cohort(cell: Cell, cells: Path) -> None:
     """Draws or imports the cohort of a cell; one that is a folder already stays where it is."""
     target = cell.folder(cells) / "cohort"
     if "drawn" in cell.settings:
-        write_synthetic(target, SyntheticConfig(**cell.settings["drawn"]), overwrite=True)
+        config = SyntheticConfig(**cell.settings["drawn"])
+        drawn = synthesize(config)
+        drawn = drown(drawn, config.seed) if cell.settings.get("drowned") else drawn
+        drawn.save(target, overwrite=True)
     elif not is_folder(cell):
         import_source(cell.settings["source"], cell.place, target, overwrite=True)
     else:
@@ -152,18 +164,66 @@ def shuffle_metadata(cohort: Cohort, seed: int) -> Cohort:
     return replace(cohort, tables=replace(cohort.tables, **tables))
 
 
+def shuffle_patients(cohort: Cohort, seed: int) -> Cohort:
+    """Each lesion with another patient, who keeps the number of lesions and the metadata."""
+    rng = np.random.default_rng(seed)
+    return _with_patients(cohort, rng.permutation(cohort.lesions["patient_id"].to_numpy()))
+
+
+def lesions_as_patients(cohort: Cohort, seed: int) -> Cohort:
+    """Each lesion as a patient of its own with that patient's metadata: a data set without ids."""
+    patients = cohort.patients.iloc[cohort.patient_of_lesion].reset_index(drop=True)
+    ids = cohort.lesions["lesion_id"]
+    return _with_patients(cohort, ids.to_numpy(), patients=patients.assign(patient_id=ids))
+
+
+CHANGED: dict[str, Callable[[Cohort, int], Cohort]] = {
+    "shuffled metadata": shuffle_metadata,
+    "shuffled patients": shuffle_patients,
+    "lesions as patients": lesions_as_patients,
+}
+"""What an arm's training patients may be changed to, see `Arm.learns`."""
+
+
+def _with_patients(cohort: Cohort, ids: np.ndarray[Any, Any], **tables: pd.DataFrame) -> Cohort:
+    """The cohort with a patient for each row of its lesions, and with other tables."""
+    tables["lesions"] = cohort.lesions.assign(patient_id=ids)
+    tables["images"] = cohort.images.assign(patient_id=ids[cohort.lesion_of_image])
+    return replace(cohort, tables=replace(cohort.tables, **tables))
+
+
+def drown(cohort: Cohort, seed: int) -> Cohort:
+    """Half of the patients with their first cancer alone, the others without; all else stays."""
+    images, rng = cohort.images, np.random.default_rng(seed)
+    ill = images["label"].isin(CANCERS)
+    lesions = images[ill].drop_duplicates("patient_id")  # one of each patient who has any
+    kept = lesions["lesion_id"][rng.random(len(lesions)) < 0.5]
+    return cohort.select(~ill | images["lesion_id"].isin(kept))
+
+
+def without_split(cohort: Cohort) -> Cohort:
+    """The cohort without a split of its own, by which training would set patients aside."""
+    images = cohort.images.drop(columns="split", errors="ignore")
+    return replace(cohort, tables=replace(cohort.tables, images=images))
+
+
 def images_in(name: str) -> int | None:
     """About how many images a cohort has, without reading them; None: not known."""
     if name in DRAWN:
-        return DRAWN[name].patients * DRAWN[name].lesions
+        config = DRAWN[name]
+        return config.patients * config.lesions * (1 + config.images_per_lesion) // 2
     place = place_of(name)
     if place is not None and (place / "images.parquet").is_file():
-        return len(Cohort.load(place))
+        return int(pq.read_metadata(place / "images.parquet").num_rows)
     if place is not None:
-        endings = (".jpg", ".jpeg", ".png")
-        found = (path for path in place.rglob("*") if path.suffix.lower() in endings)
-        return sum("masks" not in path.parts for path in found)
+        return _pictures(place)
     return get_source(name).images if _is_published(name) else None
+
+
+@cache
+def _pictures(place: Path) -> int:
+    found = (path for path in place.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    return sum("masks" not in path.parts for path in found)
 
 
 def _is_published(name: str) -> bool:

@@ -1,79 +1,134 @@
-"""What an experiment will take on this machine, from a step that is timed here and now."""
+"""About what an experiment takes on this machine, by counting; nothing large is run for it.
+
+Operations and activations of an image encoder are counted on tensors without data, and the
+machine's pace is that of a step of the smallest preset's encoder, timed here and now.
+"""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from slimp.evaluation.run_features import device_of
 from slimp.experiments.cells import Cell
 from slimp.experiments.cohorts import OTHER, images_in
 from slimp.models.config import ModelConfig
-from slimp.models.image_encoder import ImageEncoder
+from slimp.models.image_encoder import ImageEncoder, fused_attention
 from slimp.models.precision import autocast_on
+from slimp.training.chunk_size import CPU_FRACTION, GPU_FRACTION, free_bytes
 from slimp.training.config import PretrainConfig, part_of
 from slimp.training.devices import fast_precision
 
-IMAGES = 2
-"""Timed at once."""
+TIMED = {"cuda": 256}
+"""Images of the timed step; 16 on other devices."""
+FORWARD_AND_BACKWARD = 3
+"""Operations of a step as a multiple of those of the forward pass."""
+BYTES_PER_PARAMETER = 16
+"""Weight, gradient, and AdamW's two moments."""
 
 
-def training_seconds(wanted: Iterable[Cell], cohort: str, cells: Path) -> float | None:
-    """Of the trainings that are not done, one after the other; None: the images are not known.
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the trainings of some cells take, roughly."""
 
-    It counts forward and backward passes of the image encoder, which are most of a training, but
-    neither the decoding of images nor the probes.
-    """
-    total = 0.0
+    seconds: float
+    """Of the image encoder's passes, one training after the other: neither images are decoded in
+    it, nor probes fitted."""
+    bytes: float
+    """Of the largest training in one process: its weights, and the activations of the images that
+    it holds at once, which the gradient cache keeps to a fraction of the free memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderCost:
+    """What an image encoder takes."""
+
+    operations: float
+    """Floating-point operations of an image's forward pass."""
+    activations: float
+    """Bytes that an image's forward pass keeps for the backward pass, in 32 bits."""
+    parameters: int
+
+
+def cost_of(wanted: Iterable[Cell], cohort: str, cells: Path) -> Cost | None:
+    """Of the trainings that are not done; None: it is not known how many images there are."""
+    seconds = largest = 0.0
+    count = cache(images_in)
     for cell in wanted:
         if cell.stage not in ("pretrain", "adapt") or cell.is_done(cells):
             continue
-        name = cohort
-        if cell.stage == "pretrain" and "fold" not in cell.settings:
-            name = OTHER[name]
-        if (images := images_in(name)) is None:
+        other = cell.stage == "pretrain" and "fold" not in cell.settings
+        images = count(OTHER[cohort] if other else cohort)
+        if images is None:
             return None
-        total += images * _passes(cell) * _seconds_per_image(_encoder_of(cell))
-    return total
+        own = cell.of("pretrain")
+        assert own is not None
+        known = {**own.settings["pretrain"], "encoder_weights": None, "pretrained": False}
+        config = PretrainConfig(**known)
+        encoder = _encoder_cost(_encoder_of(config))
+        kept = ("epochs", "patients", "lesions", "images_per_lesion")
+        epochs, *batch = (cell.settings.get("adapt", known)[name] for name in kept)
+        at_once = min(batch[0] * batch[1] * batch[2], images) * config.views
+        if cell.settings.get("trainer") in ("untrained", "frozen"):
+            epochs = at_once = 0
+        passes = images * epochs * config.views
+        seconds += passes * FORWARD_AND_BACKWARD * encoder.operations / _pace()
+        activations = min(at_once * encoder.activations, _room())
+        largest = max(largest, BYTES_PER_PARAMETER * encoder.parameters + activations)
+    return Cost(seconds=seconds, bytes=largest)
 
 
-def _settings(cell: Cell) -> dict[str, object]:
-    """Those of the pre-training whose encoder learns in this cell."""
-    own = cell.of("pretrain")
-    assert own is not None
-    return {**own.settings["pretrain"], "encoder_weights": None, "pretrained": False}
-
-
-def _passes(cell: Cell) -> float:
-    """How often each image goes through the encoder."""
-    if cell.settings.get("trainer") == "untrained":
-        return 0
-    config = PretrainConfig(**_settings(cell))  # type: ignore[arg-type]
-    epochs = cell.settings["adapt"]["epochs"] if cell.stage == "adapt" else config.epochs
-    return float(epochs * config.views)
-
-
-def _encoder_of(cell: Cell) -> str:
-    """What the time of an image depends on."""
-    settings = _settings(cell)
-    kept = ("encoder", "encoder_options", "image_size", "precision")
-    return json.dumps({name: settings[name] for name in kept})
+def _encoder_of(config: PretrainConfig) -> str:
+    """What its cost depends on."""
+    kept = ("encoder", "encoder_options", "image_size")
+    return json.dumps({name: getattr(config, name) for name in kept})
 
 
 @cache
-def _seconds_per_image(settings: str) -> float:
-    """A forward and a backward pass, timed after one that is not counted."""
-    config = fast_precision(PretrainConfig(**json.loads(settings)))
+def _encoder_cost(settings: str) -> EncoderCost:
+    """Counted on the device `meta`, which has shapes alone."""
+    config = ModelConfig(**json.loads(settings))
+    with torch.device("meta"):
+        encoder = ImageEncoder(config).train()
+        pixels = torch.zeros(1, 3, config.image_size, config.image_size, dtype=torch.uint8)
+    sizes: dict[int, int] = {}
+    held = [parameter.untyped_storage() for parameter in encoder.parameters()]
+    weights = {storage._cdata for storage in held}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        held.append(storage := x.untyped_storage())  # so that no number is used again
+        sizes[storage._cdata] = storage.nbytes()
+        return x
+
+    with (
+        fused_attention(encoder, False),  # the counter does not know it
+        FlopCounterMode(display=False) as counter,
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
+    ):
+        encoder(pixels)
+    return EncoderCost(
+        operations=counter.get_total_flops(),
+        activations=sum(size for number, size in sizes.items() if number not in weights),
+        parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+    )
+
+
+@cache
+def _pace() -> float:
+    """Operations per second in training, of one step after one that is not counted."""
+    config = fast_precision(PretrainConfig.from_preset("tiny"))
     device = torch.device(device_of("auto"))
     encoder = ImageEncoder(part_of(config, ModelConfig)).to(device).train()
-    autocast = autocast_on(device, config.precision)
-    side = config.image_size
-    pixels = torch.randint(0, 256, (IMAGES, 3, side, side), dtype=torch.uint8, device=device)
+    autocast, side = autocast_on(device, config.precision), config.image_size
+    images = TIMED.get(device.type, 16)
+    pixels = torch.randint(0, 256, (images, 3, side, side), dtype=torch.uint8, device=device)
     for _ in range(2):
         began = time.perf_counter()
         with autocast():
@@ -82,4 +137,12 @@ def _seconds_per_image(settings: str) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
         took = time.perf_counter() - began
-    return took / IMAGES
+    operations = _encoder_cost(_encoder_of(config)).operations
+    return images * FORWARD_AND_BACKWARD * operations / took
+
+
+@cache
+def _room() -> float:
+    """Bytes that the gradient cache lets activations have."""
+    device = torch.device(device_of("auto"))
+    return (CPU_FRACTION if device.type == "cpu" else GPU_FRACTION) * free_bytes(device)

@@ -1,68 +1,53 @@
 """What is asked of an arm's features on one split: a probe, one of few labels, one of gaps.
 
 A measure yields the predictions of the test rows, as `ProbeResult.predictions` with the columns
-`features` and `setting` (empty, or as in 'shots 5'), and `draw` where a setting is drawn at random.
+`features` and `setting` (empty, or as in 'shots 5'), `draw` where a setting is drawn at random, and
+`Recipe.columns`: figures of the arm, the same in all of its rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from slimp.data.cohort import Cohort
 from slimp.data.schema import LEVELS, LevelName
-from slimp.evaluation.baselines import majority, metadata_baseline
+from slimp.errors import UserError
 from slimp.evaluation.linear_probe import answer, fit, probe_design
 from slimp.evaluation.low_shot import answer_of, draw_rows
 from slimp.evaluation.probe_config import ProbeConfig
-from slimp.evaluation.result import Predictions, Task, prediction_table
+from slimp.evaluation.result import Task, prediction_table
+from slimp.experiments.asked import Asked
+from slimp.experiments.levels import matching, patients
 from slimp.experiments.missing_metadata import Mechanism, hide, impute_from, impute_typical
 from slimp.features.design import Design, RawTable
 from slimp.features.embed import FeatureTable
-from slimp.features.feature_sets import FeatureSet
+from slimp.features.encode import as_model_reads, encode_table
+from slimp.features.feature_sets import METADATA_KEYS, TABLE_LEVELS
 from slimp.models.nested import Slimp
-from slimp.retrieval.config import RetrievalConfig
+from slimp.models.tabular import cost
+from slimp.retrieval.config import RetrievalConfig, Route
 from slimp.retrieval.index import EmbeddedCohort, Index
 from slimp.retrieval.pseudo_table import retrieved_values
 from slimp.retrieval.routes import retrieve
 
-BESIDE = "image+table"
-"""Feature set of experiments: image embeddings beside raw metadata, whatever learned the former."""
 
+def plain(asked: Asked, *, costs: bool = False) -> pd.DataFrame:
+    """The probe of every feature set, with all labels and the metadata as they are.
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Asked:
-    """One arm on one split."""
-
-    table: FeatureTable
-    """Of all images of the cohort."""
-    task: Task
-    """The classes, and one split."""
-    config: ProbeConfig
-    cohort: Cohort
-    run: Path
-    features: tuple[str, ...]
-
-    def design(self, features: str, table: FeatureTable | None = None) -> Design:
-        """The feature set, of this table or another one."""
-        table = table or self.table
-        if features != BESIDE:
-            return table.design(cast(FeatureSet, features))
-        full = table.design("full")
-        return replace(full, blocks={"image": full.blocks["image"]})
-
-
-def plain(asked: Asked) -> pd.DataFrame:
-    """The probe of every feature set, with all labels and the metadata as they are."""
-    found = []
+    Args:
+        asked: an arm on a split.
+        costs: add the size of the tabular encoders, all levels together: `parameters`, and
+            `operations`, the floating-point ones per lesion with its patient.
+    """
+    found, sizes = [], _tabular_costs(asked) if costs else {}
     for name in asked.features:
         result = probe_design(asked.design(name), asked.task, asked.config, name=name)
-        found.append(result.predictions.assign(features=name, setting=""))
+        found.append(result.predictions.assign(features=name, setting="", **sizes))
     return pd.concat(found, ignore_index=True)
 
 
@@ -82,7 +67,7 @@ def few_labels(
             for draw in range(1 if (kind, value) == ("fraction", 1) else draws):
                 rows = draw_rows(asked.task, split, kind, value, draw)
                 said = answer_of(design, asked.task, split, rows, asked.config)
-                found.append(_rows(asked, said, name, f"{kind} {value:g}", draw))
+                found.append(asked.rows(said, name, f"{kind} {value:g}", draw))
     return pd.concat(found, ignore_index=True)
 
 
@@ -119,38 +104,70 @@ def gaps(
             if fitted is None or alike:
                 fitted = fit(design, asked.task, split.train, asked.config, seed=split.seed)
             said = answer(asked.task, split, fitted, design[split.test], asked.config)
-            found.append(_rows(asked, said, name, setting))
+            found.append(asked.rows(said, name, setting))
             if name == "image":
                 break
     return pd.concat(found, ignore_index=True)
+
+
+def retrieved(
+    asked: Asked, *, route: Route | None = None, k: int = 1, shuffled: bool = False
+) -> pd.DataFrame:
+    """The probe of images with retrieved metadata, all of the cohort's own being hidden.
+
+    Args:
+        asked: `reference` has the metadata.
+        route: I->L->P or I->I, see `RetrievalConfig`; None: the cohort's own metadata.
+        k: neighbours whose embeddings are averaged.
+        shuffled: each image with what was retrieved for another, to tell retrieval from columns.
+    """
+    if route is None:
+        return plain(asked)
+    assert asked.reference is not None
+    model, images = Slimp.from_pretrained(asked.run), asked.table.features["image"]
+    index = Index.build(model, asked.reference)
+    target = EmbeddedCohort(cohort=asked.cohort, images=images)
+    found = retrieve(model, index, target, RetrievalConfig(route=route, k=k, impute="all"))
+    order = np.arange(len(images))
+    if shuffled:
+        order = np.random.default_rng(asked.task.splits[0].seed).permutation(order)
+    blocks = {METADATA_KEYS[name]: level.embedding[order] for name, level in found.levels.items()}
+    table = FeatureTable(ids=asked.table.ids, features={"image": images, **blocks})
+    return plain(replace(asked, table=table))
 
 
 MEASURES: dict[str, Callable[..., pd.DataFrame]] = {
     "probe": plain,
     "low-shot": few_labels,
     "missing": gaps,
+    "matching": matching,
+    "patients": patients,
+    "retrieval": retrieved,
 }
 
 
 def without_model(name: str, cohort: Cohort, task: Task, config: ProbeConfig) -> pd.DataFrame:
     """The predictions of the raw metadata alone, or of the majority class; features `full`."""
-    given = pd.Series(None, index=range(len(task.ids)), dtype="object")
-    given.iloc[task.splits[0].train], given.iloc[task.splits[0].test] = "train", "test"
-    own = replace(cohort, tables=replace(cohort.tables, images=task.ids))
+    split, table = task.splits[0], RawTable.of(cohort)
     if name == "majority":
-        found = majority(task.ids, config, parts=given)
+        p = np.tile(task.priors(split.train), (len(split.test), 1))  # (n, k)
+        rows = prediction_table(task, [task.answer(split, p)], config.decision)
+    elif table is None:
+        raise UserError(f"cohort '{cohort.info.name}' has no metadata to probe alone.")
     else:
-        found = metadata_baseline(own, config, parts=given)
-    rows = found.predictions.assign(features="full", setting="", seed=task.splits[0].seed)
-    fold = task.splits[0].fold
-    return rows if fold is None else rows.assign(fold=fold)
+        design = Design(blocks={}, table=table, levels=TABLE_LEVELS["full"])
+        rows = probe_design(design, task, config, name=name).predictions
+    return rows.assign(features="full", setting="")
 
 
-def _rows(
-    asked: Asked, said: Predictions, features: str, setting: str, draw: int = 0
-) -> pd.DataFrame:
-    rows = prediction_table(asked.task, [said], asked.config.decision)
-    return rows.assign(features=features, setting=setting, draw=draw)
+def _tabular_costs(asked: Asked) -> dict[str, float]:
+    model = Slimp.from_pretrained(asked.run)
+    cohort, sizes = as_model_reads(model, asked.cohort), []
+    for name, encoding in model.encodings.items():
+        rows = encode_table(encoding, cohort.tables.of_level(name).head(4))
+        sizes.append(cost(model.level(name).tabular, rows))
+    parameters, operations = (sum(each) for each in zip(*sizes, strict=True))
+    return {"parameters": parameters, "operations": operations}
 
 
 def _holed(

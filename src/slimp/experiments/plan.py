@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from slimp.data.files import make_folder, read_json, sha256_of, write_json
 from slimp.errors import UserError
@@ -15,12 +15,13 @@ from slimp.evaluation.folds import GROUPED_FOLDS
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.experiments.cells import Cell, Stage, in_order
 from slimp.experiments.cohorts import MALIGNANT, OTHER, SAME, cohort_cell, is_folder, is_here
-from slimp.experiments.recipe import WITHOUT_MODEL, Arm, Recipe, Scale
+from slimp.experiments.recipe import WITHOUT_MODEL, Arm, Labels, Recipe, Scale
 from slimp.experiments.stages import code_of
-from slimp.training.config import AdaptConfig, PretrainConfig
+from slimp.training.config import AdaptConfig, PretrainConfig, RunConfig
 from slimp.training.devices import fast_precision
 from slimp.training.run_folder import MAY_CHANGE
 
+Config = TypeVar("Config", bound=RunConfig)
 EXPERIMENT = "experiment.json"
 """File of an experiment's folder: what was planned, of which `show` makes the tables."""
 NOBODY: dict[str, Any] = {"validation_fraction": 0.0, "held_out_fraction": 0.0}
@@ -88,6 +89,7 @@ def make_plan(
     *,
     malignant: tuple[str, ...] = (),
     changes: Mapping[str, Any] | None = None,
+    cohorts: Callable[[str], Cell] = cohort_cell,
 ) -> Plan:
     """The plan of a recipe.
 
@@ -97,11 +99,13 @@ def make_plan(
         cohort: a name, or a cohort folder.
         malignant: labels to join; empty: those known for the cohort, if any.
         changes: further settings of every pre-training.
+        cohorts: gives the cell of a cohort, such as `cohort_cell` with a cache for several plans.
 
     Raises:
         UserError: the cohort is not here, or a setting is wrong.
     """
-    if is_folder(cohort_cell(cohort)):
+    cohorts = cache(cohorts)
+    if is_folder(cohorts(cohort)):
         cohort = str(Path(cohort).resolve())
     known = Plan(
         recipe=recipe,
@@ -110,14 +114,16 @@ def make_plan(
         malignant=malignant or MALIGNANT.get(cohort, ()),
         changes=changes or {},
     )
-    arms = {name for arm in recipe.arms for name in arm.changes}
+    arms = {name for arm in recipe.arms for name in (*arm.changes, *arm.at.get(scale.name, ()))}
     if taken := set(known.changes) & {*arms, *NOBODY, "seed"}:
         raise UserError(f"--set {min(taken)}=: not of an experiment whose arms or parts set it.")
-    split = ProbeConfig(**scale.probe)
+    if not _labels(known):
+        raise UserError(
+            f"{recipe.name} asks for malignant against the rest, and of {cohort} no labels are "
+            "known to be malignant. Name them, as in --malignant MEL,BCC."
+        )
+    split = ProbeConfig(**{**scale.probe, **recipe.probe})
     folds = GROUPED_FOLDS if split.split == "grouped-5" else 1
-    if split.split not in ("patient", "grouped-5"):
-        raise UserError(f"split {split.split} is none of an experiment: patient or grouped-5.")
-    cohorts = cache(cohort_cell)
     first = range(split.seed, split.seed + len(split.split_seeds))
     parts = [Part(seed=seed, fold=fold) for seed in first for fold in range(folds)]
     chains = [
@@ -137,74 +143,100 @@ def first_here(recipe: Recipe) -> str | None:
     return None
 
 
+def _labels(plan: Plan) -> list[Labels]:
+    """The sets of classes that can be asked for."""
+    return [name for name in plan.recipe.labels if name == "native" or plan.malignant]
+
+
 def _score(plan: Plan, arm: Arm, part: Part, cohorts: Callable[[str], Cell]) -> Cell:
     recipe, words = plan.recipe, f"{arm.name}, {part}"
     target = cohorts(plan.cohort)
-    split = {name: value for name, value in plan.scale.probe.items() if name != "seeds"}
-    split |= {"seed": part.seed, "seeds": 1}
-    probe = {**split, **recipe.probe, **arm.probe}
-    whole = ProbeConfig(**split)
-    names = ("split", "test_fraction", "seed")
-    own = {name: getattr(whole, name) for name in names}
+    probe = {**plan.scale.probe, **recipe.probe, "seed": part.seed, "seeds": 1}
+    whole = ProbeConfig(**probe)
+    own = {name: getattr(whole, name) for name in ("split", "test_fraction", "seed")}
     divided = _cell("split", own, f"split, seed {part.seed}", target)
     where = (divided, target)
+    options = {**recipe.options, **arm.measure}
     settings: dict[str, Any] = {
         "measure": recipe.measure,
-        "options": {**recipe.options, **arm.measure},
+        "options": options,
         "features": recipe.features_of(arm),
-        "labels": [name for name in recipe.labels if name == "native" or plan.malignant],
+        "labels": _labels(plan),
         "malignant": plan.malignant,
-        "probe": _plain(ProbeConfig(**probe, replicates=1)),
+        "probe": _plain(ProbeConfig(**{**probe, **arm.probe}, replicates=1)),
         "fold": part.fold,
+        "apart": arm.apart,
     }
     if arm.trainer in WITHOUT_MODEL:
         settings["without"] = arm.trainer
         return _cell("score", settings, f"score {words}", *where)
+    run = _training(plan, arm, part, where, cohorts)
+    inputs = [_cell("embed", {}, f"embed {words}", run, target), run]
+    if options.get("route"):
+        reference = cohorts(OTHER[plan.cohort])
+        inputs.append(_cell("embed", {}, f"embed the reference, {words}", run, reference))
+    return _cell("score", settings, f"score {words}", *inputs, *where)
+
+
+def _training(
+    plan: Plan, arm: Arm, part: Part, where: tuple[Cell, Cell], cohorts: Callable[[str], Cell]
+) -> Cell:
+    """The last training of an arm."""
     if not arm.elsewhere:
         run = _pretrain(plan, arm, part, *where)
     elif plan.cohort in OTHER:
         run = _pretrain(plan, arm, part, cohorts(OTHER[plan.cohort]))
     else:
         raise UserError(
-            f"arm '{arm.name}' of {recipe.name} is pre-trained on another cohort, and none is "
+            f"arm '{arm.name}' of {plan.recipe.name} is pre-trained on another cohort, and none is "
             f"known for {plan.cohort}. Pass --cohort {' or '.join(OTHER)}."
         )
-    if arm.adapt is not None:
-        pair = (OTHER.get(plan.cohort, ""), plan.cohort)
-        changes = {"rename": SAME.get(pair, {}), **plan.scale.adapt, **arm.adapt, **NOBODY}
-        changes |= {name: value for name, value in plan.changes.items() if name in MAY_CHANGE}
-        config = AdaptConfig(**changes, seed=part.seed)
-        device = PretrainConfig(precision=config.precision, accelerator=config.accelerator)
-        config = replace(config, precision=fast_precision(device).precision)
-        adapted = {"adapt": _plain(config), "fold": part.fold}
-        run = _cell("adapt", adapted, f"adapt {words}", run, *where, machine=_machine(config))
-    features = _cell("embed", {}, f"embed {words}", run, target)
-    return _cell("score", settings, f"score {words}", features, run, *where)
+    if arm.adapt is None:
+        return run
+    pair = (OTHER.get(plan.cohort, ""), plan.cohort)
+    changes = {"rename": SAME.get(pair, {}), **plan.scale.adapt, **arm.adapt, **NOBODY}
+    changes |= {name: value for name, value in plan.changes.items() if name in MAY_CHANGE}
+    config = _at_precision(AdaptConfig(**changes, seed=part.seed))
+    adapted = {"adapt": _plain(config), "fold": part.fold, "apart": arm.apart}
+    words = f"adapt {arm.name}, {part}"
+    return _cell("adapt", adapted, words, run, *where, machine=_machine(config))
 
 
 def _pretrain(plan: Plan, arm: Arm, part: Part, *where: Cell) -> Cell:
     """On the training patients of a split and a cohort; on all patients of another cohort alone."""
     recipe, scale = plan.recipe, plan.scale
     at_scale = recipe.scales.get(scale.name, scale.pretrain)
-    changes = {**at_scale, **recipe.base, **arm.changes, **plan.changes, **NOBODY}
+    own = {**arm.changes, **arm.at.get(scale.name, {})}
+    changes = {**at_scale, **recipe.base, **own, **plan.changes, **NOBODY}
     if unknown := set(changes) - {field.name for field in fields(PretrainConfig)}:
         raise UserError(f"pre-training has no setting '{min(unknown)}': see slimp pretrain --help.")
-    config = fast_precision(
+    config = _at_precision(
         PretrainConfig.from_preset(scale.preset, **{**changes, "seed": part.seed})
     )
     weights = (arm.options.get("weights"), config.encoder_weights)
-    settings = {
+    settings: dict[str, Any] = {
         "pretrain": _plain(config),
         "trainer": arm.trainer,
         "options": dict(arm.options),
-        "shuffled": arm.shuffled,
+        "learns": arm.learns,
         "weights": [_weights(name) for name in weights if name is not None],
         "code": code_of(arm.trainer),
     }
     if len(where) > 1:
-        settings["fold"] = part.fold
+        settings |= {"fold": part.fold, "apart": arm.apart}
     words = f"pretrain {arm.name}, {part}"
     return _cell("pretrain", settings, words, *where, machine=_machine(config))
+
+
+def _at_precision(config: Config) -> Config:
+    """With the number format that a name holds: that of this machine, where it is to be chosen."""
+    return replace(config, precision=_precision(config.precision, config.accelerator))
+
+
+@cache
+def _precision(asked: Any, accelerator: Any) -> Any:
+    """Measured once per process, so that all cells of a plan agree."""
+    return fast_precision(PretrainConfig(precision=asked, accelerator=accelerator)).precision
 
 
 def _cell(

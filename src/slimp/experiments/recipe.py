@@ -23,6 +23,9 @@ Labels = Literal["native", "malignant"]
 ScaleName = Literal["laptop", "paper"]
 WITHOUT_MODEL = ("metadata", "majority")
 """Trainers that train nothing: the probe of the raw metadata alone, and the majority class."""
+Apart = Literal["patient", "lesion", "image", "as few"]
+"""What never trains if an image of it tests: all of the patient, of the lesion, or the image alone;
+or any other image may, but only as many as with `patient`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +40,13 @@ class Arm:
     model that it would begin with; `metadata` or `majority`: no model at all."""
     options: Changes = field(default_factory=dict)
     """Further arguments of the trainer."""
-    shuffled: bool = False
-    """Learns from the metadata of other patients: what pairing alone is worth."""
+    at: Mapping[str, Changes] = field(default_factory=dict)
+    """Scale -> further changes of `PretrainConfig` at that scale."""
+    learns: str = ""
+    """Name in `slimp.experiments.cohorts.CHANGED` of what is done to the training patients; empty:
+    nothing."""
+    apart: Apart = "patient"
+    """How far training, of all stages, keeps from the images that test."""
     elsewhere: bool = False
     """Pre-trained on the cohort that `slimp.experiments.cohorts.OTHER` names, not on this one."""
     adapt: Changes | None = None
@@ -53,6 +61,16 @@ class Arm:
     """Name of the arm that this one is compared with; None: the recipe's."""
 
 
+FLAT = {"hierarchy": "flat", "lesion_weight": 1.0, "patient_weight": 0.0}
+LESIONS = {"lesion_weight": 1.0, "patient_weight": 0.0}
+VIEWS = {"lesion_weight": 0.0, "patient_weight": 0.0, "view_weight": 1.0}
+"""Changes that several recipes ask for: all metadata in one loss, lambda = 1, and SimCLR."""
+UNTRAINED = Arm(name="untrained", trainer="untrained")
+METADATA = Arm(name="metadata only", trainer="metadata")
+VIEWS_ONLY = Arm(name="views only", changes=VIEWS)
+"""Controls of many recipes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """A difference that the paper publishes, beside which ours is put."""
@@ -60,12 +78,17 @@ class Claim:
     words: str
     arm: str
     control: str
-    least: float
-    """Smallest difference published, of arm minus control."""
-    most: float
+    least: float | None
+    """Smallest difference published, of arm minus control; None, in one of both: any."""
+    most: float | None
     features: str = "full"
     labels: Labels = "native"
     setting: str = ""
+
+    @property
+    def sign(self) -> int:
+        """1 of an arm that is said to be ahead, -1 of one behind."""
+        return -1 if self.least is None or self.least < 0 else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +130,15 @@ class Recipe:
     base: Changes = field(default_factory=dict)
     """Changes of `PretrainConfig` that all arms share."""
     probe: Changes = field(default_factory=dict)
-    """Of `ProbeConfig`, that all arms share."""
+    """Of `ProbeConfig`, that all arms share; a split takes the place of the scale's."""
     cohorts: tuple[str, ...] = ("pad-ufes-20", "ham10000", "synthetic")
     """Names that it is meant for; the first whose data are here is taken."""
     features: tuple[str, ...] = ("image", "full")
     labels: tuple[Labels, ...] = ("native", "malignant")
     metric: str = "balanced_accuracy"
-    measure: Literal["probe", "low-shot", "missing"] = "probe"
+    columns: Mapping[str, float | None] = field(default_factory=dict)
+    """Further columns of the table, which the measure fills -> the paper's figure, if any."""
+    measure: Literal["probe", "low-shot", "missing", "matching", "patients", "retrieval"] = "probe"
     """What is asked of the features of an arm, see `slimp.experiments.measures`."""
     options: Changes = field(default_factory=dict)
     """Of the measure."""
@@ -150,6 +175,20 @@ class Recipe:
         if features in theirs:
             return features
         return theirs[-1] if len(theirs) == 1 or arm.trainer in WITHOUT_MODEL else None
+
+    @property
+    def without_tables(self) -> tuple[str, ...]:
+        """Arms whose `full` features have no embedded metadata, since no metadata encoder learned.
+
+        SLIMP's own arms have one per level, the control `untrained` among them.
+        """
+        own = ("", "untrained", *WITHOUT_MODEL)
+        return tuple(
+            arm.name
+            for arm in self.arms
+            if arm.trainer not in own and not arm.options.get("table")
+            if {"full", "image+lesion", "relative"} & {*self.features_of(arm)}
+        )
 
     def features_of(self, arm: Arm) -> tuple[str, ...]:
         """The feature sets of an arm."""

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import pandas as pd
@@ -17,25 +17,29 @@ import torch
 from slimp.data.cohort import Cohort
 from slimp.data.files import new_file, remove_partials, sha256_of
 from slimp.errors import UserError
-from slimp.evaluation.folds import parts_of_splits
+from slimp.evaluation.folds import Split, parts_of_splits
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import TWO, Task, codes_of, make_task, relabelled
 from slimp.evaluation.run_features import device_of
+from slimp.experiments.asked import Asked
 from slimp.experiments.baselines import Train
 from slimp.experiments.cells import Cell, in_order
-from slimp.experiments.cohorts import cohort_of, make_cohort, shuffle_metadata
-from slimp.experiments.measures import MEASURES, Asked, without_model
+from slimp.experiments.cohorts import CHANGED, cohort_of, make_cohort, without_split
+from slimp.experiments.measures import MEASURES, without_model
+from slimp.experiments.recipe import Apart
 from slimp.features.design import RawTable, metadata_encoder
 from slimp.features.embed import FeatureTable, embed
 from slimp.features.encode import InferenceConfig
 from slimp.features.relative import PatientContext
 from slimp.models.nested import Slimp
+from slimp.retrieval.index import EmbeddedCohort
 from slimp.training.adapt import adapt
 from slimp.training.build_model import build_model
 from slimp.training.config import AdaptConfig, PretrainConfig
 from slimp.training.loop import pretrain
 from slimp.training.parts import PATIENTS
 
+Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 SPLIT, FEATURES = "split.parquet", "features.parquet"
 PREDICTIONS = "predictions.parquet"
 BASELINES = "slimp.experiments.baselines"
@@ -62,25 +66,30 @@ def _split(cell: Cell, cells: Path) -> None:
 def _pretrain(cell: Cell, cells: Path) -> None:
     settings = cell.settings
     cohort = learning(cell, cells) if "fold" in settings else cohort_of(cell, cells)
+    cohort = without_split(cohort)  # who learns is the experiment's affair, alike in all arms
     config = PretrainConfig(**settings["pretrain"], **cell.machine)
-    if settings["shuffled"]:
-        cohort = shuffle_metadata(cohort, config.seed)
-    run = run_of(cell, cells)
-    if not (run / "config.json").is_file():  # killed before it began
-        shutil.rmtree(run, ignore_errors=True)
+    if settings["learns"]:
+        cohort = CHANGED[settings["learns"]](cohort, config.seed)
+    run = _run_to_go_on(cell, cells)
     model = trainer(settings["trainer"])(cohort, config, run, **settings["options"])
     model.save_pretrained(run)
     _without_checkpoints(run)
 
 
 def _adapt(cell: Cell, cells: Path) -> None:
-    before, cohort = cell.upstream[0], learning(cell, cells)
-    run = run_of(cell, cells)
-    if not (run / "config.json").is_file():
-        shutil.rmtree(run, ignore_errors=True)
+    before, cohort = cell.upstream[0], without_split(learning(cell, cells))
+    run = _run_to_go_on(cell, cells)
     config = AdaptConfig(**cell.settings["adapt"], **cell.machine)
     adapt(run_of(before, cells), cohort, config, run, resume=run.exists())
     _without_checkpoints(run)
+
+
+def _run_to_go_on(cell: Cell, cells: Path) -> Path:
+    """The run folder of a training's cell, without what was left before training began."""
+    run = run_of(cell, cells)
+    if not (run / "config.json").is_file():
+        shutil.rmtree(run, ignore_errors=True)
+    return run
 
 
 def _embed(cell: Cell, cells: Path) -> None:
@@ -95,7 +104,7 @@ def _embed(cell: Cell, cells: Path) -> None:
 def _score(cell: Cell, cells: Path) -> None:
     settings, target = cell.settings, cohort_of(cell.upstream[-1], cells)
     config = ProbeConfig(**_tuples(settings["probe"]))
-    task = one_task(cell, cells, config)
+    task = one_task(cell, cells)
     require_unseen(cell, cells, task)
     found = []
     for labels in settings["labels"]:
@@ -104,12 +113,13 @@ def _score(cell: Cell, cells: Path) -> None:
             rows = without_model(settings["without"], target, own, config)
         else:
             asked = Asked(
-                table=_features(cell.upstream[0], cells, target, own),
+                table=_features(cell, cells, target, own),
                 task=own,
                 config=config,
                 cohort=target,
                 run=run_of(cell.upstream[1], cells),
                 features=tuple(settings["features"]),
+                reference=_reference(cell, cells),
             )
             rows = MEASURES[settings["measure"]](asked, **settings["options"])
         found.append(rows.assign(labels=labels))
@@ -128,16 +138,26 @@ STAGES = {
 
 
 def _features(cell: Cell, cells: Path, cohort: Cohort, task: Task) -> FeatureTable:
-    """The features of an `embed` cell, with the raw metadata and what embeds them anew.
+    """The features that a score reads, with the raw metadata and what embeds them anew.
 
     Lesions are compared with the patient's others in the space of those who do not test.
     """
-    table = FeatureTable.load(cell.folder(cells) / FEATURES)
+    embedded, run = cell.upstream[:2]
+    table = FeatureTable.load(embedded.folder(cells) / FEATURES)
     ids = task.ids["patient_id"]
     learned = table.select(~ids.isin(ids.iloc[task.splits[0].test]))
     table = table.with_context(PatientContext.fit(learned.features, learned.ids))
-    encoder = metadata_encoder(Slimp.from_pretrained(run_of(cell.upstream[0], cells)))
+    encoder = metadata_encoder(Slimp.from_pretrained(run_of(run, cells)))
     return replace(table, raw=RawTable.of(cohort), encoder=encoder)
+
+
+def _reference(cell: Cell, cells: Path) -> EmbeddedCohort | None:
+    """The cohort whose metadata a score retrieves, embedded by the same run."""
+    found = [other for other in cell.upstream[1:] if other.stage == "embed"]
+    if not found:
+        return None
+    images = FeatureTable.load(found[0].folder(cells) / FEATURES).features["image"]
+    return EmbeddedCohort(cohort=cohort_of(found[0].upstream[-1], cells), images=images)
 
 
 def run_of(cell: Cell, cells: Path) -> Path:
@@ -184,15 +204,46 @@ def _untrained(cohort: Cohort, config: PretrainConfig, folder: Path) -> Slimp:
 OWN: dict[str, Train] = {"": cast(Train, _slimp), "untrained": cast(Train, _untrained)}
 
 
-def one_task(cell: Cell, cells: Path, config: ProbeConfig) -> Task:
-    """The native classes on the split of a cell."""
-    divided, target = cell.of("split"), cell.upstream[-1]
+def one_task(cell: Cell, cells: Path) -> Task:
+    """The native classes on the split of a cell: who tests, and who of the others trains.
+
+    Raises:
+        UserError: what keeps apart from the tests lacks a class.
+    """
+    divided, settings = cell.of("split"), cell.settings
     assert divided is not None
-    images = cohort_of(target, cells).images
+    images = cohort_of(cell.upstream[-1], cells).images.reset_index(drop=True)
     held = pd.read_parquet(divided.folder(cells) / SPLIT).set_index("image_id")["part"]
-    parts = held.reindex(images["image_id"]).astype("object").reset_index(drop=True)
-    task = make_task(images, config, parts)
-    return replace(task, splits=(task.splits[cell.settings["fold"]],))
+    parts = held.reindex(images["image_id"]).reset_index(drop=True)
+    name = sorted(set(parts.dropna()) - {"train"})[settings["fold"]]
+    tests = (parts == name).to_numpy(np.bool_)
+    seed = divided.settings["seed"]
+    trains = apart(images, tests, settings["apart"], seed) & parts.notna().to_numpy()
+    labels = images["label"]
+    if lacking := set(labels[tests]) - set(labels[trains]):
+        raise UserError(
+            f"class '{min(lacking)}' tests, and nobody with it trains: merge it with another "
+            "class, or drop its rows."
+        )
+    classes = tuple(sorted(set(labels.dropna())))
+    split = Split(
+        seed=seed,
+        train=np.flatnonzero(trains),
+        test=np.flatnonzero(tests),
+        fold=int(name.removeprefix("fold")) if name.startswith("fold") else None,
+    )
+    y = codes_of(labels, classes)
+    return Task(ids=images, classes=classes, y=y, splits=(split,), held_out=True)
+
+
+def apart(images: pd.DataFrame, tests: Mask, unit: Apart, seed: int) -> Mask:
+    """(images,) those that may train, unlabelled ones among them; see `Apart`."""
+    ids = images[f"{'patient' if unit == 'as few' else unit}_id"]
+    kept: Mask = ~ids.isin(ids[tests]).to_numpy(np.bool_)
+    if unit != "as few":
+        return kept
+    others = np.random.default_rng(seed).permutation(np.flatnonzero(~tests))
+    return np.isin(np.arange(len(images)), others[: kept.sum()])
 
 
 def require_unseen(cell: Cell, cells: Path, task: Task) -> None:
@@ -200,7 +251,7 @@ def require_unseen(cell: Cell, cells: Path, task: Task) -> None:
     tests = set(task.ids["patient_id"].iloc[task.splits[0].test])
     for training in in_order([cell]):
         path = run_of(training, cells) / PATIENTS
-        if "fold" not in training.settings or not path.is_file():
+        if training.settings.get("apart") != "patient" or not path.is_file():
             continue
         if met := tests & set(pd.read_parquet(path)["patient_id"]):
             raise UserError(
@@ -216,14 +267,10 @@ def joined(task: Task, malignant: tuple[str, ...]) -> Task:
 
 
 def learning(cell: Cell, cells: Path) -> Cohort:
-    """All patients but those who test; images without a label are among them."""
-    split = one_task(cell, cells, ProbeConfig()).splits[0]
-    cohort = cohort_of(cell.upstream[-1], cells)
-    images = cohort.images
-    tests = images["patient_id"].isin(images["patient_id"].iloc[split.test])
-    # A split that the cohort names itself is not the experiment's.
-    tables = replace(cohort.tables, images=images.drop(columns="split", errors="ignore"))
-    return replace(cohort, tables=tables).select(~tests.to_numpy(np.bool_))
+    """All that may train beside those who test; images without a label are among them."""
+    cohort, split = cohort_of(cell.upstream[-1], cells), one_task(cell, cells).splits[0]
+    tests = np.isin(np.arange(len(cohort)), split.test)
+    return cohort.select(apart(cohort.images, tests, cell.settings["apart"], split.seed))
 
 
 def _without_checkpoints(run: Path) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from slimp.experiments.table import Row, Table
-from slimp.experiments.text import HEADS, WORDS, cells, facts
+from slimp.experiments.rows import Row
+from slimp.experiments.table import Table
+from slimp.experiments.text import WORDS, facts, grid
 from slimp.report.html import render_page, write_page
 from slimp.report.svg import INK, MARKERS, MUTED, SERIES, drawing, legend, svg
 
@@ -25,8 +26,7 @@ def write_experiment_report(
     sections = []
     for labels in table.recipe.labels:
         rows = [row for row in table.rows if row.labels == labels]
-        heads = [h for h in HEADS if h != "setting" or any(row.setting for row in rows)]
-        shown = [dict(zip(HEADS, cells(row), strict=True)) for row in rows]
+        heads, shown = grid(table, labels)
         kinds = dict.fromkeys(row.features for row in rows)
         plots = [plot([r for r in rows if r.features == name], name) for name in kinds]
         sections.append(
@@ -34,7 +34,7 @@ def write_experiment_report(
                 "id": labels,
                 "heading": WORDS[labels],
                 "heads": heads,
-                "rows": [[row[head] for head in heads] for row in shown],
+                "rows": shown,
                 "figures": [drawn for drawn in plots if drawn],
             }
         )

@@ -12,8 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import nn
+
 from slimp.data.cohort import Cohort
 from slimp.errors import UserError
+from slimp.experiments.cohorts import without_split
 from slimp.models.nested import Slimp
 from slimp.training.config import PretrainConfig
 from slimp.training.loop import pretrain
@@ -38,8 +41,8 @@ class Train(Protocol):
                 the model there.
             options: further settings of the baseline, from `Arm.options`.
 
-        Metadata encoders that nothing trained do no harm: an arm names the features that it is
-        probed on, such as `image` and `image+table` (raw metadata beside the image features).
+        The model has no metadata encoder that nothing trained: its `full` features are those of
+        the image beside the raw metadata, as `image+table` are of every model.
         """
         ...
 
@@ -49,9 +52,14 @@ def learn(
     config: PretrainConfig,
     folder: Path,
     build: Callable[[Cohort, PretrainConfig], Slimp],
+    *,
+    table: bool = False,
     **what: Any,
 ) -> Slimp:
-    """`pretrain` of another objective; `what` goes into the run's `config.json`.
+    """`pretrain` of another objective; the rest goes into the run's `config.json`.
+
+    All patients learn, also those that a split of the cohort's own would set aside. Without a
+    `table` that learns too, the model is left without its metadata encoders.
 
     Raises:
         UserError: patients would be set aside: `pretrain` would measure SLIMP's loss on them.
@@ -61,4 +69,8 @@ def learn(
             f"baseline '{what['trainer']}' has no validation: give it the training patients alone, "
             "validation_fraction=0, held_out_fraction=0 and monitor=last."
         )
-    return pretrain(cohort, config, folder, resume=True, build=build, baseline=what)
+    cohort, what = without_split(cohort), {**what, "table": table}
+    model = pretrain(cohort, config, folder, resume=True, build=build, baseline=what)
+    if not table:
+        model.levels, model.encodings = nn.ModuleDict(), {}
+    return model

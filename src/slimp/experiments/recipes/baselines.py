@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from slimp.experiments.recipe import Arm, Recipe
-from slimp.experiments.recipes.nested_vs_flat import ALONE, FLAT
+from slimp.experiments.recipe import FLAT, METADATA, UNTRAINED, VIEWS, Arm, Recipe
 
 # The bias is minus the logarithm of about 200 lesions in a batch.
 SIGMOID = {"contrast": "sigmoid", "temperature": 0.1, "sigmoid_bias": -5.0}
@@ -21,12 +20,12 @@ RECIPE = Recipe(
         Arm(name="masked autoencoder", trainer="mae"),
         Arm(name="CLIP sentences", trainer="clip_text"),
         Arm(name="SigLIP sentences", trainer="clip_text", changes=SIGMOID),
-        Arm(name="SimCLR", changes=ALONE),
-        Arm(name="same patient", changes={**ALONE, "view_positives": "patient"}),
+        Arm(name="SimCLR", changes=VIEWS),
+        Arm(name="same patient", changes={**VIEWS, "view_positives": "patient"}),
         # Contrast with the whole table, whose hidden cells are predicted besides (TIP).
         Arm(name="TIP-like", changes={**FLAT, "reconstruction_weight": 1.0}),
-        Arm(name="untrained", trainer="untrained"),
-        Arm(name="metadata only", trainer="metadata"),
+        UNTRAINED,
+        METADATA,
         # A hole where its weights are not on this machine: slimp weights fetch.
         Arm(name="frozen ImageNet", trainer="frozen", options={"weights": "efficientnet-lite0"}),
     ),

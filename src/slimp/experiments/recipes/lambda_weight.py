@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slimp.experiments.recipe import Arm, Recipe
+from slimp.experiments.recipe import METADATA, UNTRAINED, Arm, Recipe
 
 WEIGHTS = (0.0, 0.1, 0.5, 0.9, 1.0)
 
@@ -15,7 +15,7 @@ RECIPE = Recipe(
             Arm(name=f"{x:g}", changes={"lesion_weight": x, "patient_weight": round(1 - x, 6)})
             for x in WEIGHTS
         ),
-        Arm(name="untrained", trainer="untrained"),
-        Arm(name="metadata only", trainer="metadata"),
+        UNTRAINED,
+        METADATA,
     ),
 )

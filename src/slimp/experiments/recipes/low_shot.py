@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from slimp.experiments.recipe import Arm, Recipe
-from slimp.experiments.recipes.nested_vs_flat import ALONE, FLAT
+from slimp.experiments.recipe import FLAT, UNTRAINED, VIEWS_ONLY, Arm, Recipe
 
 RECIPE = Recipe(
     name="low-shot",
@@ -15,7 +14,7 @@ RECIPE = Recipe(
     arms=(
         Arm(name="nested"),
         Arm(name="flat", changes=FLAT),
-        Arm(name="views only", changes=ALONE),
-        Arm(name="untrained", trainer="untrained"),
+        VIEWS_ONLY,
+        UNTRAINED,
     ),
 )

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from slimp.experiments.recipe import Arm, Claim, Recipe
-
-FLAT = {"hierarchy": "flat", "lesion_weight": 1.0, "patient_weight": 0.0}
-ALONE = {"lesion_weight": 0.0, "patient_weight": 0.0, "view_weight": 1.0}
+from slimp.experiments.recipe import (
+    FLAT,
+    LESIONS,
+    METADATA,
+    UNTRAINED,
+    VIEWS,
+    VIEWS_ONLY,
+    Arm,
+    Claim,
+    Recipe,
+)
 
 RECIPE = Recipe(
     name="nested-vs-flat",
@@ -15,13 +22,13 @@ RECIPE = Recipe(
     arms=(
         Arm(name="nested"),
         Arm(name="flat", changes=FLAT),
-        Arm(name="lesion only", changes={"lesion_weight": 1.0, "patient_weight": 0.0}),
-        Arm(name="views only", changes=ALONE),
+        Arm(name="lesion only", changes=LESIONS),
+        VIEWS_ONLY,
         # Images of one patient are positives, without metadata (HiDisc, PMC10468966).
-        Arm(name="same patient", changes={**ALONE, "view_positives": "patient"}),
-        Arm(name="shuffled metadata", shuffled=True),
-        Arm(name="untrained", trainer="untrained"),
-        Arm(name="metadata only", trainer="metadata"),
+        Arm(name="same patient", changes={**VIEWS, "view_positives": "patient"}),
+        Arm(name="shuffled metadata", learns="shuffled metadata"),
+        UNTRAINED,
+        METADATA,
         Arm(name="majority class", trainer="majority"),
     ),
     claims=(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slimp.experiments.recipe import Arm, Recipe
+from slimp.experiments.recipe import METADATA, Arm, Recipe
 
 RECIPE = Recipe(
     name="relative",
@@ -13,6 +13,6 @@ RECIPE = Recipe(
         Arm(name="image", features=("image",)),
         Arm(name="full", features=("full",)),
         Arm(name="relative", features=("relative",)),
-        Arm(name="metadata only", trainer="metadata"),
+        METADATA,
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slimp.experiments.recipe import Arm, Claim, Recipe
+from slimp.experiments.recipe import METADATA, UNTRAINED, Arm, Claim, Recipe
 
 FT = {"tabular": "ft-transformer"}
 
@@ -12,6 +12,8 @@ RECIPE = Recipe(
     paper="Tables 10 and 11",
     control="FT-Transformer",
     cohorts=("ham10000", "pad-ufes-20", "synthetic"),
+    options={"costs": True},
+    columns={"parameters": None, "operations": None},
     arms=(
         Arm(name="TRACE"),
         # Its published size.
@@ -20,8 +22,8 @@ RECIPE = Recipe(
             changes={**FT, "tabular_width": 192, "tabular_depth": 3, "tabular_heads": 8},
         ),
         Arm(name="FT-Transformer as small as TRACE", changes=FT),
-        Arm(name="untrained", trainer="untrained"),
-        Arm(name="metadata only", trainer="metadata"),
+        UNTRAINED,
+        METADATA,
     ),
     claims=(
         Claim(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slimp.experiments.recipe import Arm, Claim, Recipe
+from slimp.experiments.recipe import METADATA, UNTRAINED, Arm, Claim, Recipe
 
 RECIPE = Recipe(
     name="what-to-train",
@@ -11,12 +11,14 @@ RECIPE = Recipe(
     control="embeddings",
     arms=(
         Arm(name="embeddings", elsewhere=True, adapt={"train": "embeddings"}),
+        # Features of other names in the other data set start anew.
+        Arm(name="same names alone", elsewhere=True, adapt={"train": "embeddings", "rename": {}}),
         Arm(name="heads", elsewhere=True, adapt={"train": "heads"}),
         Arm(name="full", elsewhere=True, adapt={"train": "full"}),
         Arm(name="as it is", elsewhere=True),
         Arm(name="trained here alone"),
-        Arm(name="untrained", trainer="untrained"),
-        Arm(name="metadata only", trainer="metadata"),
+        UNTRAINED,
+        METADATA,
     ),
     claims=(
         Claim(

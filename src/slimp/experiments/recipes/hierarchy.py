@@ -1,0 +1,25 @@
+"""The paper's other open question: what if the hierarchy is wrong, absent, or deeper?"""
+
+from __future__ import annotations
+
+from slimp.experiments.recipe import FLAT, LESIONS, METADATA, UNTRAINED, Arm, Recipe
+
+TWO_LEVELS = {"image_weight": 0.0}
+
+RECIPE = Recipe(
+    name="hierarchy",
+    question="What are patients' ids worth in pre-training, and a third level below the lesion?",
+    paper="open question",
+    control="lesion and patient",
+    cohorts=("three-levels", "pad-ufes-20"),
+    arms=(
+        Arm(name="lesion and patient", changes=TWO_LEVELS),
+        Arm(name="image, lesion and patient"),
+        Arm(name="lesion only", changes={**TWO_LEVELS, **LESIONS}),
+        Arm(name="flat", changes={**TWO_LEVELS, **FLAT}),
+        Arm(name="patients shuffled", changes=TWO_LEVELS, learns="shuffled patients"),
+        Arm(name="patients absent", changes=TWO_LEVELS, learns="lesions as patients"),
+        UNTRAINED,
+        METADATA,
+    ),
+)

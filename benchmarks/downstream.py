@@ -9,7 +9,7 @@ same ImageNet network. All intervals are 95 %, paired, over the patients of all 
 - finetune: end to end with metadata, started from the run and started from ImageNet.
 - symmetries: image features averaged over the 8 symmetries of the square, minus the same of one.
 
-    python benchmarks/downstream.py --cohort pad-ufes-20 --arm compact --folds 0 1 2 3 4
+    python benchmarks/downstream.py --cohort pad-ufes-20 --arm compact_cells --folds 0 1 2 3 4
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = plain_parser(__doc__, quick="seconds: low_shot of one fold, which must be trained")
     parser.add_argument("--cohort", default="pad-ufes-20")
-    parser.add_argument("--arm", default="compact", choices=ALL)
+    parser.add_argument("--arm", default="compact_cells", choices=ALL)
     parser.add_argument("--folds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--threads", type=int, default=1)

@@ -109,7 +109,7 @@ def take_step(way: str, args: argparse.Namespace) -> dict[str, float]:
 
     def step(batch: Batch) -> None:
         model.zero_grad(set_to_none=True)
-        backward(model, batch, config.weights, chunk=chunk, autocast=autocast)
+        backward(model, batch, chunk=chunk, autocast=autocast)
         if device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -191,7 +191,7 @@ def gradient_error(preset: str) -> float:
     for chunked in (False, True):
         model.zero_grad()
         if chunked:
-            backward(model, batch, config.weights, chunk=10, autocast=nullcontext)
+            backward(model, batch, chunk=10, autocast=nullcontext)
         else:
             nested_loss(model(batch), config.weights).total.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))

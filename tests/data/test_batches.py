@@ -2,62 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from tiny import fitted
+from tiny import fitted, grid_cohort, png
 
 from slimp.data.batches import PatientBatches, epoch_loader
 from slimp.data.cohort import Cohort
 from slimp.data.config import BatchConfig
 from slimp.data.files import ImagesInMemory
-from slimp.data.schema import Schema
 from slimp.errors import CohortError
-
-
-def encoded(seed: int, side: int = 24, kind: str = "PNG") -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, size=(side, side + 4, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def make_cohort(lesions_per_patient: list[int], images_per_lesion: int = 1) -> Cohort:
-    schema = Schema.from_dict(
-        {
-            "image": "image_id",
-            "lesion": "lesion_id",
-            "patient": "patient_id",
-            "label": "label",
-            "lesion_metadata": {"size": {"kind": "continuous"}, "site": {"kind": "categorical"}},
-            "patient_metadata": {"age": {"kind": "continuous"}},
-        }
-    )
-    images, lesions = [], []
-    for p, count in enumerate(lesions_per_patient):
-        for k in range(count):
-            lesion = {"lesion_id": f"p{p}l{k}", "patient_id": f"p{p}"}
-            lesions.append({**lesion, "size": float(10 * p + k), "site": "ab"[k % 2]})
-            images += [
-                {**lesion, "image_id": f"p{p}l{k}i{i}", "label": "rare" if k == 0 else "usual"}
-                for i in range(images_per_lesion)
-            ]
-    patients = [{"patient_id": f"p{p}", "age": 30.0 + p} for p in range(len(lesions_per_patient))]
-    return Cohort.from_tables(
-        pd.DataFrame(images),
-        pd.DataFrame(lesions),
-        pd.DataFrame(patients),
-        schema=schema,
-        store=ImagesInMemory([encoded(i) for i in range(len(images))]),
-    )
 
 
 def make_batches(cohort: Cohort, **changes: object) -> PatientBatches:
@@ -81,7 +40,7 @@ def make_batches(cohort: Cohort, **changes: object) -> PatientBatches:
 def test_an_epoch_visits_each_patient_once_with_up_to_n_lesions(
     counts: list[int], patients: int, lesions: int, images_per_lesion: int, drawn_images: int
 ) -> None:
-    cohort = make_cohort(counts, images_per_lesion)
+    cohort = grid_cohort(counts, images_per_lesion)
     batches = make_batches(
         cohort, patients=patients, lesions=lesions, images_per_lesion=drawn_images
     )
@@ -101,13 +60,13 @@ def test_an_epoch_visits_each_patient_once_with_up_to_n_lesions(
 
 
 def test_no_epoch_ends_in_a_batch_of_one_patient() -> None:
-    batches = make_batches(make_cohort([1] * 10), patients=3)
+    batches = make_batches(grid_cohort([1] * 10), patients=3)
     sizes = [len(batches.sampler.draw(0, k)) for k in range(batches.batches_per_epoch)]
     assert sorted(sizes) == [2, 2, 3, 3]
 
 
 def test_lesions_of_the_wanted_label_are_always_drawn() -> None:
-    cohort = make_cohort([9, 9])
+    cohort = grid_cohort([9, 9])
     batches = make_batches(cohort, lesions=2, always_include="rare")
     for epoch in range(20):
         labels = cohort.images["label"].iloc[batches.sampler.draw(epoch, 0)]
@@ -117,11 +76,11 @@ def test_lesions_of_the_wanted_label_are_always_drawn() -> None:
 
 def test_an_unknown_label_to_include_is_refused() -> None:
     with pytest.raises(CohortError, match="no image of cohort 'tables' has the label 'malignant'"):
-        make_batches(make_cohort([2]), always_include="malignant")
+        make_batches(grid_cohort([2]), always_include="malignant")
 
 
 def test_lesions_are_drawn_anew_each_epoch_and_all_of_them_in_time() -> None:
-    batches = make_batches(make_cohort([9]), lesions=3)
+    batches = make_batches(grid_cohort([9]), lesions=3)
     draws = [tuple(batches.sampler.draw(epoch, 0).tolist()) for epoch in range(30)]
     assert len(set(draws)) > 10
     assert set().union(*map(set, draws)) == set(range(9))
@@ -129,7 +88,7 @@ def test_lesions_are_drawn_anew_each_epoch_and_all_of_them_in_time() -> None:
 
 def test_loading_leaves_the_global_random_state_alone() -> None:
     before = torch.get_rng_state()
-    list(epoch_loader(make_batches(make_cohort([2, 2])), range(2)))
+    list(epoch_loader(make_batches(grid_cohort([2, 2])), range(2)))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -137,7 +96,7 @@ def test_loading_leaves_the_global_random_state_alone() -> None:
 def test_batches_are_the_same_for_any_number_of_workers_and_wherever_one_resumes(
     workers: int,
 ) -> None:
-    cohort = make_cohort([2, 3, 1, 4, 2, 2, 1])
+    cohort = grid_cohort([2, 3, 1, 4, 2, 2, 1])
     alone = make_batches(cohort, views=2)
     many = make_batches(cohort, views=2, workers=workers)
     whole = list(epoch_loader(alone, range(2)))
@@ -154,7 +113,7 @@ def test_batches_are_the_same_for_any_number_of_workers_and_wherever_one_resumes
 
 
 def test_levels_lead_from_each_image_to_its_own_metadata() -> None:
-    cohort = make_cohort([2, 3, 1], images_per_lesion=2)
+    cohort = grid_cohort([2, 3, 1], images=2)
     batches = make_batches(cohort, images_per_lesion=2, feature_dropout=0.0)
     batch = batches[0, 0]
     lesion, patient = batch.levels
@@ -172,7 +131,7 @@ def test_levels_lead_from_each_image_to_its_own_metadata() -> None:
 
 
 def test_feature_dropout_hides_the_stated_share_in_training_only() -> None:
-    cohort = make_cohort([4] * 40)
+    cohort = grid_cohort([4] * 40)
     dropped = make_batches(cohort, patients=10, feature_dropout=0.3)
     present = [
         level.rows.present.flatten()
@@ -186,7 +145,7 @@ def test_feature_dropout_hides_the_stated_share_in_training_only() -> None:
 
 
 def test_groups_join_equal_metadata_even_under_feature_dropout() -> None:
-    cohort = make_cohort([2, 2, 2, 2])
+    cohort = grid_cohort([2, 2, 2, 2])
     cohort.lesions["size"] = 1.0
     batch = make_batches(cohort, patients=4, feature_dropout=0.9)[0, 0]
     groups = batch.levels[0].groups
@@ -198,8 +157,8 @@ def test_groups_join_equal_metadata_even_under_feature_dropout() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_image_is_named_in_one_line_whoever_decodes_it(workers: int) -> None:
-    whole = make_cohort([2, 2])
-    damaged = [whole.read_image(i) for i in range(3)] + [encoded(3)[:60]]
+    whole = grid_cohort([2, 2])
+    damaged = [whole.read_image(i) for i in range(3)] + [png(3)[:60]]
     cohort = replace(whole, store=ImagesInMemory(damaged))
     message = r"^image 'p1l1i0': cannot be decoded \(.*\)\. Find all .* slimp data check\.$"
     with pytest.raises(CohortError, match=message):
@@ -208,7 +167,7 @@ def test_a_damaged_image_is_named_in_one_line_whoever_decodes_it(workers: int) -
 
 def test_closing_the_loader_ends_its_processes() -> None:
     before = set(multiprocessing.active_children())
-    loader = epoch_loader(make_batches(make_cohort([2] * 9), workers=2), range(9))
+    loader = epoch_loader(make_batches(grid_cohort([2] * 9), workers=2), range(9))
     next(loader)
     assert len(set(multiprocessing.active_children()) - before) == 2
     loader.close()
@@ -220,5 +179,5 @@ def test_pixels_are_pinned_for_a_gpu() -> None:
     """Else copies that should overlap with the GPU's work wait for it instead."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    batch = next(epoch_loader(make_batches(make_cohort([2, 2])), range(1), pin_memory=True))
+    batch = next(epoch_loader(make_batches(grid_cohort([2, 2])), range(1), pin_memory=True))
     assert batch.pixels.is_pinned()

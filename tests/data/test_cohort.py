@@ -6,83 +6,28 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from tiny import SIZE, tiny_cohort
 
 from slimp.data.cohort import Cohort, CohortInfo, CohortWriter, Tables
 from slimp.data.files import ImagesInMemory
-from slimp.data.schema import Schema
 from slimp.errors import CohortError, UserError
 
-SCHEMA = Schema.from_dict(
-    {
-        "image": "file",
-        "image_metadata": {"device": {"kind": "categorical"}},
-        "lesion_metadata": {
-            "diameter": {"kind": "continuous", "unit": "mm"},
-            "itch": {"kind": "checkbox"},
-        },
-        "patient_metadata": {"age": {"kind": "continuous"}, "sex": {"kind": "categorical"}},
-        "refused": {"biopsied": "follows from the diagnosis"},
-    }
-)
-IMAGES, LESIONS, PATIENTS = 60, 40, 20
-
-
-def jpeg(shade: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 6), (shade, 90, 70)).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def make_cohort() -> Cohort:
-    """20 patients of 2 lesions each; every other lesion has 2 images. Some cells are missing."""
-    rng = np.random.default_rng(0)
-    lesion = np.sort(np.append(np.arange(LESIONS), np.arange(0, LESIONS, 2)))
-    labels = pd.Series(np.where(lesion % 3 == 0, "MEL", "NEV"), dtype="str")
-    images = pd.DataFrame(
-        {
-            "image_id": [f"i{i}" for i in range(IMAGES)],
-            "lesion_id": [f"l{n}" for n in lesion],
-            "patient_id": [f"p{n // 2}" for n in lesion],
-            "label": labels.where(np.arange(IMAGES) != 7),
-            "device": pd.Series(rng.choice(["phone", "camera"], IMAGES), dtype="str"),
-            "biopsied": "no",
-        }
-    )
-    images.loc[images.index % 5 == 0, "device"] = np.nan
-    lesions = pd.DataFrame(
-        {
-            "lesion_id": [f"l{n}" for n in range(LESIONS)],
-            "patient_id": [f"p{n // 2}" for n in range(LESIONS)],
-            "diameter": [np.nan if n == 3 else float(n) for n in range(LESIONS)],
-            "itch": pd.array([[True, False, None][n % 3] for n in range(LESIONS)], dtype="boolean"),
-        }
-    )
-    patients = pd.DataFrame(
-        {
-            "patient_id": [f"p{n}" for n in range(PATIENTS)],
-            "age": [np.nan if n == 2 else 20.0 + n for n in range(PATIENTS)],
-            "sex": pd.Series(["f", "m"] * (PATIENTS // 2), dtype="str"),
-        }
-    )
-    return Cohort.from_tables(
-        images,
-        lesions,
-        patients,
-        schema=SCHEMA,
-        store=ImagesInMemory([jpeg(i) for i in range(IMAGES)]),
-        info=CohortInfo(name="ours", licence="CC0-1.0", import_report={"rows": 60, "é": [1, None]}),
-    )
+INFO = CohortInfo(name="ours", licence="CC0-1.0", import_report={"rows": 60, "é": [1, None]})
+OWN = {"patients": 20, "lesions": 2, "images_per_lesion": 2, "image_metadata": True}
+FIRST = "S3P000001"
 
 
 @pytest.fixture(scope="module")
 def cohort() -> Cohort:
-    return make_cohort()
+    """20 patients of up to 2 lesions with 2 images at most; some cells are missing."""
+    return replace(tiny_cohort(**OWN), info=INFO)
 
 
 @pytest.fixture
@@ -108,10 +53,10 @@ def test_save_and_load_give_the_same_cohort(cohort, saved):
 
 
 def test_a_selection_can_be_saved(cohort, tmp_path):
-    part = cohort.select(cohort.images["patient_id"].isin(["p3", "p11"]))
+    part = cohort.select(cohort.images["patient_id"].isin(["S3P000003", "S3P000011"]))
     part.save(tmp_path / "part")
     assert_equal(part, Cohort.load(tmp_path / "part"))
-    again = Cohort.load(tmp_path / "part").select(np.array([True, False] * 3))
+    again = Cohort.load(tmp_path / "part").select(np.arange(len(part)) % 2 == 0)
     again.save(tmp_path / "again")
     assert_equal(again, Cohort.load(tmp_path / "again"))
 
@@ -119,7 +64,7 @@ def test_a_selection_can_be_saved(cohort, tmp_path):
 def test_saving_over_something_needs_a_word(cohort, saved):
     with pytest.raises(UserError, match="is not empty"):
         cohort.save(saved)
-    cohort.select_patients(["p1"]).save(saved, overwrite=True)
+    cohort.select_patients([FIRST]).save(saved, overwrite=True)
     assert len(Cohort.load(saved).patients) == 1
 
 
@@ -129,15 +74,15 @@ def test_pandas_alone_can_read_it(cohort, saved):
     row = images.iloc[11]
     encoded = packed[row["byte_offset"] : row["byte_offset"] + row["byte_length"]]
     assert encoded == cohort.read_image(11)
-    assert Image.open(io.BytesIO(encoded)).size == (8, 6)
+    assert Image.open(io.BytesIO(encoded)).size == (SIZE, SIZE)
     content = json.loads((saved / "cohort.json").read_text(encoding="utf-8"))
-    assert content["classes"] == ["MEL", "NEV"]
+    assert content["classes"] == list(cohort.classes)
     assert content["info"]["licence"] == "CC0-1.0"
 
 
 def test_select_keeps_families_together(cohort):
-    mask = cohort.images["label"].eq("MEL").fillna(False)
-    part = cohort.select(mask)
+    mask = cohort.images["label"].eq(cohort.classes[0]).fillna(False)
+    part, count = cohort.select(mask), len(cohort)
     assert part.images["image_id"].tolist() == cohort.images.loc[mask, "image_id"].tolist()
     assert set(part.lesions["lesion_id"]) == set(part.images["lesion_id"])
     assert set(part.patients["patient_id"]) == set(part.images["patient_id"])
@@ -145,21 +90,21 @@ def test_select_keeps_families_together(cohort):
     assert [part.read_image(i) for i in range(len(part))] == [cohort.read_image(i) for i in rows]
     twice = part.select(np.arange(len(part)) % 2 == 0)
     assert twice.read_image(1) == cohort.read_image(rows[2])
-    assert len(cohort) == 60, "the whole is left alone"
+    assert len(cohort) == count, "the whole is left alone"
 
 
 def test_selecting_nothing_or_nobody_is_refused(cohort):
     with pytest.raises(CohortError, match="cohort 'ours': no image is left"):
-        cohort.select(np.zeros(60, dtype=bool))
+        cohort.select(np.zeros(len(cohort), dtype=bool))
     with pytest.raises(CohortError, match="has no patient 'p99'"):
-        cohort.select_patients(["p1", "p99"])
+        cohort.select_patients([FIRST, "p99"])
 
 
 def test_split_is_patient_disjoint_and_complete(cohort):
     parts = cohort.split({"train": 0.7, "validation": 0.1, "test": 0.2}, seed=1)
     patients = [set(part.patients["patient_id"]) for part in parts.values()]
     assert sum(map(len, patients)) == len(set.union(*patients)) == 20
-    assert sum(map(len, parts.values())) == 60
+    assert sum(map(len, parts.values())) == len(cohort)
     again = cohort.split({"train": 0.7, "validation": 0.1, "test": 0.2}, seed=1)
     assert [p.images["image_id"].tolist() for p in parts.values()] == [
         p.images["image_id"].tolist() for p in again.values()
@@ -168,16 +113,17 @@ def test_split_is_patient_disjoint_and_complete(cohort):
 
 def test_flatten_gives_lesions_all_metadata(cohort):
     flat = cohort.flatten()
-    assert flat.schema.level("lesion").columns == ("device", "diameter", "itch", "age", "sex")
+    columns = [column for level in cohort.schema.levels for column in level.columns]
+    assert flat.schema.level("lesion").columns == tuple(columns)
     assert flat.schema.level("patient").columns == flat.schema.level("image").columns == ()
-    assert len(flat.lesions) == 40
+    assert len(flat.lesions) == len(cohort.lesions)
     ages = cohort.patients.set_index("patient_id")["age"]
     expected = flat.lesions["patient_id"].map(ages)
     pd.testing.assert_series_equal(flat.lesions["age"], expected, check_names=False)
-    first = cohort.images.dropna(subset="device").drop_duplicates("lesion_id")
-    known = flat.lesions.set_index("lesion_id")["device"].dropna()
-    assert known.to_dict() == first.set_index("lesion_id")["device"].to_dict()
-    assert [flat.read_image(i) for i in range(60)] == [cohort.read_image(i) for i in range(60)]
+    first = cohort.images.dropna(subset="exposure").drop_duplicates("lesion_id")
+    known = flat.lesions.set_index("lesion_id")["exposure"].dropna()
+    assert known.to_dict() == first.set_index("lesion_id")["exposure"].to_dict()
+    assert all(flat.read_image(i) == cohort.read_image(i) for i in range(len(cohort)))
 
 
 def shorten(path: Path) -> None:
@@ -221,7 +167,7 @@ DAMAGES = {
     "'itch' at the lesion": lambda f: drop_column(f / "lesions.parquet", "itch"),
     "does not fit images.parquet": lambda f: keep_rows(f / "images.parquet", slice(1, None)),
     "fit images.parquet. Import": lambda f: keep_rows(f / "images.parquet", slice(0)),
-    "patient_id 'p0'": lambda f: keep_rows(f / "patients.parquet", slice(1, None)),
+    f"patient_id '{FIRST}'": lambda f: keep_rows(f / "patients.parquet", slice(1, None)),
 }
 """What the message names -> what happened to the folder."""
 
@@ -233,50 +179,48 @@ def test_damage_is_named(saved, named):
         Cohort.load(saved)
 
 
-def tables_with(**changes: pd.DataFrame) -> Tables:
-    cohort = make_cohort()
-    tables = {"images": cohort.images, "lesions": cohort.lesions, "patients": cohort.patients}
-    return Tables(**tables | changes)
-
-
-def test_tables_must_fit_each_other():
-    cohort = make_cohort()
+def test_tables_must_fit_each_other(cohort):
     images, lesions, patients = cohort.images, cohort.lesions, cohort.patients
+    lesion = lesions["lesion_id"][0]
+    whole = {"images": images, "lesions": lesions, "patients": patients}
     for changes, message in [
         ({"images": images.assign(image_id="x")}, "image_id 'x' occurs twice"),
-        ({"lesions": lesions.assign(lesion_id="l0")}, "lesion_id 'l0' occurs twice"),
-        ({"patients": pd.concat([patients] * 2)}, "patient_id 'p0' occurs twice"),
-        ({"lesions": lesions.iloc[1:]}, r"images\.parquet: lesion_id 'l0' is not in the table"),
-        ({"patients": patients.iloc[1:]}, r"lesions\.parquet: patient_id 'p0' is not in the table"),
+        ({"lesions": lesions.assign(lesion_id=lesion)}, f"lesion_id '{lesion}' occurs twice"),
+        ({"patients": pd.concat([patients] * 2)}, f"patient_id '{FIRST}' occurs twice"),
+        ({"lesions": lesions.iloc[1:]}, rf"images\.parquet: lesion_id '{lesion}' is not in the"),
+        ({"patients": patients.iloc[1:]}, rf"lesions\.parquet: patient_id '{FIRST}' is not in"),
         (
-            {"lesions": pd.concat([lesions, lesions.iloc[[5]]])},
-            r"lesions\.parquet: lesion_id 'l5' occurs twice",
+            {"lesions": pd.concat([lesions, lesions.iloc[[0]]])},
+            rf"lesions\.parquet: lesion_id '{lesion}' occurs twice",
         ),
-        ({"images": images.iloc[2:]}, r"images\.parquet: nothing belongs to lesion_id 'l0'"),
         (
-            {"images": images.assign(patient_id="p1")},
-            r"image 'i0' is of patient 'p1', its lesion 'l0' of another",
+            {"images": images[images["lesion_id"] != lesion]},
+            rf"images\.parquet: nothing belongs to lesion_id '{lesion}'",
+        ),
+        (
+            {"images": images.assign(patient_id="S3P000002")},
+            rf"is of patient 'S3P000002', its lesion '{lesion}' of another",
         ),
     ]:
         with pytest.raises(CohortError, match=message):
-            tables_with(**changes)
+            Tables(**whole | changes)
 
 
-def test_rows_of_parents_are_those_of_a_slow_search():
-    cohort = make_cohort()
-    mixed = np.random.default_rng(3).permutation(LESIONS)
+def test_rows_of_parents_are_those_of_a_slow_search(cohort):
+    mixed = np.random.default_rng(3).permutation(len(cohort.lesions))
     cohort = Cohort.from_tables(
         cohort.images.astype({"lesion_id": "object"}),  # as other readers of tables have it
         cohort.lesions.iloc[mixed].reset_index(drop=True),
         cohort.patients.iloc[::-1].reset_index(drop=True),
-        schema=SCHEMA,
+        schema=cohort.schema,
         store=cohort.store,
     )
-    lesions, patients = cohort.lesions["lesion_id"].tolist(), cohort.patients["patient_id"].tolist()
-    assert cohort.lesion_of_image.tolist() == [lesions.index(i) for i in cohort.images["lesion_id"]]
-    assert cohort.patient_of_lesion.tolist() == [
-        patients.index(i) for i in cohort.lesions["patient_id"]
-    ]
+    for child, parent, key, rows in (
+        (cohort.images, cohort.lesions, "lesion_id", cohort.lesion_of_image),
+        (cohort.lesions, cohort.patients, "patient_id", cohort.patient_of_lesion),
+    ):
+        ids = parent[key].tolist()
+        assert rows.tolist() == [ids.index(own) for own in child[key]]
 
 
 def test_an_unfinished_writer_leaves_nothing(tmp_path):
@@ -284,24 +228,25 @@ def test_an_unfinished_writer_leaves_nothing(tmp_path):
         pytest.raises(CohortError, match="not finished"),
         CohortWriter.open(tmp_path / "c") as writer,
     ):
-        writer.add_image(jpeg(1))
+        writer.add_image(b"image")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_writer_counts_images(tmp_path, cohort):
+    count, (*most, last) = len(cohort), map(cohort.read_image, range(len(cohort)))
     with CohortWriter.open(tmp_path / "c") as writer:
-        for row in range(59):
-            writer.add_image(jpeg(row))
-        with pytest.raises(CohortError, match="60 image rows, 59 images"):
+        for encoded in most:
+            writer.add_image(encoded)
+        with pytest.raises(CohortError, match=f"{count} image rows, {count - 1} images"):
             writer.finish(cohort.tables, cohort.schema, cohort.info)
-        writer.add_image(jpeg(59))
+        writer.add_image(last)
         writer.finish(cohort.tables, cohort.schema, cohort.info)
     assert_equal(Cohort.load(tmp_path / "c"), cohort)
 
 
 def test_a_cohort_has_an_image(tmp_path, cohort):
     empty = [table.iloc[:0] for table in (cohort.images, cohort.lesions, cohort.patients)]
-    nothing = Cohort.from_tables(*empty, schema=SCHEMA, store=ImagesInMemory([]))
+    nothing = Cohort.from_tables(*empty, schema=cohort.schema, store=ImagesInMemory([]))
     with pytest.raises(CohortError, match="no images, so there is nothing to write"):
         nothing.save(tmp_path / "c")
     assert list(tmp_path.iterdir()) == []
@@ -317,11 +262,9 @@ def test_a_cohort_has_an_image(tmp_path, cohort):
     ],
 )
 def test_tables_that_were_rewritten_with_other_types_are_refused(
-    level, column, values, message, tmp_path
+    saved, level, column, values, message
 ):
-    make_cohort().save(tmp_path / "cohort")
-    path = tmp_path / "cohort" / f"{level}.parquet"
-    frame = pd.read_parquet(path)
+    frame = pd.read_parquet(path := saved / f"{level}.parquet")
     frame.assign(**{column: pd.Series([values] * len(frame))}).to_parquet(path)
-    with pytest.raises(CohortError, match=f"{tmp_path}.*{message}"):
-        Cohort.load(tmp_path / "cohort")
+    with pytest.raises(CohortError, match=f"{saved}.*{message}"):
+        Cohort.load(saved)

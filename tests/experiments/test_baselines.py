@@ -98,7 +98,7 @@ def batch_of(model: Slimp, cohort: Cohort, config: PretrainConfig) -> Batch:
 def loss_of(model: Slimp, batch: Batch) -> NestedLoss:
     metadata = {name: model.encode_rows(name, rows) for name, rows in model.inputs(batch).items()}
     images = model.encode_images(batch.pixels[0])
-    return model.objective(images, metadata, batch, model.config.weights)
+    return model.objective(images, metadata, batch)
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -216,7 +216,7 @@ def test_chunks_give_the_same_gradient(name, monkeypatch):
     batch, found = batch_of(model, cohort, settings()), []
     for chunk in (1000, 5):
         model.zero_grad()
-        backward(model, batch, model.config.weights, chunk=chunk, autocast=nullcontext)
+        backward(model, batch, chunk=chunk, autocast=nullcontext)
         found.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
     torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-4)
     assert any(name.startswith("training_only") for name in found[0])

@@ -110,53 +110,6 @@ def test_the_sizes_are_the_published_ones() -> None:
     assert sum(p.numel() for p in made.parameters()) == expected
 
 
-# ------------------------------------------------------------------ missing values
-
-
-@pytest.mark.parametrize("missing", MISSING)
-def test_what_a_missing_cell_holds_does_not_matter(missing: str) -> None:
-    made, rows, other = ft_of(missing=missing), rows_of(seed=0), rows_of(seed=1)
-    known = rows.present
-    nan = torch.full_like(rows.continuous, torch.nan)
-    hidden = Rows(
-        continuous=torch.where(known[:, :2], rows.continuous, nan),
-        categorical=torch.where(known[:, [2, 4]], rows.categorical, other.categorical),
-        checkbox=torch.where(known[:, 3:4], rows.checkbox, 1 - rows.checkbox),
-        present=known,
-    )
-    assert torch.equal(made(hidden), made(rows))
-    made(hidden).sum().backward()
-    gradients = [p.grad for p in made.parameters() if p.grad is not None]
-    assert all(gradient.isfinite().all() for gradient in gradients)
-    nothing = replace(rows, present=torch.zeros_like(known))
-    assert torch.equal(made(nothing), made(nothing)[:1].expand(len(rows), -1))
-
-
-def test_masked_tokens_are_as_if_the_feature_did_not_exist() -> None:
-    made = ft_of()
-    rows = replace(rows_of(), present=torch.tensor([True, False, True, False, True]).expand(6, 5))
-    fewer = ft_of(TraceFeatures(continuous=1, categorical=(3, 1)))
-    state = {k: v for k, v in made.state_dict().items() if not k.startswith("embeddings.1.")}
-    state["values"] = state["values"][:1]
-    state["embeddings.1.weight"] = state.pop("embeddings.2.weight")
-    fewer.load_state_dict(state)
-    kept = Rows(
-        continuous=rows.continuous[:, :1],
-        categorical=rows.categorical,
-        checkbox=rows.checkbox[:, :0],
-        present=torch.ones(6, 3, dtype=torch.bool),
-    )
-    torch.testing.assert_close(made(rows), fewer(kept))
-
-
-def test_learned_vectors_stand_where_cells_are_missing() -> None:
-    made, rows = ft_of(missing="learned"), rows_of()
-    tokens, absent = made.embed(rows)
-    vectors, known = made.missing_vectors[made.owner], rows.present[:, made.owner]
-    assert absent is None
-    assert torch.equal(tokens[~known], vectors.expand_as(tokens)[~known])
-
-
 # ------------------------------------------------------------------ training
 
 
@@ -172,14 +125,6 @@ def test_overfits_a_batch() -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.02 < target.var()
-
-
-def test_unfused_attention_is_the_same_function() -> None:
-    made, rows = ft_of(), rows_of()
-    fused = made(rows)
-    for layer in made.encoder.transformer_encoder["layers"]:
-        layer.fused_attn = False
-    torch.testing.assert_close(made(rows), fused)
 
 
 def model_of(**changes: Any) -> Slimp:

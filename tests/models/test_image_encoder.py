@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from tiny import Malicious
 from torch import Tensor
 
 from slimp.errors import CheckpointError, UserError
@@ -124,26 +125,6 @@ def renamed(prefix: str) -> dict[str, Tensor]:
     return {prefix + name: value for name, value in timm_state().items()}
 
 
-CLIP = {
-    **{"cls_token": "class_embedding", "pos_embed": "positional_embedding"},
-    **{"patch_embed.proj": "conv1", "blocks": "transformer.resblocks", "norm1": "ln_1"},
-    **{"norm2": "ln_2", "attn.qkv.": "attn.in_proj_", "attn.proj": "attn.out_proj"},
-    **{"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"},
-}
-
-
-def as_clip_names_it() -> dict[str, Tensor]:
-    out = {"logit_scale": torch.ones(())}
-    for name, value in timm_state().items():
-        for ours, theirs in CLIP.items():
-            name = name.replace(ours, theirs)
-        name = "ln_post" + name.removeprefix("norm") if name.startswith("norm.") else name
-        out[f"visual.{name}"] = value[0, 0] if name == "class_embedding" else value
-        if name == "positional_embedding":
-            out[f"visual.{name}"] = value[0]
-    return out
-
-
 WRAPPED = {
     "plain": timm_state,
     "model": lambda: {"model": timm_state(), "epoch": 3},
@@ -155,7 +136,6 @@ WRAPPED = {
     },
     "multi-modal": lambda: {**renamed("encoder_imaging."), "encoder_tabular.0": torch.ones(2)},
     "encoder": lambda: renamed("encoder."),
-    "clip": as_clip_names_it,
     "slimp": lambda: {**renamed("image_encoder.model."), "view.weight": torch.ones(2)},
 }
 
@@ -207,16 +187,6 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(
         vit().load_weights(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-class Malicious:
-    """Unpickling it would make a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.path,))
 
 
 @pytest.mark.parametrize("as_torch", [True, False])

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_image
+from tiny import small_weights
 
 from slimp.cli.main import main
 from slimp.errors import CheckpointError, UserError
@@ -19,7 +20,7 @@ from slimp.models.config import ModelConfig
 from slimp.models.convert_weights import convert_weights
 from slimp.models.image_encoder import ImageEncoder
 from slimp.models.known_weights import HEADER, described, known_weights, named, read_header
-from slimp.models.published_weights import file_of, from_package, save_weights
+from slimp.models.published_weights import file_of, from_package
 
 PALACE = 698
 """Of the classes of ImageNet."""
@@ -79,42 +80,20 @@ def test_what_is_known_agrees_with_timm(name: str) -> None:
     assert (len(weights.sha256) == 64) == bool(weights.package)
 
 
-def weights_file(path: Path, **changes: object) -> Path:
-    """Weights of a small encoder that expect a normalisation of their own."""
-    torch.manual_seed(4)
-    own = {"name": "own", "encoder": CONFIG.encoder, "options": VIT, "size": 16}
-    own |= {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), **changes}
-    known = replace(named("vit-small"), **own)
-    save_weights(known, ImageEncoder(CONFIG).model.state_dict(), path)
-    return path
-
-
-def test_normalisation_travels_with_the_weights(tmp_path: Path) -> None:
-    path = weights_file(tmp_path / "own.safetensors")
-    encoder = ImageEncoder(CONFIG).eval()
-    encoder.load_weights(path)
-    assert (encoder.spec.mean, encoder.spec.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    pixels = torch.full((1, 3, 16, 16), 51, dtype=torch.uint8)
-    by_hand = (pixels / 255 - torch.tensor(encoder.spec.mean).view(3, 1, 1)) / torch.tensor(
-        encoder.spec.std
-    ).view(3, 1, 1)
-    with torch.no_grad():
-        torch.testing.assert_close(encoder(pixels), encoder.model(by_hand))
-
-
 def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
-    path = weights_file(tmp_path / "own.safetensors", encoder="vit_small_patch16_224")
-    with pytest.raises(CheckpointError, match="--encoder vit_small_patch16_224"):
+    small_weights(path := tmp_path / "own.safetensors")
+    with pytest.raises(CheckpointError, match="--encoder resnet10t"):
         ImageEncoder(CONFIG).load_weights(path)
     with pytest.raises(CheckpointError, match="tf_efficientnet_lite0"):
         ImageEncoder(CONFIG).load_weights("efficientnet-lite0")
 
 
 def test_a_file_that_says_another_normalisation_is_not_converted(tmp_path: Path) -> None:
-    path = weights_file(tmp_path / "own.safetensors")
-    known = read_header(path)
-    assert known is not None
-    with pytest.raises(CheckpointError, match=r"mean \(0\.1, 0\.2, 0\.3\)"):
+    known = small_weights(path := tmp_path / "own.safetensors")
+    assert read_header(path) == replace(
+        known, options={**known.options, "channels": [8, 8, 16, 16]}
+    )
+    with pytest.raises(CheckpointError, match=r"mean \(0\.2, 0\.3, 0\.4\)"):
         convert_weights(path, replace(known, mean=(0.5, 0.5, 0.5)), tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match="not the file"):
         convert_weights(path, replace(known, sha256="0" * 64), tmp_path / "x.safetensors")
@@ -122,7 +101,7 @@ def test_a_file_that_says_another_normalisation_is_not_converted(tmp_path: Path)
 
 
 def test_a_cached_file_of_another_kind_is_refused(cache: Path) -> None:
-    weights_file(named("vit-small").cached)
+    small_weights(named("vit-small").cached)
     with pytest.raises(CheckpointError, match="vit-small"):
         file_of("vit-small")
     save_file({"a": torch.ones(1)}, named("vit-small").cached)

@@ -187,39 +187,6 @@ def test_equals_the_published_implementation(case, depth, heads, pool, checkbox,
 # ------------------------------------------------------------------------- missing is a mask
 
 
-@pytest.mark.parametrize(
-    ("missing", "continuous", "checkbox"), product(MISSING, CONTINUOUS, ("sum", "prod", "max"))
-)
-def test_what_a_missing_cell_holds_does_not_matter(missing, continuous, checkbox):
-    trace = trace_of(missing=missing, continuous=continuous, checkbox=checkbox, depth=2)
-    rows, other = rows_of(seed=0), rows_of(seed=1)
-    known = rows.present
-    boxes = known[:, 3:4]
-    hidden = Rows(
-        continuous=torch.where(known[:, :2], rows.continuous, other.continuous),
-        categorical=torch.where(known[:, [2, 4]], rows.categorical, other.categorical),
-        checkbox=torch.where(boxes, rows.checkbox, 1 - rows.checkbox),
-        present=known,
-    )
-    assert not torch.equal(hidden.categorical, rows.categorical)
-    assert torch.equal(trace(hidden), trace(rows))
-    nan = torch.where(known[:, :2], rows.continuous, torch.nan)
-    assert torch.equal(trace(replace(rows, continuous=nan)), trace(rows))
-
-
-@pytest.mark.parametrize(("missing", "pool"), product(MISSING, ("mean", "cls")))
-def test_rows_without_any_known_cell_are_finite_forward_and_backward(missing, pool):
-    trace = trace_of(missing=missing, pool=pool)
-    rows = rows_of()
-    rows = replace(rows, present=torch.zeros_like(rows.present))
-    output = trace(rows)
-    output.square().sum().backward()
-    assert output.isfinite().all()
-    assert torch.equal(output, output[:1].expand_as(output)), "they know nothing to differ by"
-    gradients = [p.grad for p in trace.parameters() if p.grad is not None]
-    assert all(gradient.isfinite().all() for gradient in gradients)
-
-
 @pytest.mark.parametrize("missing", MISSING)
 def test_the_number_zero_is_a_value(missing):
     trace = trace_of(missing=missing)
@@ -232,25 +199,6 @@ def test_the_number_zero_is_a_value(missing):
     assert (difference > 1e-4).all()
 
 
-@pytest.mark.parametrize("checkbox", ["sum", "max"])
-def test_masked_tokens_are_as_if_the_feature_did_not_exist(checkbox):
-    """With `embed`, where no token sees another feature's value before attention."""
-    config = {"missing": "mask", "continuous": "embed", "checkbox": checkbox, "depth": 2}
-    trace = trace_of(**config)
-    rows = replace(rows_of(), present=torch.tensor([True, False, True, True, False]).expand(6, 5))
-    fewer = trace_of(TraceFeatures(continuous=1, categorical=(3, (1, 1, 1))), **config)
-    state = {k: v for k, v in trace.state_dict().items() if not k.startswith("embeddings.2")}
-    state["num_embeddings"] = state["num_embeddings"][:, :1]
-    fewer.load_state_dict(state)
-    kept = Rows(
-        continuous=rows.continuous[:, :1],
-        categorical=rows.categorical[:, :1],
-        checkbox=rows.checkbox,
-        present=torch.ones(6, 3, dtype=torch.bool),
-    )
-    torch.testing.assert_close(trace(rows), fewer(kept))
-
-
 @pytest.mark.parametrize("missing", ["zero", "mask"])
 def test_missing_tokens_are_zero_and_stay_so(missing):
     trace, rows = trace_of(missing=missing), rows_of()
@@ -261,15 +209,6 @@ def test_missing_tokens_are_zero_and_stay_so(missing):
     tokens, _ = trace.embed(rows)
     assert (tokens[~rows.present] == 0).all()
     assert (tokens[rows.present].abs().sum(dim=-1) > 0).sum() > len(rows)
-
-
-def test_learned_vectors_stand_where_cells_are_missing():
-    trace, rows = trace_of(missing="learned"), rows_of()
-    tokens, absent = trace.embed(rows)
-    vectors = trace.missing_vectors.expand_as(tokens)
-    assert absent is None
-    assert torch.equal(tokens[~rows.present], vectors[~rows.present])
-    assert not torch.isclose(tokens[rows.present], vectors[rows.present]).all(dim=-1).any()
 
 
 # ------------------------------------------------------------------------- shapes and symmetry
@@ -298,12 +237,6 @@ def test_any_number_of_features_and_of_rows(features, missing, continuous):
     trace(nobody).sum().backward()
 
 
-# ----------------------------------------------------------------------------------- attention
-
-
-# ----------------------------------------------------------------------------------- precision
-
-
 @pytest.mark.parametrize(
     ("missing", "continuous", "checkbox"),
     [*product(MISSING, ("mlp",), ("sum",)), ("mask", "embed", "prod"), ("learned", "norm", "max")],
@@ -329,19 +262,6 @@ def test_gradients(missing, continuous, checkbox):
     for name, tensor in zip(["values", *names], inputs, strict=True):
         tensor.requires_grad_(name not in frozen)
     assert torch.autograd.gradcheck(output, inputs)
-
-
-# ------------------------------------------------------------------------- from a typed table
-
-
-@pytest.mark.parametrize("missing", MISSING)
-def test_rows_do_not_influence_each_other(missing: str) -> None:
-    trace, rows = trace_of(missing=missing), rows_of(20)
-    together = trace(rows)
-    order = torch.randperm(20)
-    torch.testing.assert_close(trace(rows[order]), together[order])
-    alone = torch.cat([trace(rows[torch.tensor([i])]) for i in range(20)])
-    torch.testing.assert_close(alone, together)
 
 
 def test_zero_counts_missing_tokens_and_mask_does_not() -> None:

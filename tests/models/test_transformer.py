@@ -46,20 +46,6 @@ def test_equals_pytorchs_encoder(masked):
     torch.testing.assert_close(made(tokens, absent if masked else None), want)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_unfused_attention_is_the_same_function(masked):
-    made, (tokens, absent) = encoder(), tokens_and_absent()
-    results = []
-    for fused in (True, False):
-        for layer in made.transformer_encoder["layers"]:
-            layer.fused_attn = fused
-        made.zero_grad()
-        out = made(tokens, absent if masked else None)
-        out.square().sum().backward()
-        results.append((out, [p.grad.clone() for p in made.parameters()]))
-    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
-
-
 @pytest.mark.parametrize("fused", [False, True])
 def test_dropout_acts_in_training_only(fused):
     made, (tokens, absent) = encoder(dropout=0.5), tokens_and_absent()

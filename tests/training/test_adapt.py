@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from tiny import VIT, same_weights, tiny_cohort
+from tiny import VIT, same_weights, tiny_cohort, with_images
 
 from slimp.data.cohort import Cohort, Tables
 from slimp.data.files import read_json, write_json
@@ -292,10 +292,9 @@ def test_new_patients_are_split_and_known_ones_keep_their_part(run: Path, tmp_pa
 
 def test_an_official_test_patient_who_was_learned_from_trains(run: Path) -> None:
     data, known = cohort(), earlier_parts(run)
-    tables = replace(data.tables, images=data.images.assign(split="test"))
     first = data.images["patient_id"].iloc[0]
-    tables.images.loc[data.images["patient_id"] == first, "split"] = "train"
-    official = replace(data, tables=tables)
+    ids = data.images["patient_id"]
+    official = with_images(data, split=["train" if id == first else "test" for id in ids])
     found = set_aside(official, PretrainConfig(**{**RUN, "validation_fraction": 0.0}), known)
     assert found.held_out is not None
     tested = set(found.held_out.patients["patient_id"])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pickle
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from tiny import Malicious
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
@@ -79,6 +79,17 @@ def test_a_loaded_state_goes_on_bit_for_bit(tmp_path: Path) -> None:
     for name, value in model.state_dict().items():
         assert torch.equal(other.state_dict()[name], value), name
     assert [group["weight_decay"] for group in fresh.param_groups] == [0.1, 0.0]
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_the_best_is_the_first_of_the_best_values_and_patience_ends(lower) -> None:
+    progress, found = Progress(), []
+    for value in (3.0, 2.0, 2.5, 2.0, 9.0):
+        if not progress.stopped:
+            value = value if lower else -value
+            found.append(progress.improves(value, lower=lower, patience=2))
+    assert found == [True, True, False, False]
+    assert abs(progress.best) == 2.0
 
 
 def test_the_newest_stay_and_the_newest_is_loaded(tmp_path: Path) -> None:
@@ -246,14 +257,6 @@ def test_another_configuration_or_a_lost_tensor_is_refused(tmp_path: Path) -> No
     refused(folder, "another configuration")
     save_file({k: v for k, v in read_tensors(path).items() if k != "model.0.bias"}, path)
     refused(folder, r"0\.bias")
-
-
-class Malicious:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.path,))
 
 
 def test_no_pickle_is_ever_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, Literal, get_origin, get_type_hints
 
 import pytest
 import yaml
@@ -106,28 +106,14 @@ COUNTS = [
     *("image_size", "tabular_width", "tabular_depth", "tabular_heads", "projection_width"),
     *("temperature", "patients", "lesions", "images_per_lesion", "epochs", "learning_rate"),
     "positive_temperature",
-    *(
-        "encoder_lr_scale",
-        "validate_every",
-        "checkpoint_every_steps",
-        "keep_checkpoints",
-        "devices",
-    ),
-    *("nodes", "chunk"),
+    *("encoder_lr_scale", "validate_every", "checkpoint_every_steps", "keep_checkpoints"),
+    *("devices", "nodes", "chunk"),
 ]
 FRACTIONS = [
     *("colour", "feature_dropout", "feature_corruption", "warmup", "tabular_dropout"),
     *("validation_fraction", "held_out_fraction"),
 ]
-CHOICES = [
-    *("batch_norm", "missing", "pooling", "hierarchy", "duplicates", "projection_layers", "preset"),
-    *(
-        "monitor",
-        "precision",
-        "accelerator",
-        "view_positives",
-    ),  # "sideways" would silently mean something else
-]
+CHOICES = [x for x, hint in get_type_hints(PretrainConfig).items() if get_origin(hint) is Literal]
 
 
 @pytest.mark.parametrize(

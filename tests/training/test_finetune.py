@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import MODEL, log_without_pace, tiny_cohort
+from tiny import MODEL, log_without_pace, tiny_cohort, with_images
 
 from slimp.data.batches import PatientBatches
 from slimp.data.cohort import Cohort
@@ -107,11 +107,9 @@ def test_everything_that_is_read_learns_and_the_table_is_learned(tmp_path: Path)
     cohort = tiny_cohort(patients=60)
     female = cohort.patients.set_index("patient_id")["sex"] == "female"
     labels = cohort.images["patient_id"].map(female).map({True: "a", False: "b"})
-    tables = replace(cohort.tables, images=cohort.images.assign(label=labels))
+    labelled = with_images(cohort, label=labels)
     names = cohort.patients["patient_id"].tolist()
-    train, validation = (
-        replace(cohort, tables=tables).select_patients(some) for some in (names[:45], names[45:])
-    )
+    train, validation = (labelled.select_patients(some) for some in (names[:45], names[45:]))
     halves = Parts(train=train, validation=validation, held_out=None)
     found = Classifier.of(start(), halves.train, "full", ("a", "b"))
     before = {name: x.clone() for name, x in found.named_parameters()}
@@ -129,14 +127,20 @@ def test_everything_that_is_read_learns_and_the_table_is_learned(tmp_path: Path)
     assert module.validate(found, halves.validation, 0)["validation_balanced_accuracy"] > 0.9
 
 
-@pytest.mark.parametrize("step", [0, 4])
-def test_a_stop_changes_nothing(step: int, tmp_path: Path, monkeypatch) -> None:
-    def trained(out: Path) -> None:
-        torch.manual_seed(2)
-        begun = Classifier.of(start(), parts().train, "full", tiny_cohort().classes)
-        finetune(begun, parts(), config(), out, device=CPU)
+def trained(out: Path) -> Path:
+    torch.manual_seed(2)
+    begun = Classifier.of(start(), parts().train, "full", tiny_cohort().classes)
+    finetune(begun, parts(), config(), out, device=CPU)
+    return out
 
-    trained(tmp_path / "whole")
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    return trained(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("step", [0, 4])
+def test_a_stop_changes_nothing(step, whole, tmp_path, monkeypatch):
     learn, steps = module.learn, iter(range(100))
 
     def interrupted(*arguments: Any) -> float:
@@ -146,11 +150,10 @@ def test_a_stop_changes_nothing(step: int, tmp_path: Path, monkeypatch) -> None:
 
     monkeypatch.setattr(module, "learn", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / "parts")
-    trained(tmp_path / "parts")
-    whole, again = (read_tensors(tmp_path / name / BEST) for name in ("whole", "parts"))
-    assert all(torch.equal(x, again[name]) for name, x in whole.items())
-    assert log_without_pace(tmp_path / "whole") == log_without_pace(tmp_path / "parts")
+        trained(tmp_path)
+    best, again = (read_tensors(out / BEST) for out in (whole, trained(tmp_path)))
+    assert all(torch.equal(x, again[name]) for name, x in best.items())
+    assert log_without_pace(whole) == log_without_pace(tmp_path)
 
 
 def test_the_best_epoch_is_kept_and_patience_ends(tmp_path: Path, monkeypatch) -> None:

@@ -21,7 +21,17 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny import VIT, log_without_pace, same_weights, tiny_cohort, tiny_config, weights
+from tiny import (
+    SMALL_RESNET,
+    VIT,
+    log_without_pace,
+    same_weights,
+    tiny_cohort,
+    tiny_config,
+    weights,
+    with_features,
+    with_images,
+)
 from torch import Tensor
 
 from slimp.data.cohort import Cohort
@@ -31,9 +41,8 @@ from slimp.models.image_encoder import mixes_rows
 from slimp.models.persistence import read_tensors
 from slimp.training import loop as train
 from slimp.training.build_model import build_model
-from slimp.training.checkpoint import Progress
 from slimp.training.config import PretrainConfig
-from slimp.training.loop import keep_best, pretrain, require_finite
+from slimp.training.loop import pretrain, require_finite
 from slimp.training.optimizer import learning_rate, make_optimizer
 from slimp.training.parts import Parts, set_aside
 from slimp.training.run_folder import read_log
@@ -42,6 +51,7 @@ STEPS = 9
 """Of a run of `config()` on `cohort()`: 3 epochs of 3 batches."""
 
 
+VIEWS_ALONE = {"view_weight": 1.0, "lesion_weight": 0.0, "patient_weight": 0.0}
 cohort = tiny_cohort
 
 
@@ -79,7 +89,7 @@ def test_one_small_batch_is_learned_by_heart(tmp_path: Path) -> None:
     }
     settings = config(
         **{**undisturbed, "patients": 99, "epochs": 120, "learning_rate": 3e-3},
-        **{"validation_fraction": 0.0, "held_out_fraction": 0.0},
+        **{"validation_fraction": 0.0, "held_out_fraction": 0.0, "checkpoint_every_steps": 999},
     )
     pretrain(cohort(patients=6), settings, tmp_path / "run")
     losses = [row["loss"] for row in read_log(tmp_path / "run") if row["kind"] == "step"]
@@ -132,7 +142,7 @@ def test_workers_and_gradient_checkpointing_change_no_bit(
     ("changes", "losses"),
     [
         ({"view_weight": 0.5}, {"loss_view", "loss_lesion", "loss_patient"}),
-        ({"view_weight": 1.0, "lesion_weight": 0.0, "patient_weight": 0.0}, {"loss_view"}),
+        ({**VIEWS_ALONE, "view_positives": "patient"}, {"loss_view"}),
         ({"hierarchy": "flat"}, {"loss_lesion"}),
         ({"lesion_weight": 1.0, "patient_weight": 0.0}, {"loss_lesion"}),
         ({"pooling": "attention", "duplicates": "positive"}, {"loss_lesion", "loss_patient"}),
@@ -140,15 +150,8 @@ def test_workers_and_gradient_checkpointing_change_no_bit(
             {"reconstruction_weight": 0.5, "duplicates": "soft", "precision": "bf16"},
             {f"loss_{x}{y}" for x in ("", "reconstruction_") for y in ("lesion", "patient")},
         ),
-        (
-            {
-                **{"view_weight": 1.0, "view_positives": "patient"},
-                **{"lesion_weight": 0.0, "patient_weight": 0.0},
-            },
-            {"loss_view"},
-        ),
         ({"precision": "bf16"}, {"loss_lesion", "loss_patient"}),
-        ({"encoder": "resnet18", "encoder_options": {}}, {"loss_lesion", "loss_patient"}),
+        (SMALL_RESNET, {"loss_lesion", "loss_patient"}),
     ],
 )
 def test_every_arm_is_a_configuration(
@@ -212,12 +215,10 @@ def test_the_training_patients_do(whole: Path, tmp_path: Path) -> None:
 
 def with_split(splits: dict[str, str | None], labels: Callable[[Any], Any] | None = None) -> Cohort:
     """The cohort with an official split: patient -> part, 'train' if not named."""
-    original = cohort()
-    images = original.images.copy()
-    images["split"] = [splits.get(p, "train") for p in images["patient_id"]]
-    if labels is not None:
-        images["label"] = labels(images["label"].to_numpy())
-    return replace(original, tables=replace(original.tables, images=images))
+    images = cohort().images
+    found = images["label"] if labels is None else labels(images["label"].to_numpy())
+    split = [splits.get(p, "train") for p in images["patient_id"]]
+    return with_images(cohort(), split=split, label=found)
 
 
 OFFICIAL: dict[str, str | None] = {
@@ -237,87 +238,67 @@ def test_labels_influence_no_weight(tmp_path: Path) -> None:
     assert "knn_balanced_accuracy" not in read_log(tmp_path / "c")[-1]
 
 
-def test_an_official_split_is_kept() -> None:
-    parts = {n: set(x.patients["patient_id"]) for n, x in split_of(OFFICIAL).items()}
+def ids_of(data: Cohort, known: dict[str, str] | None = None, **changes: Any) -> dict[str, set]:
+    """Part -> its patients."""
+    parts = set_aside(data, config(**changes), known).named()
+    return {name: set(part.patients["patient_id"]) for name, part in parts.items()}
+
+
+def split_table(path: Path, kind: str, parts: dict[str, str]) -> str:
+    lines = [f"patient_id,{kind}", *(f"{patient},{part}" for patient, part in parts.items())]
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_an_official_split_is_kept_and_so_is_that_of_a_file(tmp_path) -> None:
+    parts = ids_of(with_split(OFFICIAL))
     assert parts["held_out"] == {"S3P000001", "S3P000002"}
     assert parts["validation"] == {"S3P000003", "S3P000004", "S3P000005"}
     assert len(parts["train"]) == 20 - 6  # S3P000006 is in no part
+    named = {p: OFFICIAL.get(p) or "train" for p in cohort().patients["patient_id"]}
+    file = split_table(tmp_path / "split.csv", "part", named)
+    everybody = {**parts, "train": parts["train"] | {"S3P000006"}}
+    assert ids_of(cohort(), split_file=file) == everybody
     without = {p: part for p, part in OFFICIAL.items() if part != "validation"}
-    parts = {n: set(x.patients["patient_id"]) for n, x in split_of(without).items()}
+    parts = ids_of(with_split(without))
     assert parts["held_out"] == {"S3P000001", "S3P000002"}
     assert len(parts["validation"]) + len(parts["train"]) == 20 - 3  # it comes out of training
-    assert "validation" not in split_of(without, validation_fraction=0.0)
-
-
-def test_numbered_folds_name_no_parts() -> None:
-    ids = cohort().patients["patient_id"].tolist()
-    folds = {patient: f"fold{i % 5}" for i, patient in enumerate(ids)}
-    random = set_aside(cohort(), config()).named()
-    for name, part in split_of(folds).items():
-        assert set(part.patients["patient_id"]) == set(random[name].patients["patient_id"])
-
-
-def test_the_fold_that_is_named_is_held_out(tmp_path: Path) -> None:
-    ids = cohort().patients["patient_id"].tolist()
-    folds = {patient: f"fold{i % 5}" for i, patient in enumerate(ids[:-1])}  # the last has none
-    rows = [f"{patient},{name[4:]}" for patient, name in folds.items()]
-    file = tmp_path / "split.csv"
-    file.write_text("\n".join(["patient_id,fold", *rows]))
-    unlabelled = cohort().images.assign(label=None)
-    data = replace(cohort(), tables=replace(cohort().tables, images=unlabelled))
-    asked = config(split_file=str(file), fold=3)
-    blank = tmp_path / "blank.csv"
-    blank.write_text("\n".join(["patient_id,fold", *rows, f"{ids[-1]},"]))
-    for parts, left_out in (
-        (set_aside(data, asked).named(), 0),  # has no row, and trains
-        (set_aside(data, replace(asked, split_file=str(blank))).named(), 1),
-        (split_of({**folds, ids[-1]: None}, fold=3), 1),
-    ):
-        held_out = set(parts["held_out"].patients["patient_id"])
-        assert held_out == {patient for patient, name in folds.items() if name == "fold3"}
-        assert sum(len(part.patients) for part in parts.values()) == len(ids) - left_out
-        assert "validation" in parts
-    learned, locked = dict.fromkeys(ids, "train"), tmp_path / "locked.csv"
-    locked.write_text(file.read_text().replace(",4", ",test"))
-    for wrong, message in (
-        (config(split_file=str(locked), fold=3), "the part test, which --fold would train on"),
-        (config(split_file=str(file)), "Pass the --fold"),
-        (config(split_file=str(file), fold=5), "no fold 5; its parts are fold0, fold1"),
-        (config(fold=1), "has no split of its own"),
-    ):
-        with pytest.raises(CohortError, match=message):
-            set_aside(data, wrong)
-    with pytest.raises(CohortError, match=r"4 patient\(s\), such as .* earlier stage learned from"):
-        set_aside(data, asked, learned)
-
-
-def test_the_parts_of_a_file_are_those_of_the_run(tmp_path: Path) -> None:
-    names = {p: OFFICIAL.get(p) or "train" for p in cohort().patients["patient_id"]}
-    file = tmp_path / "split.csv"
-    file.write_text("\n".join(["patient_id,part", *(f"{p},{n}" for p, n in names.items())]))
-    parts = {
-        name: set(part.patients["patient_id"])
-        for name, part in set_aside(cohort(), config(split_file=str(file))).named().items()
-    }
-    assert parts["held_out"] == {p for p, name in names.items() if name == "test"}
-    assert parts["validation"] == {p for p, name in names.items() if name == "validation"}
-    assert parts["train"] == {p for p, name in names.items() if name == "train"}
-
-
-def split_of(splits: dict[str, str | None], **changes: Any) -> dict[str, Cohort]:
-    return set_aside(with_split(splits), config(**changes)).named()
-
-
-@pytest.mark.parametrize(
-    ("split", "message"),
-    [
+    assert "validation" not in ids_of(with_split(without), validation_fraction=0.0)
+    for split, named in (
         ({"S3P000001": "val"}, "'val'"),
         ({f"S3P{i:06d}": "test" for i in range(1, 21)}, "'train'"),
-    ],
-)
-def test_a_strange_official_split_is_refused(split: dict[str, str | None], message: str) -> None:
-    with pytest.raises(CohortError, match=message):
-        set_aside(with_split(split), config())
+    ):
+        with pytest.raises(CohortError, match=named):
+            ids_of(with_split(split))
+
+
+def test_a_fold_is_held_out_where_it_is_named_and_else_says_nothing(tmp_path) -> None:
+    ids = cohort().patients["patient_id"].tolist()
+    folds = {patient: str(i % 5) for i, patient in enumerate(ids[:-1])}  # the last has none
+    own = {patient: f"fold{number}" for patient, number in folds.items()}
+    assert ids_of(with_split({**own, ids[-1]: "fold0"})) == ids_of(cohort())
+    data = with_images(cohort(), label=None)
+    file = split_table(tmp_path / "split.csv", "fold", folds)
+    blank = split_table(tmp_path / "blank.csv", "fold", {**folds, ids[-1]: ""})
+    for parts, left_out in (
+        (ids_of(data, split_file=file, fold=3), 0),  # has no row, and trains
+        (ids_of(data, split_file=blank, fold=3), 1),
+        (ids_of(with_split({**own, ids[-1]: None}), fold=3), 1),
+    ):
+        assert parts["held_out"] == {patient for patient, fold in folds.items() if fold == "3"}
+        assert sum(map(len, parts.values())) == len(ids) - left_out
+        assert "validation" in parts
+    locked = {patient: "test" if fold == "4" else fold for patient, fold in folds.items()}
+    locked = split_table(tmp_path / "locked.csv", "fold", locked)
+    for wrong, known, named in (
+        ({"split_file": locked, "fold": 3}, None, "the part test, which --fold would train on"),
+        ({"split_file": file}, None, "Pass the --fold"),
+        ({"split_file": file, "fold": 5}, None, "no fold 5; its parts are fold0, fold1"),
+        ({"fold": 1}, None, "has no split of its own"),
+        ({"split_file": file, "fold": 3}, dict.fromkeys(ids, "train"), r"4 patient\(s\), such as"),
+    ):
+        with pytest.raises(CohortError, match=named):
+            ids_of(data, known, **wrong)
 
 
 def test_a_patient_in_two_parts_is_refused() -> None:
@@ -473,16 +454,11 @@ def test_what_is_refused_leaves_nothing_behind(
     assert not (tmp_path / "run").exists()
 
 
-def without_metadata() -> Cohort:
-    schema = cohort().schema
-    levels = tuple(replace(level, features=()) for level in schema.levels)
-    return replace(cohort(), schema=replace(schema, levels=levels))
-
-
 def test_a_cohort_without_metadata_needs_the_view_level(tmp_path: Path) -> None:
+    images_alone = with_features(cohort())
     with pytest.raises(CohortError, match="--view-weight 1"):
-        pretrain(without_metadata(), config(), tmp_path / "run")
-    pretrain(without_metadata(), config(view_weight=1.0, epochs=1), tmp_path / "run")
+        pretrain(images_alone, config(), tmp_path / "run")
+    pretrain(images_alone, config(view_weight=1.0, epochs=1), tmp_path / "run")
     row = read_log(tmp_path / "run")[-1]
     assert "validation_loss_view" in row
     assert "recall_at_1" not in row
@@ -542,13 +518,6 @@ def test_only_matrices_and_convolutions_decay() -> None:
         assert ".embeddings." not in name
 
 
-def test_encodings_are_fitted_on_what_is_given_only() -> None:
-    train_part = set_aside(cohort(), config()).train
-    age = build_model(train_part, config()).encodings["patient"].of_kind("continuous")[0]
-    assert age.mean == pytest.approx(train_part.patients["age"].mean())
-    assert age.mean != pytest.approx(cohort().patients["age"].mean())
-
-
 def test_the_weights_of_the_best_validation_are_the_ones_that_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -564,42 +533,9 @@ def test_the_weights_of_the_best_validation_are_the_ones_that_stay(
         assert torch.equal(value, tensors[f"model.{name}"])
 
 
-def test_the_optimizer_gets_what_learns_and_nothing_else() -> None:
-    model = build_model(cohort(), config(patient_weight=0.0))
-    groups = make_optimizer(model, config()).param_groups
-    given = {id(p) for group in groups for p in group["params"]}
-    assert given == {id(p) for p in model.parameters() if p.requires_grad}
-    assert not given & {id(p) for p in model.level("patient").parameters()}
-
-
-@pytest.mark.parametrize(
-    ("monitor", "values"),
-    [
-        ("validation_loss", [3.0, 2.0, 2.5, 2.0, 9.0]),
-        ("recall_at_5", [0.1, 0.4, 0.3, 0.4, 0.9]),
-        ("knn_balanced_accuracy", [0.1, 0.4, 0.3, 0.4, 0.9]),
-    ],
-)
-def test_the_best_is_the_first_of_lowest_loss_or_highest_score(
-    tmp_path: Path, monitor: str, values: list[float]
-) -> None:
-    model, progress, best = build_model(cohort(), config()), Progress(), list[float | None]()
-    for value in values:
-        if not progress.stopped:
-            keep_best(
-                tmp_path, model, {monitor: value}, progress, config(monitor=monitor, patience=2)
-            )
-            best.append(progress.best)
-    assert best == [values[0], *[values[1]] * 3]
-
-
 def test_levels_with_metadata_need_a_weight() -> None:
-    schema = cohort().schema
-    levels = tuple(replace(x, features=x.features * (x.name == "patient")) for x in schema.levels)
     with pytest.raises(UserError, match="patient"):
-        build_model(
-            replace(cohort(), schema=replace(schema, levels=levels)), config(patient_weight=0.0)
-        )
+        build_model(with_features(cohort(), patient=None), config(patient_weight=0.0))
 
 
 def test_the_image_encoder_has_its_own_learning_rate(tmp_path: Path) -> None:
@@ -620,7 +556,7 @@ def test_nothing_is_clipped_where_any_norm_may_be(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*normalisation")
 def test_statistics_are_kept_where_the_encoder_starts_from_weights(tmp_path: Path) -> None:
-    settings = config(encoder="resnet10t", encoder_options={}, image_size=32, epochs=1)
+    settings = config(**SMALL_RESNET, image_size=32, epochs=1)
     model = build_model(cohort(), settings)
     assert mixes_rows(model.train())
     start = {n: x.contiguous() for n, x in model.image_encoder.model.state_dict().items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def config(**changes: Any) -> PretrainConfig:
 def begin(out: Path, settings: PretrainConfig, **flags: bool) -> PretrainConfig:
     """Resolves the settings, then opens the folder, as `pretrain` does."""
     settings = resolve_settings(out, settings, **{"resume": False, "overwrite": False, **flags})
-    open_run(out, settings, resume=flags.get("resume", False))
+    open_run(out, {"pretrain": asdict(settings)}, resume=flags.get("resume", False))
     return settings
 
 

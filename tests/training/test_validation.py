@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_cohort, tiny_config
+from tiny import tiny_cohort, tiny_config, with_images
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -54,11 +54,6 @@ def validate(
     train, validation = train or parts()[0], validation or parts()[1]
     model = model_of(settings, train)
     return Validator(train, validation, model, settings)(model, *CPU)
-
-
-def relabelled(cohort: Cohort, label: Any) -> Cohort:
-    images = cohort.images.assign(label=label)
-    return replace(cohort, tables=replace(cohort.tables, images=images))
 
 
 # ------------------------------------------------------------------ figures
@@ -122,13 +117,13 @@ def test_equal_metadata_count_as_found() -> None:
 def test_the_neighbours_have_labels_and_are_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     train, validation = parts()
     even = np.arange(len(train)) % 2 == 0
-    half = relabelled(train, train.images["label"].where(even, None))
+    half = with_images(train, label=train.images["label"].where(even, None))
     monkeypatch.setattr(online, "KNN_IMAGES", 7)
     found = Validator(half, validation, model_of(config()), config()).neighbours
     assert found is not None
     assert len(found) == 7
     assert set(found.images["image_id"]) < set(train.images["image_id"][even])
-    one = relabelled(train, "nevus")
+    one = with_images(train, label="nevus")
     assert Validator(one, validation, model_of(config()), config()).neighbours is None
 
 
@@ -192,9 +187,9 @@ def test_too_few_validation_patients_are_refused_before_training_begins() -> Non
 def test_a_knn_monitor_needs_labels_on_both_sides(unlabelled: str) -> None:
     train, validation = parts()
     if unlabelled == "train":
-        train = relabelled(train, None)
+        train = with_images(train, label=None)
     else:
-        validation = relabelled(validation, None)
+        validation = with_images(validation, label=None)
     with pytest.raises(CohortError, match="knn_balanced_accuracy needs labels of two classes"):
         validate(config(monitor="knn_balanced_accuracy"), train, validation)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from slimp.models.config import ModelConfig
 from slimp.models.image_encoder import ImageEncoder
 from slimp.models.known_weights import read_header
 from slimp.models.nested import Slimp
+from slimp.models.persistence import read_tensors, save_tensors
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training.adapt import adapt
 from slimp.training.config import AdaptConfig
@@ -84,6 +86,12 @@ def test_a_file_may_have_an_at_sign_in_its_path(tmp_path: Path, file: Path) -> N
     shutil.copy(file, moved)
     assert as_run(f"weights:{moved}") == as_run(f"weights:{file}")
     assert as_run(f"weights:{moved}@{SIZE}") == as_run(f"weights:{file}@{SIZE}")
+
+
+def test_a_name_that_a_file_says_does_not_lead_out_of_the_cache(file, cache):
+    known = replace(read_header(file), name="../../x")
+    save_tensors(file, read_tensors(file), known.to_header())
+    assert as_run(f"weights:{file}").parent == cache / "slimp" / "runs"
 
 
 def test_it_cannot_be_adapted_and_the_way_is_named(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def _announce(found: Adaptation) -> None:
 def _measure_forgetting(arguments: Arguments, reference: Cohort) -> None:
     from slimp.data.files import write_json
     from slimp.evaluation.forgetting import forgetting
-    from slimp.evaluation.run_features import device_of
+    from slimp.training.devices import device_of
 
     device = device_of(arguments.config.accelerator)
     with progress_bar("embedding the reference") as progress:

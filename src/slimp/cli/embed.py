@@ -55,9 +55,9 @@ def run(arguments: Arguments) -> None:
     """Embeds and writes the file."""
     from slimp.data.cohort import Cohort
     from slimp.data.files import write_json
-    from slimp.evaluation.run_features import precision_of
     from slimp.features.embed import embed
     from slimp.models.nested import Slimp
+    from slimp.training.devices import precision_of
     from slimp.training.weights_run import as_run
 
     out, backend, pseudo = arguments.out, arguments.backend, arguments.pseudo

@@ -59,9 +59,9 @@ def run(arguments: Arguments) -> None:
     from slimp.cli.inputs import noted
     from slimp.data.cohort import Cohort
     from slimp.data.files import check_output, new_folder
-    from slimp.evaluation.run_features import device_of
     from slimp.explain.explain import explain
     from slimp.report.explanation import write_explanation_report
+    from slimp.training.devices import device_of
 
     out = arguments.out
     check_output(out, overwrite=arguments.overwrite)

@@ -31,7 +31,7 @@ class Embedding:
     @property
     def device(self) -> str:
         """The device that `accelerator` stands for."""
-        from slimp.evaluation.run_features import device_of
+        from slimp.training.devices import device_of
 
         return device_of(self.accelerator)
 

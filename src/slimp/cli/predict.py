@@ -55,10 +55,10 @@ def run(arguments: Arguments) -> None:
     """Predicts, prints and writes."""
     import json
 
-    from slimp.evaluation.run_features import device_of
     from slimp.prediction.inputs import find_images
     from slimp.prediction.output import STATEMENT, to_dict
     from slimp.prediction.predictor import Predictor
+    from slimp.training.devices import device_of
 
     out = arguments.out
     if out is not None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,13 +58,11 @@ class LevelBatch:
 
     def to(self, device: torch.device) -> LevelBatch:
         """The same on another device."""
-        return replace(
-            self,
-            rows=None if self.rows is None else self.rows.to(device),
-            original=None if self.original is None else self.original.to(device),
-            groups=None if self.groups is None else self.groups.to(device),
-            parent=self.parent.to(device),
-        )
+        moved: dict[str, Any] = {}
+        for name in ("rows", "groups", "parent", "original"):
+            found = getattr(self, name)
+            moved[name] = None if found is None else found.to(device)
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,23 +181,17 @@ class CohortRows:
         ]
         levels = []
         for name, index, parent in walk if "image" in self.rows else walk[1:]:
-            rows, original, groups, at = None, None, None, torch.from_numpy(index)
+            whole, groups, at = None, None, torch.from_numpy(index)
             if name in self.rows:
-                rows, groups = self.rows[name][at], self.groups[name][at]
-            if rows is not None and self._disturb is not None:
-                original = rows
-                dropout, corruption = (
-                    self._disturb.feature_dropout,
-                    self._disturb.feature_corruption,
-                )
-                rows = self.encodings[name].disturb(
-                    rows, rng, dropout=dropout, corruption=corruption
-                )
+                whole, groups = self.rows[name][at], self.groups[name][at]
+            rows = whole
+            if whole is not None and self._disturb is not None:
+                rows = self.encodings[name].disturb(whole, rng, self._disturb)
             levels.append(
                 LevelBatch(
                     name=name,
                     rows=rows,
-                    original=original,
+                    original=None if rows is whole else whole,
                     groups=groups,
                     parent=torch.from_numpy(parent),
                     count=len(index),

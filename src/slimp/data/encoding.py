@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from slimp.data.config import BatchConfig
 from slimp.data.schema import Feature, Kind, Level, LevelName
 
 
@@ -38,7 +39,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.present)
 
-    def __getitem__(self, index: Int[Tensor, " m"]) -> Rows:
+    def __getitem__(self, index: Int[Tensor, " m"] | slice) -> Rows:
         return Rows(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
     def to(self, device: torch.device | str) -> Rows:
@@ -130,23 +131,17 @@ class Encoding:
         }
         return Rows(**{name: torch.from_numpy(values) for name, values in tables.items()})
 
-    def disturb(
-        self, rows: Rows, rng: np.random.Generator, *, dropout: float, corruption: float
-    ) -> Rows:
+    def disturb(self, rows: Rows, rng: np.random.Generator, how: BatchConfig) -> Rows:
         """Rows with some known cells hidden and some swapped, against memorising (ours).
 
-        Args:
-            rows: rows of this encoding.
-            rng: of the draws.
-            dropout: probability with which a token counts as missing.
-            corruption: probability with which a token takes another row's value (SCARF,
-                arXiv 2106.15147).
+        A token counts as missing with probability `feature_dropout`, and takes another row's value
+        with probability `feature_corruption` (SCARF, arXiv 2106.15147).
         """
         n, tokens = rows.present.shape
         donor = rng.integers(max(n, 1), size=(n, tokens))
-        keep = rng.random((n, tokens)) >= corruption
+        keep = rng.random((n, tokens)) >= how.feature_corruption
         source = torch.from_numpy(np.where(keep, np.arange(n)[:, None], donor))  # (n, t)
-        hidden = torch.from_numpy(rng.random((n, tokens)) < dropout)
+        hidden = torch.from_numpy(rng.random((n, tokens)) < how.feature_dropout)
         values: dict[Kind, list[Tensor]] = {"continuous": [], "categorical": [], "checkbox": []}
         for token, (feature, columns) in enumerate(self.cells()):
             table = getattr(rows, feature.kind)
@@ -183,36 +178,29 @@ class Encoding:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Encoding:
         """The inverse of `to_dict`, also after a trip through JSON."""
-        entries: list[dict[str, Any]] = [
-            {
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in entry.items()
+        features = []
+        for entry in content["features"]:
+            known: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()
             }
-            for entry in content["features"]
-        ]
-        for entry in entries:
-            entry["also"] = tuple(map(tuple, entry["also"]))
-        return cls(
-            level=content["level"], features=tuple(FittedFeature(**entry) for entry in entries)
-        )
+            known["also"] = tuple(map(tuple, known["also"]))
+            features.append(FittedFeature(**known))
+        return cls(level=content["level"], features=tuple(features))
 
 
 def _fit(feature: Feature, table: pd.DataFrame) -> FittedFeature:
-    fitted = FittedFeature(
-        name=feature.name, kind=feature.kind, columns=feature.columns, unit=feature.unit
-    )
+    given = {name: getattr(feature, name) for name in ("name", "kind", "columns", "unit")}
     known = table[feature.columns[0]].dropna()
     if feature.kind == "continuous" and len(known):
         values = known.to_numpy(dtype=np.float64)
         rounding = 1e-9 * float(np.abs(values).max())  # the spread of a constant column
         std = float(values.std()) if values.std() > rounding else 1.0
-        return replace(fitted, mean=float(values.mean()), std=std)
+        return FittedFeature(**given, mean=float(values.mean()), std=std)
     if feature.kind == "categorical":
         seen = tuple(sorted(known.unique().tolist()))
-        return replace(
-            fitted, categories=seen if feature.categories is None else feature.categories
-        )
-    return fitted
+        fixed = feature.categories
+        return FittedFeature(**given, categories=seen if fixed is None else fixed)
+    return FittedFeature(**given)
 
 
 def _encode(feature: FittedFeature, table: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -37,14 +37,10 @@ def shard(rows: int, process: int, processes: int) -> slice:
 
 
 def gather_rows(x: Float[Tensor, "n d"], rows: int) -> Float[Tensor, "m d"]:
-    """The rows of all processes' shards in order, with gradient to those of this process.
+    """The `rows` of all processes' shards in order, with gradient to those of this process.
 
     Every process must go on to compute the same loss from them: then the gradient of its own rows
     is complete, and no gradient has to be exchanged here.
-
-    Args:
-        x: this process's shard.
-        rows: of all shards together.
     """
     if process_and_count()[1] == 1:
         return x
@@ -78,10 +74,6 @@ def exchange_gradients(sharded: Iterable[nn.Parameter], replicated: Iterable[nn.
     Those of parameters that saw the whole batch in every process are equal already, up to the
     order in which a GPU adds; their mean keeps the processes' weights identical bit by bit. A
     parameter that took part nowhere keeps no gradient, so that the optimizer leaves it alone.
-
-    Args:
-        sharded: parameters of the image encoder.
-        replicated: all others.
     """
     _, processes = process_and_count()
     if processes == 1:

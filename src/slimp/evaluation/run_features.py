@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 
 from slimp.data.cohort import Cohort
@@ -24,11 +23,7 @@ from slimp.features.embed import (
 from slimp.features.encode import InferenceConfig, Progress
 from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.models.nested import Slimp
-from slimp.training.config import PretrainConfig
-from slimp.training.devices import fast_precision
 from slimp.training.parts import EARLIER_PATIENTS, LEARNED_FROM, earlier_parts, stages
-
-Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def parts_of_run(run: Path, cohort: Cohort) -> dict[str, str] | None:
@@ -55,23 +50,6 @@ def parts_of_run(run: Path, cohort: Cohort) -> dict[str, str] | None:
         for patient, part in earlier_parts(run).items()
         if patient in known or (patient in met and part in LEARNED_FROM)
     }
-
-
-def device_of(accelerator: Accelerator) -> str:
-    """The device that an `--accelerator` stands for; auto is the fastest one available."""
-    if accelerator != "auto":
-        return accelerator
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def precision_of(
-    precision: Literal["auto", "32", "bf16"], accelerator: Accelerator
-) -> Literal["32", "bf16"]:
-    """The number format that a `--precision` stands for; auto is bf16 where it is fast."""
-    config = PretrainConfig(precision=precision, accelerator=accelerator)
-    return "bf16" if fast_precision(config).precision == "bf16" else "32"
 
 
 def cached_features(

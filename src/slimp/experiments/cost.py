@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from slimp.evaluation.run_features import device_of
 from slimp.experiments.cells import Cell
 from slimp.experiments.cohorts import OTHER, images_in
 from slimp.models.config import ModelConfig
@@ -24,7 +23,7 @@ from slimp.models.image_encoder import ImageEncoder, fused_attention
 from slimp.models.precision import autocast_on
 from slimp.training.chunk_size import CPU_FRACTION, GPU_FRACTION, free_bytes
 from slimp.training.config import PretrainConfig, part_of
-from slimp.training.devices import fast_precision
+from slimp.training.devices import device_of, fast_precision
 
 TIMED = {"cuda": 256}
 """Images of the timed step; 16 on other devices."""

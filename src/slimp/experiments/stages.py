@@ -20,7 +20,6 @@ from slimp.errors import UserError
 from slimp.evaluation.folds import Split, parts_of_splits
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import TWO, Task, codes_of, make_task, relabelled
-from slimp.evaluation.run_features import device_of
 from slimp.experiments.asked import Asked
 from slimp.experiments.baselines import Train
 from slimp.experiments.cells import Cell, in_order
@@ -36,6 +35,7 @@ from slimp.retrieval.index import EmbeddedCohort
 from slimp.training.adapt import adapt
 from slimp.training.build_model import build_model
 from slimp.training.config import AdaptConfig, PretrainConfig
+from slimp.training.devices import device_of
 from slimp.training.loop import pretrain
 from slimp.training.parts import PATIENTS
 

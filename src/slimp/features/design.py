@@ -198,11 +198,10 @@ def as_columns(encoding: Encoding, rows: Rows) -> tuple[Float[Array, "n d"], lis
 
     The order is that of the tokens: continuous first.
     """
-    taken, columns, kinds = dict.fromkeys(("continuous", "categorical", "checkbox"), 0), [], []
-    for i, feature in enumerate(encoding.features):
-        table, known = getattr(rows, feature.kind).numpy(), rows.present[:, i].numpy()
-        for _ in feature.columns:
-            columns.append(np.where(known, table[:, taken[feature.kind]], np.nan))
-            kinds.append(feature.kind == "categorical")
-            taken[feature.kind] += 1
-    return np.column_stack([np.empty((len(rows), 0)), *columns]), kinds
+    columns: list[Array] = [np.empty((len(rows), 0))]
+    kinds: list[bool] = []
+    for (feature, cells), known in zip(encoding.cells(), rows.present.numpy().T, strict=True):
+        values = getattr(rows, feature.kind).numpy()[:, cells]
+        columns.append(np.where(known[:, None], values, np.nan))
+        kinds += [feature.kind == "categorical"] * values.shape[1]
+    return np.column_stack(columns), kinds

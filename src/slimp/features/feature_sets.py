@@ -28,9 +28,7 @@ FEATURE_SETS: dict[FeatureSet, tuple[str, ...]] = {
 }
 """Set -> its blocks. A block that a model or a cohort lacks is left out."""
 TABLE_LEVELS: dict[FeatureSet, tuple[LevelName, ...]] = {
-    "image": (),
-    "image+lesion": ("image", "lesion"),
-    "full": ("image", "lesion", "patient"),
-    "relative": ("image", "lesion", "patient"),
+    name: tuple(level for level, block in METADATA_KEYS.items() if block in blocks)
+    for name, blocks in FEATURE_SETS.items()
 }
 """Set -> the levels of its table."""

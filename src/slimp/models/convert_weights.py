@@ -11,8 +11,8 @@ from slimp.models.checkpoint_keys import fitting_weights
 from slimp.models.config import ModelConfig
 from slimp.models.image_encoder import ImageEncoder
 from slimp.models.known_weights import Weights, read_header
-from slimp.models.persistence import read_state_dicts
-from slimp.models.published_weights import from_package, save_weights
+from slimp.models.persistence import read_state_dicts, save_tensors
+from slimp.models.published_weights import from_package
 
 
 def fetch_weights(weights: Weights) -> Path:
@@ -25,7 +25,7 @@ def fetch_weights(weights: Weights) -> Path:
     if weights.package:
         return from_package(weights)
     encoder = ImageEncoder(_config(weights), pretrained=True)
-    save_weights(weights, encoder.model.state_dict(), weights.cached)
+    save_tensors(weights.cached, encoder.model.state_dict(), weights.to_header())
     return weights.cached
 
 
@@ -58,7 +58,7 @@ def convert_weights(file: Path, weights: Weights, out: Path) -> Weights:
     model = ImageEncoder(_config(weights)).model
     model.load_state_dict(fitting_weights(states, model, file))
     known = replace(weights, sha256=found)
-    save_weights(known, model.state_dict(), out)
+    save_tensors(out, model.state_dict(), known.to_header())
     return known
 
 

@@ -25,8 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from slimp.data.encoding import Encoding, Rows
-from slimp.errors import UserError
+from slimp.data.encoding import Rows
 from slimp.models.trace_checkpoints import TraceFeatures
 from slimp.models.transformer import TokenEncoder, TransformerLayer
 
@@ -43,7 +42,7 @@ class FTTransformer(nn.Module):
     to the projections. The residual branches have no dropout (its default).
 
     Args:
-        features: a fitted encoding, or the sizes alone.
+        features: sizes of the input.
         width: h, a multiple of `heads`; published default 192, with 3 layers of 8 heads.
         depth: layers.
         heads: attention heads.
@@ -59,7 +58,7 @@ class FTTransformer(nn.Module):
 
     def __init__(
         self,
-        features: Encoding | TraceFeatures,
+        features: TraceFeatures,
         *,
         width: int = 192,
         depth: int = 3,
@@ -68,19 +67,16 @@ class FTTransformer(nn.Module):
         missing: Literal["zero", "mask", "learned"] = "mask",
     ) -> None:
         super().__init__()
-        sizes = TraceFeatures.of(features) if isinstance(features, Encoding) else features
-        if sizes.tokens == 0:
-            raise UserError("a tabular encoder needs at least one feature.")
-        self.features, self.missing, self.embed_dim = sizes, missing, width
+        self.features, self.missing, self.embed_dim = features, missing, width
         # Slope and intercept. A third axis, so that no weight decay acts on them, as published.
-        self.values = nn.Parameter(torch.empty(sizes.continuous, 2, width))
-        self.embeddings = nn.ModuleList(_table(size, width) for size in sizes.categorical)
-        tokens = [1] * sizes.continuous
-        tokens += [1 if isinstance(size, int) else len(size) for size in sizes.categorical]
-        owner = torch.arange(sizes.tokens).repeat_interleave(torch.tensor(tokens))
+        self.values = nn.Parameter(torch.empty(features.continuous, 2, width))
+        self.embeddings = nn.ModuleList(_table(size, width) for size in features.categorical)
+        tokens = [1] * features.continuous
+        tokens += [1 if isinstance(size, int) else len(size) for size in features.categorical]
+        owner = torch.arange(features.tokens).repeat_interleave(torch.tensor(tokens))
         self.register_buffer("owner", owner, persistent=False)  # (t,) its feature
         if missing == "learned":
-            self.missing_vectors = nn.Parameter(torch.empty(sizes.tokens, width))
+            self.missing_vectors = nn.Parameter(torch.empty(features.tokens, width))
         self.encoder = PreNormEncoder(width=width, depth=depth, heads=heads, dropout=dropout)
         for name, parameter in self.named_parameters():
             if not name.startswith("encoder.transformer_encoder.") and ".norm." not in name:

@@ -57,12 +57,8 @@ def match_levels(
     """The levels of the adapted model, and those that it loses, from fine to coarse.
 
     A level that the cohort lacks is kept if it is above all levels of the cohort, so that retrieval
-    can still impute its metadata; a level below one of the cohort's is dropped.
-
-    Args:
-        run: encodings of the model that is adapted.
-        cohort: encodings fitted on the training patients of the cohort.
-        rename: feature of the cohort -> the run's name for it, where they differ.
+    can still impute its metadata; a level below one of the cohort's is dropped. Arguments: as
+    `transfer`.
 
     Raises:
         UserError: `rename` names a feature that is not there, or two of different levels.

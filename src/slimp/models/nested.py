@@ -35,7 +35,7 @@ from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding, Rows
 from slimp.data.processes import gather_rows
 from slimp.data.schema import LEVELS, LevelName
-from slimp.errors import CheckpointError, UserError
+from slimp.errors import CheckpointError
 from slimp.models.config import ModelConfig
 from slimp.models.image_encoder import ImageEncoder, ImageSpec, mixes_rows
 from slimp.models.known_weights import channels
@@ -48,7 +48,7 @@ from slimp.models.persistence import (
     read_tensors,
     save_model,
 )
-from slimp.models.pooling import AttentionPool, MeanPool, Siblings, mean_pool
+from slimp.models.pooling import AttentionPool, Siblings, mean_pool
 from slimp.models.projection import Temperature, projection
 from slimp.models.reconstruction import CellDecoder
 from slimp.models.tabular import tabular_encoder
@@ -57,6 +57,8 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 """Makes contexts in which the encoders compute in their number format."""
 Metadata = Callable[[LevelBatch, Float[Tensor, "n p"]], Float[Tensor, "n h"]]
 """A level, and the projection of what lies below it -> an embedding of metadata per row."""
+Pool = Callable[[Tensor, Tensor, int], Tensor]
+"""Children, the number of each one's parent, and how many parents -> a row per parent."""
 
 TRAINING_ONLY = "training_only."
 """Before the names of parameters that only another objective needs: they are not saved."""
@@ -198,10 +200,9 @@ class Slimp(nn.Module):
         images: Float[Tensor, "_ d"],
         metadata: Mapping[LevelName, Float[Tensor, "_ h"]],
         batch: Batch,
-        weights: Mapping[str, float],
     ) -> NestedLoss:
-        """What training minimises; arguments as of `relate`, and the weights of the levels."""
-        return nested_loss(self.relate(images, metadata, batch), weights)
+        """What training minimises; arguments as of `relate`."""
+        return nested_loss(self.relate(images, metadata, batch), self.config.weights)
 
     def climb(
         self, h: Float[Tensor, "c d"], levels: Sequence[LevelBatch], metadata: Metadata
@@ -258,21 +259,16 @@ class Slimp(nn.Module):
             CheckpointError: the folder holds no model, or a damaged one.
         """
         folder = Path(folder)
-        config, encodings, expected = read_description(folder)
+        config, encodings, image = read_description(folder)
         try:
             model = cls(config, encodings)
-        except UserError as error:
+            # As the weights that the run began with expect, whatever timm says of the encoder.
+            model.image_encoder.normalise_as(channels(image["mean"]), channels(image["std"]))
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{folder / DESCRIPTION}: describes no model of slimp ({error})."
             ) from None
         load_tensors(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
-        try:  # as the weights that the run began with expect, whatever timm says of the encoder
-            mean, std = channels(expected["mean"]), channels(expected["std"])
-            model.image_encoder.normalise_as(mean, std)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{folder / DESCRIPTION}: damaged preprocessing of images ({error!r})."
-            ) from None
         return model.eval()
 
 
@@ -309,12 +305,9 @@ class MetadataLevel(nn.Module):
 
     def __init__(self, width: int, encoding: Encoding, config: ModelConfig) -> None:
         super().__init__()
-        self.name = encoding.level
-        self.encoding = encoding
-        self.duplicates = config.duplicates
-        self.positive_temperature = config.positive_temperature
+        self.encoding, self.config = encoding, config
         self.tabular = tabular_encoder(encoding, config)
-        self.pool = AttentionPool(width) if config.pooling == "attention" else MeanPool()
+        self.pool: Pool = AttentionPool(width) if config.pooling == "attention" else mean_pool
         self.project_below = projection(width, config)
         context = config.context == "patient" and encoding.level == "lesion"
         self.project_siblings = Siblings(width) if context else None
@@ -334,15 +327,15 @@ class MetadataLevel(nn.Module):
     def pair(self, query: Float[Tensor, "n p"], m: Float[Tensor, "n h"], level: LevelBatch) -> Pair:
         """What lies below (images and finer metadata), projected, and the projected metadata."""
         soft = None
-        if self.duplicates == "soft" and level.whole is not None:
+        if self.config.duplicates == "soft" and level.whole is not None:
             points = self.encoding.coordinates(level.whole)
-            soft = SoftPositives(points=points, temperature=self.positive_temperature)
+            soft = SoftPositives(points=points, temperature=self.config.positive_temperature)
         return Pair(
-            name=self.name,
+            name=self.encoding.level,
             anchor=query,
             target=self.project_metadata(m),
             temperature=self.temperature(),
             bias=self.temperature.bias,
-            groups=level.groups if self.duplicates == "positive" else None,
+            groups=level.groups if self.config.duplicates == "positive" else None,
             soft=soft,
         )

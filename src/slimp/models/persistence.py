@@ -38,16 +38,8 @@ def save_model(
     encodings: Mapping[LevelName, Encoding],
     image: Mapping[str, Any],
 ) -> None:
-    """Writes `model.safetensors` and `model.json`: enough to build the model anywhere.
-
-    Raises:
-        CheckpointError: the weights cannot be written.
-    """
-    try:
-        with new_file(folder / WEIGHTS) as partial:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
-    except SafetensorError as error:  # for a full disk too
-        raise CheckpointError(f"{folder}: cannot write the weights ({error}).") from None
+    """Writes `model.safetensors` and `model.json`: enough to build the model anywhere."""
+    save_tensors(folder / WEIGHTS, tensors)
     content = {
         "format": FORMAT,
         "config": asdict(config),
@@ -55,6 +47,22 @@ def save_model(
         "image": dict(image),
     }
     write_json(folder / DESCRIPTION, content)
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Writes a .safetensors file, atomically.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    content = {name: value.contiguous() for name, value in tensors.items()}
+    try:
+        with new_file(path) as partial:
+            save_file(content, partial, metadata=metadata)
+    except SafetensorError as error:  # for a full disk too
+        raise CheckpointError(f"{path}: cannot write the weights ({error}).") from None
 
 
 def read_description(folder: Path) -> tuple[ModelConfig, dict[LevelName, Encoding], dict[str, Any]]:

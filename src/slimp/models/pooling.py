@@ -13,16 +13,6 @@ from torch.nn import functional
 from slimp.data.batches import LevelBatch
 
 
-class MeanPool(nn.Module):
-    """Mean over children (the paper)."""
-
-    def forward(
-        self, x: Float[Tensor, "c d"], parent: Int[Tensor, " c"], count: int
-    ) -> Float[Tensor, "n d"]:
-        """One row per parent."""
-        return mean_pool(x, parent, count)
-
-
 class AttentionPool(nn.Module):
     """Gated attention over children (Ilse et al. 2018, eq. 9), so that one lesion can stand out.
 
@@ -59,7 +49,7 @@ class AttentionPool(nn.Module):
 def mean_pool(
     x: Float[Tensor, "c d"], parent: Int[Tensor, " c"], count: int
 ) -> Float[Tensor, "n d"]:
-    """Mean of each parent's children; ragged, so no row is padding."""
+    """Mean of each parent's children (the paper); ragged, so no row is padding."""
     sums = x.new_zeros(count, x.shape[-1]).index_add(0, parent, x)
     sizes = torch.bincount(parent, minlength=count).unsqueeze(-1)
     return sums / sizes

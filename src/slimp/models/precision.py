@@ -28,7 +28,7 @@ def bf16_is_fast(device: str) -> bool:
     """Whether matrix products in bf16 are fast on a kind of device; measured on CPUs."""
     if device == "cpu":
         return _bf16_speedup_on_cpu() > WORTHWHILE
-    return device == "cuda" and torch.cuda.is_bf16_supported()
+    return device == "cuda" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 def autocast_on(device: torch.device, precision: str) -> Autocast:

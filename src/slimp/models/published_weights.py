@@ -6,20 +6,16 @@ file is made of it when first asked for; others `slimp weights fetch` and `conve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
-from slimp.data.files import new_file, sha256_of
+from slimp.data.files import sha256_of
 from slimp.errors import CheckpointError, UserError
 from slimp.models.known_weights import Weights, known_weights, read_header
-from slimp.models.persistence import read_state_dicts
+from slimp.models.persistence import read_state_dicts, save_tensors
 
 
 def file_of(weights: str) -> Path:
@@ -34,11 +30,8 @@ def file_of(weights: str) -> Path:
     known = known_weights()[weights]
     if known.cached.is_file():
         found = read_header(known.cached)
-        same = found is not None and (found.encoder, found.mean, found.std) == (
-            *(known.encoder, known.mean),
-            known.std,
-        )
-        if found is None or not same or (known.sha256 and found.sha256 != known.sha256):
+        checked = ("encoder", "mean", "std", *(["sha256"] if known.sha256 else []))
+        if found is None or any(getattr(found, x) != getattr(known, x) for x in checked):
             raise CheckpointError(
                 f"{known.cached}: not what '{weights}' stands for in this version. Delete it and "
                 f"make it again: {known.how}."
@@ -71,19 +64,5 @@ def from_package(weights: Weights) -> Path:
     with torch.device("meta"):
         names = timm.create_model(weights.encoder, pretrained=False).state_dict()
     named = dict(zip(names, tensors.values(), strict=True))
-    save_weights(weights, named, weights.cached)
+    save_tensors(weights.cached, named, weights.to_header())
     return weights.cached
-
-
-def save_weights(weights: Weights, tensors: Mapping[str, Tensor], out: Path) -> None:
-    """Writes a safetensors file with what is known of the weights in its header, atomically.
-
-    Raises:
-        CheckpointError: it cannot be written.
-    """
-    content = {name: value.contiguous() for name, value in tensors.items()}
-    try:
-        with new_file(out) as partial:
-            save_file(content, partial, metadata=weights.to_header())
-    except SafetensorError as error:  # for a full disk too
-        raise CheckpointError(f"{out}: cannot write the weights ({error}).") from None

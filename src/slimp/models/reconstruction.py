@@ -19,10 +19,6 @@ class CellDecoder(nn.Module):
 
     TIP predicts each cell from its own token, by a Transformer that also sees the image. Here all
     are predicted from the pooled embedding of images and table, because that is what probes use.
-
-    Args:
-        width: of the embedding.
-        encoding: of the level.
     """
 
     def __init__(self, width: int, encoding: Encoding) -> None:

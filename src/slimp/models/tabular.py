@@ -13,6 +13,7 @@ from slimp.models.config import ModelConfig
 from slimp.models.ft_transformer import FTTransformer
 from slimp.models.image_encoder import fused_attention
 from slimp.models.trace import Trace, TraceConfig
+from slimp.models.trace_checkpoints import TraceFeatures
 
 
 def tabular_encoder(encoding: Encoding, config: ModelConfig) -> Trace | FTTransformer:
@@ -25,8 +26,8 @@ def tabular_encoder(encoding: Encoding, config: ModelConfig) -> Trace | FTTransf
         "missing": config.missing,
     }
     if config.tabular == "ft-transformer":
-        return FTTransformer(encoding, **sizes)
-    return Trace(encoding, TraceConfig(**sizes))
+        return FTTransformer(TraceFeatures.of(encoding), **sizes)
+    return Trace(TraceFeatures.of(encoding), TraceConfig(**sizes))
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from slimp.data.config import require_fractions, require_positive
-from slimp.data.encoding import Encoding, Rows
+from slimp.data.encoding import Rows
 from slimp.errors import CheckpointError, UserError
 from slimp.models.persistence import misfit
 from slimp.models.trace_checkpoints import TraceFeatures, published_names
@@ -64,7 +64,7 @@ class Trace(nn.Module):
     PyTorch's layers do, with rows of 0 for missing categories.
 
     Args:
-        features: a fitted encoding, or the sizes alone.
+        features: sizes of the input.
         config: architecture.
 
     Attributes:
@@ -74,28 +74,21 @@ class Trace(nn.Module):
         rows of n rows and t tokens -> (n, embed_dim)
     """
 
-    def __init__(
-        self,
-        features: Encoding | TraceFeatures,
-        config: TraceConfig | None = None,
-    ) -> None:
+    def __init__(self, features: TraceFeatures, config: TraceConfig | None = None) -> None:
         super().__init__()
-        sizes = TraceFeatures.of(features) if isinstance(features, Encoding) else features
-        if sizes.tokens == 0:
-            raise UserError("a tabular encoder needs at least one feature.")
-        self.features = sizes
+        self.features = features
         self.config = config = config or TraceConfig()
         self.embed_dim = width = config.width
-        self.embeddings = nn.ModuleList(_table(size, width) for size in sizes.categorical)
-        if sizes.continuous and config.continuous == "mlp":
-            self.num_mlp = ContinuousMLP(sizes.continuous, width)
-        elif sizes.continuous and config.continuous == "embed":
-            self.num_embeddings = nn.Parameter(torch.randn(1, sizes.continuous, width))
-        elif sizes.continuous:
-            self.norm = nn.LayerNorm(sizes.continuous, eps=1e-6)
-            self.embed_dim += sizes.continuous
+        self.embeddings = nn.ModuleList(_table(size, width) for size in features.categorical)
+        if features.continuous and config.continuous == "mlp":
+            self.num_mlp = ContinuousMLP(features.continuous, width)
+        elif features.continuous and config.continuous == "embed":
+            self.num_embeddings = nn.Parameter(torch.randn(1, features.continuous, width))
+        elif features.continuous:
+            self.norm = nn.LayerNorm(features.continuous, eps=1e-6)
+            self.embed_dim += features.continuous
         if config.missing == "learned":
-            self.missing_vectors = nn.Parameter(torch.randn(sizes.tokens - self._skipped, width))
+            self.missing_vectors = nn.Parameter(torch.randn(features.tokens - self._skipped, width))
         self.encoder = TokenEncoder(
             width=width,
             depth=config.depth,

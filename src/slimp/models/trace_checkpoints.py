@@ -28,6 +28,10 @@ class TraceFeatures:
     categorical: tuple[int | tuple[int, ...], ...]
     """Per further token: K of a categorical feature, or a tuple of ones, a per box of a group."""
 
+    def __post_init__(self) -> None:
+        if self.tokens == 0:
+            raise UserError("a tabular encoder needs at least one feature.")
+
     @classmethod
     def of(cls, encoding: Encoding) -> TraceFeatures:
         """Sizes of a fitted encoding."""

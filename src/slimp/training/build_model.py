@@ -21,10 +21,7 @@ from slimp.training.config import PRESETS, PretrainConfig, part_of
 def build_model(train: Cohort, config: PretrainConfig, kind: Callable[..., Slimp] = Slimp) -> Slimp:
     """A model whose encodings are fitted on `train`, with the starting weights that are asked for.
 
-    Args:
-        train: the training patients.
-        config: all settings.
-        kind: a subclass of `Slimp` with another objective.
+    `kind` may be a subclass with another objective.
 
     Raises:
         UserError: no level with a weight has metadata, or the starting weights do not fit.

@@ -41,6 +41,19 @@ class Progress:
     stopped: bool = False
     """Early stopping has ended the run."""
 
+    def improves(self, value: float, *, lower: bool, patience: int) -> bool:
+        """Whether the monitored metric is the best so far; may end the run, if `patience` > 0.
+
+        `lower`: the lower the better. Of equal values the first is the best.
+        """
+        sign = -1 if lower else 1
+        if self.best is None or sign * value > sign * self.best:
+            self.best, self.stale = value, 0
+            return True
+        self.stale += 1
+        self.stopped = 0 < patience <= self.stale
+        return False
+
 
 class Checkpoints(AbstractContextManager["Checkpoints"]):
     """The checkpoints of one run, written in the background; the oldest are deleted.
@@ -48,9 +61,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
     On leaving the context, or after `close`, the last one is complete. Of several processes only
     one may save; all may load before it does.
 
-    Args:
-        folder: of the checkpoints `step_00000200/` and so on.
-        keep: number of the newest checkpoints to keep.
+    They are the folders `step_00000200/` and so on in `folder`; the newest `keep` stay.
     """
 
     def __init__(self, folder: Path, *, keep: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -15,6 +16,8 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from slimp.errors import UserError
 from slimp.models.precision import bf16_is_fast
 from slimp.training.config import PretrainConfig
+
+Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def make_fabric(config: PretrainConfig) -> Fabric:
@@ -61,14 +64,24 @@ def _world(config: PretrainConfig) -> tuple[int, int]:
     return launched
 
 
+def device_of(accelerator: Accelerator) -> str:
+    """The device that an `--accelerator` stands for; auto is the fastest one available."""
+    if accelerator != "auto":
+        return accelerator
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def precision_of(
+    precision: Literal["auto", "32", "bf16"], accelerator: Accelerator
+) -> Literal["32", "bf16"]:
+    """The number format that a `--precision` stands for; auto is bf16 where it is fast."""
+    if precision != "auto":
+        return precision
+    return "bf16" if bf16_is_fast(device_of(accelerator)) else "32"
+
+
 def fast_precision(config: PretrainConfig) -> PretrainConfig:
     """The configuration with `precision="auto"` resolved for the device that will be used."""
-    if config.precision != "auto":
-        return config
-    on_cpu = config.accelerator == "cpu" or (
-        config.accelerator == "auto"
-        and not torch.cuda.is_available()
-        and not torch.backends.mps.is_available()
-    )
-    bf16 = bf16_is_fast("cpu" if on_cpu else "cuda" if torch.cuda.is_available() else "mps")
-    return replace(config, precision="bf16" if bf16 else "32")
+    return replace(config, precision=precision_of(config.precision, config.accelerator))

@@ -22,23 +22,22 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 
 from slimp.data.batches import Batch, PatientBatches, epoch_loader
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding
-from slimp.data.files import new_file
 from slimp.data.images import Workers, decoding_processes
 from slimp.data.schema import LevelName
+from slimp.data.signals import deferred_signals
 from slimp.features.design import one_hot
 from slimp.features.embed import embed
 from slimp.features.encode import InferenceConfig, encode_table
 from slimp.features.feature_sets import FEATURE_SETS, METADATA_KEYS, FeatureSet
 from slimp.models.adapt_model import transfer
 from slimp.models.nested import Slimp
-from slimp.models.persistence import load_tensors, read_tensors
+from slimp.models.persistence import load_tensors, read_tensors, save_tensors
 from slimp.models.precision import autocast_on, suit_to_device
 from slimp.training.checkpoint import Checkpoints, Progress
 from slimp.training.config import FinetuneConfig
@@ -46,7 +45,7 @@ from slimp.training.gradient_cache import seed_dropout
 from slimp.training.loop import require_finite
 from slimp.training.optimizer import learning_rate, make_optimizer
 from slimp.training.parts import PATIENTS, Parts
-from slimp.training.run_folder import Log, deferred_signals, step_bar
+from slimp.training.run_folder import Log, step_bar
 
 Array = np.ndarray[Any, np.dtype[Any]]
 CHECKPOINTS, BEST = "checkpoints", "best.safetensors"
@@ -132,14 +131,13 @@ class Classifier(nn.Module):
         images = self.model.encode_images(batch.pixels[0])  # (n, w)
         mean = self.mean[: images.shape[1]].to(images.dtype)
         features = [torch.where((hidden == 2)[:, None], mean, images)]
-        row, table = torch.arange(len(images), device=images.device), []
+        table = []
         for level in batch.levels:
-            row = level.parent[row]  # (n,) this level's row of each image
             if level.rows is None or level.name not in self.levels:
                 continue
             # Below the rows of the level one without any cell, which the images of 1 take.
             rows = level.rows.with_empty()
-            own = torch.where(hidden == 1, len(rows) - 1, row)
+            own = torch.where(hidden == 1, len(rows) - 1, batch.owners(level.name))
             features.append(self.model.encode_rows(level.name, rows)[own])  # (n, h)
             hot = one_hot(self.model.encodings[level.name], rows.to("cpu"))
             table.append(torch.from_numpy(hot).to(images)[own])
@@ -229,7 +227,9 @@ def finetune(
                 progress.epoch += 1
                 metrics = validate(classifier, validation, config.workers)
                 log.write("epoch", progress, **metrics)
-                keep_best(out, classifier, metrics["validation_loss"], progress, config.patience)
+                value = metrics["validation_loss"]
+                if progress.improves(value, lower=True, patience=config.patience):
+                    save_tensors(out / BEST, classifier.state_dict())
             if epoch_ends or stop.wanted:
                 progress.log_bytes = log.length
                 checkpoints.save(classifier, optimizer, progress)
@@ -292,19 +292,6 @@ def validate(classifier: Classifier, cohort: Cohort, workers: Workers) -> dict[s
         "validation_loss": min(losses),
         "validation_balanced_accuracy": (right.sum() / weight[truth].sum()).item(),
     }
-
-
-def keep_best(
-    out: Path, classifier: Classifier, loss: float, progress: Progress, patience: int
-) -> None:
-    """Saves the weights if the loss is the least so far; may end the training."""
-    if progress.best is None or loss < progress.best:
-        progress.best, progress.stale = loss, 0
-        with new_file(out / BEST) as partial:
-            save_file({n: x.contiguous() for n, x in classifier.state_dict().items()}, partial)
-        return
-    progress.stale += 1
-    progress.stopped = 0 < patience <= progress.stale
 
 
 def clear(out: Path) -> None:

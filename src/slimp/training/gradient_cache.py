@@ -12,7 +12,7 @@ The second forward pass costs a third more time; activations are held for one ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,7 +34,7 @@ CHUNKS = 3
 nearer to the processor, and on GPUs they are large enough still."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Chunk:
     """Some rows of one encoder's input, few enough to be embedded with graph."""
 
@@ -51,7 +51,6 @@ class Chunk:
 def backward(
     model: Slimp,
     batch: Batch,
-    weights: Mapping[str, float],
     *,
     chunk: int,
     autocast: Autocast,
@@ -65,7 +64,6 @@ def backward(
     Args:
         model: in training mode.
         batch: on the model's device.
-        weights: per level.
         chunk: rows (images of all views, lesions, patients) that are embedded with graph at
             once, at most; a batch with no more of any takes the direct way, a larger one goes in
             chunks of a third of that.
@@ -79,7 +77,7 @@ def backward(
     """
     images = batch.pixels.shape[0] * batch.pixels.shape[1]
     if max(images, *(level.count for level in batch.levels)) <= chunk:
-        return _directly(model, batch, weights, autocast, seed)
+        return _directly(model, batch, autocast, seed)
     require_independent_rows(model, f"working in chunks of {chunk}")
     chunks = list(_chunks(model, batch, max(1, chunk // CHUNKS), seed))
     with record_function("encoders, without graph"), torch.no_grad():
@@ -90,7 +88,7 @@ def backward(
     metadata = {name: leaves[name] for name in model.inputs(batch)}
     with record_function("loss and its gradient"):
         with autocast():
-            loss = model.objective(leaves[IMAGES], metadata, batch, weights)
+            loss = model.objective(leaves[IMAGES], metadata, batch)
         loss.total.backward()  # type: ignore[no-untyped-call]
     with record_function("encoders, with gradient"):
         for part in chunks:
@@ -100,20 +98,14 @@ def backward(
     return loss
 
 
-def _directly(
-    model: Slimp,
-    batch: Batch,
-    weights: Mapping[str, float],
-    autocast: Autocast,
-    seed: tuple[int, ...],
-) -> NestedLoss:
+def _directly(model: Slimp, batch: Batch, autocast: Autocast, seed: tuple[int, ...]) -> NestedLoss:
     with record_function("encoders, forward"), autocast():
         seed_dropout((*seed, process_and_count()[0], 0))
         images = model.encode_images(batch.pixels.flatten(0, 1))
         seed_dropout((*seed, 0, 1))  # alike in all processes
         metadata = {n: model.encode_rows(n, rows) for n, rows in model.inputs(batch).items()}
     with record_function("loss, forward"), autocast():
-        loss = model.objective(images, metadata, batch, weights)
+        loss = model.objective(images, metadata, batch)
     with record_function("backward"):
         loss.total.backward()  # type: ignore[no-untyped-call]
     return loss
@@ -123,25 +115,21 @@ def _chunks(model: Slimp, batch: Batch, size: int, seed: tuple[int, ...]) -> Ite
     """The encoders' work on a batch, in chunks of at most `size` rows."""
     process, processes = process_and_count()
     pixels = batch.pixels.flatten(0, 1)  # (v * s, 3, height, width)
-
-    def make(
-        encoder: str, rows: slice, embed: Callable[[], Tensor], number: int, learner: nn.Module
-    ) -> Chunk:
-        learns = any(parameter.requires_grad for parameter in learner.parameters())
-        chance = (*seed, process if encoder == IMAGES else 0, number)
-        return Chunk(encoder=encoder, rows=rows, embed=embed, seed=chance, learns=learns)
-
     for number, rows in enumerate(_slices(len(pixels), size)):
-        embed = partial(model.encode_images, pixels[rows])
-        yield make(IMAGES, rows, embed, number, model.image_encoder)
+        embed: Callable[[], Tensor] = partial(model.encode_images, pixels[rows])
+        chance = (*seed, process, number)
+        yield Chunk(IMAGES, rows, embed, chance, _learns(model.image_encoder))
     # Metadata are embedded alike in all processes: counted on from the largest shard's chunks.
     number = len(_slices(len(batch.pixels) * -(-len(batch.image_rows) // processes), size))
     for name, found in model.inputs(batch).items():
-        index = torch.arange(len(found), device=found.present.device)
         for rows in _slices(len(found), size):
-            embed = partial(model.encode_rows, name, found[index[rows]])
-            yield make(name, rows, embed, number, model.level(name).tabular)
+            embed = partial(model.encode_rows, name, found[rows])
+            yield Chunk(name, rows, embed, (*seed, 0, number), _learns(model.level(name).tabular))
             number += 1
+
+
+def _learns(encoder: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in encoder.parameters())
 
 
 def _embed(chunk: Chunk, autocast: Autocast) -> Tensor:

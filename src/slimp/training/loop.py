@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from slimp.data.batches import Batch, PatientBatches, epoch_loader
 from slimp.data.cohort import Cohort
 from slimp.data.processes import agree, exchange_gradients, process_and_count
 from slimp.data.schema import LevelName
+from slimp.data.signals import deferred_signals
 from slimp.errors import CheckpointError, UserError
 from slimp.models.image_encoder import mixes_rows
 from slimp.models.nested import Autocast, Slimp
@@ -38,7 +39,7 @@ from slimp.training.devices import fast_precision, make_fabric
 from slimp.training.gradient_cache import backward, require_independent_rows
 from slimp.training.optimizer import learning_rate, make_optimizer
 from slimp.training.parts import BASELINE, PATIENTS, Parts, set_aside
-from slimp.training.run_folder import Log, deferred_signals, open_run, resolve_settings, step_bar
+from slimp.training.run_folder import Log, open_run, resolve_settings, step_bar
 from slimp.training.validation import Validator
 
 
@@ -123,8 +124,8 @@ def train(
 
     fabric.barrier()  # all have seen the folder as it was
     if main:  # whatever can be refused was refused before
-        sections = {"data": describe(parts), **(record or {})}
-        open_run(out, config, resume=resume, record=sections, files=files or {})
+        sections = {"pretrain": asdict(config), "data": describe(parts), **(record or {})}
+        open_run(out, sections, resume=resume, files=files)
         parts.save(out / PATIENTS)
     fabric.barrier()
     checkpoints = Checkpoints(out / "checkpoints", keep=config.keep_checkpoints)
@@ -164,7 +165,8 @@ def train(
                 if progress.epoch % config.validate_every == 0 or progress.step == total:
                     metrics = validate(model, device, autocast)
                     log.write("epoch", progress, **metrics)
-                    keep_best(out, model, metrics, progress, config, main=main)
+                    if is_best(metrics, progress, config) and main:
+                        model.save_pretrained(out)
             finished = progress.step == total or progress.stopped
             stopping = agree(float(stop.wanted), device, on="most") > 0
             if finished or stopping or progress.step % config.checkpoint_every_steps == 0:
@@ -197,14 +199,8 @@ def learn(
         UserError: the loss or the gradient is not a number; the weights are as they were.
     """
     model.train()
-    loss = backward(
-        model,
-        batch,
-        config.weights,
-        chunk=int(config.chunk),
-        autocast=autocast,
-        seed=(config.seed, step),
-    )
+    seed = (config.seed, step)
+    loss = backward(model, batch, chunk=int(config.chunk), autocast=autocast, seed=seed)
     with record_function("communication"):
         own: dict[bool, list[nn.Parameter]] = {True: [], False: []}
         for name, parameter in model.named_parameters():
@@ -270,27 +266,12 @@ def measured(
     return {"learning_rate": rate, "temperature": lesion, **now, "lesions_per_second": pace}
 
 
-def keep_best(
-    out: Path,
-    model: Slimp,
-    metrics: dict[str, float],
-    progress: Progress,
-    config: PretrainConfig,
-    *,
-    main: bool = True,
-) -> None:
-    """Saves the weights if the monitored metric is the best so far; may end the run."""
+def is_best(metrics: dict[str, float], progress: Progress, config: PretrainConfig) -> bool:
+    """Whether the weights are the best so far by the monitored metric; may end the run."""
     if config.monitor == "last":
-        return
-    value = metrics[config.monitor]
-    gain = -1 if config.monitor == "validation_loss" else 1
-    if progress.best is None or gain * value > gain * progress.best:
-        progress.best, progress.stale = value, 0
-        if main:
-            model.save_pretrained(out)
-        return
-    progress.stale += 1
-    progress.stopped = config.patience > 0 and progress.stale >= config.patience
+        return False
+    lower = config.monitor == "validation_loss"
+    return progress.improves(metrics[config.monitor], lower=lower, patience=config.patience)
 
 
 def require_finite(loss: float, norm: float, step: int) -> None:

@@ -207,13 +207,11 @@ def stages(run: Path) -> tuple[dict[str, str], ...] | None:
     """Patient -> part of each stage of a run, the newest first; None if it does not say."""
     if not (run / PATIENTS).is_file():
         return None
-    newest = _read_parts(run / PATIENTS)
-    found = [dict(zip(newest["patient_id"], newest["part"], strict=True))]
+    found = [_read_parts(run / PATIENTS)]
     if (run / EARLIER_PATIENTS).is_file():
-        earlier = _read_parts(run / EARLIER_PATIENTS)
-        for _, rows in sorted(earlier.groupby("stage"), reverse=True):
-            found.append(dict(zip(rows["patient_id"], rows["part"], strict=True)))
-    return tuple(found)
+        earlier = _read_parts(run / EARLIER_PATIENTS).groupby("stage")
+        found += [rows for _, rows in sorted(earlier, reverse=True)]
+    return tuple(dict(zip(x["patient_id"], x["part"], strict=True)) for x in found)
 
 
 def earlier_parts(run: Path) -> dict[str, str]:

@@ -6,9 +6,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -29,7 +29,6 @@ from slimp.data.files import (
     remove_partials,
     write_json,
 )
-from slimp.data.signals import deferred_signals as deferred_signals
 from slimp.errors import CheckpointError
 from slimp.training.checkpoint import Progress
 from slimp.training.config import PretrainConfig
@@ -74,7 +73,17 @@ def resolve_settings(
     """
     path = out / "config.json"
     if resume and path.is_file():
-        return _settings_to_resume(path, config, record or {}, defaults or {})
+        saved = read_json(path)
+        if not isinstance(saved, dict) or not isinstance(begun := saved.get("pretrain"), dict):
+            raise CheckpointError(f"{path}: not the settings of a run. Choose another --out.")
+        given = asdict(config)
+        if config.precision == "auto":  # it was resolved when the run started
+            given["precision"] = begun.get("precision", "auto")
+        if config.chunk == "auto":
+            given["chunk"] = begun.get("chunk", "auto")
+        usual = {"pretrain": asdict(PretrainConfig()), **(defaults or {})}
+        require_same(path, {"pretrain": given, **(record or {})}, saved, usual)
+        return PretrainConfig(**json.loads(json.dumps(given)))
     if resume and out.is_dir():
         remove_partials(out)  # of a run that was killed as it started
         if any(out.iterdir()):
@@ -88,21 +97,20 @@ def resolve_settings(
 
 def open_run(
     out: Path,
-    config: PretrainConfig,
+    record: Sections,
     *,
     resume: bool,
-    record: Sections | None = None,
     files: Mapping[str, Mapping[str, Any] | pd.DataFrame] | None = None,
 ) -> None:
     """Makes the run folder with `config.json` and `files`; an existing one is emptied, or resumed.
 
-    Call `resolve_settings` first: it refuses folders that may not be emptied.
+    Call `resolve_settings` or `open_record` first: they refuse folders that may not be emptied.
     """
     path = out / "config.json"
     if resume and path.is_file():
         remove_partials(out)
         return
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir():
         shutil.rmtree(out)
     make_folder(out)
     for name, content in (files or {}).items():
@@ -111,7 +119,7 @@ def open_run(
                 content.to_parquet(partial, index=False)
         else:
             write_json(out / name, content)
-    write_json(path, {"pretrain": asdict(config), **(record or {}), "versions": versions()})
+    write_json(path, {**record, "versions": versions()})
 
 
 def open_record(
@@ -126,54 +134,27 @@ def open_record(
     """
     path = out / "config.json"
     if resume and path.is_file():
-        remove_partials(out)
-        _require_sections(path, record, read_json(path), defaults)
-        return
-    check_output(out, overwrite=overwrite)
-    shutil.rmtree(out, ignore_errors=True)
-    make_folder(out)
-    write_json(path, {**record, "versions": versions()})
+        require_same(path, record, read_json(path), defaults)
+    else:
+        check_output(out, overwrite=overwrite)
+    open_run(out, record, resume=resume)
 
 
-def _settings_to_resume(
-    path: Path, config: PretrainConfig, record: Sections, defaults: Sections
-) -> PretrainConfig:
-    content = read_json(path)
-    if not isinstance(content, dict) or not isinstance(saved := content.get("pretrain"), dict):
-        raise CheckpointError(f"{path}: not the settings of a run. Choose another --out.")
-    saved = json.loads(json.dumps(asdict(PretrainConfig()))) | saved
-    given = json.loads(json.dumps(asdict(config)))
-    if config.precision == "auto":  # it was resolved when the run started
-        given["precision"] = saved.get("precision")
-    if config.chunk == "auto":
-        given["chunk"] = saved.get("chunk", "auto")
-    names = (f.name for f in fields(config) if f.name not in MAY_CHANGE)
-    _require_same(path, {name: given[name] for name in names}, saved)
-    _require_sections(path, record, content, defaults, but=given.keys())
-    return PretrainConfig(**given)
-
-
-def _require_sections(
-    path: Path,
-    record: Sections,
-    saved: Mapping[str, Any],
-    defaults: Sections,
-    *,
-    but: Collection[str] = (),
+def require_same(
+    path: Path, record: Sections, saved: Mapping[str, Any], defaults: Sections
 ) -> None:
-    left_out, absent = {*but, *MAY_CHANGE, *MAY_MOVE}, json.loads(json.dumps(defaults))
-    for section, values in json.loads(json.dumps(record)).items():
-        compared = {name: value for name, value in values.items() if name not in left_out}
-        _require_same(path, compared, absent.get(section, {}) | (saved.get(section) or {}))
-
-
-def _require_same(path: Path, given: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    for name, value in given.items():
-        if value != saved.get(name):
-            raise CheckpointError(
-                f"{path}: the run was started with {name}={saved.get(name)!r}, not {value!r}. "
-                "Resume with the same settings, or choose another --out."
-            )
+    """Raises a CheckpointError unless the sections in a `config.json` are those of `record`."""
+    record, defaults = json.loads(json.dumps([record, defaults]))
+    trained = record.get("pretrain", {})  # other sections may repeat its settings, unresolved
+    for section, values in record.items():
+        begun = {**defaults.get(section, {}), **(saved.get(section) or {})}
+        for name, value in values.items():
+            repeated = values is not trained and name in trained
+            if name not in (MAY_CHANGE | MAY_MOVE) and not repeated and value != begun.get(name):
+                raise CheckpointError(
+                    f"{path}: the run was started with {name}={begun.get(name)!r}, not {value!r}. "
+                    "Resume with the same settings, or choose another --out."
+                )
 
 
 class Log(AbstractContextManager["Log"]):

@@ -40,7 +40,8 @@ def as_run(run: str | Path) -> Path:
             "published one: slimp weights convert."
         )
     file, size = file_of(name), int(side or known.size)
-    folder = cache_folder() / "runs" / f"{known.name}-{size}px-{sha256_of(file)[:12]}"
+    own = f"{Path(known.name).name}-{size}px-{sha256_of(file)[:12]}"  # a file may say any name
+    folder = cache_folder() / "runs" / own
     if (folder / "model.json").is_file():
         return folder
     options = dict(known.options)

@@ -119,7 +119,6 @@ class MaskedAutoencoder(Slimp):
         images: Float[Tensor, "n 1"],
         metadata: Mapping[LevelName, Tensor],
         batch: Batch,
-        weights: Mapping[str, float],
     ) -> NestedLoss:
         """Mean over the images."""
         loss = images.mean()

@@ -105,16 +105,12 @@ class Classifier(Slimp):
         images: Float[Tensor, "_ d"],
         metadata: Mapping[LevelName, Float[Tensor, "_ h"]],
         batch: Batch,
-        weights: Mapping[str, float],
     ) -> NestedLoss:
         """Cross-entropy of each image's label, every class weighing the same in the cohort."""
         first = images.tensor_split(len(batch.pixels))[0]
         features = [gather_rows(first, len(batch.image_rows)).float()]  # (n, d)
-        row = torch.arange(len(features[0]), device=images.device)
-        for level in batch.levels:
-            row = level.parent[row]  # (n,) this level's row of each image
-            if level.name in metadata:
-                features.append(metadata[level.name][row].float())  # (n, h)
+        for name, embeddings in metadata.items():
+            features.append(embeddings[batch.owners(name)].float())  # (n, h)
         logits = self.training_only(torch.cat(features, dim=-1)).float()  # (n, k)
         labels = self.labels[batch.image_rows.to(images.device)]
         loss = F.cross_entropy(logits, labels, self.balance)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from slimp.sources.decode_image import decode_image, verify_image
-from slimp.sources.image_limits import MAX_PIXELS, CorruptImageError, own_limits
+from slimp.sources.image_limits import CorruptImageError, own_limits
 
 FORMATS = ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP")
 SECRETS = (b"Jane Doe", b"4711", b"GPS", b"xpacket", b"8BIM", b"motion")
@@ -117,13 +117,13 @@ LADEN = {
 def test_published_bytes_stay_where_nothing_is_amiss(encoded, shorter_side):
     verified = verify_image(encoded, shorter_side=shorter_side)
     assert verified.encoded == encoded
-    assert (verified.resized, verified.converted, verified.stripped) == (False, False, False)
+    assert not verified.changes
 
 
 @pytest.mark.parametrize("name", LADEN)
 def test_metadata_go_and_pixels_stay(name):
     verified = verify_image(LADEN[name])
-    assert (verified.stripped, verified.converted) == (True, False)
+    assert verified.changes == {"stripped"}
     assert not [secret for secret in SECRETS if secret in verified.encoded]
     before, after = decode(LADEN[name]), decode(verified.encoded)
     assert after.format == before.format
@@ -136,15 +136,6 @@ def test_metadata_go_and_pixels_stay(name):
         assert after.quantization == before.quantization
         assert_alike(after, before, 0.5)
     assert verify_image(verified.encoded).encoded == verified.encoded
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("shorter_side", [0, 15])
-def test_metadata_do_not_survive_another_encoding(kind, shorter_side):
-    encoded = encode(picture().convert("L"), kind, exif=exif())
-    verified = verify_image(encoded, shorter_side=shorter_side)
-    assert verified.converted
-    assert not [secret for secret in SECRETS if secret in verified.encoded]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -167,7 +158,7 @@ def test_colour_profiles_stay_unless_they_are_of_other_colours(kind):
 def test_large_images_are_downsized(kind, size, want):
     verified = verify_image(encode(picture(*size), kind), shorter_side=100)
     image = decode(verified.encoded)
-    assert (verified.resized, image.format, image.size) == (True, "JPEG", want)
+    assert ("resized" in verified.changes, image.format, image.size) == (True, "JPEG", want)
     assert_alike(image, picture(*size).resize(want, Image.Resampling.LANCZOS), 4)
 
 
@@ -182,7 +173,7 @@ def test_large_images_are_downsized(kind, size, want):
 def test_other_formats_and_modes_become_rgb_jpeg(mode, kind):
     image = picture().convert(mode)
     verified = verify_image(encode(image, kind))
-    assert verified.converted
+    assert "converted" in verified.changes
     assert decode(verified.encoded).format == "JPEG"
     tolerance = 30 if mode == "1" else 20 if mode == "P" or kind == "GIF" else 6
     assert_alike(decode(verified.encoded), image.convert("RGB"), tolerance)
@@ -213,7 +204,7 @@ def test_the_orientation_tag_is_obeyed(orientation, shorter_side):
         size = (20, 15) if upright.width > 30 else (15, 20)
     verified = verify_image(encoded, shorter_side=shorter_side)
     got = decode(verified.encoded)
-    assert verified.converted == (orientation != 1)
+    assert ("converted" in verified.changes) == (orientation != 1)
     assert got.getexif().get(0x0112, 1) == 1
     assert_alike(got, upright.resize(size, Image.Resampling.LANCZOS), 6 if shorter_side else 3)
 
@@ -222,7 +213,7 @@ def test_the_orientation_tag_is_obeyed(orientation, shorter_side):
 def test_of_several_frames_the_first_counts(kind):
     frames = [picture(), Image.new("RGB", (40, 30), "white")]
     verified = verify_image(encode(frames[0], kind, save_all=True, append_images=frames[1:]))
-    assert (verified.converted, verified.first_frame) == (True, True)
+    assert {"converted", "first_frames"} <= verified.changes
     assert_alike(decode(verified.encoded), picture(), 12)
 
 
@@ -244,14 +235,6 @@ def test_of_several_frames_the_first_counts(kind):
 def test_damaged_images(encoded, reason):
     with own_limits(), pytest.raises(CorruptImageError, match=reason):
         verify_image(encoded, shorter_side=100)
-
-
-def test_pillows_limit_is_back_afterwards():
-    before = Image.MAX_IMAGE_PIXELS
-    with own_limits():
-        assert Image.MAX_IMAGE_PIXELS is None
-    assert before == Image.MAX_IMAGE_PIXELS
-    assert MAX_PIXELS > 108_000_000, "the largest telephone cameras"
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
@@ -279,19 +262,3 @@ def test_mangled_bytes_are_the_image_that_pillow_sees_or_corrupt(
             assert sorted(after.size) == sorted(before.size)
         if verified.encoded == content:
             np.testing.assert_array_equal(after, before)
-
-
-@pytest.mark.parametrize("name", ["turned", "transparent", "sixteen bits", "cmyk"])
-def test_prediction_sees_what_an_import_stores(name):
-    """But for the loss of JPEG, at which an import stores what it converts."""
-    images = {
-        "turned": encode(picture(), exif=exif(6)),
-        "transparent": encode(
-            Image.merge("RGBA", (*picture().split(), picture().split()[0])), "PNG"
-        ),
-        "sixteen bits": encode(
-            Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50), "PNG"
-        ),
-        "cmyk": encode(picture().convert("CMYK")),
-    }
-    assert_alike(decode_image(images[name]).picture, decode(verify_image(images[name]).encoded))

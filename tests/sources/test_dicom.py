@@ -10,50 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from raw_data import dicom as file
 
 from slimp.data.schema import Schema
-from slimp.sources import RawFiles, dicom, import_source
+from slimp.sources import RawFiles, import_source
+from slimp.sources import dicom as reader
 from slimp.sources import image_limits as pictures
 from slimp.sources.decode_image import verify_image
 from slimp.sources.dicom import decode_dicom
 from slimp.sources.image_limits import CorruptImageError, own_limits
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra 'dicom'")
-NAME = "Doe^Jane^Secret"
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 COLOURS = np.stack([RAMP, RAMP[::-1], RAMP.T], axis=2)
-
-
-def file(pixels: np.ndarray, kind: str, *, bits: int = 8, frames: int = 1, **tags: object) -> bytes:
-    """A DICOM file of these pixels, with a patient's name in it."""
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
-
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    meta.TransferSyntaxUID = tags.pop("syntax", ExplicitVRLittleEndian)
-    content = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
-    content.PatientName, content.PatientID, content.PatientBirthDate = NAME, "4711", "19600101"
-    content.SOPClassUID, content.SOPInstanceUID = meta[2, 2].value, meta[2, 3].value
-    shape = pixels.shape[1:] if frames > 1 else pixels.shape
-    content.Rows, content.Columns = shape[:2]
-    content.SamplesPerPixel = 3 if len(shape) == 3 else 1
-    if content.SamplesPerPixel == 3:
-        content.PlanarConfiguration = 0
-    content.PhotometricInterpretation = kind
-    content.BitsAllocated = 8 if bits <= 8 else 16
-    content.BitsStored, content.HighBit = bits, bits - 1
-    content.PixelRepresentation = int(np.issubdtype(pixels.dtype, np.signedinteger))
-    if frames > 1:
-        content.NumberOfFrames = frames
-    content.PixelData = tags.pop("data", pixels.tobytes())
-    content["PixelData"].VR = "OB" if bits <= 8 else "OW"
-    for tag, value in tags.items():
-        setattr(content, tag, value)
-    buffer = io.BytesIO()
-    content.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 def shown(encoded: bytes) -> np.ndarray:
@@ -153,7 +122,7 @@ def test_of_several_frames_the_first_counts():
     encoded = file(frames, "RGB", frames=3)
     np.testing.assert_array_equal(shown(encoded), COLOURS)
     assert decode_dicom(encoded)[1] == 3
-    assert verify_image(encoded, shorter_side=0).first_frame
+    assert "first_frames" in verify_image(encoded, shorter_side=0).changes
 
 
 def test_jpeg_within():
@@ -166,17 +135,6 @@ def test_jpeg_within():
     encoded = file(COLOURS, "YBR_FULL", syntax=JPEGBaseline8Bit, data=data)
     want = np.asarray(Image.open(buffer))
     assert np.abs(shown(encoded).astype(int) - want).max() <= 3
-
-
-def test_a_verified_image_is_a_jpeg_of_the_size_asked_for():
-    big = np.tile(COLOURS, (4, 8, 1))
-    with own_limits():
-        verified = verify_image(file(big, "RGB"), shorter_side=32)
-    image = Image.open(io.BytesIO(verified.encoded))
-    assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (64, 32))
-    assert verified.resized
-    assert verified.converted
-    assert verified.stripped
 
 
 def refused(encoded: bytes) -> str:
@@ -226,8 +184,8 @@ def test_without_the_extra_they_are_refused_in_a_sentence(monkeypatch):
     def absent(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(dicom, "import_module", absent)
-    dicom._pydicom.cache_clear()
+    monkeypatch.setattr(reader, "import_module", absent)
+    reader._pydicom.cache_clear()
     assert "pip install 'slimp[dicom]'" in refused(file(COLOURS, "RGB"))
 
 

@@ -43,7 +43,7 @@ def path(tmp_path) -> Path:
 
 def opened(raw: Path, name: str) -> HDF5Images:
     place = Place(raw)
-    return HDF5Images(place, place.number(name))
+    return HDF5Images(place, name)
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -13,13 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from PIL import Image
+from raw_data import jpeg
 
 from slimp.data.cohort import Cohort, CohortInfo
 from slimp.data.schema import Schema
 from slimp.errors import CohortError, TableError, UserError
-from slimp.sources.importer import GROUP, THREADS, ImportOptions, import_cohort
-from slimp.sources.raw import RawTable
+from slimp.sources.importer import GROUP, THREADS, ImportOptions, RawTable, import_cohort
 
 SCHEMA = Schema.from_dict(
     {
@@ -31,12 +29,6 @@ SCHEMA = Schema.from_dict(
     }
 )
 INFO = CohortInfo(name="ours", source="test", licence="CC0-1.0")
-
-
-def jpeg(shade: int, size: tuple[int, int] = (12, 10)) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, (shade % 256, 90, 70)).save(buffer, "JPEG")
-    return buffer.getvalue()
 
 
 def raw_table(
@@ -146,16 +138,6 @@ def test_many_absent_images_are_a_warning(tmp_path):
     assert warnings(0, 1040) == ["40 of 1,040 published images are here"]
 
 
-def test_corrupt_images_within_the_limit_are_dropped_and_named(tmp_path):
-    files = {f"i{k}.png": jpeg(k) for k in range(120)} | {"i7.png": jpeg(7)[:200]}
-    cohort = run(raw_table(120, files), tmp_path / "c")
-    assert len(cohort) == 119
-    report = cohort.info.import_report
-    assert report["corrupt"] == 1
-    assert report["corrupt_examples"][0].startswith("i7.png (")
-    assert cohort.read_image(7) == jpeg(8)
-
-
 def test_corrupt_images_beyond_the_limit_fail(tmp_path):
     files = {f"i{k}.png": jpeg(k) for k in range(12)} | {"i7.png": b"no image", "i9.png": b""}
     with pytest.raises(CohortError) as error:
@@ -166,10 +148,9 @@ def test_corrupt_images_beyond_the_limit_fail(tmp_path):
     assert left_in(tmp_path) == []
     options = ImportOptions(max_corrupt=0.2)
     cohort = run(raw_table(files=files), tmp_path / "c", options=options)
-    assert cohort.info.import_report["corrupt_examples"] == [
-        "i7.png (not an image)",
-        "i9.png (an empty file)",
-    ]
+    examples = cohort.info.import_report["corrupt_examples"]
+    assert examples == ["i7.png (not an image)", "i9.png (an empty file)"]
+    assert cohort.read_image(7) == jpeg(8)
 
 
 @pytest.mark.parametrize(
@@ -200,26 +181,7 @@ def test_absent_images_beyond_a_stated_limit_fail(tmp_path):
     assert len(run(raw_table(files=files), tmp_path / "c")) == 6
 
 
-def test_unreadable_files_are_corrupt(tmp_path):
-    def opener(cell: str) -> bytes:
-        raise PermissionError(13, "Permission denied", cell)
-
-    with pytest.raises(CohortError, match=r"i0\.png \(unreadable: .*Permission denied"):
-        run(raw_table(files=opener), tmp_path / "c")
-
-
-def test_large_images_are_downsized_and_counted(tmp_path):
-    files = {f"i{k}.png": jpeg(k, (900, 640) if k < 3 else (90, 64)) for k in range(12)}
-    cohort = run(raw_table(files=files), tmp_path / "c")
-    sizes = [Image.open(io.BytesIO(cohort.read_image(i))).size for i in range(12)]
-    assert sizes == [(450, 320)] * 3 + [(90, 64)] * 9
-    assert cohort.info.import_report["resized"] == 3
-    assert cohort.info.import_report["converted"] == 0
-    whole = run(raw_table(files=files), tmp_path / "d", options=ImportOptions(shorter_side=0))
-    assert whole.read_image(0) == files["i0.png"]
-
-
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, TableError, signal.SIGINT, signal.SIGTERM])
 def test_a_stop_leaves_nothing(tmp_path, stop):
     def progress(done: int, total: int) -> None:
         assert total == 100
@@ -236,15 +198,6 @@ def test_a_stop_leaves_nothing(tmp_path, stop):
     assert threading.active_count() == threads
 
 
-def test_an_opener_may_refuse(tmp_path):
-    def opener(cell: str) -> bytes:
-        raise TableError(f"the image '{cell}' could be two")
-
-    with pytest.raises(TableError, match="could be two"):
-        run(raw_table(files=opener), tmp_path / "c")
-    assert left_in(tmp_path) == []
-
-
 def test_the_target_is_checked_before_any_work(tmp_path):
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "config.json").write_text("1")
@@ -256,19 +209,6 @@ def test_the_target_is_checked_before_any_work(tmp_path):
         run(raw_table(files=opener), tmp_path / "c")
     assert left_in(tmp_path / "c") == ["config.json"]
     assert len(run(raw_table(), tmp_path / "c", overwrite=True)) == 12
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"shorter_side": -1}, "shorter_side must be 0 or more, got -1"),
-        ({"max_corrupt": 1.5}, "max_corrupt must be between 0 and 1, got 1.5"),
-        ({"max_absent": -0.5}, "max_absent must be between 0 and 1"),
-    ],
-)
-def test_options_are_checked(options, message):
-    with pytest.raises(ValueError, match=message):
-        ImportOptions(**options)
 
 
 def test_two_imports_to_one_target_do_not_replace_each_other(tmp_path):

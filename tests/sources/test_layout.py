@@ -11,8 +11,6 @@ from slimp.sources.layout import Derive, Join, Keep, TableLayout
 
 TEXT = """
 image = "photo"
-missing = ["UNK"]
-similar_ids = "same"
 
 [table]
 encoding = "cp1250"
@@ -50,32 +48,20 @@ needed = false
 def test_everything_that_can_be_said(tmp_path):
     file = tmp_path / "schema.toml"
     file.write_text(TEXT)
-    assert TableLayout.from_toml(file) == TableLayout(
-        encoding="cp1250",
-        delimiter=";",
-        header=3,
-        sheet="Findings",
-        images=("a", "b"),
-        separator="|",
-        image_root="D:\\photos",
-        row_id="row",
-        drop=("name",),
-        rename={"x": "y"},
-        keep=Keep(column="lesion", begins="B"),
-        derive=(Derive(column="site", groups=(("site",), ("a", "b")), values={"A": "a"}),),
-        joins=(
-            Join(file=("patients.csv",), on={"id": "id"}),
-            Join(sheet="Lesions", on={"lesion": "number", "id": "patient"}, columns=("site",)),
-            Join(
-                file=("train.csv", "*_train.csv"),
-                by="row",
-                first=1,
-                set={"split": "train"},
-                needed=False,
-            ),
-        ),
-        missing=("UNK",),
-        similar_ids="same",
+    layout = TableLayout.from_toml(file)
+    plain = {"encoding": "cp1250", "delimiter": ";", "header": 3, "sheet": "Findings"}
+    plain |= {"images": ("a", "b"), "separator": "|", "image_root": "D:\\photos", "row_id": "row"}
+    plain |= {"drop": ("name",), "rename": {"x": "y"}}
+    assert {name: getattr(layout, name) for name in plain} == plain
+    assert layout.keep == Keep(column="lesion", begins="B")
+    assert layout.derive == (
+        Derive(column="site", groups=(("site",), ("a", "b")), values={"A": "a"}),
+    )
+    files, parts = ("train.csv", "*_train.csv"), {"split": "train"}
+    assert layout.joins == (
+        Join(file=("patients.csv",), on={"id": "id"}),
+        Join(sheet="Lesions", on={"lesion": "number", "id": "patient"}, columns=("site",)),
+        Join(file=files, by="row", first=1, set=parts, needed=False),
     )
 
 

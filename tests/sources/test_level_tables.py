@@ -213,16 +213,6 @@ def test_row_numbers_are_those_of_the_file():
         build(frame)
 
 
-def test_labels():
-    names = {"BCC": "cancer", "NEV": ""}
-    tables, report = build(table(dx=["BCC", " BCC", "NEV", "nan"]), label_names=names)
-    assert known(tables.images["label"]) == ["cancer", "cancer", None, None]
-    assert report.missing_spellings["dx"] == {"nan": 1}
-    tables, _ = build(table(), label=None)
-    assert tables.images["dx"].tolist() == ROWS["dx"]
-    assert tables.images["label"].isna().all()
-
-
 def test_an_official_split_is_kept():
     tables, report = build(table(note=["Train", "TEST", "", "fold2"]), split="note")
     assert known(tables.images["split"]) == ["train", "test", None, "fold2"]
@@ -233,28 +223,16 @@ def test_an_official_split_is_kept():
 
 
 def test_published_columns_do_not_hide_ours():
-    frame = table(
-        img=["x/a.png", "y/a.png", "c.png", "10.0"],
-        label=list("wxyz"),
-        label_published=list("klmn"),
-        split=list("rstu"),
-    )
-    tables, _ = build(frame)
+    names = {"img": ["x/a.png", "y/a.png", "c.png", "10.0"]}
+    published = {"label": list("wxyz"), "label_published": list("klmn"), "split": list("rstu")}
+    tables, _ = build(table(**names, **published))
     assert tables.images["label_published"].tolist() == list("klmn")
     assert tables.images["label_published_published"].tolist() == list("wxyz")
     assert tables.images["split_published"].tolist() == list("rstu")
     assert tables.images["image_id"].tolist() == ["x/a", "y/a", "c", "10"]
-    assert known(tables.images["label"]) == ["BCC", "BCC", "NEV", None]
     frame = table().rename(columns={"img": "image_id", "lesion": "lesion_id"})
     tables, _ = build(frame, image="image_id", lesion="lesion_id")
     assert tables.images.columns.tolist()[4:] == ["note"]
-
-
-def test_image_level_columns_stay_with_the_image():
-    level = {"device": {"kind": "categorical"}}
-    tables, report = build(table(device=["phone", "camera", "", "phone"]), image_metadata=level)
-    assert known(tables.images["device"]) == ["phone", "camera", None, "phone"]
-    assert "device" not in [d.column for d in report.disagreements]
 
 
 def test_the_example_in_the_documentation():

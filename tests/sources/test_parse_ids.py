@@ -8,8 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimp.errors import TableError
-from slimp.sources.parse_ids import join_similar, missing_words, parse_ids, similar_form
-from slimp.sources.parse_labels import one_hot_labels, parse_labels, parse_splits
+from slimp.sources.parse_ids import (
+    join_similar,
+    missing_words,
+    one_hot_labels,
+    parse_ids,
+    parse_labels,
+    parse_splits,
+    similar_form,
+)
 
 
 def column(*cells: str) -> pd.Series:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raw_data import fill, zipped
 
 from slimp.errors import TableError
 from slimp.sources import raw_files
@@ -42,22 +43,6 @@ FILES = {
     "sub/Thumbs.db": b"hidden",
 }
 KINDS = ["folder", "zip", "zip in a folder", "zip in a zip"]
-
-
-def fill(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in files.items():
-            # of a fixed date: these bytes name tests, which all workers must call alike
-            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
-    return buffer.getvalue()
 
 
 def lay(path: Path, kind: str, files: dict[str, bytes]) -> Path:
@@ -152,14 +137,14 @@ def test_folders_and_files_by_pattern(place, tmp_path):
     assert raw.folders("other", "parts_2/parts_1") == ["other", "parts_2/parts_1"]
     assert raw.folders("data/parts_*") == ["data/Parts_3.ZIP"]
     assert (raw.folders("images"), raw.folders("parts_1", ".")) == ([], [""])
-    assert [raw.paths[n] for n in raw.files("T.csv")] == ["data/Parts_3.ZIP/t.csv"]
-    assert [raw.paths[n] for n in raw.files("parts_*/c.jpg")] == ["data/Parts_3.ZIP/parts_3/c.jpg"]
+    assert raw.files("T.csv") == ["data/Parts_3.ZIP/t.csv"]
+    assert raw.files("parts_*/c.jpg") == ["data/Parts_3.ZIP/parts_3/c.jpg"]
     assert [raw.folder(path) for path in ("./parts_1/", ".")] == ["parts_1", ""]
     assert raw.folder("data\\Parts_3.ZIP/parts_3") == "data/Parts_3.ZIP/parts_3"
     with pytest.raises(TableError, match=r"photos: no such image folder.*Name another with --ima"):
         raw.folder("photos")
-    assert raw.number("./other/x") is not None
-    assert raw.number("x") is None
+    assert raw.at("./other/x") == "other/x"
+    assert raw.at("x") is None
     images = Images(raw, raw.folders("PARTS_1", "parts_2"))
     assert (images("a"), images("b")) == (b"a", b"b"), "several folders are one"
     assert str(images) == f"{tmp_path / 'parts_1'} and {tmp_path / 'parts_2'}"
@@ -169,8 +154,8 @@ def test_of_several_tables_the_highest_counts(place, tmp_path):
     fill(tmp_path, {"m.csv": b"top", "deep/m.csv": b"deep", "a/n.csv": b"n", "b/n.csv": b"n"})
     fill(tmp_path, {"a/o.csv": b"1", "b.zip": zipped({"o.csv": b"2"})})
     raw = place(tmp_path)
-    assert raw.paths[one_file(raw, raw.files("m.csv"))] == "m.csv"
-    assert raw.paths[one_file(raw, raw.files("n.csv"))] == "a/n.csv"
+    assert one_file(raw, raw.files("m.csv")) == "m.csv"
+    assert one_file(raw, raw.files("n.csv")) == "a/n.csv"
     assert one_file(raw, []) is None
     with pytest.raises(TableError, match=r"zip/o\.csv and .*a/o\.csv differ\. Name one of them"):
         one_file(raw, raw.files("o.csv"))
@@ -196,7 +181,7 @@ def test_what_is_no_file_is_passed_over(place, tmp_path):
     (raw / "b.zip").symlink_to(raw / "b.zip")
     os.mkfifo(raw / "metadata.csv")
     images = ["images/a.jpg", "more/b.jpg", "more/in/c.jpg", "photos/a.jpg"]
-    assert place(raw).paths == images
+    assert list(place(raw).paths) == images
     os.mkfifo(raw / "pipe")
     assert not is_image_file(raw / "pipe")
 
@@ -259,12 +244,15 @@ def test_what_unpacks_to_too_much_is_refused(place, tmp_path, monkeypatch):
     bomb = zipped({"a.jpg": bytes((1 << 26) + 1)})
     fill(tmp_path, {"one/a.zip": bomb, "two/a.zip": zipped({"b.zip": bytes((1 << 26) + 1)})})
     raw = place(tmp_path / "one")
-    for read in (Images(raw), lambda cell: raw.path(0)):
+    for read in (Images(raw), lambda cell: raw.unpacked("a.zip/a.jpg")):
         with pytest.raises(TableError, match=r"a\.jpg: says that 65,\d+ bytes unpack to 67,108,8"):
             read("a.jpg")
     with pytest.raises(TableError, match=r"a\.zip/b\.zip: says that .* which no data do"):
         place(tmp_path / "two")
-    fill(tmp_path, {"three/a.zip": zipped({"in.zip": zipped({"a.jpg": b"", "b.jpg": b""})})})
+    deep = zipped({"in.zip": zipped({"a.jpg": b"", "b.jpg": b""})})
+    fill(tmp_path, {"three/a.zip": deep, "four/a.zip": zipped({"on.zip": zipped({"b.zip": deep})})})
+    with pytest.raises(TableError, match="lies in more than 3 zip files"):
+        place(tmp_path / "four")
     assert len(place(tmp_path / "three").paths) == 2
     monkeypatch.setattr(raw_files, "MAX_UNPACKED_BYTES", 50)
     with pytest.raises(TableError, match=r"in\.zip: unpacks to .* there is room for 50 in"):
@@ -280,20 +268,9 @@ def test_mangled_archives_are_read_or_refused(data, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "mangled.zip"
     path.write_bytes(content)
     with suppress(TableError), closing(Place(path)) as raw:
-        for number in range(len(raw.paths)):
+        for path in raw.paths:
             with suppress(OSError):
-                assert len(raw.read(number, limit=1 << 20)) <= 1 << 20
-
-
-def test_zips_are_opened_to_a_depth(place, tmp_path):
-    content = zipped({"a.jpg": b"a"})
-    for _ in range(2):
-        content = zipped({"in.zip": content})
-    fill(tmp_path, {"fine.zip": content})
-    assert Images(place(tmp_path))("a") == b"a"
-    fill(tmp_path, {"deep.zip": zipped({"in.zip": content})})
-    with pytest.raises(TableError, match="lies in more than 3 zip files"):
-        place(tmp_path)
+                assert len(raw.read(path, limit=1 << 20)) <= 1 << 20
 
 
 def test_many_threads_read_what_one_reads(place, tmp_path):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from PIL import Image
+from raw_data import jpeg
 
 from slimp.data.cohort import Cohort
 from slimp.data.schema import Schema
-from slimp.errors import CohortError, TableError, UserError
+from slimp.errors import TableError
 from slimp.sources import RawFiles, import_source
 from slimp.sources.layout import Join, TableLayout
 
@@ -45,12 +44,6 @@ ROWS = [
     ["d.jpg", "1", "P2", "NEV", "", "3", "0", "1", "0", "III", "no"],
     ["e", "9", "P3", "", "phone", "UNK", "", "", "", "", ""],
 ]
-
-
-def jpeg(shade: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (9, 8), (shade, 90, 70)).save(buffer, "JPEG")
-    return buffer.getvalue()
 
 
 def make_raw(folder: Path, rows: list[list[str]] | bytes = ROWS) -> Path:
@@ -88,64 +81,10 @@ def test_a_cohort(raw):
     assert cohort.info.source == "csv"
 
 
-def test_table_and_images_may_be_elsewhere(raw):
-    (raw / "metadata.csv").rename(raw / "table.txt")
-    (raw / "images").rename(raw / "photos")
-    with pytest.raises(TableError, match=r"metadata\.csv.* --table"):
-        run(raw)
-    with pytest.raises(TableError, match=r"images.* --images"):
-        run(raw, table="table.txt")
-    assert len(run(raw, table="table.txt", images="photos")) == 5
-
-
-def test_a_schema_is_needed(raw):
-    with pytest.raises(UserError, match="--schema FILE"):
-        import_source("csv", raw, raw.parent / "cohort")
-
-
 def edited(row: int, column: str, cell: str) -> list[list[str]]:
     rows = [list(r) for r in ROWS]
     rows[row][HEADER.index(column)] = cell
     return rows
-
-
-def test_a_picture_that_is_there_in_a_format_that_is_not_read_is_told(raw):
-    (raw / "images" / "b.jpg").rename(raw / "images" / "B.HEIC")
-    (raw / "images" / "d.heic").write_bytes(b"a phone's copy of d.jpg")
-    with pytest.raises(
-        CohortError, match=r"b\.jpg \(unreadable: .*B\.HEIC, whose format is not rea"
-    ):
-        run(raw)
-
-
-def test_files_without_an_ending_are_images_if_the_table_says_so(raw):
-    (raw / "images" / "b.jpg").rename(raw / "images" / "b")
-    (raw / "images" / "README").write_bytes(b"not an image")
-    cohort = run(raw)
-    assert len(cohort) == 5
-    assert cohort.read_image(1) == jpeg(1)
-
-
-def test_one_patient_one_class_and_empty_columns_are_imported(raw):
-    rows = [[*r[:2], "P1", "MEL", "", "", "", "", "", "", ""] for r in ROWS]
-    make_raw(raw, rows)
-    with pytest.raises(CohortError, match="1 patient"):
-        run(raw).split({"train": 0.5, "test": 0.5})
-
-
-@pytest.mark.parametrize("cell", ["sub/C.JPG", "images/sub/c.png", "C", "sub\\c.jpg"])
-def test_images_are_found_in_other_spellings(raw, cell):
-    make_raw(raw, edited(2, "file", cell))
-    assert run(raw).read_image(2) == jpeg(2)
-
-
-def test_spellings_that_two_files_answer_to_are_refused(raw):
-    (raw / "images" / "sub" / "C.jpg").write_bytes(jpeg(9))
-    make_raw(raw, edited(2, "file", "sub/c.jpg"))
-    assert run(raw).read_image(2) == jpeg(2), "an exact spelling goes first"
-    make_raw(raw, edited(2, "file", "SUB/c"))
-    with pytest.raises(TableError, match=r"'SUB/c' could be .*/sub/[cC]\.jpg or .*/sub/[cC]\.jpg"):
-        run(raw, overwrite=True)
 
 
 def test_absolute_paths_below_raw_are_read(raw):
@@ -174,21 +113,14 @@ def test_tables_of_patients_and_images_are_joined(raw):
         run(raw, layout=layout, overwrite=True)
 
 
-def test_what_was_assumed_stands_in_the_report(raw):
-    table = (raw / "metadata.csv").read_text().replace("phone", "Kamera für Läsionen")
-    (raw / "metadata.csv").write_bytes(table.encode("cp1252"))
-    (note,) = run(raw).info.import_report["assumed"]
-    assert note.startswith("metadata.csv: is not UTF-8 (line ")
-    assert "it was read as Windows-1252" in note
-    assert str(raw) not in note
-
-
 def test_a_dropped_name_is_nowhere_in_the_cohort(raw, tmp_path):
-    """Not even as the word that shows a table's encoding."""
+    """Not even as the word that shows a table's encoding, which the report names."""
     table = pd.read_csv(raw / "metadata.csv", dtype="str", keep_default_na=False)
     table["surname"] = "Müller"
     (raw / "metadata.csv").write_bytes(table.to_csv(index=False).encode("cp1252"))
-    run(raw, layout=TableLayout(drop=("surname",)))
+    (note,) = run(raw, layout=TableLayout(drop=("surname",))).info.import_report["assumed"]
+    assert note.startswith("metadata.csv: is not UTF-8 (line ")
+    assert str(raw) not in note
     written = list((tmp_path / "cohort").rglob("*"))
     assert len(written) > 3
     for path in written:

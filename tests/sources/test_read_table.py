@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import io
-import zipfile
-from contextlib import suppress
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
@@ -16,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raw_data import workbook
 
 from slimp.data.schema import Feature
 from slimp.errors import TableError
@@ -267,44 +266,6 @@ def test_images_in_a_parquet_file_are_found_by_their_names(tmp_path, paths, name
     images.close()
 
 
-OFFICE = "http://schemas.openxmlformats.org/"
-
-
-def workbook(sheets: dict[str, list[list[object]]], hidden: str = "", merged: str = "") -> bytes:
-    """An .xlsx file, sheet name -> rows of cells."""
-
-    def cell(value: object) -> str:
-        if isinstance(value, str):
-            return f'<c t="inlineStr"><is><t>{value}</t></is></c>'
-        kind = ' t="b"' if isinstance(value, bool) else ""
-        return "<c/>" if value is None else f"<c{kind}><v>{value + 0}</v></c>"  # True: 1
-
-    main, package = f"{OFFICE}spreadsheetml/2006/main", f"{OFFICE}package/2006/"
-    office = f"{OFFICE}officeDocument/2006/relationships"
-    listed, links, parts = "", "", {}
-    for i, (name, rows) in enumerate(sheets.items(), start=1):
-        state = "hidden" if name == hidden else "visible"
-        listed += f'<sheet name="{name}" sheetId="{i}" r:id="r{i}" state="{state}"/>'
-        links += f'<Relationship Id="r{i}" Type="{office}/worksheet" Target="worksheets/{i}.xml"/>'
-        lines = "".join(f"<row>{''.join(map(cell, row))}</row>" for row in rows)
-        spans = f'<mergeCells><mergeCell ref="{merged}"/></mergeCells>' if merged else ""
-        parts[f"xl/worksheets/{i}.xml"] = (
-            f'<worksheet xmlns="{main}"><sheetData>{lines}</sheetData>{spans}</worksheet>'
-        )
-    root = f'<Relationship Id="r0" Type="{office}/officeDocument" Target="xl/workbook.xml"/>'
-    for name, inside in (("_rels/.rels", root), ("xl/_rels/workbook.xml.rels", links)):
-        parts[name] = f'<Relationships xmlns="{package}relationships">{inside}</Relationships>'
-    parts["[Content_Types].xml"] = f'<Types xmlns="{package}content-types"/>'
-    parts["xl/workbook.xml"] = (
-        f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets>{listed}</sheets></workbook>'
-    )
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in parts.items():
-            archive.writestr(zipfile.ZipInfo(name), content)
-    return buffer.getvalue()
-
-
 ROWS: list[list[object]] = [["id", "age", "sick", "note"], [1, 45, True, "x"], [2, 0.1, False]]
 
 
@@ -412,14 +373,3 @@ def test_without_the_extra_spreadsheets_are_refused_in_a_sentence(monkeypatch):
     monkeypatch.setattr(read_spreadsheet, "import_module", absent)
     with pytest.raises(TableError, match=r"a spreadsheet; .*: pip install 'slimp\[excel\]'"):
         read_table(Path("t.xlsx"), content=workbook({"One": ROWS}))
-
-
-@settings(max_examples=100)
-@given(st.binary(max_size=200) | st.text('äß;,|\t\n"ab1.\0', max_size=80).map(str.encode))
-def test_any_bytes_are_a_table_or_refused(content):
-    table = None
-    with suppress(TableError):
-        table = read_table(Path("t.csv"), content=content)
-    if table is not None:
-        assert len(table)
-        assert (table != "").any(axis=1).all()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
-import pandas as pd
 import pytest
+from raw_data import fill as lay
 
 from slimp.data.schema import Schema
+from slimp.data.settings import read_toml
 from slimp.errors import TableError
+from slimp.sources.importer import RawTable
 from slimp.sources.layout import TableLayout
-from slimp.sources.read_source import fitted, read_own, read_published
+from slimp.sources.read_source import read_source
+from slimp.sources.recognise import Layout, Rows, layouts_of
 
 TOML = """
 image = "image"
@@ -55,12 +57,8 @@ def toml(tmp_path) -> Path:
     return tmp_path / "d.toml"
 
 
-def lay(folder: Path, files: dict[str, str]) -> Path:
-    folder.mkdir(exist_ok=True)
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(content)
-    return folder
+def read_published(toml: Path, raw: Path, **named: str) -> tuple[RawTable, Schema]:
+    return read_source(layouts_of(read_toml(toml)), Schema.from_toml(toml), raw, **named)
 
 
 def test_the_first_layout(tmp_path, toml):
@@ -106,7 +104,8 @@ def test_a_joined_table_beside_the_main_one_counts(tmp_path):
     raw = lay(tmp_path / "raw", files | {"b/truth.csv": "name,A,B\na,0,1\n"})
     layout = TableLayout.from_dict({"join": [{"file": "truth.csv", "on": "name"}]})
     schema = Schema.from_dict({"image": "name"})
-    found, _ = read_own(layout, schema, raw, table="a/meta.csv", images=".")
+    own = Layout(name="", rows=(Rows(file=("a/meta.csv",)),), table=layout)
+    found, _ = read_source([own], schema, raw, table="a/meta.csv", images=".")
     assert found.table["A"].tolist() == ["1"]
 
 
@@ -144,50 +143,3 @@ def test_the_first_group_of_places_with_a_match_counts(tmp_path, toml):
     assert read_published(toml, bare)[0].looked_in == (
         f"{bare}/photos, {bare}/photos.hdf5, {bare}/pictures_*"
     )
-
-
-def test_a_table_in_a_zip_is_named_by_its_place(tmp_path, toml):
-    def packed(content: str) -> Path:
-        with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
-            archive.writestr("in/train.csv", content)
-        return tmp_path / "raw.zip"
-
-    with pytest.raises(TableError, match=r"raw\.zip/in/train\.csv, row 4"):
-        read_published(toml, packed("image\na\n\nb,c\n"))
-    damaged = packed("image\nabc\n").read_bytes().replace(b"abc", b"xyz")
-    (tmp_path / "raw.zip").write_bytes(damaged)
-    with pytest.raises(TableError, match=r"raw\.zip/in/train\.csv: "):
-        read_published(toml, tmp_path / "raw.zip")
-
-
-SCHEMA = Schema.from_dict(
-    {
-        **{"image": "image", "lesion": "lesion", "patient": "person", "label": "dx"},
-        "lesion_metadata": {
-            "site": {"kind": "categorical"},
-            "signs": {"kind": "checkbox", "columns": ["itch", "hurt"]},
-        },
-        "patient_metadata": {"age": {"kind": "continuous"}},
-    }
-)
-WHOLE = ["image", "lesion", "person", "dx", "site", "itch", "hurt", "age"]
-
-
-@pytest.mark.parametrize(
-    ("columns", "may_lack", "features", "roles", "gone"),
-    [
-        (WHOLE, ("*",), ["site", "signs", "age"], ("lesion", "person", "dx"), ()),
-        (
-            ["image", "dx", "site", "itch"],
-            *(("*",), ["site"], (None, None, "dx"), ("hurt", "age", "lesion", "person")),
-        ),
-        # what must be there stays, so that the import says that it is missing
-        (["image", "site"], ("age",), ["site", "signs"], ("lesion", "person", "dx"), ("age",)),
-    ],
-)
-def test_a_schema_is_fitted_to_what_may_be_absent(columns, may_lack, features, roles, gone):
-    table = pd.DataFrame({column: ["1"] for column in columns}, dtype="str")
-    schema, absent = fitted(SCHEMA, table, may_lack)
-    assert [feature.name for feature in schema.features] == features
-    assert (schema.lesion, schema.patient, schema.label) == roles
-    assert absent == gone

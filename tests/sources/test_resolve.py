@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from slimp.data.schema import Feature, Level
-from slimp.sources.resolve import level_table
+from slimp.sources.level_tables import level_table
 
 LEVEL = Level(
     name="patient",

@@ -24,16 +24,16 @@ from slimp.sources.sketch.words import hints_at, plain, words
 
 TICKS = {"ja": "yes", "nein": "no"}
 COLUMNS = [  # cells, header, what they are described as
-    (["4.5", "3", "12.25"], "x", {"kind": "number", "decimal": ".", "unclear": None}),
-    (["4,5", "3", "12,25"], "x", {"decimal": ",", "thousands": None, "unclear": None}),
-    (["1.234,5", "3", "12,25"], "x", {"decimal": ",", "thousands": ".", "unclear": None}),
-    (["1,234.5", "3", "12.25"], "x", {"decimal": ".", "thousands": ",", "unclear": None}),
-    (["950", "1,234", "2,500", "12,345"], "x", {"decimal": ",", "unclear": "1,234"}),
-    (["1.234", "950", "2.500"], "x", {"decimal": ".", "unclear": "1.234"}),
-    (["1,234 mm", "2,500 mm"], "x", {"decimal": ",", "unclear": "1,234 mm"}),
-    (["-1,234", "12.5"], "x", {"decimal": ",", "unclear": "-1,234"}),
-    (["0,125", "1,234"], "x", {"decimal": ",", "unclear": None}),
-    (["1,234,567", "1,234"], "x", {"decimal": None, "thousands": ",", "unclear": None}),
+    (["4.5", "3", "12.25"], "x", {"kind": "number", "decimal": ".", "unclear": False}),
+    (["4,5", "3", "12,25"], "x", {"decimal": ",", "thousands": None, "unclear": False}),
+    (["1.234,5", "3", "12,25"], "x", {"decimal": ",", "thousands": ".", "unclear": False}),
+    (["1,234.5", "3", "12.25"], "x", {"decimal": ".", "thousands": ",", "unclear": False}),
+    (["950", "1,234", "2,500", "12,345"], "x", {"decimal": ",", "unclear": True}),
+    (["1.234", "950", "2.500"], "x", {"decimal": ".", "unclear": True}),
+    (["1,234 mm", "2,500 mm"], "x", {"decimal": ",", "unclear": True}),
+    (["-1,234", "12.5"], "x", {"decimal": ",", "unclear": True}),
+    (["0,125", "1,234"], "x", {"decimal": ",", "unclear": False}),
+    (["1,234,567", "1,234"], "x", {"decimal": ".", "thousands": ",", "unclear": False}),
     (["1234", "2500", "3100"], "x", {"kind": "number", "decimal": None}),
     (["4 mm", "5", "1,2 cm"], "size", {"kind": "number", "unit": "mm", "units": {"cm": 10}}),
     (["4 mm", "0,5", "1,2"], "size (cm)", {"unit": "cm", "units": {"mm": 0.1}}),
@@ -79,10 +79,9 @@ COLUMNS = [  # cells, header, what they are described as
 @pytest.mark.parametrize(("cells", "header", "expected"), COLUMNS)
 def test_what_a_column_holds(cells, header, expected):
     column = describe(pd.Series(cells * 5, name=header, dtype="str"))
-    found = {key: getattr(column, key) for key in expected}
-    if "missing" in expected:
-        found["missing"] = set(column.missing)
-    assert found.pop("units", {}) == pytest.approx(expected.get("units", {}))
+    own = {"kind": column.kind, "missing": {*column.missing}, "unclear": column.unclear}
+    found = {key: {**column.settings, **own}.get(key) for key in expected}
+    assert (found.pop("units", {}) or {}) == pytest.approx(expected.get("units", {}))
     assert found == {key: value for key, value in expected.items() if key != "units"}
 
 
@@ -229,14 +228,6 @@ def test_what_is_measured_of_a_patient_or_lesion_is_no_id(tmp_path, header):
     assert header in {column for f in schema.features for column in f.columns}
 
 
-def test_codes_for_missing_are_no_ids(tmp_path):
-    frame = clinic()
-    frame.loc[frame.index % 7 == 0, "subject"] = "-1"
-    sketch = sketched(tmp_path, frame)
-    assert tomllib.loads(sketch.text)["missing"] == ["-1"]
-    assert "Missing in 7 row(s)" in said(sketch)
-
-
 def test_numbers_called_ids_are_refused_and_counts_are_not(tmp_path):
     frame = people().rename(columns={"number": "pid"})
     for header in ("photo_nr", "center_id", "Lfd. No."):
@@ -258,29 +249,6 @@ def test_row_counters_are_refused_whatever_their_name(tmp_path, header):
     assert name not in (schema.image, schema.lesion, schema.patient)
 
 
-def test_names_that_mislead_are_not_followed(tmp_path):
-    frame = clinic().rename(columns={"site": "image", "file": "target_x"})
-    draw(tmp_path / "images", frame["target_x"])
-    schema = sketched(tmp_path, frame).schema()
-    assert (schema.image, schema.label) == ("target_x", "dx")
-
-
-def test_wide_tables_and_windows_paths(tmp_path):
-    frame = clinic()
-    wide = frame.pivot_table(
-        index=["subject", "spot", "dx", "age"], columns="camera", values="file", aggfunc="first"
-    ).reset_index()
-    draw(tmp_path / "images", frame["file"])
-    for column in ("phone", "scope"):
-        wide[column] = "D:\\Derma\\2024\\" + wide[column].str.upper()
-    sketch = sketched(tmp_path, wide.drop(columns="spot"))
-    assert set(sketch.layout().images) == {"phone", "scope"}
-    assert sketch.layout().image_root == "D:\\Derma\\2024"
-    assert sketch.layout().row_id == sketch.schema().lesion == "row"
-    assert "a row is taken for a lesion" in sketch.text
-    assert len(imported(sketch, tmp_path)) == len(frame)
-
-
 def test_a_part_of_the_images_is_enough(tmp_path):
     frame = pd.DataFrame({"name": [f"IMG_{number}" for number in range(900)]})
     frame["dx"] = np.where(frame.index % 3 == 0, "nevus", "melanoma")
@@ -299,25 +267,6 @@ def test_files_named_by_ids(tmp_path):
     assert len(imported(sketch, tmp_path)) == len(files)
 
 
-def test_numbers_name_files_with_leading_zeros(tmp_path):
-    frame = people().assign(photo_id=np.arange(60).astype(str)).drop(columns="file")
-    draw(tmp_path / "images", [f"ISIC_{i:07}.png" for i in range(60)])
-    sketch = sketched(tmp_path, frame)
-    assert sketch.layout().image_names == "ISIC_{photo_id:07}"
-    assert "60 of the 60 images" in sketch.text
-
-
-def test_images_may_lie_in_the_table(tmp_path):
-    frame = clinic()
-    draw(tmp_path, frame["file"])
-    images = [{"bytes": (tmp_path / name).read_bytes(), "path": name} for name in frame["file"]]
-    frame.assign(image=images).drop(columns="file").to_parquet(tmp_path / "t.parquet")
-    sketch = sketch_table(tmp_path / "t.parquet")
-    assert sketch.schema().image == "image"
-    assert "The images lie in the table." in sketch.text
-    assert "--images" not in sketch.next_command(Path("s.toml"))
-
-
 def test_personal_data_are_dropped(tmp_path):
     frame, number = clinic(20), np.arange(len(clinic(20)))
     frame["surname"] = [f"Doe{chr(97 + i % 26)}" for i in number]
@@ -329,14 +278,6 @@ def test_personal_data_are_dropped(tmp_path):
     assert sketch.layout().drop == ("surname", "contact", "entry", "seen", "remarks")
     used = {column for f in sketch.schema().features for column in f.reads}
     assert used == {"age", "site", "camera"}
-
-
-def test_two_dates_become_an_age(tmp_path):
-    frame = clinic().drop(columns="age")
-    frame["date of birth"] = "07.05." + (1950 + frame.index % 2).astype(str)
-    frame["visit"] = "01.03.2021"
-    (age,) = [f for f in sketched(tmp_path, frame).schema().features if f.name == "age"]
-    assert (age.from_date, age.to_date, age.date_format) == ("date of birth", "visit", "%d.%m.%Y")
 
 
 def test_columns_that_follow_the_label_are_refused(tmp_path):

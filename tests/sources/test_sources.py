@@ -167,7 +167,7 @@ def test_each_dataset_has_a_page_that_says_what_its_file_says(name):
     for label, count in source.classes.items():
         assert re.search(rf"^\| {label}\b[^|]*\| {count:,} \|$", text, re.MULTILINE)
     for layout in source.layouts:
-        assert f"| {layout.partition(':')[0]} |" in text
+        assert f"| {layout.name} |" in text
     doi = re.search(r"doi:\S+", source.citation)
     assert doi is None or doi[0] in text
     assert source.collection is None or f"--collections {source.collection} RAW" in text

@@ -42,7 +42,7 @@ def case(real_data, tmp_path) -> Import:
             tmp_path / "cohort",
             files=RawFiles(
                 schema=Schema.from_dict(content),
-                layout=TableLayout.from_dict(content.get("table", {}), schema=content),
+                layout=TableLayout.from_dict(content.get("table", {})),
                 table=table,
                 images=images,
             ),

@@ -24,8 +24,6 @@ from slimp.sources.synthetic.cohort import (
 from slimp.sources.synthetic.people import (
     CANCERS,
     DIAGNOSES,
-    Phenotype,
-    diagnosis_probabilities,
     draw_lesion,
     draw_patient,
 )
@@ -122,16 +120,6 @@ def test_a_mask_of_an_unknown_image_is_refused(image_id):
         synthetic_mask(SMALL, image_id)
 
 
-def test_phenotype_shifts_the_diagnoses_and_context_switches_it_off():
-    average, tanned = Phenotype(0, 0, 0, 0, 0), Phenotype(0, 2, 1, 0, 0)
-    base = diagnosis_probabilities(average, 1.0)
-    shifted = diagnosis_probabilities(tanned, 1.0)
-    assert base.sum() == pytest.approx(1)
-    actinic = DIAGNOSES.index("actinic")
-    assert shifted[actinic] > 2 * base[actinic]
-    np.testing.assert_allclose(diagnosis_probabilities(tanned, 0.0), base)
-
-
 def test_metadata_carry_the_diagnosis_and_the_phenotype(cohort):
     table = cohort.images.merge(cohort.lesions, on=["lesion_id", "patient_id"])
     table = table.merge(cohort.patients, on="patient_id")
@@ -211,24 +199,6 @@ def test_label_noise_changes_labels_and_nothing_else():
     pd.testing.assert_frame_equal(clean.lesions, noisy.lesions)
     changed = (clean.images["label"] != noisy.images["label"]).mean()
     assert 0.3 < changed < 0.5  # one redrawn label in five is the true one
-
-
-def test_photographs_can_have_metadata():
-    made = synthesize(replace(SMALL, image_metadata=True))
-    assert made.schema.level("image").columns == ("field_mm", "exposure")
-    assert made.images["field_mm"].between(5, 60).all()
-    assert "no real patient" in made.info.import_report["statement"]
-
-
-def test_columns_are_typed_as_a_cohort_wants_them(cohort):
-    kinds = {"continuous": "float64", "categorical": "str", "checkbox": "boolean"}
-    for level in cohort.schema.levels:
-        table = cohort.tables.of_level(level.name)
-        for feature in level.features:
-            for column in feature.columns:
-                assert table[column].dtype == kinds[feature.kind], column
-            if feature.categories is not None:
-                assert set(table[feature.columns[0]].dropna()) <= set(feature.categories)
 
 
 def test_the_leaking_column_is_published_and_refused(cohort):

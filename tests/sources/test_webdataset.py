@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,15 +26,20 @@ from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Cohort:
     target = tmp_path_factory.mktemp("drawn") / "cohort"
-    write_synthetic(target, SyntheticConfig(patients=12, lesions=3, image_size=32, seed=2))
+    write_synthetic(target, SyntheticConfig(patients=6, lesions=3, image_size=32, seed=2))
     return Cohort.load(target)
 
 
+@pytest.fixture(scope="module")
+def shards(cohort, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "raw"
+    export_cohort(cohort, out, "webdataset", options=ExportOptions(published="all"))
+    return out
+
+
 @pytest.fixture
-def exported(cohort, tmp_path) -> Path:
-    options = ExportOptions(published="all")
-    export_cohort(cohort, tmp_path / "raw", "webdataset", options=options)
-    return tmp_path / "raw"
+def exported(shards, tmp_path) -> Path:
+    return shutil.copytree(shards, tmp_path / "raw")
 
 
 def folder_of(cohort: Cohort) -> Path:
@@ -106,21 +112,6 @@ def test_malicious_members_are_refused(exported, tmp_path, evil):
     with pytest.raises(TableError, match=r"holds '.*', which no export has"):
         import_source("webdataset", exported, tmp_path / "again")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
-
-
-def test_a_size_beyond_the_file_is_refused(exported, tmp_path):
-    shard = next(exported.glob("*.tar"))
-    content = bytearray(shard.read_bytes())
-    content[124:136] = b"77777777777\0"  # the first header's size, octal
-    content[148:156] = b" " * 8
-    content[148:156] = f"{sum(content[:512]):06o}\0 ".encode()
-    shard.write_bytes(content)
-    text = (exported / "export.json").read_text("utf-8")
-    entries = json.loads(text)["files"]
-    old = next(entry["sha256"] for entry in entries if entry["name"] == shard.name)
-    (exported / "export.json").write_text(text.replace(old, sha256_of(shard)), "utf-8")
-    with pytest.raises(TableError, match=r"which no export has|no readable tar file"):
-        import_source("webdataset", exported, tmp_path / "again")
 
 
 def place(files: list[tuple[tarfile.TarInfo, bytes]]) -> int:

@@ -19,8 +19,8 @@ from slimp.data.settings import read_toml
 from slimp.errors import UserError
 from slimp.sources.importer import ImportOptions, Progress, import_cohort
 from slimp.sources.layout import TableLayout
-from slimp.sources.read_source import read_own, read_published
-from slimp.sources.recognise import layouts_of
+from slimp.sources.read_source import read_source
+from slimp.sources.recognise import Layout, Rows, layouts_of
 from slimp.sources.webdataset import import_webdataset
 
 NAMES = (
@@ -28,6 +28,8 @@ NAMES = (
     *("csv", "webdataset", "synthetic"),
 )
 """Public datasets, each `sources/NAME.toml`; anyone's own; an export of ours; what is drawn."""
+TABLE, IMAGES = "metadata.csv", "images"
+"""Where anyone's own table and images are, unless they are named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +51,8 @@ class Source:
     patients: int | None = None
     classes: Mapping[str, int] = field(default_factory=dict)
     """Label -> images, as published."""
-    layouts: tuple[str, ...] = ()
-    """In which it is recognised: each one's name, and its tables."""
+    layouts: tuple[Layout, ...] = ()
+    """In which it is recognised, where it is a public dataset."""
     schema_file: Path | None = None
     """None for `csv`, whose schema the user writes, and `webdataset`, which brings its own."""
 
@@ -152,11 +154,11 @@ def import_source(
             f"source '{name}' has a reviewed schema of its own. To use another one, import "
             "the table as source 'csv' with --schema FILE."
         )
-    where = {"table": files.table, "images": files.images}
-    if source.schema_file is not None:
-        found, schema = read_published(source.schema_file, raw, **where)
-    else:
-        found, schema = read_own(files.layout, files.schema or source.schema(), raw, **where)
+    layouts, schema, table, images = source.layouts, files.schema, files.table, files.images
+    if name == "csv":
+        table, images = table or TABLE, images or IMAGES
+        layouts = (Layout(name="", rows=(Rows(file=(table,)),), table=files.layout),)
+    found, schema = read_source(layouts, schema or source.schema(), raw, table=table, images=images)
     info = CohortInfo(
         name=raw.resolve().name if name == "csv" else name,
         source=name,
@@ -175,6 +177,6 @@ def _source(name: str) -> Source:
     return Source(
         name=name,
         schema_file=file if "image" in content else None,
-        layouts=tuple(map(str, layouts_of(content))),
+        layouts=layouts_of(content),
         **facts,
     )

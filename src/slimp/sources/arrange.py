@@ -16,6 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
+from slimp.data.schema import Schema
 from slimp.errors import TableError
 from slimp.sources.joins import NewColumns, join_table
 from slimp.sources.layout import Derive, Join, Keep, TableLayout
@@ -29,18 +30,18 @@ ReadJoin: TypeAlias = Callable[[Join], pd.DataFrame | None]
 def arrange(
     table: pd.DataFrame,
     layout: TableLayout,
-    image: str,
+    schema: Schema,
     *,
     read_join: ReadJoin,
     files: Sequence[str] = (),
     roots: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """The table with the further tables' columns, a row per image, and a column called `image`.
+    """The table with the further tables' columns, a row per image, and its image column.
 
     Args:
         table: as `read_table` gives it.
         layout: what to do.
-        image: column that names the image then.
+        schema: its image column names the image then; what it says of ids holds in joins.
         read_join: reads a further table.
         files: paths of the image files from the image folder on.
         roots: absolute paths of the folder of the data; in the image column they are cut off.
@@ -49,7 +50,8 @@ def arrange(
         TableError: a column is not there, or the ids of a further table are no key.
     """
     file, attrs, notes = table.index[0][0], table.attrs, list(table.attrs.get(ASSUMED, ()))
-    table, joined = _joined(table, layout, read_join, notes)
+    image = schema.image
+    table, joined = _joined(table, layout, schema, read_join, notes)
     if layout.keep is not None:
         table = _keep(table, layout.keep, notes)
     for rule in layout.derive:
@@ -76,14 +78,18 @@ def _require_free(table: pd.DataFrame, column: str, remedy: str) -> None:
 
 
 def _joined(
-    table: pd.DataFrame, layout: TableLayout, read_join: ReadJoin, notes: list[str]
+    table: pd.DataFrame,
+    layout: TableLayout,
+    schema: Schema,
+    read_join: ReadJoin,
+    notes: list[str],
 ) -> tuple[pd.DataFrame, NewColumns]:
     """The table with the further tables' columns, and which those are, under their new names."""
     added: NewColumns = {}
     for join in layout.joins:
         if (further := read_join(join)) is not None:
             notes += further.attrs.get(ASSUMED, ())
-            table, new, said = join_table(table, join, further, layout)
+            table, new, said = join_table(table, join, further, schema)
             notes += said
             added |= new
 
@@ -155,12 +161,11 @@ def _listed_images(
     require_columns(table, table.index[0][0], dict.fromkeys(columns, "images"), "in [table]")
     if image not in columns:
         _require_free(table, image, "give the images another: image = ... on top of the schema")
-    rows = np.repeat(np.arange(len(table)), len(columns))
-    cells = pd.Series(table[columns].to_numpy(dtype=object).ravel(), index=rows, dtype="str")
+    cells = table[columns].set_axis(range(len(table)), axis="index").stack().droplevel(1)
     if layout.separator is not None:
         cells = cells.str.split(layout.separator.strip() or " ", regex=False).explode()
-    cells = cells[cells.str.strip() != ""]
-    return cells.index.tolist(), cells.str.strip().tolist()
+    cells = cells.str.strip()[cells.str.strip() != ""]
+    return cells.index.tolist(), cells.tolist()
 
 
 def _named_images(

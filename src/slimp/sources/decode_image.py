@@ -35,33 +35,30 @@ _PNG_CHUNKS = frozenset(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Changes:
-    """How an image differs from the file that it comes from."""
-
-    resized: bool = False
-    converted: bool = False
-    """The file's format, colour mode or orientation was another, or it had transparent pixels."""
-    first_frame: bool = False
-    """The file has several frames; this is the first."""
-    stripped: bool = False
-    """The file held more than the image (EXIF, XMP, IPTC, comments, DICOM tags), now removed."""
+CHANGES = ("resized", "converted", "stripped", "first_frames")
+"""How an image may differ from its file: it is smaller; the file's format, colour mode or
+orientation was another, or it had transparent pixels; the file held more than the image (EXIF,
+XMP, IPTC, comments, DICOM tags), now gone; the file has several frames, this is the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodedImage(Changes):
+class DecodedImage:
     """Pixels: upright, 8-bit RGB."""
 
     picture: Image.Image
+    changes: frozenset[str]
+    """Of `CHANGES`."""
     profile: bytes | None = None
     """Colour profile of RGB images."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifiedImage(Changes):
+class VerifiedImage:
     """A JPEG or PNG file fit for a cohort."""
 
     encoded: bytes
+    changes: frozenset[str] = frozenset()
+    """Of `CHANGES`."""
 
 
 def decode_image(encoded: bytes, *, shorter_side: int = SHORTER_SIDE) -> DecodedImage:
@@ -104,15 +101,10 @@ def verify_image(encoded: bytes, *, shorter_side: int = SHORTER_SIDE) -> Verifie
     """
     decoded = decode_image(encoded, shorter_side=shorter_side)
     bare = _is_bare(encoded)
-    if bare and not (decoded.resized or decoded.converted):
+    if bare and not decoded.changes:
         return VerifiedImage(encoded=encoded)
-    return VerifiedImage(
-        encoded=_encode(decoded),
-        resized=decoded.resized,
-        converted=decoded.converted,
-        stripped=not bare,
-        first_frame=decoded.first_frame,
-    )
+    changes = decoded.changes | ({"stripped"} if not bare else set())
+    return VerifiedImage(encoded=_encode(decoded), changes=changes)
 
 
 def _decode(image: Image.Image, shorter_side: int, frames: int) -> DecodedImage:
@@ -133,11 +125,10 @@ def _decode(image: Image.Image, shorter_side: int, frames: int) -> DecodedImage:
     if not upright:
         picture.getexif().update(image.getexif())
         picture = ImageOps.exif_transpose(picture)
+    changes = {"resized": resized, "converted": not plain, "first_frames": frames > 1}
     return DecodedImage(
         picture=picture,
-        resized=resized,
-        converted=not plain,
-        first_frame=frames > 1,
+        changes=frozenset(name for name, is_so in changes.items() if is_so),
         profile=profile if profile is not None and profile[16:20] == b"RGB " else None,
     )
 
@@ -159,11 +150,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _encode(decoded: DecodedImage) -> bytes:
     picture, buffer = decoded.picture, io.BytesIO()
     picture.info = {}  # or Pillow would write the comment that it read
-    published = not (decoded.resized or decoded.converted)
-    if published and picture.format == "PNG":
+    if not decoded.changes and picture.format == "PNG":
         picture.save(buffer, "PNG", exif=b"", icc_profile=decoded.profile)
     else:  # a JPEG of unchanged pixels keeps its own quantisation, which loses next to nothing
-        quality = "keep" if published else JPEG_QUALITY
+        quality = JPEG_QUALITY if decoded.changes else "keep"
         picture.save(buffer, "JPEG", quality=quality, exif=b"", icc_profile=decoded.profile)
     return buffer.getvalue()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,30 +13,6 @@ from slimp.sources.parse_cells import JOINED, Where, image_key, points_outside
 from slimp.sources.parse_ids import FLOAT, join_similar, parse_ids
 
 Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoundIds:
-    """Lesion and patient of each row, and where they come from."""
-
-    lesions: pd.Series
-    patients: pd.Series
-    lesion_rule: str
-    """In words, for the import report."""
-    patient_rule: str
-    no_lesion: pd.Series
-    """Rows whose lesion id is missing."""
-    no_patient: pd.Series
-
-    def refuse_missing_patients(self, table: pd.DataFrame, schema: Schema) -> None:
-        """Raises if a row has no patient id: two of them may be of one patient."""
-        if not self.no_patient.any():
-            return
-        raise TableError(
-            f"{_cell(table, str(schema.patient), schema, self.no_patient)} is no patient id, as in "
-            f"{int(self.no_patient.sum())} row(s) in all. Fill it in; or if each lesion without a "
-            "patient is a patient of its own, pass --missing-patient-id one-each."
-        )
 
 
 def namer(table: pd.DataFrame, schema: Schema, column: str | None = None) -> Where:
@@ -104,9 +79,12 @@ def repeats(table: pd.DataFrame, ids: pd.Series, schema: Schema) -> Mask:
 
 
 def lesions_and_patients(
-    table: pd.DataFrame, ids: pd.Series, schema: Schema, said: list[str]
-) -> FoundIds:
-    """Cohort-wide lesion and patient ids; a row without one gets a lesion or patient of its own."""
+    table: pd.DataFrame, ids: pd.Series, schema: Schema, said: list[str], *, one_each: bool
+) -> tuple[pd.Series, pd.Series, dict[str, Any]]:
+    """Cohort-wide lesion and patient ids, and what the report says of them.
+
+    A row without a lesion gets one of its own; so it does a patient, if that is `one_each`.
+    """
     own, where = "image:" + ids, namer(table, schema)
     lesions, lesion_rule = ids, "each image is a lesion"
     patients, patient_rule = ids.mask(ids != "", ""), "each lesion is a patient"
@@ -122,6 +100,13 @@ def lesions_and_patients(
         else:
             lesions, lesion_rule = found, f"column '{column}'"
     no_lesion, no_patient = lesions == "", patients == ""
+    nobody = no_patient & (schema.patient is not None)
+    if nobody.any() and not one_each:  # two of them may be of one patient
+        raise TableError(
+            f"{_cell(table, str(schema.patient), schema, nobody)} is no patient id, as in "
+            f"{int(nobody.sum())} row(s) in all. Fill it in; or if each lesion without a "
+            "patient is a patient of its own, pass --missing-patient-id one-each."
+        )
     pairs = pd.DataFrame({"lesion": lesions, "patient": patients})[~no_lesion & ~no_patient]
     owner = pairs.drop_duplicates().set_index("lesion")["patient"]
     shared = owner.index[owner.index.duplicated()].nunique()
@@ -141,11 +126,13 @@ def lesions_and_patients(
     else:  # a lesion whose patient is known from another row brings it along
         known = owner.reindex(lesions).set_axis(lesions.index).fillna("lesion:" + lesions)
         patients = patients.where(~no_patient, known)
-    return FoundIds(
-        lesions=lesions,
-        patients=patients,
-        lesion_rule=lesion_rule,
-        patient_rule=patient_rule,
-        no_lesion=no_lesion,
-        no_patient=no_patient & (schema.patient is not None),
+    return (
+        lesions,
+        patients,
+        {
+            "lesion_ids": lesion_rule,
+            "patient_ids": patient_rule,
+            "missing_lesion_ids": int(no_lesion.sum()),
+            "missing_patient_ids": int(nobody.sum()),
+        },
     )

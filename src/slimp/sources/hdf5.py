@@ -25,21 +25,21 @@ class HDF5Images:
 
     Args:
         place: where the file is.
-        number: of the file there.
+        path: of the file there.
     """
 
-    def __init__(self, place: Place, number: int) -> None:
-        self._place, self._number = place, number
+    def __init__(self, place: Place, path: str) -> None:
+        self._place, self._path = place, path
         self._lock, self._open = Lock(), ExitStack()
 
     @cached_property
     def _file(self) -> tuple[h5py.h5f.FileID, IO[bytes]]:
-        path = self._place.path(self._number)
+        path = self._place.unpacked(self._path)
         try:
             index = self._open.enter_context(h5py.File(path, "r"))
             return index.id, self._open.enter_context(path.open("rb"))
         except (OSError, RuntimeError, ValueError) as error:
-            shown = self._place.shown(self._number)
+            shown = self._place.raw / self._path
             raise TableError(f"{shown}: not a readable HDF5 file ({error}).") from None
 
     def __call__(self, cell: str) -> bytes | None:
@@ -67,7 +67,7 @@ class HDF5Images:
                 or h5py.h5f.get_name(item) != h5py.h5f.get_name(index)
             ):
                 raise TableError(
-                    f"{self._place.shown(self._number)}: the image '{key}' is not read: it lies in "
+                    f"{self._place.raw / self._path}: the image '{key}' is not read: it lies in "
                     f"another file or in pieces, is compressed, has over {MAX_IMAGE_BYTES:,} "
                     "bytes, or is of other values than bytes. Write the encoded image as one "
                     "dataset of bytes, as h5py does without options."

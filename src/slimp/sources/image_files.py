@@ -30,14 +30,13 @@ class Images:
     def __init__(self, place: Place, folders: Sequence[str] = ("",)) -> None:
         self._place, self.folders = place, tuple(folders)
         # By name without ending and letter case; pictures in formats that are not read apart.
-        self._by_name, self._unread = dict[str, list[int]](), dict[str, list[int]]()
-        for number, path in enumerate(place.paths):
+        self._by_name, self._unread = dict[str, list[str]](), dict[str, list[str]]()
+        for path in place.paths:
             if any(is_within(path, folder) for folder in self.folders):
-                name = path.rpartition("/")[2]
-                if IMAGE_ENDING.search(name) or NO_ENDING.search(name):
-                    self._by_name.setdefault(fold(image_key(name)), []).append(number)
-                elif UNREAD_ENDING.search(name):
-                    self._unread.setdefault(fold(image_key(name)), []).append(number)
+                if IMAGE_ENDING.search(path) or NO_ENDING.search(path):
+                    self._by_name.setdefault(stem(path), []).append(path)
+                elif UNREAD_ENDING.search(path):
+                    self._unread.setdefault(stem(path), []).append(path)
 
     def __str__(self) -> str:
         return " and ".join(str(self._place.raw / folder) for folder in self.folders)
@@ -49,19 +48,19 @@ class Images:
             TableError: two files of different content answer to it.
             OSError: it is unreadable or damaged, or there only in a format that is not read.
         """
-        paths, found = self._place.paths, self._answering(cell, self._by_name)
+        found = self._answering(cell, self._by_name)
         if not found and (unread := self._answering(cell, self._unread)):
-            name = paths[unread[0]].rpartition("/")[2]
+            name = unread[0].rpartition("/")[2]
             raise OSError(f"there is {name}, whose format is not read; save it as JPEG or PNG")
         if len(found) > 1:
             name = cell.strip().replace("\\", "/").rpartition("/")[2]
-            exact = [number for number in found if paths[number].rpartition("/")[2] == name]
+            exact = [path for path in found if path.rpartition("/")[2] == name]
             found = exact if len(exact) == 1 else found
         for other in found[1:]:
             if not self._place.same(found[0], other):
                 raise TableError(
-                    f"the image '{cell}' could be {self._place.shown(found[0])} or "
-                    f"{self._place.shown(other)}, and they differ. "
+                    f"the image '{cell}' could be {self._place.raw / found[0]} or "
+                    f"{self._place.raw / other}, and they differ. "
                     "Remove one, or write the path in the table."
                 )
         return self._place.read(found[0], limit=MAX_IMAGE_BYTES) if found else None
@@ -69,13 +68,13 @@ class Images:
     def hint(self, cell: str) -> str:
         """What a file is called that may be meant by a cell which names none, as a sentence."""
         wanted = similar_form(image_key(cell).rpartition("/")[2])
-        near = next((n for stem, n in self._by_name.items() if similar_form(stem) == wanted), None)
+        near = next((n for name, n in self._by_name.items() if similar_form(name) == wanted), None)
         if near is None:
             return ""
-        stem = image_key(self._place.paths[near[0]]).rpartition("/")[2]
-        zeros = "" if not stem.isdecimal() else f', as in image_names = "{{column:{len(stem):02}}}"'
+        name = image_key(near[0]).rpartition("/")[2]
+        zeros = "" if not name.isdecimal() else f', as in image_names = "{{column:{len(name):02}}}"'
         return (
-            f" There is {stem}, though: say under [table] how names are made of the table{zeros}."
+            f" There is {name}, though: say under [table] how names are made of the table{zeros}."
         )
 
     @property
@@ -88,22 +87,19 @@ class Images:
             if is_within(path, folder)
         ]
 
-    def _answering(self, cell: str, by_name: dict[str, list[int]]) -> list[int]:
+    def _answering(self, cell: str, by_name: dict[str, list[str]]) -> list[str]:
         """The files that the cell names: by their path or, if it gives none, by their name."""
-        key = image_key(cell)
-        near = by_name.get(fold(key.rpartition("/")[2]), [])
+        key, near = image_key(cell), by_name.get(stem(cell), [])
         forms: tuple[Callable[[str], str], ...] = (str, fold)  # as it is spelled goes first
         for form in forms:
-            if at_path := [n for n in near if form(key) in map(form, self._keys(n))]:
+            if at_path := [path for path in near if form(key) in map(form, self._keys(path))]:
                 return at_path
-            stems = [form(image_key(self._place.paths[n]).rpartition("/")[2]) for n in near]
-            if named := [n for n, stem in zip(near, stems, strict=True) if stem == form(key)]:
+            if named := [p for p in near if form(image_key(p).rpartition("/")[2]) == form(key)]:
                 return named
         return []
 
-    def _keys(self, number: int) -> Iterator[str]:
+    def _keys(self, path: str) -> Iterator[str]:
         """The paths that name the file: from each folder on, with the folder's name, from RAW."""
-        path = self._place.paths[number]
         yield without_zip(image_key(path))
         for folder in self.folders:
             if is_within(path, folder):
@@ -111,6 +107,11 @@ class Images:
                 yield inner
                 outer = folder.rpartition("/")[2] or self._place.raw.name
                 yield f"{without_zip(outer)}/{inner}"
+
+
+def stem(path: str) -> str:
+    """The file's name such that its ending and its letter case do not count."""
+    return fold(image_key(path)).rpartition("/")[2]
 
 
 def is_image_file(path: Path) -> bool:

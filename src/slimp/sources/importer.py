@@ -7,6 +7,7 @@ it gets the target's name when everything is written. An import that is interrup
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from slimp.data.cohort import Cohort, CohortInfo
@@ -24,11 +26,10 @@ from slimp.data.in_order import in_order
 from slimp.data.schema import Schema
 from slimp.data.signals import deferred_signals
 from slimp.errors import CohortError, UserError
-from slimp.sources.decode_image import SHORTER_SIDE, VerifiedImage, verify_image
+from slimp.sources.decode_image import CHANGES, SHORTER_SIDE, VerifiedImage, verify_image
 from slimp.sources.image_limits import CorruptImageError, own_limits
 from slimp.sources.level_tables import split_levels, type_rows
 from slimp.sources.parse_cells import image_key
-from slimp.sources.raw import RawTable
 
 Progress = Callable[[int, int], None]
 """Called after each row with the number done and the number in all."""
@@ -41,8 +42,32 @@ THREADS = min(8, os.cpu_count() or 1)
 GROUP = 64
 """Rows that a thread works on at a time; a quarter where images keep their size."""
 
+OpenImage = Callable[[str], bytes | None]
+"""Image cell -> the encoded image, or None if it is not there; called from several threads.
+
+Raises `OSError` if this one image cannot be read, `UserError` if nothing should be.
+"""
 Outcome: TypeAlias = VerifiedImage | str | None
 """The image as the cohort stores it, why it is corrupt, or None if there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawTable:
+    """A dataset as it was published, before anything is typed or dropped."""
+
+    table: pd.DataFrame
+    """Text cells; the index holds the file and the row, as `read_table.read_table` says."""
+    open_image: OpenImage
+    looked_in: str
+    """Where images were looked for, in words."""
+    hint: Callable[[str], str] = lambda cell: ""
+    """A sentence that begins with a space, for an image cell that names no file; or ''."""
+    close: Callable[[], None] = lambda: None
+    """Closes what `open_image` keeps open."""
+    published: int | None = None
+    """How many images the dataset has in full, where that is known."""
+    layout: str = ""
+    """Which of the dataset's known layouts this is, and what is to be said about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,34 +92,23 @@ class ImportOptions:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageCounts:
-    """What became of the images of a table, row by row."""
+    """What became of the images of a table."""
 
-    absent: int = 0
-    absent_examples: list[str] = field(default_factory=list)
-    corrupt: int = 0
-    corrupt_examples: list[str] = field(default_factory=list)
-    resized: int = 0
-    converted: int = 0
-    stripped: int = 0
-    """Images whose files held more than the image (EXIF, XMP, comments, DICOM tags), now gone."""
-    first_frames: int = 0
-    """Images that are the first of several frames."""
+    absent: list[str] = field(default_factory=list)
+    """What the table calls those that are not there."""
+    corrupt: list[str] = field(default_factory=list)
+    """Likewise, each with the reason."""
+    changes: Counter[str] = field(default_factory=Counter)
+    """Of `decode_image.CHANGES` -> images."""
 
-    def add(self, cell: str, outcome: Outcome) -> None:
-        """Counts one row."""
-        if isinstance(outcome, VerifiedImage):
-            self.resized += outcome.resized
-            self.converted += outcome.converted
-            self.stripped += outcome.stripped
-            self.first_frames += outcome.first_frame
-        elif outcome is None:
-            self.absent += 1
-            self.absent_examples += [cell] * (self.absent <= NAMED)
-        else:
-            self.corrupt += 1
-            self.corrupt_examples += [f"{cell} ({outcome})"] * (self.corrupt <= NAMED)
+    def to_dict(self) -> dict[str, Any]:
+        """Numbers, and some absent and corrupt images by name."""
+        counts: dict[str, Any] = {"absent": len(self.absent)}
+        counts |= {"absent_examples": self.absent[:NAMED], "corrupt": len(self.corrupt)}
+        counts |= {"corrupt_examples": self.corrupt[:NAMED]}
+        return counts | {name: self.changes[name] for name in CHANGES}
 
 
 def import_cohort(
@@ -129,7 +143,7 @@ def import_cohort(
         counts, kept = collect_images(cells, raw, writer, options, progress)
         tables, report = split_levels(rows.keep(kept), schema)
         warnings = _few_images(counts, int(kept.sum()), total, raw.published)
-        content: dict[str, Any] = asdict(report) | asdict(counts)
+        content: dict[str, Any] = asdict(report) | counts.to_dict()
         content |= {
             "warnings": [*report.warnings, *warnings],
             "layout": raw.layout,
@@ -169,11 +183,15 @@ def collect_images(
     groups = in_order(verify, range(0, len(cells), size), threads=THREADS, ahead=2 * THREADS)
     with deferred_signals() as stop, own_limits(), closing(groups):
         for row, outcome in enumerate(chain.from_iterable(groups)):
-            counts.add(cells[row], outcome)
             if isinstance(outcome, VerifiedImage):
+                counts.changes.update(outcome.changes)
                 writer.add_image(outcome.encoded)
                 kept[row] = True
-            if counts.corrupt > options.max_corrupt * len(cells):
+            elif outcome is None:
+                counts.absent.append(cells[row])
+            else:
+                counts.corrupt.append(f"{cells[row]} ({outcome})")
+            if len(counts.corrupt) > options.max_corrupt * len(cells):
                 break  # more than any number of images found could excuse
             if progress is not None:
                 progress(row + 1, len(cells))
@@ -195,35 +213,36 @@ def _verified(cell: str, raw: RawTable, shorter_side: int) -> Outcome:
 
 def _few_images(counts: ImageCounts, kept: int, rows: int, published: int | None) -> list[str]:
     """A warning if many images are not there, as after a download that was cut short."""
-    found = kept + counts.corrupt
+    found, absent = kept + len(counts.corrupt), len(counts.absent)
     if published is not None and found < published:
         return [f"{found:,} of {published:,} published images are here"]
-    absent = f"{counts.absent:,} of {rows:,} rows ({counts.absent / rows:.0%}) have no image here"
-    return [f"{absent} and were dropped"] * (counts.absent > MUCH * rows)
+    share = f"{absent:,} of {rows:,} rows ({absent / rows:.0%}) have no image here"
+    return [f"{share} and were dropped"] * (absent > MUCH * rows)
 
 
 def _check_counts(
     counts: ImageCounts, kept: int, rows: int, raw: RawTable, options: ImportOptions
 ) -> None:
     """Raises if the images do not suffice."""
-    found, listed = kept + counts.corrupt, "; ".join(counts.corrupt_examples)
-    if counts.corrupt > options.max_corrupt * found:
+    absent, corrupt = len(counts.absent), len(counts.corrupt)
+    found, listed = kept + corrupt, "; ".join(counts.corrupt[:NAMED])
+    if corrupt > options.max_corrupt * found:
         raise CohortError(
-            f"{counts.corrupt} of {found} images read are corrupt, more than the allowed share of "
+            f"{corrupt} of {found} images read are corrupt, more than the allowed share of "
             f"{options.max_corrupt:.1%}: {listed}. Replace them, remove their rows, or allow more "
             "with --max-corrupt (they are then dropped)."
         )
     if found and not kept:
         raise CohortError(f"all {found} images that were read are corrupt: {listed}.")
     if not found:
-        example = counts.absent_examples[0]
+        example = counts.absent[0]
         raise CohortError(
             f"none of the {rows} images of the table was found. Looked in {raw.looked_in}, for "
             f"instance for {image_key(example)}.jpg (or another ending).{raw.hint(example)}"
         )
-    if counts.absent > options.max_absent * rows:
+    if absent > options.max_absent * rows:
         raise CohortError(
-            f"{counts.absent} of {rows} images are absent, more than the allowed share of "
-            f"{options.max_absent:.1%}, such as {', '.join(counts.absent_examples)}. Looked in "
+            f"{absent} of {rows} images are absent, more than the allowed share of "
+            f"{options.max_absent:.1%}, such as {', '.join(counts.absent[:NAMED])}. Looked in "
             f"{raw.looked_in}. Allow more with --max-absent (their rows are then dropped)."
         )

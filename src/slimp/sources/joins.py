@@ -9,8 +9,9 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
+from slimp.data.schema import Schema
 from slimp.errors import TableError
-from slimp.sources.layout import Join, TableLayout
+from slimp.sources.layout import Join
 from slimp.sources.parse_cells import as_whole, require_columns
 from slimp.sources.parse_ids import parse_ids, similar_form
 
@@ -21,7 +22,7 @@ NewColumns: TypeAlias = dict[str, tuple[str, str, frozenset[tuple[str, int]]]]
 
 
 def join_table(
-    table: pd.DataFrame, join: Join, further: pd.DataFrame, layout: TableLayout
+    table: pd.DataFrame, join: Join, further: pd.DataFrame, schema: Schema
 ) -> tuple[pd.DataFrame, NewColumns, list[str]]:
     """The table with the columns of another, which of them are new, and what there is to say.
 
@@ -47,7 +48,7 @@ def join_table(
         here, there = ", ".join(join.on), list(join.on.values())
         require_columns(table, main, dict.fromkeys(join.on, "on"), "in [[table.join]]")
         require_columns(further, file, dict.fromkeys(there, "on"), "in [[table.join]]")
-        ids, keys = _keys(table, [*join.on], layout, notes), _keys(further, there, layout, notes)
+        ids, keys = _keys(table, [*join.on], schema, notes), _keys(further, there, schema, notes)
     asked = dict.fromkeys(join.columns or (), "columns")
     require_columns(further, file, asked, "in [[table.join]]")
     _require_key(further, keys, there)
@@ -102,7 +103,7 @@ def _without_partner(ids: pd.Series, keys: pd.Series, joined: str, main: str) ->
 
 
 def _keys(
-    table: pd.DataFrame, columns: Sequence[str], layout: TableLayout, notes: list[str]
+    table: pd.DataFrame, columns: Sequence[str], schema: Schema, notes: list[str]
 ) -> pd.Series:
     """The ids of each row as one text; '' where one of them is missing."""
 
@@ -112,9 +113,9 @@ def _keys(
 
     parts = list[pd.Series]()
     for column in columns:
-        ids, said = parse_ids(table[column], where, missing=layout.missing)
+        ids, said = parse_ids(table[column], where, missing=schema.missing)
         notes += [note for note in said if "more than one way" not in note]
-        parts.append(ids.map(similar_form) if layout.similar_ids == "same" else ids)
+        parts.append(ids.map(similar_form) if schema.similar_ids == "same" else ids)
     known = np.all([part != "" for part in parts], axis=0)
     text = reduce(lambda some, part: some + "\x1f" + part, parts)
     return text.where(known, "").astype("str")

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Formatter
-from typing import Any, Literal
+from typing import Literal
 
-from slimp.data.schema import TABLE_DEFAULTS, SimilarIds
+from slimp.data.schema import TABLE_DEFAULTS
 from slimp.data.settings import as_table, as_texts, read_settings, read_toml
 from slimp.errors import TableError
 from slimp.sources.parse_cells import points_outside
@@ -106,10 +106,6 @@ class TableLayout:
     """Start of the paths in the image column that stands for the image folder."""
     drop: tuple[str, ...] = ()
     """Columns that are never read into anything, because they name a person."""
-    missing: tuple[str, ...] = ()
-    """Of the schema: cells that are no id to join by."""
-    similar_ids: SimilarIds = "refuse"
-    """Of the schema: whether ids that differ in letter case or leading zeros are joined."""
 
     def __post_init__(self) -> None:
         try:
@@ -148,31 +144,23 @@ class TableLayout:
     @classmethod
     def from_toml(cls, path: Path) -> TableLayout:
         """The layout in a schema file; `Schema.from_toml` reads the rest of it."""
-        content = read_toml(path)
         try:
-            return cls.from_dict(content.get("table", {}), schema=content)
+            return cls.from_dict(read_toml(path).get("table", {}))
         except TableError as error:
             raise TableError(f"{path}: {error}") from None
 
     @classmethod
-    def from_dict(cls, content: object, schema: Mapping[str, Any] | None = None) -> TableLayout:
-        """The layout from the parsed table `[table]`, and what the schema says of ids.
+    def from_dict(cls, content: object) -> TableLayout:
+        """The layout from the parsed table `[table]`.
 
         Raises:
             TableError: a key is unknown, or of the wrong type.
         """
         entry = {k: v for k, v in as_table(content, "[table]").items() if k not in TABLE_DEFAULTS}
-        joins, schema = entry.pop("join", []), schema or {}
+        joins = entry.pop("join", [])
         if not isinstance(joins, list):
             raise TableError("[table]: write a join as [[table.join]], with two brackets.")
-        return read_settings(
-            cls,
-            entry,
-            "[table]",
-            joins=tuple(map(_join, joins)),
-            missing=as_texts(schema.get("missing", ()), "'missing'"),
-            similar_ids=schema.get("similar_ids", "refuse"),
-        )
+        return read_settings(cls, entry, "[table]", joins=tuple(map(_join, joins)))
 
 
 def _join(content: object) -> Join:

@@ -13,17 +13,27 @@ import numpy as np
 import pandas as pd
 
 from slimp.data.cohort import Tables
-from slimp.data.schema import RESERVED_COLUMNS, Schema
+from slimp.data.schema import RESERVED_COLUMNS, Level, LevelName, Schema
 from slimp.errors import TableError
 from slimp.sources.find_ids import image_ids, lesions_and_patients, namer, repeats
 from slimp.sources.parse_cells import missing_spellings, read_feature, require_columns
-from slimp.sources.parse_ids import missing_words
-from slimp.sources.parse_labels import one_hot_labels, parse_labels, parse_splits
-from slimp.sources.resolve import Disagreement, level_table
+from slimp.sources.parse_ids import missing_words, one_hot_labels, parse_labels, parse_splits
 
 ASSUMED = "assumed"
 """Key in `DataFrame.attrs` of what a reader assumed about a file, one sentence each."""
 Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disagreement:
+    """A column whose value differs within one lesion or patient, and what was made of it."""
+
+    level: LevelName
+    column: str
+    count: int
+    """Lesions or patients with more than one value; missing cells do not count."""
+    rule: str
+    example: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +98,9 @@ def type_rows(
     ids, image_cells = image_ids(table, schema, said)
     first = ~repeats(table, ids, schema)
     rows, table, ids, image_cells = len(table), table[first], ids[first], image_cells[first]
-    found = lesions_and_patients(table, ids, schema, said)
-    if refuse_missing_patients:
-        found.refuse_missing_patients(table, schema)
-    columns = {"image_id": ids, "lesion_id": found.lesions, "patient_id": found.patients}
+    one_each = not refuse_missing_patients
+    lesions, patients, facts = lesions_and_patients(table, ids, schema, said, one_each=one_each)
+    columns = {"image_id": ids, "lesion_id": lesions, "patient_id": patients}
     columns["label"], warnings = _labels(table, schema)
     if schema.split is not None:
         words, where = schema.split_names, namer(table, schema)
@@ -109,10 +118,7 @@ def type_rows(
             assumed=tuple(dict.fromkeys(said)),
             rows=rows,
             duplicate_rows=int((~first).sum()),
-            lesion_ids=found.lesion_rule,
-            patient_ids=found.patient_rule,
-            missing_lesion_ids=int(found.no_lesion.sum()),
-            missing_patient_ids=int(found.no_patient.sum()),
+            **facts,
             missing_spellings=_missing_spellings(table, schema),
             warnings=tuple(warnings),
         ),
@@ -120,7 +126,7 @@ def type_rows(
 
 
 def split_levels(rows: TypedRows, schema: Schema) -> tuple[Tables, TableReport]:
-    """A table per level, values resolved as in `slimp.sources.resolve`, and what was met."""
+    """A table per level, values resolved as `level_table` does, and what was met."""
     frame = rows.frame
     lesions, of_lesions = level_table(frame, schema.level("lesion"))
     lesions.insert(1, "patient_id", frame.drop_duplicates("lesion_id")["patient_id"].to_numpy())
@@ -180,3 +186,45 @@ def _unused_columns(table: pd.DataFrame, schema: Schema) -> dict[str, str]:
         names[column] = name
         taken.add(name)
     return names
+
+
+def level_table(frame: pd.DataFrame, level: Level) -> tuple[pd.DataFrame, list[Disagreement]]:
+    """A row per id of the level, in order of first appearance, and the columns that disagreed.
+
+    A continuous column takes the median of the known values; the others take the most frequent one
+    and, of equals, the first in sorted order, or yes. Missing cells have no say.
+    """
+    key = f"{level.name}_id"
+    groups = frame[[key, *level.columns]].groupby(key, sort=False)
+    table, found = groups.first(), list[Disagreement]()
+    for feature, column in ((f, column) for f in level.features for column in f.columns):
+        several = groups[column].nunique() > 1
+        if not several.any():
+            continue
+        rule = "median" if feature.kind == "continuous" else "most frequent"
+        differing = frame.loc[frame[key].map(several), [key, column]].groupby(key, sort=False)
+        resolved = differing[column].median() if rule == "median" else differing[column].agg(_mode)
+        table.loc[several, column] = resolved
+        first = several.index[several][0]
+        given = sorted(frame.loc[frame[key] == first, column].dropna().unique())
+        listed = ", ".join(map(_text, given))
+        found.append(
+            Disagreement(
+                level=level.name,
+                column=column,
+                count=int(several.sum()),
+                rule=rule,
+                example=f"{first}: {listed} -> {_text(table.loc[first, column])}",
+            )
+        )
+    return table.reset_index(), found
+
+
+def _mode(values: pd.Series) -> object:
+    """The most frequent known value; of equals the first in sorted order, or yes."""
+    equals = values.mode()
+    return equals.iloc[-1 if pd.api.types.is_bool_dtype(values.dtype) else 0]
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

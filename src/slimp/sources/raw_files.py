@@ -42,7 +42,7 @@ class _Member(NamedTuple):
 
 
 class Place:
-    """All files under RAW, by number; zip files stand as folders of their name.
+    """All files under RAW, by path; zip files stand as folders of their name.
 
     Links in a folder are followed; those in a zip are refused. `holds` is what RAW should hold, for
     the message if it is not there.
@@ -53,9 +53,8 @@ class Place:
 
     def __init__(self, raw: Path, holds: str = "the data as published") -> None:
         self.raw = raw
-        self.paths: list[str] = []
-        """From `raw` on, with `/`, as `part_1.zip/a.jpg`."""
-        self._members: list[_Member | None] = []
+        self.paths: dict[str, _Member | None] = {}
+        """From `raw` on, with `/`, as `part_1.zip/a.jpg`; None: no member of a zip."""
         self._open = ExitStack()
         finalize(self, self._open.close)  # where nobody closes this, as after an error
         is_zip = raw.is_file() and (ZIP_ENDING.search(raw.name) or zipfile.is_zipfile(raw))
@@ -75,56 +74,47 @@ class Place:
         """Closes the zip files, and removes what was unpacked."""
         self._open.close()
 
-    def shown(self, number: int) -> Path:
-        """The file's place, for messages."""
-        return self.raw / self.paths[number]
-
-    def number(self, path: str) -> int | None:
-        """The file at that path from `raw` on, or None."""
+    def at(self, path: str) -> str | None:
+        """The path from `raw` on as it is listed, or None if no file is there."""
         wanted = _tidy(path)
-        return self.paths.index(wanted) if wanted in self.paths else None
+        return wanted if wanted in self.paths else None
 
-    def inside_zip(self, number: int) -> bool:
-        """Whether the file is a member of a zip."""
-        return self._members[number] is not None
-
-    def read(self, number: int, *, limit: int) -> bytes:
+    def read(self, path: str, *, limit: int = MAX_TABLE_BYTES) -> bytes:
         """The whole file; of a member, never more than it says.
 
         Raises:
             TableError: it is larger than `limit`, or says that it unpacks to what no data do.
             OSError: it is unreadable or damaged.
         """
-        path, member = self.shown(number), self._members[number]
-        size = path.stat().st_size if member is None else member.info.file_size
+        shown, member = self.raw / path, self.paths[path]
+        size = shown.stat().st_size if member is None else member.info.file_size
         if size > limit:
             raise TableError(
-                f"{path}: has {size:,} bytes, more than the {limit:,} that are read. Remove it."
+                f"{shown}: has {size:,} bytes, more than the {limit:,} that are read. Remove it."
             )
         if member is None:
-            return path.read_bytes()
-        _refuse_bomb(member.info, path)
+            return shown.read_bytes()
+        _refuse_bomb(member.info, shown)
         try:
             return member.archive.read(member.info)
         except Exception as error:  # a dozen kinds on damaged files
             raise OSError(f"damaged in its zip file ({error})") from None
 
-    def path(self, number: int) -> Path:
+    def unpacked(self, path: str) -> Path:
         """Where the file lies; a member of a zip is unpacked, at each call."""
-        path, member = self.shown(number), self._members[number]
-        return path if member is None else self._unpack(member, path)
+        shown, member = self.raw / path, self.paths[path]
+        return shown if member is None else self._unpack(member, shown)
 
-    def same(self, a: int, b: int) -> bool:
+    def same(self, a: str, b: str) -> bool:
         """Whether two files have the same content."""
-        one, other = self._members[a], self._members[b]
+        one, other = self.paths[a], self.paths[b]
         if one is not None and other is not None:
             return (one.info.file_size, one.info.CRC) == (other.info.file_size, other.info.CRC)
-        return self.read(a, limit=MAX_TABLE_BYTES) == self.read(b, limit=MAX_TABLE_BYTES)
+        return self.read(a) == self.read(b)
 
-    def files(self, pattern: str) -> list[int]:
-        """Files whose path ends as the pattern says (`*` within a name; case is ignored)."""
-        ends = _ending(pattern)
-        return [number for number, path in enumerate(self.paths) if ends(path)]
+    def files(self, pattern: str) -> list[str]:
+        """Paths that end as the pattern says (`*` within a name; case is ignored)."""
+        return list(filter(_ending(pattern), self.paths))
 
     def folders(self, *patterns: str) -> list[str]:
         """Folders and zips whose path ends as one of the patterns says; '.' is RAW itself.
@@ -161,8 +151,8 @@ class Place:
     def _add(self, path: str, member: _Member | None, depth: int = 1) -> None:
         """Lists the file at that path, or if it is a zip file its members."""
         if path and not ZIP_ENDING.search(path):
-            self.paths.append(path)
-            self._members.append(member)
+            if self.paths.setdefault(path, member) is not member:
+                raise TableError(f"{self.raw / path}: is there twice. Remove one of them.")
             return
         shown = self.raw / path
         if depth > NESTED:
@@ -228,19 +218,16 @@ def _not_whole(shown: Path, error: BaseException) -> TableError:
     return TableError(f"{shown}: not a whole zip file ({error}). Download it again, or remove it.")
 
 
-def one_file(place: Place, numbers: Sequence[int]) -> int | None:
-    """The file that lies highest, or None if there is none; several that differ are refused."""
-    if not numbers:
-        return None
-    depth = {number: place.paths[number].count("/") for number in numbers}
-    highest = [number for number in numbers if depth[number] == min(depth.values())]
+def one_file(place: Place, paths: Sequence[str]) -> str | None:
+    """The path that lies highest, or None if there is none; several that differ are refused."""
+    highest = [path for path in paths if path.count("/") == min(p.count("/") for p in paths)]
     for other in highest[1:]:
         if not place.same(highest[0], other):
             raise TableError(
-                f"{place.shown(highest[0])} and {place.shown(other)} differ. Name one of them "
+                f"{place.raw / highest[0]} and {place.raw / other} differ. Name one of them "
                 "with --table, or import from the folder that holds one."
             )
-    return highest[0]
+    return highest[0] if highest else None
 
 
 def _walk(raw: Path) -> Iterator[str]:

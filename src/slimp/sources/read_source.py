@@ -11,36 +11,13 @@ from typing import Any
 import pandas as pd
 
 from slimp.data.schema import Schema
-from slimp.data.settings import read_toml
 from slimp.sources.arrange import arrange
 from slimp.sources.hdf5 import HDF5_ENDING, HDF5Images
 from slimp.sources.image_files import Images
-from slimp.sources.layout import TableLayout
-from slimp.sources.raw import OpenImage, RawTable
+from slimp.sources.importer import RawTable
 from slimp.sources.raw_files import Place
 from slimp.sources.read_parquet import EMBEDDED, ParquetImages
-from slimp.sources.recognise import Layout, Rows, Search, layouts_of
-
-TABLE, IMAGES = "metadata.csv", "images"
-"""Where anyone's own table and images are, unless they are named."""
-
-
-def read_published(toml: Path, raw: Path, **named: str | None) -> tuple[RawTable, Schema]:
-    """The table and images of the dataset that `toml` describes; arguments as of `read_source`."""
-    return read_source(layouts_of(read_toml(toml)), Schema.from_toml(toml), raw, **named)
-
-
-def read_own(
-    layout: TableLayout,
-    schema: Schema,
-    raw: Path,
-    *,
-    table: str | None = None,
-    images: str | None = None,
-) -> tuple[RawTable, Schema]:
-    """Anyone's own table, by default `metadata.csv`, and images, by default below `images`."""
-    own = Layout(name="", rows=(Rows(file=(table or TABLE,)),), table=layout)
-    return read_source([own], schema, raw, table=table or TABLE, images=images or IMAGES)
+from slimp.sources.recognise import Layout, Search
 
 
 def read_source(
@@ -63,13 +40,13 @@ def read_source(
     with ExitStack() as opened:
         place = opened.enter_context(closing(Place(raw, holds=usual)))
         search = Search(place, table)
-        layout, numbers, published = search.recognise(layouts)
+        layout, paths, published = search.recognise(layouts)
         packed: list[HDF5Images] | list[ParquetImages]
         if (column := published.attrs[EMBEDDED]) is None:
             folders, packed, looked_in = _images(place, layout, images)
         else:
             folders, looked_in = Images(place, ()), f"column '{column}' of the table"
-            packed = [ParquetImages(place.path(number), column) for number in numbers]
+            packed = [ParquetImages(place.unpacked(path), column) for path in paths]
         for file in packed:
             opened.callback(file.close)
         outer = dict.fromkeys(str(path) for path in (raw.absolute(), raw.resolve()))
@@ -77,19 +54,24 @@ def read_source(
         published = arrange(
             published,
             layout.table,
-            schema.image,
-            read_join=lambda join: search.further(join, layout.table, numbers[0]),
+            schema,
+            read_join=lambda join: search.further(join, layout.table, paths[0]),
             files=() if layout.table.image_names is None else folders.files,
             roots=[*inner, *outer],
         )
         if layout.one_hot:
             schema = replace(schema, label=None, one_hot=layout.one_hot)
         schema, gone = fitted(schema, published, layout.may_lack)
-        found = f"table {' and '.join(place.paths[number] for number in numbers)}"
+        found = f"table {' and '.join(paths)}"
         said = [layout.name, found, layout.note, f"without {', '.join(gone)}" if gone else ""]
+
+        def open_image(cell: str) -> bytes | None:
+            found = (opener(cell) for opener in (folders, *packed))
+            return next((encoded for encoded in found if encoded is not None), None)
+
         raw_table = RawTable(
             table=published,
-            open_image=_first_of([folders, *packed]),
+            open_image=open_image,
             looked_in=looked_in,
             hint=folders.hint,
             close=opened.pop_all().close,
@@ -125,26 +107,18 @@ def _images(
 
     They are the one that was given, else all of the layout's first group that has any.
     """
-    folders, files = list[str](), list[int]()
+    folders, files = list[str](), list[str]()
     if given is not None:
-        number = place.number(given) if HDF5_ENDING.search(given) else None
-        folders, files = ([place.folder(given)], []) if number is None else ([], [number])
+        file = place.at(given) if HDF5_ENDING.search(given) else None
+        folders, files = ([place.folder(given)], []) if file is None else ([], [file])
     for group in layout.images if given is None else ():
         folders = place.folders(*group)
-        files = [number for pattern in group for number in place.files(pattern)]
-        files = [number for number in files if HDF5_ENDING.search(place.paths[number])]
+        files = [path for pattern in group for path in place.files(pattern)]
+        files = list(filter(HDF5_ENDING.search, files))
         if folders or files:
             break
     found = Images(place, folders)
-    looked_in = [str(place.shown(number)) for number in files] + [str(found)] * bool(folders)
+    looked_in = [str(place.raw / path) for path in files] + [str(found)] * bool(folders)
     usual = [f"{place.raw}/{name}" for group in layout.images for name in group if name != "."]
-    packed = [HDF5Images(place, number) for number in files]
+    packed = [HDF5Images(place, path) for path in files]
     return found, packed, " and ".join(looked_in) or ", ".join(usual)
-
-
-def _first_of(openers: Sequence[OpenImage]) -> OpenImage:
-    def open_image(cell: str) -> bytes | None:
-        found = (opener(cell) for opener in openers)
-        return next((encoded for encoded in found if encoded is not None), None)
-
-    return open_image

@@ -11,7 +11,6 @@ from slimp.errors import TableError
 from slimp.sources.header import refuse_data_as_header
 from slimp.sources.layout import TableLayout
 from slimp.sources.level_tables import ASSUMED
-from slimp.sources.raw_files import MAX_TABLE_BYTES, Place
 from slimp.sources.read_parquet import EMBEDDED, read_parquet
 from slimp.sources.read_spreadsheet import read_spreadsheet
 from slimp.sources.read_text import read_text
@@ -66,16 +65,6 @@ def read_table(
     table.index = pd.MultiIndex.from_product([[path.name], table.index])
     table.attrs = {ASSUMED: [f"{path.name}: {note}" for note in notes], EMBEDDED: embedded}
     return table
-
-
-def table_at(place: Place, number: int, layout: TableLayout | None = None) -> pd.DataFrame:
-    """The table in that file of a place, in a zip or not, as `read_table` gives it."""
-    path = place.shown(number)
-    try:
-        content = place.read(number, limit=MAX_TABLE_BYTES)
-    except OSError as error:
-        raise TableError(f"{path}: cannot be read: {error}. Download it again.") from None
-    return read_table(path, content=content, layout=layout)
 
 
 def join_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

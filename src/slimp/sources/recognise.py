@@ -17,7 +17,7 @@ from slimp.data.settings import read_settings
 from slimp.errors import TableError
 from slimp.sources.layout import Join, TableLayout
 from slimp.sources.raw_files import Place, one_file
-from slimp.sources.read_table import join_tables, table_at
+from slimp.sources.read_table import join_tables, read_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def layouts_of(content: Mapping[str, Any]) -> tuple[Layout, ...]:
     layouts = []
     for entry in content["dataset"].get("layout", ()):
         own = {key: value for key, value in entry.items() if key != "table"}
-        table = TableLayout.from_dict({**common, **entry.get("table", {})}, schema=content)
+        table = TableLayout.from_dict({**common, **entry.get("table", {})})
         layouts.append(read_settings(Layout, own, "[[dataset.layout]]", table=table))
     return tuple(layouts)
 
@@ -88,9 +88,9 @@ class Search:
 
     def __init__(self, place: Place, given: str | None) -> None:
         self._place, self._given = place, given
-        self._known: dict[tuple[int, str | None], pd.DataFrame] = {}
+        self._known: dict[tuple[str, str | None], pd.DataFrame] = {}
 
-    def recognise(self, layouts: Sequence[Layout]) -> tuple[Layout, list[int], pd.DataFrame]:
+    def recognise(self, layouts: Sequence[Layout]) -> tuple[Layout, list[str], pd.DataFrame]:
         """The first layout that fits, the files of its rows, and the rows.
 
         Raises:
@@ -99,17 +99,17 @@ class Search:
         near = list[str]()  # what layouts lack of which something is there
         for layout in layouts:
             found = self._given_tables(layout) if self._given else self._usual_tables(layout)
-            numbers = [number for number, _ in found]
-            paths = " and ".join(self._place.paths[number] for number in numbers)
+            paths = " and ".join(path for path, _ in found)
             if not found:
                 continue
-            if lack := self._lacks(layout, numbers):
+            if lack := self._lacks(layout, [path for path, _ in found]):
                 near.append(f"{paths} {lack}")
                 continue
             if layout.instead:
                 raise TableError(f"{self._place.raw}: {paths} is {layout.name}. {layout.instead}")
-            tables = [self._read(number, layout.table).assign(**r.set) for number, r in found]
-            return layout, numbers, join_tables(tables) if len(tables) > 1 else tables[0]
+            tables = [self._table(path, layout.table).assign(**r.set) for path, r in found]
+            rows = join_tables(tables) if len(tables) > 1 else tables[0]
+            return layout, [path for path, _ in found], rows
         usual = [f"{layout.files} ({layout.name})" for layout in layouts if not layout.instead]
         files = [self._given] if self._given and not near else usual
         hint = f" But {'; '.join(dict.fromkeys(near))}." if near else ""
@@ -119,20 +119,18 @@ class Search:
             "schema.toml."
         )
 
-    def further(self, join: Join, layout: TableLayout, main: int) -> pd.DataFrame | None:
+    def further(self, join: Join, layout: TableLayout, main: str) -> pd.DataFrame | None:
         """The table of a join, beside the main one or by the end of its path; None if it may lack.
 
         Raises:
             TableError: it is not there.
         """
         if not join.file:
-            return self._read(main, replace(layout, sheet=join.sheet))
-        beside = Path(self._place.paths[main]).parent
-        paths = [self._place.number((beside / file).as_posix()) for file in join.file]
-        number = next((n for n in paths if n is not None), None)
-        number = self._first(join.file) if number is None else number
-        if number is not None:
-            return self._read(number, TableLayout(sheet=join.sheet))
+            return self._table(main, replace(layout, sheet=join.sheet))
+        beside = Path(main).parent
+        paths = filter(None, (self._place.at((beside / file).as_posix()) for file in join.file))
+        if path := next(paths, None) or self._first(join.file):
+            return self._table(path, TableLayout(sheet=join.sheet))
         if join.needed:
             named = " or ".join(join.file)
             raise TableError(
@@ -140,34 +138,37 @@ class Search:
             )
         return None
 
-    def _read(self, number: int, layout: TableLayout) -> pd.DataFrame:
-        key = number, layout.sheet
+    def _table(self, path: str, layout: TableLayout) -> pd.DataFrame:
+        key = path, layout.sheet
         if key not in self._known:
-            self._known[key] = table_at(self._place, number, layout)
+            shown = self._place.raw / path
+            try:
+                content = self._place.read(path)
+            except OSError as error:
+                raise TableError(f"{shown}: cannot be read: {error}. Download it again.") from None
+            self._known[key] = read_table(shown, content=content, layout=layout)
         return self._known[key]
 
-    def _usual_tables(self, layout: Layout) -> list[tuple[int, Rows]]:
-        numbers = [(self._first(rows.file, layout), rows) for rows in layout.rows]
-        return [(number, rows) for number, rows in numbers if number is not None]
+    def _usual_tables(self, layout: Layout) -> list[tuple[str, Rows]]:
+        found = [(self._first(rows.file, layout), rows) for rows in layout.rows]
+        return [(path, rows) for path, rows in found if path is not None]
 
-    def _given_tables(self, layout: Layout) -> list[tuple[int, Rows]]:
+    def _given_tables(self, layout: Layout) -> list[tuple[str, Rows]]:
         """The table that the user named, or those, if there is a `*`: the parts of one."""
-        paths, given = self._place.paths, str(self._given)
-        one = self._place.number(given)
-        parts = [] if one is None else [one]
-        if "*" in given:
-            parts = sorted(self._place.files(given), key=paths.__getitem__)
-        found = list[tuple[int, Rows]]()
-        for number in parts:
-            name = paths[number].rpartition("/")[2]
+        given = str(self._given)
+        one = self._place.at(given)
+        parts = sorted(self._place.files(given)) if "*" in given else [one] if one else []
+        found = list[tuple[str, Rows]]()
+        for path in parts:
+            name = path.rpartition("/")[2]
             named = [rows for rows in layout.rows if rows.begins and name.startswith(rows.begins)]
-            found.append((number, (named or list(layout.rows))[0]))
+            found.append((path, (named or list(layout.rows))[0]))
         return found
 
-    def _lacks(self, layout: Layout, numbers: Sequence[int]) -> str:
+    def _lacks(self, layout: Layout, paths: Sequence[str]) -> str:
         """What keeps the tables from being this layout, or ''."""
-        for number in numbers if layout.columns else ():
-            columns = self._read(number, layout.table).columns
+        for path in paths if layout.columns else ():
+            columns = self._table(path, layout.table).columns
             if missing := [column for column in layout.columns if column not in columns]:
                 return f"has no column '{missing[0]}'"
         for join in layout.table.joins if layout.name else ():
@@ -175,12 +176,12 @@ class Search:
                 return f"is there without {' or '.join(join.file)} ({layout.name})"
         return ""
 
-    def _first(self, patterns: Sequence[str], layout: Layout | None = None) -> int | None:
+    def _first(self, patterns: Sequence[str], layout: Layout | None = None) -> str | None:
         """The first file that is there; of several, those with the layout's columns, if any."""
         for pattern in patterns:
-            numbers = self._place.files(pattern)
-            if len(numbers) > 1 and layout is not None:
-                numbers = [n for n in numbers if not self._lacks(layout, [n])] or numbers
-            if numbers:
-                return one_file(self._place, numbers)
+            paths = self._place.files(pattern)
+            if len(paths) > 1 and layout is not None:
+                paths = [path for path in paths if not self._lacks(layout, [path])] or paths
+            if paths:
+                return one_file(self._place, paths)
         return None

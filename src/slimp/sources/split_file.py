@@ -16,7 +16,7 @@ import pandas as pd
 from slimp.data.splits import require_disjoint
 from slimp.errors import CohortError, TableError
 from slimp.sources.parse_cells import image_key
-from slimp.sources.parse_labels import parse_splits
+from slimp.sources.parse_ids import parse_splits
 from slimp.sources.read_table import read_table
 
 FOLD = re.compile(r"fold(\d+)")

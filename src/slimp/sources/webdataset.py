@@ -17,8 +17,7 @@ from slimp.data.cohort_files import CohortInfo, CohortWriter, Tables, check_type
 from slimp.data.files import ImagesInMemory, read_json, sha256_of
 from slimp.data.schema import LEVELS, Schema
 from slimp.errors import TableError, UserError
-from slimp.sources.importer import ImportOptions, Progress, collect_images
-from slimp.sources.raw import RawTable
+from slimp.sources.importer import ImportOptions, Progress, RawTable, collect_images
 
 FORMAT = 1
 """Version of an export's layout, in its sidecar."""
@@ -70,7 +69,7 @@ def import_webdataset(
 
         source = RawTable(table=tables.images, open_image=open_image, looked_in=str(raw))
         found, kept = collect_images(cells, source, writer, options, progress)
-        if any((counts := asdict(found)).values()):
+        if any((counts := found.to_dict()).values()):
             report = {**info.import_report, **counts, "options": asdict(options)}
             info = replace(info, import_report=report)
         if not kept.all():

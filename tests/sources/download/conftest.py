@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import threading
@@ -12,19 +11,11 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-import numpy as np
 import pytest
-from PIL import Image
+from raw_data import noise
 
 NUMBER = 7
 """The collection that it holds."""
-
-
-def photo(seed: int, side: int = 48) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG")
-    return file.getvalue()
 
 
 @dataclass(frozen=True)
@@ -182,7 +173,7 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     """Ten images on four pages, served on this machine."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("SLIMP_ISIC_ARCHIVE", raising=False)
-    content = StandIn({f"ISIC_{i:07d}": photo(i, side=40 + i) for i in range(10)}, page=3)
+    content = StandIn({f"ISIC_{i:07d}": noise(i, width=40 + i) for i in range(10)}, page=3)
     handler = type("Bound", (Handler,), {"archive": content})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         content.address = f"http://127.0.0.1:{server.server_address[1]}"

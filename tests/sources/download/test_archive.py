@@ -50,21 +50,6 @@ def ask():
         one.close()
 
 
-def test_a_record_becomes_a_row():
-    image = parse_image(IMAGE)
-    assert image.file == "ISIC_0000001.JPG"
-    assert image.size_bytes == 12
-    assert image.record == {
-        "isic_id": "ISIC_0000001",
-        "attribution": "A hospital",
-        "copyright_license": "CC-BY-NC",
-        "image_type": "dermoscopic",
-        "age_approx": "55",
-        "sex": "",
-        "melanocytic": "False",
-    }
-
-
 @pytest.mark.parametrize("ending", ["", "/", ".exe", ".jpg/..", ".csv", ".jpg%2F..%2Fx"])
 def test_an_odd_ending_is_none(ending):
     address = f"https://files.example/x{ending}?response-content-disposition=y.png"
@@ -116,18 +101,6 @@ def test_any_json_is_an_image_or_refused(place, value):
     for cell in (*image.record, *image.record.values()):
         assert "\n" not in cell
         cell.encode("utf-8")
-
-
-def test_facts_of_a_collection(ask, archive):
-    facts = ask(archive.address).collection(NUMBER)
-    assert (facts.name, facts.images) == ("Skin in focus", 10)
-    assert facts.size_bytes == sum(map(len, archive.images.values()))
-
-
-def test_pages_are_read_one_after_the_other(ask, archive):
-    listed = [image.file for image in ask(archive.address).images(NUMBER)]
-    assert listed == [f"{name}.jpg" for name in sorted(archive.images)]
-    assert archive.asked.count("/api/v2/images/search/") == 4
 
 
 def test_no_such_collection(ask, archive):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
 import os
@@ -19,7 +18,6 @@ import pytest
 pytest.importorskip("isic_cli", reason="needs the extra 'isic'")
 
 from slimp.cli import main as cli
-from slimp.data.cohort import Cohort
 from slimp.errors import UserError
 from slimp.sources.download import collection as module
 from slimp.sources.download.archive import Archive
@@ -118,7 +116,7 @@ def test_mishaps_leave_no_trace(mishap, archive, whole, tmp_path):
 
 
 def test_a_slow_server_is_left_and_asked_again(archive, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr("slimp.sources.download.session.TIMEOUT_SECONDS", (1.0, 0.2))
+    monkeypatch.setattr("slimp.sources.download.archive.TIMEOUT_SECONDS", (1.0, 0.2))
     archive.next_gets("/files/ISIC_0000002", {"delay": 0.6})
     archive.next_gets("/collections/7/", {"delay": 0.6})
     fetch(archive, tmp_path / "raw")
@@ -213,28 +211,6 @@ def test_nothing_is_written_where_there_is_no_room(archive, tmp_path, monkeypatc
     assert not archive.files_asked()
 
 
-def test_a_disk_that_fills_under_way_leaves_whole_images_only(
-    archive, whole, tmp_path, monkeypatch
-):
-    raw, fetch_image = tmp_path / "raw", module.fetch_image
-
-    def full(archive, folder, image):
-        if image.file == "ISIC_0000005.jpg":
-            raise OSError(errno.ENOSPC, "No space left on device", str(folder / image.file))
-        return fetch_image(archive, folder, image)
-
-    monkeypatch.setattr(module, "fetch_image", full)
-    with pytest.raises(OSError, match="No space left"):
-        fetch(archive, raw)
-    assert not (raw / "metadata.csv").exists()
-    monkeypatch.undo()
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    for path in raw.glob("*.jpg"):
-        assert path.read_bytes() == archive.images[path.stem]
-    fetch(archive, raw)
-    assert content(raw) == whole
-
-
 def test_somebody_elses_files_are_left_alone(archive, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -246,17 +222,13 @@ def test_somebody_elses_files_are_left_alone(archive, tmp_path):
         fetch(archive, raw / "thesis.txt")
 
 
-def test_a_table_that_was_edited_is_not_replaced(archive, tmp_path):
+def test_a_table_that_was_edited_and_another_collection_are_not_replaced(archive, tmp_path):
     fetch(archive, tmp_path / "raw")
     path = tmp_path / "raw" / "metadata.csv"
     path.write_text(path.read_text() + "mine\n")
     with pytest.raises(UserError, match=r"metadata.csv: was changed after it was fetched"):
         fetch(archive, tmp_path / "raw")
     assert path.read_text().endswith("mine\n")
-
-
-def test_another_collection_does_not_go_into_the_same_folder(archive, tmp_path):
-    fetch(archive, tmp_path / "raw")
     config = tmp_path / "raw" / "config.json"
     config.write_text(config.read_text().replace('"collection": 7', '"collection": 8'))
     with pytest.raises(UserError, match="holds something other than a download of collection 7"):
@@ -321,25 +293,3 @@ def test_interrupted_and_run_again(archive, whole, tmp_path):
     fetch(archive, raw)
     assert content(raw) == whole
     assert not before & set(archive.files_asked())
-
-
-def test_what_is_fetched_can_be_imported(archive, tmp_path, capsys):
-    for number, name in enumerate(sorted(archive.images)):
-        clinical = {"patient_id": f"IP_{number // 2}", "lesion_id": f"IL_{number}"}
-        clinical |= {
-            "diagnosis_1": "Benign",
-            "diagnosis_3": "Nevus",
-            "age_approx": 40,
-            "sex": "male",
-        }
-        metadata = {"acquisition": {"image_type": "dermoscopic"}, "clinical": clinical}
-        archive.records[name] = {"metadata": metadata}
-    raw = tmp_path / "raw"
-    fetch(archive, raw)
-    assert cli.main(["data", "import", "isic", str(raw), str(tmp_path / "cohort")]) == 0, (
-        capsys.readouterr().err
-    )
-    cohort = Cohort.load(tmp_path / "cohort")
-    assert len(cohort) == 10
-    assert len(cohort.patients) == 5
-    assert cohort.images["copyright_license"].tolist() == ["CC-0", "CC-BY"] * 5

@@ -9,8 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slimp.errors import UserError
-from slimp.sources.download.archive import ARCHIVE, Archive
-from slimp.sources.download.session import check_address, is_internal, open_session
+from slimp.sources.download.archive import (
+    ARCHIVE,
+    Archive,
+    check_address,
+    is_internal,
+    open_session,
+)
 
 requests = pytest.importorskip("requests", reason="needs the extra 'isic'")
 pytest.importorskip("isic_cli", reason="needs the extra 'isic'")

@@ -90,14 +90,20 @@ def download(
         raise UserError(f"{archive.host}: collection {number} has no image that is public.")
     expected = min(collection.images, limit or collection.images)
     agree(_plan(archive, collection, folder, expected))
-    _begin(archive, collection, folder, limit)
+    make_folder(folder)
+    remove_partials(folder)
+    asked = {"archive": archive.address, "collection": number, "name": collection.name}
+    asked |= {"images": collection.images, "limit": limit}
+    asked["asked_utc"] = datetime.now(UTC).isoformat(timespec="seconds")
+    versions = {"slimp": __version__, "isic-cli": version("isic-cli")}
+    write_json(folder / CONFIG, {"download": asked, "versions": versions})  # the key to resuming
     listed = islice(archive.images(number), expected + (expected == collection.images))
     report, rows = DownloadReport(), list[ArchiveImage]()
     for image in _fetch(archive, folder, listed, report):
         rows.append(image)
         progress(min(len(rows), expected), expected)
     report.images = len(rows) - len(report.lost)
-    if (len(rows), len({image.file.casefold() for image in rows})) != (expected, expected):
+    if not len(rows) == len({image.file.casefold() for image in rows}) == expected:
         raise UserError(
             f"collection {number} was said to hold {collection.images:,} images, but fewer, more, "
             "or some twice are listed. It may have changed meanwhile: run the same command again."
@@ -119,23 +125,24 @@ def _check_folder(folder: Path, number: int) -> None:
         raise UserError(f"{folder}: exists and is not a folder. Choose another place.")
     if not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir()):
         return
-    begun = _noted(folder / CONFIG).get("download")
-    if not isinstance(begun, dict) or begun.get("collection") != number:
+    config, metrics = (
+        read_json(path) if path.is_file() else None for path in (folder / CONFIG, folder / METRICS)
+    )
+    try:
+        is_this = config["download"]["collection"] == number
+    except (KeyError, TypeError):
+        is_this = False
+    if not is_this:
         raise UserError(
             f"{folder}: holds something other than a download of collection {number}. Choose an "
             "empty or new folder; what you fetched yourself can be imported as it is."
         )
     table = folder / TABLE
-    if table.is_file() and sha256_of(table) != _noted(folder / METRICS).get("table_sha256"):
+    if table.is_file() and sha256_of(table) != (metrics or {}).get("table_sha256"):
         raise UserError(
             f"{table}: was changed after it was fetched, and would be replaced. Move it out of the "
             "folder, or choose another folder."
         )
-
-
-def _noted(path: Path) -> dict[str, object]:
-    content = read_json(path) if path.is_file() else {}
-    return content if isinstance(content, dict) else {}
 
 
 def _plan(archive: Archive, collection: Collection, folder: Path, expected: int) -> str:
@@ -167,21 +174,6 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def _begin(archive: Archive, collection: Collection, folder: Path, limit: int | None) -> None:
-    """Notes what was asked, from where and when: the first thing written, the key to resuming."""
-    asked = {
-        "archive": archive.address,
-        "collection": collection.number,
-        **{name: getattr(collection, name) for name in ("name", "images")},
-        "limit": limit,
-        "asked_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    versions = {"slimp": __version__, "isic-cli": version("isic-cli")}
-    make_folder(folder)
-    remove_partials(folder)
-    write_json(folder / CONFIG, {"download": asked, "versions": versions})
-
-
 def _fetch(
     archive: Archive, folder: Path, listed: Iterator[ArchiveImage], report: DownloadReport
 ) -> Iterator[ArchiveImage]:
@@ -209,23 +201,22 @@ def fetch_image(archive: Archive, folder: Path, image: ArchiveImage) -> str | No
     Raises:
         UserError: no answer, as often as was asked.
     """
-    target = folder / image.file
-    if target.is_file() and _problem_with(target.read_bytes(), image.size_bytes) is None:
+    target, problem = folder / image.file, ""
+    if target.is_file() and not _problem_with(target.read_bytes(), image.size_bytes):
         return None
-    problem: str | None = ""
     for _ in range(TRIES):
         content, problem = _receive(archive, image)
         problem = problem or _problem_with(content, image.size_bytes)
-        if problem is None:
+        if not problem:
             with new_file(target) as file:
                 file.write_bytes(content)
-            return ""
+            break
         archive.stop.wait(archive.wait_seconds)
     return problem
 
 
-def _receive(archive: Archive, image: ArchiveImage) -> tuple[bytes, str | None]:
-    """What the server sends, and why that is not all of it, or None."""
+def _receive(archive: Archive, image: ArchiveImage) -> tuple[bytes, str]:
+    """What the server sends, and why that is not all of it, or ''."""
     from requests import RequestException
 
     most = LARGEST_BYTES if image.size_bytes is None else image.size_bytes
@@ -240,18 +231,18 @@ def _receive(archive: Archive, image: ArchiveImage) -> tuple[bytes, str | None]:
                 content += chunk
         except RequestException:
             return b"", "breaks off in the middle"
-    return bytes(content), None
+    return bytes(content), ""
 
 
-def _problem_with(content: bytes, size_bytes: int | None) -> str | None:
-    """Why bytes are not the image of that size, in words; None if they are."""
-    if len(content) != (len(content) if size_bytes is None else size_bytes):
+def _problem_with(content: bytes, size_bytes: int | None) -> str:
+    """Why bytes are not the image of that size, or ''."""
+    if size_bytes is not None and len(content) != size_bytes:
         return f"has {len(content):,} bytes instead of {size_bytes:,}"
     try:
         decode_image(content)
     except CorruptImageError as error:
         return f"is not a whole image ({error})"
-    return None
+    return ""
 
 
 def _write_tables(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from slimp.errors import TableError, UserError
 from slimp.sources import Source
-from slimp.sources.read_source import read_published
+from slimp.sources.read_source import read_source
 
 
 def check_fetched(source: Source, raw: Path, progress: Callable[[int, int], None]) -> str:
@@ -16,10 +17,10 @@ def check_fetched(source: Source, raw: Path, progress: Callable[[int, int], None
     Raises:
         UserError: something is missing, or the table cannot be read.
     """
-    if not source.is_published or source.schema_file is None:
+    if not source.is_published:
         raise UserError(f"source '{source.name}' is not published anywhere: nothing to fetch.")
-    found, schema = read_published(source.schema_file, raw)
-    try:
+    found, schema = read_source(source.layouts, source.schema(), raw)
+    with closing(found):
         if schema.image not in found.table.columns:
             raise TableError(
                 f"{found.table.index[0][0]}: has no column '{schema.image}', so it is not the "
@@ -31,8 +32,6 @@ def check_fetched(source: Source, raw: Path, progress: Callable[[int, int], None
             if not found.open_image(cell):
                 absent.append(cell)
             progress(done, len(cells))
-    finally:
-        found.close()
     if absent:
         raise UserError(
             f"{raw}: {len(absent):,} of {len(cells):,} images that the table names are not in "

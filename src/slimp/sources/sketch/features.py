@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,7 +13,7 @@ from slimp.sources.association import as_categories, measure_association
 from slimp.sources.personal_data import personal_kind
 from slimp.sources.sketch.columns import Column
 from slimp.sources.sketch.roles import Roles, is_row_counter, ticks
-from slimp.sources.sketch.schema_text import Line, value_text
+from slimp.sources.sketch.schema_text import Line
 from slimp.sources.sketch.words import (
     hints_at,
     is_called_id,
@@ -35,19 +35,19 @@ def propose(
     columns: Sequence[Column], roles: Roles, used: Collection[str | None]
 ) -> dict[str, list[Line]]:
     """The lines of each section for the columns that are not `used` already."""
-    sections: dict[str, list[Line]] = {"table": [], **{f"{name}_metadata": [] for name in LEVELS}}
-    sections |= {"refused": [], "unused": [], "drop": []}
+    names = ("table", *(f"{name}_metadata" for name in LEVELS), "refused", "unused", "drop")
+    sections = {name: list[Line]() for name in names}
     labels, groups = _labels(columns, roles), _groups(columns, roles)
-    names, evident = set(RESERVED_COLUMNS), False
+    taken, evident = set(RESERVED_COLUMNS), False
     if "patient" in groups:
         lesions = groups.get("lesion", pd.Series(range(len(groups["patient"]))))
         several = int((lesions.groupby(groups["patient"]).nunique() > 1).sum())
         evident = several >= EVIDENCE
     if (age := _age([c for c in columns if c.name not in used], groups.get("patient"))) is not None:
         sections["patient_metadata" if "patient" in groups else "lesion_metadata"].append(age)
-        used, names = {*used, age.value["from"], age.value["to"]}, {*names, age.key}
-    decimal = "," if any(c.decimal == "," and c.unclear is None for c in columns) else "."
-    if decimal == ",":
+        used, taken = {*used, age.value["from"], age.value["to"]}, {*taken, age.key}
+    comma = any(c.settings.get("decimal") == "," and not c.unclear for c in columns)
+    if comma:
         sections["table"].append(Line(key="decimal", value=","))
     for column in (c for c in columns if c.name not in used):
         section, why = _not_a_feature(column, labels, groups.get("patient"))
@@ -56,11 +56,17 @@ def propose(
             continue
         level, doubt = _level(column, groups, evident=evident)
         slug = re.sub(r"[^a-z0-9]+", "_", plain(column.name)).strip("_") or "column"
-        name = next(n for n in (slug, *(f"{slug}_{k}" for k in range(2, 9999))) if n not in names)
-        names.add(name)
-        entry = _entry(column, decimal) | ({"column": column.name} if column.name != name else {})
-        line = Line(key=name, value=entry, doubts=(doubt, *_doubts(column)))
-        sections[f"{level}_metadata"].append(line)
+        name = next(n for n in (slug, *(f"{slug}_{k}" for k in range(2, 9999))) if n not in taken)
+        taken.add(name)
+        kind = {"number": "continuous", "checkbox": "checkbox"}.get(column.kind, "categorical")
+        entry = {"kind": kind, **column.settings, "missing": list(column.missing)}
+        if not entry.get("thousands") and entry.get("decimal") == ("," if comma else "."):
+            del entry["decimal"]  # as the whole table has it
+        entry["column"] = column.name if column.name != name else None
+        entry = {key: value for key, value in entry.items() if value}
+        sections[f"{level}_metadata"].append(
+            Line(key=name, value=entry, doubts=(doubt, *column.doubts))
+        )
     if drop := sections.pop("drop"):
         said = ("personal data, never copied:", *(f"{line.key}: {line.value}." for line in drop))
         sections["table"].append(Line(key="drop", value=[line.key for line in drop], doubts=said))
@@ -176,68 +182,20 @@ def variation(cells: pd.Series, groups: pd.Series) -> tuple[int, int]:
     return int(several.sum()), int((values.nunique()[several] > 1).sum())
 
 
-def _entry(column: Column, decimal: str) -> dict[str, Any]:
-    """The settings of an ordinary feature; `decimal` is the mark of the table."""
-    kind = {"number": "continuous", "checkbox": "checkbox"}.get(column.kind, "categorical")
-    entry: dict[str, Any] = {"kind": kind, "unit": column.unit, "units": column.units}
-    if column.thousands is not None:
-        other = "," if column.thousands == "." else "."
-        entry |= {"thousands": column.thousands, "decimal": column.decimal or other}
-    elif column.decimal != decimal:
-        entry["decimal"] = column.decimal
-    entry |= {"missing": list(column.missing), "aliases": column.aliases}
-    return {key: value for key, value in entry.items() if value}
-
-
-def _doubts(column: Column) -> Iterator[str]:
-    if column.units:
-        factors = ", ".join(f"1 {unit} as {value:.6g}" for unit, value in column.units.items())
-        yield f"some cells end in other units, counted in {column.unit}: {factors}."
-    if column.unclear is not None and column.decimal is not None:
-        one, other = column.decimal, "," if column.decimal == "." else "."
-        yield (
-            f"{column.unclear} was read as {column.unclear.replace(one, '.')}, but the mark could "
-            f"be one between thousands, as in all cells that have it. If it means "
-            f'{column.unclear.replace(one, "")}, write: decimal = "{other}", thousands = "{one}"'
-        )
-    if column.kind == "checkbox" and column.distinct < 2:
-        yield (
-            f"'{next(iter(column.counts))}' or nothing: {1 - column.filled / len(column.cells):.0%}"
-            " of the cells are blank. As it stands, blank means not known. If blank means no, add "
-            f"to the line: aliases = {value_text({**column.aliases, '': 'no'})}"
-        )
-    yield from _missing(column.missing)
-    if column.kind == "category" and all(cell.isdigit() for cell in column.counts):
-        yield "whole numbers with few values: they could be continuous as well."
-
-
-def _missing(counts: Mapping[str, int]) -> Iterator[str]:
-    known = words()["cells"]["missing"]
-    if counts:
-        shown = [f"'{word}' ({times} cells)" for word, times in list(counts.items())[:6]]
-        more = f" and {len(counts) - 6} more" if len(counts) > 6 else ""
-        yield f"counted as missing: {', '.join(shown)}{more}."
-    if odd := [cell for cell in counts if plain(cell) not in known]:
-        cells = ", ".join(f"'{cell}'" for cell in odd[:6])
-        yield (
-            f"of these, {cells} are only unlike all other cells. If one means a value, give it "
-            'with aliases = { "..." = "..." } instead.'
-        )
-
-
 def _age(columns: Sequence[Column], patients: pd.Series | None) -> Line | None:
     """The age at examination, where a table has two dates instead."""
     dates = [c for c in columns if c.kind == "date"]
     births = [c for c in dates if hints_at(c.name, "birth")]
     visits = [c for c in dates if c not in births and hints_at(c.name, "visit")]
-    has_age = any(c.kind == "number" and c.unit == "years" for c in columns)
+    has_age = any(c.kind == "number" and c.settings["unit"] == "years" for c in columns)
     if not births or not visits or has_age:
         return None
     birth, visit = births[0], visits[0]
-    common = [style for style in birth.formats if style in visit.formats]
+    common = [s for s in birth.settings["formats"] if s in visit.settings["formats"]]
     if not common:
         return None
-    entry = {"kind": "continuous", "unit": "years", "from": birth.name, "to": visit.name}
+    entry: dict[str, Any] = {"kind": "continuous", "unit": "years"}
+    entry |= {"from": birth.name, "to": visit.name}
     entry |= {"format": common[0]} if common[0] != "%Y-%m-%d" else {}
     doubts = ["the dates themselves do not enter the cohort."]
     if len(common) > 1:
@@ -247,7 +205,6 @@ def _age(columns: Sequence[Column], patients: pd.Series | None) -> Line | None:
             f"{visited} patients were seen on several days: the import takes the median of their "
             "ages. Move the line to [lesion_metadata] to keep each."
         )
-    missing = {**birth.missing, **visit.missing}
-    doubts += _missing(missing)
-    value = entry | ({"missing": list(missing)} if missing else {})
-    return Line(key="age", value=value, doubts=tuple(doubts))
+    if missing := list(dict.fromkeys([*birth.missing, *visit.missing])):
+        entry["missing"] = missing
+    return Line(key="age", value=entry, doubts=(*doubts, *birth.doubts, *visit.doubts))

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from slimp.data.schema import Schema
 from slimp.errors import TableError
 from slimp.sources.arrange import arrange
-from slimp.sources.image_files import is_image_file
+from slimp.sources.image_files import is_image_file, stem
 from slimp.sources.layout import TableLayout
 from slimp.sources.parse_cells import IMAGE_ENDING, NO_ENDING, fold, image_key, points_outside
 from slimp.sources.raw_files import Place
@@ -27,6 +28,8 @@ SAMPLE, TRIED = 1000, 4
 """Rows on which patterns of ids are tried, and columns of ids, at most, that make them up."""
 CLASSES = 200
 """Folders of classes, at most."""
+NO_SCHEMA = Schema.from_dict({"image": "\0"})
+"""Of a table in which no column has the name of the images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +94,14 @@ def find_image_columns(
         columns: what is in them.
         files: image files, as paths from the image folder on.
     """
-    stems = {_stem(file) for file in files}
+    stems = set(map(stem, files))
     shares = {c.name: _share(list(c.counts), stems) for c in columns if c.counts}
     best = max(shares.values(), default=0.0)
     if best < SOME:
         return _named_by_ids(table, columns, files) if files else ImageColumns()
     chosen = dict[str, set[str]]()  # name -> stems; of columns that name the same files, one
     for name in sorted(shares, key=lambda name: not hints_at(name, "image")):
-        own = {_stem(cell) for cell in table[name] if cell.strip()}
+        own = {stem(cell) for cell in table[name] if cell.strip()}
         same = any(len(own & other) > 0.5 * len(own) for other in chosen.values())
         if shares[name] >= max(SOME, best - 0.3) and not same:
             chosen[name] = own
@@ -109,10 +112,6 @@ def find_image_columns(
     return ImageColumns(
         columns=names, root=root, named=len(cells), found=_count(ends, _keys(files))
     )
-
-
-def _stem(cell: str) -> str:
-    return fold(image_key(cell)).rpartition("/")[2]
 
 
 def _keys(files: Sequence[str]) -> set[str]:
@@ -132,7 +131,7 @@ def _share(cells: Sequence[str], stems: set[str]) -> float:
     """
     if not stems:
         return sum(bool(IMAGE_ENDING.search(cell)) for cell in cells) / len(cells)
-    naming = [stem for cell in cells if (stem := _stem(cell)) in stems]
+    naming = [name for name in map(stem, cells) if name in stems]
     return max(len(naming) / len(cells), len(set(naming)) / len(stems))
 
 
@@ -170,7 +169,7 @@ def _names(table: pd.DataFrame, pattern: str, files: Sequence[str]) -> pd.Series
     """The images that the pattern finds; none if it does not fit the table."""
     try:
         layout = TableLayout(image_names=pattern)
-        return arrange(table, layout, "\0", read_join=lambda join: None, files=files)["\0"]
+        return arrange(table, layout, NO_SCHEMA, read_join=lambda join: None, files=files)["\0"]
     except TableError:
         return pd.Series(dtype="str")
 

@@ -177,7 +177,11 @@ def _patient(free: Sequence[Column], doubts: list[str]) -> str | None:
     )
     ids = [c for c in free if _may_be_id(c) and not hints_at(c.name, "lesion", "person_level")]
     ids = [c for c in ids if max(5, c.filled / 20) <= c.distinct < 0.95 * c.filled]
-    ids = [c for c in ids if c.kind != "number" or (5 * c.distinct > c.filled and c.unit is None)]
+    ids = [
+        c
+        for c in ids
+        if c.kind != "number" or (5 * c.distinct > c.filled and not c.settings["unit"])
+    ]
     if ids:
         names = ", ".join(c.name for c in ids)
         doubts.append(f"Columns whose values recur, as such ids do: {names}.")

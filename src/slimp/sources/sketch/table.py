@@ -60,8 +60,7 @@ class Sketch:
 
     def layout(self) -> TableLayout:
         """The proposed layout of the table."""
-        content = tomllib.loads(self.text)
-        return TableLayout.from_dict(content.get("table", {}), schema=content)
+        return TableLayout.from_dict(tomllib.loads(self.text).get("table", {}))
 
     def next_command(self, file: Path) -> str:
         """The import of the table by the schema in that file."""
@@ -242,7 +241,7 @@ def _top_line(key: str, value: Any, doubt: str) -> Line:
 def _label_names(label: Column) -> list[Line]:
     """Spellings of the label that mean the same, and those that mean none."""
     names = dict.fromkeys(label.missing, "")
-    names |= label.aliases if label.kind == "category" else {}
+    names |= label.settings.get("aliases", {}) if label.kind == "category" else {}
     said = Line(doubts=('published label -> the one to use; "" means that there is none.',))
     return [said, *(Line(key=key, value=value) for key, value in names.items())] if names else []
 
@@ -266,7 +265,7 @@ def _dry_run(sketch: Sketch, folder: Path, rows: pd.DataFrame, files: Sequence[s
         table = arrange(
             rows,
             layout,
-            schema.image,
+            schema,
             read_join=lambda join: read_table(folder / join.file[0]),
             files=files,
         )

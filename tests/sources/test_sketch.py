@@ -44,6 +44,7 @@ COLUMNS = [  # cells, header, what they are described as
     (["41", "52", "90", "38"], "image", {"unit": None}),
     (["41", "k.A.", "-1", "UNK", "63", "5"], "x", {"missing": {"k.A.", "UNK", "-1"}}),
     (["-1", "-3", "2", "5"], "x", {"kind": "number", "missing": set()}),
+    (["-1"], "x", {"kind": "category", "missing": set()}),
     (["41", "999", "63", "58"], "x", {"kind": "number", "missing": {"999"}}),
     (["950", "999", "963", "958"], "x", {"kind": "number", "missing": set()}),
     (["m", "w", "-1", "w", "999"], "x", {"kind": "category", "missing": {"-1", "999"}}),

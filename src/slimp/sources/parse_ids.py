@@ -235,6 +235,12 @@ def parse_splits(
     return known.where(known != ""), said
 
 
+def read_marks(cells: pd.Series) -> pd.Series:
+    """Whether each cell of a column per class is marked; missing where it is neither 0 nor 1."""
+    plain = cells.str.strip().str.casefold().str.replace(r"\.0*$", "", regex=True)
+    return plain.map(MARKS).astype("boolean")
+
+
 def one_hot_labels(
     table: pd.DataFrame, columns: Sequence[str], unmarked: str | None, where: Where
 ) -> pd.Series:
@@ -242,11 +248,10 @@ def one_hot_labels(
 
     A row that is marked as none or as several of the classes is refused.
     """
-    cells = table[list(columns)].apply(lambda c: c.str.strip().str.casefold())
-    cells = cells.replace(r"\.0*$", "", regex=True)
-    marked = cells.isin([mark for mark, is_one in MARKS.items() if is_one]).to_numpy()
-    strange = ~cells.isin(list(MARKS)).to_numpy()
-    filled = (cells != "").any(axis=1).to_numpy()
+    cells = table[list(columns)]
+    marks = cells.apply(read_marks)
+    marked, strange = marks.fillna(False).to_numpy(dtype=bool), marks.isna().to_numpy()
+    filled = (cells.apply(lambda c: c.str.strip()) != "").any(axis=1).to_numpy()
     ones = marked.sum(axis=1)
     wrong = strange.any(axis=1) | (ones > 1) | (filled & (ones == 0) & (unmarked is None))
     if wrong.any():

@@ -108,7 +108,7 @@ def _missing_codes(cells: list[str]) -> list[str]:
     codes = [cell for cell in cells if cell.removesuffix(".0") in MISSING_CODES]
     others = pd.Series([cell for cell in cells if cell not in codes], dtype="str")
     if not codes or others.empty or others.str.contains(r"[^\W\d_]").all():
-        return codes
+        return codes if len(others) else []
     numbers = pd.to_numeric(others.str.replace(",", "."), errors="coerce")
     low, high = numbers.min(), numbers.max()
     return [c for c in codes if (low >= 0 if float(c) < 0 else float(c) > 5 * max(high, 1))]

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from slimp.data.schema import RESERVED_COLUMNS
+from slimp.sources.parse_ids import read_marks
 from slimp.sources.sketch.columns import Column
 from slimp.sources.sketch.words import (
     hints_at,
@@ -146,12 +147,8 @@ def _one_hot(columns: Sequence[Column]) -> tuple[str, ...]:
 
 def ticks(column: Column) -> np.ndarray | None:
     """(rows,) 1 where the column is ticked, if it holds nothing but ticks, 0 and blanks."""
-    if not 0 < column.distinct <= 6:
-        return None
-    cells = column.cells.str.lower()
-    yes = cells.isin(["1", "1.0", "x", "true", "yes"])
-    rest = cells.isin(["", "0", "0.0", "false", "no"])
-    return yes.to_numpy(dtype=np.int64) if bool((yes | rest).all()) else None
+    marks = read_marks(column.cells) if 0 < column.distinct <= 6 else None
+    return None if marks is None or marks.isna().any() else marks.to_numpy(dtype=np.int64)
 
 
 def _names_class(header: str) -> bool:

@@ -1,4 +1,4 @@
-"""Anyone's own table, and what the import makes of it."""
+"""Layouts told apart, what each lacks named; anyone's own table, and what an import makes of it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from raw_data import fill as lay
 from raw_data import jpeg
 
 from slimp.data.cohort import Cohort
 from slimp.data.schema import Schema
+from slimp.data.settings import read_toml
 from slimp.errors import TableError
 from slimp.sources import RawFiles, import_source
+from slimp.sources.importer import RawTable
 from slimp.sources.layout import Join, TableLayout
+from slimp.sources.read_source import read_source
+from slimp.sources.recognise import Layout, Rows, layouts_of
 
 SCHEMA = Schema.from_dict(
     {
@@ -126,3 +131,133 @@ def test_a_dropped_name_is_nowhere_in_the_cohort(raw, tmp_path):
     for path in written:
         content = path.read_bytes() if path.is_file() else b""
         assert b"ller" not in content, path
+
+
+TOML = """
+image = "image"
+[[dataset.layout]]
+name = "the first"
+rows = [
+  { file = ["train.csv"], set = { part = "train" }, begins = "train" },
+  { file = ["test.csv"], set = { part = "test" }, begins = "test" },
+]
+columns = ["image"]
+images = [["photos", "photos.hdf5"], ["pictures_*"]]
+note = "a note"
+
+[[dataset.layout]]
+name = "the second"
+rows = [{ file = ["*meta*.csv"] }]
+columns = ["name"]
+may_lack = ["sex"]
+one_hot = ["A", "B"]
+[dataset.layout.table]
+join = [{ file = "truth.csv", on = "name" }, { file = "more.csv", on = "name", needed = false }]
+rename = { name = "image" }
+
+[[dataset.layout]]
+name = "another dataset"
+rows = [{ file = ["*meta*.csv"] }]
+columns = ["elsewhere"]
+instead = "Import it otherwise."
+
+[table]
+derive = [{ column = "age", groups = [["age"], ["years"]] }]
+
+[patient_metadata]
+sex = { kind = "categorical" }
+"""
+
+
+@pytest.fixture
+def toml(tmp_path) -> Path:
+    (tmp_path / "d.toml").write_text(TOML)
+    return tmp_path / "d.toml"
+
+
+def read_published(toml: Path, raw: Path, **named: str) -> tuple[RawTable, Schema]:
+    return read_source(layouts_of(read_toml(toml)), Schema.from_toml(toml), raw, **named)
+
+
+def test_the_first_layout(tmp_path, toml):
+    files = {"in/Train.csv": "image\na\n", "in/test.csv": "image\nb\n", "in/photos/a.jpg": "A"}
+    raw, _ = read_published(toml, lay(tmp_path / "raw", files))
+    assert raw.table[["image", "part"]].to_numpy().tolist() == [["a", "train"], ["b", "test"]]
+    assert raw.table.index.tolist() == [("Train.csv", 2), ("test.csv", 2)]
+    assert (raw.open_image("a"), raw.open_image("b")) == (b"A", None)
+    assert raw.looked_in == f"{tmp_path}/raw/in/photos"
+    assert raw.layout == "the first; table in/Train.csv and in/test.csv; a note"
+    raw.close()
+
+
+def test_the_second_layout(tmp_path, toml):
+    files = {"meta.csv": "name,years\na,1\nb,2\n", "x/truth.csv": "name,A,B\nb,0,1\n"}
+    raw, schema = read_published(toml, lay(tmp_path / "raw", files))
+    assert raw.table[["image", "age", "B"]].to_numpy().tolist() == [["a", "1", ""], ["b", "2", "1"]]
+    assert raw.layout == "the second; table meta.csv; without sex"
+    assert [note[:9] for note in raw.table.attrs["assumed"]] == ["truth.csv", "age is ma"]
+    assert (schema.label_columns, list(schema.features)) == (("A", "B"), [])
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ({}, r"raw: .* train\.csv or test\.csv \(the first\); or \*meta\*\.csv \(the second\)"),
+        (
+            {"meta.csv": "name\na\n"},
+            r"meta\.csv is there without truth\.csv \(the second\); meta\.csv .*'elsewhere'",
+        ),
+        ({"train.csv": "x\na\n"}, r"train\.csv .*'image'"),
+        ({"metadata.csv": "elsewhere\na\n"}, r"metadata\.csv is another dataset\. Import it othe"),
+        ({"a/train.csv": "image\na\n", "b/train.csv": "image\nb\n"}, r"a/train\.csv.* differ"),
+    ],
+)
+def test_what_is_missing_is_said(tmp_path, toml, files, named):
+    with pytest.raises(TableError, match=named):
+        read_published(toml, lay(tmp_path / "raw", files))
+
+
+def test_a_joined_table_beside_the_main_one_counts(tmp_path):
+    files = {"a/meta.csv": "name\na\n", "a/truth.csv": "name,A,B\na,1,0\n"}
+    raw = lay(tmp_path / "raw", files | {"b/truth.csv": "name,A,B\na,0,1\n"})
+    layout = TableLayout.from_dict({"join": [{"file": "truth.csv", "on": "name"}]})
+    schema = Schema.from_dict({"image": "name"})
+    own = Layout(name="", rows=(Rows(file=("a/meta.csv",)),), table=layout)
+    found, _ = read_source([own], schema, raw, table="a/meta.csv", images=".")
+    assert found.table["A"].tolist() == ["1"]
+
+
+def test_of_tables_called_alike_the_one_with_the_columns_counts(tmp_path, toml):
+    files = {"a/train.csv": "x\n1\n", "b/train.csv": "image\na\n"}
+    raw, _ = read_published(toml, lay(tmp_path / "raw", files))
+    assert raw.table["image"].tolist() == ["a"]
+
+
+def test_tables_and_images_that_are_named(tmp_path, toml):
+    files = {"x/test_2.csv": "image\na\n", "train.csv": "image\nb\n", "photos/a.jpg": "A"}
+    raw = lay(tmp_path / "raw", files | {"my/A.jpg": "M"})
+    found, _ = read_published(toml, raw, table="./x/test_2.csv")
+    assert found.table[["image", "part"]].to_numpy().tolist() == [["a", "test"]]
+    assert read_published(toml, raw, images="my/")[0].open_image("a") == b"M", "in any case"
+    assert read_published(toml, raw, images=".")[0].looked_in == str(raw)
+    for more, named in (
+        ({"table": "mine.csv"}, r"mine\.csv.* --table"),
+        ({"images": "nowhere"}, r"raw/nowhere.* --images"),
+    ):
+        with pytest.raises(TableError, match=named):
+            read_published(toml, raw, **more)
+    with pytest.raises(TableError, match=r"nowhere: .* mine\.csv"):
+        read_published(toml, tmp_path / "nowhere", table="mine.csv")
+
+
+def test_the_first_group_of_places_with_a_match_counts(tmp_path, toml):
+    raw = lay(tmp_path / "raw", {"train.csv": "image\na\n", "pictures_1/a.jpg": "1"})
+    lay(raw, {"pictures_2/b.jpg": "2", "other/c.jpg": "3"})
+    found, _ = read_published(toml, raw)
+    assert [found.open_image(cell) for cell in "abc"] == [b"1", b"2", None]
+    lay(raw, {"photos/d.jpg": "4"})
+    assert read_published(toml, raw)[0].open_image("a") is None
+    bare = lay(tmp_path / "bare", {"train.csv": "image\na\n"})
+    assert read_published(toml, bare)[0].looked_in == (
+        f"{bare}/photos, {bare}/photos.hdf5, {bare}/pictures_*"
+    )

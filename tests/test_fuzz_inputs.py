@@ -450,7 +450,7 @@ FAMILIES: dict[str, tuple[Callable[[Path], list[Seed]], int]] = {
     "hdf5": (hdf5_family, 16),
     "shard": (shard_family, 16),
     "sketch": (sketch_family, 24),
-    "cohort": (cohort_family, 30),
+    "cohort": (cohort_family, 12),
 }
 """Family -> what it begins with, and how many files to mangle, a quarter in the fast test."""
 

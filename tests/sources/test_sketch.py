@@ -407,7 +407,7 @@ HEADER = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=10, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_table_has_a_valid_sketch(tmp_path_factory, data):
     names = data.draw(st.lists(HEADER, min_size=1, max_size=6, unique=True))

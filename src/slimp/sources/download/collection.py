@@ -125,24 +125,23 @@ def _check_folder(folder: Path, number: int) -> None:
         raise UserError(f"{folder}: exists and is not a folder. Choose another place.")
     if not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir()):
         return
-    config, metrics = (
-        read_json(path) if path.is_file() else None for path in (folder / CONFIG, folder / METRICS)
-    )
-    try:
-        is_this = config["download"]["collection"] == number
-    except (KeyError, TypeError):
-        is_this = False
-    if not is_this:
+    begun = _noted(folder / CONFIG).get("download")
+    if not isinstance(begun, dict) or begun.get("collection") != number:
         raise UserError(
             f"{folder}: holds something other than a download of collection {number}. Choose an "
             "empty or new folder; what you fetched yourself can be imported as it is."
         )
     table = folder / TABLE
-    if table.is_file() and sha256_of(table) != (metrics or {}).get("table_sha256"):
+    if table.is_file() and sha256_of(table) != _noted(folder / METRICS).get("table_sha256"):
         raise UserError(
             f"{table}: was changed after it was fetched, and would be replaced. Move it out of the "
             "folder, or choose another folder."
         )
+
+
+def _noted(path: Path) -> dict[str, object]:
+    content = read_json(path) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _plan(archive: Archive, collection: Collection, folder: Path, expected: int) -> str:

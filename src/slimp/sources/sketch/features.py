@@ -59,8 +59,8 @@ def propose(
         name = next(n for n in (slug, *(f"{slug}_{k}" for k in range(2, 9999))) if n not in taken)
         taken.add(name)
         kind = {"number": "continuous", "checkbox": "checkbox"}.get(column.kind, "categorical")
-        entry = {"kind": kind, **dict.fromkeys(("unit", "units", "thousands", "decimal"))}
-        entry |= {"missing": list(column.missing), **column.settings}
+        entry: dict[str, Any] = dict.fromkeys(("kind", "unit", "units", "thousands", "decimal"))
+        entry |= {"kind": kind, "missing": list(column.missing), **column.settings}
         if not entry.get("thousands") and entry.get("decimal") == ("," if comma else "."):
             del entry["decimal"]  # as the whole table has it
         entry["column"] = column.name if column.name != name else None

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slimp import __version__
-from slimp.data.files import make_folder, read_json, remove_partials, write_json
+from slimp.data.files import make_folder, remove_partials, write_json
 from slimp.errors import UserError
 from slimp.training.run_folder import versions
 
@@ -146,11 +146,6 @@ def _make(cell: Cell, folder: Path, execute: Execute) -> None:
     execute(cell, folder)
     seconds = round(time.perf_counter() - began, 2)
     write_json(own / DONE, {"seconds": seconds, "versions": versions()})
-
-
-def seconds_of(cell: Cell, folder: Path) -> float:
-    """What a cell took that is done, in the process that finished it."""
-    return float(read_json(cell.folder(folder) / DONE)["seconds"])
 
 
 @contextmanager

@@ -40,7 +40,7 @@ DRAWN = {
     "three-levels": SyntheticConfig(
         patients=250, lesions=3, images_per_lesion=3, image_metadata=True
     ),
-    "drowned": SyntheticConfig(patients=250, lesions=14),
+    "drowned": SyntheticConfig(patients=160, lesions=14),
 }
 """The reference; a clinic with other people, cameras and columns; cohorts with and without
 melanomas that nothing but the patient's other lesions gives away; one with metadata of each image;

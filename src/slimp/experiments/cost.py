@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from slimp.experiments.cells import Cell
 from slimp.experiments.cohorts import OTHER, images_in
 from slimp.models.config import ModelConfig
-from slimp.models.image_encoder import ImageEncoder, fused_attention
+from slimp.models.image_encoder import ImageEncoder, fused_attention, timm_model
 from slimp.models.precision import autocast_on
 from slimp.training.chunk_size import CPU_FRACTION, GPU_FRACTION, free_bytes
 from slimp.training.config import PretrainConfig, part_of
@@ -69,25 +70,24 @@ def cost_of(wanted: Iterable[Cell], cohort: str, cells: Path) -> Cost | None:
             return None
         own = cell.of("pretrain")
         assert own is not None
-        known = {**own.settings["pretrain"], "encoder_weights": None, "pretrained": False}
-        config = PretrainConfig(**known)
-        encoder = _encoder_cost(_encoder_of(config))
+        known = own.settings["pretrain"]
+        encoder = _encoder_cost(_encoder_of(known))
         kept = ("epochs", "patients", "lesions", "images_per_lesion")
         epochs, *batch = (cell.settings.get("adapt", known)[name] for name in kept)
-        at_once = min(batch[0] * batch[1] * batch[2], images) * config.views
+        views = 1 + (known["view_weight"] > 0)
+        at_once = min(batch[0] * batch[1] * batch[2], images) * views
         if cell.settings.get("trainer") in ("untrained", "frozen"):
             epochs = at_once = 0
-        passes = images * epochs * config.views
+        passes = images * epochs * views
         seconds += passes * FORWARD_AND_BACKWARD * encoder.operations / _pace()
         activations = min(at_once * encoder.activations, _room())
         largest = max(largest, BYTES_PER_PARAMETER * encoder.parameters + activations)
     return Cost(seconds=seconds, bytes=largest)
 
 
-def _encoder_of(config: PretrainConfig) -> str:
-    """What its cost depends on."""
-    kept = ("encoder", "encoder_options", "image_size")
-    return json.dumps({name: getattr(config, name) for name in kept})
+def _encoder_of(settings: Mapping[str, Any]) -> str:
+    """What its cost depends on, of the settings of a pre-training."""
+    return json.dumps({x: settings[x] for x in ("encoder", "encoder_options", "image_size")})
 
 
 @cache
@@ -95,8 +95,8 @@ def _encoder_cost(settings: str) -> EncoderCost:
     """Counted on the device `meta`, which has shapes alone."""
     config = ModelConfig(**json.loads(settings))
     with torch.device("meta"):
-        encoder = ImageEncoder(config).train()
-        pixels = torch.zeros(1, 3, config.image_size, config.image_size, dtype=torch.uint8)
+        encoder = timm_model(config, pretrained=False).eval()
+        pixels = torch.zeros(1, 3, config.image_size, config.image_size)
     sizes: dict[int, int] = {}
     held = [parameter.untyped_storage() for parameter in encoder.parameters()]
     weights = {storage._cdata for storage in held}
@@ -136,7 +136,7 @@ def _pace() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
         took = time.perf_counter() - began
-    operations = _encoder_cost(_encoder_of(config)).operations
+    operations = _encoder_cost(_encoder_of(vars(config))).operations
     return images * FORWARD_AND_BACKWARD * operations / took
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from slimp.data.files import make_folder, read_json, sha256_of, write_json
 from slimp.errors import UserError
@@ -17,15 +17,16 @@ from slimp.experiments.cells import Cell, Stage, in_order
 from slimp.experiments.cohorts import MALIGNANT, OTHER, SAME, cohort_cell, is_folder, is_here
 from slimp.experiments.recipe import WITHOUT_MODEL, Arm, Labels, Recipe, Scale
 from slimp.experiments.stages import code_of
-from slimp.training.config import AdaptConfig, PretrainConfig, RunConfig
-from slimp.training.devices import fast_precision
+from slimp.training.config import AdaptConfig, PretrainConfig
+from slimp.training.devices import precision_of
 from slimp.training.run_folder import MAY_CHANGE
 
-Config = TypeVar("Config", bound=RunConfig)
 EXPERIMENT = "experiment.json"
 """File of an experiment's folder: what was planned, of which `show` makes the tables."""
 NOBODY: dict[str, Any] = {"validation_fraction": 0.0, "held_out_fraction": 0.0}
 """Those who test are left out of the cohort beforehand."""
+PRECISION = cache(precision_of)
+"""Measured once per process, so that all cells of a plan agree."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +153,8 @@ def _score(plan: Plan, arm: Arm, part: Part, cohorts: Callable[[str], Cell]) -> 
     recipe, words = plan.recipe, f"{arm.name}, {part}"
     target = cohorts(plan.cohort)
     probe = {**plan.scale.probe, **recipe.probe, "seed": part.seed, "seeds": 1}
-    whole = ProbeConfig(**probe)
-    own = {name: getattr(whole, name) for name in ("split", "test_fraction", "seed")}
+    whole, _ = _resolved(ProbeConfig, probe)
+    own = {name: whole[name] for name in ("split", "test_fraction", "seed")}
     divided = _cell("split", own, f"split, seed {part.seed}", target)
     where = (divided, target)
     options = {**recipe.options, **arm.measure}
@@ -163,7 +164,7 @@ def _score(plan: Plan, arm: Arm, part: Part, cohorts: Callable[[str], Cell]) -> 
         "features": recipe.features_of(arm),
         "labels": _labels(plan),
         "malignant": plan.malignant,
-        "probe": _plain(ProbeConfig(**{**probe, **arm.probe}, replicates=1)),
+        "probe": _resolved(ProbeConfig, {**probe, **arm.probe, "replicates": 1})[0],
         "fold": part.fold,
         "apart": arm.apart,
     }
@@ -196,10 +197,9 @@ def _training(
     pair = (OTHER.get(plan.cohort, ""), plan.cohort)
     changes = {"rename": SAME.get(pair, {}), **plan.scale.adapt, **arm.adapt, **NOBODY}
     changes |= {name: value for name, value in plan.changes.items() if name in MAY_CHANGE}
-    config = _at_precision(AdaptConfig(**changes, seed=part.seed))
-    adapted = {"adapt": _plain(config), "fold": part.fold, "apart": arm.apart}
-    words = f"adapt {arm.name}, {part}"
-    return _cell("adapt", adapted, words, run, *where, machine=_machine(config))
+    own, machine = _resolved(AdaptConfig, {**changes, "seed": part.seed})
+    adapted = {"adapt": own, "fold": part.fold, "apart": arm.apart}
+    return _cell("adapt", adapted, f"adapt {arm.name}, {part}", run, *where, machine=machine)
 
 
 def _pretrain(plan: Plan, arm: Arm, part: Part, *where: Cell) -> Cell:
@@ -210,12 +210,11 @@ def _pretrain(plan: Plan, arm: Arm, part: Part, *where: Cell) -> Cell:
     changes = {**at_scale, **recipe.base, **own, **plan.changes, **NOBODY}
     if unknown := set(changes) - {field.name for field in fields(PretrainConfig)}:
         raise UserError(f"pre-training has no setting '{min(unknown)}': see slimp pretrain --help.")
-    config = _at_precision(
-        PretrainConfig.from_preset(scale.preset, **{**changes, "seed": part.seed})
-    )
-    weights = (arm.options.get("weights"), config.encoder_weights)
+    preset = {"preset": scale.preset, "seed": part.seed}
+    config, machine = _resolved(PretrainConfig, {**changes, **preset})
+    weights = (arm.options.get("weights"), config["encoder_weights"])
     settings: dict[str, Any] = {
-        "pretrain": _plain(config),
+        "pretrain": config,
         "trainer": arm.trainer,
         "options": dict(arm.options),
         "learns": arm.learns,
@@ -225,18 +224,27 @@ def _pretrain(plan: Plan, arm: Arm, part: Part, *where: Cell) -> Cell:
     if len(where) > 1:
         settings |= {"fold": part.fold, "apart": arm.apart}
     words = f"pretrain {arm.name}, {part}"
-    return _cell("pretrain", settings, words, *where, machine=_machine(config))
+    return _cell("pretrain", settings, words, *where, machine=machine)
 
 
-def _at_precision(config: Config) -> Config:
-    """With the number format that a name holds: that of this machine, where it is to be chosen."""
-    return replace(config, precision=_precision(config.precision, config.accelerator))
+def _resolved(
+    kind: Callable[..., Any], changes: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All settings of a kind: those that determine the outcome, and those of a machine."""
+    return _resolved_once(kind, json.dumps(changes, sort_keys=True))
 
 
 @cache
-def _precision(asked: Any, accelerator: Any) -> Any:
-    """Measured once per process, so that all cells of a plan agree."""
-    return fast_precision(PretrainConfig(precision=asked, accelerator=accelerator)).precision
+def _resolved_once(kind: Callable[..., Any], changes: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Most folds and many arms have the same."""
+    given = json.loads(changes)
+    if kind is PretrainConfig:
+        given = PretrainConfig.preset_values(given.pop("preset"), given)
+    values = asdict(kind(**given))
+    if "precision" in values:  # a name holds this machine's, where it is to be chosen
+        values["precision"] = PRECISION(values["precision"], values["accelerator"])
+    machine = {name: values.pop(name) for name in MAY_CHANGE if name in values}
+    return values, machine
 
 
 def _cell(
@@ -246,14 +254,9 @@ def _cell(
     *upstream: Cell,
     machine: Mapping[str, Any] | None = None,
 ) -> Cell:
-    own = _json(settings)
-    return Cell(stage=stage, settings=own, upstream=upstream, words=words, machine=machine or {})
-
-
-def _plain(config: object) -> dict[str, Any]:
-    """The settings that determine the outcome."""
-    values = asdict(config)  # type: ignore[call-overload]
-    return {name: value for name, value in values.items() if name not in MAY_CHANGE}
+    return Cell(
+        stage=stage, settings=settings, upstream=upstream, words=words, machine=machine or {}
+    )
 
 
 def _weights(name: str) -> str:
@@ -262,15 +265,6 @@ def _weights(name: str) -> str:
         if path.is_file():
             return sha256_of(path)
     return name
-
-
-def _machine(config: object) -> dict[str, Any]:
-    """The other ones."""
-    return {name: getattr(config, name) for name in MAY_CHANGE if hasattr(config, name)}
-
-
-def _json(content: Any) -> Any:
-    return json.loads(json.dumps(content))
 
 
 def open_experiment(out: Path, plan: Plan, cells: Path) -> None:

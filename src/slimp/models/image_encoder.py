@@ -53,7 +53,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: ModelConfig, *, pretrained: bool = False) -> None:
         super().__init__()
         self.name = config.encoder
-        self.model = _create(config, pretrained=pretrained)
+        self.model = timm_model(config, pretrained=pretrained)
         patches = [module for module in self.model.modules() if isinstance(module, PatchEmbed)]
         for module in patches:
             module.register_forward_hook(_rows_side_by_side)
@@ -176,8 +176,8 @@ def _rows_side_by_side(module: nn.Module, inputs: tuple[Any, ...], tokens: Tenso
     return tokens.contiguous() if tokens.ndim == 3 else tokens
 
 
-def _create(config: ModelConfig, *, pretrained: bool) -> Any:
-    """The timm model; untyped, since what it can do depends on its name."""
+def timm_model(config: ModelConfig, *, pretrained: bool) -> Any:
+    """The timm model that an encoder runs; untyped, since what it can do depends on its name."""
     options = dict(config.encoder_options)
     if "img_size" in options:
         raise UserError("set image_size, not encoder_options.img_size.")

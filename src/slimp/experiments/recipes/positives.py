@@ -10,7 +10,6 @@ RECIPE = Recipe(
     name="positives",
     question="Which rows besides its own should count as an image's positives?",
     control="own row",
-    cohorts=("ham10000", "pad-ufes-20", "synthetic"),
     arms=(
         Arm(name="own row"),
         Arm(name="equal rows", changes={"duplicates": "positive"}),

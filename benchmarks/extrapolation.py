@@ -189,7 +189,7 @@ def trust_in(found: Retrieval) -> dict[str, float]:
     sides = {"target": found.agreement, "reference": found.reference_agreement}
     for side, columns in sides.items():
         for column in columns:
-            measure = "skill" if column.imputed.kind == "continuous" else "kappa"
+            measure = "skill" if column.kind == "continuous" else "kappa"
             facts[f"{side}, {column.name}, {measure}"] = column.figures[measure].mean
     return facts
 

@@ -59,6 +59,25 @@ def _apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A cohort, a run, features and a probe, each made by its verb, in seconds."""
+    from slimp.cli import main as cli
+
+    root = tmp_path_factory.mktemp("made")
+    names = ("cohort", "run", "features.parquet", "probe")
+    places = {name.partition(".")[0]: root / name for name in names}
+    for line in (
+        "data import synthetic - {cohort} --patients 80 --lesions 3 --image-size 32",
+        "pretrain {cohort} --out {run} --preset tiny --image-size 32 --epochs 2 --workers 0 "
+        "--patients 16 --lesions 4 --validate-every 1 --seed 1",
+        "embed {run} {cohort} --out {features}",
+        "probe {run} {cohort} --out {probe}",
+    ):
+        assert cli.main(line.format(**places).split()) == 0, line
+    return places
+
+
+@pytest.fixture(scope="session")
 def private_words() -> re.Pattern[str]:
     return PRIVATE
 

@@ -9,13 +9,14 @@ import csv
 import io
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from spoilt import encode
 
 from slimp.cli import main as cli
 
@@ -47,11 +48,8 @@ REMEDY = re.compile(
 Rows = list[dict[str, str]]
 
 
-def photo(seed: int = 0, side: int = 24) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG")
-    return file.getvalue()
+def photo(seed: int = 0) -> bytes:
+    return encode(np.random.default_rng(seed).integers(0, 255, (24, 24, 3), dtype=np.uint8), "jpeg")
 
 
 def bomb() -> bytes:
@@ -62,20 +60,11 @@ def bomb() -> bytes:
 
 def good_rows(patients: int = 24) -> Rows:
     sites, names = ("arm", "leg", ""), ("nevus", "melanoma")
-    values = [
-        (
-            f"{p}.jpg",
-            f"p{p}",
-            "1",
-            names[p % 2],
-            str(2 + p % 5),
-            sites[p % 3],
-            str(30 + 3 * (p % 9)),
-            "yes",
-        )
+    rows = (
+        f"{p}.jpg p{p} 1 {names[p % 2]} {2 + p % 5} {sites[p % 3]} {30 + 3 * (p % 9)} yes"
         for p in range(patients)
-    ]
-    return [dict(zip(COLUMNS, row, strict=True)) for row in values]
+    )
+    return [dict(zip(COLUMNS, row.split(" "), strict=True)) for row in rows]
 
 
 def write_raw(folder: Path, rows: Rows, schema: str = SCHEMA) -> Path:
@@ -164,7 +153,7 @@ def test_imports_are_refused(case, tmp_path, refused):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Iterator[dict[str, Path]]:
+def sound(tmp_path_factory) -> dict[str, Path]:
     """A table, a cohort, a run and a probe that nothing is wrong with."""
     root = tmp_path_factory.mktemp("refusals")
     places = {name: root / name for name in ("raw", "cohort", "run", "probe")}
@@ -202,8 +191,14 @@ VERBS: dict[str, list[str]] = {
     "data check {raw}": ["raw", "cohort.json"],
     "data check {cohort} --out {cohort}": ["--overwrite"],
     "data sketch {raw}/no.csv": ["no.csv"],
+    "data sketch {raw}": ["metadata.csv"],
+    "data sketch {raw}/metadata.csv --images {new}/no": ["no"],
     "data sources --source nonsense": ["nonsense"],
     "data download isic {new}": ["--collection"],
+    "data download hiba {new} --collection 3": ["hiba", "3"],
+    "data download ham10000 {new} --collection 3": ["ham10000", "3"],
+    "data download ham10000 {new} --limit 3": ["--limit"],
+    "data download hibba {new}": ["hibba"],
     "data export {cohort} --format tar --out {new}": ["--format"],
     "pretrain {cohort}": ["--out"],
     "pretrain {cohort} --out {file}": ["file"],
@@ -212,21 +207,51 @@ VERBS: dict[str, list[str]] = {
     "pretrain {one_patient} --out {new} --preset tiny": ["patient"],
     "pretrain {cohort} --out {new} --preset tiny --always-include spots": ["spots"],
     "pretrain {cohort} --out {new} --encoder nonsense --image-size 16": ["nonsense"],
+    "pretrain {cohort} --out {new} --learning-rate -1": ["learning_rate"],
+    "pretrain {cohort} --out {new} --patients 0": ["patients"],
+    "pretrain {cohort} --out {new} --hierarchy deep": ["--hierarchy"],
+    "pretrain {cohort} --out {new} --lerning-rate 1": ["did you mean --learning-rate?"],
+    "pretrain {cohort} --out {new} --lr 1": ["here it is --learning-rate."],
+    "pretrain {cohort} --out {new} --batch-size 1": ["here it is --patients and --lesions."],
+    "pretrain {cohort} --out {new} --backbone 1": ["here it is --encoder."],
+    "pretrain {cohort} --out {new} --gpus 1": ["here it is --accelerator and --devices."],
     "pretrain {cohort} --out {new} --monitor recall_at_5 --validation-fraction 0": ["monitor"],
     "adapt {run} {raw} --out {new}": ["raw"],
     "adapt {raw} {cohort} --out {new}": ["raw"],
     "adapt {run} {cohort} --out {new} --rename nonsense=age": ["nonsense"],
+    "adapt {run} {cohort} --out {new} --train all": ["--train"],
+    "adapt {run} {cohort} --out {run} --overwrite": ["is the run to start from"],
+    "adapt {run} {cohort} --out {raw} --overwrite": ["somebody's work"],
+    "adapt {run} {cohort} --out {new} --reference {raw}": ["raw", "cohort.json"],
     "embed {run} {cohort} --out {file}": ["file", "--overwrite"],
     "embed {raw} {cohort} --out {new}": ["raw"],
+    "embed {run} {cohort} --out {new} --backend openvino --accelerator cuda": ["--accelerator"],
+    "embed {run} {cohort} --out {new} --batch-size 0": ["batch_size"],
+    "embed {run} {cohort} --out {new} --workers -1": ["workers"],
     "probe {run} {cohort} --out {file}": ["file"],
     "probe {run} {cohort} --out {new} --subgroups nonsense": ["nonsense"],
     "probe {run} {cohort} --out {new} --malignant nonsense": ["nonsense"],
     "probe {run} {cohort} --out {new} --split official": ["official"],
+    "probe {run} {cohort} --out {new} --split official --split-file x": ["split_file"],
+    "probe {run} {cohort} --out {new} --fractions 0": ["fractions"],
+    "probe {run} {cohort} --out {new} --shots 1.5": ["--shots"],
     "probe {run} {one_class} --out {new}": ["single class", "nevus"],
     "probe {run} {unlabelled} --out {new}": ["label"],
     "probe {raw} {cohort} --out {new}": ["raw"],
+    "finetune {run}/none {cohort} --out {new}": ["none"],
+    "finetune {run} {cohort} --out {new} --split image": ["split"],
+    "finetune {run} {cohort} --out {new} --split official": ["official"],
+    "finetune {run} {cohort} --out {new} --modality-dropout 2": ["modality_dropout"],
     "retrieve {run} --reference {cohort} --target {cohort} --out {new}": ["--impute all"],
+    "retrieve {run} --reference {cohort} --target {cohort} --out {run}": ["--overwrite"],
+    "retrieve {run} --reference {cohort} --target {cohort} --out {new} --k 0": ["k"],
+    "retrieve {run} --reference {cohort} --target {cohort} --out {new} --groups pet": ["pet"],
+    "retrieve {run} --reference {cohort} --target {cohort} --out {new} --impute all "
+    "--rename pet=age": ["pet"],
+    "predict {probe}": ["IMAGES"],
     "predict {probe} {new}/no.jpg": ["no.jpg"],
+    "predict {probe} {raw}/images/1.jpg --coverage 1.5": ["coverage", "1.5"],
+    "predict {probe} {raw}/images/1.jpg --novelty 2": ["novelty"],
     "predict {raw} {raw}/images/1.jpg": ["raw"],
     "predict {probe} {raw}/images/1.jpg --out {new}.txt": [".txt"],
     "compare {probe} {raw}": ["raw"],
@@ -244,30 +269,30 @@ VERBS: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("line", VERBS)
-def test_verbs_refuse(line, made, tmp_path, refused):
-    message = refused(*line.format(**made, new=tmp_path / "new").split())
+def test_verbs_refuse(line, sound, tmp_path, refused):
+    message = refused(*line.format(**sound, new=tmp_path / "new").split())
     assert [part for part in VERBS[line] if part not in message] == [], message
 
 
 @pytest.mark.parametrize("verb", ["pretrain", "embed", "probe"])
-def test_a_damaged_cohort_is_refused(made, tmp_path, refused, verb):
+def test_a_damaged_cohort_is_refused(sound, tmp_path, refused, verb):
     cohort = tmp_path / "cohort"
-    shutil.copytree(made["cohort"], cohort)
+    shutil.copytree(sound["cohort"], cohort)
     packed = cohort / "images.bin"
     packed.write_bytes(packed.read_bytes()[:100])
-    run = [] if verb == "pretrain" else [made["run"]]
+    run = [] if verb == "pretrain" else [sound["run"]]
     assert "images.bin" in refused(verb, *run, cohort, "--out", tmp_path / "out.parquet")
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_truncated_model_is_refused(made, tmp_path, refused, name, share):
+def test_a_truncated_model_is_refused(sound, tmp_path, refused, name, share):
     run = tmp_path / "run"
-    shutil.copytree(made["run"], run, ignore=shutil.ignore_patterns("features"))
+    shutil.copytree(sound["run"], run, ignore=shutil.ignore_patterns("features"))
     content = (run / name).read_bytes()
     (run / name).write_bytes(content[: int(share * len(content))])
     for verb in ("embed", "probe"):
-        assert name in refused(verb, run, made["cohort"], "--out", tmp_path / "out.parquet")
+        assert name in refused(verb, run, sound["cohort"], "--out", tmp_path / "out.parquet")
 
 
 def test_missing_patient_ids_may_stand_for_one_patient_each(tmp_path, capsys):
@@ -277,7 +302,7 @@ def test_missing_patient_ids_may_stand_for_one_patient_each(tmp_path, capsys):
     assert "24 patients" in capsys.readouterr().out
 
 
-def test_an_all_missing_column_is_accepted(made, tmp_path):
+def test_an_all_missing_column_is_accepted(tmp_path):
     """It carries no information, but it is not wrong: the feature is missing for everyone."""
     import_rows(tmp_path / "gaps", [{**row, "diameter": ""} for row in good_rows()])
     line = f"pretrain {tmp_path}/gaps/out --out {tmp_path}/run --preset tiny --image-size 16"

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+from spoilt import clean_tables, codes, cohort, only, with_column
 
 from slimp.checks.columns import class_named_in, far_values, twin_spellings
 from slimp.checks.report import cautions, check_cohort
@@ -18,12 +19,12 @@ check = partial(check_cohort, near_duplicates=False)
     ("column", "value", "code"),
     [("age", np.nan, "empty-column"), ("origin", "ITALY", "constant-column")],
 )
-def test_columns_that_carry_nothing(cohort, with_column, only, column, value, code):
+def test_columns_that_carry_nothing(column, value, code):
     report = check(cohort(with_column("patients", column, value)))
     assert f"'{column}'" in only(report, code).message
 
 
-def test_inputs_that_should_be_none_are_named(clean_tables, cohort, only, codes):
+def test_inputs_that_should_be_none_are_named():
     """Row numbers, ids, text that names the class, one-hot ground truth, pathology."""
     tables = clean_tables()
     label = tables["images"]["label"].replace({"MEL": "melanoma", "NEV": "nevus"})
@@ -69,7 +70,7 @@ def test_classes_in_other_scripts_are_not_named_by_every_text():
         ("lesions", "diameter", 9999.0, "outlier", "far outside the others"),
     ],
 )
-def test_impossible_numbers(clean_tables, cohort, only, table, column, value, code, words):
+def test_impossible_numbers(table, column, value, code, words):
     tables = clean_tables()
     tables[table].loc[7, column] = value
     finding = only(check(cohort(tables)), code)
@@ -77,7 +78,7 @@ def test_impossible_numbers(clean_tables, cohort, only, table, column, value, co
     assert finding.example == f"{table.removesuffix('s')} {tables[table].iloc[7, 0]}: {value:g}"
 
 
-def test_a_column_of_positions_may_be_negative(cohort, with_column):
+def test_a_column_of_positions_may_be_negative():
     tables = with_column("lesions", "diameter", np.random.default_rng(0).normal(0, 100, 120))
     assert check(cohort(tables)).findings == ()
 
@@ -119,7 +120,7 @@ def test_twin_spellings(first, second, twins):
     assert bool(list(twin_spellings(known, "column"))) == twins
 
 
-def test_labels_spelled_twice(clean_tables, cohort, only):
+def test_labels_spelled_twice():
     tables = clean_tables()
     tables["images"].loc[:24, "label"] = "nev"
     assert "'NEV'" in only(check(cohort(tables)), "twin-spellings").example
@@ -184,7 +185,7 @@ def test_personal_data_are_known_by_their_values(kind, make):
     assert personal_kind(many(make, n=4)) is None, "too few to say"
 
 
-def test_the_finding_does_not_spread_what_it_warns_of(clean_tables, cohort, codes, only):
+def test_the_finding_does_not_spread_what_it_warns_of():
     tables = clean_tables()
     tables["images"]["remark"] = many(email, 120)
     report = check(cohort(tables))
@@ -206,7 +207,7 @@ def test_the_finding_does_not_spread_what_it_warns_of(clean_tables, cohort, code
     assert "@" not in str([row.to_dict() for row in report.ranking])
 
 
-def test_dates_beside_the_features_are_a_note(clean_tables, cohort, only):
+def test_dates_beside_the_features_are_a_note():
     tables = clean_tables()
     tables["images"]["visit"] = many(date, 120)
     assert only(check(cohort(tables)), "personal-data").severity == "note"

@@ -3,13 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from spoilt import clean_tables, codes, cohort, encode, only, picture
 
 from slimp.checks.duplicates import duplicate_sets, exact_pairs, find_near_duplicates
 from slimp.checks.images import scan_images
 from slimp.checks.report import check_cohort
 
 
-def test_the_same_pixels_in_another_encoding_are_duplicates(encode, clean_tables, cohort, codes):
+def test_the_same_pixels_in_another_encoding_are_duplicates():
     pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
     tables = clean_tables()
     tables["images"].loc[[0, 9], "label"] = ["NEV", "BCC"]
@@ -34,7 +35,7 @@ def lesion(seed: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def edited(encode) -> dict[str, bytes]:
+def edited() -> dict[str, bytes]:
     """Pictures of which 4 are 0 again: compressed, halved, turned, and 0 itself."""
     own = {f"i{k:03}": encode(lesion(k)) for k in range(120)}
     first = lesion(0)
@@ -46,7 +47,7 @@ def edited(encode) -> dict[str, bytes]:
     }
 
 
-def test_images_that_hang_together_are_one_set(cohort, edited):
+def test_images_that_hang_together_are_one_set(edited):
     scan = scan_images(cohort(encoded=edited))
     pairs, crowded = find_near_duplicates(scan)
     assert crowded.empty
@@ -74,9 +75,7 @@ REACHES = {
 """Code -> two rows whose images are the same, and how grave that is."""
 
 
-def test_duplicates_are_told_apart_by_how_far_they_reach(
-    clean_tables, cohort, encode, picture, codes, only
-):
+def test_duplicates_are_told_apart_by_how_far_they_reach():
     tables = clean_tables()
     images, lesions = tables["images"], tables["lesions"]
     images["label"] = np.where(images.index % 4 < 2, "NEV", "MEL")
@@ -103,7 +102,7 @@ def test_duplicates_are_told_apart_by_how_far_they_reach(
     assert not any("duplicate" in code for code in codes(without))
 
 
-def test_labels_of_one_picture_that_disagree(clean_tables, cohort, edited, only):
+def test_labels_of_one_picture_that_disagree(edited):
     tables = clean_tables()
     tables["images"].loc[[0, 9], "label"] = ["NEV", "BCC"]
     finding = only(check_cohort(cohort(tables, encoded=edited)), "near-duplicate-labels")
@@ -111,7 +110,7 @@ def test_labels_of_one_picture_that_disagree(clean_tables, cohort, edited, only)
     assert "i009 (BCC" in finding.example
 
 
-def test_blank_images_are_not_near_each_other(cohort, encode):
+def test_blank_images_are_not_near_each_other():
     even = {f"i{k:03}": encode(np.full((40, 40, 3), 100 + k, dtype=np.uint8)) for k in range(40)}
     scan = scan_images(cohort(encoded=even))
     pairs, crowded = find_near_duplicates(scan)
@@ -129,7 +128,7 @@ def disc(seed: int) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=2).astype(np.uint8)
 
 
-def test_images_like_a_crowd_of_others_are_one_finding(cohort, encode, only):
+def test_images_like_a_crowd_of_others_are_one_finding():
     plain = {f"i{k:03}": encode(disc(k)) for k in range(110)}
     twins = {f"i{k:03}": encode(lesion(0), "jpeg", quality=90 - k % 10) for k in (115, 118)}
     report = check_cohort(cohort(encoded={**plain, **twins}))

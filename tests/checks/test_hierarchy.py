@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+from spoilt import clean_tables, cohort, only, with_column, without_patients
 
 from slimp.checks.columns import twin_ids
 from slimp.checks.hierarchy import hierarchy_findings, import_findings
@@ -22,13 +23,13 @@ def found_in(findings):
     return {finding.code: finding for finding in findings}
 
 
-def test_one_patient_is_an_error(clean_tables, cohort):
+def test_one_patient_is_an_error():
     found = found_in(hierarchy_findings(cohort(clean_tables(patients=1))))
     assert found["one-patient"].severity == "error"
 
 
-def test_a_cohort_without_patient_ids_says_so(without_patients, cohort, only):
-    report = check(cohort(without_patients, schema={"patient": "lesion"}))
+def test_a_cohort_without_patient_ids_says_so():
+    report = check(cohort(without_patients(), schema={"patient": "lesion"}))
     assert only(report, "no-patient-ids").severity == "warning"
     assert report.render().startswith("Cohort ours: 120 lesions, no patient ids, 120 images")
 
@@ -41,7 +42,7 @@ def test_a_cohort_without_patient_ids_says_so(without_patients, cohort, only):
         ([None] * 120, {"unlabelled"}),
     ],
 )
-def test_one_class_small_classes_and_missing_labels(cohort, with_column, labels, found):
+def test_one_class_small_classes_and_missing_labels(labels, found):
     tables = with_column("images", "label", pd.Series(labels, dtype="str"))
     report = found_in(hierarchy_findings(cohort(tables)))
     assert set(report) == found
@@ -50,7 +51,7 @@ def test_one_class_small_classes_and_missing_labels(cohort, with_column, labels,
         assert report["unlabelled"].count == 2
 
 
-def test_labels_that_disagree_within_a_lesion(clean_tables, cohort):
+def test_labels_that_disagree_within_a_lesion():
     tables = clean_tables()
     tables["images"].loc[[0, 1], ["lesion_id", "label"]] = [["l000", "NEV"], ["l000", "MEL"]]
     tables["lesions"] = tables["lesions"].drop(index=1)
@@ -58,7 +59,7 @@ def test_labels_that_disagree_within_a_lesion(clean_tables, cohort):
     assert found["lesion-labels"].example == "lesion l000: MEL and NEV"
 
 
-def test_a_patient_in_two_parts_is_an_error(cohort, with_column):
+def test_a_patient_in_two_parts_is_an_error():
     split = ["train"] * 61 + ["test"] * 59
     found = found_in(hierarchy_findings(cohort(with_column("images", "split", split))))
     assert found["patient-across-parts"].severity == "error"
@@ -75,7 +76,7 @@ def test_a_patient_in_two_parts_is_an_error(cohort, with_column):
         ("lesion", {"l000": "L-1", "l002": "l1"}, None),
     ],
 )
-def test_ids_in_several_spellings_are_named(clean_tables, cohort, level, names, example):
+def test_ids_in_several_spellings_are_named(level, names, example):
     """Lesions are twins within a patient only."""
     column = f"{level}_id"
     tables = {
@@ -91,7 +92,7 @@ def test_ids_in_several_spellings_are_named(clean_tables, cohort, level, names, 
 # Subgroups
 
 
-def test_counts_equal_a_loop_over_patients(clean_tables, cohort):
+def test_counts_equal_a_loop_over_patients():
     tables = clean_tables()
     found = check(cohort(tables)).subgroups
     assert set(found) == {"origin", "age"}
@@ -110,7 +111,7 @@ def test_counts_equal_a_loop_over_patients(clean_tables, cohort):
     assert found["age"].columns.tolist() == ["20 to 39", "40 to 59", UNKNOWN]
 
 
-def test_small_cells_are_reported_with_the_smallest_first(clean_tables, cohort, only):
+def test_small_cells_are_reported_with_the_smallest_first():
     tables = clean_tables()
     tables["patients"].loc[[2, 3], "origin"] = "CHILE"
     report = check(cohort(tables))
@@ -123,7 +124,7 @@ def test_small_cells_are_reported_with_the_smallest_first(clean_tables, cohort, 
     assert finding.example.endswith(f" of {label} with 'CHILE'")
 
 
-def test_columns_of_many_values_are_no_subgroups_and_ages_are_cut(clean_tables, cohort):
+def test_columns_of_many_values_are_no_subgroups_and_ages_are_cut():
     tables = clean_tables()
     tables["patients"]["origin"] = [f"town {k % 15}" for k in range(60)]
     tables["patients"]["age"] = np.tile([0.0, 19.9, 20.0, 59.0, 80.0, np.nan], 10)

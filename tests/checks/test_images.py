@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter, laplace
+from spoilt import cohort, encode
 
 from slimp.checks.images import (
     AHEAD,
@@ -44,7 +45,7 @@ def test_sharpness_is_the_variance_of_the_laplacian():
     assert sharpness(np.full((8, 9), 5, dtype=np.float32)) == 0
 
 
-def test_blur_lowers_sharpness_and_size_alone_does_not(encode):
+def test_blur_lowers_sharpness_and_size_alone_does_not():
     sharp = facts_of(encode(skin(blur=2, shape=(300, 400))))
     blurred = facts_of(encode(skin(blur=8, shape=(300, 400))))
     assert blurred.sharpness < sharp.sharpness / 5
@@ -72,7 +73,7 @@ def test_a_round_field_of_view_has_four_dark_corners():
     assert dark_corners(grey) == 3
 
 
-def test_facts_are_those_of_the_decoded_picture(encode):
+def test_facts_are_those_of_the_decoded_picture():
     pixels = skin()
     facts = facts_of(encode(pixels))
     assert (facts.width, facts.height) == (200, 150)
@@ -89,21 +90,21 @@ def test_facts_are_those_of_the_decoded_picture(encode):
     assert facts_of(encode(255 - half)).underexposed == pytest.approx(0.5, abs=0.05)
 
 
-def test_shape_counts_and_the_smallest_images_have_facts(encode):
+def test_shape_counts_and_the_smallest_images_have_facts():
     upright, flat = (np.zeros(shape, dtype=np.uint8) for shape in ((40, 60, 3), (60, 40, 3)))
     assert facts_of(encode(upright)).pixels != facts_of(encode(flat)).pixels
     for shape in ((1, 1, 3), (1, 300, 3), (300, 2, 3)):
         assert facts_of(encode(np.full(shape, 90, dtype=np.uint8))).sharpness == 0
 
 
-def test_what_is_no_picture_says_why(encode):
+def test_what_is_no_picture_says_why():
     whole = encode(skin(), "jpeg")
     for encoded, why in ((b"<html>", "not an image"), (whole[: len(whole) // 2], "truncated")):
         with pytest.raises(CorruptImageError, match=why):
             measure_image(encoded)
 
 
-def test_a_scan_reads_each_image_once_in_order_and_can_be_stopped(cohort, monkeypatch):
+def test_a_scan_reads_each_image_once_in_order_and_can_be_stopped(monkeypatch):
     whole = cohort(encoded={"i003": b"<html>"})
     read, read_image = [], type(whole).read_image
 
@@ -154,7 +155,7 @@ def small(seed, blur=0.8):
 
 
 @pytest.fixture(scope="module")
-def encoded(encode):
+def encoded():
     return {f"i{k:03}": encode(small(k)) for k in range(120)}
 
 
@@ -173,7 +174,7 @@ def encoded(encode):
         (lambda pixels: pixels // 255, "blank-image", "warning", "grey levels deviate by 0.0"),
     ],
 )
-def test_images_unlike_the_others(cohort, encode, encoded, spoil, code, severity, example):
+def test_images_unlike_the_others(encoded, spoil, code, severity, example):
     spoilt = {**encoded, "i007": encode(spoil(small(7)))}
     found = {f.code: f for f in image_findings(scan_images(cohort(encoded=spoilt)))}
     assert (found[code].severity, found[code].count) == (severity, 1)
@@ -181,14 +182,14 @@ def test_images_unlike_the_others(cohort, encode, encoded, spoil, code, severity
     assert example in found[code].example
 
 
-def test_images_that_are_all_alike_are_no_finding(cohort, encode, encoded):
+def test_images_that_are_all_alike_are_no_finding(encoded):
     """Also where all of them are grey: it is meant so."""
     grey = {f"i{k:03}": encode(colourless(small(k))) for k in range(120)}
     for images in (encoded, grey):
         assert list(image_findings(scan_images(cohort(encoded=images)))) == []
 
 
-def test_corrupt_images_are_errors_with_their_reason(encode, cohort):
+def test_corrupt_images_are_errors_with_their_reason():
     """Of a decompression bomb, too, which is not decoded."""
     header = encode(np.zeros((40, 40, 3), dtype=np.uint8), "bmp")
     bomb = header[:18] + (60_000).to_bytes(4, "little") * 2 + header[26:]

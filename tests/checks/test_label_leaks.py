@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from spoilt import clean_tables, codes, cohort, encode, with_column
 
 from slimp.checks.images import MEASURES
 from slimp.checks.label_leaks import leak_findings, rank_columns
@@ -34,7 +35,7 @@ def leaks(cohort):
 
 
 @pytest.mark.parametrize("name", ["copy", "biopsied", "thickness", "fine", "score"])
-def test_leaks_are_found_whatever_they_look_like(clean_tables, cohort, name):
+def test_leaks_are_found_whatever_they_look_like(name):
     for seed in range(2):
         tables = clean_tables(seed, patients=150)
         label = tables["images"]["label"].to_numpy(dtype=object)
@@ -46,7 +47,7 @@ def test_leaks_are_found_whatever_they_look_like(clean_tables, cohort, name):
         assert "follows from the diagnosis" in found["leak-refused"].remedy
 
 
-def test_a_leaking_feature_is_a_warning_with_its_evidence(clean_tables, cohort):
+def test_a_leaking_feature_is_a_warning_with_its_evidence():
     tables = clean_tables(patients=200)
     malignant = (tables["images"]["label"] != "NEV").to_numpy()
     kept = malignant | (np.arange(400) % 4 == 0)
@@ -59,7 +60,7 @@ def test_a_leaking_feature_is_a_warning_with_its_evidence(clean_tables, cohort):
     assert "move 'itch' to [refused]" in finding.remedy
 
 
-def test_a_feature_that_is_the_label_is_an_error(clean_tables, cohort):
+def test_a_feature_that_is_the_label_is_an_error():
     tables = clean_tables()
     labels = np.where(tables["images"]["label"] == "NEV", "benign", "malignant")
     tables["images"]["label"] = labels
@@ -69,7 +70,7 @@ def test_a_feature_that_is_the_label_is_an_error(clean_tables, cohort):
     assert "'bleed' is the label under another name" in finding.message
 
 
-def test_gaps_that_give_the_label_away(clean_tables, cohort):
+def test_gaps_that_give_the_label_away():
     tables = clean_tables(patients=200)
     nevus = (tables["images"]["label"] == "NEV").to_numpy()
     unseen = nevus & (np.arange(400) % 5 > 0)
@@ -80,7 +81,7 @@ def test_gaps_that_give_the_label_away(clean_tables, cohort):
     assert "have diameter = filled in" in finding.message
 
 
-def sizes(encode, follows):
+def sizes(follows):
     """Images of 40 x 36 px or 60 x 36 px; the larger ones are those of a mask."""
     rng = np.random.default_rng(0)
     return {
@@ -89,23 +90,23 @@ def sizes(encode, follows):
     }
 
 
-def test_the_size_of_images_as_a_shortcut(clean_tables, cohort, encode, codes):
+def test_the_size_of_images_as_a_shortcut():
     tables = clean_tables()
     nevus = (tables["images"]["label"] == "NEV").to_numpy()
     rng = np.random.default_rng(1)
     mostly = nevus ^ (rng.random(120) < 0.05)
-    report = check_cohort(cohort(tables, encoded=sizes(encode, mostly)))
+    report = check_cohort(cohort(tables, encoded=sizes(mostly)))
     found = [f for f in report.findings if f.code == "shortcut"]
     assert any("height, px" in f.message for f in found)
     assert {f.severity for f in found} == {"warning"}
-    by_chance = check_cohort(cohort(tables, encoded=sizes(encode, rng.random(120) < 0.5)))
+    by_chance = check_cohort(cohort(tables, encoded=sizes(rng.random(120) < 0.5)))
     assert codes(by_chance) == set()
 
 
 # Ranking
 
 
-def test_the_most_informative_comes_first_and_survives_json(cohort):
+def test_the_most_informative_comes_first_and_survives_json():
     ranking = check_cohort(cohort()).ranking
     bits = [row.found.information for row in ranking]
     assert bits == sorted(bits, reverse=True)
@@ -119,7 +120,7 @@ def test_the_most_informative_comes_first_and_survives_json(cohort):
     json.dumps([row.to_dict() for row in ranking], allow_nan=False)
 
 
-def test_columns_empty_in_the_same_rows_are_one_row(clean_tables, cohort):
+def test_columns_empty_in_the_same_rows_are_one_row():
     tables = clean_tables()
     tables["lesions"].loc[::3, ["diameter", "itch", "bleed"]] = np.nan
     whole = cohort(tables)
@@ -131,7 +132,7 @@ def test_columns_empty_in_the_same_rows_are_one_row(clean_tables, cohort):
     assert row.known == pytest.approx(2 / 3)
 
 
-def test_one_class_has_no_ranking_and_no_subgroups(with_column, cohort):
+def test_one_class_has_no_ranking_and_no_subgroups():
     report = check_cohort(cohort(with_column("images", "label", "NEV")))
     assert report.ranking == ()
     assert report.subgroups == {}

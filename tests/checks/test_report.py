@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from spoilt import clean_tables, codes, cohort, only, picture, without_patients
 
 from slimp.checks.finding import kinds
 from slimp.checks.report import cautions, check_cohort
@@ -17,7 +18,7 @@ from slimp.sources import import_source
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_clean_cohort_has_nothing_to_report(clean_tables, cohort, seed):
+def test_a_clean_cohort_has_nothing_to_report(seed):
     calls = []
     whole = cohort(clean_tables(seed))
     report = check_cohort(whole, progress=lambda done, total: calls.append((done, total)))
@@ -34,7 +35,7 @@ def test_the_docs_have_a_row_for_each_finding():
     assert rows == {code: severity for code, (severity, *_) in kinds().items()}
 
 
-def test_counts(clean_tables, cohort):
+def test_counts():
     tables = clean_tables()
     tables["images"] = tables["images"].assign(split=["train"] * 80 + ["test"] * 40)
     tables["images"].loc[0, "label"] = None
@@ -51,7 +52,7 @@ def test_counts(clean_tables, cohort):
 
 
 @pytest.fixture
-def troubled(clean_tables, picture) -> tuple[dict[str, pd.DataFrame], dict[str, bytes]]:
+def troubled() -> tuple[dict[str, pd.DataFrame], dict[str, bytes]]:
     """A cohort with much to report."""
     tables = clean_tables()
     images = tables["images"]
@@ -68,7 +69,7 @@ def troubled(clean_tables, picture) -> tuple[dict[str, pd.DataFrame], dict[str, 
     return tables, encoded
 
 
-def test_the_order_of_rows_makes_no_difference(picture, cohort, troubled):
+def test_the_order_of_rows_makes_no_difference(troubled):
     tables, encoded = troubled
     straight = check_cohort(cohort(tables, encoded=encoded))
     assert len(straight.findings) >= 7
@@ -80,7 +81,7 @@ def test_the_order_of_rows_makes_no_difference(picture, cohort, troubled):
     assert check_cohort(cohort(mixed, encoded=bytes_of)) == straight
 
 
-def test_the_report_survives_json_and_says_everything_as_text(cohort, troubled):
+def test_the_report_survives_json_and_says_everything_as_text(troubled):
     tables, encoded = troubled
     report = check_cohort(cohort(tables, encoded=encoded))
     content = json.loads(json.dumps(report.to_dict(), allow_nan=False))
@@ -94,8 +95,8 @@ def test_the_report_survives_json_and_says_everything_as_text(cohort, troubled):
     assert severities == sorted(severities, key=["error", "warning", "note"].index)
 
 
-def test_cautions_repeat_what_every_result_depends_on(without_patients, cohort):
-    tables = without_patients
+def test_cautions_repeat_what_every_result_depends_on():
+    tables = without_patients()
     tables["lesions"]["bleed"] = pd.array(tables["images"]["label"] == "MEL", dtype="boolean")
     report = {"missing_patient_ids": 2}
     found = cautions(cohort(tables, schema={"patient": "lesion"}, report=report))
@@ -107,7 +108,7 @@ def test_cautions_repeat_what_every_result_depends_on(without_patients, cohort):
 # Missing values
 
 
-def test_a_form_that_was_not_used(clean_tables, cohort, codes, only):
+def test_a_form_that_was_not_used():
     tables = clean_tables()
     unused = np.random.default_rng(0).random(120) < 0.3
     tables["lesions"].loc[unused, ["diameter", "itch"]] = np.nan
@@ -129,7 +130,7 @@ def pad(real_data, tmp_path_factory) -> Cohort:
 
 
 @pytest.mark.real_data
-def test_pad_ufes_20_shows_its_traps(only, pad):
+def test_pad_ufes_20_shows_its_traps(pad):
     """One image is filed twice, as PAT_759_1433_914 and PAT_759_1538_566 in the whole dataset."""
     labels = pad.images["label"]
     first, second = (int(labels.index[labels == name][0]) for name in ("NEV", "BCC"))
@@ -183,7 +184,7 @@ def test_biopsed_is_found_from_the_data_not_from_the_refused_list(pad):
 
 @pytest.mark.slow
 @pytest.mark.real_data
-def test_ham10000_leaks_how_the_diagnosis_was_made(codes, only, real_data, tmp_path):
+def test_ham10000_leaks_how_the_diagnosis_was_made(real_data, tmp_path):
     """Some rows of HAM10000, and three images that occur twice."""
     raw = tmp_path / "raw"
     raw.mkdir()

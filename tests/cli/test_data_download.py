@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from spoilt import picture
 
 from slimp.cli import main as cli
 from slimp.sources import NAMES, get_source
-
-
-def photo(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, (24, 24, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 @pytest.fixture
@@ -36,7 +27,7 @@ def pad(tmp_path: Path) -> Path:
     for i in range(3):
         place = raw / f"imgs_part_{1 + i % 2}" / f"PAT_{i}_1_1.png"
         place.parent.mkdir(exist_ok=True)
-        place.write_bytes(photo(i))
+        place.write_bytes(picture(i))
     return raw
 
 
@@ -107,21 +98,6 @@ def test_what_is_published_nowhere(name, tmp_path, capsys):
 def test_every_known_collection_has_its_number():
     numbers = {name: get_source(name).collection for name in NAMES}
     assert {name for name, number in numbers.items() if number is not None} == {"hiba", "bcn20000"}
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["isic", "RAW"], "source 'isic' needs --collection NUMBER"),
-        (["hiba", "RAW", "--collection", "3"], "source 'hiba' is not collection 3"),
-        (["ham10000", "RAW", "--collection", "3"], "source 'ham10000' is not collection 3"),
-        (["ham10000", "RAW", "--limit", "3"], "--limit has no effect"),
-        (["hibba", "RAW"], "no source 'hibba'"),
-    ],
-)
-def test_requests_without_sense(words, message, capsys):
-    assert run(*words) == 2
-    assert message in capsys.readouterr().err
 
 
 @pytest.mark.real_data

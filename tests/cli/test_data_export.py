@@ -6,16 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny import tiny_cohort
 
 from slimp.cli.main import main
 from slimp.data.files import sha256_of
-from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
 
 
 @pytest.fixture
 def cohort(tmp_path) -> Path:
-    config = SyntheticConfig(patients=6, lesions=2, image_size=16)
-    write_synthetic(tmp_path / "cohort", config)
+    tiny_cohort(patients=6).save(tmp_path / "cohort")
     return tmp_path / "cohort"
 
 

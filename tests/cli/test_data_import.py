@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import pandas as pd
 import pytest
 from PIL import Image
@@ -25,11 +23,9 @@ def words(tmp_path) -> list[str]:
     """The command that imports 40 images, of which one is absent."""
     (tmp_path / "raw" / "images").mkdir(parents=True)
     for k in range(40):
-        picture = Image.new("RGB", (9, 8), (5 * k, 90, 70))
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG")
         if k != 3:
-            (tmp_path / "raw" / "images" / f"i{k}.jpg").write_bytes(buffer.getvalue())
+            picture = Image.new("RGB", (9, 8), (5 * k, 90, 70))
+            picture.save(tmp_path / "raw" / "images" / f"i{k}.jpg")
     table = pd.DataFrame({"img": [f"i{k}" for k in range(40)]})
     table["who"], table["dx"], table["size"] = table.index // 2, table.index % 2, 1.5
     table.to_csv(tmp_path / "raw" / "metadata.csv", index=False)

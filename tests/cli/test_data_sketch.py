@@ -92,19 +92,3 @@ def test_folders_of_classes_become_a_table(table, capsys):
     assert images["label"].value_counts().to_dict() == {"nevus": 6, "mel": 6}
     assert images["split"].value_counts().to_dict() == {"train": 6, "test": 6}
     assert main(["data", "sketch", "photos", "--out", "mine.toml"]) == 2
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["none.csv"], "none.csv: "),
-        (["my data"], "Name a table in it: moles.csv"),
-        (["my data/moles.csv", "--encoding", "klingon"], "there is no encoding 'klingon'"),
-        (["my data/moles.csv", "--images", "nowhere"], "nowhere: no such folder or zip file"),
-        (["my data/moles.csv", "--header", "99"], "has no row 99"),
-    ],
-)
-def test_mistakes_are_told(table, words, message, capsys):
-    assert main(["data", "sketch", *words, "--out", "mine.toml"]) == 2
-    assert message in capsys.readouterr().err
-    assert not Path("mine.toml").exists()

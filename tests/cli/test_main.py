@@ -175,45 +175,35 @@ def test_every_error_is_one_paragraph_and_a_status(verb, capsys, error, status, 
     assert text.count("\n") == 1
 
 
+def started(*lines: str) -> subprocess.Popen[str]:
+    """A process in which `slimp go` runs these lines."""
+    code = "\n".join(("import signal, slimp.cli.main as cli, sys, time", *lines))
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{code}\nsys.exit(cli.main(['go']))"],
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
+    )
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
 def test_sigint_ends_a_process_with_130():
-    code = (
-        "import signal, slimp.cli.main as cli, sys, time\n"
-        # A shell starts background jobs with SIGINT ignored, and so would be this process.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "def wait(words):\n"
-        "    print('ready', flush=True)\n"
-        "    time.sleep(60)\n"
-        "cli._run = wait\n"
-        "sys.exit(cli.main(['go']))"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    with process:
+    # A shell starts background jobs with SIGINT ignored, and so would be this process.
+    default = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    wait = "cli._run = lambda words: (print('ready', flush=True), time.sleep(60))"
+    with started(default, wait) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         _, message = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert message == "slimp: interrupted\n"
+    assert (process.returncode, message) == (130, "slimp: interrupted\n")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX systems")
 def test_a_closed_pipe_is_quiet():
-    code = (
-        "import slimp.cli.main as cli, sys\n"
-        "cli._run = lambda words: [print('row', i) for i in range(100_000)]\n"
-        "sys.exit(cli.main(['go']))"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    with process:
+    write = "cli._run = lambda words: [print('row', i) for i in range(100_000)]"
+    with started(write) as process:
         assert process.stdout.readline() == "row 0\n"
         process.stdout.close()
         message = process.stderr.read()
-    assert process.returncode == 0
-    assert message == ""
+    assert (process.returncode, message) == (0, "")
 
 
 def test_warnings_are_one_line(verb, capsys):
@@ -224,26 +214,6 @@ def test_warnings_are_one_line(verb, capsys):
     verb(action)
     assert cli.main(["go"]) == 0
     assert capsys.readouterr().err == "slimp: warning: --patience has no effect\n"
-
-
-@pytest.mark.parametrize(
-    ("flags", "named"),
-    [
-        (["--learning-rate", "-1"], "learning_rate"),
-        (["--patients", "0"], "patients"),
-        (["--hierarchy", "deep"], "--hierarchy"),
-        (["--lerning-rate", "1"], "did you mean --learning-rate?"),
-        (["--lr", "1"], "here it is --learning-rate."),
-        (["--batch-size", "1"], "here it is --patients and --lesions."),
-        (["--backbone", "1"], "here it is --encoder."),
-        (["--gpus", "1"], "here it is --accelerator and --devices."),
-        ([], "not a cohort"),
-    ],
-)
-def test_pretraining_refuses_nonsense_before_it_writes(flags, named, capsys, tmp_path):
-    assert cli.main(["pretrain", str(tmp_path), "--out", str(tmp_path / "run"), *flags]) == 2
-    assert named in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", cli.VERBS)

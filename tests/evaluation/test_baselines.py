@@ -5,15 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from tables import cohort_of, ids_of
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import ImagesInMemory
-from slimp.data.schema import Schema
 from slimp.errors import UserError
-from slimp.evaluation.baselines import (
-    majority,
-    metadata_baseline,
-)
+from slimp.evaluation.baselines import majority, metadata_baseline
 from slimp.evaluation.folds import make_splits
 from slimp.evaluation.linear_probe import ProbeConfig, probe
 from slimp.features.design import RawTable
@@ -22,6 +19,7 @@ from slimp.sources import get_source
 from slimp.sources.level_tables import split_levels, type_rows
 from slimp.sources.read_table import read_table
 
+NUMBERS = ("unknown", "age")
 FAST = ProbeConfig(replicates=50, seeds=2, strengths=(1e-2, 1.0))
 
 
@@ -32,37 +30,16 @@ def make_cohort(seed: int = 0, patients: int = 60, *, signal: bool = True) -> Co
     y = rng.integers(3, size=len(patient))
     told = y if signal else rng.permutation(y)
     age_class = pd.Series(told == 2).groupby(patient).transform("any").to_numpy()[::2]
-    lesions = pd.DataFrame(
-        {
-            "lesion_id": [f"l{i}" for i in range(len(y))],
-            "patient_id": [f"p{p}" for p in patient],
-            "site": np.where(told == 1, "arm", rng.choice(["leg", "face"], size=len(y))),
-            "bleeds": pd.array(rng.choice([True, False, None], size=len(y)), dtype="boolean"),
-            "unknown": np.full(len(y), np.nan),
-        }
-    )
+    lesions = {
+        "site": np.where(told == 1, "arm", rng.choice(["leg", "face"], size=len(y))),
+        "bleeds": rng.choice([True, False, None], size=len(y)),
+        "unknown": np.full(len(y), np.nan),
+    }
     ages = np.where(age_class, 70.0, 40.0) + rng.normal(size=patients)
     ages[rng.random(patients) < 0.2] = np.nan
-    people = pd.DataFrame({"patient_id": [f"p{p}" for p in range(patients)], "age": ages})
-    images = lesions[["lesion_id", "patient_id"]].assign(
-        image_id=[f"i{i}" for i in range(len(y))], label=np.array(list("abc"))[y]
-    )
-    schema = Schema.from_dict(
-        {
-            "image": "image_id",
-            "lesion": "lesion_id",
-            "patient": "patient_id",
-            "label": "label",
-            "lesion_metadata": {
-                "site": {"kind": "categorical"},
-                "bleeds": {"kind": "checkbox"},
-                "unknown": {"kind": "continuous"},
-            },
-            "patient_metadata": {"age": {"kind": "continuous"}},
-        }
-    )
-    store = ImagesInMemory([b""] * len(images))
-    return Cohort.from_tables(images, lesions, people, schema=schema, store=store)
+    kinds = {"site": "categorical", "bleeds": "checkbox", **dict.fromkeys(NUMBERS, "continuous")}
+    ids = ids_of(np.array(list("abc"))[y], patient, range(len(y)))
+    return cohort_of(ids, lesions, {"age": ages}, **kinds)
 
 
 def test_majority_is_chance_on_every_balanced_measure():

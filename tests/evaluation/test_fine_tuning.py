@@ -14,10 +14,15 @@ from tiny import MODEL, tiny_cohort
 
 from slimp.data.cohort import Cohort
 from slimp.errors import UserError
-from slimp.evaluation.fine_tuning import as_probe, fine_tune, run_of, take_apart
+from slimp.evaluation.fine_tuning import (
+    as_probe,
+    fine_tune,
+    fit_temperature,
+    run_of,
+    take_apart,
+)
 from slimp.evaluation.probe_config import FullFinetuneConfig
 from slimp.evaluation.result import Predictions, make_task
-from slimp.evaluation.temperature import fit_temperature
 from slimp.features.embed import embed
 from slimp.features.encode import InferenceConfig
 from slimp.models.config import ModelConfig

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
+from tables import ids_of
 
 from slimp.errors import UserError
 from slimp.evaluation.folds import (
@@ -17,26 +18,13 @@ from slimp.evaluation.folds import (
 )
 
 
-def make_ids(labels, patients, lesions=None) -> pd.DataFrame:
-    n = len(labels)
-    lesions = lesions if lesions is not None else range(n)
-    return pd.DataFrame(
-        {
-            "image_id": [f"I{i}" for i in range(n)],
-            "lesion_id": [f"L{i}" for i in lesions],
-            "patient_id": [f"P{i}" for i in patients],
-            "label": pd.Series(labels, dtype="str"),
-        }
-    )
-
-
 def random_ids(seed: int, n: int = 120, patients: int = 30, classes: str = "abc") -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     patient = rng.integers(patients, size=n)
     patient[:patients] = np.arange(patients)
     labels = rng.choice(list(classes), size=n)
     labels[: 3 * len(classes)] = list(classes) * 3  # each class has 3 patients at least
-    return make_ids(labels.tolist(), patient, patient * 3 + rng.integers(3, size=n))
+    return ids_of(labels.tolist(), patient, patient * 3 + rng.integers(3, size=n))
 
 
 @settings(max_examples=20)
@@ -84,7 +72,7 @@ def test_draws_again_where_the_first_split_leaves_a_class_out():
     """'b' has two patients who also carry many 'a': some draws put both in training."""
     patients = [0] * 30 + [1] * 30 + [*range(2, 12)]
     labels = (["a"] * 29 + ["b"]) * 2 + ["a"] * 10
-    ids = make_ids(labels, patients)
+    ids = ids_of(labels, patients)
     for split in make_splits(ids, seeds=range(20), test_fraction=0.4):
         for part in (split.train, split.test):
             assert "b" in set(ids["label"].iloc[part])
@@ -101,25 +89,25 @@ def test_draws_again_where_the_first_split_leaves_a_class_out():
 )
 def test_refuses_what_cannot_be_split(labels, patients, message):
     with pytest.raises(UserError, match=message):
-        make_splits(make_ids(labels, patients))
+        make_splits(ids_of(labels, patients))
 
 
 def test_held_out_rows_test_and_the_other_named_ones_train():
-    ids = make_ids(["a", "b"] * 4 + [None], [0, 1, 2, 3, 4, 5, 6, 7, 8])
+    ids = ids_of(["a", "b"] * 4 + [None], [0, 1, 2, 3, 4, 5, 6, 7, 8])
     parts = ["train", "train", "validation", "held_out", "held_out", "held_out", None, None, "test"]
     (split,) = given_splits(ids, parts, seed=3)
     assert (split.seed, list(split.train), list(split.test)) == (3, [0, 1, 2], [3, 4, 5])
 
 
 def test_given_splits_refusals():
-    ids = make_ids(["a", "b", "a", "b"], [0, 0, 1, 1])
+    ids = ids_of(["a", "b", "a", "b"], [0, 0, 1, 1])
     with pytest.raises(UserError, match=r"1 patient\(s\) are in both 'train' and 'test', such as"):
         given_splits(ids, ["train", "train", "train", "test"])
     with pytest.raises(UserError, match="2 parts for 4 images"):
         given_splits(ids, ["train", "test"])
     with pytest.raises(UserError, match="in the test part; the parts found are: fold1, train"):
         given_splits(ids, ["train", "train", "fold1", "fold1"])
-    lacking = make_ids(["a", "b", "a", "a"], [0, 0, 1, 1])
+    lacking = ids_of(["a", "b", "a", "a"], [0, 0, 1, 1])
     with pytest.raises(UserError, match=r"class 'b' \(1 images\) is not in the test part"):
         given_splits(lacking, ["train", "train", "test", "test"])
 
@@ -174,10 +162,10 @@ def test_parts_and_splits_are_inverse():
 
 
 def test_what_folds_refuse():
-    few = make_ids(["a"] * 8 + ["b"] * 4, range(12))
+    few = ids_of(["a"] * 8 + ["b"] * 4, range(12))
     with pytest.raises(UserError, match="class 'b' has 4 patient"):
         grouped_parts(few, [42])
-    ids = make_ids(["a", "b"] * 4, [0, 0, 1, 1, 2, 2, 3, 3])
+    ids = ids_of(["a", "b"] * 4, [0, 0, 1, 1, 2, 2, 3, 3])
     with pytest.raises(UserError, match="are in both 'train' and 'test'"):
         given_splits(ids, ["fold1", "fold2"] * 4)
     with pytest.raises(UserError, match="the parts found are: fold1"):

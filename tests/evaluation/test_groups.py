@@ -7,7 +7,7 @@ import pytest
 
 from slimp.data.cohort import Cohort
 from slimp.errors import UserError
-from slimp.evaluation.groups import group_values
+from slimp.evaluation.subgroups import group_values
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 
 

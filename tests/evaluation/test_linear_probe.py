@@ -12,6 +12,7 @@ from sklearn.metrics import (
     recall_score,
     roc_auc_score,
 )
+from tables import ids_of
 
 from slimp.data.schema import Schema
 from slimp.errors import UserError
@@ -19,7 +20,7 @@ from slimp.evaluation.folds import make_splits
 from slimp.evaluation.linear_probe import linear_probe
 from slimp.evaluation.logistic import LinearProbe
 from slimp.evaluation.metrics import brier, ece
-from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.probe_config import FullProbeConfig
 from slimp.evaluation.result import codes_of
 from slimp.features.design import RawTable
 from slimp.features.embed import FeatureTable
@@ -49,14 +50,7 @@ def make_table(
     x = rng.normal(size=(n, width))
     x += signal * rng.normal(size=(len(classes), width))[y]
     x += identity * rng.normal(size=(patients, width))[patient]
-    ids = pd.DataFrame(
-        {
-            "image_id": [f"i{i}" for i in range(n)],
-            "lesion_id": [f"l{p}" for p in patient],
-            "patient_id": [f"p{p}" for p in patient],
-            "label": np.array(list(classes))[y],
-        }
-    )
+    ids = ids_of(np.array(list(classes))[y], patient)
     return FeatureTable(ids=ids, features={"image": x.astype(np.float32)})
 
 
@@ -246,11 +240,12 @@ def test_files_are_those_of_the_contract(tmp_path):
     [
         *({"features": "images"}, {"split": "clinic"}, {"method": "svm"}, {"seeds": 0}),
         *({"seed": -1}, {"test_fraction": 1.0}, {"folds": 1}, {"strengths": ()}),
-        {"malignant": ("a",), "positive": "a"},
+        *({"malignant": ("a",), "positive": "a"}, {"fractions": (0.1, 1.5)}, {"shots": (0,)}),
+        *({"draws": 0}, {"subgroups": ("none", "x")}),
     ],
 )
 def test_configurations_that_make_no_sense(changes):
-    config = ProbeConfig()
+    config = FullProbeConfig()
     for name, value in changes.items():  # past the type checks of the test run
         object.__setattr__(config, name, value)
     with pytest.raises(UserError, match=next(iter(changes))):
@@ -262,11 +257,8 @@ def test_configurations_that_make_no_sense(changes):
     [
         ({}, {"positive": "a"}, "positive='a'"),
         ({}, {"features": "image+lesion"}, "'lesion'"),
-        ({"label": "a"}, {}, "single class, 'a'"),
-        ({"patient_id": "p"}, {}, "class 'a'"),
         ({}, {"malignant": ("a", "z")}, "malignant='z'.*: a, b, c"),
         ({}, {"malignant": ("a", "b", "c")}, "benign"),
-        ({}, {"split": "official"}, "'split' column"),
         ({"split": "train"}, {"split": "official"}, "test part"),
         ({"split": ["test", *["train"] * 178, "test"]}, {"split": "official"}, "p0"),
     ],
@@ -289,15 +281,3 @@ def test_several_labels_become_malignant_and_the_rest_benign():
         assert joined.metrics[name] == estimate, name
     assert {"pauc_above_80tpr", "sensitivity_at_90_specificity"} <= set(joined.metrics)
     assert set(joined.predictions["label"]) == {"benign", "malignant"}
-
-
-def test_the_official_split_is_the_cohorts_column_and_one_seed():
-    table = make_table()
-    split = np.where(table.ids["patient_id"].isin([f"p{i}" for i in range(12)]), "test", "train")
-    named = FeatureTable(ids=table.ids.assign(split=split), features=table.features)
-    found = linear_probe(named, split="official", **FAST)
-    given = linear_probe(table, parts=split, **FAST)
-    assert found.metrics == given.metrics
-    assert set(found.predictions["patient_id"]) == {f"p{i}" for i in range(12)}
-    assert len(found.balanced_accuracy.per_seed) == 1
-    assert [r.to_dict()["split"] for r in (found, given)] == ["official", "held_out"]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
+from tables import ids_of
 
 from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.low_shot import draw_fraction, draw_shots, low_shot
@@ -34,14 +35,7 @@ def make_table(seed: int = 0, *, rare: int = 4, signal: float = 1.5) -> FeatureT
     patient = np.arange(len(label_of)).repeat(2)
     y = label_of[patient]
     x = rng.normal(size=(len(y), 8)) + signal * rng.normal(size=(3, 8))[y]
-    ids = pd.DataFrame(
-        {
-            "image_id": [f"i{i}" for i in range(len(y))],
-            "lesion_id": [f"l{p}" for p in patient],
-            "patient_id": [f"p{p}" for p in patient],
-            "label": np.array(["a", "b", "c"])[y],
-        }
-    )
+    ids = ids_of(np.array(["a", "b", "c"])[y], patient)
     return FeatureTable(ids=ids, features={"image": x.astype(np.float32)})
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-import pandas as pd
 import pytest
+from tables import hinting_features
 
 from slimp.data.cohort import Cohort
 from slimp.errors import UserError
@@ -29,14 +28,7 @@ def cohort() -> Cohort:
 @pytest.fixture(scope="module")
 def table(cohort: Cohort) -> FeatureTable:
     """Image features that hint at the label, beside the cohort's metadata."""
-    rng = np.random.default_rng(0)
-    codes = pd.Categorical(cohort.images["label"]).codes
-    image = np.eye(codes.max() + 1)[codes] + 0.7 * rng.normal(size=(len(codes), codes.max() + 1))
-    return FeatureTable(
-        ids=cohort.images[["image_id", "lesion_id", "patient_id", "label"]],
-        features={"image": image.astype(np.float32)},
-        raw=RawTable.of(cohort),
-    )
+    return replace(hinting_features(cohort), raw=RawTable.of(cohort))
 
 
 @pytest.mark.slow

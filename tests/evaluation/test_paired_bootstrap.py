@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
+from tables import ids_of
 
 from slimp.cli.main import main
 from slimp.data.files import read_json, write_json
@@ -179,14 +180,7 @@ def probes(identity: float, signal: float, *, lesions: int = 2) -> dict[str, Pro
     y = patient % 3
     x = rng.normal(size=(len(y), 96))
     x += signal * rng.normal(size=(3, 96))[y] + identity * rng.normal(size=(60, 96))[patient]
-    ids = pd.DataFrame(
-        {
-            "image_id": [f"i{i}" for i in range(len(y))],
-            "lesion_id": [f"l{i // 2}" for i in range(len(y))],
-            "patient_id": [f"p{p}" for p in patient],
-            "label": np.array(["a", "b", "c"])[y],
-        }
-    )
+    ids = ids_of(np.array(["a", "b", "c"])[y], patient, np.arange(len(y)) // 2)
     table = FeatureTable(ids=ids, features={"image": x.astype(np.float32)})
     config = ProbeConfig(seeds=2, strengths=(1e-2,), replicates=100)
     modes: tuple[SplitMode, ...] = ("patient", *LEAKING)

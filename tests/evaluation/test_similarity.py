@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import MODEL, fitted
 
 from slimp.data.batches import PatientBatches
 from slimp.data.config import BatchConfig
-from slimp.data.encoding import Encoding
 from slimp.evaluation.similarity import similarity, similarity_by_level
 from slimp.features import knn as module
 from slimp.features.embed import embed
@@ -118,22 +118,8 @@ def test_the_sample_repeats_under_its_seed():
 
 def tiny_model(cohort, **changes):
     torch.manual_seed(0)
-    vit = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
-    config = ModelConfig(
-        encoder="vit_tiny_patch16_224",
-        encoder_options=vit,
-        image_size=16,
-        tabular_width=8,
-        projection_width=8,
-        **changes,
-    )
-    flat = cohort.flatten() if config.hierarchy == "flat" else cohort
-    encodings = {
-        level.name: Encoding.fit(level, flat.tables.of_level(level.name))
-        for level in flat.schema.levels
-        if level.features
-    }
-    return Slimp(config, encodings)
+    config = ModelConfig(**MODEL, **changes)
+    return Slimp(config, fitted(cohort.flatten() if config.hierarchy == "flat" else cohort))
 
 
 def images_of(model: Slimp, cohort):

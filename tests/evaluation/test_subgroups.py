@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import recall_score, roc_auc_score
+from tables import cohort_of, ids_of
 
 from slimp.data.cohort import Cohort
-from slimp.data.files import ImagesInMemory
-from slimp.data.schema import Schema
 from slimp.evaluation.bootstrap import bootstrap
 from slimp.evaluation.folds import Split
 from slimp.evaluation.metrics import ece
@@ -27,24 +26,9 @@ def make(
     rng = np.random.default_rng(0)
     names = ("a", "b", "c", "d")[:k]
     patient = np.arange(len(sex)).repeat(per_patient)
-    ids = pd.DataFrame(
-        {
-            "image_id": [f"i{i}" for i in range(len(patient))],
-            "lesion_id": [f"l{p}" for p in patient],
-            "patient_id": [f"p{p}" for p in patient],
-        }
-    )
     y = rng.integers(k, size=len(patient))
-    ids["label"] = np.array(names)[y]
-    patients = pd.DataFrame({"patient_id": [f"p{p}" for p in range(len(sex))], "sex": sex})
-    schema = Schema.from_dict({"image": "f", "patient_metadata": {"sex": {"kind": "categorical"}}})
-    cohort = Cohort.from_tables(
-        ids,
-        ids[["lesion_id", "patient_id"]].drop_duplicates().reset_index(drop=True),
-        patients.astype({"sex": "object"}),
-        schema=schema,
-        store=ImagesInMemory([b""] * len(ids)),
-    )
+    ids = ids_of(np.array(names)[y], patient)
+    cohort = cohort_of(ids, {}, {"sex": sex}, sex="categorical")
     splits, answers = [], []
     for seed in (0, 1):
         test = np.flatnonzero(rng.random(len(sex))[patient] < 0.7)
@@ -59,6 +43,11 @@ def make(
     return cohort, summarise(task, answers, ProbeConfig(replicates=60), name="logistic")
 
 
+def sex_of(cohort: Cohort) -> pd.Series:
+    """By image."""
+    return cohort.images.merge(cohort.patients, on="patient_id").set_index("image_id")["sex"]
+
+
 SKILL: dict[str | None, float] = {"f": 0.95, "m": 0.55, None: 0.7, "x": 0.9}
 
 
@@ -67,7 +56,7 @@ def test_each_group_is_scored_as_its_rows_alone(k):
     cohort, result = make(["f", "m", None] * 20, k=k, skill=SKILL)
     found = subgroups(result, cohort, ["sex"])
     assert [group.group for group in found.groups] == ["f", "m", UNKNOWN]
-    sex = cohort.images.merge(cohort.patients, on="patient_id").set_index("image_id")["sex"]
+    sex = sex_of(cohort)
     sex = sex.where(sex.notna(), UNKNOWN)
     for group in found.groups:
         rows = result.predictions[result.predictions["image_id"].map(sex) == group.group]
@@ -97,7 +86,7 @@ def test_the_interval_is_that_of_a_bootstrap_with_the_group_cut_out():
     """A slow loop over replicates, each of which selects rows and scores them."""
     cohort, result = make(["f", "m"] * 15, skill=SKILL)
     found = subgroups(result, cohort, ["sex"]).groups[1]
-    sex = cohort.images.merge(cohort.patients, on="patient_id").set_index("image_id")["sex"]
+    sex = sex_of(cohort)
     parts = [part for _, part in result.predictions.groupby("seed")]
 
     def slow(split: int, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -131,7 +120,7 @@ def test_a_gap_is_between_known_groups_of_enough_patients():
 def test_a_class_of_few_patients_in_a_group_does_not_enter_the_gap():
     """'m' has one patient of class c, always missed."""
     cohort, result = make(["f", "m"] * 40, k=3, skill={"f": 0.8, "m": 0.8})
-    sex = cohort.images.merge(cohort.patients, on="patient_id").set_index("image_id")["sex"]
+    sex = sex_of(cohort)
     rows = result.predictions
     drop = (rows["label"] == "c") & (rows["image_id"].map(sex) == "m")
     keep = rows[~drop | (rows["patient_id"] == rows["patient_id"][drop].iloc[0])]
@@ -153,7 +142,7 @@ def test_few_patients_have_no_interval_and_nothing_undefined_reaches_the_file():
 
 def test_a_group_of_one_class_has_no_auroc():
     cohort, result = make(["f", "m"] * 20, skill=SKILL)
-    sex = cohort.images.merge(cohort.patients, on="patient_id").set_index("image_id")["sex"]
+    sex = sex_of(cohort)
     rows = result.predictions
     keep = rows[(rows["label"] == "a") | (rows["image_id"].map(sex) == "f")]
     object.__setattr__(result, "predictions", keep.reset_index(drop=True))

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from tables import metadata_of
+from tiny import fitted
 
 from slimp.data.cohort import Cohort
-from slimp.data.encoding import Encoding
 from slimp.data.files import sha256_of
 from slimp.errors import CheckpointError, TableError, UserError
 from slimp.evaluation.linear_probe import probe
@@ -45,20 +46,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cohort = Cohort.load(root / "cohort")
     options = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
     torch.manual_seed(0)
-    model = Slimp(
-        ModelConfig(
-            encoder="vit_tiny_patch16_224",
-            encoder_options=options,
-            image_size=32,
-            tabular_width=16,
-            tabular_heads=2,
-        ),
-        {
-            level.name: Encoding.fit(level, cohort.tables.of_level(level.name))
-            for level in cohort.schema.levels
-            if level.features
-        },
-    )
+    shape = {"encoder_options": options, "image_size": 32, "tabular_width": 16, "tabular_heads": 2}
+    model = Slimp(ModelConfig(encoder="vit_tiny_patch16_224", **shape), fitted(cohort))
     model.save_pretrained(root / "run")
     table = embed(model.eval(), cohort)
     table.save(root / "features.parquet")
@@ -84,15 +73,6 @@ def make_probe(folder: Path, table: FeatureTable, root: Path, features: str) -> 
         "weights_sha256": sha256_of(root / "run" / "model.safetensors"),
     }
     (folder / "config.json").write_text(json.dumps(record))
-
-
-def metadata_of(cohort: Cohort) -> pd.DataFrame:
-    """A row per image, columns of all levels, as a clinic would keep them."""
-    columns = [c for level in cohort.schema.levels for c in level.columns]
-    lesions = cohort.lesions.drop(columns="patient_id")
-    joined = cohort.images.merge(lesions, on="lesion_id").merge(cohort.patients, on="patient_id")
-    assert (joined["image_id"] == cohort.images["image_id"]).all()
-    return joined[["image_id", *columns]].rename(columns={"image_id": "image"})
 
 
 @pytest.fixture
@@ -296,11 +276,6 @@ def test_cautions_name_what_weakens_all_results(places: Path) -> None:
     assert "--split image" in dataclasses.replace(predictor, record=leaking).cautions()[0]
 
 
-def test_metadata_are_needed_by_a_probe_that_reads_them(places: Path) -> None:
-    with pytest.raises(UserError, match=r"would be made up.*--features image"):
-        Predictor.load(places / "full").predict(images(places)[:1])
-
-
 def test_a_probe_that_learned_to_do_without_metadata_needs_none(
     places: Path, tmp_path: Path
 ) -> None:
@@ -401,14 +376,6 @@ def test_a_cell_that_is_no_number_is_refused_with_its_place(places: Path, tmp_pa
     table.to_csv(tmp_path / "m.csv", index=False)
     with pytest.raises(TableError, match=rf"m.csv, row 4 .*'{column}': 'about 3' is not a number"):
         predictor.predict(images(places)[:1], tmp_path / "m.csv")
-
-
-def test_a_row_that_could_be_about_two_files_is_refused(places: Path, tmp_path: Path) -> None:
-    path = images(places)[0]
-    twin = tmp_path / path.name
-    shutil.copy(path, twin)
-    with pytest.raises(TableError, match=r"could be about .*Write more of the path"):
-        Predictor.load(places / "full").predict([path, twin], places / "metadata.csv")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 import pytest
+from pages import read
 from PIL import Image
 
 from slimp.checks.report import CheckReport, check_cohort
@@ -47,7 +48,7 @@ def page(cohort, report) -> str:
     return page_of(report, cohort)
 
 
-def test_every_finding_is_on_the_page_the_gravest_first(report, page, read):
+def test_every_finding_is_on_the_page_the_gravest_first(report, page):
     shown = read(page).shown
     for finding in report.findings:
         for text in (finding.code, finding.message[1:], finding.remedy):
@@ -57,7 +58,7 @@ def test_every_finding_is_on_the_page_the_gravest_first(report, page, read):
     assert len(heads) > 3
 
 
-def test_the_page_shows_the_tables_of_the_report(report, page, read):
+def test_the_page_shows_the_tables_of_the_report(report, page):
     shown = read(page).shown
     best = next(row for row in report.ranking if row.kind == "values")
     assert f"{best.name} {best.role} {100 * best.known:.1f} % {best.found.information:.3f}" in shown
@@ -70,7 +71,7 @@ def test_the_page_shows_the_tables_of_the_report(report, page, read):
     assert f"{name} {100 * share:.1f} %" in shown
 
 
-def test_pairs_are_shown_with_what_they_have_in_common(cohort, report, page, read):
+def test_pairs_are_shown_with_what_they_have_in_common(cohort, report, page):
     assert sorted(report.duplicates["kind"]) == ["exact", "near"]
     found = read(page)
     assert len(found.of("img")) == 4
@@ -82,7 +83,7 @@ def test_pairs_are_shown_with_what_they_have_in_common(cohort, report, page, rea
     assert page_of(report, cohort) == page, "the same report gives the same bytes"
 
 
-def test_without_images_there_are_none(cohort, report, read):
+def test_without_images_there_are_none(cohort, report):
     page = read(page_of(report, cohort, images=False))
     assert not page.of("img")
     assert "2 pairs, in near_duplicates.csv. Images were not asked for." in page.shown
@@ -133,7 +134,7 @@ def test_the_folder_holds_page_and_tables(cohort, report, tmp_path):
     write_audit(target, report, cohort, config={}, overwrite=True)
 
 
-def test_an_audit_of_little_has_a_page(cohort, read):
+def test_an_audit_of_little_has_a_page(cohort):
     """No labels, no features missing, images that cannot be decoded."""
     images = cohort.images.assign(label=pd.Series([None] * len(cohort), dtype="str"))
     broken = replace(

@@ -17,13 +17,14 @@ from PIL import Image
 
 from slimp.evaluation.metrics import ece, reliability
 from slimp.evaluation.similarity import similarity
-from slimp.report import embedding_map
-from slimp.report.embedding_map import draw_rows, project
+from slimp.report import figures
 from slimp.report.examples import PER_CLASS, SIDE, draw_examples, thumbnail
 from slimp.report.figures import (
     curve_figures,
+    draw_rows,
     low_shot_figure,
     map_figure,
+    project,
     reliability_figure,
     similarity_figure,
 )
@@ -147,7 +148,7 @@ def test_narrow_wide_and_collapsed_embeddings(shape):
 
 
 def test_rows_are_drawn_once_and_in_order(monkeypatch):
-    monkeypatch.setattr(embedding_map, "MOST_ROWS", 10)
+    monkeypatch.setattr(figures, "MOST_ROWS", 10)
     np.testing.assert_array_equal(draw_rows(10, seed=0), np.arange(10))
     rows = draw_rows(100, seed=0)
     assert len(np.unique(rows)) == 10
@@ -162,17 +163,17 @@ def test_examples_are_of_the_first_seed_and_of_different_patients(cohort, found)
     drawn = draw_examples(found.main, cohort, seed=0)
     table = found.main.predictions.query("seed == 0").set_index("image_id")
     assert list(drawn) == list(cohort.classes)
-    ids = [e.image_id for groups in drawn.values() for group in groups.values() for e in group]
+    ids = [e["image_id"] for groups in drawn.values() for group in groups.values() for e in group]
     assert table.loc[ids, "patient_id"].is_unique
     for label, groups in drawn.items():
         for heading, examples in groups.items():
             assert len(examples) <= PER_CLASS
             for e in examples:
-                row = table.loc[e.image_id]
+                row = table.loc[e["image_id"]]
                 assert row["label"] == label
-                assert row["predicted"] == e.predicted
-                assert (e.predicted == label) == (heading == "Found")
-                assert e.probability == row[f"p_{e.predicted}"]
+                assert row["predicted"] == e["predicted"]
+                assert (e["predicted"] == label) == (heading == "Found")
+                assert e["probability"] == row[f"p_{e['predicted']}"]
     turned = replace(found.main, predictions=found.main.predictions.iloc[::-1])
     assert draw_examples(turned, cohort, seed=0) == drawn, "not by the order of rows"
     assert draw_examples(found.main, cohort, seed=1) != drawn

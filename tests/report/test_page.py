@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pages import assessed, read
+from tables import hinting_features
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import write_json
@@ -57,17 +58,13 @@ def page(run: Path, cohort: Cohort, found: Assessment | None = None, **given: An
     return target.read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def full_page(features_of) -> Callable[..., str]:
-    def make(run: Path, cohort: Cohort, found: Assessment) -> str:
-        image, noise = torch.randn(2, 50, 8, generator=torch.Generator().manual_seed(0))
-        level = {"lesion": similarity(image, image + noise, ks=(1, 5))}
-        return page(run, cohort, found, table=features_of(cohort), similarity=level)
-
-    return make
+def full_page(run: Path, cohort: Cohort, found: Assessment) -> str:
+    image, noise = torch.randn(2, 50, 8, generator=torch.Generator().manual_seed(0))
+    level = {"lesion": similarity(image, image + noise, ks=(1, 5))}
+    return page(run, cohort, found, table=hinting_features(cohort), similarity=level)
 
 
-def test_a_page_shows_the_figures_that_it_was_given(run, cohort, found, read, full_page):
+def test_a_page_shows_the_figures_that_it_was_given(run, cohort, found):
     html = full_page(run, cohort, found)
     shown = read(html).shown
     score = found.main.balanced_accuracy
@@ -109,7 +106,7 @@ def test_confusion_and_reliability_count_all_predictions(run, cohort, found):
     )
 
 
-def test_text_from_the_data_stays_text(tmp_path, cohort, read, full_page, assessed):
+def test_text_from_the_data_stays_text(tmp_path, cohort):
     names = dict(zip(cohort.classes, HOSTILE, strict=False))
     images = cohort.images.assign(label=cohort.images["label"].map(names))
     report = {HOSTILE[0]: [HOSTILE[1], {HOSTILE[4]: HOSTILE[2]}]}
@@ -123,7 +120,7 @@ def test_text_from_the_data_stays_text(tmp_path, cohort, read, full_page, assess
         assert re.sub(r"\s+", " ", text) in shown
 
 
-def test_a_bare_run_says_what_is_missing(tmp_path, cohort, read):
+def test_a_bare_run_says_what_is_missing(tmp_path, cohort):
     (tmp_path / "bare").mkdir()
     unlabelled = cohort.images.assign(label=pd.Series([None] * len(cohort), dtype="str"))
     bare = replace(cohort, tables=replace(cohort.tables, images=unlabelled))
@@ -143,7 +140,7 @@ def test_a_bare_run_says_what_is_missing(tmp_path, cohort, read):
     assert not found.of("img")
 
 
-def test_what_was_not_asked_for_says_so(run, cohort, found, read):
+def test_what_was_not_asked_for_says_so(run, cohort, found):
     plain = replace(found, low_shot=None, leakage=None, subgroups=None)
     shown = read(page(run, cohort, plain, options={"images": False}))
     for text in ("--subgroups", "--fractions 0.01,0.1,1 --shots 1,5,20", "--leakage"):
@@ -152,21 +149,16 @@ def test_what_was_not_asked_for_says_so(run, cohort, found, read):
     assert "images were not asked for" in shown.shown
 
 
-def test_a_run_that_knows_the_labels_is_said_to(run, cohort, found, read):
-    known = replace(found, saw_test_patients=True, seen_patients=5, seen_labels=3)
-    shown = read(page(run, cohort, known)).shown
-    assert (
-        f"3 of {found.main.n_test_patients} test patients took part in training that used" in shown
-    )
-    assert "not their labels" not in shown
-
-
-def test_cautions_name_what_makes_scores_doubtful(run, cohort, found, read):
+def test_cautions_name_what_makes_scores_doubtful(run, cohort, found):
     doubtful = replace(found, imputed=("lesion",), saw_test_patients=True, seen_patients=5)
     shown = read(page(run, cohort, doubtful)).shown
     assert "features lesion are imputed by retrieval, not observed" in shown
     assert re.search(r"\d+ of \d+ test patients took part in pre-training", shown)
     assert "on test images" in shown
+    known = replace(doubtful, seen_labels=3)
+    shown = read(page(run, cohort, known)).shown
+    assert re.search(r"3 of \d+ test patients took part in training that used their", shown)
+    assert "not their labels" not in shown
     assert (
         "pre-training never saw"
         in read(page(run, cohort, replace(found, saw_test_patients=False))).shown
@@ -176,7 +168,7 @@ def test_cautions_name_what_makes_scores_doubtful(run, cohort, found, read):
     assert "split by image" in read(page(run, cohort, leaking)).shown
 
 
-def test_without_patient_ids_no_patients_are_counted(run, cohort, found, read):
+def test_without_patient_ids_no_patients_are_counted(run, cohort, found):
     lesions = cohort.lesions
     patients = lesions[["lesion_id", "patient_id"]].merge(cohort.patients, on="patient_id")
     tables = replace(
@@ -192,8 +184,8 @@ def test_without_patient_ids_no_patients_are_counted(run, cohort, found, read):
     assert f"{len(lesions)} patients" not in shown
 
 
-def test_the_map_shows_held_out_patients_where_there_are_any(run, cohort, read, features_of):
-    table = features_of(cohort)
+def test_the_map_shows_held_out_patients_where_there_are_any(run, cohort):
+    table = hinting_features(cohort)
     held_out = cohort.images["patient_id"].isin(cohort.patients["patient_id"][2::3]).sum()
     assert f"{held_out} images of held-out patients" in read(page(run, cohort, table=table)).shown
     (run / "patients.parquet").unlink()
@@ -202,7 +194,7 @@ def test_the_map_shows_held_out_patients_where_there_are_any(run, cohort, read, 
     assert "too few images for a map" in read(page(run, cohort, table=few)).shown
 
 
-def test_a_run_on_other_patients_is_not_called_trained_on_these(run, cohort, read):
+def test_a_run_on_other_patients_is_not_called_trained_on_these(run, cohort):
     path = run / "patients.parquet"
     parts = pd.read_parquet(path)
     parts.assign(patient_id="other-" + parts["patient_id"]).to_parquet(path)
@@ -211,7 +203,7 @@ def test_a_run_on_other_patients_is_not_called_trained_on_these(run, cohort, rea
     assert "does not say which patients it set aside" in shown
 
 
-def test_an_adapted_run_shows_the_settings_of_its_adaptation(run, cohort, read):
+def test_an_adapted_run_shows_the_settings_of_its_adaptation(run, cohort):
     settings = json.loads((run / "config.json").read_text())
     write_json(run / "config.json", {**settings, "adapt": {"epochs": 3}})
     shown = read(page(run, cohort)).shown

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
+from tables import DTYPES, cohort_of, ids_of
 
 from slimp.data.cohort import Cohort
-from slimp.data.files import ImagesInMemory
 from slimp.data.schema import Schema
 from slimp.errors import UserError
 from slimp.retrieval.agreement import (
@@ -25,24 +25,11 @@ from slimp.retrieval.agreement import (
 def make_cohort(lesion: dict[str, list], patient: dict[str, list], **kinds: str) -> Cohort:
     """One lesion and one image per patient."""
     n = len(next(iter({**lesion, **patient}.values())))
-    ids = {"lesion_id": [f"l{i}" for i in range(n)], "patient_id": [f"p{i}" for i in range(n)]}
-    content = {"image": "image_id", "lesion": "lesion_id", "patient": "patient_id"}
-    for level, columns in (("lesion", lesion), ("patient", patient)):
-        content[f"{level}_metadata"] = {name: {"kind": kinds[name]} for name in columns}
-    return Cohort.from_tables(
-        pd.DataFrame({"image_id": [f"i{i}" for i in range(n)], **ids, "label": "a"}),
-        pd.DataFrame({**ids, **{k: typed(v, kinds[k]) for k, v in lesion.items()}}),
-        pd.DataFrame(
-            {"patient_id": ids["patient_id"], **{k: typed(v, kinds[k]) for k, v in patient.items()}}
-        ),
-        schema=Schema.from_dict(content),
-        store=ImagesInMemory([b""] * n),
-    )
+    return cohort_of(ids_of(["a"] * n, range(n)), lesion, patient, **kinds)
 
 
 def typed(values: list, kind: str) -> pd.Series:
-    dtype = {"continuous": "float64", "categorical": "str", "checkbox": "boolean"}[kind]
-    return pd.Series(values, dtype=dtype)
+    return pd.Series(values, dtype=DTYPES[kind])
 
 
 def test_categories_by_hand():

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny import MODEL, fitted
 
 from slimp.data.cohort import Cohort
-from slimp.data.encoding import Encoding
 from slimp.data.files import ImagesInMemory
 from slimp.data.schema import LEVELS, Schema
 from slimp.errors import UserError
@@ -24,13 +24,6 @@ from slimp.retrieval.index import EmbeddedCohort, Index
 from slimp.retrieval.pseudo_table import pseudo_table, retrieved_values
 from slimp.retrieval.routes import Retrieved, retrieve
 
-TINY = ModelConfig(
-    encoder="vit_tiny_patch16_224",
-    encoder_options={"patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2},
-    image_size=16,
-    tabular_width=8,
-    projection_width=6,
-)
 CONTENT = {
     "image": "image_id",
     "lesion": "lesion_id",
@@ -89,11 +82,8 @@ def bare(whole: Cohort) -> Cohort:
 
 def make_model(cohort: Cohort, levels=("lesion", "patient"), **changes) -> Slimp:
     torch.manual_seed(1)
-    encodings = {
-        name: Encoding.fit(cohort.schema.level(name), cohort.tables.of_level(name))
-        for name in levels
-    }
-    model = Slimp(replace(TINY, **changes), encodings).eval()
+    encodings = {name: encoding for name, encoding in fitted(cohort).items() if name in levels}
+    model = Slimp(ModelConfig(**MODEL, **changes), encodings).eval()
     for module in model.modules():
         if hasattr(module, "score"):  # attention pooling starts as the mean
             torch.nn.init.normal_(module.score.weight)
@@ -103,7 +93,7 @@ def make_model(cohort: Cohort, levels=("lesion", "patient"), **changes) -> Slimp
 def embeddings(cohort: Cohort) -> np.ndarray:
     """Random ones, which follow the image and not its row."""
     seeds = ([5, *name.encode()] for name in cohort.images["image_id"])
-    return np.stack([np.random.default_rng(s).normal(size=12) for s in seeds]).astype(np.float32)
+    return np.stack([np.random.default_rng(s).normal(size=16) for s in seeds]).astype(np.float32)
 
 
 def without(cohort: Cohort, *levels: str) -> Cohort:
@@ -480,7 +470,7 @@ def test_values_under_earlier_names_are_compared_with_the_target_s_own():
         (plain.agreement, again.agreement),
         (plain.reference_agreement, again.reference_agreement),
     ):
-        figures = [{c.imputed.name: (c.n, str(c.figures)) for c in found} for found in (one, two)]
+        figures = [{c.column: (c.n, str(c.figures)) for c in found} for found in (one, two)]
         assert figures[0] == figures[1]
         assert figures[0].keys() == {"age", "smokes", "size", "site"}
 
@@ -488,7 +478,7 @@ def test_values_under_earlier_names_are_compared_with_the_target_s_own():
 def test_refusals(reference, bare):
     with pytest.raises(UserError, match="relates images to no metadata"):
         retrieve_from(make_model(reference, levels=()), reference, bare)
-    with pytest.raises(UserError, match="k must be at least 1, got 0"):
+    with pytest.raises(UserError, match="k must be positive, got 0"):
         RetrievalConfig(k=0)
     model = make_model(reference)
     with pytest.raises(UserError, match=r"none of its metadata at the level\(s\) lesion, patient"):

@@ -122,13 +122,10 @@ def size_in_words(counts: Mapping[str, Any]) -> str:
 
 
 def _units(images: pd.DataFrame, by: str) -> dict[str, Any]:
-    groups = images.groupby(by)
-    table = pd.DataFrame(
-        {
-            "images": groups.size(),
-            "lesions": groups["lesion_id"].nunique(),
-            "patients": groups["patient_id"].nunique(),
-        }
+    table = images.groupby(by).agg(
+        images=("image_id", "size"),
+        lesions=("lesion_id", "nunique"),
+        patients=("patient_id", "nunique"),
     )
     return {str(name): counts for name, counts in table.to_dict("index").items()}
 

@@ -67,13 +67,7 @@ class Ranked:
 def rank_columns(
     cohort: Cohort, columns: Sequence[Published], facts: pd.DataFrame | None = None
 ) -> tuple[Ranked, ...]:
-    """Everything that can be measured, the most informative first.
-
-    Args:
-        cohort: for labels and patients.
-        columns: as published.
-        facts: of the images, see `ImageScan`; None: from tables alone.
-    """
+    """Everything that can be measured, the most informative first; without `facts` tables alone."""
     labels, patients = (cohort.images[name].astype("category") for name in ("label", "patient_id"))
     found: list[Ranked] = []
 

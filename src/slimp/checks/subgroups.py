@@ -49,13 +49,8 @@ def subgroup_tables(cohort: Cohort, columns: Sequence[Published]) -> dict[str, p
 
 def small_cells(counts: pd.DataFrame) -> list[tuple[int, str, str]]:
     """(patients, class, group) of the known cells with fewer than `FEW`, smallest first."""
-    known = counts.drop(columns=UNKNOWN, errors="ignore")
-    cells = [
-        (int(patients), str(label), str(group))
-        for group, column in known.items()
-        for label, patients in column.items()
-    ]
-    return sorted(cell for cell in cells if cell[0] < FEW)
+    cells = counts.drop(columns=UNKNOWN, errors="ignore").melt(ignore_index=False).itertuples()
+    return sorted((int(n), str(label), str(group)) for label, group, n in cells if n < FEW)
 
 
 def subgroup_findings(tables: Mapping[str, pd.DataFrame]) -> Iterator[Finding]:

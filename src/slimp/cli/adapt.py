@@ -7,12 +7,12 @@ With --reference, probes on that cohort measure what was forgotten.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slimp.cli.console import is_main_process, note, progress_bar, say, show_cautions, show_table
-from slimp.cli.flags import REQUIRED_FLAG
+from slimp.cli.inputs import Output
 from slimp.training.config import AdaptConfig
 
 if TYPE_CHECKING:
@@ -30,21 +30,17 @@ MAIN_FLAGS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Output):
     """Inputs and outputs."""
 
     run: Path
     """Run folder to start from (read only)."""
     cohort: Path
     """Cohort folder to adapt to."""
-    out: Path = field(metadata=REQUIRED_FLAG)
-    """Run folder to write."""
     reference: Path | None = None
     """Cohort folder to measure forgetting on, usually that of the pre-training."""
     resume: bool = False
     """Continue the adaptation in --out from its last checkpoint."""
-    overwrite: bool = False
-    """Replace what is in --out."""
     config: AdaptConfig
 
 

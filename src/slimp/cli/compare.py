@@ -11,7 +11,7 @@ from pathlib import Path
 
 from slimp.cli.console import note, say, show_table
 from slimp.cli.inputs import noted
-from slimp.errors import UserError
+from slimp.data.config import require_positive
 
 EXAMPLE = "slimp compare probes/clinic probes/mine"
 
@@ -34,8 +34,7 @@ class Arguments:
     """Random seed."""
 
     def __post_init__(self) -> None:
-        if self.replicates < 1:
-            raise UserError(f"--replicates must be at least 1, got {self.replicates}.")
+        require_positive(self, "replicates")
 
 
 def run(arguments: Arguments) -> None:

@@ -13,23 +13,20 @@ from typing import Literal
 
 from slimp.cli.console import progress_bar, say, show_table
 from slimp.cli.flags import REQUIRED_FLAG
+from slimp.cli.inputs import Output
 from slimp.sources.export import ExportOptions, export_cohort
 
 EXAMPLE = "slimp data export cohorts/mine --format webdataset --out shards"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Output):
     """Inputs and outputs."""
 
     cohort: Path
     """Cohort folder."""
     format: Literal["webdataset", "hf"] = field(metadata=REQUIRED_FLAG)
     """Which one: webdataset (tar) or hf (Hugging Face datasets, Parquet)."""
-    out: Path = field(metadata=REQUIRED_FLAG)
-    """Folder to write."""
-    overwrite: bool = False
-    """Replace what is in --out."""
     options: ExportOptions = field(default_factory=ExportOptions)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slimp.cli.console import note, say
+from slimp.cli.inputs import check_file
 from slimp.errors import UserError
 
 EXAMPLE = "slimp data sketch my_data/metadata.csv --out schema.toml"
@@ -60,17 +61,13 @@ def run(arguments: Arguments) -> None:
             )
         table, images = out.with_suffix(".csv"), table
     for path in filter(None, [out, table if made is not None else None]):
-        if path.exists() and not arguments.overwrite:
-            raise UserError(
-                f"{path}: exists. Replace it with --overwrite, or choose another --out."
-            )
+        check_file(path, overwrite=arguments.overwrite)
     if made is not None:
         with new_file(table) as temporary:
             made.to_csv(temporary, index=False, lineterminator="\n")
-    layout = {
-        name: getattr(arguments, name) for name in ("sheet", "header", "encoding", "delimiter")
-    }
-    sketch = sketch_table(table, images, TableLayout(**layout))
+    flags = ("sheet", "header", "encoding", "delimiter")
+    layout = TableLayout(**{name: getattr(arguments, name) for name in flags})
+    sketch = sketch_table(table, images, layout)
     if out is None:
         say(sketch.text.rstrip("\n"))
         command = sketch.next_command(Path("FILE"))

@@ -60,13 +60,10 @@ def _show(source: Source) -> None:
     if source.schema_file is None:
         return
     schema = source.schema()
-    roles = {
-        role: getattr(schema, role) for role in ("image", "lesion", "patient", "label", "split")
-    }
     ids = [
         (role, column, "label" if role == "label" else "id", "")
-        for role, column in roles.items()
-        if column is not None
+        for role in ("image", "lesion", "patient", "label", "split")
+        if (column := getattr(schema, role)) is not None
     ]
     features = [
         (level.name, column, feature.kind, feature.unit or "")

@@ -13,22 +13,20 @@ from typing import Any
 
 from markupsafe import Markup
 
+from slimp.cli.probe import Arguments, make
 from slimp.data.cohort import Cohort
 from slimp.data.files import check_output, new_folder, write_json
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Estimate
 from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.paired_bootstrap import compare
-from slimp.evaluation.probe_config import ProbeConfig
-from slimp.evaluation.protocol import Assessment, assess
+from slimp.evaluation.probe_config import FullProbeConfig, ProbeConfig
+from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.result import ProbeResult
 from slimp.evaluation.run_features import cached_features, parts_of_run
-from slimp.evaluation.similarity import similarity_by_level
 from slimp.features.embed import FeatureTable, embed, with_pseudo_metadata
 from slimp.features.feature_sets import FeatureSet
 from slimp.models.nested import Slimp
-from slimp.prediction.probe_folder import Provenance, save_probe
-from slimp.report import PageOptions, write_report
 from slimp.report.html import estimate, render_page, track, write_page
 from slimp.report.retrieval import write_retrieval_report
 from slimp.retrieval.config import RetrievalConfig
@@ -182,7 +180,7 @@ def _pretraining(here: Path, settings: PretrainConfig) -> Act:
     pretrain(cohort, settings, here / "run")
     pretrain(cohort, replace(settings, **FLAT), here / "flat")
     act = Act(title="1  Pre-training on the reference, tested on patients that it never saw")
-    nested = _probed(here, cohort)
+    nested = _probed(here)
     act.arms["majority class"] = nested.baselines["majority"]
     act.arms["table only"] = nested.baselines["metadata"]
     _compare(act, here, cohort, ("flat", "flat"), ("nested", nested))
@@ -200,32 +198,15 @@ def _adaptation(here: Path, reference: Path, settings: PretrainConfig) -> Act:
     adapt(reference / "run", cohort, AdaptConfig(**same), here / "run")
     pretrain(cohort, settings, here / "alone")
     act = Act(title="2  A small clinic with other cameras and columns: adapted, or trained alone")
-    _compare(act, here, cohort, ("clinic alone", "alone"), ("adapted", _probed(here, cohort)))
+    _compare(act, here, cohort, ("clinic alone", "alone"), ("adapted", _probed(here)))
     return act
 
 
-def _probed(here: Path, cohort: Cohort) -> Assessment:
+def _probed(here: Path) -> Assessment:
     """The probes of the run and what needs no pre-training, saved with a page as by `probe`."""
-    run, parts = here / "run", parts_of_run(here / "run", cohort) or {}
-    table = cached_features(run, here / "cohort")
-    found = assess(table, cohort, ProbeConfig(), run_parts=parts)
-    where = Provenance(run=run, cohort=here / "cohort")
-    save_probe(here / "probe", found, table, cohort, where, config=ProbeConfig())
-    held_out = cohort.images["patient_id"].map(parts) == "held_out"
-    write_report(
-        here / "probe" / "report.html",
-        run,
-        cohort,
-        found,
-        table=table,
-        similarity=similarity_by_level(
-            Slimp.from_pretrained(run),
-            cohort.select(held_out),
-            table.features["image"][held_out.to_numpy()],
-        ),
-        options=PageOptions(command="slimp demo"),
-    )
-    return found
+    config = FullProbeConfig(subgroups=("none",))
+    how: dict[str, Any] = {"accelerator": "cpu", "workers": 0, "config": config}
+    return make(Arguments(run=here / "run", cohort=here / "cohort", out=here / "probe", **how))
 
 
 def _compare(

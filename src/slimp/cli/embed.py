@@ -15,6 +15,7 @@ from typing import Literal
 from slimp.cli.console import progress_bar, say
 from slimp.cli.flags import REQUIRED_FLAG
 from slimp.cli.inputs import Embedding, check_file, noted
+from slimp.data.config import require_positive
 from slimp.errors import UserError
 
 EXAMPLE = "slimp embed runs/mine cohorts/mine --out features.parquet"
@@ -43,8 +44,7 @@ class Arguments(Embedding):
 
     def __post_init__(self) -> None:
         Embedding.__post_init__(self)
-        if self.batch_size is not None and self.batch_size < 1:
-            raise UserError(f"batch_size must be positive, got {self.batch_size}.")
+        require_positive(self, *(["batch_size"] if self.batch_size is not None else []))
         if self.backend == "openvino" and self.accelerator not in ("auto", "cpu"):
             raise UserError(
                 f"backend 'openvino' runs on CPUs; leave --accelerator {self.accelerator} out."
@@ -66,12 +66,8 @@ def run(arguments: Arguments) -> None:
     if backend == "openvino":
         arguments = replace(arguments, accelerator="cpu")
     precision = precision_of(arguments.precision, arguments.accelerator)
-    how = replace(
-        arguments.inference,
-        batch_size=arguments.batch_size,
-        precision=precision,
-        backend=backend,
-    )
+    how = arguments.inference
+    how = replace(how, batch_size=arguments.batch_size, precision=precision, backend=backend)
     with progress_bar("embedding images") as progress:
         table = embed(model, cohort, how, pseudo=pseudo, progress=progress)
     table.save(out)

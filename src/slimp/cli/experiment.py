@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from slimp.cli.console import note, say, show_table
 from slimp.cli.flags import REQUIRED_FLAG
+from slimp.data.config import require_positive
 from slimp.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,10 +54,7 @@ class Arguments:
     """Show what would be done, and do nothing."""
 
     def __post_init__(self) -> None:
-        if self.jobs < 1:
-            raise UserError(f"--jobs must be at least 1, got {self.jobs}.")
-        if self.seeds is not None and self.seeds < 1:
-            raise UserError(f"--seeds must be at least 1, got {self.seeds}.")
+        require_positive(self, "jobs", *(["seeds"] if self.seeds is not None else []))
         number, _, shards = self.shard.partition("/")
         if not (number.isdigit() and shards.isdigit()):
             raise UserError(f"--shard takes a number of a number, as in 2/8, got '{self.shard}'.")
@@ -77,13 +75,7 @@ def run(arguments: Arguments) -> None:
     scale = SCALES[arguments.scale]
     if arguments.seeds is not None:
         scale = replace(scale, probe={**scale.probe, "seeds": arguments.seeds})
-    plan = make_plan(
-        recipe,
-        scale,
-        name,
-        malignant=arguments.malignant,
-        changes=arguments.set_,
-    )
+    plan = make_plan(recipe, scale, name, malignant=arguments.malignant, changes=arguments.set_)
     number, _, shards = arguments.shard.partition("/")
     share = Share(
         only=dict(word.split("=", 1) for word in arguments.only),

@@ -6,11 +6,11 @@ Patients that choose the epoch are taken from the training part, never from the 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from slimp.cli.console import note, progress_bar, say, show_cautions
-from slimp.cli.flags import REQUIRED_FLAG
+from slimp.cli.inputs import ReportedOutput
 from slimp.cli.probe import show
 from slimp.evaluation.probe_config import FullFinetuneConfig
 
@@ -31,23 +31,17 @@ MAIN_FLAGS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(ReportedOutput):
     """Inputs and outputs."""
 
     run: Path
     """Run folder to start from (read only), or weights:NAME, a published encoder as it is."""
     cohort: Path
     """Cohort folder with labels."""
-    out: Path = field(metadata=REQUIRED_FLAG)
-    """Folder to write."""
     held_out: bool = True
     """Test on the patients that pre-training or an official split set aside, if there are any."""
     resume: bool = False
     """Continue the fine-tuning in --out."""
-    overwrite: bool = False
-    """Replace what is in --out."""
-    report: bool = True
-    """Also write report.html, which shows some of the images."""
     config: FullFinetuneConfig
 
 
@@ -63,7 +57,7 @@ def run(arguments: Arguments) -> None:
     from slimp.features.embed import embed
     from slimp.features.encode import InferenceConfig
     from slimp.models.nested import Slimp
-    from slimp.prediction.probe_folder import Provenance, write_probe
+    from slimp.prediction.probe_folder import write_probe
     from slimp.report import PageOptions, write_report
     from slimp.training.devices import device_of, precision_of
     from slimp.training.parts import earlier_table, labels_known
@@ -94,16 +88,13 @@ def run(arguments: Arguments) -> None:
     result = beside_frozen(frozen, tuned, cohort)
     first = run_of(out, task.splits[0])
     table = embed(Slimp.from_pretrained(first), cohort, how, lacking="missing")
-    where = Provenance(run=first, cohort=arguments.cohort, held_out=held_out)
-    write_probe(out, result, table, cohort, where, record=record)
+    where = {"held_out": held_out, "cohort": str(arguments.cohort), "pseudo": None}
+    write_probe(out, result, table, cohort, run=first, record={**record, **where})
     show_cautions(cohort)
     show(result)
     if arguments.report:
-        options = PageOptions(
-            command=f"slimp finetune {arguments.run} {arguments.cohort} --out {out}"
-        )
-        page = write_report(
-            out / "report.html", first, cohort, result, table=table, options=options
-        )
+        command = f"slimp finetune {arguments.run} {arguments.cohort} --out {out}"
+        options, target = PageOptions(command=command), out / "report.html"
+        page = write_report(target, first, cohort, result, table=table, options=options)
         say(f"report: {page}")
     say(f"written: {out}; next: slimp predict {out} IMAGES --metadata TABLE")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from slimp.cli.flags import REQUIRED_FLAG
 from slimp.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,6 +46,24 @@ class Embedding:
             workers=self.workers,
             test_time_augmentation=self.test_time_augmentation,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Inputs and outputs."""
+
+    out: Path = field(metadata=REQUIRED_FLAG)
+    """Folder to write."""
+    overwrite: bool = False
+    """Replace what is in --out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedOutput(Output):
+    """Inputs and outputs."""
+
+    report: bool = True
+    """Also write report.html, which shows some of the images."""
 
 
 def noted(arguments: Any) -> dict[str, Any]:

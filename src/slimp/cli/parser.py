@@ -122,14 +122,10 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """The flags of a verb.
+    """The flags of a verb, such as `slimp pretrain`.
 
-    Args:
-        command: as in `slimp pretrain`.
-        flags: all of them.
-        about: what the verb does, for the help.
-        shown: names of the flags that the help lists; empty: all of them.
-        presets: preset -> the defaults that it sets, for the help.
+    The help says what it is `about`, lists the flags `shown` (empty: all of them), and the defaults
+    that `presets` set.
     """
 
     def __init__(

@@ -131,7 +131,9 @@ def _print(predictor: Predictor, predictions: Sequence[Prediction]) -> None:
         ["image", "decision", "probability", f"{conformal.coverage:.0%} set", "nearest", "p"],
         map(_row, predictions),
     )
-    say(f"decision: {predictor.decision_rule}; these are: {_shares(predictor)}")
+    shares = zip(predictor.probe.classes, predictor.probe.priors, strict=True)
+    shown = ", ".join(f"{name} {share:.1%}" for name, share in shares)
+    say(f"decision: {predictor.decision_rule}; these are: {shown}")
     counts = {s: sum(p.status == s for p in predictions) for s in ("refused", "unreadable")}
     if any(counts.values()):
         say(", ".join(f"{count} {status}" for status, count in counts.items() if count))
@@ -145,11 +147,6 @@ def _print(predictor: Predictor, predictions: Sequence[Prediction]) -> None:
             say(f"always in the set, with too few calibration patients: {', '.join(always)}")
     for caution in cautions(predictor, predictions):
         say(f"CAUTION: {caution}")
-
-
-def _shares(predictor: Predictor) -> str:
-    shares = zip(predictor.probe.classes, predictor.probe.priors, strict=True)
-    return ", ".join(f"{name} {share:.1%}" for name, share in shares)
 
 
 def _row(found: Prediction) -> tuple[str, ...]:

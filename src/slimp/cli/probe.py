@@ -10,20 +10,16 @@ leaks through splits that are not by patient.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slimp.cli.console import note, progress_bar, say, show_cautions, show_table
-from slimp.cli.flags import REQUIRED_FLAG
-from slimp.cli.inputs import Embedding
-from slimp.evaluation.probe_config import LEAKING, RULES, FullProbeConfig
+from slimp.cli.inputs import Embedding, ReportedOutput
+from slimp.evaluation.probe_config import RULES, FullProbeConfig
 
 if TYPE_CHECKING:
-    from slimp.data.cohort import Cohort
     from slimp.evaluation.protocol import Assessment
-    from slimp.features.embed import FeatureTable
 
 EXAMPLE = "slimp probe runs/mine cohorts/mine --out probes/mine"
 MAIN_FLAGS = (
@@ -34,33 +30,41 @@ MAIN_FLAGS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Embedding):
+class Arguments(Embedding, ReportedOutput):
     """Inputs and outputs."""
 
     run: Path
     """Run folder of pre-training, or weights:NAME, a published encoder as it is."""
     cohort: Path
     """Cohort folder with labels."""
-    out: Path = field(metadata=REQUIRED_FLAG)
-    """Folder to write."""
     held_out: bool = True
     """Test on the patients that pre-training or an official split set aside, if there are any."""
     pseudo: Path | None = None
     """Folder of slimp retrieve: its metadata stand in where the cohort's own are not known."""
-    overwrite: bool = False
-    """Replace what is in --out."""
-    report: bool = True
-    """Also write report.html, which shows some of the images."""
     config: FullProbeConfig
 
 
 def run(arguments: Arguments) -> None:
-    """Embeds, probes, writes the folder and prints the table."""
+    """Makes the probe and prints the table."""
     from slimp.data.cohort import Cohort
-    from slimp.data.files import check_output
+
+    result = make(arguments)
+    show_cautions(Cohort.load(arguments.cohort))
+    show(result)
+    if arguments.report:
+        say(f"report: {arguments.out / 'report.html'}")
+    say(f"written: {arguments.out}")
+
+
+def make(arguments: Arguments) -> Assessment:
+    """Embeds, probes, and writes the folder, with its page if that is asked for."""
+    from slimp.data.cohort import Cohort
+    from slimp.data.files import check_output, new_folder
     from slimp.evaluation.protocol import assess, require_possible
     from slimp.evaluation.run_features import cached_features, parts_of_run
-    from slimp.prediction.probe_folder import Provenance, save_probe
+    from slimp.evaluation.similarity import similarity_of_unseen
+    from slimp.prediction.probe_folder import write_probe
+    from slimp.report import PageOptions, write_report
     from slimp.training.parts import labels_known
     from slimp.training.weights_run import as_run
 
@@ -84,48 +88,23 @@ def run(arguments: Arguments) -> None:
         held_out=held_out,
         protocols=config,
     )
-    where = Provenance(run=arguments.run, cohort=arguments.cohort, pseudo=pseudo, held_out=held_out)
-    overwrite = arguments.overwrite
-    save_probe(out, result, table, cohort, where, config=config, overwrite=overwrite)
-    show_cautions(cohort)
-    show(result)
+    record = {"probe": asdict(config), "held_out": held_out, "cohort": str(arguments.cohort)}
+    record["pseudo"] = None if pseudo is None else str(pseudo)
+    with new_folder(out, overwrite=arguments.overwrite) as partial:
+        write_probe(partial, result, table, cohort, run=arguments.run, record=record)
     if arguments.report:
-        _report(arguments, run, cohort, table, result, parts or {})
-    say(f"written: {out}")
-
-
-def _report(
-    arguments: Arguments,
-    run: Path,
-    cohort: Cohort,
-    table: FeatureTable,
-    result: Assessment,
-    parts: Mapping[str, str],
-) -> None:
-    from slimp.evaluation.similarity import similarity_by_level
-    from slimp.models.nested import Slimp
-    from slimp.report import PageOptions, write_report
-
-    out = arguments.out
-    unseen = cohort.images["patient_id"].map(parts) == "held_out"
-    similarity = None
-    if unseen.any() and not table.imputed:
-        model = Slimp.from_pretrained(run)
-        images = table.select(unseen.to_numpy()).features["image"]
-        similarity = similarity_by_level(
-            model, cohort.select(unseen), images, device=arguments.device
+        write_report(
+            out / "report.html",
+            run,
+            cohort,
+            result,
+            table=table,
+            similarity=similarity_of_unseen(run, cohort, table, parts, device=arguments.device),
+            options=PageOptions(
+                command=f"slimp probe {arguments.run} {arguments.cohort} --out {out}"
+            ),
         )
-    options = PageOptions(command=f"slimp probe {arguments.run} {arguments.cohort} --out {out}")
-    page = write_report(
-        out / "report.html",
-        run,
-        cohort,
-        result,
-        table=table,
-        similarity=similarity,
-        options=options,
-    )
-    say(f"report: {page}")
+    return result
 
 
 def show(result: Assessment) -> None:
@@ -135,9 +114,7 @@ def show(result: Assessment) -> None:
         f"probe: {main.n_train} images train, {main.n_test} images test "
         f"({main.n_test_patients} {result.unit}: {result.tested_on})"
     )
-    if result.imputed:
-        say(f"imputed by retrieval, not observed: {', '.join(result.imputed)} features.")
-    for caution in _cautions(result):
+    for caution in result.cautions:
         say(f"CAUTION: {caution}")
     metrics = ("balanced_accuracy", "auroc_macro_ovr", "f1_macro")
     named = {f"no pre-training: {found.name}": found for found in result.baselines.values()}
@@ -167,50 +144,29 @@ def show(result: Assessment) -> None:
     _print_protocols(result)
 
 
-def _cautions(result: Assessment) -> Iterator[str]:
-    split = result.main.config.split
-    if result.unit != "patients":
-        yield "no patient ids, so images of one patient may be in both training and test."
-    if result.leak:
-        yield result.leak
-    if split in LEAKING:
-        yield (
-            f"split by {split}, so patients may both train and test: only a split by patient is an "
-            "honest estimate."
-        )
-    if not result.main.converged:
-        yield "the probe did not converge."
-
-
 def _print_protocols(result: Assessment) -> None:
     """Few labels, leaking splits, subgroups: as far as they were measured."""
     if (few := result.low_shot) is not None:
         show_table(
             f"few labels, mean over splits and {few.draws} draws of {result.unit}",
             ["learned from", "images", result.unit, "balanced accuracy", "AUROC", "spread"],
-            [
-                (
-                    *(p.setting, f"{p.n_images:.1f}", f"{p.n_patients:.1f}"),
-                    *(p.balanced_accuracy, p.auroc_macro_ovr, p.spread),
-                )
-                for p in few.points
-            ],
+            [point.row for point in few.points],
         )
         for remark in filter(None, (point.remark for point in few.points)):
             say(f"CAUTION: {remark}")
     if (grid := result.missing_grid) is not None:
-        name, points = result.main.config.features, [(p.rate, p.difference) for p in grid.points]
+        name = result.main.config.features
         show_table(
             f"metadata cells missing at test, balanced accuracy, mean over {grid.draws} draws",
             ["missing", name, "image", f"{name} - image, 95 % interval over {result.unit}"],
-            [(f"{rate:.0%}", found.a, found.b, found) for rate, found in points],
+            grid.rows,
         )
         say(grid.sentence)
     if (leaks := result.leakage) is not None:
         show_table(
             "the same probe, split three ways",
             ["split by", "balanced accuracy", "above the split by patient"],
-            [(m, s, leaks.excess.get(m)) for m, s in leaks.balanced_accuracy.items()],
+            leaks.rows,
         )
         say("CAUTION: only the split by patient is an honest estimate for new patients.")
     if (groups := result.subgroups) is not None:

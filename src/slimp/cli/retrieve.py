@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from slimp.cli.console import note, progress_bar, say, show_cautions, show_table
 from slimp.cli.flags import REQUIRED_FLAG
-from slimp.cli.inputs import Embedding
+from slimp.cli.inputs import Embedding, ReportedOutput
 from slimp.retrieval.config import RetrievalConfig
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ MAIN_FLAGS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Embedding):
+class Arguments(Embedding, ReportedOutput):
     """Inputs and outputs."""
 
     run: Path
@@ -39,12 +39,6 @@ class Arguments(Embedding):
     """Reference cohort: a folder with the metadata that the run was trained on."""
     target: Path = field(metadata=REQUIRED_FLAG)
     """Target cohort: a folder with images that lack metadata."""
-    out: Path = field(metadata=REQUIRED_FLAG)
-    """Folder to write."""
-    overwrite: bool = False
-    """Replace what is in --out."""
-    report: bool = True
-    """Also write report.html, which shows some of the images."""
     config: RetrievalConfig
 
 

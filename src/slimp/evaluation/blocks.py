@@ -38,6 +38,11 @@ SMALLEST = 1e-12
 """Stands for a probability of 0 in the log-loss."""
 
 
+def encoded(design: Design) -> tuple[Encoding, ...]:
+    """What the rows teach about the columns of their table, per level; empty without a table."""
+    return () if design.table is None else design.table.fit(design.levels)
+
+
 def side_by_side(design: Design, encodings: Sequence[Encoding]) -> dict[str, Float[Array, "n _"]]:
     """The columns of each block: embeddings as they are, then the table, one-hot."""
     found = {name: values.astype(np.float64) for name, values in design.blocks.items()}

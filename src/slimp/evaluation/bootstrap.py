@@ -146,12 +146,17 @@ def _of_split(statistic: Statistic, split: int, weights: Array) -> dict[str, Arr
     return {k: np.where(empty, np.nan, values) for k, values in statistic(split, weights).items()}
 
 
-def plain(value: Any) -> Any:
-    """The value as JSON has it: None for NaN and infinity, lists for tuples."""
+def plain(value: Any, *, per_seed: bool = True) -> Any:
+    """The value as JSON has it: None for NaN and infinity, lists for tuples.
+
+    Without `per_seed`, estimates outside of other records leave out their figures per seed.
+    """
+    if isinstance(value, Estimate):
+        return value.to_dict(per_seed=per_seed)
     if isinstance(value, Record):
         return value.to_dict()
     if isinstance(value, Mapping):
-        return {key: plain(entry) for key, entry in value.items()}
+        return {key: plain(entry, per_seed=per_seed) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
+        return [plain(entry, per_seed=per_seed) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

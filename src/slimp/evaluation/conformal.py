@@ -72,11 +72,9 @@ class Coverage:
 
     def to_dict(self, classes: tuple[str, ...]) -> dict[str, Any]:
         """For JSON; figures per repeat are left out."""
-        short = ("coverage", "set_size")
-        content = vars(self) | {n: getattr(self, n).to_dict(per_seed=False) for n in short}
-        content["per_class"] = dict(zip(classes, self.per_class, strict=True))
-        content["repeats"] = REPEATS
-        return {name: plain(value) for name, value in content.items()}
+        per_class = dict(zip(classes, self.per_class, strict=True))
+        content = {**vars(self), "per_class": per_class, "repeats": REPEATS}
+        return {name: plain(value, per_seed=False) for name, value in content.items()}
 
 
 def conformal_quantile(

@@ -69,13 +69,9 @@ def two_sample_test(
     sides may differ in size; the classifier is a linear discriminant, whose closed form lets one
     product of matrices serve all permutations.
 
-    Args:
-        a: rows of one side; swapping the sides changes nothing.
-        b: rows of the other side.
-        groups_a: patient of each row; equal names on both sides are one patient.
-        groups_b: likewise.
-        folds: disjoint in patients; each is scored by a classifier of the others.
-        seed: of the rows drawn, the folds, the permutations and the interval.
+    Swapping the sides changes nothing. `groups_a` and `groups_b` name the patient of each row;
+    equal names on both sides are one patient. `folds` are disjoint in patients; each is scored by
+    a classifier of the others.
 
     Raises:
         UserError: a side has fewer than 2 patients per fold, or a value is not finite.

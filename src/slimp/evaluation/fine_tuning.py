@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float, Int
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 from torch import Tensor
 
 from slimp.data.cohort import Cohort, assign_groups
@@ -26,7 +29,6 @@ from slimp.evaluation.probe_config import FullFinetuneConfig
 from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.result import ProbeResult, Task, summarise
 from slimp.evaluation.subgroups import subgroups
-from slimp.evaluation.temperature import fit_temperature
 from slimp.features.embed import embed
 from slimp.features.encode import InferenceConfig, as_model_reads
 from slimp.features.feature_sets import METADATA_KEYS, TABLE
@@ -38,6 +40,10 @@ from slimp.training.run_folder import versions
 
 NAME = "fine-tuned"
 """Of the result among those of frozen features."""
+TEMPERATURES = (0.05, 20.0)
+"""Bounds; reached where the rows are separated, or where the classifier knows nothing."""
+SMALLEST = 1e-300
+"""Stands for a probability of 0, so that its logarithm is finite."""
 
 
 def run_of(folder: Path, split: Split) -> Path:
@@ -57,22 +63,18 @@ def fine_tune(
 ) -> ProbeResult:
     """The scores of a classifier per split; each split's run is left in `out`, see `run_of`.
 
-    Splits that are finished there are read, and one that is not is continued.
-
-    Args:
-        start: the model to start from; left as it is.
-        cohort: images and metadata of the task's rows, in their order.
-        task: labels and splits.
-        config: of the training.
-        out: folder to write.
-        how: device, and processes that decode images.
-        earlier: parts of the start's own stages, as `earlier_table` gives them, to keep beside.
+    Splits that are finished there are read, and one that is not is continued. `cohort` has the
+    rows of the task, in their order; `earlier` are the parts of the start's own stages
+    (`earlier_table`), to keep beside.
 
     Raises:
         UserError: the labels, patients or metadata do not allow it, or training failed.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
-    cohort = as_model_reads(start, _relabelled(cohort, task))
+    # The labels of the task may join some of the cohort's.
+    images = cohort.images.assign(label=task.ids["label"].to_numpy())
+    cohort = replace(cohort, tables=replace(cohort.tables, images=images))
+    cohort = as_model_reads(start, cohort)
     found, probes = [], []
     for split in task.splits:
         folder = run_of(out, split)
@@ -162,6 +164,28 @@ def as_probe(classifier: Classifier, validation: Cohort, config: FullFinetuneCon
     )
 
 
+def fit_temperature(
+    probabilities: Float[Array, "n k"], y: Int[Array, " n"], priors: Float[Array, " k"]
+) -> float:
+    """The T of least log-loss on these rows (Guo et al. 2017); probabilities are of equal classes.
+
+    Rows whose true class has probability 0 are left out: their fold did not know the class.
+    """
+    known = probabilities[np.arange(len(y)), y] > 0
+    if not known.any():
+        return 1.0
+    z, y = np.log(np.maximum(probabilities[known], SMALLEST)), y[known]
+    bias = np.log(np.maximum(priors, SMALLEST))
+
+    def loss(inverse: float) -> float:
+        logits = inverse * z + bias
+        return float(np.mean(logsumexp(logits, axis=1) - logits[np.arange(len(y)), y]))
+
+    low, high = TEMPERATURES
+    found = minimize_scalar(loss, bounds=(1 / high, 1 / low), method="bounded")
+    return float(1 / found.x)
+
+
 def beside_frozen(frozen: Assessment, tuned: ProbeResult, cohort: Cohort) -> Assessment:
     """The assessment of the start's frozen features with the fine-tuned result as its main one."""
     tables = {name: result.predictions for name, result in frozen.baselines.items()}
@@ -173,12 +197,6 @@ def beside_frozen(frozen: Assessment, tuned: ProbeResult, cohort: Cohort) -> Ass
         gain=verdict(NAME, tuned.predictions, before, unit=frozen.unit),
         subgroups=subgroups(tuned, cohort),
     )
-
-
-def _relabelled(cohort: Cohort, task: Task) -> Cohort:
-    """The cohort with the labels of the task, which may have joined some."""
-    images = cohort.images.assign(label=task.ids["label"].to_numpy())
-    return replace(cohort, tables=replace(cohort.tables, images=images))
 
 
 def _rows(cohort: Cohort, rows: Array) -> Cohort:

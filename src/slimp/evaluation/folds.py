@@ -119,12 +119,7 @@ def given_splits(ids: pd.DataFrame, parts: Parts, *, seed: int = 0) -> tuple[Spl
     Where the parts of a seed are folds, each tests in turn a probe of the others. Otherwise rows of
     part `test` or `held_out` test; rows of any other named part train, validation rows
     included, because the probe's strength is chosen by cross-validation. Rows without a part are
-    left out.
-
-    Args:
-        ids: a row per image.
-        parts: per image, or a column of them per seed.
-        seed: of parts without one.
+    left out. `parts` are per image, or a column of them per seed; `seed` is of those without one.
 
     Raises:
         UserError: the parts are of another length, share a patient, or a class is not in both.

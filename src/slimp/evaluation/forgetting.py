@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from slimp.data.cohort import Cohort
-from slimp.data.encoding import FittedFeature
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Record
 from slimp.evaluation.linear_probe import probe
@@ -56,7 +54,6 @@ def forgetting(
     config: ProbeConfig | None = None,
     *,
     device: str = "cpu",
-    precision: Literal["32", "bf16"] = "32",
     progress: Progress | None = None,
 ) -> Forgetting:
     """How the probes of a run changed when it was adapted, with intervals over patients.
@@ -70,8 +67,7 @@ def forgetting(
         after: run folder of the adaptation.
         cohort: with labels; usually that of the pre-training.
         config: of the probes; its feature set and split are not used.
-        device: where to embed.
-        precision: of the encoders.
+        device: where to embed, in 32 bit.
         progress: called with (images done, images in all), for one run after the other.
 
     Raises:
@@ -82,7 +78,7 @@ def forgetting(
     parts = _common_parts(runs, cohort)
     make_task(cohort.images, config, parts)  # refuses before anything is embedded
     models = [Slimp.from_pretrained(run) for run in runs]
-    how = InferenceConfig(device=device, precision=precision)
+    how = InferenceConfig(device=device)
     tables = [embed(m, cohort, how, lacking="missing", progress=progress) for m in models]
     comparisons: dict[FeatureSet, Comparison] = {}
     for name in SETS:
@@ -117,20 +113,13 @@ def _common_parts(runs: Sequence[Path], cohort: Cohort) -> list[str] | None:
 
 def _no_longer_read(before: Slimp, after: Slimp) -> tuple[str, ...]:
     """Features of one model none of whose columns the other reads."""
-    read = {
-        (level, column)
-        for level, feature in _features(after)
-        for names in (feature.columns, *feature.also)
-        for column in names
-    }
-    return tuple(
-        f"{level}: {feature.name}"
-        for level, feature in _features(before)
-        if not any((level, c) in read for names in (feature.columns, *feature.also) for c in names)
-    )
 
+    def columns(model: Slimp) -> dict[str, set[tuple[str, str]]]:
+        return {
+            f"{level}: {f.name}": {(level, c) for names in (f.columns, *f.also) for c in names}
+            for level, encoding in model.encodings.items()
+            for f in encoding.features
+        }
 
-def _features(model: Slimp) -> Iterator[tuple[str, FittedFeature]]:
-    for level, encoding in model.encodings.items():
-        for feature in encoding.features:
-            yield level, feature
+    read = set[tuple[str, str]]().union(*columns(after).values())
+    return tuple(name for name, own in columns(before).items() if not own & read)

@@ -3,57 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from slimp.errors import UserError
-from slimp.evaluation.boosting import fit_boosting
+from slimp.evaluation.classifiers import Classifier, fit_boosting, fit_both, fit_neighbours
 from slimp.evaluation.folds import Parts, Split
-from slimp.evaluation.logistic import Classifier, LinearProbe, decide, fit_logistic
+from slimp.evaluation.logistic import LinearProbe, decide, fit_logistic
 from slimp.evaluation.metrics import Array
-from slimp.evaluation.neighbours import fit_neighbours
 from slimp.evaluation.probe_config import ProbeConfig, SplitMode
 from slimp.evaluation.result import Predictions, ProbeResult, Task, make_task, summarise
 from slimp.features.design import Design
 from slimp.features.embed import FeatureTable
 from slimp.features.feature_sets import FeatureSet
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MeanProbe:
-    """The mean of what several classifiers of the same rows say."""
-
-    parts: tuple[Classifier, ...]
-
-    @property
-    def priors(self) -> Float[Array, " k"]:
-        """Class frequencies of the training rows."""
-        return self.parts[0].priors
-
-    @property
-    def strengths(self) -> dict[str, float]:
-        """What was chosen for each."""
-        return {name: value for part in self.parts for name, value in part.strengths.items()}
-
-    @property
-    def converged(self) -> bool:
-        """Whether all reached their optimum."""
-        return all(part.converged for part in self.parts)
-
-    def predict_proba(self, design: Design) -> Float[Array, "n k"]:
-        """Probability per row and class where classes are as frequent as in training."""
-        return np.asarray(np.mean([part.predict_proba(design) for part in self.parts], axis=0))
-
-
-def fit_both(*rows: Any, **options: Any) -> MeanProbe:
-    """Logistic regression and boosting, averaged: they err on different rows."""
-    return MeanProbe(parts=(fit_logistic(*rows, **options), fit_boosting(*rows, **options)))
-
-
-METHODS: dict[str, Callable[..., Classifier]] = {
+Fitted = LinearProbe | Classifier
+METHODS: dict[str, Callable[..., Fitted]] = {
     "logistic": fit_logistic,
     "boosting": fit_boosting,
     "logistic+boosting": fit_both,
@@ -113,7 +80,7 @@ def probe_design(design: Design, task: Task, config: ProbeConfig, *, name: str) 
     )
 
 
-def fit(design: Design, task: Task, rows: Array, config: ProbeConfig, *, seed: int) -> Classifier:
+def fit(design: Design, task: Task, rows: Array, config: ProbeConfig, *, seed: int) -> Fitted:
     """The classifier of these rows of a task."""
     design, copies = design[rows], config.blanked_copies
     copies = 0 if design.table is None else copies
@@ -130,7 +97,7 @@ def fit(design: Design, task: Task, rows: Array, config: ProbeConfig, *, seed: i
 
 
 def answer(
-    task: Task, split: Split, fitted: Classifier, test: Design, config: ProbeConfig
+    task: Task, split: Split, fitted: Fitted, test: Design, config: ProbeConfig
 ) -> Predictions:
     """What a classifier says of the test rows of a split, decided by the configuration's rule."""
     p = fitted.predict_proba(test)

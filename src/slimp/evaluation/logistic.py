@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -29,6 +29,7 @@ from slimp.evaluation.blocks import (
     Fit,
     Reduced,
     Search,
+    encoded,
     side_by_side,
     standardise,
     start_of,
@@ -41,26 +42,6 @@ from slimp.features.design import Design
 FORMAT = 3
 """Version of `probe.json`."""
 TENSORS = ("mean", "scale", "coef", "intercept", "priors")
-
-
-@runtime_checkable
-class Classifier(Protocol):
-    """What every method leaves."""
-
-    @property
-    def priors(self) -> Float[Array, " k"]:
-        """Class frequencies of the training rows."""
-
-    @property
-    def strengths(self) -> Mapping[str, float]:
-        """What was chosen by cross-validation."""
-
-    @property
-    def converged(self) -> bool:
-        """Whether every fit reached its optimum."""
-
-    def predict_proba(self, design: Design) -> Float[Array, "n k"]:
-        """Probability per row and class where classes are as frequent as in training."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -190,7 +171,7 @@ def fit_logistic(
         config: strengths, folds, feature set and decision.
         seed: of the folds.
     """
-    encodings = () if design.table is None else design.table.fit(design.levels)
+    encodings = encoded(design)
     reduced = Reduced.of(side_by_side(design, encodings))
     ladder, k = tuple(sorted(config.strengths)), len(classes)
     chosen = start_of(reduced.blocks, ladder)

@@ -53,6 +53,12 @@ class LowShotPoint(Record):
     """Classes with fewer patients than the shots asked for, in some split."""
 
     @property
+    def row(self) -> tuple[object, ...]:
+        """For a table: setting, images, patients, balanced accuracy, AUROC, spread."""
+        counts = (f"{self.n_images:.1f}", f"{self.n_patients:.1f}")
+        return self.setting, *counts, self.balanced_accuracy, self.auroc_macro_ovr, self.spread
+
+    @property
     def kind(self) -> str:
         """`fraction` or `shots`."""
         return self.setting.partition(" ")[0]
@@ -82,13 +88,9 @@ class LowShot(Record):
 
 
 def low_shot(design: Design, task: Task, low: ProtocolConfig, whole: ProbeResult) -> LowShot:
-    """The probe at each fraction and each number of shots.
+    """The probe at each fraction and each number of shots, always on the task's test rows.
 
-    Args:
-        design: features, a row per row of the task's ids.
-        task: whose training rows are subsampled; the test rows are those of the whole probe.
-        low: fractions, shots and draws.
-        whole: the probe that learned from all patients.
+    `whole` is the probe that learned from all patients.
     """
     values = [("fraction", value) for value in sorted(set(low.fractions))]
     values += [("shots", float(value)) for value in sorted(set(low.shots))]

@@ -9,10 +9,10 @@ Axis names: n = test rows, k = classes, r = replicates (weightings), g = distinc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -40,20 +40,13 @@ def metrics(
     """
     k = probabilities.shape[1]
     return {
-        "balanced_accuracy": balanced_accuracy(y, predicted, weights, k),
+        "balanced_accuracy": mean_over_present(recall_per_class(y, predicted, weights, k)),
         "accuracy": ratio(weights @ (predicted == y), weights.sum(axis=1)),
         "f1_macro": f1_macro(y, predicted, weights, k),
         **ranking_metrics(y, probabilities, weights),
         "ece": ece(y, probabilities, weights),
         "brier": brier(y, probabilities, weights),
     }
-
-
-def balanced_accuracy(
-    y: Int[Array, " n"], predicted: Int[Array, " n"], weights: Float[Array, "r n"], k: int
-) -> Float[Array, " r"]:
-    """Mean recall over the classes present."""
-    return mean_over_present(recall_per_class(y, predicted, weights, k))
 
 
 def recall_per_class(
@@ -155,32 +148,20 @@ def bin_of(confidence: Float[Array, " n"]) -> Int[Array, " n"]:
     return np.asarray(np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Reliability:
-    """A reliability diagram: how often the most probable class is right, by its probability."""
+def reliability(y: Int[Array, " n"], probabilities: Float[Array, "n k"]) -> pd.DataFrame:
+    """How often the most probable class is right, by its probability: a row per bin with rows.
 
-    edges: Float[Array, " edges"]
-    counts: Int[Array, " b"]
-    """Rows per bin."""
-    confidence: Float[Array, " b"]
-    """Mean probability of the most probable class; NaN in an empty bin."""
-    accuracy: Float[Array, " b"]
-    """Fraction of rows whose most probable class is the true one; NaN in an empty bin."""
-
-
-def reliability(y: Int[Array, " n"], probabilities: Float[Array, "n k"]) -> Reliability:
-    """The diagram whose gaps, weighted by their rows, add up to the `ece` of these rows."""
+    Columns `low high rows confidence accuracy`: the bin's edges and rows, the mean probability of
+    the most probable class, the fraction where it is the true one. The gaps of the last two,
+    weighted by the rows, add up to the `ece`.
+    """
     confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == y
-    place = bin_of(confidence)
-    counts = np.bincount(place, minlength=ECE_BINS)
-    sums = [np.bincount(place, weights=v, minlength=ECE_BINS) for v in (confidence, right)]
-    return Reliability(
-        edges=np.linspace(0, 1, ECE_BINS + 1),
-        counts=counts,
-        confidence=ratio(sums[0], counts),
-        accuracy=ratio(sums[1], counts),
-    )
+    found = pd.DataFrame({"rows": 1, "confidence": confidence})
+    found["accuracy"] = probabilities.argmax(axis=1) == y
+    how = {"rows": "sum", "confidence": "mean", "accuracy": "mean"}
+    found = found.groupby(bin_of(confidence)).agg(how)
+    edges = np.linspace(0, 1, ECE_BINS + 1)
+    return found.assign(low=edges[found.index], high=edges[found.index + 1])
 
 
 def brier(

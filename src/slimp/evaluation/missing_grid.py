@@ -41,6 +41,12 @@ class MissingGrid(Record):
     draws: int
 
     @property
+    def rows(self) -> list[tuple[str, float, float, str]]:
+        """For a table: rate, probe, image features alone, difference."""
+        pairs = [(f"{point.rate:.0%}", point.difference) for point in self.points]
+        return [(rate, pair.a, pair.b, str(pair)) for rate, pair in pairs]
+
+    @property
     def sentence(self) -> str:
         """Whether the probe falls below image features alone."""
         below = [f"{p.rate:.0%}" for p in self.points if p.difference.difference < 0]

@@ -77,6 +77,11 @@ class Leakage(Record):
     """Split -> its balanced accuracy minus the one of the patient split. One draw of patients
     serves both, so what makes a patient hard for both does not blur the difference."""
 
+    @property
+    def rows(self) -> list[tuple[object, ...]]:
+        """For a table: split, balanced accuracy, excess."""
+        return [(m, score, self.excess.get(m)) for m, score in self.balanced_accuracy.items()]
+
 
 def verdict(
     features: str,
@@ -87,11 +92,8 @@ def verdict(
 ) -> Verdict:
     """The one sentence on probe and baselines that the terminal and every report show.
 
-    Args:
-        features: name of the probe.
-        predictions: of the probe, as in `ProbeResult.predictions`.
-        baselines: name -> predictions on the same rows; the best one is compared with.
-        unit: what is resampled, in words: lesions where a cohort has no patient ids.
+    The best of `baselines`, whose predictions are on the same rows, is compared with. `unit` is
+    what is resampled, in words: lesions where a cohort has no patient ids.
     """
     found = {n: compare(predictions, b, headline_only=True) for n, b in baselines.items()}
     rows = {name: comparison.differences["balanced_accuracy"] for name, comparison in found.items()}
@@ -114,14 +116,10 @@ def compare(
     seed: int = 0,
     headline_only: bool = False,
 ) -> Comparison:
-    """A paired bootstrap over patients of two probes' predictions.
+    """A paired bootstrap over patients of two probes' predictions, as in `ProbeResult.predictions`.
 
-    Args:
-        a: as in `ProbeResult.predictions`.
-        b: of the same classes; images that only one of the two has are left out and counted.
-        replicates: of the bootstrap.
-        seed: of its draws.
-        headline_only: balanced accuracy alone, which takes a tenth of the time.
+    Images that only one of the two has are left out and counted. With `headline_only` balanced
+    accuracy is compared alone, which takes a tenth of the time.
 
     Raises:
         UserError: the predictions have other classes, no image in common, or other labels.

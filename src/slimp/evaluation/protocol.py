@@ -13,6 +13,7 @@ from slimp.data.cohort import Cohort
 from slimp.data.files import new_file, write_json
 from slimp.errors import UserError
 from slimp.evaluation.baselines import majority, metadata_baseline
+from slimp.evaluation.bootstrap import plain
 from slimp.evaluation.folds import (
     Parts,
     Split,
@@ -22,14 +23,13 @@ from slimp.evaluation.folds import (
     one_split,
     parts_of_config,
 )
-from slimp.evaluation.groups import group_values
 from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.low_shot import LowShot, low_shot
 from slimp.evaluation.missing_grid import MissingGrid, missing_grid
 from slimp.evaluation.paired_bootstrap import Leakage, Verdict, leakage, verdict
 from slimp.evaluation.probe_config import LEAKING, ProbeConfig, ProtocolConfig
 from slimp.evaluation.result import ProbeResult, Task, make_task, relabelled
-from slimp.evaluation.subgroups import Subgroups, subgroups
+from slimp.evaluation.subgroups import Subgroups, group_values, subgroups
 from slimp.features.design import RawTable
 from slimp.features.embed import FeatureTable
 from slimp.features.feature_sets import FEATURE_SETS, FeatureSet
@@ -75,11 +75,6 @@ class Assessment:
         return list(self.probes.values())[-1]
 
     @property
-    def knows_labels(self) -> bool | None:
-        """Whether the run used labels of patients that test here; None if it does not say."""
-        return None if self.saw_test_patients is None else self.seen_labels > 0
-
-    @property
     def leak(self) -> str:
         """What the run knew of those that test here, in a sentence; empty if nothing."""
         tested = f"of {self.main.n_test_patients:,} test {self.unit} took part in"
@@ -95,22 +90,43 @@ class Assessment:
             )
         return ""
 
+    @property
+    def cautions(self) -> list[str]:
+        """What a reader must know before trusting the scores, in sentences."""
+        found, split = [], self.main.config.split
+        if split in LEAKING:
+            found.append(
+                f"The probes were split by {split}, so patients may both train and test: only a "
+                "split by patient is an honest estimate."
+            )
+        if self.imputed:
+            found.append(
+                f"The features {', '.join(self.imputed)} are imputed by retrieval, not observed: "
+                "they are those of other patients with similar images."
+            )
+        if self.leak:
+            found.append(self.leak)
+        if not self.main.converged:
+            found.append("The probe did not converge.")
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """The content of `metrics.json`: the main result, then what to compare it with."""
-        measured = {name: getattr(self, name) for name in PROTOCOLS}
-        return {
+        unsaid = self.saw_test_patients is None
+        found = {"over_frozen": self.gain, **{name: getattr(self, name) for name in PROTOCOLS}}
+        content = {
             **self.main.to_dict(),
             "resampling": {"unit": self.unit, "n_test": self.main.n_test_patients},
             "pretraining_saw_test_patients": self.saw_test_patients,
-            "run_knows_test_labels": self.knows_labels,
+            "run_knows_test_labels": None if unsaid else self.seen_labels > 0,
             "tested_on": self.tested_on,
-            "imputed": list(self.imputed),
-            "verdict": self.verdict.to_dict(),
-            **({} if self.gain is None else {"over_frozen": self.gain.to_dict()}),
-            "feature_sets": {name: result.to_dict() for name, result in self.probes.items()},
-            "baselines": {name: result.to_dict() for name, result in self.baselines.items()},
-            **{name: found.to_dict() for name, found in measured.items() if found is not None},
+            "imputed": self.imputed,
+            "verdict": self.verdict,
+            "feature_sets": self.probes,
+            "baselines": self.baselines,
+            **{name: measured for name, measured in found.items() if measured is not None},
         }
+        return {name: plain(value) for name, value in content.items()}
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Writes `metrics.json`, `predictions.parquet`, the probe, and the rows of low-shot draws.
@@ -131,9 +147,9 @@ def require_possible(cohort: Cohort, config: ProbeConfig, protocols: ProtocolCon
     Raises:
         UserError: a class, a column or a split that was asked for does not exist or is unsound.
     """
-    labelled_rows(relabelled(cohort.images, config.malignant))
-    group_values(cohort, protocols.subgroups)
     ids = relabelled(cohort.images, config.malignant)
+    labelled_rows(ids)
+    group_values(cohort, protocols.subgroups)
     if (parts := parts_of_config(ids, config)) is not None:
         given_splits(ids, parts)
 

@@ -5,7 +5,7 @@ Axis names: n = test rows of one split, k = classes, r = replicates.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ class Predictions:
     @classmethod
     def per_split(cls, rows: pd.DataFrame, classes: Sequence[str]) -> list[Predictions]:
         """One per seed and fold of `ProbeResult.predictions`, in the order of both."""
-        return [cls.of_rows(own, classes) for _, own in rows.groupby(split_keys(rows), sort=True)]
+        keys = [name for name in ("seed", "fold") if name in rows]
+        return [cls.of_rows(own, classes) for _, own in rows.groupby(keys, sort=True)]
 
     def select(self, rows: Shaped[Array, " m"]) -> Predictions:
         """Some of the rows, by number or mask."""
@@ -177,11 +178,6 @@ def relabelled(ids: pd.DataFrame, malignant: Sequence[str]) -> pd.DataFrame:
 def codes_of(labels: pd.Series, classes: Sequence[str]) -> Int[Array, " rows"]:
     """Position of each label in `classes`; -1 where it is missing or another one."""
     return pd.Index(list(classes)).get_indexer(pd.Index(labels)).astype(np.int64)
-
-
-def split_keys(rows: pd.DataFrame) -> list[Hashable]:
-    """The columns of predictions that tell splits apart."""
-    return [name for name in ("seed", "fold") if name in rows]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

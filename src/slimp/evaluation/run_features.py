@@ -63,18 +63,11 @@ def cached_features(
 ) -> FeatureTable:
     """The run's features of a cohort, cached in the run folder under a hash of both.
 
-    Pseudo-metadata are put in afterwards, and not cached. With them, and with an adapted run,
-    columns that the cohort lacks count as missing: such a run may read more columns than the
-    cohorts of its earlier stages have. Probes are in 32 bit unless asked otherwise, so that a run
-    scores the same on every machine.
-
-    Args:
-        run: folder of the run.
-        cohort_folder: folder of the cohort.
-        how: precision, backend and test-time augmentation enter the hash; None: torch in 32 bit.
-        lacking: columns that the model reads and the cohort has not: an error, or missing.
-        pseudo: folder of `slimp retrieve`.
-        progress: as for `embed`.
+    Pseudo-metadata (of a folder of `slimp retrieve`) are put in afterwards, and not cached. With
+    them, and with an adapted run, columns that the cohort lacks count as missing: such a run may
+    read more columns than the cohorts of its earlier stages have. Precision, backend and test-time
+    augmentation enter the hash. Probes are in 32 bit unless asked otherwise, so that a run scores
+    the same on every machine.
 
     Raises:
         UserError: the run or the cohort is damaged, or they do not fit each other.

@@ -6,8 +6,9 @@ pairs, d = width of the space in which similarities are taken.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 from slimp.data.cohort import Cohort
 from slimp.data.schema import LevelName
 from slimp.features.backends import inference
+from slimp.features.embed import FeatureTable
 from slimp.features.encode import (
     as_model_reads,
     cohort_levels,
@@ -76,14 +78,8 @@ def similarity_by_level(
 
     Rows of equal metadata count as matching. From the second level on the image side holds the
     finer metadata as well, as in the objective. Rows without known metadata are left out, and so
-    is a level whose metadata are the same for all.
-
-    Args:
-        model: left as it was found.
-        cohort: patients that training never saw, if the figures are to mean anything.
-        images: embeddings of its images by the model, in its order.
-        seed: random seed of the non-matching pairs drawn.
-        device: where to compute.
+    is a level whose metadata are the same for all. `cohort` should hold patients that training
+    never saw, `images` the model's embeddings of its images.
     """
     device = torch.device(device)
     with evaluating(model, device), inference(device, "32"):
@@ -100,6 +96,25 @@ def similarity_by_level(
             anchor, target = (side.cpu()[known].clone() for side in (pair.anchor, pair.target))
             found[level.name] = similarity(anchor, target, groups, seed=seed)
     return found
+
+
+def similarity_of_unseen(
+    run: Path,
+    cohort: Cohort,
+    table: FeatureTable,
+    parts: Mapping[str, str] | None,
+    *,
+    device: torch.device | str = "cpu",
+) -> dict[LevelName, Similarity]:
+    """`similarity_by_level` on the patients that a run set aside, by its features of the cohort.
+
+    Empty if there are none, or if metadata were imputed. `parts` are those of `parts_of_run`.
+    """
+    unseen = cohort.images["patient_id"].map(parts or {}) == "held_out"
+    if table.imputed or not unseen.any():
+        return {}
+    images, some = table.features["image"][unseen.to_numpy()], cohort.select(unseen)
+    return similarity_by_level(Slimp.from_pretrained(run), some, images, device=device)
 
 
 def similarity(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from slimp.data.config import require_fractions, require_positive
 from slimp.errors import UserError
 
 
@@ -24,10 +25,9 @@ class PredictConfig:
     """Images in memory at once."""
 
     def __post_init__(self) -> None:
-        for name, low in (("cases", 0), ("batch_size", 1)):
-            if getattr(self, name) < low:
-                raise UserError(f"{name} must be at least {low}, got {getattr(self, name)}.")
+        require_positive(self, "batch_size")
+        require_fractions(self, "novelty")
+        if self.cases < 0:
+            raise UserError(f"cases must not be negative, got {self.cases}.")
         if not 0 < self.coverage < 1:
             raise UserError(f"coverage must be in (0, 1), got {self.coverage}.")
-        if not 0 <= self.novelty < 1:
-            raise UserError(f"novelty must be in [0, 1), got {self.novelty}.")

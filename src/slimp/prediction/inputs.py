@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,8 +42,9 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
     for entry in map(Path, images):
         inside = [entry]
         if entry.is_dir():
-            visible = (p for p in sorted(entry.rglob("*")) if not _is_hidden(p.relative_to(entry)))
-            inside = [path for path in visible if is_image_file(path)]
+            every = [(path, path.relative_to(entry).parts) for path in sorted(entry.rglob("*"))]
+            visible = [p for p, parts in every if not any(x.startswith(".") for x in parts)]
+            inside = list(filter(is_image_file, visible))
         elif not entry.is_file():
             raise UserError(f"{entry}: no such file or folder.")
         if not inside:
@@ -52,10 +53,6 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
     if not found:
         raise UserError("no images were named: pass files or folders of images.")
     return list(found)
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def read_pixels(path: Path, size: int) -> Tensor | Prediction:
@@ -180,6 +177,15 @@ class Metadata:
         """Column -> category that the model does not know, in a row."""
         columns = self.unseen.columns[self.unseen.loc[key].to_numpy(dtype=bool)]
         return {str(column): str(self.frame.loc[key, column]) for column in columns}
+
+
+def cells_of(
+    metadata: Metadata | None, keys: Mapping[Path, str], images: Sequence[Path]
+) -> pd.DataFrame:
+    """The cells of some images; without metadata all are missing."""
+    if metadata is None:
+        return pd.DataFrame(index=range(len(images)))
+    return metadata.rows([keys[path] for path in images])
 
 
 def features_read(

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Float32, Float64, Int, Shaped
 from PIL import Image
 from sklearn.covariance import ledoit_wolf
 
-from slimp.data.splits import assign_groups
 from slimp.errors import CheckpointError, UserError
+from slimp.evaluation.folds import grouped_folds
 from slimp.features.embed import FeatureTable
 from slimp.features.nearest import Neighbours, nearest
 
@@ -119,7 +119,8 @@ class Surroundings:
         scale[scale < 1e-12 * np.maximum(np.abs(mean), 1)] = 1.0
         z = (x - mean) / scale
         some = np.unique(np.linspace(0, len(z) - 1, min(len(z), MOST_ROWS)).astype(int))
-        few, folds = z[some], _folds(patients[some])
+        few, owners = z[some], patients[some]
+        folds = grouped_folds(np.zeros(len(few)), owners, FOLDS, seed=0)
         usual = np.empty(len(few))
         for fold in np.unique(folds):
             own = folds == fold
@@ -148,13 +149,6 @@ class Surroundings:
     def nearest(self, features: Float32[Array, "q d"], k: int) -> Neighbours:
         """The k reference images of highest cosine, all features standardised."""
         return nearest(self.standardised(features).astype(np.float32), self.rows, k)
-
-
-def _folds(patients: Array) -> Array:
-    """Fold of each row; no patient is in two."""
-    count = min(FOLDS, len(np.unique(patients)))
-    names = {str(fold): 1 / count for fold in range(count)}
-    return assign_groups(np.zeros(len(patients)), patients, names, seed=0)
 
 
 def _precision(z: Float[Array, "n d"]) -> Float64[Array, "d d"]:

@@ -30,6 +30,7 @@ from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig
 from slimp.prediction.inputs import (
     Metadata,
+    cells_of,
     features_read,
     find_images,
     read_by_model,
@@ -251,19 +252,12 @@ class Predictor:
                     f"images is as far out, below {self.config.novelty:g}"
                 )
                 found[path] = refused(path, reason, novelty_p=float(value))
-        kept = [path for path in pixels if path not in found]
-        inside = p >= self.config.novelty
+        kept, inside = [path for path in pixels if path not in found], p >= self.config.novelty
+        raw = RawTable(schema=self.schema, frame=cells_of(metadata, keys, kept))
         features = {"image": images[inside]}
-        if kept:
-            frame = pd.DataFrame(index=range(len(kept)))  # without metadata all are missing
-            if metadata is not None:
-                frame = metadata.rows([keys[path] for path in kept])
-            raw = RawTable(schema=self.schema, frame=frame)
-            for level in self.levels:
-                rows = raw.rows_of(self.model, level)
-                features[METADATA_KEYS[level]] = embed_rows(
-                    self.model, level, rows, device=self.device
-                )
+        for level in self.levels if kept else ():
+            rows = raw.rows_of(self.model, level)
+            features[METADATA_KEYS[level]] = embed_rows(self.model, level, rows, device=self.device)
         return Batch(paths=paths, found=found, kept=kept, features=features, novelty_p=p[inside])
 
     def _compare(
@@ -281,10 +275,9 @@ class Predictor:
                 features[name] = np.concatenate([batch.features[name] for batch in filled])
             assert self.reference.context is not None
             features |= self.reference.context.relative(features, ids)
-            cells = pd.DataFrame(index=range(len(kept)))
-            if metadata is not None:
-                cells = metadata.rows([keys[path] for path in kept])
-            raw = RawTable(schema=Schema.from_dict(self.record["schema"]), frame=cells)
+            raw = RawTable(
+                schema=Schema.from_dict(self.record["schema"]), frame=cells_of(metadata, keys, kept)
+            )
             features[RELATIVE_TABLE] = raw.relative(ids)
         return Batch(
             paths=[path for batch in batches for path in batch.paths],
@@ -301,10 +294,7 @@ class Predictor:
         found, features = dict(batch.found), batch.features
         if not batch.kept:
             return found
-        raw = None
-        if metadata is not None:
-            frame = metadata.rows([keys[path] for path in batch.kept])
-            raw = RawTable(schema=self.schema, frame=frame)
+        raw = RawTable(schema=self.schema, frame=cells_of(metadata, keys, batch.kept))
         blocks = {name: features[name] for name in self.probe.blocks if name != TABLE}
         shown = self.probe.predict_proba(Design(blocks=blocks, table=raw))
         classes = self.probe.classes

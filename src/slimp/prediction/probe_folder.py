@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from slimp.data.cohort import Cohort
-from slimp.data.files import new_folder, read_json, sha256_of, write_json
+from slimp.data.files import read_json, sha256_of, write_json
 from slimp.data.schema import LevelName
 from slimp.errors import CheckpointError
 from slimp.evaluation.conformal import Conformal, Coverage, calibrate, verified_coverage
 from slimp.evaluation.folds import parts_of_splits
 from slimp.evaluation.logistic import LinearProbe
-from slimp.evaluation.probe_config import LEAKING, ProbeConfig
+from slimp.evaluation.probe_config import LEAKING
 from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.result import Predictions
 from slimp.features.embed import FeatureTable
@@ -36,58 +36,24 @@ REPLICATES = 200
 """Of the interval of the verified coverage."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """Where the features of a probe come from."""
-
-    run: Path
-    """Run folder, or `weights:NAME`."""
-    cohort: Path
-    pseudo: Path | None = None
-    """Folder of `slimp retrieve`, if it imputed metadata."""
-    held_out: bool = True
-    """Whether a split that existed already was to be used."""
-
-
-def save_probe(
-    folder: str | Path,
-    found: Assessment,
-    table: FeatureTable,
-    cohort: Cohort,
-    provenance: Provenance,
-    *,
-    config: ProbeConfig,
-    overwrite: bool = False,
-) -> None:
-    """Writes scores, predictions, weights, reference cases and settings, all or nothing.
-
-    `table` holds the features of `cohort` that the probe was made on.
-
-    Raises:
-        UserError: the folder is not empty and `overwrite` is off.
-    """
-    with new_folder(Path(folder), overwrite=overwrite) as partial:
-        write_probe(partial, found, table, cohort, provenance, record={"probe": asdict(config)})
-
-
 def write_probe(
     folder: Path,
     found: Assessment,
     table: FeatureTable,
     cohort: Cohort,
-    provenance: Provenance,
     *,
+    run: Path,
     record: Mapping[str, Any],
 ) -> None:
-    """The same into a folder that is there; `record` goes into `config.json`."""
-    pseudo = provenance.pseudo
+    """Writes scores, predictions, weights, reference cases and settings into a folder.
+
+    `table` holds the features of `cohort` that the probe was made on, `run` names the folder of the
+    encoders or `weights:NAME`; `record` goes into `config.json`.
+    """
     where = {
-        "held_out": provenance.held_out,
-        "run": str(provenance.run),
-        "weights_sha256": sha256_of(as_run(provenance.run) / "model.safetensors"),
-        "cohort": str(provenance.cohort),
+        "run": str(run),
+        "weights_sha256": sha256_of(as_run(run) / "model.safetensors"),
         "schema": cohort.schema.to_dict(),
-        "pseudo": None if pseudo is None else str(pseudo),
         "test_time_augmentation": table.test_time_augmentation,
         "versions": versions(),
     }

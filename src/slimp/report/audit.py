@@ -43,14 +43,8 @@ def write_audit(
 ) -> Path:
     """The folder written: a page, the tables behind it, and what they were made with.
 
-    Args:
-        target: folder to write.
-        report: what was found in `cohort`.
-        cohort: for the images of duplicates.
-        config: settings of the check, for config.json.
-        images: show images of patients. Switch it off for a page to be shared.
-        overwrite: replace what this package wrote there before.
-        command: the line that made it, for the footer.
+    `config` goes into config.json, `command` into the footer. Without `images` the page shows no
+    image of a patient, and can be shared.
 
     Raises:
         UserError: as `check_output`.

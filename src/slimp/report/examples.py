@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
@@ -20,22 +19,12 @@ SIDE = 112
 """Of a thumbnail, px."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """One test image with what the probe predicted."""
-
-    image_id: str
-    predicted: str
-    probability: float
-    """Of the predicted class; NaN where unknown."""
-    thumbnail: str
-    """JPEG, as a data URI."""
-
-
 def draw_examples(
     probe: ProbeResult, cohort: Cohort, seed: int
-) -> dict[str, dict[str, list[Example]]]:
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Class -> {"Found", "Missed"}: test images drawn at random, at most one per patient.
+
+    Of each: `image_id`, class `predicted`, its `probability` and the `thumbnail`, as a data URI.
 
     Raises:
         UserError: the predictions are not those of this cohort.
@@ -51,14 +40,13 @@ def draw_examples(
             "not have. Give the cohort that was probed."
         )
 
-    def examples(rows: pd.DataFrame) -> list[Example]:
+    def examples(rows: pd.DataFrame) -> list[dict[str, Any]]:
         return [
-            Example(
-                image_id=str(row["image_id"]),
-                predicted=str(row["predicted"]),
-                probability=float(row.get(f"p_{row['predicted']}", np.nan)),
-                thumbnail=thumbnail(cohort.read_image(row_of[row["image_id"]])),
-            )
+            {
+                **{"image_id": row["image_id"], "predicted": row["predicted"]},
+                "probability": row[f"p_{row['predicted']}"],
+                "thumbnail": thumbnail(cohort.read_image(row_of[row["image_id"]])),
+            }
             for row in rows.head(PER_CLASS).to_dict("records")
         ]
 

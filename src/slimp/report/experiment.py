@@ -74,10 +74,10 @@ def forest(rows: Sequence[Row], features: str) -> Markup | None:
             axes.plot(row.against.ci95, [y, y], color=colour, linewidth=1.6)
             axes.plot(row.against.difference, y, "o", color=colour, markersize=4.5)
         axes.set_yticks(range(len(compared)), [_name(row) for row in compared])
-        axes.set_ylim(len(compared) - 0.5, -0.5)
-        axes.set_xlabel("difference, with its 95 % interval over patients")
         controls = ", ".join(dict.fromkeys(str(row.control) for row in compared))
-        axes.set_title(f"{features} features, minus {controls}")
+        title, words = f"{features} features, minus {controls}", "95 % interval over patients"
+        axes.set(title=title, xlabel=f"difference, with its {words}")
+        axes.set_ylim(len(compared) - 0.5, -0.5)
         said = "; ".join(f"{_name(row)} {row.against}" for row in compared)
         return svg(figure, f"Forest plot of {features} features minus {controls}. {said}.")
 

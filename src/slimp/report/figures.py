@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from markupsafe import Markup
 from numpy.typing import NDArray
+from sklearn.manifold import TSNE
 
 from slimp.evaluation.low_shot import LowShot
-from slimp.evaluation.metrics import Reliability
 from slimp.evaluation.similarity import Similarity
 from slimp.report.svg import INK, MARKERS, MUTED, OTHER, PAPER, SERIES, drawing, legend, svg
 
@@ -19,6 +20,12 @@ CURVE_POINTS = 150
 """Points of a training curve; each is the mean of its share of the steps."""
 PER_EPOCH = ("validation_", "recall_at_", "knn_")
 """Starts of the columns of a log that belong to its rows of epochs, not of steps."""
+MOST_ROWS = 1000
+"""Rows of the map, at most: t-SNE takes seconds for these, and the page stays light."""
+FEWEST_ROWS = 10
+"""Of a map; below it says nothing."""
+COMPONENTS = 50
+PERPLEXITY = 30.0
 
 
 def curve_figures(log: pd.DataFrame) -> list[Markup]:
@@ -75,8 +82,7 @@ def _curves(title: str, curves: Mapping[str, NDArray[Any]], labels: Mapping[str,
                 markersize=3.5,
             )
             summary.append(f"{labels[column] or column} from {y[0]:.3g} to {y[-1]:.3g}")
-        axes.set_title(title)
-        axes.set_xlabel("step")
+        axes.set(title=title, xlabel="step")
         if "Recall" in title:
             axes.set_ylim(0, None)
         if "Learning rate" in title:
@@ -132,32 +138,26 @@ def _histograms(
             axes.hist(values, histtype="step", linewidth=1.3, label=name, **kwargs)
         for x, label, colour, style in lines:
             axes.axvline(x, color=colour, linestyle=style, label=f"{label} {x:.3f}")
-        axes.set_title(f"{level.capitalize()} level")
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel("density")
-        axes.set_xlim(low, high)
+        title = f"{level.capitalize()} level"
+        axes.set(title=title, xlabel=xlabel, ylabel="density", xlim=(low, high))
         legend(figure)
         medians = ", ".join(f"{name} {np.median(v):.3f}" for name, v in groups.items())
         return svg(figure, f"{level} level: histograms of {xlabel}. Medians: {medians}.")
 
 
-def reliability_figure(found: Reliability) -> Markup:
+def reliability_figure(bins: pd.DataFrame) -> Markup:
     """How often the most probable class is right, by its probability; the diagonal is perfect."""
     with drawing("reliability") as (figure, axes):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
-        filled = found.counts > 0
-        x, y = found.confidence[filled], found.accuracy[filled]
+        x, y = bins["confidence"], bins["accuracy"]
         look: dict[str, Any] = {"color": SERIES[0], "marker": MARKERS[0]}
         axes.plot(x, y, linewidth=0.9, markersize=3, **look)
         # An area per point, so that a bin of few images looks like one.
-        area = 6 + 90 * found.counts[filled] / found.counts.max()
+        area = 6 + 90 * bins["rows"] / bins["rows"].max()
         axes.scatter(x, y, s=area, alpha=0.75, zorder=3, **look)
-        gap = np.average(np.abs(x - y), weights=found.counts[filled])
-        axes.set_title("Reliability")
-        axes.set_xlabel("probability of the most probable class")
-        axes.set_ylabel("fraction that is right")
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
+        gap = np.average(np.abs(x - y), weights=bins["rows"])
+        axes.set(title="Reliability", xlim=(0, 1), ylim=(0, 1))
+        axes.set(xlabel="probability of the most probable class", ylabel="fraction that is right")
         return svg(figure, f"Reliability diagram over bins of probability; mean gap {gap:.3f}.")
 
 
@@ -175,23 +175,16 @@ def low_shot_figure(found: LowShot) -> Markup:
             axes.plot(x, y, color=SERIES[k], marker=MARKERS[k], markersize=4.5, label=words[kind])
             axes.fill_between(x, low, high, color=SERIES[k], alpha=0.18, linewidth=0)
             summary.append(f"{words[kind]}: from {y[0]:.3f} to {y[-1]:.3f}")
-        axes.set_xscale("log")
+        axes.set(title="Few labels", xscale="log")
+        axes.set(xlabel="labelled images learned from", ylabel="balanced accuracy")
         axes.xaxis.set_major_formatter("{x:g}")  # the default one writes mathematics
         axes.xaxis.set_minor_formatter("")
-        axes.set_title("Few labels")
-        axes.set_xlabel("labelled images learned from")
-        axes.set_ylabel("balanced accuracy")
         legend(figure)
         return svg(figure, f"Balanced accuracy against labelled images. {'; '.join(summary)}.")
 
 
 def map_figure(points: NDArray[Any], labels: pd.Series) -> Markup:
-    """A scatter in two dimensions; the commonest classes have a colour and a shape, others grey.
-
-    Args:
-        points: (n, 2).
-        labels: (n,) class of each point, missing as NA.
-    """
+    """A scatter of (n, 2) points; the commonest classes have a colour and a shape, others grey."""
     labels = labels.astype(object)
     counts = {str(name): int(n) for name, n in labels.value_counts().sort_index().items()}
     classes = sorted(counts, key=lambda name: -counts[name])
@@ -218,3 +211,31 @@ def map_figure(points: NDArray[Any], labels: pd.Series) -> Markup:
         axes.set_axis_off()
         legend(figure, columns=5)
         return svg(figure, f"Scatter of {len(points)} images by class: {', '.join(classes)}.")
+
+
+def draw_rows(count: int, seed: int) -> NDArray[np.intp]:
+    """Which of `count` rows a map shows, in order: all, or `MOST_ROWS` drawn ones."""
+    if count <= MOST_ROWS:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, size=MOST_ROWS, replace=False))
+
+
+def project(
+    embedding: Float[NDArray[np.floating[Any]], "n d"], seed: int
+) -> Float[NDArray[np.float32], "n 2"]:
+    """Two coordinates per row, by PCA and t-SNE, which keep neighbours; distances mean nothing."""
+    x = embedding.astype(np.float64)
+    x = x - x.mean(axis=0)
+    u, s, _ = np.linalg.svd(x, full_matrices=False)
+    x = (u * s)[:, :COMPONENTS]  # (n, components)
+    if s[0] < 1e-9 * max(1.0, np.abs(embedding).max()):  # one point, as far as numbers can tell
+        return np.zeros((len(x), 2), dtype=np.float32)
+    x /= x[:, 0].std()
+    tsne = TSNE(
+        perplexity=min(PERPLEXITY, (len(x) - 1) / 3),
+        init=(1e-4 * x[:, :2]).astype(np.float32) if x.shape[1] > 1 else "random",
+        random_state=seed,
+        max_iter=500,
+    )
+    points: NDArray[np.float32] = tsne.fit_transform(x).astype(np.float32)
+    return points

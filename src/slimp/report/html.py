@@ -39,14 +39,9 @@ def render_page(
 ) -> str:
     """The page as HTML; the same arguments give the same bytes.
 
-    Args:
-        template: name of the template, which extends `base.html.j2`.
-        title: heading of the page.
-        lead: what it found, in a sentence or two.
-        cautions: what a reader must know before trusting it.
-        command: the line that made it, for the footer; empty: not shown.
-        date: for the footer; now, unless given.
-        content: what the template shows.
+    The template extends `base.html.j2`. `lead` says what was found, in a sentence or two,
+    `cautions` what a reader must know before trusting it; `command` (if any) and `date` (now,
+    unless given) stand in the footer.
     """
     content = {"versions": versions(), **content, "title": title, "lead": lead}
     content |= {"cautions": cautions, "command": command, "date": date or datetime.now(UTC)}

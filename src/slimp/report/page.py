@@ -78,17 +78,17 @@ def write_report(
             "scores": sections.scores(found),
             "confusion": sections.confusion(found.main),
             "reliability": sections.calibration(found.main),
+            "low_shot": found.low_shot and sections.low_shot(found.low_shot),
+            **{"missing_grid": found.missing_grid, "leakage": found.leakage},
+            "subgroups": found.subgroups and sections.subgroups(found.subgroups),
         }
         if options.images:
             content["examples"] = draw_examples(found.main, cohort, options.seed)
-        for name in PROTOCOLS:
-            if (measured := getattr(found, name)) is not None:
-                content[name] = getattr(sections, name)(measured)
     page = render_page(
         "page.html.j2",
         title=f"{cohort.info.name}: {trained.purpose}",
         lead=_lead(trained, cohort, found),
-        cautions=_cautions(cohort, found),
+        cautions=[*audit_cautions(cohort), *(found.cautions if found else [])],
         command=options.command,
         date=options.date,
         versions=trained.versions,
@@ -173,24 +173,3 @@ def _lead(run: Run, cohort: Cohort, found: Assessment | None) -> str:
     )
     scores = [f"{name} {number(b.balanced_accuracy.mean)}" for name, b in found.baselines.items()]
     return f"{text}; baselines: {', '.join(scores)}. {found.verdict.sentence}"
-
-
-def _cautions(cohort: Cohort, found: Assessment | None) -> list[str]:
-    """What a reader must know before trusting the scores."""
-    cautions = audit_cautions(cohort)
-    if found is None:
-        return cautions
-    split = found.main.config.split
-    if split in ("lesion", "image"):
-        cautions.append(
-            f"The probes were split by {split}, so a patient may be in both training and test: "
-            "their scores are optimistic."
-        )
-    if found.imputed:
-        cautions.append(
-            f"The features {', '.join(found.imputed)} are imputed by retrieval, not "
-            "observed: they are those of other patients with similar images."
-        )
-    if found.leak:
-        cautions.append(found.leak)
-    return cautions

@@ -16,22 +16,11 @@ from slimp.report.html import number, percent, render_page, value, write_page
 from slimp.report.sections import similarity
 from slimp.retrieval.abstention import NEIGHBOURS
 from slimp.retrieval.agreement import Agreement, Compared
-from slimp.retrieval.failure_analysis import Case
 from slimp.retrieval.result import Retrieval
-
-GROUP_COLUMNS = (
-    *("column", "value", "n", "n_patients", "mean_similarity", "abstained", "agreement"),
-)
 
 
 def write_retrieval_report(target: Path, result: Retrieval, *, command: str = "") -> Path:
-    """Where the page lies: one HTML file that needs nothing else.
-
-    Args:
-        target: file to write, replaced if it exists.
-        result: to report.
-        command: the line that made it, for the footer.
-    """
+    """Where the page lies: one HTML file that needs nothing else; `command` is for the footer."""
     page = render_page(
         "retrieval.html.j2",
         r=result,
@@ -55,10 +44,10 @@ def write_retrieval_report(target: Path, result: Retrieval, *, command: str = ""
             )
             for part in result.bins
         ],
-        groups=[tuple(group[name] for name in GROUP_COLUMNS) for group in result.groups],
+        groups=[tuple(group.values()) for group in result.groups],
         neighbours=NEIGHBOURS,
         truth=bool(result.compared),
-        cases=[_shown(result, case) for case in result.cases],
+        cases=[_shown(result, *case) for case in result.cases],
         command=command,
     )
     return write_page(target, page)
@@ -100,16 +89,16 @@ def _agreement_row(found: Agreement) -> tuple[Any, ...]:
     )
 
 
-def _shown(result: Retrieval, case: Case) -> dict[str, Any]:
+def _shown(result: Retrieval, image: int, neighbour: int, similarity: float) -> dict[str, Any]:
     """An image beside its neighbour, as data URIs, and their values."""
     target, reference = result.target, result.reference
     return {
-        "image_id": str(target.images["image_id"].iloc[case.image]),
-        "neighbour_id": str(reference.images["image_id"].iloc[case.neighbour]),
-        "image": thumbnail(target.read_image(case.image)),
-        "neighbour": thumbnail(reference.read_image(case.neighbour)),
-        "similarity": case.similarity,
-        "rows": [_beside(column, case.image) for column in result.compared],
+        "image_id": str(target.images["image_id"].iloc[image]),
+        "neighbour_id": str(reference.images["image_id"].iloc[neighbour]),
+        "image": thumbnail(target.read_image(image)),
+        "neighbour": thumbnail(reference.read_image(neighbour)),
+        "similarity": similarity,
+        "rows": [_beside(column, image) for column in result.compared],
     }
 
 
@@ -122,7 +111,7 @@ def _beside(column: Compared, row: int) -> tuple[str, str, str, bool]:
 
 def _neighbour_figure(result: Retrieval, level: LevelName) -> Markup | None:
     calibration = result.calibration.similarity[level]
-    target = result.retrieved.levels[level].similarity[:, 0]
+    target = result.retrieved.nearest[level]
     target, calibration = target[np.isfinite(target)], calibration[np.isfinite(calibration)]
     if not len(target) or not len(calibration):
         return None

@@ -14,19 +14,19 @@ from markupsafe import Markup
 
 from slimp.data.cohort import Cohort
 from slimp.evaluation.low_shot import LowShot
-from slimp.evaluation.metrics import Reliability, reliability
-from slimp.evaluation.missing_grid import MissingGrid
-from slimp.evaluation.paired_bootstrap import Leakage
+from slimp.evaluation.metrics import reliability
 from slimp.evaluation.probe_config import RULES
 from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.result import Predictions, ProbeResult
 from slimp.evaluation.similarity import Similarity
 from slimp.evaluation.subgroups import Subgroups
 from slimp.features.embed import FeatureTable
-from slimp.report.embedding_map import FEWEST_ROWS, draw_rows, project
 from slimp.report.figures import (
+    FEWEST_ROWS,
+    draw_rows,
     low_shot_figure,
     map_figure,
+    project,
     reliability_figure,
     similarity_figure,
 )
@@ -146,36 +146,32 @@ def calibration(best: ProbeResult) -> dict[str, Any] | None:
         return None
     all_seeds = Predictions.of_rows(best.predictions, best.classes)
     found = reliability(all_seeds.y, all_seeds.probabilities)
+    columns = ("rows", "confidence", "accuracy")
     return {
-        **{"figure": reliability_figure(found), "bins": list(_bins(found))},
+        "figure": reliability_figure(found),
+        "bins": [
+            (f"{number(b['low'])} to {number(b['high'])}", *map(b.get, columns))
+            for b in found.to_dict("records")
+        ],
         **{"decision": best.decision, "rule": f"the {RULES[best.decision]}"},
     }
-
-
-def _bins(diagram: Reliability) -> Iterator[Row]:
-    for k in np.flatnonzero(diagram.counts):
-        edges = f"{number(diagram.edges[k])} to {number(diagram.edges[k + 1])}"
-        yield edges, int(diagram.counts[k]), diagram.confidence[k], diagram.accuracy[k]
 
 
 def subgroups(found: Subgroups) -> dict[str, Any]:
     """A row per group, without intervals where there are too few patients, and the gaps."""
     groups = found.groups
     metrics = [key for key in METRICS if any(key in group.metrics for group in groups)]
-    rows = []
-    for group in groups:
-        figures = [group.metrics.get(key) for key in metrics]
-        rows.append(
-            (
-                group.group + " *" * group.caution,
-                *(group.column, group.n_images, group.n_patients, len(group.classes)),
-                *figures,
-            )
-        )
     return {
         "heads": [f"#{METRICS[key]}" for key in metrics],
         "kinds": ["baseline" if group.caution else "" for group in groups],
-        "rows": rows,
+        "rows": [
+            (
+                f"{g.group}{' *' * g.caution}",
+                *(g.column, g.n_images, g.n_patients, len(g.classes)),
+                *map(g.metrics.get, metrics),
+            )
+            for g in groups
+        ],
         "gaps": [gap.sentence for gap in found.gaps],
     }
 
@@ -185,29 +181,9 @@ def low_shot(found: LowShot) -> dict[str, Any]:
     return {
         "draws": found.draws,
         "figure": low_shot_figure(found),
-        "rows": [
-            (
-                *(point.setting, f"{point.n_images:.1f}", f"{point.n_patients:.1f}"),
-                *(point.balanced_accuracy, point.auroc_macro_ovr, point.spread),
-            )
-            for point in found.points
-        ],
+        "rows": [point.row for point in found.points],
         "remarks": [point.remark for point in found.points if point.remark],
     }
-
-
-def missing_grid(found: MissingGrid) -> dict[str, Any]:
-    """The probe with metadata missing at test, beside image features alone."""
-    points = [(point.rate, point.difference) for point in found.points]
-    rows = [(f"{rate:.0%}", pair.a, pair.b, str(pair)) for rate, pair in points]
-    return {"rows": rows, "draws": found.draws, "sentence": found.sentence}
-
-
-def leakage(found: Leakage) -> list[Row]:
-    """The probe under each kind of split, and what leaking splits add."""
-    return [
-        (mode, score, found.excess.get(mode)) for mode, score in found.balanced_accuracy.items()
-    ]
 
 
 def similarity(found: Mapping[Any, Similarity]) -> dict[str, Any]:

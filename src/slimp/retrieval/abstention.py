@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +24,10 @@ from scipy.stats import rankdata
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Estimate, bootstrap
 from slimp.evaluation.conformal import conformal_quantile, equal_shares
+from slimp.evaluation.metrics import Array
 from slimp.retrieval.index import Vectors
 from slimp.retrieval.routes import Retrieved
 
-Array = np.ndarray[Any, np.dtype[Any]]
 UNSEEN = ("held_out", "validation")
 """Parts of a run whose patients its weights did not learn from."""
 IMAGES = "nearest images"
@@ -63,9 +62,9 @@ class Abstention:
         """Images without a neighbour that is near enough."""
         far = ~(image_similarity >= self.thresholds.get(IMAGES, -np.inf))
         out = np.zeros(len(far), dtype=bool)
-        for name, level in retrieved.levels.items():
-            near = level.similarity[:, 0] >= self.thresholds[name]  # false where there is none
-            out |= level.imputed & (far | ~near)
+        for name, similarity in retrieved.nearest.items():
+            near = similarity >= self.thresholds[name]  # false where there is none
+            out |= retrieved.levels[name].imputed & (far | ~near)
         return out
 
 
@@ -119,15 +118,8 @@ def calibrate_thresholds(
     """Thresholds that images of new patients pass with at least this probability, all together.
 
     Each level gets the similarity of the same rank among the calibration images, as high as the
-    coverage allows. Each patient has the same weight, however many images there are.
-
-    Args:
-        similarity: as in `Calibration`; NaN where there is none.
-        patients: of each image.
-        coverage: in (0, 1).
-        caution: to be kept with the result.
-        seed: of the halves that verify the coverage, and of the bootstrap.
-        replicates: of the bootstrap over patients.
+    coverage allows. Each patient has the same weight, however many images there are. `similarity`
+    is that of `Calibration`, `caution` is kept with the result.
 
     Raises:
         UserError: there is no image.

@@ -18,9 +18,9 @@ from slimp.data.cohort import Cohort
 from slimp.data.schema import Kind, LevelName
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Estimate, bootstrap
+from slimp.evaluation.metrics import Array, ratio
 from slimp.features.encode import level_of_images
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Statistic = Callable[[Float[Array, "r i"]], dict[str, Array]]
 TOLERANCE = 0.5
 """A continuous value agrees if it is within this many standard deviations of the reference."""
@@ -66,8 +66,11 @@ class Compared:
 class Agreement:
     """How far one retrieved column agrees with the truth."""
 
-    imputed: Column
-    true: Column
+    column: str
+    """Of the reference."""
+    target_column: str
+    level: LevelName
+    kind: Kind
     n: int
     """Images where both are known."""
     n_patients: int
@@ -82,8 +85,8 @@ class Agreement:
     @property
     def name(self) -> str:
         """Both names, if they differ."""
-        own = "" if self.true.name == self.imputed.name else f" = {self.true.name}"
-        return f"{self.imputed.level}.{self.imputed.name}{own}"
+        own = "" if self.target_column == self.column else f" = {self.target_column}"
+        return f"{self.level}.{self.column}{own}"
 
     @property
     def measure(self) -> str:
@@ -102,16 +105,8 @@ class Agreement:
 
     def to_dict(self) -> dict[str, Any]:
         """For `metrics.json`, but for the estimates."""
-        return {
-            "column": self.imputed.name,
-            "target_column": self.true.name,
-            "level": self.imputed.level,
-            "kind": self.imputed.kind,
-            "n": self.n,
-            "n_patients": self.n_patients,
-            "unknown_to_reference": self.unknown_to_reference,
-            **self.figures,
-        }
+        content = {**vars(self), **self.figures}
+        return {name: value for name, value in content.items() if name != "figures"}
 
 
 def matched_columns(
@@ -222,13 +217,15 @@ def agreement(
         return None
     kind, groups = compared.imputed.kind, patients[use]
     given, truth = (_cells(x.iloc[use], kind) for x in (compared.given, compared.truth))
-    continuous = kind == "continuous"
-    statistic = (
-        _continuous(given, truth, compared.typical) if continuous else _nominal(given, truth)
-    )
+    if kind == "continuous":
+        statistic = _continuous(given, truth, compared.typical)
+    else:
+        statistic = _nominal(given, truth)
     return Agreement(
-        imputed=compared.imputed,
-        true=compared.true,
+        column=compared.imputed.name,
+        target_column=compared.true.name,
+        level=compared.imputed.level,
+        kind=kind,
         n=len(use),
         n_patients=len(np.unique(groups)),
         unknown_to_reference=float(1 - compared.known_to_reference[use].mean()),
@@ -249,7 +246,7 @@ def _nominal(given: Array, truth: Array) -> Statistic:
         return {
             "agreement": agreed,
             "chance": chance,
-            "kappa": _ratio(agreed - chance, 1 - chance),
+            "kappa": ratio(agreed - chance, np.where(1 - chance > 1e-12, 1 - chance, 0)),
         }
 
     return statistic
@@ -265,17 +262,11 @@ def _continuous(given: Array, truth: Array, typical: float) -> Statistic:
         return {
             "error": ours,
             "chance": chance,
-            "skill": 1 - _ratio(ours, chance),
+            "skill": 1 - ratio(ours, np.where(chance > 1e-12, chance, 0)),
             "rank_correlation": weighted_correlation(w, *ranks),
         }
 
     return statistic
-
-
-def _ratio(part: Float[Array, " r"], whole: Float[Array, " r"]) -> Float[Array, " r"]:
-    """NaN where there is nothing to divide by."""
-    out = np.full(len(whole), np.nan)
-    return np.asarray(np.divide(part, whole, out=out, where=whole > 1e-12))
 
 
 def weighted_correlation(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
+from slimp.data.config import require_choices, require_positive
 from slimp.errors import UserError
 
 Route = Literal["ilp", "ii"]
@@ -41,15 +42,8 @@ class RetrievalConfig:
     """Bootstrap replicates over patients."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("route", Route), ("impute", Impute)):
-            if getattr(self, name) not in get_args(allowed):
-                options = ", ".join(get_args(allowed))
-                raise UserError(f"{name} '{getattr(self, name)}' is not one of: {options}.")
-        for name in ("k", "replicates"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.temperature <= 0:
-            raise UserError(f"temperature must be positive, got {self.temperature}.")
+        require_choices(RetrievalConfig, self)
+        require_positive(self, "k", "replicates", "temperature")
         if not 0 < self.coverage < 1:
             raise UserError(f"coverage must be in (0, 1), got {self.coverage}.")
         if self.groups is not None and (

@@ -10,15 +10,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Shaped
 
 from slimp.data.schema import LevelName
 from slimp.errors import UserError
 from slimp.evaluation.domain_shift import Shift, two_sample_test
-from slimp.evaluation.groups import group_values
+from slimp.evaluation.metrics import Array
 from slimp.evaluation.similarity import similarity_by_level
+from slimp.evaluation.subgroups import group_values
 from slimp.features.encode import as_model_reads
 from slimp.models.nested import Slimp
 from slimp.retrieval.abstention import (
@@ -34,8 +34,6 @@ from slimp.retrieval.index import EmbeddedCohort, Index
 from slimp.retrieval.pseudo_table import pseudo_metadata, pseudo_table, retrieved_values
 from slimp.retrieval.result import FEWEST_FOLDS, Calibration, Retrieval
 from slimp.retrieval.routes import Retrieved, retrieve
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def extrapolate(
@@ -57,8 +55,7 @@ def extrapolate(
     Raises:
         UserError: nothing is missing, no metadata are known, or a named column is not there.
     """
-    config = config or RetrievalConfig()
-    index = Index.build(model, reference, device=device)
+    config, index = config or RetrievalConfig(), Index.build(model, reference, device=device)
     cells = group_values(target.cohort, config.groups)  # refuses before anything is searched
     retrieved = retrieve(model, index, target, config, device=device)
     if not retrieved.levels:
@@ -69,17 +66,15 @@ def extrapolate(
     draws: dict[str, Any] = {"replicates": config.replicates, "seed": config.seed}
     names, caution = calibration_patients(index.images.patients, parts)
     calibration = calibrate(model, index, names, retrieved, config, device)
-    abstention = calibrate_thresholds(
-        calibration.similarity, calibration.patients, config.coverage, caution=caution, **draws
-    )
+    known, coverage = (calibration.similarity, calibration.patients), config.coverage
+    abstention = calibrate_thresholds(*known, coverage, caution=caution, **draws)
     similarity = mean_image_similarity(index.images, target.images, target.patients, device=device)
-    abstained, flat = (
-        abstention.abstains(retrieved, similarity),
-        as_model_reads(model, target.cohort),
-    )
-    values = retrieved_values(retrieved, index)
+    abstained = abstention.abstains(retrieved, similarity)
+    flat, values = as_model_reads(model, target.cohort), retrieved_values(retrieved, index)
     compared = tuple(compare_columns(index.cohort, flat, values, config.rename))
     failures = Failures(compared=compared, patients=target.patients, **draws)
+    near = next(iter(retrieved.levels.values()))
+    bins, rank_correlation = failures.by_similarity(retrieved.nearest)
     return Retrieval(
         config=config,
         reference=index.cohort,
@@ -95,7 +90,10 @@ def extrapolate(
         compared=compared,
         agreement=_agreements(compared, target.patients, ~abstained, draws),
         reference_agreement=_agreements(calibration.compared, calibration.patients, None, draws),
-        **_where_it_fails(failures, retrieved, abstained, cells),
+        bins=bins,
+        rank_correlation=rank_correlation,
+        groups=list(failures.by_group(cells, near.similarity[:, 0], abstained)),
+        cases=failures.worst_cases(near.similarity[:, 0], near.image[:, 0]),
         stale=tuple(level for level in retrieved.levels if level in stale),
     )
 
@@ -114,7 +112,7 @@ def calibrate(
     # Metadata that the target has of its own, these patients may keep.
     config, levels = replace(config, impute="missing"), tuple(retrieved.levels)
     found = retrieve(model, index, some, config, hide=levels, device=device)
-    near: dict[str, Array] = {name: found.levels[name].similarity[:, 0] for name in levels}
+    near: dict[str, Array] = {name: found.nearest[name] for name in levels}
     near[IMAGES] = mean_image_similarity(index.images, some.images, some.patients, device=device)
     values = retrieved_values(found, index)
     return Calibration(
@@ -125,24 +123,6 @@ def calibrate(
             model, some.cohort, some.images, seed=config.seed, device=device
         ),
     )
-
-
-def _where_it_fails(
-    failures: Failures,
-    retrieved: Retrieved,
-    abstained: Bool[Array, " i"],
-    cells: Mapping[str, pd.Series],
-) -> dict[str, Any]:
-    """Fields of a `Retrieval`; `cells`: the groups of each image."""
-    near = {name: level.similarity[:, 0] for name, level in retrieved.levels.items()}
-    finest, neighbours = next(iter(retrieved.levels.items()))
-    bins, correlation = failures.by_similarity(near)
-    return {
-        "bins": bins,
-        "rank_correlation": correlation,
-        "groups": list(failures.by_group(cells, near[finest], abstained)),
-        "cases": failures.worst_cases(near[finest], neighbours.image[:, 0]),
-    }
 
 
 def _shift(reference: EmbeddedCohort, target: EmbeddedCohort, seed: int) -> Shift | None:

@@ -16,22 +16,11 @@ from scipy.stats import rankdata
 
 from slimp.data.schema import LevelName
 from slimp.evaluation.bootstrap import Estimate, bootstrap
+from slimp.evaluation.metrics import Array
 from slimp.retrieval.agreement import Compared, weighted_correlation
 
-Array = np.ndarray[Any, np.dtype[Any]]
 BINS = 5
 MOST_CASES = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One image and its nearest neighbour."""
-
-    image: int
-    """Row of the target's images."""
-    neighbour: int
-    """Row of the reference's images."""
-    similarity: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,9 +97,10 @@ class Failures:
 
     def worst_cases(
         self, similarity: Float[Array, " i"], neighbour: Shaped[Array, " i"]
-    ) -> list[Case]:
-        """Of the more similar half those that agree least, the most similar first; one per patient.
+    ) -> list[tuple[int, int, float]]:
+        """(row of the target's images, of its neighbour in the reference, similarity) of some.
 
+        Of the more similar half those that agree least, the most similar first; one per patient.
         Without truth: those of least similarity.
         """
         score = self.agreement_per_image()
@@ -122,10 +112,8 @@ class Failures:
         else:
             order = use[np.argsort(similarity[use], kind="stable")]
         _, first = np.unique(self.patients[order], return_index=True)
-        return [
-            Case(image=int(i), neighbour=int(neighbour[i]), similarity=float(similarity[i]))
-            for i in order[np.sort(first)][:MOST_CASES]
-        ]
+        chosen = order[np.sort(first)][:MOST_CASES]
+        return [(int(i), int(neighbour[i]), float(similarity[i])) for i in chosen]
 
     def _mean(self, values: Array, rows: Array) -> Estimate:
         return self._bootstrap(rows, lambda w: w @ values[rows] / w.sum(axis=1))

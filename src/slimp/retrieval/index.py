@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from jaxtyping import Bool, Float32, Int64, Shaped
 from slimp.data.cohort import Cohort
 from slimp.data.schema import LevelName
 from slimp.errors import UserError
+from slimp.evaluation.metrics import Array
 from slimp.features.backends import inference
 from slimp.features.encode import (
     as_model_reads,
@@ -30,7 +30,6 @@ from slimp.features.encode import (
 from slimp.features.nearest import nearest
 from slimp.models.nested import Slimp
 
-Array = np.ndarray[Any, np.dtype[Any]]
 REMEDY = (
     "A reference has the metadata that the model was trained on: choose the cohort of the run, or "
     "adapt the model to this one first."

@@ -17,12 +17,11 @@ from jaxtyping import Bool, Float
 from slimp.data.cohort import Cohort
 from slimp.data.files import new_file
 from slimp.data.schema import LEVELS, Kind, LevelName
+from slimp.evaluation.metrics import Array
 from slimp.features.pseudo_metadata import FILE, MODEL_KEY, PseudoMetadata, fingerprint, to_lists
 from slimp.models.nested import Slimp
 from slimp.retrieval.index import Index
 from slimp.retrieval.routes import Retrieved
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def pseudo_table(

@@ -19,19 +19,20 @@ from slimp.data.files import write_json
 from slimp.data.schema import LevelName
 from slimp.evaluation.bootstrap import Estimate, plain
 from slimp.evaluation.domain_shift import SIGNIFICANT, Shift
+from slimp.evaluation.metrics import Array
 from slimp.evaluation.similarity import Similarity
 from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.retrieval.abstention import IMAGES, Abstention
 from slimp.retrieval.agreement import Agreement, Compared
 from slimp.retrieval.config import RetrievalConfig
-from slimp.retrieval.failure_analysis import Case
 from slimp.retrieval.pseudo_table import save_pseudo
 from slimp.retrieval.routes import Retrieved
 from slimp.training.run_folder import versions
 
-Array = np.ndarray[Any, np.dtype[Any]]
 FEWEST_FOLDS = 2
 """Of the shift test, each with 2 patients of each side at least."""
+FINEST = ("median_matching", "median_nonmatching", "overlap")
+"""Figures of the finest level's similarities that stand first in `metrics.json`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,7 +78,8 @@ class Retrieval:
     rank_correlation: Mapping[LevelName, Estimate]
     """Of similarity and agreement."""
     groups: list[dict[str, Any]]
-    cases: list[Case]
+    cases: list[tuple[int, int, float]]
+    """As of `Failures.worst_cases`."""
     stale: tuple[LevelName, ...] = ()
     """Retrieved levels that were not trained when the image encoder last moved."""
 
@@ -95,13 +97,11 @@ class Retrieval:
     def neighbour_similarity(self) -> dict[str, dict[str, float | None]]:
         """Medians per retrieved level, and for `IMAGES`, of calibration and target."""
         target: dict[str, Array] = {IMAGES: self.image_similarity}
-        target |= {name: level.similarity[:, 0] for name, level in self.retrieved.levels.items()}
+        target |= {str(name): x for name, x in self.retrieved.nearest.items()}
+        known = self.calibration.similarity
         return {
-            name: {
-                "target_median": _median(values),
-                "calibration_median": _median(self.calibration.similarity[name]),
-            }
-            for name, values in target.items()
+            name: {"target_median": _median(x), "calibration_median": _median(known[name])}
+            for name, x in target.items()
         }
 
     @property
@@ -156,9 +156,7 @@ class Retrieval:
             "imputed": self.imputed,
             "images": len(self.target),
             "abstention_rate": self.abstention_rate,
-            **{
-                key: finest.get(key) for key in ("median_matching", "median_nonmatching", "overlap")
-            },
+            **{key: finest.get(key) for key in FINEST},
             "similarity": matching,
             "neighbour_similarity": self.neighbour_similarity,
             "abstention": {
@@ -170,7 +168,7 @@ class Retrieval:
                 "achieved_coverage": self.abstention.achieved,
                 "caution": self.abstention.caution,
             },
-            "shift": self.shift and self.shift.to_dict(),
+            "shift": self.shift,
             "verdict": self.verdict,
             "cautions": self.cautions,
             "shared_patients": self.retrieved.shared_patients,
@@ -181,7 +179,7 @@ class Retrieval:
             "rank_correlation": self.rank_correlation,
             "groups": self.groups,
         }
-        return {name: _plain(value) for name, value in content.items()}
+        return {name: plain(value, per_seed=False) for name, value in content.items()}
 
     def save(self, folder: Path, **origins: Path | str) -> None:
         """Writes `pseudo.parquet`, `metrics.json` and `config.json` into a folder that exists.
@@ -202,14 +200,3 @@ class Retrieval:
 def _median(values: Array) -> float | None:
     known = values[np.isfinite(values)]
     return float(np.median(known)) if len(known) else None
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold; None for a number that is undefined or infinite."""
-    if isinstance(value, Estimate):
-        return value.to_dict(per_seed=False)
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return plain(value)

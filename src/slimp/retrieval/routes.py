@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from slimp.data.batches import LevelBatch
 from slimp.data.schema import LevelName
+from slimp.evaluation.metrics import Array
 from slimp.features.backends import inference
 from slimp.features.encode import (
     as_model_reads,
@@ -33,8 +33,6 @@ from slimp.features.encode import (
 from slimp.models.nested import Slimp
 from slimp.retrieval.config import RetrievalConfig, Route
 from slimp.retrieval.index import EmbeddedCohort, Index, LevelIndex, Vectors
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,6 +64,11 @@ class Retrieved:
     """Patients who are in the reference and in the target; their own rows are passed over."""
     excluded: int
     """Rows among the k nearest that were passed over for that reason."""
+
+    @property
+    def nearest(self) -> dict[LevelName, Float32[Array, " i"]]:
+        """Similarity of each image's nearest neighbour, per level; NaN: none."""
+        return {name: level.similarity[:, 0] for name, level in self.levels.items()}
 
 
 def retrieve(

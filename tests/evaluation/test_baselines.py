@@ -20,7 +20,7 @@ from slimp.sources.level_tables import split_levels, type_rows
 from slimp.sources.read_table import read_table
 
 NUMBERS = ("unknown", "age")
-FAST = ProbeConfig(replicates=50, seeds=2, strengths=(1e-2, 1.0))
+FAST = ProbeConfig(replicates=50, seeds=2, folds=2, strengths=(1e-2, 1.0))
 
 
 def make_cohort(seed: int = 0, patients: int = 60, *, signal: bool = True) -> Cohort:

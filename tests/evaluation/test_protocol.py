@@ -12,6 +12,7 @@ from tables import hinting_features
 from slimp.data.cohort import Cohort
 from slimp.data.files import read_json
 from slimp.errors import CheckpointError, UserError
+from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.paired_bootstrap import compare
 from slimp.evaluation.probe_config import ProbeConfig, ProtocolConfig
 from slimp.evaluation.protocol import Assessment, assess, require_possible
@@ -297,9 +298,9 @@ def test_grouped_folds_give_the_mean_over_folds_and_pooled_figures(cohort, table
     assert len(content["subgroups"]["groups"][0]["metrics"]["balanced_accuracy"]["ci95"]) == 2
 
 
-def test_shuffles_of_the_folds_are_counted_as_seeds(cohort, table):
+def test_shuffles_of_the_folds_are_counted_as_seeds(table):
     config = replace(QUICK, features="image", split="grouped-5", seeds=2)
-    result = assess(table, cohort, config).main
+    result = probe(table, config)
     assert sorted(set(result.predictions["seed"])) == [42, 43]
     assert len(result.balanced_accuracy.per_seed) == 2
     assert len(result.balanced_accuracy.per_fold) == 10

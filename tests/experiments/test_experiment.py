@@ -25,7 +25,7 @@ from slimp.cli.main import main
 from slimp.data.cohort import Cohort
 from slimp.errors import UserError
 from slimp.evaluation.paired_bootstrap import Difference, compare
-from slimp.experiments import cohorts, recipe, rows, stages
+from slimp.experiments import cohorts, recipe, rows, trainers
 from slimp.experiments.cells import in_order, locked
 from slimp.experiments.claims import verdict_of
 from slimp.experiments.cost import _encoder_cost, cost_of
@@ -176,7 +176,7 @@ def test_an_arm_that_cannot_be_made_leaves_a_hole(tmp_path, monkeypatch, capsys)
     def broken(*arguments: Any) -> None:
         raise UserError("no such weights here")
 
-    monkeypatch.setitem(stages.OWN, "broken", broken)
+    monkeypatch.setitem(trainers.OWN, "broken", broken)
     arms = (Arm(name="broken", trainer="broken"), Arm(name="metadata", trainer="metadata"))
     own = Recipe(name="tiny", question="?", arms=arms, control="metadata")
     monkeypatch.setitem(recipes(), "tiny", own)
@@ -435,7 +435,7 @@ def test_weights_and_code_are_part_of_a_name(tmp_path):
         if c.stage == "pretrain"
     }
     with pytest.raises(UserError, match="nonsense"):
-        stages.code_of("nonsense")
+        trainers.code_of("nonsense")
 
 
 # ------------------------------------------------------------------ the command line, the recipes
@@ -548,7 +548,7 @@ def test_all_who_do_not_test_learn_and_nobody_else(split, learns, tmp_path, monk
         met.append(cohort.images)
         raise UserError("seen")
 
-    monkeypatch.setitem(stages.OWN, "", seen)
+    monkeypatch.setitem(trainers.OWN, "", seen)
     own = Recipe(
         name="tiny", question="?", arms=(Arm(name="a", learns=learns), METADATA), control="a"
     )

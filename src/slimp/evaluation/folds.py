@@ -13,15 +13,13 @@ from sklearn.model_selection import StratifiedGroupKFold
 from slimp.data.cohort import assign_groups, require_disjoint
 from slimp.errors import UserError
 from slimp.evaluation.metrics import Array
-from slimp.evaluation.probe_config import ProbeConfig, SplitMode
+from slimp.evaluation.probe_config import GROUPED_FOLDS, ProbeConfig, SplitMode
 from slimp.sources.split_file import FOLD, read_split_file
 
 TEST_PARTS = ("held_out", "test")
 """Names of parts that test; rows of any other named part train."""
 ATTEMPTS = 20
 """Random splits per seed until every class is in both parts."""
-GROUPED_FOLDS = 5
-"""Of the split grouped-5."""
 Parts = Sequence[object] | Array | pd.Series | pd.DataFrame
 """The part of each image in a given split; of several splits, a column per seed."""
 

@@ -12,6 +12,8 @@ from slimp.training.config import FinetuneConfig
 
 SplitMode = Literal["patient", "lesion", "image", "official", "grouped-5"]
 """What must not be in both parts of a split; the parts that the cohort names itself; or folds."""
+GROUPED_FOLDS = 5
+"""Of the split grouped-5."""
 FIRST_SHUFFLE = 42
 """The random_state of the first shuffle of grouped-5, as in the repository it is taken from."""
 Decision = Literal["balanced", "likeliest"]

@@ -11,12 +11,11 @@ from typing import Any
 
 from slimp.data.files import make_folder, read_json, sha256_of, write_json
 from slimp.errors import UserError
-from slimp.evaluation.folds import GROUPED_FOLDS
-from slimp.evaluation.probe_config import ProbeConfig
+from slimp.evaluation.probe_config import GROUPED_FOLDS, ProbeConfig
 from slimp.experiments.cells import Cell, Stage, in_order
 from slimp.experiments.cohorts import MALIGNANT, OTHER, SAME, cohort_cell, is_folder, is_here
 from slimp.experiments.recipe import WITHOUT_MODEL, Arm, Labels, Recipe, Scale
-from slimp.experiments.stages import code_of
+from slimp.experiments.trainers import code_of
 from slimp.training.config import AdaptConfig, PretrainConfig
 from slimp.training.devices import precision_of
 from slimp.training.run_folder import MAY_CHANGE

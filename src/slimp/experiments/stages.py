@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-import torch
 
 from slimp.data.cohort import Cohort
-from slimp.data.files import new_file, remove_partials, sha256_of
+from slimp.data.files import new_file, remove_partials
 from slimp.errors import UserError
 from slimp.evaluation.folds import Split, parts_of_splits
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import TWO, Task, codes_of, make_task, relabelled
 from slimp.experiments.asked import Asked
-from slimp.experiments.baselines import Train
 from slimp.experiments.cells import Cell, in_order
 from slimp.experiments.cohorts import CHANGED, cohort_of, make_cohort, without_split
 from slimp.experiments.measures import MEASURES, without_model
 from slimp.experiments.recipe import Apart
+from slimp.experiments.trainers import trainer
 from slimp.features.design import RawTable, metadata_encoder
 from slimp.features.embed import FeatureTable, embed
 from slimp.features.encode import InferenceConfig
@@ -33,16 +30,13 @@ from slimp.features.relative import PatientContext
 from slimp.models.nested import Slimp
 from slimp.retrieval.index import EmbeddedCohort
 from slimp.training.adapt import adapt
-from slimp.training.build_model import build_model
 from slimp.training.config import AdaptConfig, PretrainConfig
 from slimp.training.devices import device_of
-from slimp.training.loop import pretrain
 from slimp.training.parts import PATIENTS
 
 Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 SPLIT, FEATURES = "split.parquet", "features.parquet"
 PREDICTIONS = "predictions.parquet"
-BASELINES = "slimp.experiments.baselines"
 
 
 def execute(cell: Cell, cells: Path) -> None:
@@ -163,45 +157,6 @@ def _reference(cell: Cell, cells: Path) -> EmbeddedCohort | None:
 def run_of(cell: Cell, cells: Path) -> Path:
     """The run folder of a training's cell."""
     return cell.folder(cells) / "run"
-
-
-def trainer(name: str) -> Train:
-    """The function that trains, by the name that an arm gives it.
-
-    Raises:
-        UserError: there is no module of that name.
-    """
-    if name in OWN:
-        return OWN[name]
-    code_of(name)
-    return cast(Train, importlib.import_module(f"{BASELINES}.{name}").train)
-
-
-def code_of(name: str) -> str:
-    """The SHA-256 of a baseline's module; empty for SLIMP, for which the version stands.
-
-    Raises:
-        UserError: there is no module of that name.
-    """
-    if name in OWN:
-        return ""
-    found = importlib.util.find_spec(f"{BASELINES}.{name}")
-    if found is None or found.origin is None:
-        raise UserError(f"no baseline '{name}' in slimp/experiments/baselines.")
-    return sha256_of(Path(found.origin))
-
-
-def _slimp(cohort: Cohort, config: PretrainConfig, folder: Path) -> Slimp:
-    return pretrain(cohort, config, folder, resume=folder.exists())
-
-
-def _untrained(cohort: Cohort, config: PretrainConfig, folder: Path) -> Slimp:
-    torch.manual_seed(config.seed)
-    whole = cohort.flatten() if config.hierarchy == "flat" else cohort
-    return build_model(whole, config).eval()
-
-
-OWN: dict[str, Train] = {"": cast(Train, _slimp), "untrained": cast(Train, _untrained)}
 
 
 def one_task(cell: Cell, cells: Path) -> Task:

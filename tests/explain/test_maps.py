@@ -15,7 +15,7 @@ from slimp.explain.config import METHODS, Method
 from slimp.explain.maps import (
     attention_weights,
     blur,
-    default_method,
+    default_methods,
     grid_of,
     relevance,
     upsampled,
@@ -101,6 +101,20 @@ def test_grad_cam_of_a_network_that_pools_is_its_linear_part() -> None:
     torch.testing.assert_close(relevance(encoder, images, first, "grad-cam"), expected.detach())
 
 
+def test_grad_cam_of_a_cosine_weighs_up_before_it_is_cut() -> None:
+    encoder, images = encoder_of(**CNN, image_size=32), pixels_of(size=32)
+    aim = torch.from_numpy(np.random.default_rng(0).normal(size=(1, encoder.embed_dim))).float()
+
+    def cosine(sign: float, h: Tensor) -> Tensor:
+        return sign * torch.cosine_similarity(h, aim)
+
+    above, below = (
+        relevance(encoder, images, lambda h, sign=sign: cosine(sign, h), "grad-cam").sum((1, 2))
+        for sign in (1.0, -1.0)
+    )
+    torch.testing.assert_close(above, below, rtol=1e-3, atol=1e-6)
+
+
 def test_occlusion_finds_the_only_part_that_counts() -> None:
     encoder, images = encoder_of(), pixels_of(n=1)
     corner = images.clone()
@@ -120,7 +134,8 @@ def test_training_mode_is_refused() -> None:
 
 def test_the_default_suits_the_encoder() -> None:
     vit, cnn = encoder_of(), encoder_of(**CNN, image_size=32)
-    assert (default_method(vit), default_method(cnn)) == ("gradient-attention", "grad-cam")
+    assert default_methods(vit) == ("gradient-attention",)
+    assert default_methods(cnn) == ("grad-cam", "occlusion")
     assert (grid_of(vit), grid_of(cnn)) == ((2, 2), None)
 
 

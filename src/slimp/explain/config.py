@@ -19,7 +19,7 @@ class ExplainConfig:
 
     methods: tuple[str, ...] = ()
     """Of gradient-attention, rollout, grad-cam and occlusion. Default: gradient-attention for plain
-    ViTs, grad-cam for other encoders."""
+    ViTs, grad-cam and occlusion for other encoders."""
     level: LevelName | None = None
     """Level whose metadata the images are matched with. Default: the finest that was trained."""
     images: int = 200
@@ -29,7 +29,8 @@ class ExplainConfig:
     deletion: bool = True
     """Also blur what the map names first, and bring it back first: 42 passes per image and map."""
     counterfactual: bool = True
-    """Also give each metadata feature another image's value, and see how far the map moves."""
+    """Also give each metadata feature another image's value, and see how far the map of the first
+    method moves."""
     batch_size: int = 32
     """Images at once; changes speed and memory only."""
 

@@ -24,7 +24,7 @@ from slimp.evaluation.bootstrap import Estimate
 from slimp.evaluation.logistic import LinearProbe
 from slimp.explain.columns import counterfactuals, feature_names, left_out, rank_correlation
 from slimp.explain.config import ExplainConfig, Method
-from slimp.explain.maps import Score, default_method, relevance, upsampled
+from slimp.explain.maps import Score, default_methods, relevance, upsampled
 from slimp.explain.masks import find_masks, read_mask
 from slimp.explain.scores import (
     MEASURES,
@@ -109,7 +109,7 @@ def explain(
     rows = _drawn(cohort, config, files)
     target = LogOdds.of(*probe) if probe else match_of(model, cohort, rows.tolist(), config.level)
     methods = cast("tuple[Method, ...]", config.methods)
-    methods = methods or (default_method(model.image_encoder),)
+    methods = methods or default_methods(model.image_encoder)
     work = _Work(model, _random_twin(model, config.seed), config, methods, torch.device(device))
     others = []
     if config.counterfactual and isinstance(target, Match) and methods[0] != "rollout":

@@ -65,9 +65,13 @@ def relevance(
     return _over_patches(encoder, _propagated([(a.detach(), g) for a, g in found]))
 
 
-def default_method(encoder: ImageEncoder) -> Method:
-    """`gradient-attention` for plain ViTs, `grad-cam` for all others."""
-    return "gradient-attention" if grid_of(encoder) else "grad-cam"
+def default_methods(encoder: ImageEncoder) -> tuple[Method, ...]:
+    """`gradient-attention` for plain ViTs, `grad-cam` and `occlusion` for all others.
+
+    Both, because the cosine of a linear projection does not depend on the length of the embedding:
+    Grad-CAM's map sums to 0 before its negative part is cut, and may so miss what occlusion finds.
+    """
+    return ("gradient-attention",) if grid_of(encoder) else ("grad-cam", "occlusion")
 
 
 def grid_of(encoder: ImageEncoder) -> tuple[int, int] | None:

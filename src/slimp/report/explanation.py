@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -79,20 +80,22 @@ def write_explanation_report(
 
 
 def verdict(found: Explanation) -> str:
-    """Whether the first map finds lesions better than a spot in the middle does, in a sentence."""
-    method = next(iter(found.maps))
-    of = found.figures[method]
-    if "mass_ratio" not in of:
+    """Whether each map finds lesions better than a spot in the middle does, a sentence each."""
+    if all("mass_ratio" not in found.figures[method] for method in found.maps):
         return "No lesion masks were given, so nothing says whether the maps show the lesion."
+    return " ".join(_verdict(method, found.figures[method]) for method in found.maps)
+
+
+def _verdict(method: str, of: Mapping[str, Estimate]) -> str:
     difference = of["minus_centre_mass_ratio"]
-    ratio = f"{of['mass_ratio'].mean:.2f} times the mass that its area would have by chance"
     low, high = difference.ci95
     against = f"{difference.mean:+.2f} (95 % interval {low:+.2f} to {high:+.2f})"
+    found = f"{method} puts {of['mass_ratio'].mean:.2f} times its share of the area into the lesion"
     if low > 0:
-        return f"{method} puts {ratio} into the lesion, more than a spot in the middle: {against}."
+        return f"{found}, more than a spot in the middle: {against}."
     if high < 0:
-        return f"{method} puts {ratio} into the lesion, less than a spot in the middle: {against}."
-    return f"{method} puts {ratio} into the lesion; a spot in the middle does as well: {against}."
+        return f"{found}, less than a spot in the middle: {against}."
+    return f"{found}; a spot in the middle cannot be told from it: {against}."
 
 
 def overlay(picture: Image.Image, relevance: Float[np.ndarray[Any, Any], "s s"]) -> Image.Image:

@@ -103,6 +103,8 @@ def test_the_slope_of_a_probe_is_that_of_its_log_odds(model: Slimp) -> None:
         LogOdds.of(probe, "d")
     with pytest.raises(UserError, match="image"):
         LogOdds.of(replace(probe, blocks={"table": 6}), "a")
+    with pytest.raises(UserError, match="relative"):
+        LogOdds.of(replace(probe, blocks={"image": 4, "relative": 2}), "a")
 
 
 def test_hiding_a_feature_is_encoding_a_table_without_it(model: Slimp) -> None:
@@ -190,8 +192,9 @@ def test_the_command_line_leaves_a_folder(
     words = ["explain", str(run), str(tmp_path / "cohort"), "--out", str(tmp_path / "out")]
     words += ["--images", "5", "--methods", "gradient-attention,grad-cam"]
     assert main([*words, "--masks", str(masks)]) == 0
-    said = capsys.readouterr().out
-    assert "spot in the middle" in said
+    said = capsys.readouterr()
+    assert "spot in the middle" in said.out
+    assert "of these 5 images" in said.err  # whose patients trained
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["grad-cam"]["auroc"]["ci95"]
     with np.load(tmp_path / "out" / "maps.npz") as maps:

@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from slimp.cli.console import progress_bar, say, show_cautions, show_table
+from slimp.cli.console import note, progress_bar, say, show_cautions, show_table
 from slimp.cli.flags import REQUIRED_FLAG
 from slimp.errors import UserError
 from slimp.explain.config import ExplainConfig
 
 if TYPE_CHECKING:
+    from slimp.data.cohort import Cohort
     from slimp.evaluation.logistic import LinearProbe
     from slimp.explain.explain import Explanation
     from slimp.models.nested import Slimp
@@ -78,12 +79,18 @@ def run(arguments: Arguments) -> None:
             progress=progress,
         )
     record = {**noted(arguments), "explain": asdict(arguments.config)}
+    warnings = _warnings(arguments.run, cohort, found)
     with new_folder(out, overwrite=arguments.overwrite) as folder:
         found.save(folder, record)
         if arguments.report:
-            command = f"slimp explain {arguments.run} {arguments.cohort} --out {out}"
-            write_explanation_report(folder / "report.html", found, cohort, command=command)
+            masks = f" --masks {arguments.masks}" if arguments.masks else ""
+            command = f"slimp explain {arguments.run} {arguments.cohort}{masks} --out {out}"
+            write_explanation_report(
+                folder / "report.html", found, cohort, warnings=warnings, command=command
+            )
     show_cautions(cohort)
+    for warning in warnings:
+        note(f"CAUTION: {warning}")
     _show(found)
     say(f"written: {out}")
 
@@ -99,6 +106,18 @@ def _read(arguments: Arguments) -> tuple[Slimp, tuple[LinearProbe, str] | None]:
         return Slimp.from_pretrained(as_run(arguments.run)), None
     model = read_model(read_record(folder), as_run(arguments.run), folder)
     return model, (LinearProbe.load(folder), label)
+
+
+def _warnings(run: Path, cohort: Cohort, found: Explanation) -> list[str]:
+    from slimp.evaluation.run_features import parts_of_run
+    from slimp.training.parts import LEARNED_FROM
+    from slimp.training.weights_run import as_run
+
+    parts = parts_of_run(as_run(run), cohort) or {}
+    learned = int(found.by_image["patient_id"].map(parts).isin(LEARNED_FROM).sum())
+    if not learned:
+        return []
+    return [f"The run learned from the patients of {learned} of these {len(found.rows)} images."]
 
 
 def _show(found: Explanation) -> None:

@@ -76,8 +76,14 @@ class LogOdds:
         """Of a fitted probe and one of its classes.
 
         Raises:
-            UserError: no such class, or the probe reads no image.
+            UserError: no such class, or the probe reads no image, or more than one of a patient.
         """
+        if compared := {"relative", "outlier"} & set(probe.blocks):
+            raise UserError(
+                f"the probe ('{probe.features}') compares an image with the patient's others "
+                f"(block '{min(compared)}'), so no map of one image explains it. Make one with: "
+                "slimp probe --features full."
+            )
         if label not in probe.classes:
             raise UserError(f"no class '{label}' in the probe: {', '.join(probe.classes)}.")
         start = 0

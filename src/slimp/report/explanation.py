@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ def write_explanation_report(
     found: Explanation,
     cohort: Cohort,
     *,
+    warnings: Sequence[str] = (),
     images: bool = True,
     command: str = "",
     date: datetime | None = None,
@@ -58,7 +59,7 @@ def write_explanation_report(
         "explanation.html.j2",
         title=f"{cohort.info.name}: what the {found.words} rests on",
         lead=verdict(found),
-        cautions=cautions(cohort),
+        cautions=[*cautions(cohort), *warnings],
         command=command,
         date=date,
         heads=["Map", *(f"#{MEASURES[m]}" for m in measures)],

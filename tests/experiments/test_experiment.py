@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from slimp.experiments.plan import Plan, first_here, make_plan, open_experiment
 from slimp.experiments.recipe import FLAT, METADATA, SCALES, Arm, Claim, Recipe, Scale, recipes
 from slimp.experiments.run import Share, run_experiment, write_table
 from slimp.models.nested import Slimp
+from slimp.training import loop
 from slimp.training.config import PretrainConfig
 
 CLAIM = Claim(words="nested is ahead", arm="nested", control="flat", least=0.035, most=0.068)
@@ -312,26 +313,47 @@ def test_holm_is_that_of_a_loop():
 # ------------------------------------------------------------------ interrupted, divided, partial
 
 
+def begin(out: Path, *, stop: bool) -> int:
+    """The number of a process that goes on with the plan; `stop`: up to a training's third step."""
+    if child := os.fork():
+        return child
+    learn, done = loop.learn, count(1)
+
+    def learn_or_wait(*arguments: Any) -> dict[str, float]:
+        if next(done) == 3:
+            time.sleep(600)
+        return learn(*arguments)
+
+    try:
+        if stop:
+            loop.learn = learn_or_wait
+        run_experiment(plan(), out)
+    finally:
+        os._exit(0)
+
+
+def checkpointed(out: Path) -> list[int]:
+    """The steps of the checkpoints that trainings left, below the last one."""
+    held = (out / "cells").glob("*/run/checkpoints/step_*")
+    return [step for path in held if (step := int(path.name[5:])) < STEPS]
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_it_leaves_the_same_table(whole, tmp_path):
-    rng, kills, halfway = random.Random(1), 0, 0
-    for _ in range(12):
-        child = os.fork()
-        if child == 0:
-            try:
-                run_experiment(plan(), tmp_path / "out")
-            finally:
-                os._exit(0)
-        time.sleep(rng.uniform(0.05, 0.9))
+    rng, out, kills = random.Random(1), tmp_path / "out", 0
+    for k in range(12):
+        child = begin(out, stop=k < 2)
+        deadline = time.monotonic() + (60 if k < 2 else rng.uniform(0.05, 0.9))
+        while time.monotonic() < deadline and not (k < 2 and checkpointed(out)):
+            time.sleep(0.01)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        kills += not (tmp_path / "out" / "table.md").exists()
-        held = (tmp_path / "out" / "cells").glob("*/run/checkpoints/*")
-        halfway += any(int(re.search(r"\d+", path.name)[0]) < STEPS for path in held)
+        if k < 2:
+            assert checkpointed(out)  # so a training goes on from a step below its last
+        kills += not (out / "table.md").exists()
     assert kills >= 3
-    assert halfway  # a training went on from a step below its last
-    run_experiment(plan(), tmp_path / "out")
-    assert same(whole, tmp_path / "out")
+    run_experiment(plan(), out)
+    assert same(whole, out)
 
 
 @pytest.mark.slow

@@ -109,7 +109,7 @@ def test_masks_are_found_by_name_and_read_as_the_encoder_sees(tmp_path: Path) ->
     wide.save(tmp_path / f"{names[0]}_segmentation.png")
     found = find_masks(tmp_path, names)
     assert list(found) == [names[0]]
-    mask = read_mask(found[names[0]], cohort, 0, SIZE)
+    mask = read_mask(found[names[0]], (SIZE, SIZE), SIZE)
     assert mask[:8].all()
     assert not mask[8:].any()
     wide.save(tmp_path / f"{names[0]}.png")
@@ -117,7 +117,10 @@ def test_masks_are_found_by_name_and_read_as_the_encoder_sees(tmp_path: Path) ->
         find_masks(tmp_path, names)
     Image.new("L", (40, 20)).save(tmp_path / f"{names[1]}.png")
     with pytest.raises(UserError, match=names[1]):
-        read_mask(tmp_path / f"{names[1]}.png", cohort, 1, SIZE)
+        read_mask(tmp_path / f"{names[1]}.png", (SIZE, SIZE), SIZE)
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG")
+    with pytest.raises(UserError, match="torn"):
+        read_mask(tmp_path / "torn.png", (SIZE, SIZE), SIZE)
 
 
 def test_a_folder_without_any_mask_is_refused(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def explain(
             if progress is not None:
                 progress(int(index[-1]) + 1, len(rows))
         ids = cohort.images[[*IDS]].iloc[rows].reset_index(drop=True)
-        features = pd.DataFrame()
+        features = pd.DataFrame(columns=["feature", "known"])
         if isinstance(target, Match):
             features = work.features(target, parts, [c for _, c in others], ids["patient_id"])
     figures = pd.concat([part["figures"] for part in parts], ignore_index=True)
@@ -217,11 +217,12 @@ def _images(
 ) -> tuple[UInt8[Tensor, "n 3 s s"], Array]:
     """The images as the encoder sees them, and their (n, s, s) masks, empty where there is none."""
     pictures, inside = Pictures(cohort), np.zeros((len(rows), size, size), dtype=bool)
-    names = cohort.images["image_id"].iloc[rows].tolist()
+    names, pixels = cohort.images["image_id"].iloc[rows].tolist(), []
     for k, (row, name) in enumerate(zip(rows.tolist(), names, strict=True)):
+        picture = pictures.read(row, size)
+        pixels.append(centre(picture, size))
         if name in masks:
-            inside[k] = read_mask(masks[name], cohort, row, size)
-    pixels = [centre(pictures.read(row, size), size) for row in rows.tolist()]
+            inside[k] = read_mask(masks[name], picture.size, size)
     return torch.stack(pixels), inside
 
 

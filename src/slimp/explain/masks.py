@@ -10,8 +10,6 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image, UnidentifiedImageError
 
-from slimp.data.cohort import Cohort
-from slimp.data.images import Pictures
 from slimp.errors import UserError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -51,23 +49,28 @@ def find_masks(folder: Path, image_ids: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def read_mask(path: Path, cohort: Cohort, row: int, size: int) -> Bool[Array, "size size"]:
+def read_mask(path: Path, shown: tuple[int, int], size: int) -> Bool[Array, "size size"]:
     """The mask of an image where the encoder sees it: the central square, at `size` px.
 
+    Args:
+        path: file of the mask.
+        shown: width and height of its image, px, at any scale.
+        size: side of the result, px.
+
     Raises:
-        UserError: the file is no image, or of another shape than image `row` of the cohort.
+        UserError: the file is no image, or of another shape than its image.
     """
     try:
         with Image.open(path) as opened:
             mask = opened.convert("L")
     except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise UserError(f"{path}: the mask cannot be read ({error}).") from None
-    shown = Pictures(cohort).read(row, max(mask.size)).size
-    if abs(shown[0] / shown[1] * mask.height / mask.width - 1) > TOLERANCE:
-        name = cohort.images["image_id"].iloc[row]
         raise UserError(
-            f"{path}: the mask is {mask.width} x {mask.height} px, image '{name}' "
-            f"{shown[0]} x {shown[1]}: of another shape. Give the mask of the whole image."
+            f"{path}: the mask cannot be read ({error}). Replace it, or take it out of the folder."
+        ) from None
+    if abs(shown[0] / shown[1] * mask.height / mask.width - 1) > TOLERANCE:
+        raise UserError(
+            f"{path}: the mask is {mask.width} x {mask.height} px, its image of another shape, as "
+            f"{shown[0]} x {shown[1]} is. Give the mask of the whole image."
         )
     side = min(mask.size)
     left, top = ((full - side) // 2 for full in mask.size)

@@ -125,11 +125,15 @@ def match_of(
     cohort = as_model_reads(model, cohort)
     encodings, weights = model.encodings_of(cohort), model.config.weights
     trained = [name for name in LEVELS if name in encodings and weights[name] > 0]
-    if not trained or level not in (None, *trained):
+    if not trained:
         raise UserError(
-            f"the run was not trained to match images of '{cohort.info.name}' with metadata of "
-            f"level '{level or 'any'}'; levels: {', '.join(trained) or 'none'}. Choose one of "
-            "these with --level, or explain a class of a probe with --probe."
+            f"the run was not trained to match images with metadata that '{cohort.info.name}' has. "
+            "Explain a class of a probe, with --probe and --label."
+        )
+    if level not in (None, *trained):
+        raise UserError(
+            f"the run was not trained to match images with metadata of level '{level}'. "
+            f"Pass --level {' or '.join(trained)}."
         )
     name = level or trained[0]
     metadata, at = CohortRows(cohort, encodings), np.asarray(images)

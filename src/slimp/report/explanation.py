@@ -123,11 +123,11 @@ def _cases(found: Explanation, cohort: Cohort) -> list[dict[str, Any]]:
     pictures, cases = Pictures(cohort), []
     for k in first.tolist():
         row, name = int(found.rows[k]), str(found.by_image["image_id"].iloc[k])
-        pixels = centre(pictures.read(row, SIDE), SIDE)
-        picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        whole = pictures.read(row, SIDE)
+        picture = Image.fromarray(centre(whole, SIDE).permute(1, 2, 0).numpy())
         plain = picture
         if name in found.masks:
-            plain = outlined(picture, read_mask(found.masks[name], cohort, row, SIDE))
+            plain = outlined(picture, read_mask(found.masks[name], whole.size, SIDE))
         maps = [torch.from_numpy(of[k : k + 1]) for of in found.maps.values()]
         shown = [plain, *(overlay(picture, upsampled(m, SIDE)[0].numpy()) for m in maps)]
         score = float(found.by_image["score"].iloc[k])

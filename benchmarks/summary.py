@@ -46,25 +46,13 @@ def draw(result: dict[str, Any]) -> list[str]:
         lists = [name for name, value in result.items() if isinstance(value, list) and value]
         tables = [rows_of(result[name]) for name in lists if isinstance(result[name][0], dict)]
         return [line for table in tables for line in (*table, "")][:-1]
-    compared = any(isinstance(found, dict) and "full" in found for found in result.values())
-    return arms(result) if compared else facts(result)
+    return facts(result)
 
 
 def facts(result: dict[str, Any]) -> list[str]:
     """A row per number; those of a group under the group's name."""
     rows = ["| measure | value |", "| --- | --- |"]
     rows += [f"| {name} | {_text(value)} |" for name, value in _leaves(result)]
-    return rows
-
-
-def arms(result: dict[str, Any]) -> list[str]:
-    """A row per arm; balanced accuracy with its 95 % interval over patients."""
-    rows = ["| arm | image | full | per seed, image | per seed, full |", "| --- " * 5 + "|"]
-    for arm, found in result.items():
-        if isinstance(found, dict):
-            cells = [_interval(found.get(name)) for name in ("image", "full")]
-            cells += [_seeds(found.get(name)) for name in ("image", "full")]
-            rows.append(f"| {arm} | " + " | ".join(cells) + " |")
     return rows
 
 
@@ -107,15 +95,9 @@ def _text(value: Any) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
-def _interval(score: dict[str, Any] | None) -> str:
-    if score is None:
-        return "-"
+def _interval(score: dict[str, Any]) -> str:
     low, high = score["ci95"]
     return f"{score['mean']:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _seeds(score: dict[str, Any] | None) -> str:
-    return "-" if score is None else ", ".join(f"{value:.3f}" for value in score["per_seed"])
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ VERBS = {
     "retrieve": "RUN --reference COHORT --target COHORT --out DIR: impute missing metadata",
     "predict": "PROBE IMAGES...: probabilities, conformal set, nearest cases of new images",
     "explain": "RUN COHORT --out DIR: what the model looks at, scored against lesion masks",
+    "app": "RUN --cohort COHORT: explore a cohort in the browser, as the run sees it",
     "experiment": "NAME --out DIR: a table of the paper, or one of ours, end to end",
     "experiment list": "questions, data, cells, and time on this machine",
     "experiment show": "DIR: the table of the cells that are done so far",

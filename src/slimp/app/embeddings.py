@@ -1,0 +1,175 @@
+"""Embeddings of a cohort by a run, computed once, then read as memory maps.
+
+They lie in the user's cache, in a folder that is named by run and cohort, so that neither of the
+two is written to. Axis names: n = rows of a level, d = width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from slimp.data.cohort import Cohort
+from slimp.data.files import new_file, new_folder, sha256_of
+from slimp.data.schema import LevelName
+from slimp.errors import UserError
+from slimp.features.embed import FeatureTable, embed
+from slimp.features.encode import InferenceConfig, Progress, level_of_images
+from slimp.features.relative import OUTLIER
+from slimp.models.known_weights import cache_folder
+from slimp.models.nested import Slimp
+
+Array = np.ndarray[Any, np.dtype[Any]]
+SPACES: tuple[LevelName, ...] = ("image", "lesion", "patient")
+"""Image embeddings, and those of the metadata of lesions and of patients."""
+MOST_ROWS = 20_000
+"""Rows from which principal components are learned, about; taken evenly."""
+BLOCKS, BLOCK = 64, 4096
+"""Of the packed images, what enters the fingerprint beside their size: blocks, of so many bytes."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Embedded:
+    """What a run makes of a cohort."""
+
+    folder: Path
+    """In the cache."""
+    spaces: Mapping[LevelName, Float32[Array, "_ _"]]
+    """Of `SPACES` those that the run has: a row per image, lesion or patient of the cohort."""
+    outlier: Float32[Array, " n"]
+    """Of each image, `distance` of `features.relative`; NaN: the patient's only lesion."""
+
+    def projection(self, kind: str) -> Float32[Array, "n 2"]:
+        """The images in a plane, in [-1, 1]; computed once.
+
+        Raises:
+            UserError: the projection needs a package that is not installed.
+        """
+        path = self.folder / f"{kind}.npy"
+        if not path.is_file():
+            _write(path, _in_plane(kind, self.spaces["image"]))
+        return np.asarray(np.load(path))
+
+
+def embedded(
+    run: Path,
+    cohort_folder: Path,
+    cohort: Cohort,
+    how: InferenceConfig | None = None,
+    *,
+    features: Path | None = None,
+    progress: Progress | None = None,
+) -> Embedded:
+    """The embeddings of a cohort, from the cache if they are there.
+
+    Args:
+        run: folder of the model.
+        cohort_folder: where `cohort` was loaded from.
+        cohort: the same, in memory.
+        how: device and test-time augmentation.
+        features: a file of `slimp embed` to take them from, in place of computing them.
+        progress: called with (images done, images in all).
+
+    Raises:
+        UserError: run and cohort do not fit each other, or `features` is of other images.
+    """
+    how = how or InferenceConfig()
+    source = sha256_of(features) if features else how.test_time_augmentation
+    key = hashlib.sha256(f"{run_key(run)} {cohort_key(cohort_folder)} {source}".encode())
+    folder = cache_folder() / "app" / key.hexdigest()[:24]
+    if not (folder / "outlier.npy").is_file():
+        if features is None:
+            table = embed(Slimp.from_pretrained(run), cohort, how, progress=progress)
+        else:
+            table = _read(features, cohort)
+        _save(folder, table, cohort)
+    spaces = {name: _open(path) for name in SPACES if (path := folder / f"{name}.npy").is_file()}
+    return Embedded(folder=folder, spaces=spaces, outlier=_open(folder / "outlier.npy"))
+
+
+def run_key(run: Path) -> str:
+    """A hash of a run's model."""
+    return _hash(sha256_of(run / "model.safetensors"), sha256_of(run / "model.json"))
+
+
+def cohort_key(folder: Path) -> str:
+    """A hash of a cohort's tables, of the size of its packed images and of some of their bytes."""
+    tables = [sha256_of(folder / f"{name}.parquet") for name in ("images", "lesions", "patients")]
+    with (folder / "images.bin").open("rb") as file:
+        size = file.seek(0, 2)
+        some = []
+        for place in np.linspace(0, max(0, size - BLOCK), BLOCKS).astype(int).tolist():
+            file.seek(place)
+            some.append(hashlib.sha256(file.read(BLOCK)).hexdigest())
+    return _hash(sha256_of(folder / "cohort.json"), *tables, str(size), *some)
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def _read(path: Path, cohort: Cohort) -> FeatureTable:
+    table = FeatureTable.load(path)
+    if table.ids["image_id"].tolist() != cohort.images["image_id"].tolist():
+        raise UserError(
+            f"{path}: its images are not those of cohort '{cohort.info.name}' in their order. "
+            "Make the file again with: slimp embed RUN COHORT."
+        )
+    return table if table.context is not None else table.with_context()
+
+
+def _save(folder: Path, table: FeatureTable, cohort: Cohort) -> None:
+    """Writes an array per space, with one row per lesion or patient, and the outlier scores."""
+    distance = table.features["outlier"][:, OUTLIER.index("distance")]
+    alone = table.features["outlier"][:, OUTLIER.index("alone")] > 0
+    of_image = level_of_images(cohort)
+    with new_folder(folder, overwrite=False) as partial:
+        partial.chmod(0o700)  # of patients
+        for name in SPACES:
+            if name in table.features:
+                first = np.unique(of_image[name], return_index=True)[1]
+                np.save(partial / f"{name}.npy", table.features[name][first])
+        np.save(partial / "outlier.npy", np.where(alone, np.nan, distance).astype(np.float32))
+        np.save(partial / "pca.npy", _in_plane("pca", table.features["image"]))
+
+
+def _open(path: Path) -> Array:
+    return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def _write(path: Path, values: Array) -> None:
+    with new_file(path) as partial, partial.open("wb") as file:
+        np.save(file, values)
+
+
+def _in_plane(kind: str, x: Float32[Array, "n d"]) -> Float32[Array, "n 2"]:
+    """Centred, and scaled by the longer side."""
+    plane = _umap(x) if kind == "umap" else _pca(x)
+    low, high = plane.min(axis=0), plane.max(axis=0)
+    span = float((high - low).max()) or 1.0
+    return np.asarray((plane - (low + high) / 2) * (2 / span), dtype=np.float32).clip(-1, 1)
+
+
+def _pca(x: Float32[Array, "n d"]) -> Array:
+    some = x[:: 1 + len(x) // MOST_ROWS].astype(np.float64)
+    mean = some.mean(axis=0)
+    axes = np.linalg.eigh((some - mean).T @ (some - mean))[1][:, :-3:-1]  # (d, 2)
+    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])  # the same sign on every machine
+    parts = np.array_split(x, 1 + len(x) // MOST_ROWS)
+    return np.concatenate([(part - mean) @ axes for part in parts])
+
+
+def _umap(x: Float32[Array, "n d"]) -> Array:
+    try:
+        import umap
+    except ImportError:
+        raise UserError(
+            "the projection 'umap' needs a package. Install it: pip install 'slimp[umap]'."
+        ) from None
+    return np.asarray(umap.UMAP(random_state=0, n_jobs=1).fit_transform(x))

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from slimp.experiments.recipe import get_recipe
+
 ROOT = Path(__file__).resolve().parents[2]
-KEPT = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+RESULTS = ROOT / "benchmarks" / "results"
+KEPT = sorted(RESULTS.glob("*.json"))
+EXPERIMENTS = sorted((RESULTS / "experiments").glob("*.json"))
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
@@ -23,3 +27,19 @@ def test_the_tables_are_those_of_the_results() -> None:
     page = (ROOT / "benchmarks" / "results" / "README.md").read_text("utf-8")
     heads = [line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")]
     assert heads == [path.stem for path in KEPT]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_is_whole_and_can_be_run_again(path: Path) -> None:
+    kept = json.loads(path.read_text("utf-8"))
+    found = kept["result"]
+    assert kept["command"].split()[:4] == ["slimp", "experiment", found["name"], "--cohort"]
+    assert all(row["done"] == row["planned"] for row in found["rows"])
+    recipe = get_recipe(found["name"])
+    assert {row["arm"] for row in found["rows"]} == {arm.name for arm in recipe.arms}
+
+
+def test_the_page_of_results_is_that_of_the_experiments() -> None:
+    page = (ROOT / "docs" / "results.md").read_text("utf-8")
+    heads = [line[3:].replace(", ", "_") for line in page.splitlines() if line.startswith("## ")]
+    assert heads == ["Beside the paper", *(path.stem for path in EXPERIMENTS)]

@@ -14,6 +14,7 @@ from slimp.errors import UserError
 from slimp.experiments.cells import DONE
 from slimp.experiments.claims import Judged, judge
 from slimp.experiments.plan import EXPERIMENT
+from slimp.experiments.reading import reading
 from slimp.experiments.recipe import Recipe, get_recipe
 from slimp.experiments.rows import DRAWS, Row, rows_of
 from slimp.experiments.stages import PREDICTIONS
@@ -56,6 +57,11 @@ class Table:
         """Chains that are done, and all."""
         return self.done, len(self.plan["chains"])
 
+    @property
+    def reading(self) -> str:
+        """What is told apart from its control, in a sentence per feature set."""
+        return reading(self.rows)
+
     def to_dict(self) -> dict[str, Any]:
         """The content of `table.json`."""
         return {
@@ -67,6 +73,7 @@ class Table:
             "malignant": self.plan["malignant"],
             "metric": self.recipe.metric,
             "seeds": self.seeds,
+            "reading": self.reading,
             "rows": [row.to_dict() for row in self.rows],
             "verdict": [judged.to_dict() for judged in self.verdicts],
         }

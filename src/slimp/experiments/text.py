@@ -14,7 +14,7 @@ WORDS = {"native": "The cohort's own classes", "malignant": "Malignant against t
 def markdown(table: Table) -> str:
     """`table.md`: question, what was run, a table per set of classes, and the verdicts."""
     recipe, plan = table.recipe, table.plan
-    lines = [f"# {recipe.name}", "", recipe.question, "", *facts(table)]
+    lines = [f"# {recipe.name}", "", recipe.question, "", table.reading, "", *facts(table)]
     for labels in recipe.labels:
         title = WORDS[labels]
         if labels == "malignant":

@@ -41,8 +41,8 @@ def write_experiment_report(
     page = render_page(
         "experiment.html.j2",
         title=f"{table.recipe.name}: {table.recipe.question}",
-        lead=first,
-        cautions=[*rest, *(holes if done < planned else [])],
+        lead=table.reading or first,
+        cautions=[*([first] if table.reading else []), *rest, *(holes if done < planned else [])],
         command=command,
         date=date,
         tables=sections,

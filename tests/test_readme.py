@@ -114,3 +114,8 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     for code in blocks(ROOT / "README.md", "python"):
         exec(compile(code, "README.md", "exec"), names)  # the README is ours
     assert {"cohort", "table", "result"} <= set(names)
+
+
+def test_python_of_the_method_runs():
+    for code in blocks(ROOT / "docs" / "method.md", "python"):
+        exec(compile(code, "method.md", "exec"), {})  # the page is ours

@@ -17,13 +17,17 @@ if TYPE_CHECKING:
     from slimp.evaluation.linear_probe import linear_probe as linear_probe
     from slimp.features.embed import FeatureTable as FeatureTable
     from slimp.features.embed import embed as embed
+    from slimp.models.config import ModelConfig as ModelConfig
     from slimp.models.losses import info_nce as info_nce
+    from slimp.models.losses import nested_loss as nested_loss
     from slimp.models.nested import Slimp as Slimp
+    from slimp.models.recursion import NestedHeads as NestedHeads
     from slimp.models.trace import Trace as Trace
     from slimp.models.trace_checkpoints import official_rows as official_rows
     from slimp.prediction.config import PredictConfig as PredictConfig
     from slimp.prediction.predictor import Predictor as Predictor
     from slimp.retrieval.extrapolate import extrapolate as extrapolate
+    from slimp.training.adapt import adapt as adapt
     from slimp.training.config import AdaptConfig as AdaptConfig
     from slimp.training.config import PretrainConfig as PretrainConfig
     from slimp.training.loop import pretrain as pretrain
@@ -34,6 +38,8 @@ _HOMES = {
     "AdaptConfig": "slimp.training.config",
     "Cohort": "slimp.data.cohort",
     "FeatureTable": "slimp.features.embed",
+    "ModelConfig": "slimp.models.config",
+    "NestedHeads": "slimp.models.recursion",
     "PredictConfig": "slimp.prediction.config",
     "Predictor": "slimp.prediction.predictor",
     "PretrainConfig": "slimp.training.config",
@@ -41,11 +47,13 @@ _HOMES = {
     "Slimp": "slimp.models.nested",
     "Trace": "slimp.models.trace",
     "UserError": "slimp.errors",
+    "adapt": "slimp.training.adapt",
     "check_cohort": "slimp.checks.report",
     "embed": "slimp.features.embed",
     "extrapolate": "slimp.retrieval.extrapolate",
     "info_nce": "slimp.models.losses",
     "linear_probe": "slimp.evaluation.linear_probe",
+    "nested_loss": "slimp.models.losses",
     "official_rows": "slimp.models.trace_checkpoints",
     "pretrain": "slimp.training.loop",
 }

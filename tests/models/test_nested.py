@@ -26,11 +26,13 @@ from slimp.data.config import BatchConfig
 from slimp.data.encoding import FittedFeature
 from slimp.data.files import read_json
 from slimp.data.schema import LEVELS
-from slimp.errors import CheckpointError
+from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
 from slimp.models.losses import nested_loss
-from slimp.models.nested import AttentionPool, MetadataLevel, Slimp, mean_pool
+from slimp.models.nested import MetadataLevel, Slimp
 from slimp.models.persistence import read_tensors
+from slimp.models.pooling import AttentionPool, mean_pool
+from slimp.models.recursion import NestedHeads
 
 Case = dict[str, Any]
 THREE: Case = {"features": dict.fromkeys(LEVELS)}
@@ -451,3 +453,84 @@ def test_foreign_weights_are_refused(saved: Path) -> None:
     refused(saved, rf"'{name}' is \[2\], expected \[\]")
     save_file({**tensors, "more": torch.zeros(2)}, path)
     refused(saved, "'more'")
+
+
+# ------------------------------------------------------------------ encoders of one's own
+
+PLAIN: dict[str, Case] = {
+    "two levels, the paper": {},
+    "images and patients": {"features": {"image": None, "patient": None}},
+    "three levels, attention": {**THREE, "pooling": "attention"},
+    "equal rows positive": {"duplicates": "positive"},
+    "linear heads, sigmoid": {"projection_layers": 1, "contrast": "sigmoid"},
+    "context": {"context": "patient"},
+}
+
+
+@pytest.mark.parametrize("case", PLAIN.values(), ids=PLAIN)
+def test_it_is_the_loss_of_the_model(case: Case) -> None:
+    model, _, batch = made(case)
+    images = model.encode_images(batch.pixels[0]).detach().requires_grad_()
+    rows = {name: model.encode_rows(name, own) for name, own in model.inputs(batch).items()}
+    rows = {name: own.detach().requires_grad_() for name, own in rows.items()}
+    widths = {name: own.shape[1] for name, own in rows.items()}
+    heads = NestedHeads(images.shape[1], widths, model.config).double()
+    shared = {name: x for name, x in model.levels.state_dict().items() if ".tabular." not in name}
+    heads.levels.load_state_dict(shared)
+    parents = {level.name: level.parent for level in batch.levels}
+    groups = {level.name: level.groups for level in batch.levels if level.groups is not None}
+
+    own = nested_loss(heads(images, rows, parents, groups), model.config.weights)
+    theirs = model.objective(images, rows, batch)
+    assert own.parts == theirs.parts
+    inputs = (images, *rows.values())
+    for ours, its in zip(
+        *(torch.autograd.grad(x.total, inputs) for x in (own, theirs)), strict=True
+    ):
+        torch.testing.assert_close(ours, its)
+
+
+def test_an_encoder_of_ones_own_learns_with_it() -> None:
+    torch.manual_seed(0)
+    signal = torch.randn(12, 8)  # of each lesion; its image and its metadata show it
+    encoder, table = nn.Linear(8, 16), nn.Linear(8, 4)
+    heads = NestedHeads(16, {"lesion": 4})
+    modules = nn.ModuleList([encoder, table, heads])
+    optimizer = torch.optim.Adam(modules.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(60):
+        pairs = heads(encoder(signal), {"lesion": table(signal)}, {"lesion": torch.arange(12)})
+        loss = nested_loss(pairs, {"lesion": 1.0}).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+
+
+IMAGES, ROWS = torch.randn(3, 4), {"lesion": torch.randn(2, 5), "patient": torch.randn(2, 6)}
+PARENTS = {"lesion": torch.tensor([0, 0, 1]), "patient": torch.tensor([0, 1])}
+
+
+@pytest.mark.parametrize(
+    ("parents", "word"),
+    [
+        ({"lesion": torch.tensor([0, 1]), "patient": torch.tensor([0, 1])}, "3 rows below"),
+        ({**PARENTS, "lesion": torch.tensor([0, 0, 0])}, "'lesion'"),  # a lesion without image
+        ({**PARENTS, "patient": torch.tensor([0, 2])}, "'patient'"),
+        ({"lesion": torch.tensor([0, 0, 1])}, "'patient'"),
+        ({**PARENTS, "visit": torch.tensor([0, 1])}, "'visit'"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(parents: dict[Any, Tensor], word: str) -> None:
+    heads = NestedHeads(4, {"lesion": 5, "patient": 6})
+    heads(IMAGES, ROWS, PARENTS)
+    with pytest.raises(UserError, match=word):
+        heads(IMAGES, ROWS, parents)
+
+
+def test_levels_without_metadata_only_group() -> None:
+    heads = NestedHeads(4, {"patient": 6})
+    (pair,) = heads(IMAGES, {"patient": ROWS["patient"]}, PARENTS)
+    pooled = torch.stack([IMAGES[:2].mean(dim=0), IMAGES[2]])
+    torch.testing.assert_close(pair.anchor, heads.level("patient").project_below(pooled))

@@ -116,7 +116,7 @@ def patients(asked: Asked) -> pd.DataFrame:
 
 
 def _pooled(model: Slimp, cohort: Cohort, h: Tensor) -> Tensor:
-    """What `Slimp.climb` projects at the patient level."""
+    """What `Recursion.climb` projects at the patient level."""
     for level in cohort_levels(model, cohort, CPU):
         if level.name not in model.levels:
             h = mean_pool(h, level.parent, level.count)  # (c, d) -> (n, d)

@@ -199,7 +199,7 @@ def cohort_levels(
     *,
     hide: Collection[LevelName] = (),
 ) -> tuple[LevelBatch, ...]:
-    """A cohort `as_model_reads` it as one batch: its levels from fine to coarse, for `Slimp.climb`.
+    """A cohort `as_model_reads` it as one batch: the levels that `Recursion.climb` takes.
 
     A level without an encoding only groups; one to `hide` is read as if no cell were known.
     """

@@ -1,15 +1,8 @@
 """Slimp: nested contrastive learning as one recursion over levels (SLIMP, arXiv 2505.23709).
 
-    h = image features
-    for each level, from fine to coarse:
-        h = pool(h) by parent
-        m = metadata(level)
-        loss += weight * InfoNCE(project(h), project(m))
-        h = concat(h, m)
-
 The paper is the case lesion + patient; "flat", "lesion only", "three levels" and "view level
-only" are configurations of the same recursion. `Slimp.climb` is where it stands; training walks
-it with encoded metadata, retrieval with retrieved metadata (I -> L -> P).
+only" are configurations of the same recursion. `Recursion.climb` is where it stands; training
+walks it with encoded metadata, retrieval with retrieved metadata (I -> L -> P).
 
 Axis names: v = views, n = rows of a level (images, lesions or patients), c = children of a
 level's rows, d = width of the embeddings there, h = width of the tabular encoders, p = width of
@@ -18,7 +11,7 @@ the projections, s = images of this process's shard.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -48,17 +41,13 @@ from slimp.models.persistence import (
     read_tensors,
     save_model,
 )
-from slimp.models.pooling import AttentionPool, Siblings, mean_pool
 from slimp.models.projection import Temperature, projection
 from slimp.models.reconstruction import CellDecoder
+from slimp.models.recursion import Level, Recursion
 from slimp.models.tabular import tabular_encoder
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 """Makes contexts in which the encoders compute in their number format."""
-Metadata = Callable[[LevelBatch, Float[Tensor, "n p"]], Float[Tensor, "n h"]]
-"""A level, and the projection of what lies below it -> an embedding of metadata per row."""
-Pool = Callable[[Tensor, Tensor, int], Tensor]
-"""Children, the number of each one's parent, and how many parents -> a row per parent."""
 
 TRAINING_ONLY = "training_only."
 """Before the names of parameters that only another objective needs: they are not saved."""
@@ -67,7 +56,7 @@ ROWS_ON_CPU = 16
 each number of rows that they meet, and ragged batches would meet a new one in every step."""
 
 
-class Slimp(nn.Module):
+class Slimp(Recursion):
     """Image encoder, a tabular encoder per level with metadata, and what relates them.
 
     Args:
@@ -145,13 +134,17 @@ class Slimp(nn.Module):
             pixels = F.pad(pixels, (0,) * 7 + (-n % ROWS_ON_CPU,))
         return cast("Tensor", self.image_encoder(pixels)[:n])
 
-    def encode_rows(self, level: LevelName, rows: Rows) -> Float[Tensor, "n h"]:
-        """Metadata embeddings of one level, before any projection."""
-        return cast("Tensor", self.level(level).tabular(rows))
-
     def level(self, name: LevelName) -> MetadataLevel:
         """The part of the model that belongs to one level with metadata."""
         return cast("MetadataLevel", self.levels[name])
+
+    def contrasts(self, level: LevelBatch) -> bool:
+        """Whether a level has metadata, here and in the model."""
+        return level.rows is not None and super().contrasts(level)
+
+    def encode_rows(self, level: LevelName, rows: Rows) -> Float[Tensor, "n h"]:
+        """Metadata embeddings of one level, before any projection."""
+        return cast("Tensor", self.level(level).tabular(rows))
 
     def forward(self, batch: Batch) -> tuple[Pair, ...]:
         """All pairs that the objective compares, from fine to coarse."""
@@ -164,7 +157,7 @@ class Slimp(nn.Module):
         return {
             level.name: level.rows
             for level in batch.levels
-            if level.rows is not None and level.name in self.levels and self._reaches(level.name)
+            if level.rows is not None and self.contrasts(level) and self.reaches(level.name)
         }
 
     def relate(
@@ -203,42 +196,6 @@ class Slimp(nn.Module):
     ) -> NestedLoss:
         """What training minimises; arguments as of `relate`."""
         return nested_loss(self.relate(images, metadata, batch), self.config.weights)
-
-    def climb(
-        self, h: Float[Tensor, "c d"], levels: Sequence[LevelBatch], metadata: Metadata
-    ) -> Iterator[Pair]:
-        """The recursion: a pair per level with metadata, from fine to coarse.
-
-        Args:
-            h: image embeddings.
-            levels: the hierarchy above the images. A level without rows, or that the model has
-                no encoder for, only groups.
-            metadata: gives the embeddings of a level's metadata: encoded ones, or retrieved ones.
-        """
-        for level, above in zip(levels, (*levels[1:], None), strict=True):
-            if not self._reaches(level.name):
-                return
-            if level.rows is None or level.name not in self.levels:
-                h = mean_pool(h, level.parent, level.count)  # (c, d) -> (n, d)
-                continue
-            module = self.level(level.name)
-            h = module.pool(h, level.parent, level.count)  # (c, d) -> (n, d)
-            seen = h if module.project_siblings is None else module.project_siblings(h, above)
-            query = module.project_below(seen)
-            m = metadata(level, query)
-            pair = module.pair(query, m, level)
-            h = torch.cat([h, m], dim=-1)  # (n, d + h)
-            yield replace(pair, reconstruction=module.reconstruct(h, level))
-
-    def _reaches(self, level: LevelName) -> bool:
-        """Whether this level or a coarser one has a weight."""
-        return any(self.config.weights[name] for name in LEVELS[LEVELS.index(level) :])
-
-    def cap_temperatures(self) -> None:
-        """Keeps all temperatures at 1 / 100 or above; to be called after each step."""
-        for module in self.modules():
-            if isinstance(module, Temperature):
-                module.cap()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `model.json` and `model.safetensors`: enough to rebuild the model anywhere."""
@@ -300,19 +257,14 @@ class ViewLevel(nn.Module):
         )
 
 
-class MetadataLevel(nn.Module):
-    """One level of the recursion: pooling of the level below, metadata, and their projections."""
+class MetadataLevel(Level):
+    """A level with an encoder of its metadata, and what their columns are."""
 
     def __init__(self, width: int, encoding: Encoding, config: ModelConfig) -> None:
-        super().__init__()
-        self.encoding, self.config = encoding, config
+        nn.Module.__init__(self)
+        self.encoding = encoding
         self.tabular = tabular_encoder(encoding, config)
-        self.pool: Pool = AttentionPool(width) if config.pooling == "attention" else mean_pool
-        self.project_below = projection(width, config)
-        context = config.context == "patient" and encoding.level == "lesion"
-        self.project_siblings = Siblings(width) if context else None
-        self.project_metadata = projection(config.tabular_width, config)
-        self.temperature = Temperature(config)
+        self.build(encoding.level, width, config.tabular_width, config)
         self.decoder = None
         if config.reconstruction_weight > 0:
             self.decoder = CellDecoder(width + config.tabular_width, encoding)
@@ -325,17 +277,10 @@ class MetadataLevel(nn.Module):
         return cast("Tensor", self.decoder(h, level.original, hidden))
 
     def pair(self, query: Float[Tensor, "n p"], m: Float[Tensor, "n h"], level: LevelBatch) -> Pair:
-        """What lies below (images and finer metadata), projected, and the projected metadata."""
-        soft = None
-        if self.config.duplicates == "soft" and level.whole is not None:
-            points = self.encoding.coordinates(level.whole)
-            soft = SoftPositives(points=points, temperature=self.config.positive_temperature)
-        return Pair(
-            name=self.encoding.level,
-            anchor=query,
-            target=self.project_metadata(m),
-            temperature=self.temperature(),
-            bias=self.temperature.bias,
-            groups=level.groups if self.config.duplicates == "positive" else None,
-            soft=soft,
-        )
+        """The pair of projections, with soft positives where they are asked for."""
+        pair = super().pair(query, m, level)
+        if self.config.duplicates != "soft" or level.whole is None:
+            return pair
+        points = self.encoding.coordinates(level.whole)
+        soft = SoftPositives(points=points, temperature=self.config.positive_temperature)
+        return replace(pair, soft=soft)

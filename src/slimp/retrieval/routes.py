@@ -1,7 +1,7 @@
 """The two routes of metadata extrapolation: I -> L -> P (Ret-SLIMP) and I -> I.
 
-I -> L -> P is the recursion of the model itself (`Slimp.climb`); where a level's metadata are not
-known, those nearest to the query take their place (SLIMP, arXiv 2505.23709, section on metadata
+I -> L -> P is the recursion of the model itself (`Recursion.climb`); where a level's metadata are
+not known, those nearest to the query take their place (SLIMP, arXiv 2505.23709, section on metadata
 extrapolation). I -> I: the nearest image of the reference gives the rows of its lesion and patient.
 
 Axis names: i = images of the target, q = rows without metadata, k = neighbours, n = rows of a

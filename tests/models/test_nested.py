@@ -518,6 +518,7 @@ PARENTS = {"lesion": torch.tensor([0, 0, 1]), "patient": torch.tensor([0, 1])}
         ({"lesion": torch.tensor([0, 1]), "patient": torch.tensor([0, 1])}, "3 rows below"),
         ({**PARENTS, "lesion": torch.tensor([0, 0, 0])}, "'lesion'"),  # a lesion without image
         ({**PARENTS, "patient": torch.tensor([0, 2])}, "'patient'"),
+        ({**PARENTS, "lesion": torch.tensor([-1, 0, 1])}, "'lesion'"),
         ({"lesion": torch.tensor([0, 0, 1])}, "'patient'"),
         ({**PARENTS, "visit": torch.tensor([0, 1])}, "'visit'"),
     ],

@@ -191,9 +191,9 @@ class NestedHeads(Recursion):
         for name in (name for name in LEVELS if name in parents):
             parent, own = parents[name], (groups or {}).get(name)
             count = len(metadata[name]) if name in metadata else int(parent.max()) + 1
-            if len(parent) != below or not torch.equal(
-                parent.unique(), torch.arange(count, device=parent.device)
-            ):
+            sizes = torch.bincount(parent.clamp(min=0), minlength=count)
+            fits = len(parent) == below and len(sizes) == count and bool(sizes.all())
+            if not fits or bool((parent < 0).any()):
                 raise UserError(
                     f"parents['{name}'] must say of each of the {below} rows below which of the "
                     f"{count} rows of level '{name}' it belongs to, and leave none of these out."

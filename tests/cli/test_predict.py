@@ -13,7 +13,13 @@ from tables import metadata_of, write_images
 
 from slimp.cli import main as cli
 from slimp.data.cohort import Cohort
+from slimp.explain.maps import relevance, upsampled
+from slimp.explain.targets import LogOdds
+from slimp.prediction.inputs import read_pixels
 from slimp.prediction.output import STATEMENT
+from slimp.prediction.predictor import Predictor
+from slimp.report.explanation import overlay
+from slimp.report.overlays import SIDE
 
 QUICK = (
     *("--seeds", "1", "--folds", "2", "--strengths", "0.01", "--replicates", "5"),
@@ -132,3 +138,23 @@ def test_mistakes_are_explained(places, capsys, probe, flags, message) -> None:
     assert predict(places, probe, places / "images", *flags) == (2 if message else 0)
     err = capsys.readouterr().err
     assert message in err if message else "--metadata has no effect" in err
+
+
+def test_a_picture_of_what_each_class_rests_on(places, tmp_path, capsys) -> None:
+    folder = tmp_path / "pictures"
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    assert predict(places, "image", places / "images", broken, "--explain", folder) == 0
+    table = pd.read_csv(folder / "overlays.csv")
+    assert len(table) == 6
+    assert sorted(path.name for path in folder.glob("*.png")) == sorted(table["file"])
+    predictor = Predictor.load(places / "image")
+    row = table.iloc[0]
+    pixels = read_pixels(Path(row["image"]), predictor.model.image_spec.size)
+    target = LogOdds.of(predictor.probe, row["decision"])
+    drawn = relevance(predictor.model.image_encoder, pixels[None], target, row["method"])
+    picture = read_pixels(Path(row["image"]), SIDE).permute(1, 2, 0).numpy()
+    expected = overlay(Image.fromarray(picture), upsampled(drawn, SIDE)[0].numpy())
+    written = np.asarray(Image.open(folder / row["file"]), dtype=float)
+    np.testing.assert_allclose(written, np.asarray(expected, dtype=float), atol=2)
+    assert predict(places, "image", places / "images", "--explain", folder) == 2  # it is there

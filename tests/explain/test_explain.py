@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from tiny import tiny_cohort, tiny_config
+from tiny import MODEL, SMALL_RESNET, fitted, tiny_cohort, tiny_config, with_images
 
 from slimp.cli.main import main
 from slimp.data.images import image_batches
 from slimp.errors import UserError
 from slimp.evaluation.logistic import LinearProbe
-from slimp.explain.columns import counterfactuals, left_out, rank_correlation
+from slimp.explain.columns import (
+    attended,
+    counterfactuals,
+    feature_tables,
+    left_out,
+    movement,
+    rank_correlation,
+    with_field,
+)
 from slimp.explain.config import ExplainConfig
 from slimp.explain.explain import Explanation, explain
+from slimp.explain.maps import collected_attention
 from slimp.explain.targets import LogOdds, match_of
+from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
+from slimp.sources.synthetic.cohort import SyntheticConfig, write_masks
 from slimp.training.loop import pretrain
 
 FEW = ExplainConfig(images=6, batch_size=4)
@@ -139,6 +152,78 @@ def test_counterfactual_rows_differ_in_one_feature(model: Slimp) -> None:
         assert torch.equal(differs, torch.from_numpy(changed))
 
 
+def test_a_changed_column_is_a_table_that_says_so(model: Slimp) -> None:
+    cohort = tiny_cohort()
+    changed = with_field(cohort, model.encodings, "age=60")
+    assert (changed.patients["age"] == 60).all()
+    pd.testing.assert_frame_equal(changed.lesions, cohort.lesions)
+    assert with_field(cohort, model.encodings, "itch=true").lesions["itch"].all()
+    for wrong in ("height=1", "age=old", "region=moon", "itch=maybe"):
+        with pytest.raises(UserError, match=wrong):
+            with_field(cohort, model.encodings, wrong)
+
+
+def test_the_map_of_own_metadata_has_not_moved(model: Slimp) -> None:
+    config = replace(FEW, deletion=False, level="patient", counterfactual="age=60")
+    found = explain(model, tiny_cohort(), config)
+    assert "age=60" in found.words
+    shift = found.by_image["gradient-attention counterfactual_shift"]
+    assert (shift >= -1e-6).all()
+    assert not np.allclose(found.by_image["score"], found.by_image["own_score"])
+    table = tiny_cohort().patients.assign(age=60.0)
+    same = replace(tiny_cohort(), tables=replace(tiny_cohort().tables, patients=table))
+    again = explain(model, same, config).by_image
+    np.testing.assert_allclose(again["own_score"], again["score"], atol=1e-6)
+    np.testing.assert_allclose(
+        again["gradient-attention counterfactual_shift"].fillna(0), 0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("tabular", [{}, {"tabular": "ft-transformer", "tabular_depth": 2}])
+def test_attention_shares_are_chefers_of_each_row(tabular: dict[str, Any]) -> None:
+    cohort = tiny_cohort()
+    torch.manual_seed(0)
+    model = Slimp(ModelConfig(**{**MODEL, **tabular}), fitted(cohort)).eval()
+    model.level("lesion").tabular.requires_grad_(False)  # frozen ones are explained too
+    h = model.image_encoder(pixels_of(4)).detach()
+    match = match_of(model, cohort, range(4), "lesion")
+    shares, present = attended(match, h), match.rows["lesion"].present.numpy()
+    assert np.isnan(shares[~present]).all()
+    encoder: Any = model.level("lesion").tabular
+    layers = encoder.encoder.transformer_encoder["layers"]
+    for k in range(4):
+        one = match[torch.tensor([k])]
+        with collected_attention(encoder, [layer.attn_drop for layer in layers]) as attention:
+            (score,) = one(h[k : k + 1])
+        total = torch.eye(attention[0].shape[-1])
+        for weights, grad in zip(attention, torch.autograd.grad(score, attention), strict=True):
+            step = (weights * grad)[0].clamp(min=0).mean(0).detach()
+            total = total[: len(step)] + step @ total
+        row = total[0] if tabular else (total - torch.eye(len(total)))[1:].mean(0)
+        tokens = row[1:]
+        if tabular:
+            of = torch.zeros(present.shape[1]).index_add(0, encoder.owner, tokens)
+        else:
+            of = tokens
+        expected = np.where(present[k], of.numpy(), np.nan)
+        if np.nansum(expected) > 0:
+            np.testing.assert_allclose(shares[k], expected / np.nansum(expected), rtol=1e-4)
+
+
+def test_the_map_moves_with_what_matters() -> None:
+    ids = pd.DataFrame({"image_id": ["a", "b"], "patient_id": ["p", "q"]})
+    worth = {
+        "fall": pd.DataFrame({"age": [1.0, 2.0], "sex": [-1.0, 1.0]}),
+        "shift": pd.DataFrame({"age": [0.5, 0.7], "sex": [0.1, np.nan]}),
+    }
+    features, cells = feature_tables(ids, worth)
+    assert features["feature"].tolist() == ["age", "sex"]
+    assert cells.loc[cells["image_id"] == "b", "shift"].iloc[0] == 0.7
+    moved = movement(features, cells, ids)
+    assert moved["relevant"].mean == pytest.approx(0.6)
+    assert moved["difference"].mean == pytest.approx(0.4)  # of the image that has both
+
+
 def test_rank_correlation_is_spearmans() -> None:
     a, b = torch.rand(3, 4, 4), torch.rand(3, 4, 4)
     ours = rank_correlation(a, b)
@@ -205,5 +290,55 @@ def test_the_command_line_leaves_a_folder(
         set(pd.read_csv(tmp_path / "out" / "images.csv")["patient_id"])
     )
     assert main(words) == 2  # the folder is there
-    assert main([*words, "--overwrite", "--probe", str(tmp_path)]) == 2
-    assert "--label" in capsys.readouterr().err
+    assert main([*words, "--overwrite", "--label", "MEL"]) == 2
+    assert "--probe" in capsys.readouterr().err
+
+
+def test_a_probe_and_what_its_features_are_worth(run: Path, tmp_path: Path) -> None:
+    tiny_cohort().save(tmp_path / "cohort")
+    both = [str(run), str(tmp_path / "cohort")]
+    probe = ["probe", *both, "--out", str(tmp_path / "probe"), "--seeds", "1", "--no-report"]
+    assert main([*probe, "--no-held-out", "--malignant", "melanoma"]) == 0
+    words = ["explain", *both, "--out", str(tmp_path / "out"), "--probe", str(tmp_path / "probe")]
+    words += ["--images", "4", "--no-deletion", "--methods", "grad-cam"]
+    assert main(words) == 2  # images have no class of this probe
+    assert main([*words, "--label", "malignant"]) == 0
+    features = pd.read_csv(tmp_path / "out" / "features.csv").set_index("feature")
+    assert {"image", "all metadata", "age"} <= set(features.index)
+    assert features["permutation"].notna().all()
+    assert features.loc["image", ["fall", "known"]].isna().all()
+    cells = pd.read_csv(tmp_path / "out" / "rows.csv")
+    age = cells[cells["feature"] == "age"]
+    assert age["fall"].mean() == pytest.approx(features.loc["age", "fall"])
+
+
+def test_other_models_answer_the_same_question_on_the_same_images(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cohort = tiny_cohort()
+    cohort = with_images(cohort, label=np.where(np.arange(len(cohort)) % 2, "odd", "even"))
+    cohort.save(tmp_path / "cohort")
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    write_masks(masks, SyntheticConfig.of(cohort.info), cohort.images["image_id"])
+    shutil.copytree(run, tmp_path / "twin")
+    cnn = Slimp(ModelConfig(**{**MODEL, **SMALL_RESNET, "image_size": 32}), {})
+    (tmp_path / "cnn").mkdir()
+    cnn.save_pretrained(tmp_path / "cnn")
+    words = ["explain", str(run), str(tmp_path / "cohort"), "--out", str(tmp_path / "out")]
+    words += ["--beside", f"{tmp_path / 'twin'},{tmp_path / 'cnn'}", "--no-deletion"]
+    assert main(words) == 2  # no masks
+    assert "--masks" in capsys.readouterr().err
+    assert main([*words, "--masks", str(masks)]) == 0
+    table = pd.read_csv(tmp_path / "out" / "beside.csv").set_index(["model", "map", "figure"])
+    assert {"grad-cam", "occlusion"} == set(table.index.get_level_values("map").dropna())
+    twin = table.loc[str(tmp_path / "twin")]["difference"]
+    np.testing.assert_allclose(twin, 0, atol=1e-6)
+    own, other = (table.loc[(str(x), "occlusion", "auroc")] for x in (run, tmp_path / "cnn"))
+    assert other["difference"] == pytest.approx(own["mean"] - other["mean"])
+    assert own[["difference"]].isna().all()
+    images = pd.read_csv(tmp_path / "out" / "images.csv")
+    assert own["mean"] == pytest.approx(images["occlusion auroc"].mean())
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Beside other models" in page
+    assert len(images) == len(np.load(tmp_path / "out" / "maps.npz")["image_id"])

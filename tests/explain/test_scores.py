@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny import MODEL, SIZE, tiny_cohort
 
+from slimp.cli.main import main
+from slimp.data.cohort import Cohort
+from slimp.data.images import Pictures
 from slimp.errors import UserError
 from slimp.explain.masks import find_masks, read_mask
 from slimp.explain.scores import (
@@ -24,6 +27,8 @@ from slimp.explain.scores import (
 )
 from slimp.models.config import ModelConfig
 from slimp.models.image_encoder import ImageEncoder
+from slimp.sources.synthetic.cohort import synthetic_mask
+from slimp.sources.synthetic.config import SyntheticConfig
 
 
 def squares(n: int = 2, size: int = 8) -> np.ndarray:
@@ -128,3 +133,23 @@ def test_a_folder_without_any_mask_is_refused(tmp_path: Path) -> None:
         find_masks(tmp_path, tiny_cohort().images["image_id"].tolist())
     with pytest.raises(UserError, match="no such folder"):
         find_masks(tmp_path / "none", ["a"])
+
+
+def test_masks_of_a_drawn_cohort_score_themselves_as_perfect(tmp_path: Path) -> None:
+    words = ["data", "import", "synthetic", "-", str(tmp_path / "cohort"), "--patients", "3"]
+    words += ["--image-size", "32", "--seed", "2", "--masks", str(tmp_path / "masks")]
+    assert main(words) == 0
+    assert main(words) == 2  # both are there
+    cohort = Cohort.load(tmp_path / "cohort")
+    files = find_masks(tmp_path / "masks", cohort.images["image_id"].tolist())
+    assert len(files) == len(cohort)
+    masks = np.stack([read_mask(path, (32, 32), 32) for path in files.values()])
+    config = SyntheticConfig.of(cohort.info)
+    for name, mask in zip(files, masks, strict=True):
+        np.testing.assert_array_equal(mask, synthetic_mask(config, name))
+    scores = mask_scores(masks.astype(float), masks)
+    np.testing.assert_allclose(scores["mass_ratio"], 1 / masks.mean(axis=(1, 2)))
+    assert (scores[["rank_accuracy", "pointing_game", "auroc"]] == 1).all(axis=None)
+    pixels = np.stack([Pictures(cohort).read(k, 32) for k in range(len(cohort))])
+    grey = pixels.mean(axis=3)  # lesions are darker than the skin around them
+    assert (grey[masks].mean() - grey[~masks].mean()) < 0

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from slimp.models.nested import Slimp
 
 EXAMPLE = "slimp explain runs/mine cohorts/mine --masks masks --out explained"
-MAIN_FLAGS = ("out", "masks", "methods", "level", "images", "probe", "label", "report")
+MAIN_FLAGS = (
+    *("out", "masks", "methods", "level", "images", "probe", "label", "beside", "counterfactual"),
+    "report",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +42,15 @@ class Arguments:
     masks: Path | None = None
     """Folder of lesion masks: images named as the cohort's, the lesion white."""
     probe: Path | None = None
-    """Folder of slimp probe, made with this run: explain --label in place of the metadata."""
+    """Folder of slimp probe, made with this run: explain a class in place of the match with
+    metadata, and what the probe's features are worth."""
     label: str | None = None
-    """Class of the probe."""
+    """Class of the probe. Default: of each image its own."""
+    beside: tuple[str, ...] = ()
+    """Other runs, or weights:NAME, on the same images, as in runs/mae,runs/supervised: of each a
+    probe of its image features is fitted and explained, of this run too. Needs --masks."""
+    held_out: bool = True
+    """With --beside: explain patients that RUN set aside, if there are any, else random ones."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where the encoders run."""
     overwrite: bool = False
@@ -51,8 +60,18 @@ class Arguments:
     config: ExplainConfig
 
     def __post_init__(self) -> None:
-        if (self.probe is None) != (self.label is None):
-            raise UserError("--probe and --label belong together: a probe, and one of its classes.")
+        if self.label is not None and self.probe is None and not self.beside:
+            raise UserError("--label names a class of a probe: pass --probe or --beside too.")
+        if self.config.counterfactual is not None and (self.probe is not None or self.beside):
+            raise UserError(
+                "--counterfactual changes metadata to match, and a probe matches none: leave it "
+                "out, or --probe and --beside."
+            )
+        if self.beside and (self.probe is not None or self.masks is None):
+            wrong = "fits a probe of its own to each run, without --probe" if self.probe else ""
+            raise UserError(f"--beside {wrong or 'compares maps by their masks: pass --masks'}.")
+        if len({str(self.run), *self.beside}) <= len(self.beside):
+            raise UserError("--beside names a run twice, or the run that it is compared with.")
 
 
 def run(arguments: Arguments) -> None:
@@ -60,30 +79,19 @@ def run(arguments: Arguments) -> None:
     from slimp.cli.inputs import noted
     from slimp.data.cohort import Cohort
     from slimp.data.files import check_output, new_folder
-    from slimp.explain.explain import explain
     from slimp.report.explanation import write_explanation_report
-    from slimp.training.devices import device_of
 
     out = arguments.out
     check_output(out, overwrite=arguments.overwrite)
     cohort = Cohort.load(arguments.cohort)
-    model, probe = _read(arguments)
-    with progress_bar("explaining images") as progress:
-        found = explain(
-            model,
-            cohort,
-            arguments.config,
-            probe=probe,
-            masks=arguments.masks,
-            device=device_of(arguments.accelerator),
-            progress=progress,
-        )
+    found = (_beside if arguments.beside else _alone)(arguments, cohort)
     record = {**noted(arguments), "explain": asdict(arguments.config)}
-    warnings = _warnings(arguments.run, cohort, found)
+    warnings = _warnings(arguments, cohort, found)
     with new_folder(out, overwrite=arguments.overwrite) as folder:
         found.save(folder, record)
         if arguments.report:
             masks = f" --masks {arguments.masks}" if arguments.masks else ""
+            masks += f" --beside {','.join(arguments.beside)}" if arguments.beside else ""
             command = f"slimp explain {arguments.run} {arguments.cohort}{masks} --out {out}"
             write_explanation_report(
                 folder / "report.html", found, cohort, warnings=warnings, command=command
@@ -95,40 +103,129 @@ def run(arguments: Arguments) -> None:
     say(f"written: {out}")
 
 
-def _read(arguments: Arguments) -> tuple[Slimp, tuple[LinearProbe, str] | None]:
+def _alone(arguments: Arguments, cohort: Cohort) -> Explanation:
+    from slimp.explain.explain import explain
+    from slimp.training.devices import device_of
+
+    model, probe = _read(arguments)
+    with progress_bar("explaining images") as progress:
+        found = explain(
+            model,
+            cohort,
+            arguments.config,
+            probe=probe,
+            masks=arguments.masks,
+            device=device_of(arguments.accelerator),
+            progress=progress,
+        )
+    return found if probe is None else _with_probe_features(arguments, found, probe[0])
+
+
+def _beside(arguments: Arguments, cohort: Cohort) -> Explanation:
+    from slimp.explain.beside import explain_beside, image_probes
+    from slimp.training.devices import device_of
+
+    device, config = device_of(arguments.accelerator), arguments.config
+    runs = [str(arguments.run), *arguments.beside]
+    note(f"embedding images of {len(runs)} runs, and probing ...")
+    probes = image_probes(
+        runs, arguments.cohort, held_out=arguments.held_out, seed=config.seed, device=device
+    )
+    assert arguments.masks is not None
+    with progress_bar("explaining images") as progress:
+        return explain_beside(
+            probes,
+            cohort,
+            config,
+            arguments.masks,
+            label=arguments.label,
+            device=device,
+            progress=progress,
+        )
+
+
+def _with_probe_features(
+    arguments: Arguments, found: Explanation, probe: LinearProbe
+) -> Explanation:
+    from slimp.evaluation.paired_bootstrap import read_predictions
+    from slimp.evaluation.run_features import cached_features
+    from slimp.explain.probe_features import with_probe_features
+    from slimp.features.encode import InferenceConfig
+    from slimp.prediction.probe_folder import read_record
+    from slimp.training.devices import device_of
+    from slimp.training.weights_run import as_run
+
+    assert arguments.probe is not None
+    record = read_record(arguments.probe)
+    how = InferenceConfig(
+        device=device_of(arguments.accelerator),
+        test_time_augmentation=record["test_time_augmentation"],
+    )
+    pseudo = record.get("pseudo")
+    with progress_bar("embedding images") as progress:
+        table = cached_features(
+            as_run(arguments.run),
+            arguments.cohort,
+            how,
+            pseudo=None if pseudo is None else Path(pseudo),
+            progress=progress,
+        )
+    said = read_predictions(arguments.probe)
+    return with_probe_features(found, probe, arguments.label, table, said)
+
+
+def _read(arguments: Arguments) -> tuple[Slimp, tuple[LinearProbe, str | None] | None]:
     from slimp.evaluation.logistic import LinearProbe
     from slimp.models.nested import Slimp
     from slimp.prediction.probe_folder import read_model, read_record
     from slimp.training.weights_run import as_run
 
     folder, label = arguments.probe, arguments.label
-    if folder is None or label is None:
+    if folder is None:
         return Slimp.from_pretrained(as_run(arguments.run)), None
     model = read_model(read_record(folder), as_run(arguments.run), folder)
     return model, (LinearProbe.load(folder), label)
 
 
-def _warnings(run: Path, cohort: Cohort, found: Explanation) -> list[str]:
+def _warnings(arguments: Arguments, cohort: Cohort, found: Explanation) -> list[str]:
     from slimp.evaluation.run_features import parts_of_run
     from slimp.training.parts import LEARNED_FROM
     from slimp.training.weights_run import as_run
 
-    parts = parts_of_run(as_run(run), cohort) or {}
-    learned = int(found.by_image["patient_id"].map(parts).isin(LEARNED_FROM).sum())
-    if not learned:
-        return []
-    return [f"The run learned from the patients of {learned} of these {len(found.rows)} images."]
+    words = []
+    runs: list[str | Path] = [arguments.run, *arguments.beside]
+    for run in runs:
+        parts = parts_of_run(as_run(run), cohort) or {}
+        learned = int(found.by_image["patient_id"].map(parts).isin(LEARNED_FROM).sum())
+        which = "The run" if run is arguments.run else run
+        if learned:
+            words.append(
+                f"{which} learned from the patients of {learned} of these {len(found.rows)} images."
+            )
+    return words
 
 
 def _show(found: Explanation) -> None:
-    from slimp.report.explanation import MEASURES, verdict
+    from slimp.report.explanation import (
+        BESIDE_HEADS,
+        FEATURE_HEADS,
+        MEASURES,
+        beside_rows,
+        movement,
+        verdict,
+    )
 
     measures = [m for m in MEASURES if any(m in of for of in found.figures.values())]
     rows = [[name, *(of.get(m) for m in measures)] for name, of in found.figures.items()]
     show_table(f"Maps of {len(found.rows)} images: {found.words}", ["map", *measures], rows)
     if len(found.features):
-        kinds = [kind for kind in ("fall", "shift") if kind in found.features]
+        kinds = [kind for kind in FEATURE_HEADS if kind in found.features]
         heads = ["feature", "known", *kinds]
         table = found.features[heads].to_dict("records")
         show_table("Metadata features", heads, [[row[h] for h in heads] for row in table])
-    say(verdict(found))
+    if len(found.beside):
+        show_table(
+            "Beside other models", [h.lstrip("#") for h in BESIDE_HEADS], beside_rows(found.beside)
+        )
+    for sentence in filter(None, (verdict(found), movement(found))):
+        say(sentence)

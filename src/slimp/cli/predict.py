@@ -38,8 +38,10 @@ class Arguments:
     """Run folder of the encoders, if it is no longer where the probe says."""
     out: Path | None = None
     """File to write, .json, .csv or .parquet; FILE.config.json is written beside it."""
+    explain: Path | None = None
+    """Folder for a picture per predicted image: what its class rests on."""
     overwrite: bool = False
-    """Replace --out."""
+    """Replace --out and --explain."""
     format: Literal["table", "json"] = "table"
     """Of what is printed."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -55,6 +57,7 @@ def run(arguments: Arguments) -> None:
     """Predicts, prints and writes."""
     import json
 
+    from slimp.data.files import check_output, new_folder
     from slimp.prediction.inputs import find_images
     from slimp.prediction.output import STATEMENT, to_dict
     from slimp.prediction.predictor import Predictor
@@ -63,9 +66,15 @@ def run(arguments: Arguments) -> None:
     out = arguments.out
     if out is not None:
         check_file(out, overwrite=arguments.overwrite)
+    if arguments.explain is not None:
+        check_output(arguments.explain, overwrite=arguments.overwrite)
     paths = find_images(arguments.images)
     device = device_of(arguments.accelerator)
     predictor = Predictor.load(arguments.probe, arguments.config, run=arguments.run, device=device)
+    if arguments.explain is not None:
+        from slimp.report.overlays import require_map, write_overlays
+
+        require_map(predictor)
     metadata = predictor.metadata(arguments.metadata, paths)
     if predictor.compares and (metadata is None or metadata.owners is None):
         note("no column 'patient' in --metadata: no lesion is compared with others of its patient")
@@ -89,6 +98,10 @@ def run(arguments: Arguments) -> None:
     if out is not None:
         _write(out, arguments, predictor, predictions)
         note(f"written: {out}")
+    if (folder := arguments.explain) is not None:
+        with new_folder(folder, overwrite=arguments.overwrite) as partial:
+            drawn = write_overlays(partial, predictor, predictions)
+        note(f"written: {folder}, {len(drawn)} picture(s)")
     note(STATEMENT)
     if all(prediction.status == "unreadable" for prediction in predictions):
         raise UserError(

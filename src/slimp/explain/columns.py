@@ -5,18 +5,29 @@ Axis names: n = images, d = width of the image embeddings, t = features of the l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 from torch import Tensor
 
+from slimp.data.cohort import Cohort
+from slimp.data.encoding import Encoding
+from slimp.data.schema import LevelName
+from slimp.errors import UserError
+from slimp.evaluation.bootstrap import Estimate
+from slimp.explain.maps import collected_attention, propagated
+from slimp.explain.scores import estimates
 from slimp.explain.targets import Match
+from slimp.models.ft_transformer import FTTransformer
 
 Array = np.ndarray[Any, np.dtype[Any]]
+UNKNOWN = Estimate(mean=np.nan, ci95=(np.nan, np.nan), per_seed=())
 
 
 def feature_names(match: Match) -> list[str]:
@@ -40,6 +51,27 @@ def left_out(match: Match, embeddings: Float[Tensor, "n d"]) -> Float[Array, "n 
     return torch.stack(falls, dim=1).cpu().numpy()
 
 
+def attended(match: Match, embeddings: Float[Tensor, "n d"]) -> Float[Array, "n t"]:
+    """Share of each feature in the attention of its row's encoder, times the cosine's gradient.
+
+    As `gradient-attention` of images: propagated through the layers, to the tokens that are read
+    out (Chefer et al., ICCV 2021). NaN where the feature is missing, or nothing raises the cosine.
+    """
+    tabular, present = match.model.level(match.level).tabular, match.rows[match.level].present
+    layers: Any = tabular.encoder.transformer_encoder["layers"]
+    drops = [layer.attn_drop for layer in layers]
+    with torch.enable_grad(), collected_attention(tabular, drops) as attention:
+        relevance = propagated(match(embeddings).sum(), attention)[..., 1:]  # (n, q, t)
+    if isinstance(tabular, FTTransformer):  # reads CLS, and has a token per box of a group
+        tokens = relevance[:, 0]
+        found = tokens.new_zeros(present.shape).index_add_(1, tabular.owner, tokens)
+    else:
+        found = relevance[:, 0] if tabular.config.pool == "cls" else relevance[:, 1:].mean(dim=1)
+    known = torch.where(present, found, torch.nan).cpu().numpy()
+    total = np.nansum(known, axis=1, keepdims=True)
+    return known / np.where(total > 0, total, np.nan)
+
+
 def counterfactuals(match: Match, seed: int) -> list[tuple[Match, Bool[Array, " n"]]]:
     """Per feature: the same images with another image's value of it, and where that differs."""
     encoding, rows = match.model.level(match.level).encoding, match.rows[match.level]
@@ -53,6 +85,95 @@ def counterfactuals(match: Match, seed: int) -> list[tuple[Match, Bool[Array, " 
         changed = other.numpy() != np.arange(len(other))
         found.append((match.with_rows(replace(rows, **parts)), changed))
     return found
+
+
+def with_field(cohort: Cohort, encodings: Mapping[LevelName, Encoding], change: str) -> Cohort:
+    """The cohort with one value in every row of a column of its metadata.
+
+    Args:
+        cohort: with the column at one of its levels.
+        encodings: of the model, which must know the column and the category.
+        change: `COLUMN=VALUE`, the value in the cohort's unit; true or false for a checkbox.
+
+    Raises:
+        UserError: no such column, or the value is none of it.
+    """
+    column, _, text = change.partition("=")
+    read = {name: f for e in encodings.values() for f in e.features for name in f.columns}
+    level = next((level for level in cohort.schema.levels if column in level.columns), None)
+    if level is None or column not in read:
+        here = [c for level in cohort.schema.levels for c in level.columns if c in read]
+        raise UserError(
+            f"--counterfactual {change}: the run reads no column '{column}' of cohort "
+            f"'{cohort.info.name}', but {', '.join(here)}."
+        )
+    feature, ticks = read[column], {"true": True, "false": False}
+    value: object = ticks.get(text.lower()) if feature.kind == "checkbox" else text
+    known = list(ticks) if feature.kind == "checkbox" else list(feature.categories)
+    if feature.kind == "continuous":
+        try:
+            value = float(text)
+        except ValueError:
+            raise UserError(f"--counterfactual {change}: '{text}' is not a number.") from None
+    elif text.lower() not in ticks if feature.kind == "checkbox" else text not in known:
+        raise UserError(f"--counterfactual {change}: '{column}' is one of {', '.join(known)}.")
+    table = cohort.tables.of_level(level.name).copy()
+    table[column] = pd.Series([value] * len(table), index=table.index, dtype=table[column].dtype)
+    tables: dict[str, Any] = {f"{level.name}s": table}
+    return replace(cohort, tables=replace(cohort.tables, **tables))
+
+
+def feature_tables(
+    ids: pd.DataFrame, worth: Mapping[str, pd.DataFrame]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`Explanation.features` and `Explanation.cells`, those that matter most first.
+
+    Args:
+        ids: `image_id patient_id`, a row per image.
+        worth: figure -> a row per image, a column per feature.
+    """
+    if not worth:
+        return pd.DataFrame(columns=["feature", "known"]), pd.DataFrame(columns=["image_id"])
+    first = next(iter(worth.values()))
+    table = pd.DataFrame({"feature": first.columns, "known": first.notna().mean().to_numpy()})
+    patients = ids["patient_id"].to_numpy()
+    for kind, values in worth.items():
+        kept = {str(n): values[n].to_numpy(float) for n in values if values[n].notna().any()}
+        means = estimates(kept, patients) if kept else {}
+        of = [means.get(str(name), UNKNOWN) for name in first.columns]
+        table[kind] = [estimate.mean for estimate in of]
+        table[f"{kind}_low"], table[f"{kind}_high"] = ([e.ci95[k] for e in of] for k in (0, 1))
+    table = table.sort_values(next(iter(worth)), ascending=False, ignore_index=True)
+    long = {kind: values[table["feature"]].to_numpy().ravel() for kind, values in worth.items()}
+    keys = {
+        "image_id": ids["image_id"].to_numpy().repeat(len(table)),
+        "feature": np.tile(table["feature"].to_numpy(), len(ids)),
+    }
+    return table, pd.DataFrame({**keys, **long})
+
+
+def movement(features: pd.DataFrame, cells: pd.DataFrame, ids: pd.DataFrame) -> dict[str, Estimate]:
+    """Mean shift of the map per image: `relevant`, `other` and `difference`.
+
+    Over the features whose hiding lowers the score (its interval is above 0), and over the others.
+    Empty without shifts, or where either has no feature.
+
+    Args:
+        features: of `Explanation`.
+        cells: of `Explanation`.
+        ids: `image_id patient_id`, a row per image explained.
+    """
+    if "shift" not in cells:
+        return {}
+    shifts = cells.pivot(index="image_id", columns="feature", values="shift")
+    shifts = shifts.reindex(ids["image_id"])
+    own = set(features["feature"][features["fall_low"] > 0])
+    parts = [shifts.loc[:, [(name in own) == kept for name in shifts]] for kept in (True, False)]
+    relevant, other = (part.mean(axis=1).to_numpy(dtype=float) for part in parts)
+    figures = {"relevant": relevant, "other": other, "difference": relevant - other}
+    if np.isnan(figures["difference"]).all():
+        return {}
+    return estimates(figures, ids["patient_id"].to_numpy())
 
 
 def _other_rows(values: Tensor, present: Tensor, rng: np.random.Generator) -> Int[Tensor, " n"]:

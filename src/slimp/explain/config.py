@@ -28,13 +28,18 @@ class ExplainConfig:
     """Random seed: which images, counterfactual values, random weights."""
     deletion: bool = True
     """Also blur what the map names first, and bring it back first: 42 passes per image and map."""
-    counterfactual: bool = True
+    shift: bool = True
     """Also give each metadata feature another image's value, and see how far the map of the first
     method moves."""
+    counterfactual: str | None = None
+    """COLUMN=VALUE: explain the match with the metadata as they are but for this column, which has
+    this value in every row."""
     batch_size: int = 32
     """Images at once; changes speed and memory only."""
 
     def __post_init__(self) -> None:
         require_positive(self, "images", "batch_size")
+        if self.counterfactual is not None and "=" not in self.counterfactual:
+            raise UserError(f"counterfactual is COLUMN=VALUE, not '{self.counterfactual}'.")
         if unknown := set(self.methods) - set(METHODS):
             raise UserError(f"methods are {', '.join(METHODS)}, not '{min(unknown)}'.")

@@ -20,9 +20,18 @@ from slimp.data.batches import IntArray
 from slimp.data.cohort import Cohort
 from slimp.data.files import write_json
 from slimp.data.images import Pictures, centre
+from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Estimate
 from slimp.evaluation.logistic import LinearProbe
-from slimp.explain.columns import counterfactuals, feature_names, left_out, rank_correlation
+from slimp.explain.columns import (
+    attended,
+    counterfactuals,
+    feature_names,
+    feature_tables,
+    left_out,
+    rank_correlation,
+    with_field,
+)
 from slimp.explain.config import ExplainConfig, Method
 from slimp.explain.maps import Score, default_methods, relevance, upsampled
 from slimp.explain.masks import find_masks, read_mask
@@ -32,6 +41,7 @@ from slimp.explain.scores import (
     centre_map,
     deletion_and_insertion,
     estimates,
+    known,
     mask_scores,
 )
 from slimp.explain.targets import LogOdds, Match, match_of
@@ -60,17 +70,26 @@ class Explanation:
     paired differences from the spot in the middle."""
     features: pd.DataFrame
     """A row per metadata feature: `feature known`; `fall fall_low fall_high`, the mean fall of the
-    cosine when it is hidden; `shift ...`, how far the map moves when its value is another's."""
+    score when it is hidden; `attention ...`, its share in the attention of its row times the
+    gradient; `shift ...`, how far the map moves when its value is another's; of a probe
+    `permutation ...`, see `slimp.explain.probe_features`."""
+    cells: pd.DataFrame
+    """The same per image: `image_id feature` and a column per figure, NaN where missing."""
     masks: Mapping[str, Path] = field(default_factory=dict)
     """Image id -> file."""
+    beside: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Other models on the same images, see `slimp.explain.beside`."""
 
     def save(self, folder: Path, record: Mapping[str, Any]) -> None:
-        """Writes `maps.npz metrics.json images.csv features.csv config.json` into a folder."""
+        """Writes `maps.npz`, `metrics.json`, `config.json` and the tables into a folder."""
         ids = self.by_image["image_id"].to_numpy(dtype=str)
         arrays: dict[str, Any] = {"image_id": ids, **self.maps}
         np.savez_compressed(folder / "maps.npz", **arrays)
         self.by_image.to_csv(folder / "images.csv", index=False)
         self.features.to_csv(folder / "features.csv", index=False)
+        self.cells.to_csv(folder / "rows.csv", index=False)
+        if len(self.beside):
+            self.beside.to_csv(folder / "beside.csv", index=False)
         found = {
             method: {name: estimate.to_dict(per_seed=False) for name, estimate in of.items()}
             for method, of in self.figures.items()
@@ -84,7 +103,7 @@ def explain(
     cohort: Cohort,
     config: ExplainConfig | None = None,
     *,
-    probe: tuple[LinearProbe, str] | None = None,
+    probe: tuple[LinearProbe, str | None] | None = None,
     masks: Path | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -95,7 +114,8 @@ def explain(
         model: a pre-trained model.
         cohort: whose images and metadata.
         config: methods, level, number of images.
-        probe: explain its log-odds of a class; None: the match of images with their own metadata.
+        probe: explain its log-odds of a class, or (None) of the class that each image has; without
+            a probe: the match of images with their own metadata.
         masks: folder of lesion masks; None: maps are not scored against any.
         device: where the encoders run.
         progress: called with (images done, images in all).
@@ -106,37 +126,36 @@ def explain(
     """
     config = config or ExplainConfig()
     files = find_masks(masks, cohort.images["image_id"].tolist()) if masks else {}
-    rows = _drawn(cohort, config, files)
-    target = LogOdds.of(*probe) if probe else match_of(model, cohort, rows.tolist(), config.level)
+    rows = _drawn(cohort, config, files, labelled=probe is not None and probe[1] is None)
+    target, own = _targets(model, cohort, rows, config, probe)
     methods = cast("tuple[Method, ...]", config.methods)
     methods = methods or default_methods(model.image_encoder)
     work = _Work(model, _random_twin(model, config.seed), config, methods, torch.device(device))
     others = []
-    if config.counterfactual and isinstance(target, Match) and methods[0] != "rollout":
+    if config.shift and isinstance(target, Match) and methods[0] != "rollout":
         others = counterfactuals(target, config.seed)
     parts: list[dict[str, Any]] = []
     with evaluating(model, work.device):
         for index in np.array_split(np.arange(len(rows)), -(-len(rows) // config.batch_size)):
             pixels, inside = _images(cohort, rows[index], files, model.image_spec.size)
-            at = torch.from_numpy(index)
-            part = work.of_images(pixels.to(work.device), inside, target[at])
-            part["shift"] = work.shifts(pixels.to(work.device), part, [m[at] for m, _ in others])
-            parts.append(part)
+            pixels, at = pixels.to(work.device), torch.from_numpy(index)
+            parts.append(work.of_images(pixels, inside, target[at]))
+            work.compare(pixels, parts[-1], None if own is None else own[at])
+            parts[-1]["shift"] = work.shifts(pixels, parts[-1], [m[at] for m, _ in others])
             if progress is not None:
                 progress(int(index[-1]) + 1, len(rows))
         ids = cohort.images[[*IDS]].iloc[rows].reset_index(drop=True)
-        features = pd.DataFrame(columns=["feature", "known"])
-        if isinstance(target, Match):
-            features = work.features(target, parts, [c for _, c in others], ids["patient_id"])
-    figures = pd.concat([part["figures"] for part in parts], ignore_index=True)
-    by_image = ids.join(figures)
+        worth = work.worth(target, parts, [c for _, c in others])
+    by_image = ids.join(pd.concat([part["figures"] for part in parts], ignore_index=True))
+    features, cells = feature_tables(ids, worth)
     return Explanation(
-        words=_words(target, probe),
+        words=_words(target, config, probe),
         rows=rows,
         maps={m: np.concatenate([part["maps"][m].numpy() for part in parts]) for m in methods},
         by_image=by_image,
         figures=_summary(by_image),
         features=features,
+        cells=cells,
         masks=files,
     )
 
@@ -187,27 +206,71 @@ class _Work:
         found = [1 - rank_correlation(own, relevance(encoder, pixels, o, method)) for o in others]
         return np.stack(found, axis=1) if found else np.empty((len(pixels), 0))
 
-    def features(
+    def compare(
+        self, pixels: UInt8[Tensor, "n 3 s s"], part: dict[str, Any], own: Match | None
+    ) -> None:
+        """Adds the score with the images' own metadata, and how far each map is from theirs."""
+        if own is None:
+            return
+        with torch.no_grad():
+            part["figures"]["own_score"] = own(part["embeddings"].to(self.device)).cpu().numpy()
+        for method in self.methods:
+            theirs = relevance(self.model.image_encoder, pixels, own, method)
+            shift = 1 - rank_correlation(part["maps"][method], theirs)
+            part["figures"][f"{method} counterfactual_shift"] = shift
+
+    def worth(
         self,
-        target: Match,
+        target: Match | LogOdds,
         parts: Sequence[Mapping[str, Any]],
         changed: Sequence[Array],
-        patients: pd.Series,
-    ) -> pd.DataFrame:
-        """The rows of `Explanation.features`, from all parts; `changed` as in `counterfactuals`."""
+    ) -> dict[str, pd.DataFrame]:
+        """Figure -> a row per image, a column per feature; `changed` as in `counterfactuals`."""
+        if not isinstance(target, Match):
+            return {}
         embeddings = torch.cat([part["embeddings"] for part in parts]).to(self.device)
-        found = {"fall": left_out(target[torch.arange(len(patients))], embeddings)}
+        match = target[torch.arange(len(embeddings))]
+        found = {"fall": left_out(match, embeddings), "attention": attended(match, embeddings)}
         if changed:
             shift = np.concatenate([part["shift"] for part in parts])
             found["shift"] = np.where(np.stack(changed, axis=1), shift, np.nan)
-        return _feature_table(feature_names(target), found, patients.to_numpy())
+        names = feature_names(match)
+        return {kind: pd.DataFrame(values, columns=names) for kind, values in found.items()}
 
 
-def _drawn(cohort: Cohort, config: ExplainConfig, masks: Mapping[str, Path]) -> IntArray:
+def _targets(
+    model: Slimp,
+    cohort: Cohort,
+    rows: IntArray,
+    config: ExplainConfig,
+    probe: tuple[LinearProbe, str | None] | None,
+) -> tuple[Match | LogOdds, Match | None]:
+    """What is explained; and the match with own metadata where that is with changed ones."""
+    if probe is not None:
+        own = cohort.images["label"].iloc[rows].tolist()
+        return LogOdds.of(probe[0], own if probe[1] is None else probe[1]), None
+    match = match_of(model, cohort, rows.tolist(), config.level)
+    if config.counterfactual is None:
+        return match, None
+    changed = with_field(cohort, model.encodings, config.counterfactual)
+    return match_of(model, changed, rows.tolist(), match.level), match
+
+
+def _drawn(
+    cohort: Cohort, config: ExplainConfig, masks: Mapping[str, Path], *, labelled: bool
+) -> IntArray:
     """Rows of the images to explain, in the order of the cohort."""
-    rows = np.arange(len(cohort))
+    fit = np.ones(len(cohort), dtype=bool)
     if masks:
-        rows = np.flatnonzero(cohort.images["image_id"].isin(list(masks)))
+        fit &= cohort.images["image_id"].isin(list(masks)).to_numpy()
+    if labelled:
+        fit &= cohort.images["label"].notna().to_numpy()
+    if not fit.any():
+        raise UserError(
+            f"cohort '{cohort.info.name}' has no image to explain: none has a label"
+            f"{' and a mask' if masks else ''}. Name a class with --label."
+        )
+    rows = np.flatnonzero(fit)
     drawn = np.random.default_rng(config.seed).permutation(rows)[: config.images]
     return np.sort(drawn)
 
@@ -235,10 +298,15 @@ def _random_twin(model: Slimp, seed: int) -> ImageEncoder:
     return twin
 
 
-def _words(target: Match | LogOdds, probe: tuple[LinearProbe, str] | None) -> str:
+def _words(
+    target: Match | LogOdds, config: ExplainConfig, probe: tuple[LinearProbe, str | None] | None
+) -> str:
     if isinstance(target, Match):
-        return f"cosine of each image with the {target.level} metadata of its own {target.level}"
-    return f"a probe's log-odds of {probe[1] if probe else 'a class'}"
+        whose = f"the {target.level} metadata of its own {target.level}"
+        changed = f", changed to {config.counterfactual}" if config.counterfactual else ""
+        return f"cosine of each image with {whose}{changed}"
+    label = probe[1] if probe else None
+    return f"a probe's log-odds of {'the class of each image' if label is None else label}"
 
 
 def _summary(by_image: pd.DataFrame) -> dict[str, dict[str, Estimate]]:
@@ -248,24 +316,8 @@ def _summary(by_image: pd.DataFrame) -> dict[str, dict[str, Estimate]]:
         method, measure = name.split(" ")
         if method not in ("centre", "area") and f"centre {measure}" in figures:
             figures[f"{method} minus_centre_{measure}"] = values - figures[f"centre {measure}"]
-    known = {name: values for name, values in figures.items() if not np.isnan(values).all()}
-    out: dict[str, dict[str, Estimate]] = {}
-    for name, estimate in estimates(known, by_image["patient_id"].to_numpy()).items():
+    out: dict[str, dict[str, Estimate]] = {name.split(" ")[0]: {} for name in figures}
+    for name, estimate in estimates(known(figures), by_image["patient_id"].to_numpy()).items():
         method, measure = name.split(" ")
         out.setdefault(method, {})[measure] = estimate
     return out
-
-
-def _feature_table(
-    names: Sequence[str], found: Mapping[str, Float[Array, "n t"]], patients: Array
-) -> pd.DataFrame:
-    """The rows of `Explanation.features`, those that matter most first."""
-    table = pd.DataFrame({"feature": names, "known": (~np.isnan(found["fall"])).mean(axis=0)})
-    for kind, values in found.items():
-        kept = {n: values[:, t] for t, n in enumerate(names) if not np.isnan(values[:, t]).all()}
-        means = estimates(kept, patients) if kept else {}
-        blank = Estimate(mean=np.nan, ci95=(np.nan, np.nan), per_seed=())
-        of = [means.get(name, blank) for name in names]
-        table[kind] = [estimate.mean for estimate in of]
-        table[f"{kind}_low"], table[f"{kind}_high"] = ([e.ci95[k] for e in of] for k in (0, 1))
-    return table.sort_values("fall", ascending=False, ignore_index=True)

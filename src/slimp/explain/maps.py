@@ -9,14 +9,14 @@ rows and columns of the grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from slimp.errors import UserError
@@ -60,9 +60,7 @@ def relevance(
             total = score(encoder.model(inputs)).sum()
         if method == "rollout":
             return _over_patches(encoder, _rollout([a.detach() for a in attention]))
-        gradients = torch.autograd.grad(total, attention)
-    found = zip(attention, gradients, strict=True)
-    return _over_patches(encoder, _propagated([(a.detach(), g) for a, g in found]))
+    return _over_patches(encoder, propagated(total, attention))
 
 
 def default_methods(encoder: ImageEncoder) -> tuple[Method, ...]:
@@ -96,20 +94,31 @@ def attention_weights(encoder: ImageEncoder) -> Iterator[list[Float[Tensor, "n a
             f"encoder '{encoder.name}' has no attention over all patches of the image. Choose "
             f"another method: {', '.join(m for m in METHODS if m not in ON_ATTENTION)}."
         )
-    found: list[Tensor] = []
     blocks: Any = encoder.model.blocks
-    handles = [
-        block.attn.attn_drop.register_forward_hook(lambda module, inputs, out: found.append(out))
-        for block in blocks
-    ]
+    with collected_attention(encoder, [block.attn.attn_drop for block in blocks]) as found:
+        yield found
+    if len(found) != len(blocks):
+        raise UserError(f"encoder '{encoder.name}': {len(found)} of {len(blocks)} layers attended")
+
+
+@contextmanager
+def collected_attention(
+    model: nn.Module, drops: Iterable[nn.Module]
+) -> Iterator[list[Float[Tensor, "n a t t"]]]:
+    """Collects what passes these dropouts of attention, with its graph; nothing is fused inside."""
+    found: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: object, out: Tensor) -> None:
+        # Frozen encoders leave no graph behind: it begins here.
+        found.append(out if out.requires_grad else out.requires_grad_(torch.is_grad_enabled()))
+
+    handles = [drop.register_forward_hook(keep) for drop in drops]
     try:
-        with fused_attention(encoder, enable=False):
+        with fused_attention(model, enable=False):
             yield found
     finally:
         for handle in handles:
             handle.remove()
-    if len(found) != len(handles):
-        raise UserError(f"encoder '{encoder.name}': {len(found)} of {len(handles)} layers attended")
 
 
 def _rollout(attention: list[Tensor]) -> Float[Tensor, "n t t"]:
@@ -120,13 +129,18 @@ def _rollout(attention: list[Tensor]) -> Float[Tensor, "n t t"]:
     return total
 
 
-def _propagated(layers: list[tuple[Tensor, Tensor]]) -> Float[Tensor, "n t t"]:
-    """Relevance of each token for each, without that of a token for itself at the start."""
-    start = torch.eye(layers[0][0].shape[-1]).to(layers[0][0])
-    total = start
-    for attention, gradient in layers:
-        total = total + (attention * gradient).clamp(min=0).mean(dim=1) @ total
-    return total - start
+def propagated(score: Float[Tensor, ""], attention: list[Tensor]) -> Float[Tensor, "n q t"]:
+    """Relevance of each token for each that the last layer returns, for a sum of scores.
+
+    Without that of a token for itself at the start. `attention`: (n, a, q, t) of each layer.
+    """
+    gradients = torch.autograd.grad(score, attention)
+    start = torch.eye(attention[0].shape[-1]).to(attention[0])
+    total, layers = start[None], zip(attention, gradients, strict=True)
+    for weights, gradient in layers:
+        own = total[:, : weights.shape[2]]
+        total = own + (weights.detach() * gradient).clamp(min=0).mean(dim=1) @ total
+    return total - start[: total.shape[1]]
 
 
 def _over_patches(encoder: ImageEncoder, relevances: Float[Tensor, "n t t"]) -> Tensor:

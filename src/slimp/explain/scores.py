@@ -101,17 +101,22 @@ def deletion_and_insertion(
     return deletion, insertion
 
 
+def known(figures: Mapping[str, Array]) -> dict[str, Array]:
+    """The figures that any image has."""
+    return {name: values for name, values in figures.items() if not np.isnan(values).all()}
+
+
 def estimates(
     by_image: Mapping[str, Array], patients: Array, *, replicates: int = 1000
 ) -> dict[str, Estimate]:
     """The mean of each figure over images, NaN left out, with its interval over patients."""
-    known = {name: ~np.isnan(values) for name, values in by_image.items()}
+    has = {name: ~np.isnan(values) for name, values in by_image.items()}
 
     def means(_: int, weights: Array) -> dict[str, Array]:
         with np.errstate(invalid="ignore"):
             return {
-                name: (weights[:, known[name]] @ values[known[name]])
-                / weights[:, known[name]].sum(axis=1)
+                name: (weights[:, has[name]] @ values[has[name]])
+                / weights[:, has[name]].sum(axis=1)
                 for name, values in by_image.items()
             }
 

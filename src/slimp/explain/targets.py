@@ -69,11 +69,12 @@ class LogOdds:
     map.
     """
 
-    slope: Float[Tensor, " d"]
+    slope: Float[Tensor, "*n d"]
+    """Of all images, or of each."""
 
     @classmethod
-    def of(cls, probe: LinearProbe, label: str) -> LogOdds:
-        """Of a fitted probe and one of its classes.
+    def of(cls, probe: LinearProbe, label: str | Sequence[str]) -> LogOdds:
+        """Of a fitted probe and one of its classes, or one for each image.
 
         Raises:
             UserError: no such class, or the probe reads no image, or more than one of a patient.
@@ -84,24 +85,29 @@ class LogOdds:
                 f"(block '{min(compared)}'), so no map of one image explains it. Make one with: "
                 "slimp probe --features full."
             )
-        if label not in probe.classes:
-            raise UserError(f"no class '{label}' in the probe: {', '.join(probe.classes)}.")
+        labels = [label] if isinstance(label, str) else label
+        if unknown := set(labels) - set(probe.classes):
+            raise UserError(
+                f"no class '{min(unknown)}' in the probe: {', '.join(probe.classes)}. Pass one of "
+                "them as --label."
+            )
+        at = [probe.classes.index(name) for name in labels]
         start = 0
         for name, width in probe.blocks.items():
             if name == "image":
                 coef = probe.coef[:, start : start + width] / probe.scale[start : start + width]
-                slope = coef[probe.classes.index(label)] - coef.mean(axis=0)
+                slope = coef[at[0] if isinstance(label, str) else at] - coef.mean(axis=0)
                 return cls(slope=torch.from_numpy(slope.astype(np.float32)))
             start += width
         raise UserError(f"the probe ('{probe.features}') reads no image features.")
 
     def __call__(self, embeddings: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """The log-odds of each image, up to a constant."""
-        return embeddings @ self.slope.to(embeddings)
+        return (embeddings * self.slope.to(embeddings)).sum(dim=-1)
 
     def __getitem__(self, index: Int[Tensor, " m"]) -> LogOdds:
-        """The same for any images."""
-        return self
+        """The same for some of the images."""
+        return self if self.slope.ndim == 1 else replace(self, slope=self.slope[index])
 
 
 def _device(model: Slimp) -> torch.device:

@@ -142,7 +142,10 @@ class Design:
     def blank(self, rates: Float[Array, " n"], rng: np.random.Generator) -> Design:
         """The rows with metadata missing completely at random, see `RawTable.blank`."""
         assert self.table is not None
-        table = self.table.blank(rates, rng)
+        return self.with_table(self.table.blank(rates, rng))
+
+    def with_table(self, table: RawTable) -> Design:
+        """The rows with other metadata, embedded anew."""
         embedded = {} if self.encoder is None else self.encoder(table)
         blocks = {name: embedded.get(name, values) for name, values in self.blocks.items()}
         return replace(self, blocks=blocks, table=table)

@@ -61,6 +61,7 @@ class TransformerLayer(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
+        self.attn_drop = nn.Dropout(dropout)  # timm's name, where hooks find the attention
 
     def forward(
         self, x: Float[Tensor, "n s h"], mask: Bool[Tensor, "n 1 1 s"] | None
@@ -87,12 +88,12 @@ class TransformerLayer(nn.Module):
             part.reshape(*part.shape[:2], self.heads, x.shape[-1] // self.heads).transpose(1, 2)
             for part in (q, k, v)
         )
-        dropout = self.dropout.p if self.training else 0.0
         if self.fused_attn:
+            dropout = self.attn_drop.p if self.training else 0.0
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         else:
             scores = (q / q.shape[-1] ** 0.5) @ k.transpose(-2, -1)
             if mask is not None:
                 scores = scores.masked_fill(~mask, -torch.inf)
-            attended = F.dropout(torch.softmax(scores, dim=-1), dropout) @ v
+            attended = self.attn_drop(torch.softmax(scores, dim=-1)) @ v
         return cast("Tensor", self.self_attn.out_proj(attended.transpose(1, 2).flatten(2)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from matplotlib import colormaps
@@ -19,10 +20,12 @@ from slimp.checks.report import cautions
 from slimp.data.cohort import Cohort
 from slimp.data.images import Pictures, centre
 from slimp.evaluation.bootstrap import Estimate
+from slimp.explain import columns
 from slimp.explain.explain import Explanation
 from slimp.explain.maps import upsampled
 from slimp.explain.masks import read_mask
-from slimp.report.html import render_page, write_page
+from slimp.explain.scores import MEASURES as COMPARED
+from slimp.report.html import DASH, render_page, write_page
 
 SHOWN = 24
 """Images with their maps, at most one per patient."""
@@ -38,8 +41,29 @@ MEASURES = {
     "deletion": "Deletion",
     "insertion": "Insertion",
     "randomised_correlation": "Correlation with random weights",
+    "counterfactual_shift": "Shift from the map for own metadata",
 }
-FEATURE_HEADS = {"fall": "Fall of the cosine when hidden", "shift": "Shift of the map when changed"}
+BESIDE_MEASURES = {
+    "balanced_accuracy": "Balanced accuracy of the probe",
+    **{name: words for name, words in MEASURES.items() if name not in ("deletion", "insertion")},
+    **{f"minus_centre_{name}": f"{MEASURES[name]}, less the centre's" for name in COMPARED},
+}
+BESIDE_HEADS = ("Figure", "Map", "Model", "#Mean", "#First model less this one")
+FEATURE_HEADS = {
+    "fall": "Fall of the score when hidden",
+    "attention": "Share of attention times gradient",
+    "shift": "Shift of the map when changed",
+    "permutation": "Fall of balanced accuracy when permuted",
+}
+FEATURE_WORDS = {
+    "fall": "Fall: how much the score falls when the feature is hidden.",
+    "attention": "Share: of the attention over the row's tokens, times its gradient; shares of a "
+    "row add up to 1.",
+    "shift": "Shift: 1 minus the rank correlation of the map with that for another image's value "
+    "of the feature; 0 where the map stays.",
+    "permutation": "Permuted: the probe's balanced accuracy, less that when the patients it was "
+    "tested on swap the feature; image: the features of the image, as one.",
+}
 
 
 def write_explanation_report(
@@ -54,7 +78,7 @@ def write_explanation_report(
 ) -> Path:
     """Writes the page: one HTML file that needs nothing else."""
     measures = [m for m in MEASURES if any(m in of for of in found.figures.values())]
-    kinds = [c for c in ("fall", "shift") if c in found.features]
+    kinds = [kind for kind in FEATURE_HEADS if kind in found.features]
     page = render_page(
         "explanation.html.j2",
         title=f"{cohort.info.name}: what the {found.words} rests on",
@@ -71,6 +95,10 @@ def write_explanation_report(
             [row["feature"], row["known"], *(_interval(row, kind) for kind in kinds)]
             for row in found.features.to_dict("records")
         ],
+        beside_heads=BESIDE_HEADS,
+        beside=beside_rows(found.beside) if len(found.beside) else [],
+        movement=movement(found),
+        feature_words=" ".join(FEATURE_WORDS[kind] for kind in kinds),
         cases=_cases(found, cohort) if images else [],
         methods=list(found.maps),
         n=len(found.rows),
@@ -85,6 +113,35 @@ def verdict(found: Explanation) -> str:
     if all("mass_ratio" not in found.figures[method] for method in found.maps):
         return "No lesion masks were given, so nothing says whether the maps show the lesion."
     return " ".join(_verdict(method, found.figures[method]) for method in found.maps)
+
+
+def beside_rows(table: pd.DataFrame) -> list[list[Any]]:
+    """The rows of `Explanation.beside`, figure by figure, for a table with `BESIDE_HEADS`."""
+    order = list(BESIDE_MEASURES)
+    table = table[table["figure"].isin(order)]
+    table = table.sort_values("figure", key=lambda f: f.map(order.index), kind="stable")
+    return [
+        [BESIDE_MEASURES[row["figure"]], row["map"] or DASH, row["model"]]
+        + [_interval(row, kind) for kind in ("mean", "difference")]
+        for row in table.to_dict("records")
+    ]
+
+
+def movement(found: Explanation) -> str:
+    """Whether the map moves with the features that matter, in a sentence; empty if not measured."""
+    moved = columns.movement(found.features, found.cells, found.by_image)
+    if not moved:
+        return ""
+    n = int((found.features["fall_low"] > 0).sum())
+    low, high = moved["difference"].ci95
+    side = "more" if low > 0 else "less" if high < 0 else "not clearly more"
+    relevant, other, difference = (moved[k].mean for k in ("relevant", "other", "difference"))
+    return (
+        f"The map moves {side} when a feature changes that the score rests on than when another "
+        f"does: {relevant:.3f} over {n} such features, {other:.3f} over the "
+        f"{len(found.features) - n} others, difference {difference:+.3f} "
+        f"(95 % interval {low:+.3f} to {high:+.3f})."
+    )
 
 
 def _verdict(method: str, of: Mapping[str, Estimate]) -> str:
@@ -141,6 +198,7 @@ def _uri(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _interval(row: dict[Any, Any], kind: str) -> Any:
-    ends = (row[f"{kind}_low"], row[f"{kind}_high"])
+def _interval(row: dict[Any, Any], kind: str) -> Estimate:
+    of = "" if kind == "mean" else f"{kind}_"
+    ends = (row[f"{of}low"], row[f"{of}high"])
     return Estimate(mean=row[kind], ci95=ends, per_seed=())

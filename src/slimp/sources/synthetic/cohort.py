@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
+from PIL import Image
 
 from slimp.data.cohort import Cohort, CohortInfo, CohortWriter, Tables
 from slimp.data.files import ImagesInMemory
@@ -100,6 +101,12 @@ def synthetic_mask(config: SyntheticConfig, image_id: str) -> Bool[np.ndarray, "
                 photo, _ = _draw_photo(config, (number, k, i), patient, lesion)
                 return lesion_mask(lesion.look, photo, config.image_size)
     raise UserError(f"the synthetic cohort of this configuration has no image '{image_id}'.")
+
+
+def write_masks(folder: Path, config: SyntheticConfig, image_ids: Iterable[str]) -> None:
+    """Writes `IMAGE_ID.png` of each image of the cohort, the lesion white."""
+    for name in image_ids:
+        Image.fromarray(synthetic_mask(config, name)).save(folder / f"{name}.png")
 
 
 def synthetic_schema(config: SyntheticConfig) -> Schema:

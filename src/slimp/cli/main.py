@@ -43,6 +43,7 @@ VERBS = {
     "experiment list": "questions, data, cells, and time on this machine",
     "experiment show": "DIR: the table of the cells that are done so far",
     "compare": "A B: two probes on the same patients, with a p-value for their difference",
+    "doctor": "versions, devices, memory, and which extras are missing: for bug reports",
 }
 """Verb -> what it does. Its module in `slimp.cli` has the same name, joined by '_'."""
 

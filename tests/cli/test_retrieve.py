@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,6 +99,10 @@ def test_the_page_says_first_whether_to_trust_it(retrieved):
     assert "reference" in head
     assert "Nothing imputed" in head
     assert "cannot be measured here" in head
+    assert re.search(r"\d+ of \d+ columns of held-out patients of the reference are", head)
+    skills = re.findall(r'data-head="Kappa or skill">(-?[\d.]+)', page)
+    assert [float(x) for x in skills] == sorted(map(float, skills), reverse=True)
+    assert skills
     assert "<script" not in page
     assert page.count("data:image/jpeg") >= 2
 

@@ -104,6 +104,22 @@ def test_panels_appear_where_their_columns_do():
     assert "training from 2 to 1; validation from 1.5 to 1.5" in alt(found[0])
 
 
+def test_curves_of_fractions_start_at_zero_beside_chance():
+    epochs = {"kind": ["epoch"] * 2, "step": [2, 4], "recall_at_5": [0.25, 0.30]}
+    [svg] = curve_figures(pd.DataFrame(epochs), {"recall_at_5": 0.125})
+    assert "from 0.25 to 0.3 (by chance 0.125)" in alt(svg)
+    ticks = [float(t) for t in texts(svg) if re.fullmatch(r"0\.\d+", t)]
+    assert min(ticks) == 0
+    assert max(ticks) < 1
+
+
+def test_few_images_make_few_bins():
+    p = np.random.default_rng(0).dirichlet(np.ones(3), size=40)
+    found = reliability(p.argmax(axis=1), p, bins=5)
+    assert found["rows"].sum() == 40
+    assert set((found["high"] - found["low"]).round(6)) == {0.2}
+
+
 def test_a_long_log_is_thinned_to_means():
     rng = np.random.default_rng(0)
     [short] = curve_figures(make_log(loss=rng.random(100).tolist()))

@@ -73,7 +73,10 @@ def test_a_page_shows_the_figures_that_it_was_given(run, cohort, found):
     assert f"--mean:{100 * score.mean:.2f}%" in html
     for name, baseline in found.baselines.items():
         assert f"{name} {baseline.balanced_accuracy.mean:.3f}" in shown
-    assert found.verdict.sentence in shown
+    assert f"{found.verdict.difference.difference:+.3f}" in shown[: shown.index("Patients")]
+    tested = found.main.predictions
+    images, patients = (tested[name].nunique() for name in ("image_id", "patient_id"))
+    assert f"Tested on {images} images of {patients} patients" in shown
     assert "vit_x, pre-trained on 20 patients" in shown
     assert f"{len(cohort.patients)}" in shown
     for point in found.low_shot.points:
@@ -147,6 +150,30 @@ def test_what_was_not_asked_for_says_so(run, cohort, found):
         assert text in shown.shown
     assert not shown.of("img")
     assert "images were not asked for" in shown.shown
+
+
+@pytest.mark.parametrize(
+    ("ends", "answer"),
+    [
+        ((0.1, 0.3), "Pre-training helps: a probe"),
+        ((-0.3, -0.1), "Pre-training does not help: a probe"),
+        ((-0.1, 0.3), "Whether pre-training helps is open: a probe"),
+    ],
+)
+def test_the_first_sentence_says_whether_training_helped(run, cohort, found, ends, answer):
+    difference = replace(found.verdict.difference, difference=float(np.mean(ends)), ci95=ends)
+    verdict = replace(found.verdict, difference=difference)
+    html = page(run, cohort, replace(found, verdict=verdict))
+    assert f'<p class="lead">{answer}' in html
+    assert f"{np.mean(ends):+.3f} ({ends[0]:+.3f} to {ends[1]:+.3f})" in html
+
+
+def test_sections_without_content_are_listed_at_the_end(run, cohort, found):
+    html = page(run, cohort, replace(found, leakage=None))
+    assert html.index('id="left-out"') > html.index('id="configuration"')
+    assert 'href="#leakage"' not in html
+    assert 'id="leakage"' not in html
+    assert "Leakage" in html[html.index('id="left-out"') :]
 
 
 def test_cautions_name_what_makes_scores_doubtful(run, cohort, found):

@@ -208,9 +208,10 @@ def _warnings(arguments: Arguments, cohort: Cohort, found: Explanation) -> list[
 def _show(found: Explanation) -> None:
     from slimp.report.explanation import (
         BESIDE_HEADS,
-        FEATURE_HEADS,
         MEASURES,
         beside_rows,
+        feature_heads,
+        feature_rows,
         movement,
         verdict,
     )
@@ -218,14 +219,11 @@ def _show(found: Explanation) -> None:
     measures = [m for m in MEASURES if any(m in of for of in found.figures.values())]
     rows = [[name, *(of.get(m) for m in measures)] for name, of in found.figures.items()]
     show_table(f"Maps of {len(found.rows)} images: {found.words}", ["map", *measures], rows)
-    if len(found.features):
-        kinds = [kind for kind in FEATURE_HEADS if kind in found.features]
-        heads = ["feature", "known", *kinds]
-        table = found.features[heads].to_dict("records")
-        show_table("Metadata features", heads, [[row[h] for h in heads] for row in table])
-    if len(found.beside):
-        show_table(
-            "Beside other models", [h.lstrip("#") for h in BESIDE_HEADS], beside_rows(found.beside)
-        )
+    for title, heads, rows in (
+        ("Metadata features", feature_heads(found), feature_rows(found)),
+        ("Beside other models", BESIDE_HEADS, beside_rows(found.beside)),
+    ):
+        if rows:
+            show_table(title, [head.lstrip("#") for head in heads], rows)
     for sentence in filter(None, (verdict(found), movement(found))):
         say(sentence)

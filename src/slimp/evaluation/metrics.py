@@ -143,24 +143,26 @@ def ece(
     return ratio(np.abs(per_bin).sum(axis=1), weights.sum(axis=1))
 
 
-def bin_of(confidence: Float[Array, " n"]) -> Int[Array, " n"]:
+def bin_of(confidence: Float[Array, " n"], bins: int = ECE_BINS) -> Int[Array, " n"]:
     """Bin of each confidence; a bin includes its upper edge."""
-    return np.asarray(np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1))
+    return np.asarray(np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1))
 
 
-def reliability(y: Int[Array, " n"], probabilities: Float[Array, "n k"]) -> pd.DataFrame:
+def reliability(
+    y: Int[Array, " n"], probabilities: Float[Array, "n k"], *, bins: int = ECE_BINS
+) -> pd.DataFrame:
     """How often the most probable class is right, by its probability: a row per bin with rows.
 
     Columns `low high rows confidence accuracy`: the bin's edges and rows, the mean probability of
     the most probable class, the fraction where it is the true one. The gaps of the last two,
-    weighted by the rows, add up to the `ece`.
+    weighted by the rows, add up to the `ece` where the bins are as many as its.
     """
     confidence = probabilities.max(axis=1)
     found = pd.DataFrame({"rows": 1, "confidence": confidence})
     found["accuracy"] = probabilities.argmax(axis=1) == y
     how = {"rows": "sum", "confidence": "mean", "accuracy": "mean"}
-    found = found.groupby(bin_of(confidence)).agg(how)
-    edges = np.linspace(0, 1, ECE_BINS + 1)
+    found = found.groupby(bin_of(confidence, bins)).agg(how)
+    edges = np.linspace(0, 1, bins + 1)
     return found.assign(low=edges[found.index], high=edges[found.index + 1])
 
 

@@ -24,8 +24,7 @@ from slimp.explain import columns
 from slimp.explain.explain import Explanation
 from slimp.explain.maps import upsampled
 from slimp.explain.masks import read_mask
-from slimp.explain.scores import MEASURES as COMPARED
-from slimp.report.html import DASH, render_page, write_page
+from slimp.report.html import DASH, percent, render_page, write_page
 
 SHOWN = 24
 """Images with their maps, at most one per patient."""
@@ -46,7 +45,8 @@ MEASURES = {
 BESIDE_MEASURES = {
     "balanced_accuracy": "Balanced accuracy of the probe",
     **{name: words for name, words in MEASURES.items() if name not in ("deletion", "insertion")},
-    **{f"minus_centre_{name}": f"{MEASURES[name]}, less the centre's" for name in COMPARED},
+    "minus_centre_mass_ratio": "Mass in the lesion ÷ its area, less the centre's",
+    "minus_centre_auroc": "AUROC against the mask, less the centre's",
 }
 BESIDE_HEADS = ("Figure", "Map", "Model", "#Mean", "#First model less this one")
 FEATURE_HEADS = {
@@ -78,10 +78,9 @@ def write_explanation_report(
 ) -> Path:
     """Writes the page: one HTML file that needs nothing else."""
     measures = [m for m in MEASURES if any(m in of for of in found.figures.values())]
-    kinds = [kind for kind in FEATURE_HEADS if kind in found.features]
     page = render_page(
         "explanation.html.j2",
-        title=f"{cohort.info.name}: what the {found.words} rests on",
+        title=f"{cohort.info.name}: {found.words}, explained",
         lead=verdict(found),
         cautions=[*cautions(cohort), *warnings],
         command=command,
@@ -90,15 +89,14 @@ def write_explanation_report(
         figures=[
             [method, *(of.get(m, np.nan) for m in measures)] for method, of in found.figures.items()
         ],
-        feature_heads=["Feature", "#Known", *(f"#{FEATURE_HEADS[kind]}" for kind in kinds)],
-        features=[
-            [row["feature"], row["known"], *(_interval(row, kind) for kind in kinds)]
-            for row in found.features.to_dict("records")
-        ],
+        feature_heads=feature_heads(found),
+        features=feature_rows(found),
         beside_heads=BESIDE_HEADS,
-        beside=beside_rows(found.beside) if len(found.beside) else [],
+        beside=beside_rows(found.beside),
         movement=movement(found),
-        feature_words=" ".join(FEATURE_WORDS[kind] for kind in kinds),
+        feature_words=" ".join(
+            FEATURE_WORDS[kind] for kind in FEATURE_WORDS if kind in found.features
+        ),
         cases=_cases(found, cohort) if images else [],
         methods=list(found.maps),
         n=len(found.rows),
@@ -115,8 +113,29 @@ def verdict(found: Explanation) -> str:
     return " ".join(_verdict(method, found.figures[method]) for method in found.maps)
 
 
+def feature_heads(found: Explanation) -> list[str]:
+    """Of the table of `feature_rows`."""
+    kinds = (f"#{FEATURE_HEADS[kind]}" for kind in FEATURE_HEADS if kind in found.features)
+    return ["Feature", "#Known", *kinds]
+
+
+def feature_rows(found: Explanation) -> list[list[Any]]:
+    """What each metadata feature is worth, with intervals."""
+    kinds = [kind for kind in FEATURE_HEADS if kind in found.features]
+    return [
+        [
+            row["feature"],
+            DASH if np.isnan(row["known"]) else percent(row["known"]),
+            *(_interval(row, kind) for kind in kinds),
+        ]
+        for row in found.features.to_dict("records")
+    ]
+
+
 def beside_rows(table: pd.DataFrame) -> list[list[Any]]:
     """The rows of `Explanation.beside`, figure by figure, for a table with `BESIDE_HEADS`."""
+    if table.empty:
+        return []
     order = list(BESIDE_MEASURES)
     table = table[table["figure"].isin(order)]
     table = table.sort_values("figure", key=lambda f: f.map(order.index), kind="stable")
@@ -134,12 +153,12 @@ def movement(found: Explanation) -> str:
         return ""
     n = int((found.features["fall_low"] > 0).sum())
     low, high = moved["difference"].ci95
-    side = "more" if low > 0 else "less" if high < 0 else "not clearly more"
+    moves = "moves more" if low > 0 else "moves less" if high < 0 else "does not clearly move more"
     relevant, other, difference = (moved[k].mean for k in ("relevant", "other", "difference"))
     return (
-        f"The map moves {side} when a feature changes that the score rests on than when another "
-        f"does: {relevant:.3f} over {n} such features, {other:.3f} over the "
-        f"{len(found.features) - n} others, difference {difference:+.3f} "
+        f"The map {moves} when a feature changes that the score rests on than when another does: "
+        f"{relevant:.3f} for these (number: {n}), {other:.3f} for the others (number: "
+        f"{len(found.features) - n}), difference {difference:+.3f} "
         f"(95 % interval {low:+.3f} to {high:+.3f})."
     )
 

@@ -20,6 +20,8 @@ CURVE_POINTS = 150
 """Points of a training curve; each is the mean of its share of the steps."""
 PER_EPOCH = ("validation_", "recall_at_", "knn_")
 """Starts of the columns of a log that belong to its rows of epochs, not of steps."""
+FRACTIONS = ("Recall", "kNN")
+"""Starts of the titles of curves of fractions: from 0, however few points there are."""
 MOST_ROWS = 1000
 """Rows of the map, at most: t-SNE takes seconds for these, and the page stays light."""
 FEWEST_ROWS = 10
@@ -28,8 +30,11 @@ COMPONENTS = 50
 PERPLEXITY = 30.0
 
 
-def curve_figures(log: pd.DataFrame) -> list[Markup]:
-    """Loss, loss per level, recall@k, kNN probe, learning rate and temperature, where logged."""
+def curve_figures(log: pd.DataFrame, chance: Mapping[str, float] | None = None) -> list[Markup]:
+    """Loss, loss per level, recall@k, kNN probe, learning rate and temperature, where logged.
+
+    `chance`: column -> what it is by chance, a dotted line.
+    """
     columns = list(map(str, log.columns))
     levels = [c.removeprefix("loss_") for c in columns if c.startswith("loss_")]
     recalls = sorted(
@@ -53,7 +58,7 @@ def curve_figures(log: pd.DataFrame) -> list[Markup]:
         curves = {column: _curve(log, column) for column in labels if column in log}
         known = {column: curve for column, curve in curves.items() if len(curve)}
         if known:
-            figures.append(_curves(title, known, labels))
+            figures.append(_curves(title, known, labels, chance or {}))
     return figures
 
 
@@ -65,13 +70,19 @@ def _curve(log: pd.DataFrame, column: str) -> NDArray[Any]:
     return np.array([block.mean(axis=0) for block in blocks]) if len(rows) else rows
 
 
-def _curves(title: str, curves: Mapping[str, NDArray[Any]], labels: Mapping[str, str]) -> Markup:
+def _curves(
+    title: str,
+    curves: Mapping[str, NDArray[Any]],
+    labels: Mapping[str, str],
+    chance: Mapping[str, float],
+) -> Markup:
     # Validation has the colour of the training curve of the same level.
     colours = list(dict.fromkeys(column.removeprefix("validation_") for column in curves))
-    summary = []
+    summary, highest = [], 0.0
     with drawing(title) as (figure, axes):
         for column, points in curves.items():
             x, y = points.T
+            highest = max(highest, y.max(), chance.get(column, 0.0))
             axes.plot(
                 x,
                 y,
@@ -82,9 +93,12 @@ def _curves(title: str, curves: Mapping[str, NDArray[Any]], labels: Mapping[str,
                 markersize=3.5,
             )
             summary.append(f"{labels[column] or column} from {y[0]:.3g} to {y[-1]:.3g}")
-        axes.set(title=title, xlabel="step")
-        if "Recall" in title:
-            axes.set_ylim(0, None)
+            if column in chance:
+                axes.axhline(chance[column], color=axes.lines[-1].get_color(), linestyle=":")
+                summary[-1] += f" (by chance {chance[column]:.3g})"
+        axes.set(title=title, xlabel="step", xlim=(0, None))
+        if title.startswith(FRACTIONS):
+            axes.set_ylim(0, min(1.0, 1.15 * highest or 1.0))
         if "Learning rate" in title:
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
         if len(curves) > 1:

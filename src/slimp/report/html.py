@@ -45,6 +45,7 @@ def render_page(
     """
     content = {"versions": versions(), **content, "title": title, "lead": lead}
     content |= {"cautions": cautions, "command": command, "date": date or datetime.now(UTC)}
+    content["left_out"] = []  # sections without content, which the template collects
     return _environment().get_template(template).render(content)
 
 

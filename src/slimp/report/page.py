@@ -96,7 +96,7 @@ def write_report(
         unit="Patients" if cohort.has_patient_ids else "Lesions",
         similarity=sections.similarity(similarity or {}),
         map=sections.embedding_map(table, trained, options.seed),
-        curves=curve_figures(trained.log),
+        curves=curve_figures(trained.log, _chance(cohort, trained)),
         **content,
         **sections.data(cohort, trained),
         **sections.configuration(trained),
@@ -129,6 +129,16 @@ def read_run(folder: Path, cohort: Cohort) -> Run:
     )
 
 
+def _chance(cohort: Cohort, run: Run) -> dict[str, float]:
+    """Column of the log -> its value by chance: of recall, k of the lesions that validate."""
+    found = {"knn_balanced_accuracy": 1 / len(cohort.classes)} if cohort.classes else {}
+    if run.parts is not None:
+        own = run.parts.loc[run.parts["part"] == "validation", "patient_id"]
+        if lesions := int(cohort.lesions["patient_id"].isin(own).sum()):
+            found |= {f"recall_at_{k}": min(k / lesions, 1.0) for k in (1, 5, 10)}
+    return found
+
+
 def _facts(cohort: Cohort, found: Assessment | None) -> list[tuple[str, str, str]]:
     """(heading, figure, detail) for the top of the page."""
     lesions = f"{count(len(cohort.lesions))} lesions"
@@ -138,6 +148,9 @@ def _facts(cohort: Cohort, found: Assessment | None) -> list[tuple[str, str, str
         facts = [("Patients", count(len(cohort.patients)), lesions)]
     facts.append(("Images", count(len(cohort)), classes))
     if found is not None:
+        said = found.main.predictions
+        tested, of = (said[name].nunique() for name in ("image_id", "patient_id"))
+        facts.append(("Tested on", f"{count(tested)} images", f"of {count(of)} {found.unit}"))
         baseline = found.verdict.baseline
         for heading, result in (
             (f"Balanced accuracy, {list(found.probes)[-1]}", found.main),
@@ -150,26 +163,40 @@ def _facts(cohort: Cohort, found: Assessment | None) -> list[tuple[str, str, str
 
 
 def _lead(run: Run, cohort: Cohort, found: Assessment | None) -> str:
-    """What was trained on what, the key figure beside the baselines, and the verdict."""
-    name, encoder = cohort.info.name, run.config.get("encoder", "An image encoder")
-    text = f"{encoder}, pre-trained on other patients as far as ids tell, applied to {name}"
-    if run.log.empty and run.config.get("encoder_weights"):
-        text = f"{encoder} with published weights as they are, applied to {name}"
-    if run.parts is not None:
-        rows = cohort.images["patient_id"].isin(run.parts.query("part == 'train'")["patient_id"])
-        size = f"{count(rows.sum())} images"
-        if cohort.has_patient_ids:
-            patients = cohort.images["patient_id"][rows].nunique()
-            size = f"{count(patients)} patients ({size})"
-        text = f"{encoder}, {run.verb} {size} of {name}"
+    """Whether the training helped, and by how much; then what was trained on what."""
+    published = run.log.empty and bool(run.config.get("encoder_weights"))
+    made = _made(run, cohort, published=published)
     if found is None:
-        return f"{text}; no probe has measured what its features are worth."
+        return f"{made}; no probe has measured what its features are worth."
+    subject = "Fine-tuning" if run.verb == STAGES["finetune"] else "Pre-training"
+    subject = "The published encoder" if published else subject
+    best, difference = found.verdict.baseline, found.verdict.difference
+    low, high = difference.ci95
+    answer = f"Whether {subject[:1].lower()}{subject[1:]} helps is open"
+    if low > 0 or high < 0:
+        answer = f"{subject} {'helps' if low > 0 else 'does not help'}"
     tested = "patients that pre-training never saw"
     if found.saw_test_patients is not False:
         tested = "test images"
-    text += (
-        f": with the features “{list(found.probes)[-1]}” a probe reaches a balanced accuracy of "
-        f"{estimate(found.main.balanced_accuracy)} on {tested}"
+    baseline = number(found.baselines[best].balanced_accuracy.mean)
+    return (
+        f"{answer}: a probe of the features “{list(found.probes)[-1]}” reaches a balanced accuracy "
+        f"of {estimate(found.main.balanced_accuracy)} on {tested}, {difference.difference:+.3f} "
+        f"({low:+.3f} to {high:+.3f}) against the best baseline without it, {best} ({baseline}). "
+        f"{made}."
     )
-    scores = [f"{name} {number(b.balanced_accuracy.mean)}" for name, b in found.baselines.items()]
-    return f"{text}; baselines: {', '.join(scores)}. {found.verdict.sentence}"
+
+
+def _made(run: Run, cohort: Cohort, *, published: bool) -> str:
+    """What was trained on what."""
+    name, encoder = cohort.info.name, run.config.get("encoder", "An image encoder")
+    if published:
+        return f"{encoder} with published weights as they are, applied to {name}"
+    if run.parts is None:
+        return f"{encoder}, pre-trained on other patients as far as ids tell, applied to {name}"
+    rows = cohort.images["patient_id"].isin(run.parts.query("part == 'train'")["patient_id"])
+    size = f"{count(rows.sum())} images"
+    if cohort.has_patient_ids:
+        patients = cohort.images["patient_id"][rows].nunique()
+        size = f"{count(patients)} patients ({size})"
+    return f"{encoder}, {run.verb} {size} of {name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from slimp.checks.report import cautions as audit_cautions
 from slimp.data.schema import LevelName
 from slimp.report.examples import thumbnail
 from slimp.report.figures import neighbour_figure
-from slimp.report.html import number, percent, render_page, value, write_page
+from slimp.report.html import estimate, number, percent, render_page, value, write_page
 from slimp.report.sections import similarity
 from slimp.retrieval.abstention import NEIGHBOURS
 from slimp.retrieval.agreement import Agreement, Compared
@@ -30,10 +31,10 @@ def write_retrieval_report(target: Path, result: Retrieval, *, command: str = ""
         similarity=similarity(result.calibration.matching),
         figures=[_neighbour_figure(result, level) for level in result.imputed],
         tables=[
-            ("On the target", list(map(_agreement_row, result.agreement))),
+            ("On the target", _agreement_rows(result.agreement)),
             (
                 "On patients of the reference, their own metadata hidden",
-                list(map(_agreement_row, result.reference_agreement)),
+                _agreement_rows(result.reference_agreement),
             ),
         ],
         bins=[
@@ -54,13 +55,40 @@ def write_retrieval_report(target: Path, result: Retrieval, *, command: str = ""
 
 
 def _lead(result: Retrieval) -> str:
-    """Shift, abstention and what was imputed, before anything else."""
+    """What is retrieved better than by chance, shift, and abstention, before anything else."""
     route = "image → lesion → patient" if result.config.route == "ilp" else "image → image"
     return (
-        f"{result.verdict} {' and '.join(result.imputed).capitalize()} metadata of "
+        f"{_skill(result)}{result.verdict} {' and '.join(result.imputed).capitalize()} metadata of "
         f"{len(result.target):,} images are imputed by retrieval ({route}), not observed; "
         f"{percent(result.abstention_rate)} of the images are out of distribution, and nothing is "
-        "imputed for them."
+        f"imputed for them. {_abstention(result)}".rstrip()
+    )
+
+
+def _skill(result: Retrieval) -> str:
+    """How many columns are retrieved better than by chance; empty if none can be compared."""
+    found = result.agreement or result.reference_agreement
+    if not found:
+        return ""
+    better = sum(one.beyond_chance.ci95[0] > 0 for one in found)
+    where = "" if result.agreement else " of held-out patients of the reference"
+    return f"{better} of {len(found)} columns{where} are retrieved better than by chance. "
+
+
+def _abstention(result: Retrieval) -> str:
+    """Whether it helps to impute nothing for dissimilar images; empty if that was not measured."""
+    sides: dict[str, list[str]] = {}
+    for level, rho in result.rank_correlation.items():
+        low, high = rho.ci95
+        word = "helps" if low > 0 else "harms" if high < 0 else "makes no clear difference"
+        sides.setdefault(word, []).append(level)
+    if not sides:
+        return ""
+    answer = " and ".join(f"{w} for {' and '.join(of)} metadata" for w, of in sides.items())
+    shown = ", ".join(f"{level} {estimate(x)}" for level, x in result.rank_correlation.items())
+    return (
+        f"Abstaining from dissimilar images {answer} (rank correlation of similarity and "
+        f"agreement: {shown})."
     )
 
 
@@ -81,12 +109,16 @@ def _cautions(result: Retrieval) -> list[str]:
     return found
 
 
-def _agreement_row(found: Agreement) -> tuple[Any, ...]:
-    return (
-        *(found.name, found.n, found.n_patients, found.measure, found.headline),
-        *(found.figures["chance"].mean, found.beyond_chance),
-        percent(found.unknown_to_reference),
-    )
+def _agreement_rows(found: Sequence[Agreement]) -> list[tuple[Any, ...]]:
+    """The columns that are retrieved best first."""
+    ranked = sorted(found, key=lambda one: -np.nan_to_num(one.beyond_chance.mean, nan=-np.inf))
+    return [
+        (
+            *(one.name, one.beyond_chance, one.n, one.n_patients, one.measure, one.headline),
+            *(one.figures["chance"].mean, percent(one.unknown_to_reference)),
+        )
+        for one in ranked
+    ]
 
 
 def _shown(result: Retrieval, image: int, neighbour: int, similarity: float) -> dict[str, Any]:

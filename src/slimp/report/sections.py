@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from slimp.data.cohort import Cohort
 from slimp.evaluation.low_shot import LowShot
-from slimp.evaluation.metrics import reliability
+from slimp.evaluation.metrics import ECE_BINS, reliability
 from slimp.evaluation.probe_config import RULES
 from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.result import Predictions, ProbeResult
@@ -56,6 +56,8 @@ SETTINGS = (
 )
 """Settings that most explain a result; the others are folded away."""
 
+PER_BIN, FEWEST_BINS = 20, 5
+"""Images per bin of the reliability diagram, on average; and its bins, at least."""
 Row = tuple[object, ...]
 
 
@@ -77,14 +79,14 @@ class Run:
 
 def scores(found: Assessment) -> dict[str, Any]:
     """Every baseline and feature set: balanced accuracy on a scale, then all metrics."""
-    results = {**found.baselines, **found.probes}
+    results, main = {**found.baselines, **found.probes}, found.main
     metrics = [key for key in METRICS if any(key in r.metrics for r in results.values())]
     limit = found.baselines[found.verdict.baseline].balanced_accuracy.mean
     return {
-        "each": "folds" if found.main.by_fold else "seeds",
-        "by_fold": found.main.by_fold,
+        "each": "folds" if main.by_fold else "seeds",
+        "by_fold": main.by_fold,
         "kinds": [
-            "best" if result is found.main else "baseline" if name in found.baselines else ""
+            "best" if result is main else "baseline" if name in found.baselines else ""
             for name, result in results.items()
         ],
         "short": [
@@ -96,11 +98,11 @@ def scores(found: Assessment) -> dict[str, Any]:
             (
                 name,
                 *(result.metrics.get(key) for key in metrics),
-                result.to_dict()["split"].replace("_", "-"),
-                f"{count(result.n_train)} / {count(result.n_test)}",
             )
             for name, result in results.items()
         ],
+        "split": f"Split: {main.to_dict()['split'].replace('_', '-')}; {count(main.n_train)} "
+        f"images train and {count(main.n_test)} test.",
     }
 
 
@@ -145,7 +147,9 @@ def calibration(best: ProbeResult) -> dict[str, Any] | None:
     if best.predictions.empty:
         return None
     all_seeds = Predictions.of_rows(best.predictions, best.classes)
-    found = reliability(all_seeds.y, all_seeds.probabilities)
+    bins = best.predictions["image_id"].nunique() // PER_BIN
+    bins = int(np.clip(bins, FEWEST_BINS, ECE_BINS))
+    found = reliability(all_seeds.y, all_seeds.probabilities, bins=bins)
     columns = ("rows", "confidence", "accuracy")
     return {
         "figure": reliability_figure(found),

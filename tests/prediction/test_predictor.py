@@ -12,45 +12,30 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from probes import make_probe, write_run
 from tables import metadata_of
-from tiny import fitted
 
 from slimp.data.cohort import Cohort
-from slimp.data.files import sha256_of
 from slimp.errors import CheckpointError, TableError, UserError
-from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.logistic import LinearProbe
-from slimp.evaluation.probe_config import ProbeConfig
-from slimp.evaluation.result import make_task
 from slimp.features.embed import FeatureTable, embed
 from slimp.features.encode import InferenceConfig
-from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig
-from slimp.prediction.novelty import Surroundings, save_reference
+from slimp.prediction.novelty import Surroundings
 from slimp.prediction.output import cautions, to_dict
 from slimp.prediction.predictor import Predictor
 from slimp.prediction.result import Prediction
 from slimp.sources import RawFiles, import_source
 from slimp.sources.importer import ImportOptions
-from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
-
-QUICK = ProbeConfig(seeds=2, folds=2, strengths=(0.01,), replicates=5)
 
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cohort, a model of random weights, probes on it, and the cohort's images as files."""
     root = tmp_path_factory.mktemp("predict")
-    write_synthetic(root / "cohort", SyntheticConfig(patients=120, lesions=2, image_size=32))
+    table = write_run(root, patients=120)
     cohort = Cohort.load(root / "cohort")
-    options = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
-    torch.manual_seed(0)
-    shape = {"encoder_options": options, "image_size": 32, "tabular_width": 16, "tabular_heads": 2}
-    model = Slimp(ModelConfig(encoder="vit_tiny_patch16_224", **shape), fitted(cohort))
-    model.save_pretrained(root / "run")
-    table = embed(model.eval(), cohort)
-    table.save(root / "features.parquet")
     for features in ("image", "full", "relative"):
         make_probe(root / features, table, root, features)
     (root / "images" / "b").mkdir(parents=True)
@@ -59,20 +44,6 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.jpg").write_bytes(cohort.read_image(row))
     metadata_of(cohort).to_csv(root / "metadata.csv", index=False)
     return root
-
-
-def make_probe(folder: Path, table: FeatureTable, root: Path, features: str) -> None:
-    """What `slimp probe` leaves."""
-    config = dataclasses.replace(QUICK, features=features)
-    probe(table, config).save(folder)
-    save_reference(folder, table, make_task(table.ids, config).splits[0].train)
-    record = {
-        "probe": dataclasses.asdict(config),
-        "run": str(root / "run"),
-        "schema": Cohort.load(root / "cohort").schema.to_dict(),
-        "weights_sha256": sha256_of(root / "run" / "model.safetensors"),
-    }
-    (folder / "config.json").write_text(json.dumps(record))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Shaped
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import new_file, new_folder, sha256_of
@@ -80,17 +80,24 @@ def embedded(
         UserError: run and cohort do not fit each other, or `features` is of other images.
     """
     how = how or InferenceConfig()
-    source = sha256_of(features) if features else how.test_time_augmentation
+    source = sha256_of(features) if features else f"embedded {how.test_time_augmentation}"
     key = hashlib.sha256(f"{run_key(run)} {cohort_key(cohort_folder)} {source}".encode())
-    folder = cache_folder() / "app" / key.hexdigest()[:24]
+    folder = private_folder() / key.hexdigest()[:24]
     if not (folder / "outlier.npy").is_file():
         if features is None:
             table = embed(Slimp.from_pretrained(run), cohort, how, progress=progress)
         else:
-            table = _read(features, cohort)
+            table = _read(features, cohort, how)
         _save(folder, table, cohort)
     spaces = {name: _open(path) for name in SPACES if (path := folder / f"{name}.npy").is_file()}
     return Embedded(folder=folder, spaces=spaces, outlier=_open(folder / "outlier.npy"))
+
+
+def private_folder() -> Path:
+    """Where embeddings and findings are kept: of patients, so for this user alone."""
+    folder = cache_folder() / "app"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
 
 
 def run_key(run: Path) -> str:
@@ -114,8 +121,13 @@ def _hash(*parts: str) -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def _read(path: Path, cohort: Cohort) -> FeatureTable:
+def _read(path: Path, cohort: Cohort, how: InferenceConfig) -> FeatureTable:
     table = FeatureTable.load(path)
+    if table.test_time_augmentation != (wanted := how.test_time_augmentation):
+        raise UserError(
+            f"{path}: made with --test-time-augmentation {table.test_time_augmentation}, and the "
+            f"probe with {wanted}. Leave --embeddings out, or make the file as the probe was."
+        )
     if table.ids["image_id"].tolist() != cohort.images["image_id"].tolist():
         raise UserError(
             f"{path}: its images are not those of cohort '{cohort.info.name}' in their order. "
@@ -130,7 +142,6 @@ def _save(folder: Path, table: FeatureTable, cohort: Cohort) -> None:
     alone = table.features["outlier"][:, OUTLIER.index("alone")] > 0
     of_image = level_of_images(cohort)
     with new_folder(folder, overwrite=False) as partial:
-        partial.chmod(0o700)  # of patients
         for name in SPACES:
             if name in table.features:
                 first = np.unique(of_image[name], return_index=True)[1]
@@ -149,8 +160,11 @@ def _write(path: Path, values: Array) -> None:
 
 
 def _in_plane(kind: str, x: Float32[Array, "n d"]) -> Float32[Array, "n 2"]:
-    """Centred, and scaled by the longer side."""
-    plane = _umap(x) if kind == "umap" else _pca(x)
+    return fitted_into_square(_umap(x) if kind == "umap" else _pca(x))
+
+
+def fitted_into_square(plane: Shaped[Array, "n 2"]) -> Float32[Array, "n 2"]:
+    """Centred, and scaled by the longer side, so that all points are in [-1, 1]."""
     low, high = plane.min(axis=0), plane.max(axis=0)
     span = float((high - low).max()) or 1.0
     return np.asarray((plane - (low + high) / 2) * (2 / span), dtype=np.float32).clip(-1, 1)

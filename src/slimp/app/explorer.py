@@ -1,18 +1,27 @@
-"""What the page asks of a cohort and a run."""
+"""What the page asks of a cohort and a run.
+
+Axis names: n = images.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float32, Int64
 from PIL import Image
 
+from slimp.app.audit import Found
 from slimp.app.columns import Column
+from slimp.app.comparison import Comparison
 from slimp.app.embeddings import Embedded
+from slimp.app.search import Search
+from slimp.app.seen import Seen
 from slimp.data.cohort import Cohort
 from slimp.data.images import decode
 from slimp.data.schema import LevelName
@@ -21,6 +30,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 NOTICE = "Research software, not for diagnosis."
 SIZES = (96, 256, 768)
 """Longer side of a thumbnail, px."""
+MOST_OTHERS = 500
+"""Other images of a patient that a case lists, the most unlike first."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,11 +45,16 @@ class Explorer:
     of_image: Mapping[LevelName, Int64[Array, " n"]]
     """Per level, the row of its table to which each image belongs."""
     columns: Mapping[str, Column]
+    seen: Seen
+    """What needs the encoders."""
     projections: tuple[str, ...] = ("pca",)
+    comparison: Comparison | None = None
+    findings: Sequence[Found] = ()
 
     def describe(self) -> dict[str, Any]:
         """What the page must know at the start."""
-        cohort = self.cohort
+        cohort, predictor, other = self.cohort, self.seen.predictor, self.comparison
+        label = "label" if "label" in self.columns else None
         return {
             "name": cohort.info.name,
             "images": len(cohort),
@@ -47,16 +63,20 @@ class Explorer:
             "run": self.run,
             "spaces": list(self.embedded.spaces),
             "projections": list(self.projections),
-            "label": "label" if "label" in self.columns else None,
+            "label": label,
             "columns": [column.describe() for column in self.columns.values()],
-            "probe": None,
-            "compare": None,
-            "findings": 0,
+            "probe": predictor and {"classes": list(predictor.probe.classes), "label": label},
+            "cautions": predictor.cautions() if predictor else [],
+            "compare": other and {"run": other.run},
+            "methods": list(self.seen.methods),
+            "findings": len(self.findings),
             "notice": NOTICE,
         }
 
-    def points(self, projection: str) -> Float32[Array, "n 2"]:
-        """The images in a plane."""
+    def points(self, projection: str, other: bool = False) -> Float32[Array, "n 2"]:
+        """The images in a plane, by the run or by the one that it is compared with."""
+        if other and self.comparison is not None:
+            return self.comparison.points(self.embedded, projection)
         return self.embedded.projection(projection)
 
     def ids(self, rows: Sequence[int]) -> list[list[str]]:
@@ -71,12 +91,111 @@ class Explorer:
         Raises:
             CohortError: the image cannot be decoded.
         """
-        return _jpeg(decode(self.cohort.read_image(row), size), size)
+        return jpeg(decode(self.cohort.read_image(row), size), size)
+
+    def case(self, row: int) -> dict[str, Any]:
+        """All that is known of an image; see `server`."""
+        image, lesion, patient = self.ids([row])[0]
+        prediction = self.seen.prediction(row)
+        return {
+            "index": row,
+            "ids": {"image": image, "lesion": lesion, "patient": patient},
+            "label": self._label(row),
+            "metadata": self._metadata(row),
+            "outlier": _plain(self.embedded.outlier[row]),
+            **self._others(row),
+            "prediction": prediction,
+            "warnings": self.seen.cautions if prediction else [],
+            "notice": NOTICE,
+        }
+
+    def _label(self, row: int) -> str | None:
+        label = self.columns.get("label")
+        return None if label is None else _text(label.cell(row))
+
+    def _metadata(self, row: int) -> list[dict[str, Any]]:
+        found, missing = list[dict[str, Any]](), dict[str, dict[str, Any]]()
+        for level in self.cohort.schema.levels:
+            table, at = self.cohort.tables.of_level(level.name), self.of_image[level.name][row]
+            for feature in level.features:
+                for name in feature.columns:
+                    cell = _plain(table[name].iloc[at])
+                    of = {"level": level.name, "name": name, "value": cell, "unit": feature.unit}
+                    found.append({**of, "missing": cell is None, "imputed": None})
+                    if cell is None:
+                        missing[name] = found[-1]
+        imputed = self.seen.imputed(row) if missing else {}
+        for name, of in missing.items():
+            of["imputed"] = _plain(imputed.get(name))
+        return found
+
+    def _others(self, row: int) -> dict[str, Any]:
+        patients, lesions = self.of_image["patient"], self.of_image["lesion"]
+        rows = np.flatnonzero(patients == patients[row])
+        rows = rows[rows != row]
+        order = np.argsort(-np.nan_to_num(self.embedded.outlier[rows], nan=-np.inf), kind="stable")
+        others = [
+            {
+                "index": int(other),
+                "outlier": _plain(self.embedded.outlier[other]),
+                "same_lesion": bool(lesions[other] == lesions[row]),
+                "label": self._label(int(other)),
+            }
+            for other in rows[order[:MOST_OTHERS]]
+        ]
+        return {"others": others, "others_total": len(rows)}
+
+    @cached_property
+    def _searches(self) -> dict[LevelName, Search]:
+        return {name: Search(rows) for name, rows in self.embedded.spaces.items()}
+
+    @cached_property
+    def _first(self) -> dict[LevelName, Int64[Array, " _"]]:
+        """Per level, the first image of each of its rows."""
+        return {n: np.unique(rows, return_index=True)[1] for n, rows in self.of_image.items()}
+
+    def neighbours(
+        self, row: int, space: LevelName, k: int, *, other_patients: bool = True
+    ) -> list[dict[str, Any]]:
+        """The nearest images, or the first image of the nearest lesions or patients.
+
+        Of the query's own patient there are none, or with `other_patients` off all but the query
+        itself.
+        """
+        own, patients = self.of_image[space][row], self.of_image["patient"]
+        allowed = np.ones(len(self.embedded.spaces[space]), dtype=bool)
+        if other_patients:
+            allowed = patients[self._first[space]] != patients[row]
+        allowed[own] = False
+        return self._found(space, self.embedded.spaces[space][own], k, allowed)
+
+    def near(self, image: Float32[Array, " d"], k: int) -> list[dict[str, Any]]:
+        """The nearest images to one that is not of the cohort."""
+        return self._found("image", image, k)
+
+    def _found(self, space: LevelName, query: Array, k: int, *allowed: Array) -> list[Any]:
+        rows, cosines = self._searches[space].nearest(query, k, *allowed)
+        found = zip(self._first[space][rows].tolist(), cosines.tolist(), strict=True)
+        return [{"index": index, "similarity": cosine} for index, cosine in found]
 
 
-def _jpeg(picture: Image.Image, size: int) -> bytes:
+def jpeg(picture: Image.Image, size: int) -> bytes:
+    """At most `size` px wide and high; pixels alone."""
     picture.thumbnail((size, size))
     picture.info.clear()  # Pillow would write comments again
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
+
+
+def _plain(cell: Any) -> str | float | None:
+    """A cell for JSON; a box is yes or no."""
+    if cell is None or pd.isna(cell):
+        return None
+    if isinstance(cell, bool | np.bool_):
+        return "yes" if cell else "no"
+    return cell if isinstance(cell, str) else float(cell)
+
+
+def _text(cell: str | float | None) -> str | None:
+    return None if cell is None else str(cell)

@@ -137,8 +137,9 @@ def _number_findings(cohort: Cohort, column: Published) -> Iterator[Finding]:
         if found.any():
             row = int(found.to_numpy().argmax())
             example = f"{column.level} {ids.iloc[row]}: {numbers.iloc[row]:g}"
-            count = int(found.sum())
-            yield finding(code, name=column.name, count=count, why=what, example=example)
+            rows = ids[found.to_numpy()]
+            of: dict[str, Any] = {"name": column.name, "why": what, "ids": rows}
+            yield finding(code, count=len(rows), example=example, **of)
 
 
 def _impossible(numbers: pd.Series, column: Published) -> tuple[pd.Series, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -94,11 +95,11 @@ def duplicate_findings(
                 found.setdefault("duplicate-labels", []).append(group)
             found.setdefault(f"duplicate-{reach(group)}", []).append(group)
         for code, some in found.items():
-            example = describe(some[0])
-            yield finding(code, prefix=prefix, noun=noun, count=len(some), example=example)
+            example, ids = describe(some[0]), (name for group in some for name in group["image_id"])
+            yield finding(code, prefix=prefix, noun=noun, count=len(some), example=example, ids=ids)
     if len(crowded):
-        example = describe(crowded)
-        yield finding("alike-images", count=len(crowded), crowd=CROWD, example=example)
+        of: dict[str, Any] = {"crowd": CROWD, "ids": crowded["image_id"]}
+        yield finding("alike-images", count=len(crowded), example=describe(crowded), **of)
 
 
 def reach(group: pd.DataFrame) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from string import Formatter
 from typing import Any, Literal, get_args
@@ -14,6 +15,8 @@ Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """From the gravest: an error makes the cohort unusable, a warning makes results doubtful, a note
 states what was found and already taken care of, or needs no more than a look."""
+
+MOST_IDS = 500
 
 
 @cache
@@ -40,6 +43,8 @@ class Finding:
     """Ids and values of one case, so that it can be looked up."""
     count: int = 1
     """How many images, groups, cells or columns, as the message says."""
+    ids: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """Images, lesions or patients that it is about, for opening them; at most `MOST_IDS`."""
 
     @property
     def weight(self) -> tuple[int, str, str, str]:
@@ -61,6 +66,7 @@ def finding(
     prefix: str = "",
     example: str = "",
     count: int = 1,
+    ids: Iterable[str] = (),
     **words: Any,
 ) -> Finding:
     """A finding of `kinds`, its severity as there unless given.
@@ -72,7 +78,8 @@ def finding(
     usual, *texts = kinds()[code]
     words["count"] = count
     message, remedy = (_Counting().vformat(text, (), words) for text in texts)
-    return Finding(severity or usual, prefix + code, message, remedy, example, count)
+    some = tuple(map(str, islice(ids, MOST_IDS)))
+    return Finding(severity or usual, prefix + code, message, remedy, example, count, some)
 
 
 def name_list(names: Iterable[str], *, most: int = 8) -> str:

@@ -31,8 +31,8 @@ def hierarchy_findings(cohort: Cohort) -> Iterator[Finding]:
     if not cohort.has_patient_ids:
         yield finding("no-patient-ids", lesions=len(cohort.lesions))
     if len(unlabelled := images.loc[images["label"].isna(), "image_id"]):
-        example = str(unlabelled.iloc[0])
-        yield finding("unlabelled", count=len(unlabelled), total=len(images), example=example)
+        of: dict[str, Any] = {"total": len(images), "ids": unlabelled}
+        yield finding("unlabelled", count=len(unlabelled), example=str(unlabelled.iloc[0]), **of)
     if len(classes) == 1:
         yield finding("one-class", label=classes[0])
     patients = images.groupby("label")["patient_id"].nunique()
@@ -58,7 +58,8 @@ def _disagreement(code: str, pairs: pd.DataFrame, level: str) -> Iterator[Findin
         first = several[group].iloc[0]
         values = several.loc[several[group] == first, value]
         example = f"{level} {first}: {name_list(values)}"
-        yield finding(code, count=several[group].nunique(), example=example)
+        ids = several[group].unique()
+        yield finding(code, count=len(ids), example=example, ids=ids)
 
 
 def import_findings(report: Mapping[str, Any]) -> Iterator[Finding]:

@@ -207,7 +207,8 @@ def image_findings(scan: ImageScan) -> Iterator[Finding]:
         if len(rows):
             first = {str(name): value for name, value in rows.iloc[0].items()}
             example = f"{first['image_id']}: {example.format(usual=usual, **first)}"
-            yield finding(code, count=len(rows), total=len(facts), example=example)
+            ids = rows["image_id"]
+            yield finding(code, count=len(rows), total=len(facts), example=example, ids=ids)
 
 
 def blurred(sharpness: pd.Series) -> pd.Series:

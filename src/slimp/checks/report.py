@@ -84,7 +84,10 @@ class CheckReport:
             "cohort": self.cohort,
             "usable": self.usable,
             "counts": dict(self.counts),
-            "findings": [asdict(finding) for finding in self.findings],
+            "findings": [
+                {key: value for key, value in asdict(finding).items() if key != "ids"}
+                for finding in self.findings
+            ],
             "columns": [row.to_dict() for row in self.ranking],
             "subgroups": [
                 {"column": column, "patients": counts.T.to_dict()}

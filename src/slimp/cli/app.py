@@ -33,6 +33,12 @@ class Arguments:
     """Run folder, or weights:NAME, a published encoder as it is."""
     cohort: Path = field(metadata=REQUIRED_FLAG)
     """Cohort folder."""
+    probe: Path | None = None
+    """Folder of slimp probe, made with this run: show what it predicts, and predict new images."""
+    compare: Path | None = None
+    """Another run: show how far its neighbours are the same."""
+    data_check: bool = False
+    """Check the cohort first, as slimp data check does, and show the findings with their cases."""
     embeddings: Path | None = None
     """File of slimp embed, of this run and this cohort, in place of embedding again."""
     projection: Literal["pca", "umap"] = "pca"
@@ -89,18 +95,20 @@ def run(arguments: Arguments) -> None:
 
 
 def _open(arguments: Arguments) -> Explorer:
-    from slimp.app.open import open_explorer
+    from slimp.app.open import Sources, open_explorer
     from slimp.training.devices import device_of
 
-    with progress_bar("embedding images") as progress:
-        return open_explorer(
-            arguments.run,
-            arguments.cohort,
-            features=arguments.embeddings,
-            projection=arguments.projection,
-            device=device_of(arguments.accelerator),
-            progress=progress,
-        )
+    sources = Sources(
+        run=arguments.run,
+        cohort=arguments.cohort,
+        probe=arguments.probe,
+        compare=arguments.compare,
+        embeddings=arguments.embeddings,
+        projection=arguments.projection,
+        data_check=arguments.data_check,
+        device=device_of(arguments.accelerator),
+    )
+    return open_explorer(sources, progress_bar)
 
 
 def _require_extra() -> None:
@@ -119,6 +127,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen()  # who calls before the server is ready waits
     except OSError as error:
         listening.close()
         raise UserError(

@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from matplotlib import colormaps
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
@@ -23,10 +26,13 @@ from slimp.errors import UserError
 from slimp.explain.config import METHODS, Method
 from slimp.models.image_encoder import ImageEncoder, fused_attention
 
+Array = np.ndarray[Any, np.dtype[Any]]
 ON_ATTENTION = ("gradient-attention", "rollout")
 """Methods for plain ViTs only."""
 Score = Callable[[Float[Tensor, "n d"]], Float[Tensor, " n"]]
 """Embeddings of images -> what is explained of each; the images do not mix."""
+COLOURS = "cividis"
+"""Readable with every kind of colour vision, and in grey."""
 CELLS = 8
 """Rows and columns that occlusion covers one by one, at most."""
 
@@ -211,3 +217,13 @@ def upsampled(maps: Float[Tensor, "n y x"], size: int) -> Float[Tensor, "n size 
     """Maps at the size of the image, bilinear."""
     shape = (size, size)
     return F.interpolate(maps[:, None], shape, mode="bilinear", align_corners=False)[:, 0]
+
+
+def shaded(relevance: Float[Array, "y x"]) -> Image.Image:
+    """A map as a layer (RGBA): the more relevant, the brighter and the more opaque."""
+    top = float(relevance.max())
+    share = relevance / top if top > 0 else relevance
+    pixels = np.empty((*share.shape, 4), dtype=np.uint8)
+    pixels[..., :3] = 255 * colormaps[COLOURS](share)[..., :3]
+    pixels[..., 3] = (200 * share).clip(0, 255)
+    return Image.fromarray(pixels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,9 @@ from slimp.sources.parse_cells import fold, image_key, read_feature
 from slimp.sources.read_spreadsheet import cell_text
 from slimp.sources.read_table import read_table
 
+Read = Callable[[Path], bytes]
+Keys = Mapping[Path, str]
+"""Image file -> key of its row in a table of metadata."""
 KEY = "image"
 """Column of a metadata table that names the image; the schema's own name for it does too."""
 
@@ -55,10 +58,10 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
     return list(found)
 
 
-def read_pixels(path: Path, size: int) -> Tensor | Prediction:
+def read_pixels(path: Path, size: int, read: Read = Path.read_bytes) -> Tensor | Prediction:
     """The square of `size` px of a file, decoded as for an import; or why there is none."""
     try:
-        verified = verify_image(path.read_bytes(), shorter_side=max(SHORTER_SIDE, size))
+        verified = verify_image(read(path), shorter_side=max(SHORTER_SIDE, size))
     except (OSError, CorruptImageError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return Prediction(image=str(path), status="unreadable", reason=reason or str(error))
@@ -179,9 +182,7 @@ class Metadata:
         return {str(column): str(self.frame.loc[key, column]) for column in columns}
 
 
-def cells_of(
-    metadata: Metadata | None, keys: Mapping[Path, str], images: Sequence[Path]
-) -> pd.DataFrame:
+def cells_of(metadata: Metadata | None, keys: Keys, images: Sequence[Path]) -> pd.DataFrame:
     """The cells of some images; without metadata all are missing."""
     if metadata is None:
         return pd.DataFrame(index=range(len(images)))

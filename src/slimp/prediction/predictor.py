@@ -15,8 +15,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from slimp.data.encoding import Encoding
-from slimp.data.schema import LevelName, Schema
+from slimp.data.encoding import Encoding, FittedFeature
+from slimp.data.schema import Feature, LevelName, Schema
 from slimp.errors import UserError
 from slimp.evaluation.conformal import Conformal, Coverage
 from slimp.evaluation.logistic import LinearProbe
@@ -29,7 +29,9 @@ from slimp.features.relative import OUTLIER
 from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig
 from slimp.prediction.inputs import (
+    Keys,
     Metadata,
+    Read,
     cells_of,
     features_read,
     find_images,
@@ -105,9 +107,14 @@ class Predictor:
         return levels_of(self.probe, self.reference, self.model)
 
     @property
+    def features(self) -> list[tuple[Feature, FittedFeature]]:
+        """The metadata features that it reads, as embeddings or as they are."""
+        return features_read(self._encodings, self.schema)
+
+    @property
     def reads(self) -> int:
-        """Number of metadata features that it reads, as embeddings or as they are."""
-        return len(features_read(self._encodings, self.schema))
+        """Number of metadata features that it reads."""
+        return len(self.features)
 
     @property
     def _encodings(self) -> list[Encoding]:
@@ -209,12 +216,14 @@ class Predictor:
             )
         return found
 
-    def stream(self, paths: Sequence[Path], metadata: Metadata | None) -> Iterator[Prediction]:
-        """Predictions one batch after the other, in the order of `paths`."""
+    def stream(
+        self, paths: Sequence[Path], metadata: Metadata | None, read: Read = Path.read_bytes
+    ) -> Iterator[Prediction]:
+        """Predictions one batch after the other, in the order of `paths`; `read`: their bytes."""
         keys = {} if metadata is None else metadata.keys_of(paths)
         size = self.config.batch_size
         some = (paths[first : first + size] for first in range(0, len(paths), size))
-        batches = (self._embed(part, metadata, keys) for part in some)
+        batches = (self._embed(part, metadata, keys, read) for part in some)
         if self.compares:  # with lesions of any batch, so all are embedded first
             batches = (self._compare(every, metadata, keys) for every in [list(batches)])
         for batch in batches:
@@ -222,20 +231,20 @@ class Predictor:
             yield from (found[path] for path in batch.paths)
 
     def _embed(
-        self, paths: Sequence[Path], metadata: Metadata | None, keys: Mapping[Path, str]
+        self, paths: Sequence[Path], metadata: Metadata | None, keys: Keys, read: Read
     ) -> Batch:
         """Features of the images that can be predicted; `keys` are their rows in the metadata."""
         found: dict[Path, Prediction] = {}
         pixels: dict[Path, Tensor] = {}
         for path in paths:
-            read = read_pixels(path, self.model.image_spec.size)
-            if isinstance(read, Prediction):
-                found[path] = read
+            square = read_pixels(path, self.model.image_spec.size, read)
+            if isinstance(square, Prediction):
+                found[path] = square
             elif metadata is not None and path not in keys:
                 reason = "the metadata table has no row for it, and the probe reads metadata"
                 found[path] = refused(path, reason)
             else:
-                pixels[path] = read
+                pixels[path] = square
         if not pixels:
             return Batch(paths=paths, found=found)
         images = embed_images(
@@ -244,14 +253,11 @@ class Predictor:
             device=self.device,
             test_time_augmentation=self.reference.test_time_augmentation,
         )
-        p, usual = self.surroundings.p_values(images), len(self.surroundings.usual)
-        for path, value in zip(pixels, p, strict=True):
+        p = self.surroundings.p_values(images)
+        for path, value in zip(pixels, p.tolist(), strict=True):
             if value < self.config.novelty:
-                reason = (
-                    f"out of distribution: a fraction of {value:.2g} of the {usual} reference "
-                    f"images is as far out, below {self.config.novelty:g}"
-                )
-                found[path] = refused(path, reason, novelty_p=float(value))
+                reason = self.surroundings.far_out(value, self.config.novelty)
+                found[path] = refused(path, reason, novelty_p=value)
         kept, inside = [path for path in pixels if path not in found], p >= self.config.novelty
         raw = RawTable(schema=self.schema, frame=cells_of(metadata, keys, kept))
         features = {"image": images[inside]}
@@ -260,9 +266,7 @@ class Predictor:
             features[METADATA_KEYS[level]] = embed_rows(self.model, level, rows, device=self.device)
         return Batch(paths=paths, found=found, kept=kept, features=features, novelty_p=p[inside])
 
-    def _compare(
-        self, batches: Sequence[Batch], metadata: Metadata | None, keys: Mapping[Path, str]
-    ) -> Batch:
+    def _compare(self, batches: Sequence[Batch], metadata: Metadata | None, keys: Keys) -> Batch:
         """All batches as one, each lesion compared with its patient's others among them."""
         filled = [batch for batch in batches if batch.kept]
         kept = [path for batch in filled for path in batch.kept]
@@ -288,7 +292,7 @@ class Predictor:
         )
 
     def _answer(
-        self, batch: Batch, metadata: Metadata | None, keys: Mapping[Path, str]
+        self, batch: Batch, metadata: Metadata | None, keys: Keys
     ) -> dict[Path, Prediction]:
         """Predictions for the images of one batch."""
         found, features = dict(batch.found), batch.features

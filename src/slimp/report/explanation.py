@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
-from matplotlib import colormaps
 from PIL import Image
 
 from slimp.checks.report import cautions
@@ -22,7 +21,7 @@ from slimp.data.images import Pictures, centre
 from slimp.evaluation.bootstrap import Estimate
 from slimp.explain import columns
 from slimp.explain.explain import Explanation
-from slimp.explain.maps import upsampled
+from slimp.explain.maps import shaded, upsampled
 from slimp.explain.masks import read_mask
 from slimp.report.html import DASH, percent, render_page, write_page
 
@@ -30,8 +29,6 @@ SHOWN = 24
 """Images with their maps, at most one per patient."""
 SIDE = 144
 """Of a shown image, px."""
-COLOURS = "cividis"
-"""Readable with every kind of colour vision, and in grey."""
 MEASURES = {
     "mass_ratio": "Mass in the lesion ÷ its area",
     "rank_accuracy": "Rank accuracy",
@@ -176,12 +173,9 @@ def _verdict(method: str, of: Mapping[str, Estimate]) -> str:
 
 
 def overlay(picture: Image.Image, relevance: Float[np.ndarray[Any, Any], "s s"]) -> Image.Image:
-    """A map over its image: the more relevant, the brighter and the more opaque."""
-    top = float(relevance.max())
-    share = relevance / top if top > 0 else relevance
-    colours = Image.fromarray((255 * colormaps[COLOURS](share)[..., :3]).astype(np.uint8))
-    opacity = Image.fromarray((200 * share).clip(0, 255).astype(np.uint8))
-    return Image.composite(colours, picture, opacity)
+    """A map over its image."""
+    shade = shaded(relevance)
+    return Image.composite(shade.convert("RGB"), picture, shade.getchannel("A"))
 
 
 def outlined(picture: Image.Image, inside: Bool[np.ndarray[Any, Any], "s s"]) -> Image.Image:

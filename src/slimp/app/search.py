@@ -1,0 +1,51 @@
+"""The nearest rows of one query among hundreds of thousands, exactly and at once.
+
+Axis names: n = rows, d = width, k = neighbours.
+"""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+
+from slimp.features.nearest import nearest
+
+Array = np.ndarray[Any, np.dtype[Any]]
+ROWS = 1 << 14
+"""Rows whose lengths are taken at once."""
+
+_ONE_AT_A_TIME = Lock()
+
+
+class Search:
+    """Rows, and what a query needs of all of them.
+
+    `features.nearest` prepares an index for thousands of queries; here a product in 32 bit keeps
+    the rows that its rounding cannot rule out, and `features.nearest` decides among these.
+    """
+
+    def __init__(self, rows: Float32[Array, "n d"]) -> None:
+        self.rows = rows
+        parts = (rows[first : first + ROWS] for first in range(0, len(rows), ROWS))
+        self.length = np.concatenate([np.linalg.norm(part, axis=1) for part in parts])
+
+    def nearest(
+        self, query: Float32[Array, " d"], k: int, allowed: Bool[Array, " n"] | None = None
+    ) -> tuple[Int64[Array, " k"], Float32[Array, " k"]]:
+        """Rows and cosines, as of `features.nearest`; fewer than k where fewer are allowed."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            score = self.rows @ (query / np.linalg.norm(query)) / self.length
+        able = self.length > 0 if allowed is None else allowed & (self.length > 0)
+        k = min(k, int(able.sum()))
+        if not k:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        score[~able] = -np.inf
+        rounding = 4 * (len(query) + 8) * np.finfo(np.float32).eps  # of two scores, generously
+        least = np.partition(score, -k)[-k]
+        some = np.flatnonzero(score >= least - rounding)
+        with _ONE_AT_A_TIME:  # it sets torch's number of threads
+            found = nearest(query[None], self.rows[some], k)
+        return some[found.row[0]], found.similarity[0]

@@ -1,0 +1,180 @@
+"""What needs the encoders: explanations, predictions, imputed metadata, new images.
+
+One thing at a time: explaining hooks into the model, and search sets the number of threads.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float32
+from PIL import Image
+
+from slimp.app.predictions import Predicted, to_dict
+from slimp.data.cohort import Cohort
+from slimp.data.images import Pictures, centre
+from slimp.errors import UserError
+from slimp.explain.config import METHODS, Method
+from slimp.explain.maps import default_methods, grid_of, relevance, shaded, upsampled
+from slimp.explain.targets import LogOdds, Match, match_of
+from slimp.features.encode import InferenceConfig, embed_images, evaluating
+from slimp.models.nested import Slimp
+from slimp.prediction.inputs import read_pixels
+from slimp.prediction.predictor import Predictor
+from slimp.prediction.result import Prediction
+from slimp.retrieval.config import RetrievalConfig
+from slimp.retrieval.index import EmbeddedCohort, Index
+from slimp.retrieval.pseudo_table import retrieved_values
+from slimp.retrieval.routes import retrieve
+
+Array = np.ndarray[Any, np.dtype[Any]]
+SIDE = 768
+"""Longer side of a layer, px."""
+MOST_IMPUTED = 20_000
+"""Images of a cohort up to which missing metadata are imputed: the index takes seconds."""
+NEIGHBOURS = 5
+"""Lesions or patients whose metadata are imputed."""
+UPLOAD = Path("upload")
+"""Stands for a file that does not exist."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seen:
+    """The encoders, and a probe of them if there is one."""
+
+    model: Slimp
+    cohort: Cohort
+    images: Float32[Array, "n d"]
+    """Embeddings of its images."""
+    how: InferenceConfig = field(default_factory=InferenceConfig)
+    predictor: Predictor | None = None
+    predicted: Predicted | None = None
+    _lock: Lock = field(default_factory=Lock)
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """Of explanation, that fit the encoder; the default first."""
+        usual = default_methods(self.model.image_encoder)
+        plain = grid_of(self.model.image_encoder) is not None
+        fit = METHODS if plain else ("grad-cam", "occlusion")
+        return tuple(dict.fromkeys((*usual, *fit)))
+
+    @cached_property
+    def cautions(self) -> list[str]:
+        """What weakens all predictions."""
+        return [] if self.predictor is None else self.predictor.cautions()
+
+    def prediction(self, row: int) -> dict[str, Any] | None:
+        """Of an image of the cohort, for JSON; None without a probe."""
+        if self.predictor is None or self.predicted is None:
+            return None
+        return to_dict(self.predictor, self.predicted.prediction(self.predictor, row))
+
+    @cached_property
+    def _match(self) -> Match:
+        return match_of(self.model, self.cohort, range(len(self.cohort)))
+
+    def _target(self, row: int) -> tuple[Match | LogOdds, str]:
+        """What is explained, and in words: the fit to the own metadata, else a probe's class."""
+        try:
+            match = self._match
+        except UserError:
+            if self.predictor is None or self.predicted is None:
+                raise
+            label = self.predictor.probe.classes[self.predicted.decided[row]]
+            return LogOdds.of(self.predictor.probe, label), f"log-odds of {label}"
+        words = f"cosine with the metadata of its own {match.level}"
+        return match[torch.tensor([row])], words
+
+    def explanation(self, row: int, method: Method) -> tuple[bytes, str]:
+        """A layer over the whole image (PNG), and what it explains.
+
+        The model sees the central square; what is outside has no colour.
+
+        Raises:
+            UserError: the run was trained with no metadata of this cohort, and there is no probe.
+        """
+        with self._lock, evaluating(self.model, torch.device(self.how.device)):
+            target, words = self._target(row)
+            size = self.model.image_spec.size
+            picture = Pictures(self.cohort).read(row, size)
+            pixels = centre(picture, size)[None].to(self.how.device)
+            found = relevance(self.model.image_encoder, pixels, target, method)
+        scale = SIDE / max(picture.size)
+        width, height = (max(1, round(side * scale)) for side in picture.size)
+        side = min(width, height)
+        layer = Image.new("RGBA", (width, height), (0, 0, 0, 0))
+        square = shaded(upsampled(found.cpu(), side)[0].numpy())
+        layer.paste(square, ((width - side) // 2, (height - side) // 2))
+        buffer = io.BytesIO()
+        layer.save(buffer, "PNG")
+        return buffer.getvalue(), words
+
+    @cached_property
+    def _index(self) -> Index | None:
+        """To impute from; None where that takes long, or the run relates images to no metadata."""
+        if len(self.cohort) > MOST_IMPUTED:
+            return None
+        try:
+            images = np.asarray(self.images)
+            whole = EmbeddedCohort(cohort=self.cohort, images=images)
+            return Index.build(self.model, whole, device=self.how.device)
+        except UserError:
+            return None
+
+    def imputed(self, row: int) -> Mapping[str, Any]:
+        """Column -> value retrieved from the nearest lesions and patients of other patients."""
+        one = np.arange(len(self.cohort)) == row
+        with self._lock:
+            if self._index is None:
+                return {}
+            target = EmbeddedCohort(
+                cohort=self.cohort.select(one), images=np.array(self.images[one])
+            )
+            config = RetrievalConfig(k=NEIGHBOURS, impute="all")
+            found = retrieve(self.model, self._index, target, config, device=self.how.device)
+            tables = retrieved_values(found, self._index).values()
+        return {str(name): table[name].iloc[0] for table in tables for name in table}
+
+    def embed(self, encoded: bytes) -> Float32[Array, " d"] | Prediction:
+        """The embedding of a new image, or why it has none."""
+        square = read_pixels(UPLOAD, self.model.image_spec.size, lambda path: encoded)
+        if isinstance(square, Prediction):
+            return square
+        with self._lock:
+            found = embed_images(
+                self.model,
+                [square[None]],
+                device=self.how.device,
+                test_time_augmentation=self.how.test_time_augmentation,
+            )
+        return np.asarray(found[0])
+
+    def predict(self, encoded: bytes, metadata: Mapping[str, Any] | None) -> tuple[Any, list[str]]:
+        """Of a new image, as `slimp predict`: for JSON, and what weakens it.
+
+        Raises:
+            UserError: the probe reads metadata and there are none, or they do not fit.
+        """
+        predictor = self.predictor
+        assert predictor is not None
+        table = None if metadata is None else pd.DataFrame([{**metadata, "image": UPLOAD.name}])
+        with self._lock:
+            cells = predictor.metadata(table, [UPLOAD])
+            (found,) = predictor.stream([UPLOAD], cells, lambda path: encoded)
+        warnings = [*self.cautions]
+        if cells is not None and cells.unread:
+            warnings.append(f"Not read by the probe: {', '.join(cells.unread)}.")
+        if found.unseen:
+            unseen = ", ".join(f"{name} '{cell}'" for name, cell in found.unseen.items())
+            warnings.append(f"Unknown to the model, so counted as missing: {unseen}.")
+        return to_dict(predictor, found), warnings

@@ -1,0 +1,470 @@
+"""Every answer against an independent computation, and what must be refused."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from probes import make_probe, write_run
+from sklearn.decomposition import PCA
+from tables import metadata_of, write_images
+from tiny import grid_cohort
+
+pytest.importorskip("starlette")
+
+from starlette.testclient import TestClient
+
+from slimp.app import embeddings
+from slimp.app.audit import audit
+from slimp.app.explorer import jpeg
+from slimp.app.open import Sources, open_explorer
+from slimp.app.search import Search
+from slimp.app.server import UPLOAD, create_app
+from slimp.cli.main import main
+from slimp.data.cohort import Cohort
+from slimp.data.images import decode
+from slimp.errors import UserError
+from slimp.features.embed import FeatureTable
+from slimp.features.nearest import nearest
+from slimp.features.relative import OUTLIER
+
+TOKEN = "a-token"
+
+
+@contextmanager
+def quiet(title: str) -> Iterator[object]:
+    yield lambda done, total: None
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("app")
+    write_run(root, patients=50, name="run2", seed=1)
+    table = write_run(root, patients=50)
+    make_probe(root / "probe", table, root, "full")
+    return root
+
+
+@pytest.fixture(scope="module")
+def client(root: Path) -> TestClient:
+    sources = Sources(
+        run=root / "run",
+        cohort=root / "cohort",
+        probe=root / "probe",
+        compare=root / "run2",
+        data_check=True,
+    )
+    app = create_app(open_explorer(sources, quiet), TOKEN)
+    return TestClient(app, base_url="http://127.0.0.1:8000", headers={"X-Token": TOKEN})
+
+
+@pytest.fixture(scope="module")
+def without_probe(root: Path) -> TestClient:
+    app = create_app(open_explorer(Sources(run=root / "run", cohort=root / "cohort"), quiet), TOKEN)
+    return TestClient(app, base_url="http://127.0.0.1:8000", headers={"X-Token": TOKEN})
+
+
+@pytest.fixture(scope="module")
+def cohort(root: Path) -> Cohort:
+    return Cohort.load(root / "cohort")
+
+
+@pytest.fixture(scope="module")
+def table(root: Path) -> FeatureTable:
+    return FeatureTable.load(root / "features.parquet")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+# Who may ask
+
+
+def test_a_second_user_without_the_token_gets_403(client):
+    for path in ("/", "/static/app.js", "/api/cohort", "/api/thumbnail/0", "/nothing"):
+        for headers in ({"X-Token": ""}, {"X-Token": "wrong"}):
+            answer = client.get(path, headers=headers)
+            assert answer.status_code == 403
+            assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert client.post("/api/predict", headers={"X-Token": "wrong"}).status_code == 403
+
+
+def test_the_address_gives_a_cookie_that_scripts_cannot_read(client):
+    answer = client.get(f"/?token={TOKEN}", headers={"X-Token": ""}, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    sent = {"X-Token": "", "Cookie": cookie.partition(";")[0]}
+    assert client.get("/api/cohort", headers=sent).status_code == 200
+    client.cookies.clear()
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""]
+)
+def test_another_name_for_this_machine_is_refused(client, host):
+    assert client.get("/api/cohort", headers={"Host": host}).status_code == 403
+
+
+def test_its_own_names_are_not(client):
+    for host in ("localhost:8000", "127.0.0.1", "[::1]:8000"):
+        assert client.get("/api/cohort", headers={"Host": host}).status_code == 200
+
+
+def test_every_answer_has_the_headers(client):
+    for path in ("/api/cohort", "/api/thumbnail/0", "/api/case/99999", "/nothing"):
+        headers = client.get(path).headers
+        assert headers["content-security-policy"].startswith("default-src 'none'")
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/static/../server.py", "/static/..%2fserver.py", "/static/%2e%2e/server.py"),
+        *("/static//etc/passwd", "/static/%2fetc%2fpasswd", "/static/..\\server.py"),
+        *("/api/column/..%2f..%2fcohort.json", "/api/thumbnail/-1", "/api/thumbnail/99999"),
+    ],
+)
+def test_nothing_but_what_is_listed_is_served(client, path):
+    assert client.get(path).status_code == 404
+
+
+# What it says
+
+
+def test_the_overview_counts_the_cohort(client, cohort):
+    said = client.get("/api/cohort").json()
+    assert said["images"] == len(cohort)
+    assert said["patients"] == len(cohort.patients)
+    assert said["spaces"] == ["image", "lesion", "patient"]
+    assert said["probe"]["classes"] == list(cohort.classes)
+    assert said["compare"] == {"run": "run2"}
+    names = [column["name"] for column in said["columns"]]
+    assert len(set(names)) == len(names)
+    assert {"label", "outlier", "predicted", "agreement", "age", "site"} <= set(names)
+
+
+def test_columns_hold_the_cells_of_the_tables(client, cohort):
+    joined = metadata_of(cohort).assign(label=cohort.images["label"])
+    checked = 0
+    for column in client.get("/api/cohort").json()["columns"]:
+        if column["name"] not in joined:
+            continue
+        cells = joined[column["name"]]
+        answer = client.get(f"/api/column/{column['name']}")
+        assert answer.headers["x-kind"] == column["kind"]
+        assert column["missing"] == cells.isna().sum()
+        if column["kind"] == "number":
+            got = np.frombuffer(answer.content, "<f4")
+            np.testing.assert_array_equal(got, cells.to_numpy(np.float32, na_value=np.nan))
+            np.testing.assert_allclose([column["min"], column["max"]], [cells.min(), cells.max()])
+        else:
+            codes = np.frombuffer(answer.content, "<u2")
+            words = [None if c == 65535 else column["categories"][c] for c in codes]
+            if cells.dtype == "boolean":
+                cells = cells.astype(object).map({True: "yes", False: "no"})
+            assert words == [None if pd.isna(cell) else cell for cell in cells]
+        checked += 1
+    assert checked > 10
+
+
+def test_points_are_the_principal_components(client, table):
+    got = np.frombuffer(client.get("/api/points?projection=pca").content, "<f4").reshape(-1, 2)
+    assert np.abs(got).max() == 1
+    wanted = PCA(2).fit_transform(table.features["image"].astype(float))
+    for axis in range(2):
+        assert abs(np.corrcoef(got[:, axis], wanted[:, axis])[0, 1]) > 0.9999
+    assert client.get("/api/points?projection=tsne").status_code == 400
+
+
+def test_ids_of_indices(client, cohort):
+    rows = client.post("/api/ids", json={"indices": [3, 0]}).json()["rows"]
+    assert (
+        rows == cohort.images[["image_id", "lesion_id", "patient_id"]].iloc[[3, 0]].values.tolist()
+    )
+    for body in ({"indices": [-1]}, {"indices": ["0"]}, {"indices": [0] * 100_001}, [0], {}):
+        assert client.post("/api/ids", json=body).status_code == 400
+    assert client.post("/api/ids", content=b"{").status_code == 400
+    assert client.post("/api/ids", content=b" " * (3 << 20)).status_code == 413
+
+
+@pytest.mark.parametrize("space", ["image", "lesion", "patient"])
+@pytest.mark.parametrize("others", [True, False])
+def test_neighbours_are_those_of_a_loop(client, cohort, table, space, others):
+    query, name = 7, {"image": "image_id", "lesion": "lesion_id", "patient": "patient_id"}[space]
+    x, images = table.features[space].astype(float), cohort.images
+    scores = []
+    for row in images.drop_duplicates(name).index:
+        same = images.loc[row, "patient_id"] == images.loc[query, "patient_id"]
+        if (others and same) or images.loc[row, name] == images.loc[query, name]:
+            continue
+        cosine = x[query] @ x[row] / np.linalg.norm(x[query]) / np.linalg.norm(x[row])
+        scores.append((-np.float32(cosine), row))
+    path = f"/api/neighbours/{query}?space={space}&k=9&other_patients={int(others)}"
+    found = client.get(path).json()["neighbours"]
+    np.testing.assert_allclose(
+        [one["similarity"] for one in found], [-score for score, _ in sorted(scores)[:9]], atol=1e-6
+    )
+    assert [one["index"] for one in found] == [row for _, row in sorted(scores)[:9]]
+
+
+def test_a_search_equals_the_one_for_many_queries():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3000, 24)).astype(np.float32)
+    x[1000:1400] = x[5]  # equally near rows: the lower row first
+    found, allowed = nearest(x[:20], x, 6), np.ones(3000, dtype=bool)
+    for query in range(20):
+        rows, cosines = Search(x).nearest(x[query], 6, allowed)
+        np.testing.assert_array_equal(rows, found.row[query])
+        np.testing.assert_array_equal(cosines, found.similarity[query])
+    assert [len(part) for part in Search(x).nearest(x[0], 6, ~allowed)] == [0, 0]
+
+
+def test_wrong_questions_get_a_sentence(client):
+    for path in ("neighbours/0?space=colour", "neighbours/0?k=0", "explanation/0?method=guess"):
+        answer = client.get(f"/api/{path}")
+        assert (answer.status_code, list(answer.json())) == (400, ["error"])
+
+
+def test_a_case_has_its_metadata_its_patient_and_its_prediction(client, cohort, table, root):
+    cells = metadata_of(cohort)
+    columns = cells.columns.difference(["image"])
+    row = int(np.flatnonzero(cells[columns].isna().any(axis=1))[0])
+    case = client.get(f"/api/case/{row}").json()
+    assert case["label"] == cohort.images["label"].iloc[row]
+    assert {of["name"] for of in case["metadata"]} == set(columns)
+    for of in case["metadata"]:
+        cell = cells[of["name"]].iloc[row]
+        assert of["missing"] == pd.isna(cell)
+        if of["missing"]:
+            assert of["imputed"] is not None
+        else:
+            wanted = ("yes" if cell else "no") if isinstance(cell, bool | np.bool_) else cell
+            assert of["value"] == wanted
+            assert of["imputed"] is None
+    patients = cohort.images["patient_id"]
+    mine = np.flatnonzero((patients == patients.iloc[row]) & (np.arange(len(cohort)) != row))
+    assert sorted(other["index"] for other in case["others"]) == mine.tolist()
+    distance = table.features["outlier"][:, OUTLIER.index("distance")]
+    for other in case["others"]:
+        assert other["outlier"] == pytest.approx(float(distance[other["index"]]), abs=1e-5)
+    assert str(root) not in json.dumps(case)
+
+
+def predicted(root: Path, cohort: Cohort, row: int) -> dict[str, object]:
+    """What the verb says of an image with its metadata."""
+    (path,) = write_images(cohort, root / "files", [row])
+    metadata_of(cohort).iloc[[row]].to_csv(root / "one.csv", index=False)
+    line = f"predict {root}/probe {path} --metadata {root}/one.csv --out {root}/p.json --overwrite"
+    assert main(line.split()) == 0
+    return json.loads((root / "p.json").read_text())["images"][0]
+
+
+def test_predictions_are_those_of_slimp_predict(client, cohort, root):
+    row = 11
+    wanted = predicted(root, cohort, row)
+    cells = metadata_of(cohort).iloc[row].drop("image").dropna().to_dict()
+    files = {"image": ("x.jpg", cohort.read_image(row))}
+    sent = {"metadata": json.dumps(cells, default=str)}
+    uploaded = client.post("/api/predict", files=files, data=sent)
+    assert uploaded.status_code == 200, uploaded.text
+    for found in (client.get(f"/api/case/{row}").json(), uploaded.json()):
+        got = found["prediction"]
+        assert got["probabilities"] == pytest.approx(wanted["probabilities"], abs=1e-5)
+        assert got["predicted"] == wanted["decision"]
+        assert got["conformal_set"] == wanted["conformal_set"]
+        assert got["novelty_p"] == pytest.approx(wanted["novelty_p"], abs=1e-3)
+        assert not got["abstains"]
+    near = uploaded.json()["neighbours"]
+    assert near[0]["similarity"] > 0.99999
+    assert row in [one["index"] for one in near]
+    columns = {column["name"]: column for column in client.get("/api/cohort").json()["columns"]}
+    codes = np.frombuffer(client.get("/api/column/predicted").content, "<u2")
+    assert columns["predicted"]["categories"][codes[row]] == wanted["decision"]
+    sizes = np.frombuffer(client.get("/api/column/set size").content, "<f4")
+    assert sizes[row] == len(wanted["conformal_set"])
+
+
+def test_an_upload_stays_in_memory_and_a_blank_one_gets_no_probabilities(client, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise AssertionError("written to the disk")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", refuse)
+    large = np.full((900, 900, 3), 90, dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(large).save(buffer, "BMP")
+    assert len(buffer.getvalue()) > 2_000_000
+    data = {"metadata": '{"site": "back"}'}
+    files = {"image": ("grey.bmp", buffer.getvalue())}
+    said = client.post("/api/predict", files=files, data=data).json()
+    assert said["prediction"]["abstains"]
+    assert said["prediction"]["probabilities"] == {}
+    assert "colour" in said["prediction"]["reason"]
+
+
+def test_malformed_and_oversized_uploads_are_refused(client, without_probe, cohort):
+    image, post = cohort.read_image(0), client.post
+    assert post("/api/predict", content=image).status_code == 400
+    assert post("/api/predict", files={"image": ("x", b"no image")}).status_code == 400
+    assert post("/api/predict", files={"file": ("x", image)}).status_code == 400
+    assert post("/api/predict", files=[("image", ("x", image))] * 2).status_code == 400
+    broken = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert post("/api/predict", content=b"--y\r\nnothing", headers=broken).status_code == 400
+    for text in ("[1]", "{", '{"age": [1]}'):
+        files, data = {"image": ("x", image)}, {"metadata": text}
+        assert post("/api/predict", files=files, data=data).status_code == 400
+    assert post("/api/predict", files={"image": ("x", bytes(UPLOAD + 1))}).status_code == 413
+
+    def chunks() -> Iterator[bytes]:  # of a length that is not announced
+        yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+        for _ in range(UPLOAD // 2**20 + 1):
+            yield bytes(2**20)
+
+    assert post("/api/predict", content=chunks(), headers=broken).status_code == 413
+    # No metadata, or no probe: the nearest cases all the same.
+    for some in (client, without_probe):
+        answer = some.post("/api/predict", files={"image": ("x", image)})
+        assert answer.status_code == 409
+        assert 0 in [one["index"] for one in answer.json()["neighbours"]]
+
+
+def test_thumbnails_hold_pixels_alone(client, cohort):
+    for size in (96, 256, 768):
+        answer = client.get(f"/api/thumbnail/2?size={size}")
+        assert answer.headers["content-type"] == "image/jpeg"
+        assert max(Image.open(io.BytesIO(answer.content)).size) <= size
+    assert client.get("/api/thumbnail/2?size=95").status_code == 400
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(buffer, "JPEG", exif=exif, comment=b"a name")
+    sent = jpeg(decode(buffer.getvalue(), 96), 96)
+    assert not [word for word in (b"Exif", b"camera", b"a name") if word in sent]
+    assert Image.open(io.BytesIO(sent)).size == (40, 30)
+
+
+def test_an_explanation_is_a_layer_over_the_thumbnail(client):
+    answer = client.get("/api/explanation/4")
+    layer = Image.open(io.BytesIO(answer.content))
+    assert layer.mode == "RGBA"
+    assert layer.getextrema()[3][0] < layer.getextrema()[3][1] <= 200
+    assert "lesion" in answer.headers["x-explains"]
+    thumbnail = Image.open(io.BytesIO(client.get("/api/thumbnail/4?size=768").content))
+    assert layer.width / layer.height == pytest.approx(thumbnail.width / thumbnail.height, abs=0.05)
+
+
+def test_two_runs_are_compared_by_the_neighbours_they_share(client, root, cohort, table):
+    said = client.get("/api/compare").json()
+    agreement = np.frombuffer(client.get("/api/column/agreement").content, "<f4")
+    assert said["runs"] == ["run", "run2"]
+    assert said["overlap"] == pytest.approx(float(agreement.mean()))
+    same = open_explorer(
+        Sources(run=root / "run", cohort=root / "cohort", compare=root / "run"), quiet
+    )
+    assert (same.comparison.agreement == 1).all()
+    np.testing.assert_allclose(same.points("pca", other=True), same.points("pca"), atol=1e-5)
+    other = np.frombuffer(client.get("/api/points?run=b").content, "<f4")
+    assert np.abs(other).max() == 1
+    assert len(other) == 2 * len(cohort)
+
+
+def test_findings_open_their_images(tmp_path):
+    cohort, kept = grid_cohort([2, 2]), tmp_path / "audit.json"
+    assert audit(cohort, kept, run=False) == []
+    found = {one.title: one for one in audit(cohort, kept, run=True)}
+    assert found["Tiny image"].indices == (0, 1, 2, 3)
+    assert found["Tiny image"].total == 4
+    assert audit(cohort, kept, run=False) == [*found.values()]
+
+
+def test_findings_are_listed(client):
+    keys = {"level", "title", "text", "remedy", "indices", "total"}
+    assert all(set(one) == keys for one in client.get("/api/findings").json())
+
+
+def test_nothing_is_written_and_no_path_is_told(client, root):
+    before = {name: digests(root / name) for name in ("cohort", "run", "probe")}
+    paths = ["cohort", "case/3", "neighbours/3", "thumbnail/3", "findings", "compare", "points"]
+    for path in [*paths, "explanation/3"]:
+        assert str(root).encode() not in client.get(f"/api/{path}").content
+    for method in ("put", "delete", "patch"):
+        assert getattr(client, method)("/api/cohort").status_code == 405
+    assert {name: digests(root / name) for name in before} == before
+
+
+# Opening
+
+
+def test_embeddings_are_computed_once_or_taken_from_a_file(root, table, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("embedded again")
+
+    sources = Sources(run=root / "run", cohort=root / "cohort")
+    first = open_explorer(sources, quiet)
+    monkeypatch.setattr(embeddings, "embed", refuse)
+    again = open_explorer(sources, quiet)
+    file = Sources(run=root / "run", cohort=root / "cohort", embeddings=root / "features.parquet")
+    given = open_explorer(file, quiet)
+    for explorer in (first, again, given):
+        got = explorer.embedded.spaces["image"]
+        np.testing.assert_allclose(got, table.features["image"], atol=1e-6)
+    other = root / "other.parquet"
+    table.select(np.arange(len(table)) > 0).save(other)
+    with pytest.raises(UserError, match=r"other\.parquet"):
+        open_explorer(Sources(run=root / "run", cohort=root / "cohort", embeddings=other), quiet)
+
+
+def test_without_the_extra_the_remedy_is_named(root, monkeypatch, capsys):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "uvicorn" else find(name)
+    )
+    assert main(["app", str(root / "run"), "--cohort", str(root / "cohort")]) == 2
+    assert "slimp[app]" in capsys.readouterr().err
+
+
+def test_the_verb_serves_until_it_is_interrupted(root):
+    line = [sys.executable, "-m", "slimp", "app", str(root / "run"), "--no-browser"]
+    with subprocess.Popen(
+        [*line, "--cohort", str(root / "cohort")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as server:
+        address = server.stdout.readline().strip()
+        try:
+            assert address.startswith("http://127.0.0.1:"), address
+            page, _, token = address.partition("?token=")
+            assert len(token) > 30
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(f"{page}api/cohort")
+            asked = urllib.request.Request(f"{page}api/cohort", headers={"X-Token": token})
+            with urllib.request.urlopen(asked) as answer:
+                assert json.load(answer)["run"] == "run"
+        finally:
+            server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 0, server.stderr.read()

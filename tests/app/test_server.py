@@ -435,6 +435,23 @@ def test_embeddings_are_computed_once_or_taken_from_a_file(root, table, monkeypa
         open_explorer(Sources(run=root / "run", cohort=root / "cohort", embeddings=other), quiet)
 
 
+def test_other_tools_get_rows_with_their_neighbours(root, cohort, table):
+    out = root / "atlas.parquet"
+    line = f"export embeddings {root}/run {root}/cohort --out {out} --neighbours 3"
+    assert main(line.split()) == 0
+    found, x = pd.read_parquet(out), table.features["image"]
+    assert found["image_id"].tolist() == cohort.images["image_id"].tolist()
+    np.testing.assert_allclose(np.stack(found["embedding"]), x, atol=1e-6)
+    pd.testing.assert_series_equal(found["site"], metadata_of(cohort)["site"], check_names=False)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    distance = 1 - unit @ unit.T + 2 * np.eye(len(x))
+    for row, near in enumerate(found["neighbors"]):
+        np.testing.assert_allclose(near["distances"], np.sort(distance[row])[:3], atol=1e-5)
+        assert row not in near["ids"]
+    assert found[["projection_x", "projection_y"]].abs().max().max() == 1
+    assert main(line.split()) == 2  # it is there
+
+
 def test_without_the_extra_the_remedy_is_named(root, monkeypatch, capsys):
     import importlib.util
 

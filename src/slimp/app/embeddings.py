@@ -24,6 +24,7 @@ from slimp.features.encode import InferenceConfig, Progress, level_of_images
 from slimp.features.relative import OUTLIER
 from slimp.models.known_weights import cache_folder
 from slimp.models.nested import Slimp
+from slimp.training.parts import EARLIER_PATIENTS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SPACES: tuple[LevelName, ...] = ("image", "lesion", "patient")
@@ -40,6 +41,7 @@ class Embedded:
 
     folder: Path
     """In the cache."""
+    cohort_key: str
     spaces: Mapping[LevelName, Float32[Array, "_ _"]]
     """Of `SPACES` those that the run has: a row per image, lesion or patient of the cohort."""
     outlier: Float32[Array, " n"]
@@ -81,16 +83,20 @@ def embedded(
     """
     how = how or InferenceConfig()
     source = sha256_of(features) if features else f"embedded {how.test_time_augmentation}"
-    key = hashlib.sha256(f"{run_key(run)} {cohort_key(cohort_folder)} {source}".encode())
-    folder = private_folder() / key.hexdigest()[:24]
+    own = cohort_key(cohort_folder)
+    folder = private_folder() / _hash(run_key(run), own, source)[:24]
     if not (folder / "outlier.npy").is_file():
         if features is None:
-            table = embed(Slimp.from_pretrained(run), cohort, how, progress=progress)
+            # An adapted run may read more columns than the cohorts of its earlier stages have.
+            lacking = "missing" if (run / EARLIER_PATIENTS).is_file() else "refuse"
+            model = Slimp.from_pretrained(run)
+            table = embed(model, cohort, how, lacking=lacking, progress=progress)
         else:
             table = _read(features, cohort, how)
         _save(folder, table, cohort)
     spaces = {name: _open(path) for name in SPACES if (path := folder / f"{name}.npy").is_file()}
-    return Embedded(folder=folder, spaces=spaces, outlier=_open(folder / "outlier.npy"))
+    outlier = _open(folder / "outlier.npy")
+    return Embedded(folder=folder, cohort_key=own, spaces=spaces, outlier=outlier)
 
 
 def private_folder() -> Path:

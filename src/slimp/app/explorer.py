@@ -145,6 +145,10 @@ class Explorer:
         ]
         return {"others": others, "others_total": len(rows)}
 
+    def prepare(self) -> None:
+        """Reads all embeddings once, so that the first search is as quick as the others."""
+        _ = self._searches
+
     @cached_property
     def _searches(self) -> dict[LevelName, Search]:
         return {name: Search(rows) for name, rows in self.embedded.spaces.items()}

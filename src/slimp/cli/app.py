@@ -61,6 +61,7 @@ def run(arguments: Arguments) -> None:
     """Opens the cohort and serves until it is interrupted."""
     import secrets
     import webbrowser
+    from threading import Thread
 
     _require_extra()
     import uvicorn
@@ -88,6 +89,7 @@ def run(arguments: Arguments) -> None:
     note("Ctrl-C ends it. Research software, not for diagnosis.")
     if arguments.browser:
         webbrowser.open(address)
+    Thread(target=explorer.prepare, daemon=True).start()
     try:
         uvicorn.Server(settings).run(sockets=[listening])
     except KeyboardInterrupt:

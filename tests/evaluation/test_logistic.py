@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from slimp.data.schema import LEVELS, Schema
 from slimp.errors import CheckpointError, UserError
-from slimp.evaluation import blocks
+from slimp.evaluation import blocks, multinomial
 from slimp.evaluation.folds import grouped_folds
 from slimp.evaluation.logistic import LinearProbe, decide, fit_logistic
 from slimp.evaluation.probe_config import ProbeConfig
@@ -130,20 +130,31 @@ def test_a_class_that_a_fold_cannot_train_on_is_survived():
 
 
 def test_tells_when_a_fit_did_not_converge(monkeypatch):
-    monkeypatch.setattr(blocks, "MAX_ITER", 1)
+    monkeypatch.setattr(multinomial, "MAX_ITER", 1)
     assert not fit(*draw(7), 3).converged
 
 
-def test_other_warnings_are_passed_on_and_are_no_lack_of_convergence(monkeypatch):
-    fitting = LogisticRegression.fit
-
-    def noisy(self, z, y):
-        warnings.warn("overflow", RuntimeWarning, stacklevel=1)
-        return fitting(self, z, y)
-
-    monkeypatch.setattr(LogisticRegression, "fit", noisy)
-    with pytest.warns(RuntimeWarning, match="overflow"):
-        assert fit(*draw(2), 3).converged
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("k", [2, 3, 6])
+def test_the_solver_finds_scikit_learn_s_minimum_on_columns_that_hang_together(k, dtype):
+    """Variances that differ by a factor of thousands, penalties too, from a warm start."""
+    x, y, _ = draw(k, k, n=300, d=30)
+    mixed = x @ np.random.default_rng(0).normal(size=(30, 30)) * np.geomspace(1, 30, 30)
+    z = StandardScaler().fit_transform(mixed)
+    strengths = np.geomspace(1e-2, 10, 30)
+    theirs = LogisticRegression(C=1.0, tol=1e-9, max_iter=100_000).fit(z * strengths**0.5, y)
+    rows, tolerance = multinomial.Multinomial(z.astype(dtype), y), 1e-7
+    start = rows.fit(np.ones(30), tolerance=1e-2)
+    found = rows.fit(
+        1 / strengths, start=start, tolerance=tolerance if dtype == np.float64 else 1e-5
+    )
+    logits = z @ found.coef.T + found.intercept
+    p = softmax(logits if k > 2 else np.hstack([0 * logits, logits]), axis=1)
+    wanted = theirs.predict_proba(z * strengths**0.5)
+    np.testing.assert_allclose(p, wanted, atol=1e-5 if dtype == np.float64 else 1e-3)
+    if dtype == np.float64:
+        assert found.converged
+        np.testing.assert_allclose(found.coef, theirs.coef_ * strengths**0.5, atol=1e-4)
 
 
 def test_the_rule_decides_and_the_probabilities_stay():

@@ -5,7 +5,6 @@ Axis names: n = rows, d = columns, r = columns after projection, k = classes.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,11 +12,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.linalg import eigh
 from scipy.special import softmax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from slimp.data.encoding import Encoding
 from slimp.evaluation.metrics import Array
+from slimp.evaluation.multinomial import Multinomial, Solution
 from slimp.features.design import Design, one_hot
 from slimp.features.feature_sets import TABLE
 
@@ -26,8 +24,6 @@ COMPONENTS = 256
 most on the small ones."""
 SIZE = 128
 """Columns that a wider block is shrunk to count as, so that a C means the same for all blocks."""
-MAX_ITER = 5000
-"""Steps of L-BFGS; a fit that needs more is reported as not converged."""
 TOLERANCE, ROUGH = 1e-5, 1e-4
 """Largest gradient at which a fit counts as converged, and of those that choose the penalties."""
 START_TABLE, START = 0.1, 0.01
@@ -145,33 +141,26 @@ class Fit:
         classes: int,
         tolerance: float,
     ) -> None:
-        self.z, self.y, self.widths, self.classes = z, y, list(widths), classes
-        self.present = np.unique(y)  # a fold may lack a class of few patients
-        self.model = LogisticRegression(max_iter=MAX_ITER, tol=tolerance, warm_start=True)
-        self.coef: Array | None = None
+        self.widths, self.classes, self.tolerance = list(widths), classes, tolerance
+        # A fold may lack a class of few patients.
+        self.present, own = np.unique(y, return_inverse=True)
+        self.rows = Multinomial(z, own) if len(self.present) > 1 else None
+        self.found: Solution | None = None
         self.converged = True
 
     def at(self, strengths: Sequence[float]) -> tuple[Float[Array, "k r"], Float[Array, " k"]]:
         """Coefficients and intercepts with these C per block."""
-        coef = np.zeros((self.classes, self.z.shape[1]))
+        coef = np.zeros((self.classes, sum(self.widths)))
         intercept = np.full(self.classes, -np.inf)  # probability 0 for an absent class
         intercept[self.present] = 0.0
-        if len(self.present) < 2:
+        if self.rows is None:
             return coef, intercept
-        factor = np.repeat(np.sqrt(strengths), self.widths).astype(self.z.dtype)
-        if self.coef is not None:
-            self.model.coef_ = self.coef / factor
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", ConvergenceWarning)
-            self.model.fit(self.z * factor, self.y)
-        others = [w for w in caught if not issubclass(w.category, ConvergenceWarning)]
-        for warning in others:
-            warnings.warn(warning.message, category=warning.category, stacklevel=2)
-        self.converged &= len(others) == len(caught)
-        self.coef = self.model.coef_ * factor
-        # Of two classes scikit-learn keeps only the second one's logit.
+        penalty = np.repeat(np.reciprocal(strengths), self.widths)
+        self.found = self.rows.fit(penalty, start=self.found, tolerance=self.tolerance)
+        self.converged &= self.found.converged
+        # Two classes have one logit, the second one's.
         rows = self.present[1:] if len(self.present) == 2 else self.present
-        coef[rows], intercept[rows] = self.coef, self.model.intercept_
+        coef[rows], intercept[rows] = self.found.coef, self.found.intercept
         return coef, intercept
 
 

@@ -3,7 +3,7 @@
 What scikit-learn's `LogisticRegression` minimises, by the same L-BFGS, in coordinates in which the
 loss is nearly round: embeddings have directions whose variances differ by a factor of thousands,
 and in their own coordinates a weak penalty takes L-BFGS a thousand steps instead of thirty
-(`benchmarks/probe_solver.py`). The coordinates come from the bound of Boehning (1992) on the second
+(`benchmarks/peers.py`). The coordinates come from the bound of Boehning (1992) on the second
 derivative of the loss, which is that of a least-squares fit.
 
 Axis names: n = rows, r = columns, k = classes, m = logits that are free: 1 of two classes, else k.

@@ -19,6 +19,7 @@ from slimp.cli.main import main
 from slimp.data.images import image_batches
 from slimp.errors import UserError
 from slimp.evaluation.logistic import LinearProbe
+from slimp.explain.beside import image_probes
 from slimp.explain.columns import (
     attended,
     counterfactuals,
@@ -342,3 +343,15 @@ def test_other_models_answer_the_same_question_on_the_same_images(
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Beside other models" in page
     assert len(images) == len(np.load(tmp_path / "out" / "maps.npz")["image_id"])
+
+
+def test_a_run_of_a_fold_is_tested_on_patients_that_it_never_met(run: Path, tmp_path: Path) -> None:
+    cohort = tiny_cohort()
+    cohort = with_images(cohort, label=np.where(np.arange(len(cohort)) % 2, "odd", "even"))
+    cohort.save(tmp_path / "cohort")
+    shutil.copytree(run, tmp_path / "fold")
+    met = pd.read_parquet(run / "patients.parquet")
+    met = met[met["part"] != "held_out"]
+    met.to_parquet(tmp_path / "fold" / "patients.parquet")
+    [result] = image_probes([str(tmp_path / "fold")], tmp_path / "cohort").values()
+    assert not set(result.predictions["patient_id"]) & set(met["patient_id"])

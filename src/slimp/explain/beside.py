@@ -52,8 +52,8 @@ def image_probes(
     Args:
         runs: folders, or `weights:NAME`; the first is the one that others are compared with.
         cohort: folder.
-        held_out: test the patients that the first run set aside, if there are any; else the split
-            is drawn.
+        held_out: test the patients that the first run set aside, or that it never met, if there
+            are any; else the split is drawn.
         seed: of the split that is drawn.
         device: where to embed.
 
@@ -62,7 +62,9 @@ def image_probes(
     """
     found, whole = {}, Cohort.load(cohort)
     config = ProbeConfig(features="image", seeds=1, seed=seed)
-    parts = parts_of_run(as_run(runs[0]), whole)
+    parts = parts_of_run(as_run(runs[0]), whole) or {}
+    if parts and "held_out" not in parts.values():  # trained on a cohort without a fold
+        parts = dict.fromkeys(whole.patients["patient_id"], "held_out") | parts
     task = task_of(whole, config, run_parts=parts, held_out=held_out)
     for run in runs:
         table = cached_features(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
-from collections.abc import Iterator
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import jaxtyping
 import pytest
 from hypothesis import settings
-from jaxtyping import install_import_hook
+from jaxtyping import AbstractArray, AbstractDtype, install_import_hook, jaxtyped
 
 # A busy or slow machine is no fault of the code.
 settings.register_profile("slimp", deadline=None, max_examples=50)
@@ -26,7 +32,26 @@ def shaped() -> Iterator[str]:
             yield ".".join(words)
 
 
+def shapes_only(thing: Any = None, *, typechecker: Any) -> Any:
+    """`jaxtyped`, but for functions and dataclasses that state no shape: they stay as they are."""
+    if thing is None:
+        return partial(shapes_only, typechecker=typechecker)
+    inner = thing.fget if isinstance(thing, property) else getattr(thing, "__func__", thing)
+    classes = inner.__mro__ if isinstance(inner, type) else [inner]
+    names = vars(sys.modules[inner.__module__])
+    for owner in classes:
+        stated = vars(owner).get("__annotations__", inner.__annotations__)
+        known = [
+            names.get(word) for word in re.findall(r"\w+", " ".join(map(str, stated.values())))
+        ]
+        if any(isinstance(x, type) and issubclass(x, AXES) for x in known):
+            return jaxtyped(thing, typechecker=typechecker)
+    return thing
+
+
+AXES = (AbstractDtype, AbstractArray)
 # Before anything imports them. Types without shapes are left to mypy: to check them too takes long.
+jaxtyping.jaxtyped = shapes_only
 install_import_hook(list(shaped()), "beartype.beartype")
 
 
@@ -60,21 +85,36 @@ def _apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A cohort, a run, features and a probe, each made by its verb, in seconds."""
+    """A cohort, a run, features and a probe, each made by its verb, in seconds.
+
+    They are made by one of the processes that test side by side; each has a copy.
+    """
+    names = ("cohort", "run", "features.parquet", "probe")
+    own = tmp_path_factory.mktemp("made")
+    shared = own.parent
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with (shared / "made.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "everything" / "probe").is_dir():
+            _make(shared / "everything", names)
+    shutil.copytree(shared / "everything", own, dirs_exist_ok=True)
+    return {name.partition(".")[0]: own / name for name in names}
+
+
+def _make(root: Path, names: Sequence[str]) -> None:
     from slimp.cli import main as cli
 
-    root = tmp_path_factory.mktemp("made")
-    names = ("cohort", "run", "features.parquet", "probe")
     places = {name.partition(".")[0]: root / name for name in names}
+    root.mkdir()
     for line in (
         "data import synthetic - {cohort} --patients 80 --lesions 3 --image-size 32",
         "pretrain {cohort} --out {run} --preset tiny --image-size 32 --epochs 2 --workers 0 "
         "--patients 16 --lesions 4 --validate-every 1 --seed 1",
         "embed {run} {cohort} --out {features}",
-        "probe {run} {cohort} --out {probe}",
+        "probe {run} {cohort} --out {probe} --replicates 200",
     ):
         assert cli.main(line.format(**places).split()) == 0, line
-    return places
 
 
 @pytest.fixture(scope="session")

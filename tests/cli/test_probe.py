@@ -88,14 +88,15 @@ def test_a_leaking_split_is_named_as_one(probe, capsys):
 
 
 def test_the_split_that_a_probe_leaves_gives_the_same_figures(probe, tmp_path, capsys):
-    assert probe("--split", "grouped-5", "--seeds", "1", "--subgroups", "none") == 0
+    image = ("--subgroups", "none", "--features", "image")
+    assert probe("--split", "grouped-5", "--seeds", "1", *image) == 0
     said = capsys.readouterr().out
     assert "each in one of 5 folds" in said
     assert "balanced accuracy per fold" in said
     first = read_json(tmp_path / "out" / "metrics.json")
     split = tmp_path / "split.csv"
     (tmp_path / "out" / "split.csv").rename(split)
-    assert probe("--split-file", str(split), "--subgroups", "none") == 0
+    assert probe("--split-file", str(split), *image) == 0
     again = read_json(tmp_path / "out" / "metrics.json")
     assert again["balanced_accuracy"] == first["balanced_accuracy"]
     assert again["pooled"] == first["pooled"]
@@ -105,5 +106,5 @@ def test_the_split_that_a_probe_leaves_gives_the_same_figures(probe, tmp_path, c
     assert probe("--split-file", str(split)) == 2
     assert "split.csv: has the columns picture, who" in capsys.readouterr().err
     assert not probe.embedded
-    assert probe("--split", "lesion", "--subgroups", "none") == 0
+    assert probe("--split", "lesion", *image) == 0
     assert not (tmp_path / "out" / "split.csv").exists()

@@ -28,13 +28,15 @@ from slimp.evaluation.paired_bootstrap import Difference, compare
 from slimp.experiments import cohorts, recipe, rows, trainers
 from slimp.experiments.cells import in_order, locked
 from slimp.experiments.claims import verdict_of
-from slimp.experiments.cost import _encoder_cost, cost_of
+from slimp.experiments.cost import cost_of, machine_file, remembered
+from slimp.experiments.measure import encoder_cost
 from slimp.experiments.plan import Plan, first_here, make_plan, open_experiment
 from slimp.experiments.recipe import FLAT, METADATA, SCALES, Arm, Claim, Recipe, Scale, recipes
 from slimp.experiments.run import Share, run_experiment, write_table
+from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.training import loop
-from slimp.training.config import PretrainConfig
+from slimp.training.config import PretrainConfig, part_of
 
 CLAIM = Claim(words="nested is ahead", arm="nested", control="flat", least=0.035, most=0.068)
 OTHER_CLAIM = replace(CLAIM, arm="metadata", control="nested", least=None, most=0.0)
@@ -538,9 +540,8 @@ def test_every_recipe_runs_to_its_end(name, tmp_path, monkeypatch):
 
 def test_costs_are_those_of_a_formula():
     """A ViT: patches in, per block 12 d^2 of products and 2 t d of attention per token."""
-    config = PretrainConfig.from_preset("tiny")
-    settings = {name: getattr(config, name) for name in ("encoder", "encoder_options")}
-    found = _encoder_cost(json.dumps({**settings, "image_size": 64}))
+    config = replace(PretrainConfig.from_preset("tiny"), image_size=64)
+    found = encoder_cost(part_of(config, ModelConfig))
     d, depth, t, patch = 96, 4, 64, 3 * 8 * 8
     products = t * patch * d + depth * (12 * t * d * d + 2 * t * t * d)
     assert found.operations == pytest.approx(2 * products, rel=0.01)
@@ -549,6 +550,19 @@ def test_costs_are_those_of_a_formula():
     once = cost_of(plan().cells, "synthetic", Path())
     twice = cost_of(plan(epochs=2).cells, "synthetic", Path())
     assert twice.seconds == pytest.approx(2 * once.seconds)
+
+
+def test_what_is_measured_of_a_machine_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    once = [1.5, 2.5]
+    assert [remembered("pace", lambda: once.pop(0)) for _ in range(2)] == [1.5, 1.5]
+    assert machine_file().parent == tmp_path / "slimp" / "machine"
+    machine_file().write_text("{ damaged")
+    assert remembered("pace", lambda: once.pop(0)) == 2.5
+    assert remembered("device", lambda: "cpu") == "cpu"
+    assert {*json.loads(machine_file().read_text())["measured"]} == {"pace", "device"}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "slimp" / "machine" / machine_file().name))
+    assert remembered("pace", lambda: 3.5) == 3.5  # no folder can be made there
 
 
 def test_a_question_of_cancers_needs_their_names(tmp_path):

@@ -27,7 +27,7 @@ from slimp.prediction.output import cautions, to_dict
 from slimp.prediction.predictor import Predictor
 from slimp.prediction.result import Prediction
 from slimp.sources import RawFiles, import_source
-from slimp.sources.importer import ImportOptions
+from slimp.sources.config import ImportOptions
 
 
 @pytest.fixture(scope="module")

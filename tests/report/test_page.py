@@ -21,7 +21,7 @@ from slimp.data.files import write_json
 from slimp.errors import UserError
 from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.similarity import similarity
-from slimp.report import PageOptions, write_report
+from slimp.report.page import PageOptions, write_report
 
 DATE = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 HOSTILE = (
@@ -177,22 +177,20 @@ def test_sections_without_content_are_listed_at_the_end(run, cohort, found):
 
 
 def test_cautions_name_what_makes_scores_doubtful(run, cohort, found):
+    main = replace(found.main, config=replace(found.main.config, split="image"))
     doubtful = replace(found, imputed=("lesion",), saw_test_patients=True, seen_patients=5)
-    shown = read(page(run, cohort, doubtful)).shown
+    shown = read(page(run, cohort, replace(doubtful, probes={"image": main}))).shown
     assert "features lesion are imputed by retrieval, not observed" in shown
     assert re.search(r"\d+ of \d+ test patients took part in pre-training", shown)
     assert "on test images" in shown
-    known = replace(doubtful, seen_labels=3)
-    shown = read(page(run, cohort, known)).shown
-    assert re.search(r"3 of \d+ test patients took part in training that used their", shown)
-    assert "not their labels" not in shown
+    assert "split by image" in shown
+    *_, known = replace(doubtful, seen_labels=3).cautions
+    assert re.search(r"3 of \d+ test patients took part in training that used their", known)
+    assert "not their labels" not in known
     assert (
         "pre-training never saw"
         in read(page(run, cohort, replace(found, saw_test_patients=False))).shown
     )
-    main = replace(found.main, config=replace(found.main.config, split="image"))
-    leaking = replace(found, probes={"image": main})
-    assert "split by image" in read(page(run, cohort, leaking)).shown
 
 
 def test_without_patient_ids_no_patients_are_counted(run, cohort, found):

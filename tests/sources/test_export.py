@@ -24,8 +24,8 @@ from slimp.data.cohort import Cohort, CohortInfo
 from slimp.data.files import ImagesInMemory, sha256_of
 from slimp.errors import CohortError, TableError, UserError
 from slimp.sources import RawFiles, import_source
-from slimp.sources.export import ExportOptions, export_cohort, plan_shards
-from slimp.sources.importer import ImportOptions
+from slimp.sources.config import ExportOptions, ImportOptions
+from slimp.sources.export import export_cohort, plan_shards
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 
 

@@ -17,7 +17,8 @@ from raw_data import jpeg
 from slimp.data.cohort import Cohort, CohortInfo
 from slimp.data.schema import Schema
 from slimp.errors import CohortError, TableError, UserError
-from slimp.sources.importer import GROUP, THREADS, ImportOptions, RawTable, import_cohort
+from slimp.sources.config import ImportOptions
+from slimp.sources.importer import GROUP, THREADS, RawTable, import_cohort
 
 SCHEMA = Schema.from_dict(
     {

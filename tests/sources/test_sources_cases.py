@@ -12,7 +12,7 @@ from slimp.data.cohort import Cohort
 from slimp.data.schema import Schema
 from slimp.errors import CohortError, TableError
 from slimp.sources import RawFiles, import_source
-from slimp.sources.importer import ImportOptions
+from slimp.sources.config import ImportOptions
 from slimp.sources.layout import TableLayout
 
 Import = Callable[..., Cohort]

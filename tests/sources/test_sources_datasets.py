@@ -19,7 +19,7 @@ from raw_data import jpeg
 from slimp.data.cohort import Cohort
 from slimp.errors import TableError
 from slimp.sources import RawFiles, get_source, import_source
-from slimp.sources.importer import ImportOptions
+from slimp.sources.config import ImportOptions
 
 ONE_EACH = ImportOptions(missing_patient_id="one-each")
 

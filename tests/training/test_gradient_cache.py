@@ -22,7 +22,7 @@ from slimp.models.config import ModelConfig
 from slimp.models.image_encoder import mixes_rows
 from slimp.models.losses import NestedLoss, nested_loss
 from slimp.models.nested import ROWS_ON_CPU, Slimp
-from slimp.training import chunk_size, gradient_cache
+from slimp.training import gradient_cache, memory
 from slimp.training.chunk_size import free_bytes, rows_that_fit, saved_bytes
 from slimp.training.config import part_of
 from slimp.training.gradient_cache import backward, seed_dropout
@@ -228,7 +228,7 @@ def test_filling_up_a_batch_changes_no_row_and_no_gradient(count: int) -> None:
 def test_a_job_s_limit_of_memory_counts(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunk_size, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(memory, "CONTROL_GROUP", tmp_path)
     unlimited = free_bytes(torch.device("cpu"))
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("1000\n")

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from slimp.cli.console import progress_bar, say, show_table
 from slimp.cli.flags import REQUIRED_FLAG
 from slimp.cli.inputs import Output
-from slimp.sources.export import ExportOptions, export_cohort
+from slimp.sources.config import ExportOptions, Format
 
 EXAMPLE = "slimp data export cohorts/mine --format webdataset --out shards"
 
@@ -25,7 +24,7 @@ class Arguments(Output):
 
     cohort: Path
     """Cohort folder."""
-    format: Literal["webdataset", "hf"] = field(metadata=REQUIRED_FLAG)
+    format: Format = field(metadata=REQUIRED_FLAG)
     """Which one: webdataset (tar) or hf (Hugging Face datasets, Parquet)."""
     options: ExportOptions = field(default_factory=ExportOptions)
 
@@ -33,6 +32,7 @@ class Arguments(Output):
 def run(arguments: Arguments) -> None:
     """Exports, and prints what was written."""
     from slimp.data.cohort import Cohort
+    from slimp.sources.export import export_cohort
     from slimp.training.run_folder import versions
 
     cohort = Cohort.load(arguments.cohort)

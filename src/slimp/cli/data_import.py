@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slimp.cli.console import progress_bar, say, show_table
-from slimp.sources import RawFiles, import_source
-from slimp.sources.importer import ImportOptions
+from slimp.sources.config import ImportOptions
 
 EXAMPLE = "slimp data import csv my_data cohorts/mine --schema schema.toml"
 
@@ -41,6 +40,8 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Imports, and prints what was met and done."""
+    from slimp.sources import RawFiles, import_source
+
     files = RawFiles(table=arguments.table, images=arguments.images)
     if arguments.schema is not None:
         files = RawFiles.from_toml(arguments.schema, table=arguments.table, images=arguments.images)

@@ -17,12 +17,13 @@ from slimp.cli.probe import Arguments, make
 from slimp.data.cohort import Cohort
 from slimp.data.files import check_output, new_folder, write_json
 from slimp.errors import UserError
+from slimp.evaluation.added_worth import added_worth
 from slimp.evaluation.bootstrap import Estimate
 from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.paired_bootstrap import compare
 from slimp.evaluation.probe_config import FullProbeConfig, ProbeConfig
 from slimp.evaluation.protocol import Assessment
-from slimp.evaluation.result import ProbeResult
+from slimp.evaluation.result import ProbeResult, make_task
 from slimp.evaluation.run_features import cached_features, parts_of_run
 from slimp.features.embed import FeatureTable, embed, with_pseudo_metadata
 from slimp.features.feature_sets import FeatureSet
@@ -112,7 +113,8 @@ class Act:
 
     def claim(self, arm: str, control: str) -> None:
         """Compares two arms on the same patients; the interval decides what is shown."""
-        found = compare(self.arms[arm].predictions, self.arms[control].predictions)
+        a, b = (self.arms[name].predictions for name in (arm, control))
+        found = compare(a, b, headline_only=True)
         row = found.differences["balanced_accuracy"]
         low, high = row.ci95
         verdict = "not shown at this size"
@@ -264,23 +266,18 @@ def _probe_imputed(act: Act, words: str, table: FeatureTable, *, trusted: bool) 
     sets: dict[str, FeatureSet] = {alone: "image", both: "full"}
     for arm, features in sets.items():
         act.arms[arm] = probe(table, ProbeConfig(features=features), parts=parts)
-    reason = "" if trusted else "as the shift test says"
-    if trusted:
-        train = table.select(labelled.to_numpy())
-        try:
-            without, with_them = (
-                probe(train, ProbeConfig(features=features, seeds=5)).balanced_accuracy.mean
-                for features in sets.values()
-            )
-        except UserError:
-            reason = "since too few patients have labels to cross-validate"
-        else:
-            if with_them <= without:
-                reason = (
-                    f"since cross-validation on training patients gives {with_them:.3f} with them "
-                    f"and {without:.3f} without"
-                )
-    if reason:
+    if not trusted:
+        act.findings.append(f"{words}: imputed metadata are left out, as the shift test says.")
+        return
+    less, more = (table.design(features) for features in sets.values())
+    task = make_task(table.ids, ProbeConfig(), parts)
+    try:
+        worth = added_worth(more, less, task, task.splits[0].train, ProbeConfig(features="full"))
+    except UserError:
+        reason = "since too few patients have labels to cross-validate"
         act.findings.append(f"{words}: imputed metadata are left out, {reason}.")
-    else:
+        return
+    verdict = "are used" if worth.enough else "are left out"
+    act.findings.append(f"{words}: imputed metadata {verdict}: {worth}.")
+    if worth.enough:
         act.claim(both, alone)

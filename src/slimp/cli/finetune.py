@@ -58,7 +58,7 @@ def run(arguments: Arguments) -> None:
     from slimp.features.encode import InferenceConfig
     from slimp.models.nested import Slimp
     from slimp.prediction.probe_folder import write_probe
-    from slimp.report import PageOptions, write_report
+    from slimp.report.page import PageOptions, write_report
     from slimp.training.devices import device_of, precision_of
     from slimp.training.parts import earlier_table, labels_known
     from slimp.training.run_folder import open_record

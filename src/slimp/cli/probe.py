@@ -64,7 +64,7 @@ def make(arguments: Arguments) -> Assessment:
     from slimp.evaluation.run_features import cached_features, parts_of_run
     from slimp.evaluation.similarity import similarity_of_unseen
     from slimp.prediction.probe_folder import write_probe
-    from slimp.report import PageOptions, write_report
+    from slimp.report.page import PageOptions, write_report
     from slimp.training.parts import labels_known
     from slimp.training.weights_run import as_run
 

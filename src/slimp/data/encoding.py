@@ -210,12 +210,13 @@ def _encode(feature: FittedFeature, table: pd.DataFrame) -> tuple[NDArray[Any], 
         known = np.isfinite(values)
         return np.where(known, (values - feature.mean) / feature.std, 0.0), known
     if feature.kind == "categorical":
-        vocabulary = pd.Index(feature.categories, dtype="object")
-        cells = table[columns[0]]
-        if feature.spellings:
-            cells = cells.replace(dict(feature.spellings))
-        codes = vocabulary.get_indexer(pd.Index(cells, dtype="object"))  # -1: none
-        return codes.astype(np.int64) + 1, codes >= 0
-    ticks = table[list(columns)].astype("boolean")
-    ticked = ticks.fillna(False).to_numpy(dtype=np.float32)  # (n, columns of the group)
-    return ticked, np.asarray(ticks.notna().any(axis=1))
+        # A dictionary: an index of pandas takes longer to make than most tables to look up.
+        number = {name: code for code, name in enumerate(feature.categories, start=1)}
+        number |= {said: number.get(meant, 0) for said, meant in feature.spellings.items()}
+        cells = table[columns[0]].to_numpy(dtype=object).tolist()
+        codes = np.array([number.get(cell, 0) for cell in cells], dtype=np.int64)
+        return codes, codes > 0
+    boolean = (table[column].astype("boolean") for column in columns)
+    # (n, columns of the group)
+    ticks = np.column_stack([x.to_numpy(dtype=np.float32, na_value=np.nan) for x in boolean])
+    return np.nan_to_num(ticks), np.asarray(~np.isnan(ticks).all(axis=1))

@@ -150,37 +150,37 @@ def verified_coverage(
     if len(patients) < 2:
         raise UserError("coverage can only be verified with at least 2 labelled test patients.")
     found, rng = replace(found, patients=codes), np.random.default_rng(0)
-    tested: list[tuple[Predictions, Bool[Array, "n k"]]] = []
+    tested, tops, bottoms = list[Array](), list[Array](), list[Array]()
+    k = found.probabilities.shape[1]
     for _ in range(REPEATS):
         half = (rng.permutation(len(patients)) < len(patients) // 2)[codes]
         fitted = calibrate(found.select(half), coverage, per_class=per_class)
         others = found.select(~half)
-        tested.append((others, fitted.sets(others.probabilities, others.predicted)))
+        sets = fitted.sets(others.probabilities, others.predicted)
+        hit, size = sets[np.arange(len(sets)), others.y], sets.sum(axis=1)
+        everyone = np.ones(len(hit), dtype=bool)
+        rows = [*(others.y == c for c in range(k)), everyone, everyone, everyone]
+        # A mean per column, with the same weight for each patient.
+        bottom = np.zeros((len(hit), len(rows)))
+        for column, own in enumerate(rows):
+            bottom[own, column] = equal_shares(others.patients[own])
+        tested.append(others.patients)
+        tops.append(bottom * np.column_stack([*[hit] * (k + 1), size, size == 1]))
+        bottoms.append(bottom)
 
     def statistic(repeat: int, weights: Array) -> dict[str, Array]:
-        others, sets = tested[repeat]
-        hit, size = sets[np.arange(len(sets)), others.y], sets.sum(axis=1)
+        means = ratio(weights @ tops[repeat], weights @ bottoms[repeat])  # (r, k + 3)
+        return dict(
+            zip([*map(str, range(k)), "coverage", "set size", "single"], means.T, strict=True)
+        )
 
-        def mean(values: Array, own: Array) -> Array:
-            """Over some rows, with the same weight for each patient."""
-            part = weights[:, own] * equal_shares(others.patients[own])  # (r, rows)
-            return ratio(part @ values[own], part.sum(axis=1))
-
-        everyone = others.y >= 0
-        return {
-            **{str(c): mean(hit, others.y == c) for c in range(sets.shape[1])},
-            "coverage": mean(hit, everyone),
-            "set size": mean(size, everyone),
-            "single": mean(size == 1, everyone),
-        }
-
-    counted = bootstrap([one.patients for one, _ in tested], statistic, replicates=replicates)
+    counted = bootstrap(tested, statistic, replicates=replicates)
     return Coverage(
         nominal=coverage,
         coverage=counted["coverage"],
         set_size=counted["set size"],
         single=counted["single"].mean,
-        per_class=tuple(counted[str(c)].mean for c in range(found.probabilities.shape[1])),
+        per_class=tuple(counted[str(c)].mean for c in range(k)),
         n=len(found.y),
         n_patients=len(patients),
     )

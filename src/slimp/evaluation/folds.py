@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
-from sklearn.model_selection import StratifiedGroupKFold
 
 from slimp.data.cohort import assign_groups, require_disjoint
 from slimp.errors import UserError
@@ -95,6 +94,8 @@ def grouped_parts(ids: pd.DataFrame, seeds: Iterable[int]) -> pd.DataFrame:
     `random_state` is 42: the seed. None for images without a label. The order of the images does
     not matter; the version of scikit-learn does (its pull request 32540 changed the folds).
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     rows = labelled_rows(ids)
     labels, groups = (ids[c].iloc[rows].to_numpy(dtype=str) for c in ("label", "patient_id"))
     own = pd.Series(groups).groupby(labels).nunique()

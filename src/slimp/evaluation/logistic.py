@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from slimp.data.encoding import Encoding
 from slimp.data.files import new_file, read_json, write_json
@@ -176,7 +177,7 @@ def fit_logistic(
     ladder, k = tuple(sorted(config.strengths)), len(classes)
     chosen = start_of(reduced.blocks, ladder)
     # Thousands of small products: threads of BLAS that wait for each other take ten times as long.
-    with threadpool_limits(limits=1):
+    with _threads().limit(limits=1):
         if max(len(np.unique(groups[y == c])) for c in np.unique(y)) > 1:
             fold = grouped_folds(y, groups, config.folds, seed=seed)
             search = Search(reduced, y, fold, ladder=ladder, classes=k)
@@ -198,3 +199,9 @@ def fit_logistic(
         strengths=dict(zip(reduced.blocks, strengths, strict=True)),
         converged=fit.converged,
     )
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    """Found once: looking through all loaded libraries takes longer than many a fit."""
+    return ThreadpoolController()

@@ -79,10 +79,11 @@ def ranking_metrics(
     auroc, precision = np.empty((len(weights), k)), np.empty((len(weights), k))
     for c in range(k):
         found, false = _cumulative(y == c, probabilities[:, c], weights)
-        area = (np.diff(false) * (found[:, 1:] + found[:, :-1])).sum(axis=1) / 2  # a tie: half
+        above, all_above = found[:, 1:], found[:, 1:] + false[:, 1:]
+        area = (np.diff(false) * (above + found[:, :-1])).sum(axis=1) / 2  # a tie: half
         auroc[:, c] = ratio(area, found[:, -1] * false[:, -1])
         # Precision x gain in recall, without interpolation, as in scikit-learn.
-        exact = np.nan_to_num(ratio(found[:, 1:], found[:, 1:] + false[:, 1:]))
+        exact = np.divide(above, all_above, out=np.zeros_like(all_above), where=all_above > 0)
         precision[:, c] = ratio((exact * np.diff(found)).sum(axis=1), found[:, -1])
     undefined = np.isnan(auroc).all(axis=1)
     out = {
@@ -106,13 +107,15 @@ def _cumulative(
 ) -> tuple[Float[Array, "r g"], Float[Array, "r g"]]:
     """Weight of positives and of negatives above each threshold, thresholds falling from +inf."""
     order = np.argsort(-scores, kind="stable")
+    misses = np.take(weights, order, axis=1)  # (r, n)
+    hits = misses * positive[order]
+    misses -= hits
     starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))  # (g - 1,) first row of a tie
-    ordered = weights[:, order]  # (r, n)
-    everyone = np.add.reduceat(ordered, starts, axis=1)
-    hits = np.add.reduceat(ordered * positive[order], starts, axis=1)
-    start = np.zeros((len(weights), 1))  # nothing is above +inf
-    found = np.cumsum(np.hstack([start, hits]), axis=1)
-    false = np.cumsum(np.hstack([start, everyone - hits]), axis=1)
+    if len(starts) < len(order):
+        hits, misses = (np.add.reduceat(x, starts, axis=1) for x in (hits, misses))
+    found, false = np.zeros((2, len(weights), len(starts) + 1))  # nothing is above +inf
+    np.cumsum(hits, axis=1, out=found[:, 1:])
+    np.cumsum(misses, axis=1, out=false[:, 1:])
     return found, false
 
 

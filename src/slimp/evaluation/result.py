@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,9 +25,11 @@ from slimp.evaluation.folds import (
     make_splits,
     parts_of_config,
 )
-from slimp.evaluation.logistic import LinearProbe
 from slimp.evaluation.metrics import Array, metrics, recall_per_class
 from slimp.evaluation.probe_config import Decision, ProbeConfig
+
+if TYPE_CHECKING:
+    from slimp.evaluation.logistic import LinearProbe
 
 TWO = ("benign", "malignant")
 """The classes where several labels are joined; the positive one is last."""

@@ -25,6 +25,8 @@ from slimp.training.run_folder import versions
 
 Stage = Literal["cohort", "split", "pretrain", "adapt", "embed", "score"]
 DONE, LOCK, CELL = "done.json", "lock", "cell.json"
+PREDICTIONS = "predictions.parquet"
+"""File of a score."""
 WAIT_SECONDS = 0.5
 """Between two looks at cells that others work on."""
 Announce = Callable[[str], None]

@@ -1,37 +1,35 @@
-"""About what an experiment takes on this machine, by counting; nothing large is run for it.
+"""About what an experiment takes on this machine; nothing large is run for it.
 
-Operations and activations of an image encoder are counted on tensors without data, and the
-machine's pace is that of a step of the smallest preset's encoder, timed here and now.
+What `measure` counts and times is kept in a file of the cache folder: importing torch and timm for
+it takes longer than all the rest.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import os
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
+from slimp.data.files import write_json
+from slimp.errors import UserError
 from slimp.experiments.cells import Cell
 from slimp.experiments.cohorts import OTHER, images_in
 from slimp.models.config import ModelConfig
-from slimp.models.image_encoder import ImageEncoder, fused_attention, timm_model
-from slimp.models.precision import autocast_on
-from slimp.training.chunk_size import CPU_FRACTION, GPU_FRACTION, free_bytes
-from slimp.training.config import PretrainConfig, part_of
-from slimp.training.devices import device_of, fast_precision
+from slimp.models.known_weights import cache_folder
+from slimp.training.memory import CPU_FRACTION, free_main_memory
+from slimp.training.run_folder import versions
 
-TIMED = {"cuda": 256}
-"""Images of the timed step; 16 on other devices."""
-FORWARD_AND_BACKWARD = 3
-"""Operations of a step as a multiple of those of the forward pass."""
 BYTES_PER_PARAMETER = 16
 """Weight, gradient, and AdamW's two moments."""
+ENVIRONMENT = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+"""Variables of the environment that change a machine's pace."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +42,6 @@ class Cost:
     bytes: float
     """Of the largest training in one process: its weights, and the activations of the images that
     it holds at once, which the gradient cache keeps to a fraction of the free memory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderCost:
-    """What an image encoder takes."""
-
-    operations: float
-    """Floating-point operations of an image's forward pass."""
-    activations: float
-    """Bytes that an image's forward pass keeps for the backward pass, in 32 bits."""
-    parameters: int
 
 
 def cost_of(wanted: Iterable[Cell], cohort: str, cells: Path) -> Cost | None:
@@ -78,10 +65,9 @@ def cost_of(wanted: Iterable[Cell], cohort: str, cells: Path) -> Cost | None:
         at_once = min(batch[0] * batch[1] * batch[2], images) * views
         if cell.settings.get("trainer") in ("untrained", "frozen"):
             epochs = at_once = 0
-        passes = images * epochs * views
-        seconds += passes * FORWARD_AND_BACKWARD * encoder.operations / _pace()
-        activations = min(at_once * encoder.activations, _room())
-        largest = max(largest, BYTES_PER_PARAMETER * encoder.parameters + activations)
+        seconds += images * epochs * views * encoder["step_operations"] / _pace()
+        activations = min(at_once * encoder["activations"], _room())
+        largest = max(largest, BYTES_PER_PARAMETER * encoder["parameters"] + activations)
     return Cost(seconds=seconds, bytes=largest)
 
 
@@ -91,57 +77,90 @@ def _encoder_of(settings: Mapping[str, Any]) -> str:
 
 
 @cache
-def _encoder_cost(settings: str) -> EncoderCost:
-    """Counted on the device `meta`, which has shapes alone."""
-    config = ModelConfig(**json.loads(settings))
-    with torch.device("meta"):
-        encoder = timm_model(config, pretrained=False).eval()
-        pixels = torch.zeros(1, 3, config.image_size, config.image_size)
-    sizes: dict[int, int] = {}
-    held = [parameter.untyped_storage() for parameter in encoder.parameters()]
-    weights = {storage._cdata for storage in held}
+def _encoder_cost(settings: str) -> Mapping[str, float]:
+    """Fields of `measure.EncoderCost`, and `step_operations` of an image in training."""
 
-    def keep(x: torch.Tensor) -> torch.Tensor:
-        held.append(storage := x.untyped_storage())  # so that no number is used again
-        sizes[storage._cdata] = storage.nbytes()
-        return x
+    def count() -> dict[str, float]:
+        from slimp.experiments.measure import FORWARD_AND_BACKWARD, encoder_cost
 
-    with (
-        fused_attention(encoder, False),  # the counter does not know it
-        FlopCounterMode(display=False) as counter,
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
-    ):
-        encoder(pixels)
-    return EncoderCost(
-        operations=counter.get_total_flops(),
-        activations=sum(size for number, size in sizes.items() if number not in weights),
-        parameters=sum(parameter.numel() for parameter in encoder.parameters()),
-    )
+        found = encoder_cost(ModelConfig(**json.loads(settings)))
+        return {**asdict(found), "step_operations": FORWARD_AND_BACKWARD * found.operations}
+
+    found: Mapping[str, float] = remembered(settings, count)
+    return found
 
 
 @cache
 def _pace() -> float:
-    """Operations per second in training, of one step after one that is not counted."""
-    config = fast_precision(PretrainConfig.from_preset("tiny"))
-    device = torch.device(device_of("auto"))
-    encoder = ImageEncoder(part_of(config, ModelConfig)).to(device).train()
-    autocast, side = autocast_on(device, config.precision), config.image_size
-    images = TIMED.get(device.type, 16)
-    pixels = torch.randint(0, 256, (images, 3, side, side), dtype=torch.uint8, device=device)
-    for _ in range(2):
-        began = time.perf_counter()
-        with autocast():
-            features = encoder(pixels)
-        features.float().sum().backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        took = time.perf_counter() - began
-    operations = _encoder_cost(_encoder_of(vars(config))).operations
-    return images * FORWARD_AND_BACKWARD * operations / took
+    """Operations per second in training."""
+
+    def measure() -> float:
+        from slimp.experiments.measure import training_pace
+
+        return training_pace()
+
+    return float(remembered("pace", measure))
 
 
 @cache
 def _room() -> float:
     """Bytes that the gradient cache lets activations have."""
-    device = torch.device(device_of("auto"))
-    return (CPU_FRACTION if device.type == "cpu" else GPU_FRACTION) * free_bytes(device)
+
+    def device() -> str:
+        from slimp.training.devices import device_of
+
+        return device_of("auto")
+
+    if (name := remembered("device", device)) == "cpu":
+        return CPU_FRACTION * free_main_memory()
+    import torch
+
+    from slimp.training.chunk_size import GPU_FRACTION, free_bytes
+
+    return GPU_FRACTION * free_bytes(torch.device(name))
+
+
+def remembered(name: str, measure: Callable[[], Any]) -> Any:
+    """What `machine_file` holds under a name, or what `measure` finds, which is added to it."""
+    file = machine_file()
+    known = _read(file)
+    if name in known["measured"]:
+        return known["measured"][name]
+    value = measure()
+    known = _read(file)  # another process may have added to it meanwhile
+    with suppress(UserError, OSError):  # measured again next time
+        write_json(file, {**known, "measured": {**known["measured"], name: value}})
+    return value
+
+
+def machine_file() -> Path:
+    """The file of the cache folder for this machine, these versions and these devices.
+
+    Deleting it makes everything be measured again.
+    """
+    key = hashlib.sha256(json.dumps(_machine(), sort_keys=True).encode()).hexdigest()
+    return cache_folder() / "machine" / f"{key[:12]}.json"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        held = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(held, dict) and isinstance(held.get("measured"), dict):
+            return held
+    return {"machine": _machine(), "measured": {}}
+
+
+@cache
+def _machine() -> dict[str, Any]:
+    """What the measurements depend on."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "node": platform.node(),
+        "processor": named[0] if named else platform.processor(),
+        "processors": os.cpu_count(),
+        "gpus": sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*")),
+        "versions": versions(),
+        **{name: os.environ.get(name, "") for name in ENVIRONMENT},
+    }

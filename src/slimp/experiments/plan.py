@@ -17,15 +17,12 @@ from slimp.experiments.cohorts import MALIGNANT, OTHER, SAME, cohort_cell, is_fo
 from slimp.experiments.recipe import WITHOUT_MODEL, Arm, Labels, Recipe, Scale
 from slimp.experiments.trainers import code_of
 from slimp.training.config import AdaptConfig, PretrainConfig
-from slimp.training.devices import precision_of
 from slimp.training.run_folder import MAY_CHANGE
 
 EXPERIMENT = "experiment.json"
 """File of an experiment's folder: what was planned, of which `show` makes the tables."""
 NOBODY: dict[str, Any] = {"validation_fraction": 0.0, "held_out_fraction": 0.0}
 """Those who test are left out of the cohort beforehand."""
-PRECISION = cache(precision_of)
-"""Measured once per process, so that all cells of a plan agree."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +192,8 @@ def _training(
         return run
     pair = (OTHER.get(plan.cohort, ""), plan.cohort)
     changes = {"rename": SAME.get(pair, {}), **plan.scale.adapt, **arm.adapt, **NOBODY}
-    changes |= {name: value for name, value in plan.changes.items() if name in MAY_CHANGE}
+    of_machine = {*MAY_CHANGE, "precision"}
+    changes |= {name: value for name, value in plan.changes.items() if name in of_machine}
     own, machine = _resolved(AdaptConfig, {**changes, "seed": part.seed})
     adapted = {"adapt": own, "fold": part.fold, "apart": arm.apart}
     return _cell("adapt", adapted, f"adapt {arm.name}, {part}", run, *where, machine=machine)
@@ -241,9 +239,19 @@ def _resolved_once(kind: Callable[..., Any], changes: str) -> tuple[dict[str, An
         given = PretrainConfig.preset_values(given.pop("preset"), given)
     values = asdict(kind(**given))
     if "precision" in values:  # a name holds this machine's, where it is to be chosen
-        values["precision"] = PRECISION(values["precision"], values["accelerator"])
+        values["precision"] = _precision(values["precision"], values["accelerator"])
     machine = {name: values.pop(name) for name in MAY_CHANGE if name in values}
     return values, machine
+
+
+@cache
+def _precision(precision: Any, accelerator: Any) -> Any:
+    """Measured once per process, so that all cells of a plan agree."""
+    if precision != "auto":
+        return precision
+    from slimp.training.devices import precision_of  # it imports torch
+
+    return precision_of(precision, accelerator)
 
 
 def _cell(

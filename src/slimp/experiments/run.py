@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-import torch
-
 from slimp.data.files import new_file, write_json
 from slimp.errors import UserError
 from slimp.evaluation.probe_config import ProbeConfig
@@ -18,7 +16,6 @@ from slimp.evaluation.result import make_task
 from slimp.experiments.cells import Announce, Cell, in_order, work
 from slimp.experiments.cohorts import cohort_of, is_folder
 from slimp.experiments.plan import Chain, Plan, open_experiment
-from slimp.experiments.stages import execute
 from slimp.experiments.table import Table, read_table
 from slimp.experiments.text import markdown
 
@@ -81,6 +78,8 @@ def run_experiment(
     Raises:
         UserError: the cohort does not allow the experiment, or `out` is another one's.
     """
+    from slimp.experiments.stages import execute
+
     share = share or Share(only={})
     chains = share.of(plan)
     place = out / "cells" if cells is None else cells
@@ -120,6 +119,10 @@ def write_table(out: Path) -> Table:
 
 
 def _job(cells: Sequence[Cell], folder: Path, announce: Announce, threads: int) -> dict[str, str]:
+    import torch
+
+    from slimp.experiments.stages import execute
+
     torch.set_num_threads(threads)
     return work(cells, folder, execute, announce)
 

@@ -18,7 +18,7 @@ from slimp.evaluation.folds import Split, parts_of_splits
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import TWO, Task, codes_of, make_task, relabelled
 from slimp.experiments.asked import Asked
-from slimp.experiments.cells import Cell, in_order
+from slimp.experiments.cells import PREDICTIONS, Cell, in_order
 from slimp.experiments.cohorts import CHANGED, cohort_of, make_cohort, without_split
 from slimp.experiments.measures import MEASURES, without_model
 from slimp.experiments.recipe import Apart
@@ -36,7 +36,6 @@ from slimp.training.parts import PATIENTS
 
 Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 SPLIT, FEATURES = "split.parquet", "features.parquet"
-PREDICTIONS = "predictions.parquet"
 
 
 def execute(cell: Cell, cells: Path) -> None:

@@ -1,24 +1,22 @@
-"""What trains an arm, by the name that it gives: SLIMP, a baseline, or nothing."""
+"""What trains an arm, by the name that it gives: SLIMP, a baseline, or nothing.
+
+Planning reads the code of baselines, so nothing that trains is imported before it is called.
+"""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import torch
-
-from slimp.data.cohort import Cohort
 from slimp.data.files import sha256_of
 from slimp.errors import UserError
-from slimp.experiments.baselines import Train
-from slimp.models.nested import Slimp
-from slimp.training.build_model import build_model
-from slimp.training.config import PretrainConfig
-from slimp.training.loop import pretrain
 
-BASELINES = "slimp.experiments.baselines"
+if TYPE_CHECKING:
+    from slimp.data.cohort import Cohort
+    from slimp.experiments.baselines import Train
+    from slimp.models.nested import Slimp
+    from slimp.training.config import PretrainConfig
 
 
 def trainer(name: str) -> Train:
@@ -30,7 +28,8 @@ def trainer(name: str) -> Train:
     if name in OWN:
         return OWN[name]
     code_of(name)
-    return cast(Train, importlib.import_module(f"{BASELINES}.{name}").train)
+    module = importlib.import_module(f"slimp.experiments.baselines.{name}")
+    return cast("Train", module.train)
 
 
 def code_of(name: str) -> str:
@@ -41,20 +40,26 @@ def code_of(name: str) -> str:
     """
     if name in OWN:
         return ""
-    found = importlib.util.find_spec(f"{BASELINES}.{name}")
-    if found is None or found.origin is None:
+    file = Path(__file__).with_name("baselines") / f"{name}.py"
+    if not file.is_file():
         raise UserError(f"no baseline '{name}' in slimp/experiments/baselines.")
-    return sha256_of(Path(found.origin))
+    return sha256_of(file)
 
 
 def _slimp(cohort: Cohort, config: PretrainConfig, folder: Path) -> Slimp:
+    from slimp.training.loop import pretrain
+
     return pretrain(cohort, config, folder, resume=folder.exists())
 
 
 def _untrained(cohort: Cohort, config: PretrainConfig, folder: Path) -> Slimp:
+    import torch
+
+    from slimp.training.build_model import build_model
+
     torch.manual_seed(config.seed)
     whole = cohort.flatten() if config.hierarchy == "flat" else cohort
     return build_model(whole, config).eval()
 
 
-OWN: dict[str, Train] = {"": cast(Train, _slimp), "untrained": cast(Train, _untrained)}
+OWN: dict[str, Train] = {"": cast("Train", _slimp), "untrained": cast("Train", _untrained)}

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32, Int
 from safetensors.numpy import load, save
-from sklearn.neighbors import NearestNeighbors
+from scipy.spatial.distance import cdist
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SOURCES = ("image", "lesion")
@@ -36,6 +36,8 @@ OUTLIER = ("distance", "nearest", "log_others", "alone")
 `nearest` of them: logarithms, in spreads of the patient, 0 where it is the usual one.
 `log_others`: log(1 + their number). `alone`: 1 where there are none; then everything else is 0, in
 `relative` too."""
+AT_ONCE = 4_000_000
+"""Distances computed at once, about."""
 CLOSEST = 1e-3
 """Least distance, of the usual one: lesions that are embedded alike have a finite logarithm."""
 
@@ -185,7 +187,10 @@ def _distances(
 ) -> Float[Array, "n 2"]:
     """Of images of these lesions: to the mean of the other lesions, and to the nearest of them."""
     to_mean = np.linalg.norm(_from_others(lesions, z, own), axis=1)
-    search = NearestNeighbors(n_neighbors=min(2, len(lesions)), algorithm="brute").fit(lesions)
-    distance, found = search.kneighbors(z)
-    nearest = np.where(found[:, 0] == own, distance[:, -1], distance[:, 0])
+    nearest = np.empty(len(z))
+    for rows in np.array_split(np.arange(len(z)), 1 + len(z) * len(lesions) // AT_ONCE):
+        distance = cdist(z[rows], lesions)
+        if len(lesions) > 1:
+            distance[np.arange(len(rows)), own[rows]] = np.inf
+        nearest[rows] = distance.min(axis=1)
     return np.stack([to_mean, nearest], axis=1)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
@@ -18,7 +20,8 @@ from slimp.features.feature_sets import METADATA_KEYS
 from slimp.models.nested import Slimp
 from slimp.prediction.novelty import fault_of
 from slimp.prediction.result import Prediction, refused
-from slimp.sources.decode_image import SHORTER_SIDE, verify_image
+from slimp.sources.config import SHORTER_SIDE
+from slimp.sources.decode_image import verify_image
 from slimp.sources.image_files import is_image_file
 from slimp.sources.image_limits import CorruptImageError
 from slimp.sources.parse_cells import fold, image_key, read_feature
@@ -170,11 +173,19 @@ class Metadata:
         columns = dict.fromkeys(column for feature in self.features for column in feature.columns)
         return self.frame.reindex(index=list(keys), columns=[*columns]).reset_index(drop=True)
 
+    @cached_property
+    def _known(self) -> dict[str, int]:
+        """How many features are known for each row."""
+        there = self.frame.notna()
+        for column in self.unseen:
+            there[column] &= ~self.unseen[column].to_numpy(dtype=bool)
+        columns = [[c for c in f.columns if c in there] for f in self.features]
+        counts = sum((there[own].any(axis=1).to_numpy() for own in columns), np.zeros(len(there)))
+        return dict(zip(there.index, counts.astype(int).tolist(), strict=True))
+
     def known(self, key: str) -> tuple[int, int]:
         """How many features are known for a row, and of how many."""
-        row = self.frame.loc[key].drop(list(self.strange(key)))
-        known = (row.reindex(list(f.columns)).notna().any() for f in self.features)
-        return sum(map(bool, known)), len(self.features)
+        return self._known[key], len(self.features)
 
     def strange(self, key: str) -> dict[str, str]:
         """Column -> category that the model does not know, in a row."""

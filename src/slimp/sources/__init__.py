@@ -11,17 +11,18 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from slimp.data.cohort import Cohort, CohortInfo
 from slimp.data.schema import Schema
 from slimp.data.settings import read_toml
 from slimp.errors import UserError
-from slimp.sources.importer import ImportOptions, Progress, import_cohort
-from slimp.sources.layout import TableLayout
-from slimp.sources.read_source import read_source
-from slimp.sources.recognise import Layout, Rows, layouts_of
-from slimp.sources.webdataset import import_webdataset
+from slimp.sources.config import ImportOptions
+
+if TYPE_CHECKING:
+    from slimp.data.cohort import Cohort
+    from slimp.sources.importer import Progress, RawTable
+    from slimp.sources.layout import TableLayout
+    from slimp.sources.recognise import Layout
 
 NAMES = (
     *("slice3d", "pad-ufes-20", "hiba", "ham10000", "bcn20000", "isic"),
@@ -51,15 +52,17 @@ class Source:
     patients: int | None = None
     classes: Mapping[str, int] = field(default_factory=dict)
     """Label -> images, as published."""
-    layouts: tuple[Layout, ...] = ()
-    """In which it is recognised, where it is a public dataset."""
+    is_published: bool
+    """It is a public dataset, which somebody hands out in known layouts."""
     schema_file: Path | None = None
     """None for `csv`, whose schema the user writes, and `webdataset`, which brings its own."""
 
     @property
-    def is_published(self) -> bool:
-        """Whether it is a public dataset, which somebody hands out in known layouts."""
-        return bool(self.layouts)
+    def layouts(self) -> tuple[Layout, ...]:
+        """In which it is recognised; none, unless it is a public dataset."""
+        from slimp.sources.recognise import layouts_of
+
+        return layouts_of(read_toml(self.schema_file)) if self.schema_file else ()
 
     def schema(self) -> Schema:
         """What its columns are.
@@ -102,12 +105,14 @@ class RawFiles:
     """The folder, zip or HDF5 file of the images, as a path from RAW on."""
     schema: Schema | None = None
     """Of the table of source `csv`; the others have their own."""
-    layout: TableLayout = field(default_factory=TableLayout)
-    """Of that table too."""
+    layout: TableLayout | None = None
+    """Of that table too; None: columns are taken as they are."""
 
     @classmethod
     def from_toml(cls, file: Path, **files: str | None) -> RawFiles:
         """With what a schema file says of the columns and of the table."""
+        from slimp.sources.layout import TableLayout
+
         return cls(schema=Schema.from_toml(file), layout=TableLayout.from_toml(file), **files)
 
 
@@ -135,6 +140,10 @@ def import_source(
     Raises:
         UserError: the data, the schema or the target is at fault.
     """
+    from slimp.data.cohort import CohortInfo
+    from slimp.sources.importer import import_cohort
+    from slimp.sources.webdataset import import_webdataset
+
     source, raw, target = get_source(name), Path(raw), Path(target)
     files = files or RawFiles()
     how: dict[str, Any] = {"options": options, "overwrite": overwrite, "progress": progress}
@@ -154,11 +163,7 @@ def import_source(
             f"source '{name}' has a reviewed schema of its own. To use another one, import "
             "the table as source 'csv' with --schema FILE."
         )
-    layouts, schema, table, images = source.layouts, files.schema, files.table, files.images
-    if name == "csv":
-        table, images = table or TABLE, images or IMAGES
-        layouts = (Layout(name="", rows=(Rows(file=(table,)),), table=files.layout),)
-    found, schema = read_source(layouts, schema or source.schema(), raw, table=table, images=images)
+    found, schema = _read(source, raw, files)
     info = CohortInfo(
         name=raw.resolve().name if name == "csv" else name,
         source=name,
@@ -170,6 +175,21 @@ def import_source(
         return import_cohort(whole, schema, target, info=info, **how)
 
 
+def _read(source: Source, raw: Path, files: RawFiles) -> tuple[RawTable, Schema]:
+    """The rows as published, and what their columns are."""
+    from slimp.sources.layout import TableLayout
+    from slimp.sources.read_source import read_source
+    from slimp.sources.recognise import Layout, Rows
+
+    layouts, table, images = source.layouts, files.table, files.images
+    if source.name == "csv":
+        table, images = table or TABLE, images or IMAGES
+        own = files.layout or TableLayout()
+        layouts = (Layout(name="", rows=(Rows(file=(table,)),), table=own),)
+    schema = files.schema or source.schema()
+    return read_source(layouts, schema, raw, table=table, images=images)
+
+
 def _source(name: str) -> Source:
     file = Path(__file__).with_name(f"{name.replace('-', '_')}.toml")
     content = read_toml(file)
@@ -177,6 +197,6 @@ def _source(name: str) -> Source:
     return Source(
         name=name,
         schema_file=file if "image" in content else None,
-        layouts=layouts_of(content),
+        is_published="layout" in content["dataset"],
         **facts,
     )

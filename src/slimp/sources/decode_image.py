@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from slimp.sources.config import SHORTER_SIDE
 from slimp.sources.dicom import decode_dicom, is_dicom
 from slimp.sources.image_limits import FORMATS, CorruptImageError, check_size
 
-SHORTER_SIDE = 320
-"""To which larger images are downsized unless another size is asked for, px."""
 JPEG_QUALITY = 95
 BACKGROUND = "white"
 """Behind transparent pixels."""

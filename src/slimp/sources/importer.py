@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,8 @@ from slimp.data.in_order import in_order
 from slimp.data.schema import Schema
 from slimp.data.signals import deferred_signals
 from slimp.errors import CohortError, UserError
-from slimp.sources.decode_image import CHANGES, SHORTER_SIDE, VerifiedImage, verify_image
+from slimp.sources.config import ImportOptions
+from slimp.sources.decode_image import CHANGES, VerifiedImage, verify_image
 from slimp.sources.image_limits import CorruptImageError, own_limits
 from slimp.sources.level_tables import split_levels, type_rows
 from slimp.sources.parse_cells import image_key
@@ -68,28 +69,6 @@ class RawTable:
     """How many images the dataset has in full, where that is known."""
     layout: str = ""
     """Which of the dataset's known layouts this is, and what is to be said about it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportOptions:
-    """What an import does with images, and how many absent or corrupt ones it accepts."""
-
-    shorter_side: int = SHORTER_SIDE
-    """Larger images are downsized until their shorter side has this length, px; 0 keeps them."""
-    max_corrupt: float = 0.01
-    """Share of the images found that may be corrupt (they are dropped); more fails the import."""
-    max_absent: float = 1.0
-    """Share of the rows that may lack their image (they are dropped); more fails the import."""
-    missing_patient_id: Literal["refuse", "one-each"] = "refuse"
-    """Rows without a patient id (blank, nan, unknown, ...): refused, because two of them may be of
-    one patient and fall into two parts; one-each: each such lesion is a patient of its own."""
-
-    def __post_init__(self) -> None:
-        if self.shorter_side < 0:
-            raise ValueError(f"shorter_side must be 0 or more, got {self.shorter_side}")
-        for name in ("max_corrupt", "max_absent"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ from slimp.data.cohort_files import CohortInfo, CohortWriter, Tables, check_type
 from slimp.data.files import ImagesInMemory, read_json, sha256_of
 from slimp.data.schema import LEVELS, Schema
 from slimp.errors import TableError, UserError
-from slimp.sources.importer import ImportOptions, Progress, RawTable, collect_images
+from slimp.sources.config import ImportOptions
+from slimp.sources.importer import Progress, RawTable, collect_images
 
 FORMAT = 1
 """Version of an export's layout, in its sidecar."""

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 
-import psutil
 import torch
 from torch import Tensor, nn
 
 from slimp.data.encoding import Rows
 from slimp.data.schema import LevelName
 from slimp.models.nested import Autocast, Slimp
+from slimp.training.memory import CPU_FRACTION, free_main_memory
 
-GPU_FRACTION, CPU_FRACTION = 0.5, 0.25
-"""Fraction of the free memory for activations. The rest of a GPU's is for gradients, optimizer
-state and temporary tensors; main memory is shared with other programs."""
-CONTROL_GROUP = Path("/sys/fs/cgroup")
+GPU_FRACTION = 0.5
+"""Fraction of a GPU's free memory for activations; the rest is for gradients, optimizer state and
+temporary tensors."""
 ROUND = 8
 PROBE = (16, 32)
 """Rows whose activations are counted; the difference leaves out what does not grow with rows."""
@@ -88,8 +86,4 @@ def free_bytes(device: torch.device) -> int:
         return int(free + cached)
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    # Of a container or a scheduler's job, in version 2 or 1 of control groups.
-    files = (CONTROL_GROUP / x for x in ("memory.max", "memory/memory.limit_in_bytes"))
-    limit = next((x.read_text().strip() for x in files if x.is_file()), "max")
-    free = psutil.virtual_memory().available
-    return free if limit == "max" else min(free, int(limit) - psutil.Process().memory_info().rss)
+    return free_main_memory()

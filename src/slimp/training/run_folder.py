@@ -12,13 +12,12 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
-from tensorboardX import SummaryWriter
 
 from slimp import __version__
 from slimp.data.files import (
@@ -30,8 +29,10 @@ from slimp.data.files import (
     write_json,
 )
 from slimp.errors import CheckpointError
-from slimp.training.checkpoint import Progress
 from slimp.training.config import PretrainConfig
+
+if TYPE_CHECKING:
+    from slimp.training.checkpoint import Progress
 
 MAY_CHANGE = {
     *("workers", "checkpoint_every_steps", "keep_checkpoints"),
@@ -176,6 +177,8 @@ class Log(AbstractContextManager["Log"]):
         self._file = path.open("r+b", buffering=0)  # each row appears at once, and complete
         self._file.truncate(length)
         self._file.seek(length)
+        from tensorboardX import SummaryWriter  # it imports torch
+
         self._board = SummaryWriter(str(out / "tensorboard"))
 
     def write(self, kind: str, progress: Progress, **values: float | None) -> None:

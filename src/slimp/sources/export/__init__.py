@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,29 +15,12 @@ from numpy.typing import NDArray
 from slimp.data.cohort import Cohort
 from slimp.data.files import check_output, new_folder, write_json
 from slimp.errors import CohortError
+from slimp.sources.config import ExportOptions, Format
 from slimp.sources.export.describe import write_card, write_croissant
 from slimp.sources.export.write import columns_of, write_parquet, write_tar
 
-Format = Literal["webdataset", "hf"]
 LICENCE = re.compile(r"licen[cs]e|copyright|attribution", re.IGNORECASE)
 """Names of published columns that must go wherever an image goes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """How an export is cut, and what goes with the images."""
-
-    shard_mib: int = 256
-    """A shard is closed before its images exceed this, MiB; a patient is never cut in two."""
-    published: Literal["licence", "all"] = "licence"
-    """Of the published columns that are no metadata, those that go along: licence: just those
-    on licence, copyright and attribution; all: every one, be it a diagnosis or a name."""
-    ignore_splits: bool = False
-    """Mix the official splits in the shards; each sample still says which it is of."""
-
-    def __post_init__(self) -> None:
-        if self.shard_mib < 1:
-            raise ValueError(f"shard_mib must be 1 or more, got {self.shard_mib}")
 
 
 def export_cohort(

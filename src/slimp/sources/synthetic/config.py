@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from slimp.data.cohort import CohortInfo
 from slimp.errors import UserError
+
+if TYPE_CHECKING:
+    from slimp.data.cohort import CohortInfo
 
 NUISANCE = (
     *("clinic", "height_cm", "occupation", "smokes", "drinks", "pesticide"),
@@ -16,7 +18,7 @@ NUISANCE = (
 LARGEST = 1e6
 """Of the spreads; beyond, images are black or white."""
 LIMITS = (
-    ("patients lesions images_per_lesion", 1, np.inf),
+    ("patients lesions images_per_lesion", 1, math.inf),
     ("image_size", 16, 2048),
     ("seed", 0, 2**32 - 1),
     ("ambiguity ugly_duckling label_noise session_share missing_block missing_cells", 0, 1),
@@ -75,7 +77,7 @@ class SyntheticConfig:
         for names, low, high in LIMITS:
             for name in names.split():
                 if not low <= (value := getattr(self, name)) <= high:
-                    bound = f"{low} or more" if high == np.inf else f"{low} to {high}"
+                    bound = f"{low} or more" if high == math.inf else f"{low} to {high}"
                     raise UserError(f"{name} must be {bound}, got {value}.")
 
     @classmethod

@@ -1,0 +1,85 @@
+"""What planning needs to know of encoders and of this machine: counted, or timed for a moment.
+
+Operations and activations are counted on tensors without data; the machine's pace is that of a step
+of the smallest preset's encoder.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from slimp.models.config import ModelConfig
+from slimp.models.image_encoder import ImageEncoder, fused_attention, timm_model
+from slimp.models.precision import autocast_on
+from slimp.training.config import PretrainConfig, part_of
+from slimp.training.devices import device_of, fast_precision
+
+TIMED = {"cuda": 256}
+"""Images of a timed step; 16 on other devices."""
+STEPS = 5
+"""Timed steps, of which the fastest counts: others may be at work on the machine."""
+FORWARD_AND_BACKWARD = 3
+"""Operations of a step as a multiple of those of the forward pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderCost:
+    """What an image encoder takes."""
+
+    operations: float
+    """Floating-point operations of an image's forward pass."""
+    activations: float
+    """Bytes that an image's forward pass keeps for the backward pass, in 32 bits."""
+    parameters: int
+
+
+def encoder_cost(config: ModelConfig) -> EncoderCost:
+    """Counted on the device `meta`, which has shapes alone."""
+    with torch.device("meta"):
+        encoder = timm_model(config, pretrained=False).eval()
+        pixels = torch.zeros(1, 3, config.image_size, config.image_size)
+    sizes: dict[int, int] = {}
+    held = [parameter.untyped_storage() for parameter in encoder.parameters()]
+    weights = {storage._cdata for storage in held}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        held.append(storage := x.untyped_storage())  # so that no number is used again
+        sizes[storage._cdata] = storage.nbytes()
+        return x
+
+    with (
+        fused_attention(encoder, False),  # the counter does not know it
+        FlopCounterMode(display=False) as counter,
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
+    ):
+        encoder(pixels)
+    return EncoderCost(
+        operations=counter.get_total_flops(),
+        activations=sum(size for number, size in sizes.items() if number not in weights),
+        parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+    )
+
+
+def training_pace() -> float:
+    """Operations per second in training."""
+    config = fast_precision(PretrainConfig.from_preset("tiny"))
+    device = torch.device(device_of("auto"))
+    encoder = ImageEncoder(part_of(config, ModelConfig)).to(device).train()
+    autocast, side = autocast_on(device, config.precision), config.image_size
+    images = TIMED.get(device.type, 16)
+    pixels = torch.randint(0, 256, (images, 3, side, side), dtype=torch.uint8, device=device)
+    seconds = []
+    for _ in range(STEPS):
+        began = time.perf_counter()
+        with autocast():
+            features = encoder(pixels)
+        features.float().sum().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    operations = encoder_cost(part_of(config, ModelConfig)).operations
+    return images * FORWARD_AND_BACKWARD * operations / min(seconds)

@@ -232,7 +232,7 @@ def test_every_verb_explains_itself(name, capsys):
     assert cli.main([*name.split(), "--help"]) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"usage: slimp {name}")
-    assert f"Example: slimp {name} " in text
+    assert f"Example: slimp {name}" in text
     assert len(re.findall(r"^  --", text, re.MULTILINE)) <= 14
     assert cli.main([*name.split(), "--help-all"]) == 0
     everything = capsys.readouterr().out

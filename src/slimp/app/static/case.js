@@ -1,0 +1,129 @@
+/* One case: image and explanation, prediction, metadata, the patient's other lesions, nearest cases. */
+
+import { json, thumbnail } from "./api.js";
+import { el, number, plural, title } from "./dom.js";
+import { nearestTable, predictionOf, warningsOf } from "./prediction.js";
+import { address, go, openCase, state, toggleSelected } from "./state.js";
+
+const NEAREST = 6;
+let latest = 0; // number of the case asked for last: answers to earlier ones are dropped
+let opacity = 0.6;
+
+export async function showCase(root) {
+  const index = Number(address().case);
+  if (!(index >= 0 && index < state.cohort.images)) throw new Error("The cohort has no such image.");
+  state.seen = index;
+  if (root.dataset.index === String(index)) {
+    root.firstChild.replaceWith(bar(index));
+    return showNearest(root);
+  }
+  const mine = ++latest;
+  const found = await json(`/api/case/${index}`);
+  if (mine !== latest) return null;
+  root.dataset.index = index;
+  root.replaceChildren(bar(index),
+    el("div", { class: "columns" },
+      el("div", {}, picture(index), ids(found)),
+      el("div", {}, warningsOf(found.warnings), predictionOf(found.prediction), others(found)),
+      el("div", {}, metadataTable(found.metadata))),
+    el("section", { class: "nearby" }, el("h2", {}, "Nearest cases"), el("div", { class: "controls" }), el("div", { class: "table" })));
+  root.own = new Map(found.metadata.map(({ name, value, missing, imputed }) => [name, missing || imputed ? null : value]));
+  root.label = found.label ?? null;
+  return showNearest(root);
+}
+
+function bar(index) {
+  const at = state.ordered.indexOf(index);
+  const to = (step) => openCase(state.ordered[at + step], { replace: true });
+  const step = (text, way) => el("button", { type: "button", disabled: at < 0 || !(at + way in state.ordered), click: () => to(way) }, text);
+  const chosen = el("button", { type: "button", "aria-pressed": String(state.selected[index] === 1), click: () => {
+    toggleSelected(index);
+    chosen.setAttribute("aria-pressed", String(state.selected[index] === 1));
+  } }, "Selected");
+  return el("div", { class: "controls" },
+    el("button", { type: "button", id: "close-case", title: "Escape", click: closeCase }, "Back"),
+    el("span", { class: "buttons" }, step("← Previous", -1), step("Next →", 1)), chosen,
+    at >= 0 && el("span", { class: "hint" }, `${(at + 1).toLocaleString("en-GB")} of ${plural(state.ordered.length, "image")}`));
+}
+
+/** The view from which cases were opened; kept here, since the address holds one view only. */
+export const origin = { view: "map" };
+
+export const closeCase = () => go({ view: origin.view, case: null });
+
+/** Left and right: the previous and the next case of the grid's order. */
+export function stepCase(way) {
+  const at = state.ordered.indexOf(Number(address().case));
+  if (at >= 0 && at + way in state.ordered) openCase(state.ordered[at + way], { replace: true });
+}
+
+function picture(index) {
+  const overlay = el("img", { class: "overlay", alt: "", hidden: true });
+  overlay.style.opacity = opacity;
+  const slider = el("input", { type: "range", min: 0, max: 1, step: 0.05, disabled: true, input: () => {
+    opacity = Number(slider.value);
+    overlay.style.opacity = opacity;
+  } });
+  slider.value = opacity;
+  const note = el("p", { class: "note" }, "Computing the explanation…");
+  fetch(`/api/explanation/${index}`).then(async (answer) => {
+    if (!answer.ok) throw new Error((await answer.json()).error);
+    overlay.src = URL.createObjectURL(await answer.blob());
+    await overlay.decode();
+    URL.revokeObjectURL(overlay.src);
+    [overlay.hidden, slider.disabled] = [false, false];
+    note.textContent = "What the model looks at: the brighter, the more it matters for this case.";
+  }).catch((error) => { note.textContent = `No explanation: ${error.message}`; });
+  return el("figure", { class: "picture" },
+    el("div", { class: "stack" }, el("img", { src: thumbnail(index, 768), alt: `Image ${index + 1} of the cohort` }), overlay),
+    el("label", { class: "choice" }, el("span", {}, "Explanation"), slider), note);
+}
+
+function ids({ ids: { image, lesion, patient }, label }) {
+  const facts = [["Image", image], ["Lesion", lesion], ["Patient", patient], ["Label", label ?? "missing"]];
+  return el("dl", { class: "facts" }, facts.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text))));
+}
+
+function metadataTable(cells) {
+  const levels = [...new Set(cells.map(({ level }) => level))];
+  return el("section", {}, el("h2", {}, "Metadata"), levels.map((level) => el("table", { class: "metadata" },
+    el("caption", {}, `of the ${level}`),
+    el("tbody", {}, cells.filter((cell) => cell.level === level).map(({ name, value, unit, missing, imputed }) => {
+      const text = typeof value === "number" ? number(value, unit) : value;
+      const state = imputed ? `${text} (imputed, not observed)` : missing ? "missing" : text;
+      return el("tr", {}, el("th", { scope: "row" }, title(name)), el("td", { class: imputed ? "imputed" : missing ? "absent" : null }, state));
+    })))), cells.length === 0 && el("p", { class: "note" }, "The cohort has no metadata."));
+}
+
+/** The patient's other lesions, the most unlike the rest first. */
+function others({ others: rows, outlier }) {
+  const score = (value) => (value === null ? "no score" : number(value));
+  const order = [...rows].sort((a, b) => (b.outlier ?? -Infinity) - (a.outlier ?? -Infinity));
+  return el("section", { class: "others" }, el("h2", {}, "The patient's other images"),
+    el("p", { class: "note" }, `Outlier score of this lesion: ${score(outlier)}. The higher, the less it is like the patient's others.`),
+    order.length === 0 ? el("p", { class: "note" }, "There are none.") : el("ul", {}, order.map((other) => el("li", {},
+      el("button", { type: "button", class: "picture", click: () => openCase(other.index) },
+        el("img", { src: thumbnail(other.index, 256), alt: "Open this case", loading: "lazy" })),
+      el("strong", {}, other.label ?? "label missing"),
+      el("small", {}, other.same_lesion ? "same lesion" : `outlier ${score(other.outlier)}`)))));
+}
+
+async function showNearest(root) {
+  const { spaces } = state.cohort;
+  const wanted = address();
+  const space = spaces.includes(wanted.space) ? wanted.space : spaces[0];
+  const tabs = el("div", { role: "tablist", class: "buttons", "aria-label": "Nearest by" }, spaces.map((name) =>
+    el("button", { type: "button", role: "tab", "aria-selected": String(name === space), "data-space": name,
+      click: () => go({ space: name }, { replace: true }) }, `by ${name}`)));
+  const box = el("input", { type: "checkbox", change: () => go({ own: box.checked ? null : 1 }, { replace: true }) });
+  box.checked = !wanted.own;
+  const focus = document.activeElement?.dataset?.space;
+  root.querySelector(".nearby .controls").replaceChildren(tabs, el("label", {}, box, " of other patients only"));
+  if (focus) root.querySelector(`[data-space="${space}"]`).focus();
+  const table = root.querySelector(".nearby .table");
+  const mine = ++latest;
+  const query = `space=${space}&k=${NEAREST}&other_patients=${wanted.own ? 0 : 1}`;
+  const { neighbours } = await json(`/api/neighbours/${root.dataset.index}?${query}`);
+  const content = await nearestTable(neighbours, root.own, root.label);
+  if (mine === latest) table.replaceChildren(content);
+}

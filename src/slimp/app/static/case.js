@@ -36,10 +36,12 @@ function bar(index) {
   const at = state.ordered.indexOf(index);
   const to = (step) => openCase(state.ordered[at + step], { replace: true });
   const step = (text, way) => el("button", { type: "button", disabled: at < 0 || !(at + way in state.ordered), click: () => to(way) }, text);
-  const chosen = el("button", { type: "button", "aria-pressed": String(state.selected[index] === 1), click: () => {
-    toggleSelected(index);
+  const chosen = el("button", { type: "button", click: () => { toggleSelected(index); mark(); } });
+  const mark = () => {
+    chosen.textContent = state.selected[index] ? "Selected" : "Select";
     chosen.setAttribute("aria-pressed", String(state.selected[index] === 1));
-  } }, "Selected");
+  };
+  mark();
   return el("div", { class: "controls" },
     el("button", { type: "button", id: "close-case", title: "Escape", click: closeCase }, "Back"),
     el("span", { class: "buttons" }, step("← Previous", -1), step("Next →", 1)), chosen,

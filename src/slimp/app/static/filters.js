@@ -1,14 +1,14 @@
 /* The filters: a card per column, which counts what the other filters leave. */
 
 import { choice, count, el, number, plural, title } from "./dom.js";
-import { BINS, MISSING, counts, filter, listen, metadata, resetFilters, state, toggle, values } from "./state.js";
+import { BINS, MISSING, counts, filter, listen, resetFilters, state, toggle, values } from "./state.js";
 
 const FEW = 7; // categories shown before "show all"
-const FIRST = [/site|region|body|location|anatom/i, /^age/i, /^(sex|gender)/i];
+const FIRST = [/^part$/, /^age/i, /^(sex|gender)/i, /site|region|body|location|anatom/i];
 
-/** The label, the part of the body, age and sex, as far as the cohort has them. */
+/** The label, the part of the run, age, sex and the site of the body, as far as they are known. */
 function first() {
-  const names = metadata().map(({ name }) => name);
+  const names = state.cohort.columns.map(({ name }) => name);
   const found = FIRST.map((pattern) => names.find((name) => pattern.test(name)));
   return [...new Set([state.cohort.label, ...found])].filter((name) => name && state.columns.has(name));
 }

@@ -63,14 +63,14 @@ export class Grid {
 
   /** Columns, side and height of a row, in CSS pixels. */
   get shape() {
-    const width = this.list.clientWidth;
+    const width = this.space.clientWidth;
     const across = Math.max(2, Math.floor((width + GAP) / (138 + GAP)));
     const side = Math.floor((width - GAP * (across - 1)) / across);
     return { across, side, row: side + CAPTION + GAP };
   }
 
   build() {
-    if (this.list.clientWidth === 0) return;
+    if (this.space.clientWidth === 0) return;
     const { across, side, row } = this.shape;
     const n = state.ordered.length;
     this.space.style.height = `${Math.ceil(n / across) * row}px`;

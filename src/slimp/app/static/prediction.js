@@ -29,7 +29,8 @@ export function predictionOf(prediction) {
 }
 
 /**
- * Nearest cases as columns beside the case in question; what differs is marked by ≠, in bold.
+ * Nearest cases as columns beside the case in question; what differs is marked by ≠, in bold:
+ * other words, or numbers that are more than a fifth apart. What is missing is no difference.
  *
  * `own`: name of a metadata column -> its value or null, as known of the case itself.
  */
@@ -40,9 +41,10 @@ export async function nearestTable(neighbours, own, ownLabel) {
   const labels = state.cohort.label ? await values(state.cohort.label) : null;
   const ids = await idsOf(neighbours.map(({ index }) => index));
   const show = (value, unit) => (value === null ? "missing" : typeof value === "number" ? number(value, unit) : String(value));
-  const same = (a, b, unit) => show(a, unit) === show(b, unit);
+  const differs = (a, b) =>
+    typeof a === "number" ? Math.abs(a - b) > 0.2 * Math.max(Math.abs(a), Math.abs(b)) : a !== b;
   const cell = (value, mine, unit) => {
-    if (mine === undefined || same(value, mine, unit)) return el("td", { class: value === null ? "absent" : null }, show(value, unit));
+    if ((mine ?? null) === null || value === null || !differs(value, mine)) return el("td", { class: value === null ? "absent" : null }, show(value, unit));
     return el("td", { class: "differs" }, `≠ ${show(value, unit)}`);
   };
   const head = neighbours.map(({ index, similarity }, k) => el("th", { scope: "col" },
@@ -57,8 +59,9 @@ export async function nearestTable(neighbours, own, ownLabel) {
   if (labels) {
     rows.unshift(line(title(state.cohort.label), ownLabel, neighbours.map(({ index }) => valueOf(state.cohort.label, labels, index))));
   }
-  return el("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Nearest cases" },
+  const table = el("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Nearest cases" },
     el("table", { class: "nearest" },
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Metadata"), el("th", { scope: "col" }, "this case"), head)),
       el("tbody", {}, rows)));
+  return el("div", {}, el("p", { class: "note" }, "≠ marks what differs from this case; numbers: by more than a fifth."), table);
 }

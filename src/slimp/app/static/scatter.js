@@ -141,26 +141,31 @@ export class Scatter {
     const full = Uint32Array.from(table, (hex) => pixel(hex));
     const dim = Uint32Array.from(table, (hex) => pixel(hex, 70));
     const faint = new Uint32Array(table.length).fill(pixel(FAINT[theme.matches ? "dark" : "light"]));
-    const some = state.selectedCount > 0;
-    this.pixels.fill(0);
+    const tiers = this.tiers();
     const stamp = this.stamp();
-    if (state.passingCount < state.failed.length) this.layer(stamp, slots, faint, (i) => state.failed[i] !== 0);
-    if (some) this.layer(stamp, slots, dim, (i) => state.failed[i] === 0 && state.selected[i] === 0);
-    if (some) this.layer(stamp, slots, full, (i) => state.failed[i] === 0 && state.selected[i] === 1);
-    else this.layer(stamp, slots, full, (i) => state.failed[i] === 0);
+    this.pixels.fill(0);
+    [faint, dim, full].forEach((colours, tier) => this.layer(stamp, slots, colours, tiers, tier));
     this.canvas.getContext("2d").putImageData(this.image, 0, 0);
     this.root.dataset.milliseconds = (performance.now() - start).toFixed(1); // read by the tests
     this.drawOver();
   }
 
-  layer({ reach, offsets, cover }, slots, table, wanted) {
+  /** Per image: 0 excluded by a filter, 1 outside the selection, 2 neither. */
+  tiers() {
+    const found = new Uint8Array(state.failed.length);
+    const all = state.selectedCount === 0;
+    for (let i = 0; i < found.length; i++) if (state.failed[i] === 0) found[i] = all ? 2 : 1 + state.selected[i];
+    return found;
+  }
+
+  layer({ reach, offsets, cover }, slots, table, tiers, tier) {
     const { points, pixels, scale } = this;
     const { width, height } = this.canvas;
     const [x0, y0] = [width / 2 - this.centre[0] * scale + 0.5, height / 2 + this.centre[1] * scale + 0.5];
     const n = slots.length;
     const stride = strideOf(n);
     for (let k = 0, i = 0; k < n; k++, i = i + stride < n ? i + stride : i + stride - n) {
-      if (!wanted(i)) continue;
+      if (tiers[i] !== tier) continue;
       const x = (x0 + points[2 * i] * scale) | 0;
       const y = (y0 - points[2 * i + 1] * scale) | 0;
       if (x < reach || y < reach || x >= width - reach || y >= height - reach) continue;

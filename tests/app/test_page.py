@@ -1,0 +1,557 @@
+"""The explorer's page in a headless Chromium, against its real server and against pandas."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from tiny import png
+
+from slimp.cli import main as cli
+from slimp.data.cohort import Cohort
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+uvicorn = pytest.importorskip("uvicorn", reason="the extra slimp[app] is not installed")
+
+CHROMIUM = Path("/usr/bin/chromium")
+if not CHROMIUM.is_file():
+    pytest.skip(f"there is no {CHROMIUM}", allow_module_level=True)
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+)
+TOKEN = "for-tests"
+VIEWS = ("map", "grid", "compare", "audit", "upload", "case")
+SHOTS = "SLIMP_APP_SCREENSHOTS"
+"""Names the folder that the pictures of the documentation are written to."""
+
+
+class Site:
+    """The server, and what it serves."""
+
+    def __init__(self, address: str, cohort: Cohort, explorer: Any) -> None:
+        self.address, self.cohort, self.explorer = address, cohort, explorer
+        images, lesions = cohort.images, cohort.lesions.drop(columns="patient_id")
+        self.table = images.merge(lesions, on="lesion_id").merge(cohort.patients, on="patient_id")
+        assert (self.table.image_id == images.image_id).all()
+
+
+@pytest.fixture(scope="module")
+def site(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    from slimp.app.open import open_explorer
+    from slimp.app.server import create_app
+
+    other = tmp_path_factory.mktemp("app") / "other"
+    line = "pretrain {cohort} --out {other} --preset tiny --image-size 32 --epochs 1 --workers 0"
+    more = " --patients 16 --lesions 4 --seed 2"
+    assert cli.main((line + more).format(**made, other=other).split()) == 0
+    explorer = open_explorer(made["run"], made["cohort"], probe=made["probe"], compare=other)
+    settings = uvicorn.Config(
+        create_app(explorer, TOKEN), port=0, lifespan="off", ws="none", log_level="error"
+    )
+    server = uvicorn.Server(settings)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield Site(f"http://127.0.0.1:{port}", Cohort.load(made["cohort"]), explorer)
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield found
+        found.close()
+
+
+class Tab:
+    """A page with the token, which notes every request and every complaint."""
+
+    def __init__(self, browser: Any, site: Site, **options: Any) -> None:
+        self.site = site
+        self.context = browser.new_context(
+            **{"viewport": {"width": 1280, "height": 800}, **options}
+        )
+        self.page = self.context.new_page()
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.context.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on(
+            "console",
+            lambda message: (
+                message.type in ("error", "warning") and self.complaints.append(message.text)
+            ),
+        )
+
+    def open(self, hash_: str = "") -> Any:
+        self.page.goto(f"{self.site.address}/?token={TOKEN}")
+        if hash_:
+            self.page.goto(f"{self.site.address}/#{hash_}")
+        self.page.wait_for_selector("#side .choice", state="attached")  # the last of the filters
+        return self.ready()
+
+    def ready(self) -> Any:
+        self.page.wait_for_function("document.body.dataset.ready === location.hash")
+        self.page.wait_for_function(
+            "new Promise((done) => requestAnimationFrame(() => done(true)))"
+        )
+        return self.page
+
+    def go(self, hash_: str) -> Any:
+        self.page.evaluate("(hash) => { location.hash = hash; }", hash_)
+        return self.ready()
+
+    def close(self) -> None:
+        self.context.close()
+        assert not self.complaints, self.complaints
+        own = (self.site.address, f"blob:{self.site.address}")
+        assert not [url for url in self.requests if not url.startswith(own)]
+
+
+@pytest.fixture
+def tab(browser: Any, site: Site) -> Iterator[Tab]:
+    found = Tab(browser, site)
+    yield found
+    found.close()
+
+
+def shown(page: Any, name: str) -> dict[str, int]:
+    """The counts on a filter's bars."""
+    rows = page.locator(f'[data-column="{name}"] .bar').all()
+    texts = [row.inner_text().split("\n") for row in rows]
+    return {text[0].strip(): int(text[1].replace(",", "")) for text in texts}
+
+
+def number(text: str) -> int:
+    return int(re.sub(r"\D", "", text))
+
+
+def counted(page: Any) -> tuple[int, int]:
+    """Images and patients that pass."""
+    page.wait_for_timeout(60)
+    images, patients = page.locator("#count strong").all_inner_texts()
+    return number(images), number(patients)
+
+
+def pixels(page: Any, at: int = 0) -> Counter[int]:
+    """How often each opaque colour occurs on the canvas of that number in the view."""
+    found = page.evaluate(
+        """(at) => {
+          const canvas = document.querySelectorAll("section:not([hidden]) .scatter canvas")[at];
+          const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          return [...new Uint32Array(data.buffer)].filter((pixel) => pixel >>> 24 === 255);
+        }""",
+        at,
+    )
+    return Counter(found)
+
+
+def pixel(colour: str) -> int:
+    return 0xFF000000 | int(colour[5:7] + colour[3:5] + colour[1:3], 16)
+
+
+def places(page: Any, site: Site) -> np.ndarray[Any, Any]:
+    """Where every image lies on the screen, (n, 2)."""
+    points = np.asarray(site.explorer.points("pca")).reshape(-1, 2).astype(float)
+    box = page.locator("#map .scatter").bounding_box()
+    low, high = points.min(0), points.max(0)
+    scale = 0.9 * min(np.array([box["width"], box["height"]]) / (high - low))
+    middle = np.array([box["x"] + box["width"] / 2, box["y"] + box["height"] / 2])
+    return middle + (points - (low + high) / 2) * [scale, -scale]
+
+
+def draw_around(page: Any, corners: list[tuple[float, float]]) -> None:
+    page.keyboard.down("Shift")
+    page.mouse.move(*corners[0])
+    page.mouse.down()
+    for corner in [*corners[1:], corners[0]]:
+        page.mouse.move(*corner, steps=4)
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    page.wait_for_timeout(60)
+
+
+def test_the_page_opens_with_a_map_by_label(tab, site):
+    page = tab.open()
+    table = site.table
+    assert counted(page) == (len(table), table.patient_id.nunique())
+    assert "token" not in page.url
+    assert "Research software, not for diagnosis." in page.inner_text("body")
+    legend = dict(text.split("\n") for text in page.locator(".legend li").all_inner_texts())
+    assert legend == table.label.value_counts().astype(str).to_dict()
+    colours = page.evaluate(
+        "[...document.querySelectorAll('.legend .swatch')].map((i) => i.style.background)"
+    )
+    assert len(set(colours)) == len(legend)
+    wanted = [pixel("#" + "".join(f"{int(v):02x}" for v in re.findall(r"\d+", c))) for c in colours]
+    there = pixels(page)
+    assert all(there[one] > 100 for one in wanted)
+
+
+def test_a_colour_by_numbers_says_what_is_missing(tab, site):
+    page = tab.open()
+    before = pixels(page)
+    page.select_option("#colour-map", "age")
+    tab.ready()
+    missing = int(site.table.age.isna().sum())
+    text = page.inner_text(".legend")
+    assert "years" in text
+    assert (f"{missing} image" in text) == (missing > 0)
+    assert "colour=age" in page.url
+    assert set(before) != set(pixels(page))
+    assert (pixels(page)[pixel("#b4bac0")] > 0) == (missing > 0)
+
+
+def test_a_lasso_selects_what_lies_within_it(tab, site):
+    page = tab.open()
+    where = places(page, site)
+    (left, top), (right, bottom) = np.quantile(where, 0.2, axis=0), np.quantile(where, 0.7, axis=0)
+    draw_around(page, [(left, top), (right, top), (right, bottom), (left, bottom)])
+    inside = ((where > [left, top]) & (where < [right, bottom])).all(1)
+    assert 5 < inside.sum() < len(inside)
+    wanted = f"{inside.sum()} selected"
+    assert page.inner_text("#selection span") == wanted
+    page.select_option("#colour-map", "sex")
+    tab.ready()
+    assert page.inner_text("#selection span") == wanted
+    page.click("text=Only these")
+    assert counted(page) == (inside.sum(), site.table[inside].patient_id.nunique())
+    with page.expect_download() as download:
+        page.click("text=Save ids as CSV")
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text("utf-8"))))
+    names = ["image_id", "lesion_id", "patient_id"]
+    pd.testing.assert_frame_equal(
+        pd.DataFrame(rows), site.table.loc[inside, names].reset_index(drop=True), check_dtype=False
+    )
+    page.click("text=Clear selection")
+    assert counted(page)[0] == len(inside)
+
+
+def test_filters_count_what_the_others_leave(tab, site):
+    page = tab.open()
+    table = site.table
+    page.click('[data-column="label"] .bar:has-text("nevus")')
+    page.get_by_label("Lowest age").fill("50")
+    page.locator('[data-column="age"] input[type="checkbox"]').all() and page.locator(
+        '[data-column="age"] input[type="checkbox"]'
+    ).uncheck()
+    nevus, old = table.label == "nevus", table.age >= 50
+    assert counted(page) == ((nevus & old).sum(), table[nevus & old].patient_id.nunique())
+    assert shown(page, "label") == table[old].label.value_counts().to_dict()
+    sexes = table[nevus & old].sex.value_counts().to_dict()
+    assert {k: v for k, v in shown(page, "sex").items() if v and k != "missing"} == sexes
+    page.click('[data-column="sex"] .bar:has-text("female")')
+    female = (table.sex == "female").fillna(value=False)
+    assert counted(page)[0] == (nevus & old & female).sum()
+    page.click('[data-column="label"] .bar:has-text("melanoma")')
+    both = table.label.isin(["nevus", "melanoma"])
+    assert counted(page)[0] == (both & old & female).sum()
+    page.click("text=Reset filters")
+    assert counted(page) == (len(table), table.patient_id.nunique())
+    page.locator(".legend label", has_text="nevus").click()
+    assert counted(page)[0] == (~nevus).sum()
+
+
+def test_the_grid_is_sorted_and_walked_by_keys(tab, site):
+    page = tab.open("view=grid&sort=age&down=1")
+    ages = site.table.age
+    tiles = [
+        int(v) for v in page.eval_on_selector_all(".tile", "all => all.map(t => t.dataset.index)")
+    ]
+    known = ages.dropna().sort_values(ascending=False)
+    assert ages[tiles].tolist() == known.iloc[: len(tiles)].tolist()
+    page.locator(".tiles").focus()
+    page.keyboard.press("End")
+    page.wait_for_timeout(60)
+    last = int(page.locator(".tile.active").get_attribute("data-index"))
+    assert pd.isna(ages[last]) or ages[last] == ages.min()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    page.wait_for_timeout(60)
+    assert page.locator('.tile[aria-selected="true"]').get_attribute("data-index") == str(tiles[1])
+    page.keyboard.press("Enter")
+    tab.ready()
+    assert f"case={tiles[1]}" in page.url
+    page.keyboard.press("ArrowRight")
+    tab.ready()
+    assert f"case={tiles[2]}" in page.url
+    page.keyboard.press("Escape")
+    tab.ready()
+    assert "view=grid" in page.url
+    assert page.evaluate("document.activeElement.className") == "tiles"
+    assert page.locator(".tile.active").get_attribute("data-index") == str(tiles[2])
+    page.go_back()
+    tab.ready()
+    assert f"case={tiles[2]}" in page.url
+
+
+def test_a_case_shows_what_is_known_of_it(tab, site):
+    table = site.table
+    age_missing = table.index[table.skin_type.isna()][0]
+    page = tab.open(f"view=case&case={age_missing}")
+    row = table.loc[age_missing]
+    text = page.inner_text("#case")
+    assert {row.image_id, row.lesion_id, row.patient_id} <= set(text.split())
+    assert (
+        page.locator(".metadata tr", has_text="skin type").inner_text().split("\t")[1] == "missing"
+    )
+    told = tab.context.request.get(f"{site.address}/api/case/{age_missing}").json()
+    shares = page.locator(".prediction tbody .figure").all_inner_texts()
+    probabilities = sorted(told["prediction"]["probabilities"].values(), reverse=True)
+    assert len(shares) == len(probabilities)
+    assert shares[0] == f"{round(100 * probabilities[0])} %"
+    in_set = page.locator(".prediction tr", has_text="in the set").count()
+    assert in_set == len(told["prediction"]["conformal_set"])
+    assert "Research software, not for diagnosis." in page.inner_text(".prediction")
+    mates = (table.patient_id == row.patient_id).sum() - 1
+    assert page.locator(".others li").count() == mates == len(told["others"])
+    page.wait_for_selector(".overlay:not([hidden])")
+    page.locator(".picture input").fill("0.2")
+    assert page.locator(".overlay").evaluate("(image) => image.style.opacity") == "0.2"
+
+
+@pytest.mark.parametrize("space", ["image", "lesion", "patient"])
+def test_nearest_cases_are_those_of_the_space(tab, site, space):
+    page = tab.open(f"view=case&case=3&space={space}")
+    page.wait_for_selector(".nearest")
+    asked = f"{site.address}/api/neighbours/3?space={space}&k=6&other_patients=1"
+    found = [one["index"] for one in tab.context.request.get(asked).json()["neighbours"]]
+    images = page.locator(".nearest thead img").all()
+    assert [number(i.get_attribute("src").split("?")[0]) for i in images] == found
+    patients = site.table.patient_id
+    assert not (patients[found] == patients[3]).any()
+    row = page.locator(".nearest tbody tr").first
+    cells = row.locator("td").all_inner_texts()[1:]
+    wrong = [text.startswith("≠") for text in cells]
+    assert wrong == (site.table.label[found] != site.table.label[3]).tolist()
+    page.locator(".nearest button").first.click()
+    tab.ready()
+    assert f"case={found[0]}" in page.url
+
+
+def test_an_id_is_found(tab, site):
+    page = tab.open()
+    wanted = 17
+    page.keyboard.press("/")
+    page.keyboard.type(site.table.lesion_id[wanted].lower())
+    page.wait_for_selector("#found button")
+    page.keyboard.press("Enter")
+    tab.ready()
+    assert site.table.lesion_id[wanted] in page.inner_text(".facts")
+    page.keyboard.press("Escape")
+    tab.ready()
+    assert "view=map" in page.url
+
+
+def test_an_image_of_ones_own_is_predicted_and_not_kept(tab, site, made):
+    before = sorted(made["run"].parent.rglob("*"))
+    page = tab.open("view=upload")
+    assert "Nothing is stored" in page.inner_text("#upload")
+    page.set_input_files(
+        "#upload-file", {"name": "a.png", "mimeType": "image/png", "buffer": png(1, 64)}
+    )
+    page.click("text=Metadata, if known")
+    page.locator(".fields label", has_text="age").first.locator("input").fill("61")
+    page.click("text=Predict")
+    page.wait_for_selector("#result .nearest", timeout=60_000)
+    assert page.locator("#result .prediction tbody tr").count() == site.table.label.nunique()
+    assert "Research software, not for diagnosis." in page.inner_text("#result")
+    assert page.locator("#result .nearest .own", has_text="61 years").count() == 1
+    assert sorted(made["run"].parent.rglob("*")) == before
+
+
+def test_what_is_no_image_is_refused_in_a_sentence(browser, site):
+    tab = Tab(browser, site)
+    page = tab.open("view=upload")
+    page.set_input_files(
+        "#upload-file", {"name": "a.png", "mimeType": "image/png", "buffer": b"no"}
+    )
+    page.click("text=Predict")
+    page.wait_for_selector("#result .caution")
+    assert page.inner_text("#result .caution").endswith((".", "?"))
+    assert all("400" in one for one in tab.complaints), tab.complaints
+    tab.complaints.clear()
+    tab.close()
+
+
+def test_two_runs_share_hover_and_selection(tab, site):
+    page = tab.open("view=compare")
+    assert page.locator("#compare .scatter").count() == 2
+    box = page.locator("#compare .scatter").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.locator("#compare .scatter").first.focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_selector(".hovercard:not([hidden])")
+    rings = [pixels(page, overlay).total() for overlay in (1, 3)]
+    assert min(rings) > 20
+    before = [pixels(page, points) for points in (0, 2)]
+    page.click("#compare >> text=Select what is in view")
+    page.wait_for_timeout(100)
+    assert page.inner_text("#selection span").endswith(" selected")
+    page.click("text=Colour by agreement")
+    tab.ready()
+    assert "agreement" in page.inner_text("#compare .legend")
+    assert before != [pixels(page, points) for points in (0, 2)]
+
+
+def test_findings_open_their_images(tab, site):
+    page = tab.open("view=audit")
+    page.wait_for_selector(".finding")
+    findings = tab.context.request.get(f"{site.address}/api/findings").json()
+    assert page.locator(".finding").count() == len(findings) > 0
+    first = next(one for one in findings if one["indices"])
+    page.locator(".finding", has_text=first["title"]).locator("button").first.click()
+    tab.ready()
+    assert counted(page)[0] == len(set(first["indices"]))
+    tiles = page.eval_on_selector_all(
+        ".tile", "all => all.map((tile) => Number(tile.dataset.index))"
+    )
+    assert set(tiles) <= set(first["indices"])
+
+
+def test_the_map_is_walked_by_keys(tab, site):
+    page = tab.open()
+    page.locator("#map .scatter").focus()
+    for key in ("+", "+", "ArrowLeft", "ArrowUp", "-", "0"):
+        page.keyboard.press(key)
+    page.wait_for_selector(".hovercard:not([hidden]) img")
+    shown_id = re.search(r"image (\S+)", page.inner_text(".hovercard"))[1]
+    page.keyboard.press("Enter")
+    tab.ready()
+    assert shown_id in page.inner_text(".facts")
+    page.keyboard.press("Escape")
+    tab.ready()
+    assert page.evaluate("document.activeElement.className") == "scatter"
+
+
+def test_nobody_without_the_token_gets_in(browser, site):
+    context = browser.new_context()
+    for path in ("/", "/static/app.js", "/api/cohort", "/api/thumbnail/0", "/?token=guess"):
+        assert context.request.get(site.address + path).status == 403, path
+    context.close()
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_no_view_is_wider_than_the_screen(browser, site, width):
+    tab = Tab(browser, site, viewport={"width": width, "height": 800}, color_scheme="dark")
+    page = tab.open()
+    for view in VIEWS:
+        tab.go(f"view={view}&case=5")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, view
+    tab.close()
+
+
+def stand_in(page: Any, images: int, categories: list[str]) -> None:
+    """Answers in the server's place, with as many images as wanted."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, len(categories), images).astype("<u2")
+    ages = np.where(rng.random(images) < 0.2, np.nan, rng.integers(1, 90, images)).astype("<f4")
+    points = np.clip(rng.normal(0, 0.3, (images, 2)) + codes[:, None] / 20, -1, 1).astype("<f4")
+    patients = np.tile(np.arange(images) // 3, 2).astype("<u4")
+    label = {"name": "label", "level": "image", "kind": "category", "categories": categories}
+    age = {"name": "age", "level": "patient", "kind": "number", "min": 1, "max": 89}
+    cohort = {
+        **{"name": categories[0], "images": images, "lesions": images, "patients": images // 3},
+        **{"run": "run", "spaces": ["image"], "projections": ["pca"], "label": "label"},
+        **{"probe": None, "compare": None, "findings": 0, "notice": "Not for diagnosis."},
+        "columns": [
+            {**label, "missing": 0},
+            {**age, "missing": int(np.isnan(ages).sum()), "unit": "years"},
+        ],
+    }
+    bodies = {
+        "/api/cohort": json.dumps(cohort).encode(),
+        "/api/points": points.tobytes(),
+        "/api/column/label": codes.tobytes(),
+        "/api/column/age": ages.tobytes(),
+        "/api/groups": patients.tobytes(),
+    }
+
+    def answer(route: Any) -> None:
+        path = "/api/" + route.request.url.split("/api/")[1].split("?")[0]
+        if path in bodies:
+            route.fulfill(body=bodies[path])
+        elif path == "/api/ids":
+            asked = route.request.post_data_json["indices"]
+            route.fulfill(json={"rows": [[categories[0]] * 3 for _ in asked]})
+        else:
+            route.fulfill(body=png(1), content_type="image/png")
+
+    page.route("**/api/**", answer)
+
+
+def test_data_are_text_and_never_markup(tab):
+    evil = '<img src="x" onerror="document.title = 1">'
+    stand_in(tab.page, 60, [evil, "b"])
+    page = tab.open()
+    page.locator("#map .scatter").focus()
+    page.keyboard.press("0")
+    page.wait_for_selector(".hovercard:not([hidden])")
+    assert page.inner_text("#cohort") == evil
+    assert page.locator(".legend", has_text=evil).count() == 1
+    assert evil in page.inner_text(".hovercard")
+    tab.go("view=grid&sort=label")
+    assert evil in page.locator(".tile").first.inner_text()
+    assert page.locator('img[src="x"]').count() == 0
+    assert page.title() != "1"
+
+
+PRESS_AND_WAIT = """async (code) => {
+  const start = performance.now();
+  document.querySelector(`[data-column="label"] [data-code="${code}"]`).click();
+  await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+  return performance.now() - start;
+}"""
+"""Milliseconds from a press on a category's bar to the end of the next frame."""
+
+
+@pytest.mark.slow
+def test_400_000_images_are_drawn_and_filtered_at_once(tab):
+    stand_in(tab.page, 400_000, ["a", "b", "c", "d", "e"])
+    page = tab.open()
+    drawn = []
+    page.locator("#map .scatter").focus()
+    for key in "+-+-+-+-":
+        page.keyboard.press(key)
+        page.wait_for_timeout(100)
+        drawn.append(float(page.locator("#map .scatter").get_attribute("data-milliseconds")))
+    filtered = [page.evaluate(PRESS_AND_WAIT, code) for code in range(4)]
+    print(f"\nframe {np.median(drawn):.1f} ms, filter to next frame {np.median(filtered):.0f} ms")
+    assert np.median(drawn) < 100
+    assert np.median(filtered) < 300
+    tab.go("view=grid&sort=age")
+    assert page.locator(".tile").count() < 100
+
+
+@pytest.mark.skipif(SHOTS not in os.environ, reason=f"{SHOTS} names no folder")
+def test_pictures_for_the_documentation(browser, site):
+    folder = Path(os.environ[SHOTS])
+    folder.mkdir(parents=True, exist_ok=True)
+    tab = Tab(browser, site)
+    page = tab.open()
+    for name in ("map", "case", "compare"):
+        tab.go(f"view={name}&case=5")
+        page.wait_for_timeout(1500)
+        picture = Image.open(io.BytesIO(page.screenshot()))
+        picture.save(folder / f"app-{name}.webp", quality=80, method=6)
+    tab.close()

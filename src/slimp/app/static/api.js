@@ -1,12 +1,13 @@
 /* What the server is asked. */
 
-async function ask(path, options) {
+/** The answer; an error has the server's sentence, and in `told` whatever else it said. */
+export async function ask(path, options) {
   const answer = await fetch(path, options).catch(() => {
     throw new Error("The server does not answer. Is `slimp app` still running?");
   });
   if (answer.ok) return answer;
   const told = await answer.json().catch(() => ({}));
-  throw new Error(told.error ?? `The server refused ${path} (${answer.status}).`);
+  throw Object.assign(new Error(told.error ?? `The server refused ${path} (${answer.status}).`), { told });
 }
 
 export const json = async (path, options) => (await ask(path, options)).json();

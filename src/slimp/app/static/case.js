@@ -1,7 +1,7 @@
 /* One case: image and explanation, prediction, metadata, the patient's other lesions, nearest cases. */
 
-import { json, thumbnail } from "./api.js";
-import { el, number, plural, title } from "./dom.js";
+import { ask, json, thumbnail } from "./api.js";
+import { choice, el, number, plural, title } from "./dom.js";
 import { nearestTable, predictionOf, warningsOf } from "./prediction.js";
 import { address, go, openCase, state, toggleSelected } from "./state.js";
 
@@ -27,7 +27,7 @@ export async function showCase(root) {
       el("div", {}, warningsOf(found.warnings), predictionOf(found.prediction), others(found)),
       el("div", {}, metadataTable(found.metadata))),
     el("section", { class: "nearby" }, el("h2", {}, "Nearest cases"), el("div", { class: "controls" }), el("div", { class: "table" })));
-  root.own = new Map(found.metadata.map(({ name, value, missing, imputed }) => [name, missing || imputed ? null : value]));
+  root.own = new Map(found.metadata.map(({ name, value }) => [name, word(value)]));
   root.label = found.label ?? null;
   return showNearest(root);
 }
@@ -59,26 +59,42 @@ export function stepCase(way) {
   if (at >= 0 && at + way in state.ordered) openCase(state.ordered[at + way], { replace: true });
 }
 
+/** The image under an explanation of the chosen method. */
 function picture(index) {
   const overlay = el("img", { class: "overlay", alt: "", hidden: true });
   overlay.style.opacity = opacity;
-  const slider = el("input", { type: "range", min: 0, max: 1, step: 0.05, disabled: true, input: () => {
+  const slider = el("input", { type: "range", min: 0, max: 1, step: 0.05, "aria-label": "Opacity of the explanation", input: () => {
     opacity = Number(slider.value);
     overlay.style.opacity = opacity;
   } });
   slider.value = opacity;
-  const note = el("p", { class: "note" }, "Computing the explanation…");
-  fetch(`/api/explanation/${index}`).then(async (answer) => {
-    if (!answer.ok) throw new Error((await answer.json()).error);
-    overlay.src = URL.createObjectURL(await answer.blob());
-    await overlay.decode();
-    URL.revokeObjectURL(overlay.src);
-    [overlay.hidden, slider.disabled] = [false, false];
-    note.textContent = "What the model looks at: the brighter, the more it matters for this case.";
-  }).catch((error) => { note.textContent = `No explanation: ${error.message}`; });
+  const note = el("p", { class: "note" });
+  const methods = state.cohort.methods ?? [];
+  const pick = choice("Explanation", [...methods.map((name) => [name, title(name)]), ["", "none"]], "", show);
+  async function show(method) {
+    overlay.hidden = true;
+    slider.disabled = true;
+    note.textContent = method ? "Computing…" : "";
+    if (!method) return;
+    try {
+      const answer = await ask(`/api/explanation/${index}?method=${encodeURIComponent(method)}`);
+      const address = URL.createObjectURL(await answer.blob());
+      overlay.src = address;
+      await overlay.decode();
+      URL.revokeObjectURL(address);
+      [overlay.hidden, slider.disabled] = [false, false];
+      note.textContent = `The brighter, the more it matters for the ${answer.headers.get("X-Explains")}.`;
+    } catch (error) {
+      note.textContent = `No explanation: ${error.message}`;
+    }
+  }
+  if (methods.length) {
+    pick.querySelector("select").value = methods[0];
+    show(methods[0]);
+  }
   return el("figure", { class: "picture" },
     el("div", { class: "stack" }, el("img", { src: thumbnail(index, 768), alt: `Image ${index + 1} of the cohort` }), overlay),
-    el("label", { class: "choice" }, el("span", {}, "Explanation"), slider), note);
+    methods.length > 0 && el("div", { class: "explain" }, pick, slider), note);
 }
 
 function ids({ ids: { image, lesion, patient }, label }) {
@@ -86,23 +102,28 @@ function ids({ ids: { image, lesion, patient }, label }) {
   return el("dl", { class: "facts" }, facts.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text))));
 }
 
+/** A cell as its column has it: yes and no for a checkbox. */
+const word = (value) => (typeof value === "boolean" ? (value ? "yes" : "no") : value);
+
 function metadataTable(cells) {
   const levels = [...new Set(cells.map(({ level }) => level))];
+  const text = (value, unit) => (typeof value === "number" ? number(value, unit) : word(value));
+  const row = ({ name, value, unit, missing, imputed }) => el("tr", {}, el("th", { scope: "row" }, title(name)),
+    missing ? el("td", {}, el("span", { class: "absent" }, "missing"),
+      imputed !== null && el("small", { class: "imputed" }, `imputed, not observed: ${text(imputed, unit)}`))
+      : el("td", {}, text(value, unit)));
   return el("section", {}, el("h2", {}, "Metadata"), levels.map((level) => el("table", { class: "metadata" },
-    el("caption", {}, `of the ${level}`),
-    el("tbody", {}, cells.filter((cell) => cell.level === level).map(({ name, value, unit, missing, imputed }) => {
-      const text = typeof value === "number" ? number(value, unit) : value;
-      const state = imputed ? `${text} (imputed, not observed)` : missing ? "missing" : text;
-      return el("tr", {}, el("th", { scope: "row" }, title(name)), el("td", { class: imputed ? "imputed" : missing ? "absent" : null }, state));
-    })))), cells.length === 0 && el("p", { class: "note" }, "The cohort has no metadata."));
+    el("caption", {}, `of the ${level}`), el("tbody", {}, cells.filter((cell) => cell.level === level).map(row)))),
+  cells.length === 0 && el("p", { class: "note" }, "The cohort has no metadata."));
 }
 
 /** The patient's other lesions, the most unlike the rest first. */
-function others({ others: rows, outlier }) {
+function others({ others: rows, others_total: total, outlier }) {
   const score = (value) => (value === null ? "no score" : number(value));
   const order = [...rows].sort((a, b) => (b.outlier ?? -Infinity) - (a.outlier ?? -Infinity));
   return el("section", { class: "others" }, el("h2", {}, "The patient's other images"),
     el("p", { class: "note" }, `Outlier score of this lesion: ${score(outlier)}. The higher, the less it is like the patient's others.`),
+    total > rows.length && el("p", { class: "note" }, `${rows.length} of ${total} are shown.`),
     order.length === 0 ? el("p", { class: "note" }, "There are none.") : el("ul", {}, order.map((other) => el("li", {},
       el("button", { type: "button", class: "picture", click: () => openCase(other.index) },
         el("img", { src: thumbnail(other.index, 256), alt: "Open this case", loading: "lazy" })),

@@ -168,9 +168,9 @@ export async function mountCompare(root) {
     return null;
   }
   const maps = new Maps(root, [["a", run], ["b", compare.run]]);
-  const { overlap, k } = await json("/api/compare");
+  const { overlap, k, by_chance: chance } = await json("/api/compare");
   maps.note.append(
-    `Of the ${k} nearest images of an image in one run, ${percent(overlap)} are among the ${k} nearest in the other, on average. `,
+    `Of the ${k} nearest images of an image in one run, ${percent(overlap)} are among the ${k} nearest in the other, on average${chance === undefined ? "" : `; by chance ${percent(chance)}`}. `,
     state.columns.has("agreement") && el("button", { type: "button", click: () => go({ colour: "agreement" }, { replace: true }) },
       "Colour by agreement"));
   return maps;

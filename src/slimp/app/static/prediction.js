@@ -4,14 +4,17 @@ import { idsOf, thumbnail } from "./api.js";
 import { el, number, percent, title } from "./dom.js";
 import { metadata, openCase, state, valueOf, values } from "./state.js";
 
-export const warningsOf = (warnings) =>
-  warnings.length > 0 && el("ul", { class: "caution" }, warnings.map((text) => el("li", {}, text)));
+/** Warnings about one image; what weakens all predictions is told below their probabilities. */
+export function warningsOf(warnings) {
+  const own = warnings.filter((text) => !state.cohort.cautions?.includes(text));
+  return own.length > 0 && el("ul", { class: "caution" }, own.map((text) => el("li", {}, text)));
+}
 
 /** Probabilities, the class that the rule decides on, the conformal set, and abstention. */
 export function predictionOf(prediction) {
   const heading = el("h2", {}, "Prediction");
   if (!prediction) return el("section", {}, heading, el("p", { class: "note" }, "The explorer was started without a probe, so there are no probabilities."));
-  const { probabilities, predicted, rule, abstains, reason } = prediction;
+  const { probabilities, predicted, rule, coverage, abstains, reason } = prediction;
   const set = prediction.conformal_set ?? [];
   const rows = Object.entries(probabilities ?? {}).sort((a, b) => b[1] - a[1]).map(([name, share]) => {
     const bar = el("i", { class: "fill" });
@@ -24,8 +27,12 @@ export function predictionOf(prediction) {
     abstains && el("p", { class: "caution" }, el("strong", {}, "The model abstains"), reason ? `: ${reason}` : "."),
     !abstains && el("p", {}, el("strong", {}, predicted), rule && el("small", {}, ` by the decision rule: ${rule}`)),
     rows.length > 0 && el("table", {}, el("caption", {}, "Probability of each class"), el("tbody", {}, rows)),
-    el("p", { class: "note" }, set.length ? `Conformal set: ${set.join(", ")}.` : "No conformal set."),
-    el("p", { class: "note strong" }, state.cohort.notice));
+    !abstains && el("p", { class: "note" }, set.length
+      ? `Conformal set: ${set.join(", ")}.${coverage ? ` Such sets hold the right class for ${percent(coverage)} of images like those of the calibration.` : ""}`
+      : `No conformal set. ${reason ?? ""}`),
+    el("p", { class: "note strong" }, state.cohort.notice),
+    state.cohort.cautions?.length > 0 && el("details", {}, el("summary", {}, "What weakens these probabilities"),
+      el("ul", {}, state.cohort.cautions.map((text) => el("li", { class: "note" }, text)))));
 }
 
 /**

@@ -32,18 +32,25 @@ export function mountUpload(root) {
     body.append("image", file.files[0]);
     body.append("metadata", JSON.stringify(Object.fromEntries(given)));
     try {
-      const { prediction, warnings, neighbours } = await json("/api/predict", { method: "POST", body });
-      const own = new Map(metadata().map(({ name }) => [name, given.get(name)]));
-      result.replaceChildren(el("div", { class: "columns" },
-        el("div", {}, await preview(file.files[0])),
-        el("div", {}, warningsOf(warnings), predictionOf(prediction))),
-      el("section", { class: "nearby" }, el("h2", {}, "Nearest cases"), await nearestTable(neighbours, own)));
+      await show(await json("/api/predict", { method: "POST", body }), given);
     } catch (error) {
       result.replaceChildren(el("p", { class: "caution" }, error.message));
+      if (error.told?.neighbours) result.append(await nearest(error.told.neighbours, given));
     } finally {
       send.disabled = false;
     }
   }
+
+  async function show({ prediction, warnings, neighbours }, given) {
+    result.replaceChildren(el("div", { class: "columns" },
+      el("div", {}, await preview(file.files[0])),
+      el("div", {}, warningsOf(warnings), predictionOf(prediction))), await nearest(neighbours, given));
+  }
+}
+
+async function nearest(neighbours, given) {
+  const own = new Map(metadata().map(({ name }) => [name, given.get(name)]));
+  return el("section", { class: "nearby" }, el("h2", {}, "Nearest cases by image"), await nearestTable(neighbours.slice(0, 6), own));
 }
 
 function field({ kind, categories, min, max }) {

@@ -83,7 +83,8 @@ function picture(index) {
       await overlay.decode();
       URL.revokeObjectURL(address);
       [overlay.hidden, slider.disabled] = [false, false];
-      note.textContent = `The brighter, the more it matters for the ${answer.headers.get("X-Explains")}.`;
+      const target = answer.headers.get("X-Explains") ?? "prediction";
+      note.textContent = `The brighter, the more it matters for the ${target}.`;
     } catch (error) {
       note.textContent = `No explanation: ${error.message}`;
     }

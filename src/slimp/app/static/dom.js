@@ -26,7 +26,7 @@ export function number(value, unit) {
 }
 
 export const percent = (share) =>
-  share > 0 && share < 0.01 ? "< 1 %" : share > 0.99 && share < 1 ? "> 99 %" : `${Math.round(100 * share)} %`;
+  share > 0 && share < 0.01 ? "<\u00a01\u00a0%" : share > 0.99 && share < 1 ? ">\u00a099\u00a0%" : `${Math.round(100 * share)}\u00a0%`;
 
 /** A column's name for people: `p_nevus` is "probability of nevus". */
 export function title(name) {

@@ -40,6 +40,10 @@ export class Scatter {
       for (let i = at; i < this.points.length; i += 2) [low, high] = [Math.min(low, this.points[i]), Math.max(high, this.points[i])];
       return [low, high];
     };
+    // In the order of drawing too, so that memory is read in sequence.
+    this.order = shuffledOrder(this.points.length / 2);
+    this.shuffled = new Float32Array(this.points.length);
+    this.order.forEach((i, k) => this.shuffled.set(this.points.subarray(2 * i, 2 * i + 2), 2 * k));
     const ranges = [range(0), range(1)];
     this.home = {
       centre: ranges.map(([low, high]) => (low + high) / 2),
@@ -144,7 +148,8 @@ export class Scatter {
     const tiers = this.tiers();
     const stamp = this.stamp();
     this.pixels.fill(0);
-    [faint, dim, full].forEach((colours, tier) => this.layer(stamp, slots, colours, tiers, tier));
+    const there = [state.passingCount < tiers.length, state.selectedCount > 0, true];
+    [faint, dim, full].forEach((colours, tier) => there[tier] && this.layer(stamp, slots, colours, tiers, tier));
     this.canvas.getContext("2d").putImageData(this.image, 0, 0);
     this.root.dataset.milliseconds = (performance.now() - start).toFixed(1); // read by the tests
     this.drawOver();
@@ -159,15 +164,14 @@ export class Scatter {
   }
 
   layer({ reach, offsets, cover }, slots, table, tiers, tier) {
-    const { points, pixels, scale } = this;
+    const { shuffled, order, pixels, scale } = this;
     const { width, height } = this.canvas;
     const [x0, y0] = [width / 2 - this.centre[0] * scale + 0.5, height / 2 + this.centre[1] * scale + 0.5];
-    const n = slots.length;
-    const stride = strideOf(n);
-    for (let k = 0, i = 0; k < n; k++, i = i + stride < n ? i + stride : i + stride - n) {
+    for (let k = 0; k < order.length; k++) {
+      const i = order[k];
       if (tiers[i] !== tier) continue;
-      const x = (x0 + points[2 * i] * scale) | 0;
-      const y = (y0 - points[2 * i + 1] * scale) | 0;
+      const x = (x0 + shuffled[2 * k] * scale) | 0;
+      const y = (y0 - shuffled[2 * k + 1] * scale) | 0;
       if (x < reach || y < reach || x >= width - reach || y >= height - reach) continue;
       const at = y * width + x;
       const colour = table[slots[i]];
@@ -310,11 +314,11 @@ export class Scatter {
  * Points are drawn in steps of the golden ratio through the table: in its own order, classes that
  * come last would cover the others.
  */
-function strideOf(n) {
+function shuffledOrder(n) {
   const divisor = (a, b) => (b === 0 ? a : divisor(b, a % b));
   let stride = Math.max(1, Math.round(0.618 * n));
   while (divisor(stride, n) !== 1) stride++;
-  return stride;
+  return Int32Array.from({ length: n }, (_, k) => (k * stride) % n);
 }
 
 /** A pixel over another; where there is none, a translucent one. */

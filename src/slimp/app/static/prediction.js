@@ -52,12 +52,12 @@ export async function nearestTable(neighbours, own, ownLabel) {
     typeof a === "number" ? Math.abs(a - b) > 0.2 * Math.max(Math.abs(a), Math.abs(b)) : a !== b;
   const cell = (value, mine, unit) => {
     if ((mine ?? null) === null || value === null || !differs(value, mine)) return el("td", { class: value === null ? "absent" : null }, show(value, unit));
-    return el("td", { class: "differs" }, `≠ ${show(value, unit)}`);
+    return el("td", { class: "differs" }, `≠\u00a0${show(value, unit)}`);
   };
   const head = neighbours.map(({ index, similarity }, k) => el("th", { scope: "col" },
     el("button", { type: "button", class: "picture", title: `image ${ids[k][0]}, patient ${ids[k][2]}`, click: () => openCase(index) },
       el("img", { src: thumbnail(index, 256), alt: `Open the case of image ${ids[k][0]}`, loading: "lazy" })),
-    el("small", {}, `similarity ${number(similarity)}`)));
+    el("small", {}, `similarity ${similarity.toFixed(2)}`)));
   const line = (text, mine, theirs, unit) => el("tr", {}, el("th", { scope: "row" }, text),
     el("td", { class: mine === null ? "own absent" : "own" }, mine === undefined ? "not given" : show(mine, unit)),
     theirs.map((value) => cell(value, mine, unit)));

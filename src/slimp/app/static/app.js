@@ -43,7 +43,11 @@ async function route() {
   document.body.dataset.view = view;
   say(null);
   try {
-    if (!mounted.has(view)) mounted.set(view, Promise.resolve(views[view]($(view))));
+    if (!mounted.has(view)) {
+      $(view).replaceChildren();
+      mounted.set(view, Promise.resolve(views[view]($(view))));
+      mounted.get(view).catch(() => mounted.delete(view)); // so that it is tried again
+    }
     const shown = await mounted.get(view);
     await shown?.show?.();
     if (view === "case" && before !== "case") $("main").focus();

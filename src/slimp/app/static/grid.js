@@ -1,7 +1,7 @@
 /* The grid of thumbnails: only the rows in view are built, so its length does not matter. */
 
-import { saveCsv, choice, count, el, number, plural, title } from "./dom.js";
 import { idsOf, thumbnail } from "./api.js";
+import { choice, el, number, saveCsv, title } from "./dom.js";
 import { address, go, listen, openCase, passing, state, toggleSelected, valueOf, values } from "./state.js";
 
 const GAP = 10;
@@ -142,7 +142,7 @@ export class Grid {
 }
 
 /** Indices by their value, missing ones last; a radix sort of two passes over 16 bits each. */
-export function sorted(indices, array, down) {
+function sorted(indices, array, down) {
   const bits = new Uint32Array(array.length);
   if (array instanceof Float32Array) {
     const raw = new Uint32Array(array.buffer, array.byteOffset, array.length);
@@ -169,5 +169,4 @@ export function sorted(indices, array, down) {
 /** Saves the ids of images as CSV, for a review list or a split file. */
 export async function exportIds(indices, name) {
   saveCsv(`${name}.csv`, [["image_id", "lesion_id", "patient_id"], ...(await idsOf(indices))]);
-  return `${plural(indices.length, "id")} saved; ${count(indices.length)} rows.`;
 }

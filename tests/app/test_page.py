@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from probes import make_probe, write_run
 from tiny import png
 
 from slimp.cli import main as cli
@@ -42,25 +44,25 @@ SHOTS = "SLIMP_APP_SCREENSHOTS"
 class Site:
     """The server, and what it serves."""
 
-    def __init__(self, address: str, cohort: Cohort, explorer: Any) -> None:
-        self.address, self.cohort, self.explorer = address, cohort, explorer
-        images, lesions = cohort.images, cohort.lesions.drop(columns="patient_id")
-        self.table = images.merge(lesions, on="lesion_id").merge(cohort.patients, on="patient_id")
-        assert (self.table.image_id == images.image_id).all()
+    def __init__(self, address: str, root: Path, explorer: Any) -> None:
+        self.address, self.root, self.explorer = address, root, explorer
+        cohort = Cohort.load(root / "cohort")
+        lesions = cohort.lesions.drop(columns="patient_id")
+        self.table = cohort.images.merge(lesions, on="lesion_id")
+        self.table = self.table.merge(cohort.patients, on="patient_id")
+        assert (self.table.image_id == cohort.images.image_id).all()
 
 
-@pytest.fixture(scope="module")
-def site(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+@contextmanager
+def serving(root: Path) -> Iterator[Site]:
+    """The explorer of `cohort`, `run`, `probe` and `run2` in a folder, on a free port."""
     from slimp.app.open import Sources, open_explorer
     from slimp.app.server import create_app
     from slimp.cli.console import progress_bar
 
-    other = tmp_path_factory.mktemp("app") / "other"
-    line = "pretrain {cohort} --out {other} --preset tiny --image-size 32 --epochs 1 --workers 0"
-    more = " --patients 16 --lesions 4 --seed 2"
-    assert cli.main((line + more).format(**made, other=other).split()) == 0
-    shown = {name: made[name] for name in ("run", "cohort", "probe")}
-    explorer = open_explorer(Sources(**shown, compare=other, data_check=True), progress_bar)
+    shown = {name: root / name for name in ("run", "cohort", "probe")}
+    sources = Sources(**shown, compare=root / "run2", data_check=True)
+    explorer = open_explorer(sources, progress_bar)
     settings = uvicorn.Config(
         create_app(explorer, TOKEN), port=0, lifespan="off", ws="none", log_level="error"
     )
@@ -70,9 +72,18 @@ def site(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Ite
     while not server.started:
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield Site(f"http://127.0.0.1:{port}", Cohort.load(made["cohort"]), explorer)
+    yield Site(f"http://127.0.0.1:{port}", root, explorer)
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    root = tmp_path_factory.mktemp("page")
+    write_run(root, patients=60, name="run2", seed=1)
+    make_probe(root / "probe", write_run(root, patients=60), root, "full")
+    with serving(root) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -372,8 +383,8 @@ def test_an_id_is_found(tab, site):
     assert "view=map" in page.url
 
 
-def test_an_image_of_ones_own_is_predicted_and_not_kept(tab, site, made):
-    before = sorted(made["run"].parent.rglob("*"))
+def test_an_image_of_ones_own_is_predicted_and_not_kept(tab, site):
+    before = sorted(site.root.rglob("*"))
     page = tab.open("view=upload")
     assert "Nothing is stored" in page.inner_text("#upload")
     page.set_input_files(
@@ -386,7 +397,7 @@ def test_an_image_of_ones_own_is_predicted_and_not_kept(tab, site, made):
     assert page.locator("#result .prediction tbody tr").count() == site.table.label.nunique()
     assert "Research software, not for diagnosis." in page.inner_text("#result")
     assert page.locator("#result .nearest .own", has_text="61 years").count() == 1
-    assert sorted(made["run"].parent.rglob("*")) == before
+    assert sorted(site.root.rglob("*")) == before
 
 
 def test_what_is_no_image_is_refused_in_a_sentence(browser, site):
@@ -555,15 +566,26 @@ def test_400_000_images_are_drawn_and_filtered_at_once(tab):
     assert page.locator(".tile").count() < 100
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(SHOTS not in os.environ, reason=f"{SHOTS} names no folder")
-def test_pictures_for_the_documentation(browser, site):
+def test_pictures_for_the_documentation(browser, tmp_path):
+    train = (
+        "pretrain {0}/cohort --preset tiny --image-size 32 --workers 0 --patients 16 --lesions 4"
+    )
+    for line in (
+        "data import synthetic - {0}/cohort --patients 120 --lesions 5 --image-size 128",
+        train + " --out {0}/run --epochs 6",
+        train + " --out {0}/run2 --epochs 2 --seed 1",
+        "probe {0}/run {0}/cohort --out {0}/probe",
+    ):
+        assert cli.main(line.format(tmp_path).split()) == 0, line
     folder = Path(os.environ[SHOTS])
-    folder.mkdir(parents=True, exist_ok=True)
-    tab = Tab(browser, site)
-    page = tab.open()
-    for name in ("map", "case", "compare"):
-        tab.go(f"view={name}&case=5")
-        page.wait_for_timeout(1500)
-        picture = Image.open(io.BytesIO(page.screenshot()))
-        picture.save(folder / f"app-{name}.webp", quality=80, method=6)
-    tab.close()
+    with serving(tmp_path) as site:
+        tab = Tab(browser, site)
+        page = tab.open()
+        for name in ("map", "case", "compare"):
+            tab.go(f"view={name}&case=40")
+            page.wait_for_timeout(3000)  # for images and the explanation
+            picture = Image.open(io.BytesIO(page.screenshot()))
+            picture.save(folder / f"app-{name}.webp", quality=85, method=6)
+        tab.close()

@@ -85,6 +85,15 @@ class Explorer:
         found = self.cohort.images[names].iloc[list(rows)].astype(str)
         return found.to_numpy(dtype=object).tolist()
 
+    def find(self, start: str, most: int = 20) -> list[int]:
+        """Rows of the first images of which an id begins with a text, in upper or lower case."""
+        found = np.zeros(len(self.cohort), dtype=bool)
+        for name in ("image_id", "lesion_id", "patient_id"):
+            ids = self.cohort.images[name].astype(str).str.lower()
+            found |= ids.str.startswith(start.lower()).to_numpy(dtype=bool)
+        rows: list[int] = np.flatnonzero(found)[:most].tolist()
+        return rows
+
     def thumbnail(self, row: int, size: int) -> bytes:
         """The whole image as a JPEG without metadata, its longer side at most `size` px.
 

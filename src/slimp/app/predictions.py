@@ -66,6 +66,8 @@ class Predicted:
         words = pd.Series(classes[self.decided]).mask(refused)
         yield category("predicted", COMPUTED, words)
         yield number("probability", COMPUTED, np.where(refused, np.nan, top))
+        for name, share in zip(classes, self.probabilities.T, strict=True):
+            yield number(f"p_{name}", COMPUTED, np.where(refused, np.nan, share))
         yield number("set size", COMPUTED, size)
         yield category("abstains", COMPUTED, pd.Series(np.where(refused, "yes", "no")))
 

@@ -13,6 +13,9 @@ the token, see `Guard`.
 - `GET /api/column/NAME`: with `X-Kind: category`, uint16 codes of its categories, 65535 missing;
   with `X-Kind: number`, float32, NaN missing; both little-endian.
 - `POST /api/ids` `{"indices": [...]}`, at most 100,000: `{"rows": [[image, lesion, patient]]}`.
+- `GET /api/groups`: uint32, little-endian: the patient of every image, then its lesion, numbered.
+- `GET /api/find?id=TEXT`: `{indices, rows}` of the first 20 images of which an id of any level
+  begins with the text.
 - `GET /api/thumbnail/INDEX?size=96|256|768`: JPEG, the whole image, its longer side that long.
 - `GET /api/case/INDEX`: `index ids label outlier warnings notice`; `metadata`: `{level, name,
   value, unit, missing, imputed}`, imputed from the nearest lesions and patients of others, not
@@ -79,6 +82,8 @@ def create_app(explorer: Explorer, token: str, hosts: Collection[str] = ()) -> G
         Route("/api/points", api.points),
         Route("/api/column/{name:path}", api.column),
         Route("/api/ids", api.ids, methods=["POST"]),
+        Route("/api/groups", api.groups),
+        Route("/api/find", api.find),
         Route("/api/thumbnail/{index:int}", api.thumbnail),
         Route("/api/case/{index:int}", api.case),
         Route("/api/neighbours/{index:int}", api.neighbours),
@@ -139,6 +144,14 @@ class Api:
         if not all(type(row) is int and 0 <= row < count for row in rows):
             raise HTTPException(400, f"An index is a whole number from 0 to {count - 1}.")
         return JSONResponse({"rows": await run_in_threadpool(self.explorer.ids, rows)})
+
+    def groups(self, request: Request) -> Response:
+        of = self.explorer.of_image
+        return _binary(np.concatenate([of["patient"], of["lesion"]]).astype(np.uint32))
+
+    def find(self, request: Request) -> Response:
+        found = self.explorer.find(request.query_params.get("id", ""))
+        return JSONResponse({"indices": found, "rows": self.explorer.ids(found)})
 
     def thumbnail(self, request: Request) -> Response:
         size = int(_choice(request, "size", [str(size) for size in SIZES]))

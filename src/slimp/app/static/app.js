@@ -110,6 +110,7 @@ function mountFind() {
     const index = await look().catch(say);
     if (index === undefined || index === null) return;
     close();
+    input.value = "";
     input.blur(); // or Escape would be the search's, and not the case's
     openCase(index);
   });

@@ -57,7 +57,7 @@ export async function nearestTable(neighbours, own, ownLabel) {
   const head = neighbours.map(({ index, similarity }, k) => el("th", { scope: "col" },
     el("button", { type: "button", class: "picture", title: `image ${ids[k][0]}, patient ${ids[k][2]}`, click: () => openCase(index) },
       el("img", { src: thumbnail(index, 256), alt: `Open the case of image ${ids[k][0]}`, loading: "lazy" })),
-    el("small", {}, `similarity ${similarity.toFixed(2)}`)));
+    el("small", {}, `similarity ${similarity.toFixed(3)}`)));
   const line = (text, mine, theirs, unit) => el("tr", {}, el("th", { scope: "row" }, text),
     el("td", { class: mine === null ? "own absent" : "own" }, mine === undefined ? "not given" : show(mine, unit)),
     theirs.map((value) => cell(value, mine, unit)));

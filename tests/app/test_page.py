@@ -385,10 +385,11 @@ def test_an_id_is_found(tab, site):
 
 def test_an_image_of_ones_own_is_predicted_and_not_kept(tab, site):
     before = sorted(site.root.rglob("*"))
+    image = site.explorer.cohort.read_image(5)
     page = tab.open("view=upload")
     assert "Nothing is stored" in page.inner_text("#upload")
     page.set_input_files(
-        "#upload-file", {"name": "a.png", "mimeType": "image/png", "buffer": png(1, 64)}
+        "#upload-file", {"name": "a.png", "mimeType": "image/png", "buffer": image}
     )
     page.click("text=Metadata, if known")
     page.locator(".fields label", has_text="age").first.locator("input").fill("61")
@@ -580,6 +581,7 @@ def test_pictures_for_the_documentation(browser, tmp_path):
     ):
         assert cli.main(line.format(tmp_path).split()) == 0, line
     folder = Path(os.environ[SHOTS])
+    folder.mkdir(parents=True, exist_ok=True)
     with serving(tmp_path) as site:
         tab = Tab(browser, site)
         page = tab.open()

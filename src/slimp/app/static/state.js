@@ -118,9 +118,9 @@ export async function filter(name, wanted) {
   const old = state.filters.get(name);
   const bit = old?.bit ?? freeBit();
   if (bit === 0) throw new Error("That are 30 filters; remove one first.");
-  const missing = state.columns.get(name).kind === "category" ? MISSING : null;
+  const keeps = wanted === null ? () => true : wanted.kept ? keepsCodes(wanted) : keepsNumbers(wanted);
   for (let i = 0; i < array.length; i++) {
-    if (wanted === null || keeps(wanted, array[i], missing)) state.failed[i] &= ~bit;
+    if (keeps(array[i])) state.failed[i] &= ~bit;
     else state.failed[i] |= bit;
   }
   if (wanted === null) state.filters.delete(name);
@@ -128,10 +128,14 @@ export async function filter(name, wanted) {
   recount();
 }
 
-function keeps(wanted, value, missing) {
-  if (missing !== null) return wanted.kept.has(value);
-  return Number.isNaN(value) ? wanted.missing : value >= wanted.low && value <= wanted.high;
+function keepsCodes({ kept }) {
+  const table = new Uint8Array(MISSING + 1);
+  for (const code of kept) table[code] = 1;
+  return (code) => table[code] === 1;
 }
+
+const keepsNumbers = ({ low, high, missing }) =>
+  (value) => (Number.isNaN(value) ? missing : value >= low && value <= high);
 
 function freeBit() {
   const taken = [...state.filters.values()].reduce((bits, { bit }) => bits | bit, 0);

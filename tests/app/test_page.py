@@ -340,6 +340,9 @@ def test_a_case_shows_what_is_known_of_it(tab, site):
     probabilities = sorted(told["prediction"]["probabilities"].values(), reverse=True)
     assert len(shares) == len(probabilities)
     assert shares[0] == f"{round(100 * probabilities[0])}\xa0%"
+    name, share = next(iter(told["prediction"]["probabilities"].items()))
+    column = tab.context.request.get(f"{site.address}/api/column/p_{name}").body()
+    assert np.frombuffer(column, "<f4")[bare] == pytest.approx(share, rel=1e-6)
     in_set = page.locator(".prediction tr", has_text="in the set").count()
     assert in_set == len(told["prediction"]["conformal_set"])
     assert "Research software, not for diagnosis." in page.inner_text(".prediction")

@@ -35,6 +35,7 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync"
 )
+STATIC = Path(__file__).resolve().parents[2] / "src" / "slimp" / "app" / "static"
 TOKEN = "for-tests"
 VIEWS = ("map", "grid", "compare", "audit", "upload", "case")
 SHOTS = "SLIMP_APP_SCREENSHOTS"
@@ -525,6 +526,14 @@ def stand_in(page: Any, images: int, categories: list[str]) -> None:
             route.fulfill(body=png(1), content_type="image/png")
 
     page.route("**/api/**", answer)
+
+
+def test_the_sources_are_short_and_have_no_way_to_make_markup_of_data():
+    for path in STATIC.iterdir():
+        text = path.read_text("utf-8")
+        assert len(text.splitlines()) <= 350, path.name
+        if path.suffix == ".js":
+            assert not re.search(r"(inner|outer)HTML|insertAdjacent|\beval\(|https?://", text), path
 
 
 def test_data_are_text_and_never_markup(tab):

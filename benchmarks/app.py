@@ -87,7 +87,7 @@ def main() -> None:
         print(f"{name:24s} {each:8.0f} ms   {own:8.0f} ms of a processor, the first {first:.0f} ms")
     print(f"{'peak memory':24s} {found['peak_mib']:8.0f} MiB")
     result = {
-        "rows": rows,
+        "lesions": rows,
         "open_seconds": clock,
         "open_cpu_seconds": cpu,
         "import_seconds": before,

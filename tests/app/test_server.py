@@ -198,6 +198,21 @@ def test_points_are_the_principal_components(client, table):
     assert client.get("/api/points?projection=tsne").status_code == 400
 
 
+@pytest.mark.slow  # numba compiles
+@pytest.mark.filterwarnings("ignore")
+def test_umap_keeps_groups_apart(tmp_path):
+    pytest.importorskip("umap")
+    x = np.random.default_rng(0).normal(size=(120, 8)).astype(np.float32)
+    x[:60] += 9
+    spaces, nothing = {"image": x}, np.zeros(120, dtype=np.float32)
+    found = embeddings.Embedded(folder=tmp_path, cohort_key="", spaces=spaces, outlier=nothing)
+    plane = found.projection("umap")
+    first, second = plane[:60], plane[60:]
+    apart = np.linalg.norm(first.mean(axis=0) - second.mean(axis=0))
+    assert apart > 3 * np.linalg.norm(first - first.mean(axis=0), axis=1).mean()
+    np.testing.assert_array_equal(found.projection("umap"), plane)  # kept
+
+
 def test_ids_of_indices(client, cohort):
     rows = client.post("/api/ids", json={"indices": [3, 0]}).json()["rows"]
     assert (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from slimp.app.audit import audit
 from slimp.app.columns import COMPUTED, Column, category, cohort_columns, number
@@ -81,6 +82,7 @@ def open_explorer(sources: Sources, progress_bar: ProgressBar) -> Explorer:
         computed += predicted.columns(predictor)
     if comparison:
         computed.append(number("agreement", COMPUTED, comparison.agreement))
+    pa.default_memory_pool().release_unused()  # what reading the tables needed for a while
     return Explorer(
         cohort=cohort,
         run=_name(sources.run),

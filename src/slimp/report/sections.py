@@ -243,8 +243,8 @@ def data(cohort: Cohort, run: Run) -> dict[str, Any]:
             # A checkbox group is missing where all its columns are.
             cells = cohort.tables.of_level(level.name)[list(feature.columns)]
             missing = bar(cells.isna().all(axis=1).mean())
-            unit = feature.unit or DASH
-            features.append((feature.name, level.name, feature.kind, unit, missing))
+            name = f"{feature.name} ({feature.unit})" if feature.unit else feature.name
+            features.append((name, level.name, feature.kind, missing))
     report = json.dumps(cohort.info.import_report, indent=2, ensure_ascii=False, default=str)
     return {
         "info": cohort.info,

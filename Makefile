@@ -27,8 +27,10 @@ help:
 demo: $(VENV)/.installed
 	$(BIN)/slimp demo --out runs/demo --overwrite
 
+# Rewriting asserts, to explain them, takes each process seconds: only what fails is run with it.
 test: $(VENV)/.installed
-	$(TEST) -m "not slow"
+	$(TEST) --assert=plain -m "not slow" || \
+	  { test $$? -eq 1 && $(TEST) --last-failed -m "not slow"; exit 1; }
 
 # Exit status 5 means that no test is marked slow, or that all were deselected.
 test-slow: $(VENV)/.installed

@@ -227,6 +227,7 @@ def test_the_page_opens_with_a_map_by_label(tab, site):
     assert all(there[one] > 100 for one in wanted)
 
 
+@pytest.mark.slow
 def test_a_colour_by_numbers_says_what_is_missing(tab, site):
     page = tab.open()
     before = pixels(page)
@@ -294,6 +295,7 @@ def test_filters_count_what_the_others_leave(tab, site):
     assert counted(page)[0] == (~nevus).sum()
 
 
+@pytest.mark.slow
 def test_the_grid_is_sorted_and_walked_by_keys(tab, site):
     page = tab.open("view=grid&sort=age&down=1")
     ages = site.table.age
@@ -354,6 +356,7 @@ def test_a_case_shows_what_is_known_of_it(tab, site):
     assert page.locator(".overlay").evaluate("(image) => image.style.opacity") == "0.2"
 
 
+@pytest.mark.slow
 def test_nearest_cases_are_those_of_the_space(tab, site):
     page = tab.open("view=case&case=3")
     for space in ("image", "lesion", "patient"):
@@ -373,6 +376,7 @@ def test_nearest_cases_are_those_of_the_space(tab, site):
     assert f"case={found[0]}" in page.url
 
 
+@pytest.mark.slow
 def test_an_id_is_found(tab, site):
     page = tab.open()
     wanted = 17
@@ -405,6 +409,7 @@ def test_an_image_of_ones_own_is_predicted_and_not_kept(tab, site):
     assert sorted(site.root.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_what_is_no_image_is_refused_in_a_sentence(browser, site):
     tab = Tab(browser, site)
     page = tab.open("view=upload")
@@ -419,6 +424,7 @@ def test_what_is_no_image_is_refused_in_a_sentence(browser, site):
     tab.close()
 
 
+@pytest.mark.slow
 def test_two_runs_share_hover_and_selection(tab, site):
     page = tab.open("view=compare")
     assert page.locator("#compare .scatter").count() == 2
@@ -455,6 +461,7 @@ def test_findings_open_their_images(tab, site):
     assert shown == [3, 5, 8]
 
 
+@pytest.mark.slow
 def test_the_map_is_walked_by_keys(tab, site):
     page = tab.open()
     page.locator("#map .scatter").focus()
@@ -477,6 +484,7 @@ def test_nobody_without_the_token_gets_in(browser, site):
     context.close()
 
 
+@pytest.mark.slow
 def test_no_view_is_wider_than_the_screen(browser, site):
     tab = Tab(browser, site, color_scheme="dark")
     page = tab.open()

@@ -480,6 +480,7 @@ def test_without_the_extra_the_remedy_is_named(root, monkeypatch, capsys):
     assert "slimp[app]" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_verb_serves_until_it_is_interrupted(root):
     line = [sys.executable, "-m", "slimp", "app", str(root / "run"), "--no-browser"]
     with subprocess.Popen(

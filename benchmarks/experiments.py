@@ -27,6 +27,7 @@ Experiments at laptop scale, written by `benchmarks/experiments.py` from
 `benchmarks/results/experiments/`. A small encoder from scratch on about a thousand images is no
 replication of the paper: these tables say what this code does on data that anyone can hold, and
 whether that agrees with what was published. How to read them: [experiments.md](experiments.md).
+In the plots a difference that is told from 0 is blue, another one grey.
 What pre-training from ImageNet weights reaches is a study of its own
 ([benchmarks/results](../benchmarks/results/README.md)).
 """

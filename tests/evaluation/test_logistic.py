@@ -157,6 +157,16 @@ def test_the_solver_finds_scikit_learn_s_minimum_on_columns_that_hang_together(k
         np.testing.assert_allclose(found.coef, theirs.coef_ * strengths**0.5, atol=1e-4)
 
 
+def test_columns_that_say_the_same_have_a_fit_with_a_weak_penalty():
+    """In 32 bits their products have negative eigenvalues, larger than the penalty."""
+    x, y, _ = draw(0, n=4000, d=4)
+    z = StandardScaler().fit_transform(x @ np.random.default_rng(0).normal(size=(4, 64)))
+    rows = multinomial.Multinomial(z.astype(np.float32), y)
+    found = rows.fit(np.full(64, 1e-5), tolerance=1e-4)
+    assert np.isfinite(found.coef).all()
+    assert ((z @ found.coef.T + found.intercept).argmax(axis=1) == y).mean() > 0.5
+
+
 def test_the_rule_decides_and_the_probabilities_stay():
     p, priors = np.array([[0.7, 0.3], [0.85, 0.15], [0.75, 0.25]]), np.array([0.8, 0.2])
     assert decide(p, priors, "likeliest").tolist() == [0, 0, 0]

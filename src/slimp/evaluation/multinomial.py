@@ -24,6 +24,8 @@ from slimp.evaluation.metrics import Array
 CURVATURE = 0.1
 """Stands for p (1 - p) in the second derivative: at most 1/4, less where a fit is sure. Half or
 twice as much costs a few steps."""
+ROWS = 1 << 14
+"""Whose products are added up at once."""
 MAX_ITER = 5000
 """Steps of L-BFGS; a fit that needs more is reported as not converged."""
 
@@ -52,7 +54,9 @@ class Multinomial:
         k = int(y.max()) + 1
         self.m = 1 if k == 2 else k
         self.truth = np.equal.outer(y, [1] if k == 2 else np.arange(k)).astype(z.dtype)  # (n, m)
-        self.gram = (z.T @ z).astype(np.float64) / self.n
+        # In 64 bits: rounding would outweigh a weak penalty, and the sum have no root.
+        wide = (part.astype(np.float64) for part in np.array_split(z, 1 + self.n // ROWS))
+        self.gram = sum((part.T @ part for part in wide), np.zeros((self.r, self.r))) / self.n
 
     def fit(
         self,

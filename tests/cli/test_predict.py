@@ -18,6 +18,8 @@ from slimp.explain.targets import LogOdds
 from slimp.prediction.inputs import read_pixels
 from slimp.prediction.output import STATEMENT
 from slimp.prediction.predictor import Predictor
+from slimp.prediction.result import Prediction
+from slimp.report import overlays
 from slimp.report.explanation import overlay
 from slimp.report.overlays import SIDE
 
@@ -158,3 +160,16 @@ def test_a_picture_of_what_each_class_rests_on(places, tmp_path, capsys) -> None
     written = np.asarray(Image.open(folder / row["file"]), dtype=float)
     np.testing.assert_allclose(written, np.asarray(expected, dtype=float), atol=2)
     assert predict(places, "image", places / "images", "--explain", folder) == 2  # it is there
+
+
+@pytest.mark.parametrize(
+    ("paths", "files"),
+    [
+        (["x/a.jpg", "x/b.jpg"], ["a.png", "b.png"]),
+        (["x/a.jpg", "y/a.jpg", "x/1-a.jpg"], ["1-a.png", "2-a.png", "3-1-a.png"]),
+        (["x/a.jpg", "x/A.jpg"], ["1-a.png", "2-A.png"]),  # one file on some systems
+    ],
+)
+def test_no_picture_takes_the_place_of_another(paths, files):
+    shown = [Prediction(image=path, status="predicted") for path in paths]
+    assert overlays._names(shown) == files

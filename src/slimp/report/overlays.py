@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -65,7 +64,8 @@ def _square(one: Prediction, size: int) -> Tensor:
 
 
 def _names(shown: Sequence[Prediction]) -> list[str]:
-    """A file name per image; numbered where images of several folders share theirs."""
+    """A file name per image; all are numbered where two would share theirs on some system."""
     stems = [Path(one.image).stem for one in shown]
-    times = Counter(stems)
-    return [f"{f'{k + 1}-' * (times[stem] > 1)}{stem}.png" for k, stem in enumerate(stems)]
+    if len({stem.casefold() for stem in stems}) == len(stems):
+        return [f"{stem}.png" for stem in stems]
+    return [f"{k + 1}-{stem}.png" for k, stem in enumerate(stems)]

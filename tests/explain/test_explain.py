@@ -342,6 +342,7 @@ def test_other_models_answer_the_same_question_on_the_same_images(
     assert own["mean"] == pytest.approx(images["occlusion auroc"].mean())
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Beside other models" in page
+    assert f"--beside {tmp_path / 'twin'},{tmp_path / 'cnn'} --out" in page  # asks it again
     assert len(images) == len(np.load(tmp_path / "out" / "maps.npz")["image_id"])
 
 

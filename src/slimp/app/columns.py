@@ -52,7 +52,7 @@ class Column:
         found["missing"] = int(len(known) - known.sum())
         if self.kind == "category":
             return {**found, "categories": list(self.categories)}
-        values = self.values[known]
+        values = self.values[known]  # by way of text: 0.1 in 32 bits is to be shown as 0.1
         low, high = (
             (float(str(x())) for x in (values.min, values.max)) if len(values) else (None, None)
         )

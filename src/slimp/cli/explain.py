@@ -7,6 +7,7 @@ in the middle of the image: lesions are centred in most photographs, so that is 
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -90,17 +91,27 @@ def run(arguments: Arguments) -> None:
     with new_folder(out, overwrite=arguments.overwrite) as folder:
         found.save(folder, record)
         if arguments.report:
-            masks = f" --masks {arguments.masks}" if arguments.masks else ""
-            masks += f" --beside {','.join(arguments.beside)}" if arguments.beside else ""
-            command = f"slimp explain {arguments.run} {arguments.cohort}{masks} --out {out}"
-            write_explanation_report(
-                folder / "report.html", found, cohort, warnings=warnings, command=command
-            )
+            target, command = folder / "report.html", _command(arguments)
+            write_explanation_report(target, found, cohort, warnings=warnings, command=command)
     show_cautions(cohort)
     for warning in warnings:
         note(f"CAUTION: {warning}")
     _show(found)
     say(f"written: {out}")
+
+
+def _command(arguments: Arguments) -> str:
+    """What asks the same, but for settings of `ExplainConfig` that change no question."""
+    flags = {
+        "masks": arguments.masks,
+        "probe": arguments.probe,
+        "label": arguments.label,
+        "beside": ",".join(arguments.beside) or None,
+        "counterfactual": arguments.config.counterfactual,
+        "out": arguments.out,
+    }
+    words = [word for k, v in flags.items() if v is not None for word in (f"--{k}", str(v))]
+    return shlex.join(["slimp", "explain", str(arguments.run), str(arguments.cohort), *words])
 
 
 def _alone(arguments: Arguments, cohort: Cohort) -> Explanation:

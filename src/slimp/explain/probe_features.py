@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
 from slimp.errors import UserError
+from slimp.evaluation.blocks import SMALLEST
 from slimp.evaluation.bootstrap import Estimate, bootstrap
 from slimp.evaluation.logistic import LinearProbe
 from slimp.evaluation.metrics import mean_over_present
@@ -29,8 +30,6 @@ REPEATS = 5
 """Permutations of each feature, as is scikit-learn's default."""
 TOLERANCE = 1e-3
 """Of probabilities that should be the same."""
-SMALLEST = 1e-12
-"""Stands for a probability of 0 in log-odds."""
 IMAGE, METADATA = "image", "all metadata"
 """What is permuted as one, beside each metadata feature."""
 

@@ -261,7 +261,7 @@ class MetadataLevel(Level):
     """A level with an encoder of its metadata, and what their columns are."""
 
     def __init__(self, width: int, encoding: Encoding, config: ModelConfig) -> None:
-        nn.Module.__init__(self)
+        nn.Module.__init__(self)  # not the level's own: the encoder's parameters come first
         self.encoding = encoding
         self.tabular = tabular_encoder(encoding, config)
         self.build(encoding.level, width, config.tabular_width, config)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -503,3 +504,17 @@ def test_the_verb_serves_until_it_is_interrupted(root):
         finally:
             server.send_signal(signal.SIGINT)
         assert server.wait(30) == 0, server.stderr.read()
+
+
+def test_what_is_not_there_is_named(root, tmp_path, capsys):
+    run, cohort = str(root / "run"), str(root / "cohort")
+    shutil.copytree(run, tmp_path / "half")
+    (tmp_path / "half" / "model.safetensors").unlink()
+    for words, named in (
+        (["nowhere", "--cohort", cohort], "nowhere"),
+        ([str(tmp_path / "half"), "--cohort", cohort], "model.safetensors"),
+        ([run, "--cohort", cohort, "--compare", "elsewhere"], "elsewhere"),
+        ([run, "--cohort", cohort, "--embeddings", "none.parquet"], "none.parquet"),
+    ):
+        assert main(["app", *words, "--accelerator", "cpu", "--no-browser"]) == 2
+        assert named in capsys.readouterr().err

@@ -18,12 +18,13 @@ from jaxtyping import Float32, Shaped
 from slimp.data.cohort import Cohort
 from slimp.data.files import new_file, new_folder, sha256_of
 from slimp.data.schema import LevelName
-from slimp.errors import UserError
+from slimp.errors import CheckpointError, UserError
 from slimp.features.embed import FeatureTable, embed
 from slimp.features.encode import InferenceConfig, Progress, level_of_images
 from slimp.features.relative import OUTLIER
 from slimp.models.known_weights import cache_folder
 from slimp.models.nested import Slimp
+from slimp.models.persistence import DESCRIPTION, WEIGHTS, read_description
 from slimp.training.parts import EARLIER_PATIENTS
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -82,6 +83,8 @@ def embedded(
         UserError: run and cohort do not fit each other, or `features` is of other images.
     """
     how = how or InferenceConfig()
+    if features is not None and not features.is_file():
+        raise UserError(f"{features}: there is no such file. Make it with: slimp embed RUN COHORT.")
     source = sha256_of(features) if features else f"embedded {how.test_time_augmentation}"
     own = cohort_key(cohort_folder)
     folder = private_folder() / _hash(run_key(run), own, source)[:24]
@@ -111,8 +114,15 @@ def private_folder() -> Path:
 
 
 def run_key(run: Path) -> str:
-    """A hash of a run's model."""
-    return _hash(sha256_of(run / "model.safetensors"), sha256_of(run / "model.json"))
+    """A hash of a run's model.
+
+    Raises:
+        CheckpointError: it is not there, or its description is damaged.
+    """
+    read_description(run)
+    if not (run / WEIGHTS).is_file():
+        raise CheckpointError(f"{run}: no {WEIGHTS} here. Make the run again: slimp pretrain.")
+    return _hash(sha256_of(run / WEIGHTS), sha256_of(run / DESCRIPTION))
 
 
 def cohort_key(folder: Path) -> str:

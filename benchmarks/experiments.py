@@ -106,7 +106,8 @@ def section(page: dict[str, Any]) -> str:
 
 
 def minus(found: dict[str, Any]) -> str:
-    return f"{found['difference']:+.3f} {interval(found['ci95'])}"
+    low, high = found["ci95"]
+    return f"{found['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def interval(ends: list[float]) -> str:

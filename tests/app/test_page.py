@@ -356,6 +356,29 @@ def test_a_case_shows_what_is_known_of_it(tab, site):
     assert page.locator(".overlay").evaluate("(image) => image.style.opacity") == "0.2"
 
 
+def test_a_view_that_comes_late_does_not_pass_for_the_next_one(tab, site):
+    """The map's points arrive while a case, which is held up, has been asked for."""
+    held = []
+
+    def hold(route):
+        held.append(route)
+
+    tab.page.route("**/api/points*", hold)
+    tab.page.route("**/api/case/*", hold)
+    tab.page.goto(f"{site.address}/?token={TOKEN}")
+    while len(held) < 1:
+        tab.page.wait_for_timeout(20)
+    tab.page.evaluate("() => { location.hash = 'view=case&case=2'; }")
+    while len(held) < 2:
+        tab.page.wait_for_timeout(20)
+    held[0].continue_()
+    tab.page.wait_for_selector("#map .scatter", state="attached")
+    frame(tab.page)
+    assert tab.page.evaluate("document.body.dataset.ready") != "#view=case&case=2"
+    held[1].continue_()
+    assert site.table.image_id[2] in tab.ready().inner_text("#case")
+
+
 @pytest.mark.slow
 def test_nearest_cases_are_those_of_the_space(tab, site):
     page = tab.open("view=case&case=3")

@@ -28,7 +28,10 @@ function say(error) {
   $("message").hidden = !error;
 }
 
+let latest = 0; // number of the address shown last: what an earlier one was waiting for is too late
+
 async function route() {
+  const mine = ++latest;
   const view = address().view in views ? address().view : "map";
   if (FILTERED.includes(view) || view === "audit") origin.view = view;
   for (const name of Object.keys(views)) $(name).hidden = name !== view;
@@ -50,11 +53,12 @@ async function route() {
     }
     const shown = await mounted.get(view);
     await shown?.show?.();
+    if (mine !== latest) return;
     if (view === "case" && before !== "case") $("main").focus();
     else if (before === "case" && view !== "case") shown?.focus?.();
     document.body.dataset.ready = location.hash; // read by the tests
   } catch (error) {
-    say(error);
+    if (mine === latest) say(error);
   }
 }
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import record
+from summary import write_front_page
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "benchmarks" / "results" / "experiments"
@@ -45,6 +46,7 @@ def main() -> None:
         keep(*which.split(":"), arguments.work)
     pages = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(KEPT.glob("*.json"))]
     PAGE.write_text("\n".join([HEAD, *overview(pages), *map(section, pages)]), encoding="utf-8")
+    write_front_page()
     print(json.dumps({"experiments": len(pages)}))
 
 

@@ -1,4 +1,4 @@
-"""The results in `benchmarks/results/` as tables: writes `benchmarks/results/README.md`.
+"""The results in `benchmarks/results/` as tables: writes its README.md, and a few rows into ours.
 
 python benchmarks/summary.py
 """
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+FRONT = RESULTS.parents[1] / "README.md"
+MARK = "<!-- results -->", "<!-- /results -->"
 
 
 def main() -> None:
@@ -24,8 +26,61 @@ def main() -> None:
         parts.append("\n".join([*heading(path, content), "", *draw(content["result"])]))
     text = "\n\n".join(parts) + "\n"
     (RESULTS / "README.md").write_text(text, encoding="utf-8")
+    write_front_page()
     print(text)
     print(json.dumps({"files": len(parts) - 1}))
+
+
+def write_front_page() -> None:
+    """Puts the table of results between its marks in the project's README."""
+    before, rest = FRONT.read_text(encoding="utf-8").split(MARK[0])
+    table = "\n".join([MARK[0], *front_page(), MARK[1]])
+    FRONT.write_text(before + table + rest.split(MARK[1])[1], encoding="utf-8")
+
+
+def front_page() -> Iterator[str]:
+    """What pre-training adds on PAD-UFES-20, from ImageNet weights and from random ones."""
+    recipe, plain, scratch, against = (
+        json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["result"]["rows"]
+        for name in (
+            *("recipe_pad_ufes_20", "recipe_pad_ufes_20_against_plain"),
+            *("experiments/low-shot_pad-ufes-20", "experiments/nested-vs-flat_pad-ufes-20"),
+        )
+    )
+
+    def pick(rows: list[dict[str, Any]], **wanted: str) -> dict[str, Any]:
+        return next(row for row in rows if wanted.items() <= row.items())
+
+    def minus(found: dict[str, Any]) -> str:
+        low, high = found["ci95"]
+        mean = found.get("mean", found.get("difference"))
+        return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+    yield "PAD-UFES-20, six classes, balanced accuracy of a linear probe, five folds by patient; in"
+    yield "brackets 95 % intervals, over patients, of the paired difference.\n"
+    yield "| image encoder starts from | pre-training | image | image and metadata | minus none |"
+    yield "| --- | --- | --- | --- | --- |"
+    metadata = pick(recipe, arm="imagenet", features="table")["balanced_accuracy"]
+    yield f"| no images | none: metadata alone | | {metadata:.3f} | |"
+    arms = {
+        "imagenet": "none",
+        "plain": "image against all metadata, no levels (`benchmarks/plain_contrast.py`)",
+        "compact_cells": "`slimp pretrain --preset laptop`",
+    }
+    for arm, name in arms.items():
+        image, full = (pick(recipe, arm=arm, features=kind) for kind in ("image", "full"))
+        gain = "" if name == "none" else minus(full["balanced_accuracy_minus_imagenet"])
+        scores = " | ".join(f"{row['balanced_accuracy']:.3f}" for row in (image, full))
+        yield f"| ImageNet | {name} | {scores} | {gain} |"
+    for arm, name in {"untrained": "none", "flat": "flat", "nested": "nested"}.items():
+        some = {"arm": arm, "setting": "fraction 1", "labels": "native"}
+        image, full = (pick(scratch, features=kind, **some) for kind in ("image", "full"))
+        gain = minus(full["minus"]["untrained"]) if full["minus"] else ""
+        yield f"| random | {name} | {image['mean']:.3f} | {full['mean']:.3f} | {gain} |"
+    levels = pick(plain, arm="compact_cells", features="full")["balanced_accuracy_minus_plain"]
+    nested = pick(against, arm="nested", features="full", labels="native")["minus"]["flat"]
+    yield "\nWhat the levels add, image and metadata (0 inside an interval: no difference is shown):"
+    yield f"from ImageNet {minus(levels)}, from random weights (nested over flat) {minus(nested)}."
 
 
 def heading(path: Path, content: dict[str, Any]) -> list[str]:

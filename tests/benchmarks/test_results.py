@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from slimp.experiments.recipe import get_recipe
+from summary import front_page
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -43,3 +44,9 @@ def test_the_page_of_results_is_that_of_the_experiments() -> None:
     page = (ROOT / "docs" / "results.md").read_text("utf-8")
     heads = [line[3:].replace(", ", "_") for line in page.splitlines() if line.startswith("## ")]
     assert heads == ["Beside the paper", *(path.stem for path in EXPERIMENTS)]
+
+
+def test_the_table_of_the_readme_is_that_of_the_results() -> None:
+    """`python benchmarks/summary.py` writes it."""
+    text = "\n".join(["<!-- results -->", *front_page(), "<!-- /results -->"])
+    assert text in (ROOT / "README.md").read_text("utf-8")

@@ -172,6 +172,19 @@ DAMAGES = {
 """What the message names -> what happened to the folder."""
 
 
+def test_the_fingerprint_is_of_the_content_in_any_order(saved):
+    cohort = Cohort.load(saved)
+    tables = {
+        name: table.sample(frac=1, random_state=1) for name, table in vars(cohort.tables).items()
+    }
+    assert replace(cohort, tables=Tables(**tables)).fingerprint() == cohort.fingerprint()
+    images = cohort.images.assign(label=cohort.images["label"].iloc[::-1].to_numpy())
+    changed = replace(cohort, tables=replace(cohort.tables, images=images))
+    assert changed.fingerprint() != cohort.fingerprint()
+    cohort.save(saved.with_name("again"))
+    assert Cohort.load(saved.with_name("again")).fingerprint() == cohort.fingerprint()
+
+
 @pytest.mark.parametrize("named", DAMAGES)
 def test_damage_is_named(saved, named):
     DAMAGES[named](saved)

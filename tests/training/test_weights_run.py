@@ -41,8 +41,10 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "small.safetensors"
 
 
-def test_a_run_folder_is_itself(tmp_path: Path) -> None:
+def test_a_run_folder_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert as_run(tmp_path / "run") == tmp_path / "run"
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
     assert as_run("runs/mine") == Path("runs/mine")
 
 

@@ -105,13 +105,13 @@ def _announce(found: Adaptation) -> None:
 def _measure_forgetting(arguments: Arguments, reference: Cohort) -> None:
     from slimp.data.files import write_json
     from slimp.evaluation.forgetting import forgetting
+    from slimp.models.hub import find_model
     from slimp.training.devices import device_of
 
     device = device_of(arguments.config.accelerator)
     with progress_bar("embedding the reference") as progress:
-        found = forgetting(
-            arguments.run, arguments.out, reference, device=device, progress=progress
-        )
+        run = find_model(arguments.run)
+        found = forgetting(run, arguments.out, reference, device=device, progress=progress)
     write_json(arguments.out / "forgetting.json", found.to_dict())
     rows = [(name, found.main(name)) for name in found.after_minus_before]
     show_table(

@@ -24,6 +24,7 @@ ALSO_CALLED = {
     "k": "k_neighbors k_neighbours neighbors neighbours",
     "learning_rate": "lr",
     "lesion_weight": "lambda",
+    "licence": "license",
     "lesions": "batch batch_size bs",
     "nodes": "nnodes num_nodes",
     "out": "dir o output output_dir output_path save_dir",

@@ -67,12 +67,14 @@ def run(arguments: Arguments) -> None:
 def _retrieve(arguments: Arguments) -> Retrieval:
     from slimp.data.cohort import Cohort
     from slimp.evaluation.run_features import cached_features, parts_of_run
+    from slimp.models.hub import find_model
     from slimp.models.nested import Slimp
     from slimp.retrieval.extrapolate import extrapolate
     from slimp.retrieval.index import EmbeddedCohort
     from slimp.training.adapt import left_behind
 
-    model, run, how = Slimp.from_pretrained(arguments.run), arguments.run, arguments.inference
+    run, how = find_model(arguments.run), arguments.inference
+    model = Slimp.from_pretrained(run)
     stale = left_behind(run)
     reference, target = Cohort.load(arguments.reference), Cohort.load(arguments.target)
     show_cautions(reference)

@@ -5,6 +5,8 @@ How it lies on disk is in `slimp.data.cohort_files`.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from slimp.data.cohort_files import (
     rows_of,
 )
 from slimp.data.files import Images
-from slimp.data.schema import Schema
+from slimp.data.schema import LEVELS, Schema
 from slimp.data.splits import assign_groups, require_disjoint
 from slimp.errors import CohortError
 
@@ -127,6 +129,15 @@ class Cohort:
         if unknown := wanted - set(self.patients["patient_id"]):
             raise CohortError(f"cohort '{self.info.name}' has no patient '{min(unknown)}'.")
         return self.select(self.images["patient_id"].isin(wanted))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of schema, ids, labels and metadata, in any order of rows; not of pixels."""
+        digest = hashlib.sha256(json.dumps(self.schema.to_dict(), sort_keys=True).encode())
+        for level in LEVELS:
+            table = self.tables.of_level(level)
+            rows = pd.util.hash_pandas_object(table[sorted(map(str, table))], index=False)
+            digest.update(np.sort(rows.to_numpy()).tobytes())
+        return digest.hexdigest()
 
     def split(self, parts: Mapping[str, float], *, seed: int = 0) -> dict[str, Cohort]:
         """Patient-disjoint parts, stratified by label, as in `{"train": 0.8, "test": 0.2}`.

@@ -124,6 +124,7 @@ def take_apart(cohort: Cohort, task: Task, split: Split, fraction: float) -> Par
         train=_rows(cohort, split.train[~validates]),
         validation=_rows(cohort, split.train[validates]),
         held_out=_rows(cohort, split.test),
+        fingerprint=cohort.fingerprint(),
     )
 
 

@@ -11,6 +11,7 @@ the projections, s = images of this process's shard.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
@@ -30,6 +31,7 @@ from slimp.data.processes import gather_rows
 from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import CheckpointError
 from slimp.models.config import ModelConfig
+from slimp.models.hub import CARD, find_model, upload
 from slimp.models.image_encoder import ImageEncoder, ImageSpec, mixes_rows
 from slimp.models.known_weights import channels
 from slimp.models.losses import NestedLoss, Pair, SoftPositives, nested_loss
@@ -51,6 +53,14 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 
 TRAINING_ONLY = "training_only."
 """Before the names of parameters that only another objective needs: they are not saved."""
+PLAIN_CARD = """---
+library_name: slimp
+license: other
+---
+Weights of a model of slimp. Research software, not a medical device; not for diagnosis. Whoever
+published them said neither what they learned from nor under which licence they stand.
+"""
+"""The model card of a model whose run is not known."""
 ROWS_ON_CPU = 16
 """Batches are filled up to a multiple of this in training: a CPU's kernels are made, and kept, for
 each number of rows that they meet, and ragged batches would meet a new one in every step."""
@@ -208,14 +218,38 @@ class Slimp(Recursion):
             image=asdict(self.image_spec),
         )
 
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Slimp:
-        """The model of a run folder, in evaluation mode.
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        card: str = PLAIN_CARD,
+        public: bool = False,
+        revision: str | None = None,
+    ) -> str:
+        """Sends weights and description to OWNER/NAME of the hub, and returns the address.
+
+        A model in memory knows neither its data nor their licence: `slimp push RUN` writes a card
+        with both. A new repository is private unless `public`; `revision` is a branch.
 
         Raises:
-            CheckpointError: the folder holds no model, or a damaged one.
+            UserError: not a name of the hub's, or it refuses or cannot be reached.
         """
-        folder = Path(folder)
+        with tempfile.TemporaryDirectory(prefix="slimp-") as folder:
+            self.save_pretrained(folder)
+            Path(folder, CARD).write_text(card, encoding="utf-8")
+            return upload(Path(folder), name, public=public, revision=revision)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> Slimp:
+        """The model of a run folder, a bundle file or OWNER/NAME of the hub, in evaluation mode.
+
+        A folder or file that is here goes before a repository of the hub of that name;
+        OWNER/NAME@REVISION asks for a branch, tag or commit.
+
+        Raises:
+            CheckpointError: there is no model, or a damaged one.
+        """
+        folder = find_model(name)
         config, encodings, image = read_description(folder)
         try:
             model = cls(config, encodings)

@@ -40,7 +40,7 @@ from slimp.prediction.inputs import (
     with_imputed,
 )
 from slimp.prediction.novelty import Surroundings, load_reference
-from slimp.prediction.probe_folder import levels_of, read_calibration, read_model, read_record
+from slimp.prediction.probe_folder import levels_of, open_probe, read_calibration, read_model
 from slimp.prediction.result import UNCALIBRATED, Batch, Case, Prediction, refused
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -73,15 +73,15 @@ class Predictor:
         run: str | Path | None = None,
         device: str = "cpu",
     ) -> Predictor:
-        """The predictor of a folder that `slimp probe` wrote.
+        """The predictor of a folder that `slimp probe` wrote, or of a bundle that holds one.
 
         `run` is the folder of the encoders; None: where the probe says.
 
         Raises:
             UserError: the folder is not such a one, or its parts do not fit each other.
         """
-        config, folder = config or PredictConfig(), Path(folder)
-        record = read_record(folder)
+        config = config or PredictConfig()
+        folder, run, record = open_probe(Path(folder), run)
         probe = LinearProbe.load(folder)
         reference = load_reference(folder)
         model = read_model(record, run, folder)

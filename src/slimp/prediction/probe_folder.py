@@ -21,6 +21,8 @@ from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.result import Predictions
 from slimp.features.embed import FeatureTable
 from slimp.features.feature_sets import METADATA_KEYS, RELATIVE_TABLE, TABLE
+from slimp.models.hub import PROBE, unpacked
+from slimp.models.known_weights import PREFIX
 from slimp.models.nested import Slimp
 from slimp.prediction.novelty import save_reference
 from slimp.sources.split_file import split_rows
@@ -108,16 +110,38 @@ def read_record(folder: Path) -> dict[str, Any]:
     return {**content, **saw}
 
 
+def open_probe(
+    folder: Path, run: str | Path | None
+) -> tuple[Path, str | Path | None, dict[str, Any]]:
+    """Folders of a probe and of its run, which may be in a bundle file, and `config.json`.
+
+    Raises:
+        UserError: the file is no bundle, or one without a probe; the folder is not a probe's.
+    """
+    if folder.is_file():
+        bundle, inside = folder, unpacked(folder)
+        folder, run = inside / PROBE, inside if run is None else run
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"{bundle}: a bundle without a probe. Make one that can predict with: slimp bundle "
+                "RUN --probe DIR --out FILE."
+            )
+    return folder, run, read_record(folder)
+
+
 def read_model(record: Mapping[str, Any], run: str | Path | None, folder: Path) -> Slimp:
     """The encoders, from `run` or from where the probe says that they are.
 
     Raises:
         CheckpointError: they are not there, or are not those that the probe was made with.
     """
-    where = Path(run if run is not None else str(record.get("run", "")))
-    if run is None and (folder / where.name / "model.json").is_file():
+    said = str(record.get("run", ""))
+    where = Path(said) if run is None else as_run(run)
+    if run is None and said.startswith(PREFIX):
+        where = as_run(said)
+    elif run is None and (folder / where.name / "model.json").is_file():
         where = folder / where.name  # the run that a fine-tuning left beside it
-    elif run is None and not ((where := as_run(where)) / "model.json").is_file():
+    elif run is None and not (where / "model.json").is_file():
         raise CheckpointError(
             f"{folder}: the probe was made with the run '{where}', which is not there. "
             "If it moved, pass --run."

@@ -19,6 +19,7 @@ from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import CheckpointError, UserError
 from slimp.models.adapt_model import Part, Transfer, transfer
 from slimp.models.config import ModelConfig
+from slimp.models.hub import find_model
 from slimp.models.nested import Slimp
 from slimp.training.build_model import fit_encodings
 from slimp.training.config import AdaptConfig, PretrainConfig, part_of
@@ -96,7 +97,7 @@ def adapt(
     """The adapted model, in evaluation mode; everything about the new run is left in `out`.
 
     Args:
-        run: folder of the run to start from; read only.
+        run: the run to start from, as `Slimp.from_pretrained` takes it; read only.
         cohort: the target, with metadata at any levels, or none.
         config: all settings; the model's are the run's.
         out: folder of the new run.
@@ -109,7 +110,7 @@ def adapt(
             adaptation cannot be resumed.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
-    run, out = Path(run), Path(out)
+    run, out = find_model(run), Path(out)
     _require_apart(run, out)
     source = Slimp.from_pretrained(run)
     images_alone = not any(level.features for level in cohort.schema.levels)

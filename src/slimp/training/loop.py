@@ -242,9 +242,12 @@ def prepare(
 
 
 def describe(parts: Parts) -> dict[str, Any]:
-    """The patients that a run learns from, for `config.json`."""
+    """The data that a run learns from, and under which licence, for `config.json`."""
     counts = {f"{name}_patients": len(part.patients) for name, part in parts.named().items()}
-    return {"cohort": parts.train.info.name, **counts, "train_images": len(parts.train)}
+    info = parts.train.info
+    origin = {name: getattr(info, name) for name in ("source", "licence", "citation")}
+    origin |= {"fingerprint": parts.fingerprint}
+    return {"cohort": info.name, **counts, "train_images": len(parts.train), **origin}
 
 
 def require_agreement(progress: Progress, out: Path, device: torch.device) -> None:

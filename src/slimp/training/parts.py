@@ -37,6 +37,8 @@ class Parts:
     train: Cohort
     validation: Cohort | None
     held_out: Cohort | None
+    fingerprint: str = ""
+    """Of the whole cohort: `Cohort.fingerprint`."""
 
     def __post_init__(self) -> None:
         require_disjoint(
@@ -86,6 +88,7 @@ def set_aside(
             out patients of an earlier stage's training.
         TableError: the file of a split is unsound.
     """
+    fingerprint = cohort.fingerprint()
     cohort = cohort.flatten() if config.hierarchy == "flat" else cohort
     if not any(level.features for level in cohort.schema.levels) and not config.view_weight:
         raise CohortError(
@@ -101,7 +104,7 @@ def set_aside(
             f"cohort '{cohort.info.name}': no patients are left for validation, because earlier "
             f"stages learned from them, so --monitor {config.monitor} cannot choose. Leave it out."
         )
-    return Parts(**{name: parts.get(name) for name in PARTS})  # type: ignore[arg-type]
+    return Parts(fingerprint=fingerprint, **{name: parts.get(name) for name in PARTS})  # type: ignore[arg-type]
 
 
 def _asked_for(cohort: Cohort, config: PretrainConfig, known: Mapping[str, str]) -> Cohort:

@@ -7,6 +7,7 @@ from pathlib import Path
 from slimp.data.files import new_folder, sha256_of, write_json
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
+from slimp.models.hub import find_model
 from slimp.models.known_weights import PREFIX, cache_folder, described
 from slimp.models.nested import Slimp
 from slimp.models.published_weights import file_of
@@ -14,7 +15,7 @@ from slimp.training.run_folder import versions
 
 
 def as_run(run: str | Path) -> Path:
-    """The folder of a run; of `weights:NAME`, one in the cache that holds this encoder alone.
+    """The folder of a run, as `find_model` has it; of `weights:NAME`, of this encoder alone.
 
     NAME is one of `slimp weights list`, or a file that `slimp weights convert` wrote; `NAME@128`
     takes images of 128 px instead of the size that the weights were trained on. The folder has no
@@ -22,12 +23,12 @@ def as_run(run: str | Path) -> Path:
     know those of a public cohort.
 
     Raises:
-        UserError: there are no such weights on this machine.
+        UserError: there are no such weights on this machine, or the hub has no such model.
         CheckpointError: the file does not say which encoder it is of, or is damaged.
     """
     text = str(run)
     if not text.startswith(PREFIX):
-        return Path(run)
+        return find_model(run)
     name, at, side = (whole := text.removeprefix(PREFIX)).rpartition("@")
     if not at or Path(whole).is_file():
         name, side = whole, ""

@@ -40,12 +40,9 @@ DATA_TYPES = {"continuous": "sc:Float", "categorical": "sc:Text", "checkbox": "s
 def write_card(cohort: Cohort, splits: Sequence[str], path: Path) -> None:
     """The dataset card: licence, citation, what each column is, and what must not be an input."""
     info = cohort.info
-    plain = re.sub(r"\s+", "-", info.licence.strip().lower())
-    known = plain if plain in LICENCES else "other"
     files = [{"split": s, "path": f"data/{s}-*.parquet"} for s in dict.fromkeys(splits)]
     header = {
-        "license": known,
-        **({"license_name": plain[:80] or "unknown"} if known == "other" else {}),
+        **licence_header(info.licence),
         "task_categories": ["image-classification"],
         "configs": [{"config_name": "default", "data_files": files}],
     }
@@ -65,6 +62,14 @@ def write_card(cohort: Cohort, splits: Sequence[str], path: Path) -> None:
         *(["\nNever inputs of a model:\n", *refused] if refused else []),
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def licence_header(licence: str) -> dict[str, str]:
+    """A licence as the hub's front matter has it: one that it knows by name, or 'other'."""
+    plain = re.sub(r"\s+", "-", licence.strip().lower())
+    if plain in LICENCES:
+        return {"license": plain}
+    return {"license": "other", "license_name": plain[:80] or "unknown"}
 
 
 def write_croissant(cohort: Cohort, files: Sequence[Mapping[str, Any]], folder: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ PRIVATE = re.compile(
     re.IGNORECASE,
 )
 """Words that a reader would have to learn from us; house.md's table has the field's."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Imports libraries that a process would compile anew, unless it only hands out the tests.
+
+    What a module of the hook imports is looked for among the hook's own compiled files.
+    """
+    if config.getoption("dist", "no") == "no":
+        for name in ("beartype", "matplotlib.pyplot", "sklearn.ensemble", "timm"):
+            import_module(name)
 
 
 LONG = ("test_loop", "test_fuzz_inputs", "test_end_to_end", "test_nested", "test_protocol")

@@ -87,6 +87,7 @@ def test_a_leaking_split_is_named_as_one(probe, capsys):
     assert "split by image, so patients may both train and test" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_split_that_a_probe_leaves_gives_the_same_figures(probe, tmp_path, capsys):
     image = ("--subgroups", "none", "--features", "image")
     assert probe("--split", "grouped-5", "--seeds", "1", *image) == 0

@@ -223,6 +223,7 @@ def test_several_processes_train_to_the_same_weights(
 
 
 @forks
+@pytest.mark.slow
 def test_a_signal_to_one_process_ends_all_and_another_number_goes_on(
     alone: Path, tmp_path: Path
 ) -> None:

@@ -465,6 +465,7 @@ def test_weights_and_code_are_part_of_a_name(tmp_path):
 # ------------------------------------------------------------------ the command line, the recipes
 
 
+@pytest.mark.slow
 def test_the_command_line_runs_and_shows(tmp_path, capsys, monkeypatch):
     out = str(tmp_path / "out")
     words = ["experiment", "tiny", "--cohort", "synthetic", "--out", out]
@@ -491,7 +492,6 @@ def test_the_page_has_a_forest_plot_per_feature_set(whole):
 
 def test_a_cohort_folder_will_do(tmp_path):
     tiny_cohort(patients=36, seed=3).save(tmp_path / "cohort")
-    assert main(["experiment", "list", "--cohort", str(tmp_path / "cohort")]) == 0
     own = make_plan(RECIPE, TINY, str(tmp_path / "cohort"))
     share = Share(only={"arm": "metadata"})
     found = run_experiment(own, tmp_path / "out", share=share)

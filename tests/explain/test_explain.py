@@ -295,6 +295,7 @@ def test_the_command_line_leaves_a_folder(
     assert "--probe" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_probe_and_what_its_features_are_worth(run: Path, tmp_path: Path) -> None:
     tiny_cohort().save(tmp_path / "cohort")
     both = [str(run), str(tmp_path / "cohort")]
@@ -313,6 +314,7 @@ def test_a_probe_and_what_its_features_are_worth(run: Path, tmp_path: Path) -> N
     assert age["fall"].mean() == pytest.approx(features.loc["age", "fall"])
 
 
+@pytest.mark.slow
 def test_other_models_answer_the_same_question_on_the_same_images(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

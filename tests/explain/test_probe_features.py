@@ -65,8 +65,6 @@ def test_what_tells_the_class_is_worth_all_and_noise_nothing(
     assert max(found, key=lambda name: found[name].mean) in ("age", "all metadata")
     assert found["age"].ci95[0] > 0
     assert abs(found["image"].mean) < found["age"].mean / 2
-    one = replace(design, blocks={"image": np.zeros((len(y), 4))})
-    assert permutation_importance(probe, one, y, patients)["image"].mean == 0
 
 
 def test_patients_move_as_wholes() -> None:

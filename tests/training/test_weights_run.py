@@ -101,6 +101,7 @@ def test_it_cannot_be_adapted_and_the_way_is_named(tmp_path: Path) -> None:
         adapt("weights:monet@64", tiny_cohort(), AdaptConfig(), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_embed_probe_and_predict_take_it_for_a_run(
     tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

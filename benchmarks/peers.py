@@ -1,68 +1,449 @@
 """Beside what a user would pick instead: time and quality of both, in the same run.
 
-- probe: our probe of one block of features, against scikit-learn's `LogisticRegressionCV` on the
-  same standardised columns, the same choice of C, the same folds of patients and one BLAS thread.
+- train: a step of ViT-S/16 at 224 px on as many images: the nested loss, open_clip's step (its
+  text tower as small as our tables' encoders), the supervised step of timm's `train.py`.
+- large: the same in more images than have a graph at once: our chunks, open_clip's `accum_freq`.
+- views: two views per image: our loss of views, lightly's NTXentLoss on a timm model.
+- embed: features of a cohort's images, from encoded files: `embed`, open_clip and timm with their
+  own transforms and as many loading processes.
+- search: 10 nearest rows: `nearest`, FAISS's flat index, scikit-learn's NearestNeighbors.
+- probe: our probe of one block of features, against `LogisticRegressionCV` on the same
+  standardised columns, the same choice of C, the same folds of patients and one BLAS thread.
+- load: augmented images per second from two processes: our batches, torchvision's ImageFolder and
+  webdataset with torchvision's transforms.
 
-Both are taken in turn, `--repeats` times; ratios are of the medians.
+Every way runs in a process of its own, ways take turns, `--repeats` times; ratios are peer / ours,
+so above 1 we are ahead. All use the number format that is fastest on this processor. A peer that
+is not installed is left out: pip install open_clip_torch lightly faiss-cpu webdataset
 
-    python benchmarks/peers.py --rows 20000 --columns 384
+    python benchmarks/peers.py
+    python benchmarks/peers.py --row probe search --repeats 3
 """
 
 from __future__ import annotations
 
+import argparse
+import io
 import json
+import sys
+import tarfile
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sklearn
-from sklearn.linear_model import LogisticRegressionCV
-from sklearn.metrics import log_loss
-from sklearn.preprocessing import StandardScaler
+import torch
+import torch.nn.functional as F
 from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
 
-from harness import plain_parser, record
-from slimp.evaluation.folds import grouped_folds
-from slimp.evaluation.logistic import fit_logistic
-from slimp.evaluation.probe_config import ProbeConfig
-from slimp.features.design import Design
+from cohorts import add_cohort, load_cohort
+from harness import last_line_of, plain_parser, record
+from slimp.data.cohort import Cohort
+from slimp.training.config import PretrainConfig
 
-CLASSES = 8
+CLASSES, WIDTH, NEIGHBOURS, WORKERS, CHUNK = 8, 384, 10, 2, 32
 Array = np.ndarray[Any, np.dtype[Any]]
+Found = dict[str, float]
+"""`seconds`, and what says how good the answer was."""
+CPU = torch.device("cpu")
 
 
 def main() -> None:
-    parser = plain_parser(__doc__, quick="a minute: 1,500 rows of 96 columns, once")
-    parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--columns", type=int, default=384)
-    parser.add_argument("--repeats", type=int, default=3)
-    args = parser.parse_args()
-    if args.quick:
-        args.rows, args.columns, args.repeats = 1500, 96, 1
-    result = probe(args.rows, args.columns, args.repeats)
+    args = parse()
+    if args.way:
+        row, way = args.way.split(":")
+        print(json.dumps(WAYS[row][way](args)))
+        return
+    result: dict[str, Any] = {}
+    for row in args.row:
+        peers = {way: PACKAGES.get(way, way) for way in WAYS[row] if way != "slimp"}
+        missing = [p for p in peers.values() if not find_spec(MODULES.get(p, p.replace("-", "_")))]
+        for package in missing:
+            print(f"{row}: {package} is not installed, left out")
+        ways = ["slimp", *(way for way, package in peers.items() if package not in missing)]
+        found: dict[str, list[Found]] = {way: [] for way in ways}
+        for _ in range(args.repeats):
+            for way in ways:
+                found[way].append(last_line_of(__file__, *sys.argv[1:], "--way", f"{row}:{way}"))
+        result[row] = {way: summary(found["slimp"], found[way]) for way in ways}
+        for way in ways[1:]:
+            result[row][way]["version"] = version(peers[way])
+        show(row, result[row])
+    result["cuda"] = "not measured"
     if args.out:
-        record(args.out, result, "peers.py")
+        record(args.out, result, "peers.py", threads=torch.get_num_threads(), bf16=bf16())
     print(json.dumps(result))
 
 
-def probe(rows: int, columns: int, repeats: int) -> dict[str, Any]:
-    """Time to choose C and fit, and log-loss on as many other rows."""
-    x, y, patients = embeddings(2 * rows, columns)
-    config = ProbeConfig(features="image")
+def parse() -> argparse.Namespace:
+    parser = plain_parser(__doc__, quick="minutes: small sizes, once")
+    add_cohort(parser, real="pad-ufes-20")
+    parser.add_argument("--row", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--rows", type=int, default=20_000, help="of the probe")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.batch, args.large, args.images, args.index = 64, 256, 512, 100_000
+    if args.quick:
+        args.rows, args.repeats = 1500, 1
+        args.batch, args.large, args.images, args.index = 16, 64, 64, 20_000
+    return args
+
+
+def summary(ours: list[Found], theirs: list[Found]) -> dict[str, Any]:
+    """Medians; and the ratio to ours, of each turn and of the medians."""
+    medians = {key: float(np.median([run[key] for run in theirs])) for key in theirs[0]}
+    each = [b["seconds"] / a["seconds"] for a, b in zip(ours, theirs, strict=True)]
+    ratio = medians["seconds"] / float(np.median([run["seconds"] for run in ours]))
+    return {**medians, "ratio": ratio, "ratio_each": each}
+
+
+def show(row: str, ways: dict[str, dict[str, Any]]) -> None:
+    for way, found in ways.items():
+        more = {k: v for k, v in found.items() if isinstance(v, float) and k not in ("seconds",)}
+        low, high = min(found["ratio_each"]), max(found["ratio_each"])
+        quality = "  ".join(f"{k} {v:.4f}" for k, v in more.items() if k != "ratio")
+        print(
+            f"{row:7s}{way:14s}{found['seconds']:9.2f} s  {found['ratio']:6.2f} times ours "
+            f"[{low:.2f}, {high:.2f}]  {quality}",
+            flush=True,
+        )
+
+
+def bf16() -> bool:
+    from slimp.models.precision import bf16_is_fast
+
+    return bf16_is_fast(CPU)
+
+
+def autocast() -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=bf16())
+
+
+def timed(work: Callable[[], object], warm: Callable[[], object]) -> float:
+    warm()
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+# Training steps. The work does not depend on what the images show: all are random pixels.
+
+
+def our_step(images: int, *, chunk: int | None = None, views: int = 1) -> Found:
+    from slimp.models.precision import autocast_on, suit_to_device
+    from slimp.training.devices import fast_precision
+    from slimp.training.loop import learn
+    from slimp.training.optimizer import make_optimizer
+    from step import make_batch, make_model
+
+    alone = {"lesion_weight": 0.0, "patient_weight": 0.0, "view_weight": 1.0} if views > 1 else {}
+    config = fast_precision(PretrainConfig.from_preset("vit-s", chunk=chunk or images, **alone))
+    model = make_model(config)
+    suit_to_device(model, CPU, config.precision)
+    optimizer = make_optimizer(model, config)
+
+    def step(n: int) -> None:
+        batch = make_batch(model, n // views)
+        pixels = batch.pixels.expand(views, *batch.pixels.shape[1:])
+        cast = autocast_on(CPU, config.precision)
+        learn(model, replace(batch, pixels=pixels), optimizer, config, cast, 0)
+
+    return {"seconds": timed(lambda: step(images), lambda: step(8))}
+
+
+def clip_step(images: int, *, at_once: int | None = None) -> Found:
+    """As `open_clip_train`: `--accum-freq` embeds without graph, then piece by piece with one."""
+    from open_clip import ClipLoss
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    torch.manual_seed(0)
+    image = CLIPVisionCfg(layers=12, width=WIDTH, head_width=64, patch_size=16, image_size=224)
+    text = CLIPTextCfg(context_length=16, vocab_size=512, width=64, heads=2, layers=1)
+    model, loss = CLIP(WIDTH, image, text).train(), ClipLoss()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.2)
+
+    def step(n: int) -> None:
+        pixels, words = torch.randn(n, 3, 224, 224), torch.randint(512, (n, 16))
+        optimizer.zero_grad()
+        if at_once is None or at_once >= n:
+            with autocast():
+                total = loss(*model(pixels, words))
+            total.backward()
+        else:
+            parts = list(zip(pixels.split(at_once), words.split(at_once), strict=True))
+            with torch.no_grad(), autocast():
+                cached = [model(*part)[:2] for part in parts]
+            for i, part in enumerate(parts):
+                with autocast():
+                    own = model(*part)
+                    sides = [
+                        torch.cat(
+                            [*(c[s] for c in cached[:i]), own[s], *(c[s] for c in cached[i + 1 :])]
+                        )
+                        for s in (0, 1)
+                    ]
+                    total = loss(*sides, own[2])
+                total.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return {"seconds": timed(lambda: step(images), lambda: step(8))}
+
+
+def timm_step(images: int) -> Found:
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("vit_small_patch16_224", num_classes=CLASSES).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+    def step(n: int) -> None:
+        pixels, y = torch.randn(n, 3, 224, 224), torch.randint(CLASSES, (n,))
+        with autocast():
+            total = F.cross_entropy(model(pixels), y)
+        optimizer.zero_grad()
+        total.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return {"seconds": timed(lambda: step(images), lambda: step(8))}
+
+
+def lightly_step(images: int) -> Found:
+    import timm
+    from lightly.loss import NTXentLoss
+    from lightly.models.modules import SimCLRProjectionHead
+
+    torch.manual_seed(0)
+    backbone = timm.create_model("vit_small_patch16_224", num_classes=0).train()
+    head, loss = SimCLRProjectionHead(WIDTH, WIDTH, 128), NTXentLoss()
+    weights = [*backbone.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(weights, lr=1e-3)
+
+    def step(n: int) -> None:
+        views = torch.randn(2, n // 2, 3, 224, 224)
+        with autocast():
+            total = loss(*(head(backbone(view)) for view in views))
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+
+    return {"seconds": timed(lambda: step(images), lambda: step(8))}
+
+
+# Features of files, and loading them to train.
+
+
+def some_images(args: argparse.Namespace) -> Cohort:
+    cohort = load_cohort(args.cohort)
+    return cohort.select(np.arange(len(cohort)) < args.images)
+
+
+def our_embed(args: argparse.Namespace) -> Found:
+    from slimp.features.embed import embed
+    from slimp.features.encode import InferenceConfig
+    from slimp.training.build_model import build_model
+
+    cohort = some_images(args)
+    model = build_model(cohort, PretrainConfig.from_preset("vit-s", seed=0)).eval()
+    backend = "openvino" if find_spec("openvino") else "torch"
+    how = InferenceConfig(
+        backend=backend,  # type: ignore[arg-type]
+        precision="bf16" if bf16() else "32",
+        workers=WORKERS,
+    )
+    few = cohort.select(np.arange(len(cohort)) < 8)
+    return {"seconds": timed(lambda: embed(model, cohort, how), lambda: embed(model, few, how))}
+
+
+def open_clip_embed(args: argparse.Namespace) -> Found:
+    from open_clip import image_transform
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    image = CLIPVisionCfg(layers=12, width=WIDTH, head_width=64, patch_size=16, image_size=224)
+    model = CLIP(WIDTH, image, CLIPTextCfg(width=64, heads=2, layers=1)).eval()
+    return plain_embed(args, model.encode_image, image_transform(224, is_train=False))
+
+
+def timm_embed(args: argparse.Namespace) -> Found:
+    import timm
+
+    model = timm.create_model("vit_small_patch16_224", num_classes=0).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    return plain_embed(args, model, transform)
+
+
+def plain_embed(
+    args: argparse.Namespace, encode: Callable[[Tensor], Tensor], transform: Any
+) -> Found:
+    from torchvision.datasets import ImageFolder
+
+    with tempfile.TemporaryDirectory() as name:
+        write_folder(some_images(args), Path(name))
+        loader = torch.utils.data.DataLoader(
+            ImageFolder(name, transform), batch_size=64, num_workers=WORKERS
+        )
+
+        def run() -> None:
+            with torch.inference_mode(), autocast():
+                for pixels, _ in loader:
+                    encode(pixels).float().numpy()
+
+        with torch.inference_mode(), autocast():
+            return {"seconds": timed(run, lambda: encode(torch.randn(8, 3, 224, 224)))}
+
+
+def our_load(args: argparse.Namespace) -> Found:
+    from slimp.data.batches import PatientBatches, epoch_loader
+    from slimp.training.build_model import build_model
+
+    config = PretrainConfig.from_preset("small", workers=WORKERS, image_size=128, seed=0)
+    cohort = some_images(args)
+    data = PatientBatches(cohort, build_model(cohort, config).encodings, config, image_size=128)
+    epochs = range(1 + -(-8 * args.images // (data.batches_per_epoch * 64)))
+    with closing(epoch_loader(data, epochs)) as loader:
+        return per_image(len(batch.image_rows) for batch in loader)
+
+
+def folder_load(args: argparse.Namespace) -> Found:
+    from torchvision.datasets import ImageFolder
+
+    with tempfile.TemporaryDirectory() as name:
+        write_folder(some_images(args), Path(name))
+        folder = ImageFolder(name, torchvision_augmentation())
+        eightfold = torch.utils.data.ConcatDataset([folder] * 8)
+        loader = torch.utils.data.DataLoader(
+            eightfold, batch_size=64, shuffle=True, num_workers=WORKERS
+        )
+        return per_image(len(pixels) for pixels, _ in loader)
+
+
+def webdataset_load(args: argparse.Namespace) -> Found:
+    import webdataset
+
+    with tempfile.TemporaryDirectory() as name:
+        cohort = some_images(args)
+        for shard in range(WORKERS):
+            with tarfile.open(Path(name) / f"{shard}.tar", "w") as tar:
+                for i in range(shard, len(cohort), WORKERS):
+                    info, image = tarfile.TarInfo(f"{i:06d}.jpg"), cohort.read_image(i)
+                    info.size = len(image)
+                    tar.addfile(info, io.BytesIO(image))
+        urls = [str(Path(name) / f"{shard}.tar") for shard in range(WORKERS)]
+        data = webdataset.WebDataset(urls, shardshuffle=WORKERS).shuffle(1000).decode("pil")
+        data = data.to_tuple("jpg").map_tuple(torchvision_augmentation()).batched(64).repeat(8)
+        loader = webdataset.WebLoader(data, batch_size=None, num_workers=WORKERS)
+        return per_image(len(pixels) for (pixels,) in loader)
+
+
+def torchvision_augmentation() -> Any:
+    """Crop, mirroring and colours as ours in kind; normalised in the loader, as is usual."""
+    from torchvision.transforms import v2
+
+    return v2.Compose(
+        [
+            v2.RGB(),
+            v2.RandomResizedCrop(128, antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.RandomVerticalFlip(),
+            v2.ColorJitter(0.2, 0.2, 0.2),
+            v2.PILToTensor(),
+        ]
+    )
+
+
+def per_image(counts: Iterable[int]) -> Found:
+    """Seconds per 1,000 images, without the first batch: the processes have started."""
+    some: Iterator[int] = iter(counts)
+    next(some)
+    began = time.perf_counter()
+    images = sum(some)
+    return {"seconds": 1000 * (time.perf_counter() - began) / images}
+
+
+def write_folder(cohort: Cohort, folder: Path) -> None:
+    (folder / "images").mkdir()
+    for i in range(len(cohort)):
+        (folder / "images" / f"{i:06d}.jpg").write_bytes(cohort.read_image(i))
+
+
+# Search and probe, on rows as encoders give them.
+
+
+def search(args: argparse.Namespace, find: Callable[[Array, Array], Array]) -> Found:
+    """A tenth of the rows asks the others; `top1` agrees with a product in 64 bit."""
+    rows = embeddings(args.index, WIDTH)[0]
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    queries, index = rows[: args.index // 50], rows[args.index // 50 :]
+    find(queries[:8], index)
+    began = time.perf_counter()
+    answer = find(queries, index)
+    seconds = time.perf_counter() - began
+    few = queries[:200].astype(np.float64) @ index.T.astype(np.float64)
+    return {"seconds": seconds, "top1": float((few.argmax(axis=1) == answer[:200, 0]).mean())}
+
+
+def our_search(args: argparse.Namespace) -> Found:
+    from slimp.features.nearest import nearest
+
+    return search(args, lambda q, index: nearest(q, index, NEIGHBOURS).row)
+
+
+def faiss_search(args: argparse.Namespace) -> Found:
+    import faiss
+
+    def find(queries: Array, index: Array) -> Array:
+        flat = faiss.IndexFlatIP(WIDTH)
+        flat.add(index)
+        return np.asarray(flat.search(queries, NEIGHBOURS)[1])
+
+    return search(args, find)
+
+
+def sklearn_search(args: argparse.Namespace) -> Found:
+    from sklearn.neighbors import NearestNeighbors
+
+    def find(queries: Array, index: Array) -> Array:
+        found = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute", metric="cosine")
+        return np.asarray(found.fit(index).kneighbors(queries, return_distance=False))
+
+    return search(args, find)
+
+
+def our_probe(args: argparse.Namespace) -> Found:
+    from slimp.evaluation.logistic import fit_logistic
+    from slimp.features.design import Design
+
     names = tuple(str(c) for c in range(CLASSES))
-    train, test = slice(0, rows), slice(rows, None)
 
-    def ours() -> Array:
-        design = Design(blocks={"image": x[train]})
-        fitted = fit_logistic(design, y[train], patients[train], names, config, seed=0)
-        return fitted.predict_proba(x[test])
+    def predict(x: Array, y: Array, patients: Array, others: Array) -> Array:
+        fitted = fit_logistic(
+            Design(blocks={"image": x}), y, patients, names, probe_config(), seed=0
+        )
+        return fitted.predict_proba(others)
 
-    def theirs() -> Array:
-        fold = grouped_folds(y[train], patients[train], config.folds, seed=0)
-        scaler = StandardScaler().fit(x[train])
+    return probe(args, predict)
+
+
+def sklearn_probe(args: argparse.Namespace) -> Found:
+    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn.preprocessing import StandardScaler
+
+    from slimp.evaluation.folds import grouped_folds
+
+    def predict(x: Array, y: Array, patients: Array, others: Array) -> Array:
+        fold = grouped_folds(y, patients, probe_config().folds, seed=0)
+        scaler = StandardScaler().fit(x)
         model = LogisticRegressionCV(
-            Cs=sorted(config.strengths),
+            Cs=sorted(probe_config().strengths),
             cv=[(np.flatnonzero(fold != f), np.flatnonzero(fold == f)) for f in np.unique(fold)],
             scoring="neg_log_loss",
             l1_ratios=(0,),
@@ -70,27 +451,29 @@ def probe(rows: int, columns: int, repeats: int) -> dict[str, Any]:
             use_legacy_attributes=False,
         )
         with threadpool_limits(limits=1):
-            model.fit(scaler.transform(x[train]), y[train])
-        return np.asarray(model.predict_proba(scaler.transform(x[test])))
+            model.fit(scaler.transform(x), y)
+        return np.asarray(model.predict_proba(scaler.transform(others)))
 
-    seconds: dict[str, list[float]] = {"slimp": [], "scikit-learn": []}
-    losses: dict[str, float] = {}
-    ways: dict[str, Callable[[], Array]] = {"slimp": ours, "scikit-learn": theirs}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            losses[name] = float(log_loss(y[test], way()))
-            seconds[name].append(time.perf_counter() - began)
-            print(f"{name}: {seconds[name][-1]:.1f} s, log-loss {losses[name]:.4f}", flush=True)
-    medians = {name: float(np.median(times)) for name, times in seconds.items()}
-    each = [b / a for a, b in zip(seconds["slimp"], seconds["scikit-learn"], strict=True)]
-    return {
-        "probe_speedup": medians["scikit-learn"] / medians["slimp"],
-        "probe_speedup_each": each,
-        **{"rows": rows, "columns": columns, "peer": f"scikit-learn {sklearn.__version__}"},
-        **{f"seconds {name}": value for name, value in medians.items()},
-        **{f"log-loss {name}": value for name, value in losses.items()},
-    }
+    return probe(args, predict)
+
+
+def probe_config() -> Any:
+    from slimp.evaluation.probe_config import ProbeConfig
+
+    return ProbeConfig(features="image")
+
+
+def probe(
+    args: argparse.Namespace, predict: Callable[[Array, Array, Array, Array], Array]
+) -> Found:
+    """Time to choose C and fit, and log-loss on as many other rows."""
+    from sklearn.metrics import log_loss
+
+    x, y, patients = embeddings(2 * args.rows, 96 if args.quick else WIDTH)
+    train, test = slice(0, args.rows), slice(args.rows, None)
+    began = time.perf_counter()
+    found = predict(x[train], y[train], patients[train], x[test])
+    return {"seconds": time.perf_counter() - began, "log_loss": float(log_loss(y[test], found))}
 
 
 def embeddings(rows: int, columns: int) -> tuple[Array, Array, Array]:
@@ -104,6 +487,30 @@ def embeddings(rows: int, columns: int) -> tuple[Array, Array, Array]:
     mixing, _ = np.linalg.qr(rng.normal(size=(columns, columns)))
     x = (0.7 * centres[y] + rng.normal(size=(rows, columns)) * spread) @ mixing
     return x.astype(np.float32), y, np.arange(rows) // 5
+
+
+WAYS: dict[str, dict[str, Callable[[argparse.Namespace], Found]]] = {
+    "train": {
+        "slimp": lambda args: our_step(args.batch),
+        "open_clip": lambda args: clip_step(args.batch),
+        "timm": lambda args: timm_step(args.batch),
+    },
+    "large": {
+        "slimp": lambda args: our_step(args.large, chunk=3 * CHUNK),
+        "open_clip": lambda args: clip_step(args.large, at_once=CHUNK),
+    },
+    "views": {
+        "slimp": lambda args: our_step(args.batch, views=2),
+        "lightly": lambda args: lightly_step(args.batch),
+    },
+    "embed": {"slimp": our_embed, "open_clip": open_clip_embed, "timm": timm_embed},
+    "search": {"slimp": our_search, "faiss": faiss_search, "scikit-learn": sklearn_search},
+    "probe": {"slimp": our_probe, "scikit-learn": sklearn_probe},
+    "load": {"slimp": our_load, "torchvision": folder_load, "webdataset": webdataset_load},
+}
+PACKAGES = {"open_clip": "open_clip_torch", "faiss": "faiss-cpu"}
+"""On the index of Python packages, where it is called otherwise."""
+MODULES = {"open_clip_torch": "open_clip", "faiss-cpu": "faiss", "scikit-learn": "sklearn"}
 
 
 if __name__ == "__main__":

@@ -130,6 +130,20 @@ def test_the_baseline_of_the_metadata_knows_no_more_than_the_features(cohort, ta
     assert set(assess(replace(table, raw=none), cohort, QUICK).baselines) == {"majority"}
 
 
+def test_imputed_features_that_add_nothing_are_called_so(cohort, table):
+    """The lesion features are noise beside images that give the label away."""
+    found = assess(replace(table, imputed=("lesion",)), cohort, QUICK)
+    assert found.imputed_worth is not None
+    assert not found.imputed_worth.enough
+    assert found.to_dict()["imputed_worth"]["without"] == found.imputed_worth.without
+    assert any(str(found.imputed_worth) in caution for caution in found.cautions)
+    image, lesion = table.features["image"], table.features["lesion"]
+    swapped = {**table.features, "image": lesion, "lesion": image}
+    useful = replace(table, features=swapped, imputed=("lesion",))
+    assert assess(useful, cohort, QUICK).imputed_worth.enough
+    assert assess(table, cohort, QUICK).imputed_worth is None
+
+
 def test_the_probe_by_patient_is_not_repeated_for_the_leakage_table(assessed):
     assert assessed.leakage.balanced_accuracy["patient"] is assessed.main.balanced_accuracy
 

@@ -116,6 +116,8 @@ def show(result: Assessment) -> None:
     )
     for caution in result.cautions:
         say(f"CAUTION: {caution}")
+    if (worth := result.imputed_worth) is not None and worth.enough:
+        say(f"imputed metadata are worth having: {worth}")
     metrics = ("balanced_accuracy", "auroc_macro_ovr", "f1_macro")
     named = {f"no pre-training: {found.name}": found for found in result.baselines.values()}
     show_table(

@@ -12,6 +12,7 @@ import pandas as pd
 from slimp.data.cohort import Cohort
 from slimp.data.files import new_file, write_json
 from slimp.errors import UserError
+from slimp.evaluation.added_worth import AddedWorth, added_worth
 from slimp.evaluation.baselines import majority, metadata_baseline
 from slimp.evaluation.bootstrap import plain
 from slimp.evaluation.folds import (
@@ -64,6 +65,8 @@ class Assessment:
     """What the intervals resample: lesions where the cohort has no patient ids."""
     imputed: tuple[str, ...] = ()
     """Features with rows that `slimp retrieve` imputed from other patients."""
+    imputed_worth: AddedWorth | None = None
+    """Of these features beside the others, where cross-validation can tell."""
     low_shot: LowShot | None = None
     missing_grid: MissingGrid | None = None
     leakage: Leakage | None = None
@@ -104,6 +107,8 @@ class Assessment:
                 f"The features {', '.join(self.imputed)} are imputed by retrieval, not observed: "
                 "they are those of other patients with similar images."
             )
+        if self.imputed_worth is not None and not self.imputed_worth.enough:
+            found.append(f"What is imputed is better left out: {self.imputed_worth}.")
         if self.leak:
             found.append(self.leak)
         if not self.main.converged:
@@ -113,7 +118,8 @@ class Assessment:
     def to_dict(self) -> dict[str, Any]:
         """The content of `metrics.json`: the main result, then what to compare it with."""
         unsaid = self.saw_test_patients is None
-        found = {"over_frozen": self.gain, **{name: getattr(self, name) for name in PROTOCOLS}}
+        names = ("imputed_worth", *PROTOCOLS)
+        found = {"over_frozen": self.gain, **{name: getattr(self, name) for name in names}}
         content = {
             **self.main.to_dict(),
             "resampling": {"unit": self.unit, "n_test": self.main.n_test_patients},
@@ -219,8 +225,25 @@ def assess(
         seen_labels=len(tested.intersection(labels_known)),
         unit=unit,
         imputed=table.imputed,
+        imputed_worth=_imputed_worth(table, config, parts),
         **measured,
     )
+
+
+def _imputed_worth(
+    table: FeatureTable, config: ProbeConfig, parts: Parts | None
+) -> AddedWorth | None:
+    """Of the imputed features, on the first split's training patients."""
+    more = table.design(config.features)
+    rest = {name: x for name, x in more.blocks.items() if name not in table.imputed}
+    if len(rest) == len(more.blocks):
+        return None
+    task = make_task(table.ids, config, parts)
+    try:
+        less = replace(more, blocks=rest)
+        return added_worth(more, less, task, task.splits[0].train, config)
+    except UserError:  # too few patients have labels
+        return None
 
 
 def _protocols(

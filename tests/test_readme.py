@@ -116,6 +116,9 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     assert {"cohort", "table", "result"} <= set(names)
 
 
-def test_python_of_the_method_runs():
-    for code in blocks(ROOT / "docs" / "method.md", "python"):
-        exec(compile(code, "method.md", "exec"), {})  # the page is ours
+@pytest.mark.parametrize("name", ["method.md", "python.md"])
+def test_python_of_the_docs_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for code in blocks(ROOT / "docs" / name, "python"):
+        exec(compile(code, name, "exec"), names)  # the page is ours

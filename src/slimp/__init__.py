@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from slimp.models.trace_checkpoints import official_rows as official_rows
     from slimp.prediction.config import PredictConfig as PredictConfig
     from slimp.prediction.predictor import Predictor as Predictor
+    from slimp.prediction.sklearn_transformer import SlimpTransformer as SlimpTransformer
     from slimp.retrieval.extrapolate import extrapolate as extrapolate
     from slimp.training.adapt import adapt as adapt
     from slimp.training.config import AdaptConfig as AdaptConfig
@@ -45,6 +46,7 @@ _HOMES = {
     "PretrainConfig": "slimp.training.config",
     "Schema": "slimp.data.schema",
     "Slimp": "slimp.models.nested",
+    "SlimpTransformer": "slimp.prediction.sklearn_transformer",
     "Trace": "slimp.models.trace",
     "UserError": "slimp.errors",
     "adapt": "slimp.training.adapt",

@@ -119,7 +119,8 @@ class SlimpTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             UserError: an image is missing, or a cell does not fit its column.
         """
         check_is_fitted(self)
-        table, content = _checked(X, self.image), {"image": self.image}
+        table = _checked(X, self.image)
+        content: dict[str, Any] = {"image": self.image}
         for level, encoding in self.model_.encodings.items():
             # Categories are left open: one that the model does not know is missing to it.
             content[f"{level}_metadata"] = {

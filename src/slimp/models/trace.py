@@ -3,7 +3,8 @@
 Parameter names are those of the published implementation, so that its checkpoints load.
 
 Axis names: n = rows, t = tokens (one per feature: continuous first, then the others), s = 1 + t
-(the CLS token in front), h = width, c = continuous features, g = boxes of a checkbox group.
+(the CLS token in front), h = width, c = continuous and k = categorical features, g = groups of
+checkboxes, b = boxes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Bool, Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from slimp.data.config import require_fractions, require_positive
@@ -74,12 +76,19 @@ class Trace(nn.Module):
         rows of n rows and t tokens -> (n, embed_dim)
     """
 
+    coded: Tensor
+    grouped: Tensor
+    order: Tensor
+    first_row: Tensor
+    group_of_box: Tensor
+
     def __init__(self, features: TraceFeatures, config: TraceConfig | None = None) -> None:
         super().__init__()
         self.features = features
         self.config = config = config or TraceConfig()
         self.embed_dim = width = config.width
         self.embeddings = nn.ModuleList(_table(size, width) for size in features.categorical)
+        self._number_tables()
         if features.continuous and config.continuous == "mlp":
             self.num_mlp = ContinuousMLP(features.continuous, width)
         elif features.continuous and config.continuous == "embed":
@@ -96,6 +105,21 @@ class Trace(nn.Module):
             mlp_ratio=config.mlp_ratio,
             dropout=config.dropout,
         )
+
+    def _number_tables(self) -> None:
+        """Where each feature is among those of its kind, and each table in all of them."""
+        kinds = self.features.categorical
+        grouped = torch.tensor([isinstance(size, tuple) for size in kinds], dtype=torch.bool)
+        rows = [len(x.weight) for x in self.embeddings if isinstance(x, nn.Embedding)]
+        sizes = [len(size) for size in kinds if isinstance(size, tuple)]
+        self.register_buffer("coded", (~grouped).nonzero()[:, 0], persistent=False)
+        self.register_buffer("grouped", grouped.nonzero()[:, 0], persistent=False)
+        places = torch.cat([self.coded, self.grouped]).argsort()
+        self.register_buffer("order", places, persistent=False)
+        first = torch.tensor([0, *rows], dtype=torch.long).cumsum(0)[:-1]
+        self.register_buffer("first_row", first, persistent=False)
+        numbers = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.long))
+        self.register_buffer("group_of_box", numbers, persistent=False)
 
     def forward(self, rows: Rows) -> Float[Tensor, "n embed_dim"]:
         """The pooled output, before any head."""
@@ -138,31 +162,44 @@ class Trace(nn.Module):
             known = rows.present[:, : self.features.continuous]
             yield torch.where(known.unsqueeze(-1), self.num_mlp(values), 0.0)
 
-    def _categorical(self, rows: Rows) -> Iterable[Float[Tensor, "n 1 h"]]:
-        code, box = 0, 0
-        known = rows.present[:, self.features.continuous :].unbind(1)
-        for size, table, here in zip(
-            self.features.categorical, self.embeddings, known, strict=True
-        ):
-            if isinstance(size, int):
-                # Row 0 gets no gradient: it stays 0 here. In published checkpoints it is not 0,
-                # since their tables are initialised once more after the row was zeroed.
-                token = table(torch.where(here, rows.categorical[:, code], 0))
-                code += 1
-            else:
-                ticks = rows.checkbox[:, box : box + len(size)]
-                ticks = torch.where(here.unsqueeze(-1), ticks, 0.0)
-                token = self._checkbox(cast("nn.ModuleList", table), ticks)
-                box += len(size)
-            yield token.unsqueeze(1)
+    def _categorical(self, rows: Rows) -> Iterable[Float[Tensor, "n _ h"]]:
+        """Tokens of categories and of groups of boxes, in the order of the features.
 
-    def _checkbox(self, tables: nn.ModuleList, ticks: Float[Tensor, "n g"]) -> Float[Tensor, "n h"]:
+        Few large operations: one per feature would take longer than the Transformer.
+        """
+        known = rows.present[:, self.features.continuous :]
+        parts = []
+        if len(self.coded):
+            codes = torch.where(known[:, self.coded], rows.categorical, 0)
+            parts.append(self._looked_up(codes))
+        if len(self.grouped):
+            parts.append(self._checkboxes(rows.checkbox, known[:, self.grouped]))
+        if len(parts) == 2:
+            parts = [torch.cat(parts, dim=1).index_select(1, self.order)]
+        yield from parts
+
+    def _looked_up(self, codes: Int[Tensor, "n k"]) -> Float[Tensor, "n k h"]:
+        tables = [table.weight for table in self.embeddings if isinstance(table, nn.Embedding)]
+        found = F.embedding(codes + self.first_row, torch.cat(tables))
+        # Row 0 gets no gradient: it stays 0 here. In published checkpoints it is not 0, since
+        # their tables are initialised once more after the row was zeroed.
+        return torch.where((codes > 0).unsqueeze(-1), found, found.detach())
+
+    def _checkboxes(
+        self, ticks: Float[Tensor, "n b"], known: Bool[Tensor, "n g"]
+    ) -> Float[Tensor, "n g h"]:
+        """A token per group."""
+        groups = [group for group in self.embeddings if isinstance(group, nn.ModuleList)]
+        boxes = [cast("nn.Embedding", box).weight for group in groups for box in group]
         # The row of an unticked box is multiplied by 0, so only the row of a tick counts.
-        ticked = torch.stack([cast("nn.Embedding", table).weight[1] for table in tables])  # (g, h)
-        boxes = ticked * ticks.to(ticked.dtype).unsqueeze(-1)  # (n, g, h)
-        if self.config.checkbox == "sum":
-            return boxes.sum(dim=1)
-        return boxes.prod(dim=1) if self.config.checkbox == "prod" else boxes.amax(dim=1)
+        ticked = torch.cat(boxes)[1::2]  # (b, h)
+        ticks = torch.where(known[:, self.group_of_box], ticks, 0.0)
+        tokens = ticked * ticks.to(ticked.dtype).unsqueeze(-1)  # (n, b, h)
+        if len(boxes) == len(groups):
+            return tokens
+        join = {"sum": torch.sum, "prod": torch.prod, "max": torch.amax}[self.config.checkbox]
+        parts = tokens.split([len(group) for group in groups], dim=1)
+        return torch.stack([join(part, dim=1) for part in parts], dim=1)
 
     def _pool(
         self, encoded: Float[Tensor, "n s h"], absent: Bool[Tensor, "n t"] | None

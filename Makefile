@@ -14,13 +14,14 @@ PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3.14 py
 TEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench clean
+.PHONY: help demo test test-slow check docs bench clean
 
 help:
 	@echo "make demo       the main job on a synthetic cohort, with a report, in 2 to 3 minutes"
 	@echo "make test       the tests that take seconds"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make check      formatting, lint, types, doctests and the fast tests"
+	@echo "make docs       the documentation site in build/docs/site; DOCS=--quick runs no notebook"
 	@echo "make bench      every benchmark, shortened"
 	@echo "make clean      remove caches and builds; runs/ and .venv stay"
 
@@ -43,6 +44,9 @@ check: $(VENV)/.installed
 	$(BIN)/python -m xdoctest --quiet slimp
 	$(TEST) -m "not slow"
 
+docs: $(VENV)/.docs
+	$(BIN)/python docs/build_site.py $(DOCS)
+
 bench: $(VENV)/.installed
 	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do \
 	  echo "== $$file --quick"; $(BIN)/python "$$file" --quick; \
@@ -64,4 +68,8 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install -e . --group dev -c constraints.txt
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --group docs -c constraints.txt
 	@touch $@

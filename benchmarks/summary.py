@@ -79,7 +79,7 @@ def front_page() -> Iterator[str]:
         yield f"| random | {name} | {image['mean']:.3f} | {full['mean']:.3f} | {gain} |"
     levels = pick(plain, arm="compact_cells", features="full")["balanced_accuracy_minus_plain"]
     nested = pick(against, arm="nested", features="full", labels="native")["minus"]["flat"]
-    yield "\nWhat the levels add, image and metadata (0 inside an interval: no difference is shown):"
+    yield "\nWhat the levels add, image and metadata (0 in an interval: no difference is shown):"
     yield f"from ImageNet {minus(levels)}, from random weights (nested over flat) {minus(nested)}."
 
 

@@ -68,7 +68,7 @@ def parse(
     if {"-h", "--help", "--help-all"} & set(argv):
         about = f"Example: {example}\n\n{about.strip()}" if example else about.strip()
         shown = () if "--help-all" in argv else shown
-        presets = _presets(config_class)
+        presets = presets_of(config_class)
         parser = Parser(command, flags, about=about, shown=shown, presets=presets)
         sys.stdout.write(parser.format_help())
         raise SystemExit(0)
@@ -178,7 +178,7 @@ def read_config(path: Path, config_class: type, *, section: str = "") -> dict[st
     return values
 
 
-def _presets(config_class: type | None) -> dict[str, dict[str, Any]]:
+def presets_of(config_class: type | None) -> dict[str, dict[str, Any]]:
     """Preset -> the defaults that it sets; empty if the configuration has none."""
     if config_class is None or not hasattr(config_class, "preset_values"):
         return {}

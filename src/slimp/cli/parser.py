@@ -155,7 +155,7 @@ class Parser(argparse.ArgumentParser):
         for title in groups:
             group = self.add_argument_group(title)
             for flag in flags:
-                text = (flag.help + _default(flag, presets or {})).replace("%", "%%")
+                text = (flag.help + default_words(flag, presets or {})).replace("%", "%%")
                 if flag.group == title:
                     _add(group, flag, argparse.SUPPRESS if flag in hidden else text)
 
@@ -218,7 +218,7 @@ def _add(group: Any, flag: Flag, text: str) -> None:
         )
 
 
-def _default(flag: Flag, presets: Mapping[str, Mapping[str, Any]]) -> str:
+def default_words(flag: Flag, presets: Mapping[str, Mapping[str, Any]]) -> str:
     """' (default: 64; tiny: 32)', or nothing where there is no default to speak of."""
     if flag.hint is bool:
         return " (on by default)" if flag.default is True else ""

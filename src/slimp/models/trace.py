@@ -197,9 +197,13 @@ class Trace(nn.Module):
         tokens = ticked * ticks.to(ticked.dtype).unsqueeze(-1)  # (n, b, h)
         if len(boxes) == len(groups):
             return tokens
-        join = {"sum": torch.sum, "prod": torch.prod, "max": torch.amax}[self.config.checkbox]
-        parts = tokens.split([len(group) for group in groups], dim=1)
-        return torch.stack([join(part, dim=1) for part in parts], dim=1)
+        parts = torch.split(tokens, [len(group) for group in groups], dim=1)
+        return torch.stack([self._joined(part) for part in parts], dim=1)
+
+    def _joined(self, boxes: Float[Tensor, "n b h"]) -> Float[Tensor, "n h"]:
+        if self.config.checkbox == "sum":
+            return boxes.sum(dim=1)
+        return boxes.prod(dim=1) if self.config.checkbox == "prod" else boxes.amax(dim=1)
 
     def _pool(
         self, encoded: Float[Tensor, "n s h"], absent: Bool[Tensor, "n t"] | None

@@ -17,9 +17,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import slimp
 from slimp.cli.flags import InFiles, config_field, flags_of, presets_of
@@ -49,9 +49,8 @@ def main() -> None:
             copy(path, pages)
         elif path.suffix == ".py" and path.parent.name == "examples":
             render(path, pages / "tutorials", run=not arguments.quick)
-    for name in MOVED:
-        if name != "README.md":  # docs/index.md takes its place
-            copy(ROOT / name, pages)
+    for name in list(MOVED)[1:]:  # docs/index.md takes the place of README.md
+        copy(ROOT / name, pages)
     (pages / "flags.md").write_text(all_flags(), encoding="utf-8")
     (pages / "api.md").write_text(public_names(), encoding="utf-8")
     shutil.copy(ROOT / "docs" / "zensical.toml", arguments.out)
@@ -93,9 +92,8 @@ def render(path: Path, folder: Path, *, run: bool = True) -> str:
     import matplotlib.pyplot as plt
 
     folder.mkdir(parents=True, exist_ok=True)
-    names: dict[str, Any] = {"__name__": "__main__"}
-    lines: list[str] = []
-    drawn = 0
+    names: dict[str, object] = {"__name__": "__main__"}
+    lines, drawn, begun = list[str](), 0, time.process_time()
     with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):
         cells = re.split(r"^# %%(.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
         for kind, cell in zip(cells[::2], map(str.strip, cells[1::2]), strict=True):
@@ -113,7 +111,8 @@ def render(path: Path, folder: Path, *, run: bool = True) -> str:
                 plt.figure(number).savefig(folder / f"{path.stem}-{drawn}.png", dpi=110)
                 lines += [f"![Drawn by the lines above]({path.stem}-{drawn}.png)", ""]
             plt.close("all")
-    text = "\n".join([*lines, f"This page is `examples/{path.name}`, run when the site was built."])
+    spent = f"in {time.process_time() - begun:.0f} s of processor time" if run else "without output"
+    text = "\n".join([*lines, f"This page is `examples/{path.name}`, made {spent}."])
     (folder / f"{path.stem}.md").write_text(text, encoding="utf-8")
     return text
 

@@ -81,8 +81,8 @@ for column, score in passed.items():
 
 # %% [markdown]
 # Take a column only where its interval lies above 0, and remember that of thirty columns one
-# passes by chance now and then. Few do with a small encoder trained for a minute; that is an
-# answer, too.
+# passes by chance now and then. Few do with an encoder as small as this one; that is an answer,
+# too.
 #
 # ## Third question: does it help the diagnosis?
 #

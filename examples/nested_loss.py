@@ -19,10 +19,9 @@ encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 64), nn.GELU(), nn.
 of_lesion, of_patient = nn.Linear(5, 32), nn.Linear(3, 16)
 
 # %% [markdown]
-# A batch holds images, rows of lesion metadata, rows of patient metadata, and the lesion or patient
-# that each belongs to.
-# Patients may have any number of lesions, and lesions any number of images. Here the metadata are
-# noise that also tints the image, so there is something to find.
+# A batch holds images, rows of lesion metadata, rows of patient metadata, and the lesion or
+# patient that each belongs to. Patients may have any number of lesions, and lesions any number of
+# images. Here the metadata are noise that also tints the image, so there is something to find.
 
 
 # %%

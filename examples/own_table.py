@@ -82,8 +82,8 @@ terminal("slimp data check cohorts/clinic")
 # %% [markdown]
 # ## 3. Pre-train and probe
 #
-# `tiny` from random weights takes a minute here. For your data use `--preset laptop`, which starts
-# from ImageNet.
+# `tiny`, from random weights, is for trying things out. For your data use `--preset laptop`, which
+# starts from ImageNet.
 
 # %%
 terminal(

@@ -2,8 +2,8 @@
 # # Reproducing a table of the paper
 #
 # An experiment is a table of the paper as one command. This is Table 3, nested against flat
-# pre-training, made so small that it takes half a minute: it shows how to run and read one, and
-# its figures mean nothing. [docs/results.md](../docs/results.md) has the runs to their end.
+# pre-training, made as small as it gets: it shows how to run and read one, and its figures mean
+# nothing. [docs/results.md](../docs/results.md) has the runs to their end.
 
 # %%
 import contextlib

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Quickstart: drawn patients, from images to predictions
 #
-# Two minutes on one core, without a download. The patients, lesions and photographs are invented
-# by a program ([how](../docs/synthetic.md)), so nothing here says anything about real skin: it
-# shows what the calls are and what comes back.
+# Without a download: the patients, lesions and photographs are invented by a program
+# ([how](../docs/synthetic.md)), so nothing here says anything about real skin: it shows what the
+# calls are and what comes back.
 
 # %%
 import io

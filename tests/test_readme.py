@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import tomllib
 from importlib import import_module
 from pathlib import Path
@@ -122,3 +123,76 @@ def test_python_of_the_docs_runs(name, tmp_path, monkeypatch):
     names: dict[str, object] = {}
     for code in blocks(ROOT / "docs" / name, "python"):
         exec(compile(code, name, "exec"), names)  # the page is ours
+
+
+NOT_RUN = {"datasets.md": "reads a published archive", "download.md": "needs the network"}
+ALONE = {"method.md", "python.md"}  # above
+
+
+@pytest.fixture(scope="module")
+def workplace(made, tmp_path_factory) -> Path:
+    """A folder in which the places that the pages name are there."""
+    from slimp.cli.main import main
+    from slimp.data.cohort import Cohort
+    from slimp.sources.synthetic.cohort import SyntheticConfig, write_masks
+
+    here = tmp_path_factory.mktemp("workplace")
+    cohort = Cohort.load(made["cohort"])
+    for name in ("new", "masks", "cohorts"):
+        (here / name).mkdir()
+    shutil.copytree(made["cohort"], here / "cohorts" / "pad")
+    for name, patients in {"mine": 20, "ham": 12}.items():
+        shutil.copytree(made["run"], here / "runs" / {"ham": "pad"}.get(name, name))
+        few = cohort.select_patients(cohort.patients["patient_id"][:patients])
+        few.save(here / "cohorts" / name)
+    (here / "new" / "a.jpg").write_bytes(cohort.read_image(0))
+    write_masks(here / "masks", SyntheticConfig.of(cohort.info), cohort.images["image_id"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        for line in (
+            "probe runs/pad cohorts/pad --out probes/image --features image --no-report",
+            "data export cohorts/pad --format webdataset --out shards/pad",
+            "data export cohorts/pad --format hf --ignore-splits --out hub/pad",
+        ):
+            assert main(line.split()) == 0
+    return here
+
+
+def known(here: Path) -> dict[str, object]:
+    """What the pages take for granted."""
+    import slimp
+    from slimp.evaluation.probe_config import ProbeConfig
+    from slimp.evaluation.protocol import assess
+    from slimp.evaluation.run_features import parts_of_run
+    from slimp.evaluation.similarity import similarity_by_level
+    from slimp.experiments.missing_metadata import hide
+
+    cohort, ham = (slimp.Cohort.load(here / "cohorts" / name) for name in ("pad", "ham"))
+    model = slimp.Slimp.from_pretrained(here / "runs" / "pad")
+    table = slimp.embed(model, cohort)
+    return {
+        **{"slimp": slimp, "cohort": cohort, "model": model, "table": table},
+        "sides": [
+            (side, slimp.embed(model, side).features["image"]) for side in (cohort, hide(ham, 1.0))
+        ],
+        "parts": parts_of_run(here / "runs" / "pad", cohort),
+        "train_patients": cohort.patients["patient_id"].tolist(),
+        "lesions_of_donors": cohort.lesions,
+        "patients_of_donors": cohort.patients,
+        "found": assess(table, cohort, ProbeConfig(features="image", seeds=1, replicates=10)),
+        "similarity": similarity_by_level(model, cohort, table.features["image"]),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page",
+    [p for p in PAGES if blocks(p, "python") and p.name not in {*NOT_RUN, *ALONE, "README.md"}],
+    ids=lambda page: page.stem,
+)
+@pytest.mark.filterwarnings("default")  # of the libraries that the pages call
+def test_python_of_a_page_runs(page, workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    names = known(workplace)
+    for code in blocks(page, "python"):
+        exec(compile(code, page.name, "exec"), names)  # the page is ours

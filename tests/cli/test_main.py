@@ -244,3 +244,24 @@ def test_every_verb_explains_itself(name, capsys):
     assert set(getattr(module, "MAIN_FLAGS", ())) <= {
         flag.name for flag in (*flags, *(flags_of(config) if config else ()))
     }
+
+
+@pytest.mark.parametrize(
+    ("line", "some", "none"),
+    [
+        ("slimp ", {"data", "probe", "doctor"}, {"import"}),
+        ("slimp data i", {"import"}, {"check", "sources"}),
+        ("slimp data import ", {"synthetic"}, {"import"}),
+        ("slimp pretrain cohorts/mine --le", {"--learning-rate", "--lesions"}, {"--out"}),
+        ("slimp pretrain coh", set(), {"--out"}),  # bash then completes file names
+        ("slimp nothing --", set(), {"--out"}),
+    ],
+)
+def test_bash_completes_verbs_and_flags(line, some, none, monkeypatch, capsys):
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_TYPE", "9")
+    assert cli.main(["slimp", line.split(" ")[-1], "slimp"]) == 0  # as bash calls it
+    found = set(capsys.readouterr().out.split())
+    assert some <= found
+    assert not none & found
+    assert all(word.startswith(line.split(" ")[-1]) for word in found)

@@ -60,6 +60,9 @@ _OUTSIDE = ("EACCES", "EDQUOT", "EIO", "ENAMETOOLONG", "ENOSPC", "EPERM", "EROFS
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status of the command line `argv` (default: this process's)."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if {"COMP_LINE", "COMP_TYPE"} <= os.environ.keys():  # bash asks, on TAB
+        sys.stdout.writelines(f"{word}\n" for word in complete(os.environ["COMP_LINE"]))
+        return 0
     debug = "--debug" in words
     try:
         with warnings.catch_warnings():
@@ -113,6 +116,28 @@ def find_verb(words: Sequence[str]) -> str | None:
     """
     verbs = (" ".join(words[:length]) for length in (3, 2, 1))
     return next((verb for verb in verbs if verb in VERBS), None)
+
+
+def complete(line: str) -> list[str]:
+    """What the last word may become, for bash: `complete -o default -C slimp slimp`.
+
+    Example:
+        >>> complete("slimp data im")
+        ['import']
+    """
+    *typed, last = line.split(" ")
+    words = [word for word in typed[1:] if word]
+    verb = find_verb(words)
+    parts = [name.split() for name in VERBS]
+    found = {part[len(words)] for part in parts if part[:-1][: len(words)] == words}
+    if verb and last.startswith("-"):
+        from slimp.cli.flags import config_field, flags_of
+
+        arguments = importlib.import_module(f"slimp.cli.{verb.replace(' ', '_')}").Arguments
+        _, config = config_field(arguments)
+        flags = [*flags_of(arguments), *(flags_of(config) if config else ())]
+        found = {flag.spelling for flag in flags if not flag.positional}
+    return sorted(word for word in found if word.startswith(last))
 
 
 def _answer_without_verb(words: Sequence[str]) -> None:

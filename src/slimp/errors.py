@@ -4,7 +4,12 @@ from __future__ import annotations
 
 
 class UserError(ValueError):
-    """The input is at fault, not the code; the message says what, where and how to mend it."""
+    """The input is at fault, not the code; the message says what, where and how to mend it.
+
+    Example:
+        >>> issubclass(UserError, ValueError)
+        True
+    """
 
 
 class TableError(UserError):

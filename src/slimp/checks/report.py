@@ -66,6 +66,17 @@ class CheckReport:
     near_duplicates: bool = True
     """Whether nearly identical images were searched for."""
 
+    def __repr__(self) -> str:
+        return f"CheckReport({self.cohort!r}: {', '.join(self.totals)}; print(report.render()))"
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per finding, gravest first: `severity code message remedy example count`."""
+        columns = ["severity", "code", "message", "remedy", "example", "count"]
+        return pd.DataFrame([asdict(finding) for finding in self.findings], columns=columns)
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html()
+
     @property
     def usable(self) -> bool:
         """Whether there is no error among the findings."""
@@ -127,6 +138,11 @@ def check_cohort(
         cohort: what to look at.
         near_duplicates: compare all images with all, which takes time with their square.
         progress: called with (images done, images in all) as they are opened, then compared.
+
+    Example:
+        >>> from slimp.sources.synthetic.cohort import example
+        >>> check_cohort(example()).usable
+        True
     """
     cohort = _in_id_order(cohort)
     columns = list(published_columns(cohort))

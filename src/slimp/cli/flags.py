@@ -25,7 +25,8 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
-from slimp.cli.parser import Flag, Parser, suggestion
+from slimp.cli.parser import Flag, Parser
+from slimp.data.config import suggestion
 from slimp.errors import UserError
 
 Arguments = TypeVar("Arguments")
@@ -170,7 +171,8 @@ def read_config(path: Path, config_class: type, *, section: str = "") -> dict[st
     for key, value in content.items():
         name = str(key).replace("-", "_")
         if name not in flags:
-            raise UserError(f"{path}: unknown key '{key}'{suggestion(name, flags.values())}")
+            hint = suggestion(name, {flag.name: flag.spelling for flag in flags.values()})
+            raise UserError(f"{path}: unknown key '{key}'{hint}")
         try:
             values[name] = flags[name].value(value)
         except ArgumentTypeError as error:

@@ -3,46 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any, NoReturn, get_args, get_origin
 
 from slimp.cli.values import convert, describe
+from slimp.data.config import suggestion
 from slimp.errors import UserError
-
-ALSO_CALLED = {
-    "accelerator": "ac cuda device gpu gpus",
-    "batch_size": "batch bs",
-    "cohort": "data data_dir dataset",
-    "devices": "device gpu gpus nproc_per_node",
-    "encoder": "arch backbone model net",
-    "encoder_weights": "checkpoint ckpt weights",
-    "epochs": "epoch iters n_epochs num_epochs steps",
-    "held_out_fraction": "test_fraction test_size",
-    "image_size": "img_size input_size resolution",
-    "k": "k_neighbors k_neighbours neighbors neighbours",
-    "learning_rate": "lr",
-    "lesion_weight": "lambda",
-    "licence": "license",
-    "lesions": "batch batch_size bs",
-    "nodes": "nnodes num_nodes",
-    "out": "dir o output output_dir output_path save_dir",
-    "overwrite": "force replace",
-    "patients": "batch batch_size bs",
-    "precision": "amp bf16 dtype fp16 fp32 half",
-    "run": "checkpoint ckpt model weights",
-    "seed": "random_seed random_state",
-    "source": "dataset",
-    "temperature": "tau temp",
-    "test_fraction": "test_size",
-    "validation_fraction": "val_split",
-    "view_weight": "augment simclr",
-    "weight_decay": "wd",
-    "workers": "j n_jobs num_workers threads",
-    "yes": "y",
-}
-"""Our name -> what other tools call it, and people type."""
 
 
 class UsageError(UserError):
@@ -92,21 +59,6 @@ class Flag:
         except ValueError:
             words = f"takes {describe(hint)[1]}, got {given!r}"
             raise argparse.ArgumentTypeError(words) from None
-
-
-def suggestion(typed: str, flags: Iterable[Flag]) -> str:
-    """An ending for 'no flag TYPED': our name of what was meant, or a full stop.
-
-    What other tools call it goes before likeness, which must be close: a wrong hint is worse than
-    none.
-    """
-    spellings = {flag.name: flag.spelling for flag in flags}
-    name = typed.lstrip("-").replace("-", "_").lower()
-    ours = [s for n, s in spellings.items() if name in ALSO_CALLED.get(n, "").split()]
-    if ours:
-        return f"; here it is {' and '.join(ours)}."
-    close = difflib.get_close_matches(name, spellings, n=1, cutoff=0.8)
-    return f"; did you mean {spellings[close[0]]}?" if close else "."
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -185,8 +137,8 @@ class Parser(argparse.ArgumentParser):
         return given
 
     def _no_flag(self, word: str) -> NoReturn:
-        typed = word.partition("=")[0]
-        self.error(f"no flag '{typed}'{suggestion(typed, self.flags)}")
+        typed, spellings = word.partition("=")[0], {f.name: f.spelling for f in self.flags}
+        self.error(f"no flag '{typed}'{suggestion(typed, spellings)}")
 
     def error(self, message: str) -> NoReturn:
         """Raises what argparse would print."""

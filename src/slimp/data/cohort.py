@@ -35,7 +35,14 @@ __all__ = ["Cohort", "CohortInfo", "CohortWriter", "Tables", "assign_groups", "r
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """Tables, the schema that explains them, and the images. Immutable; `select` makes parts."""
+    """Tables, the schema that explains them, and the images. Immutable; `select` makes parts.
+
+    Example:
+        >>> from slimp.sources.synthetic.cohort import example
+        >>> cohort: Cohort = example(10)
+        >>> len(cohort.split({"train": 0.7, "test": 0.3})["train"].patients)
+        7
+    """
 
     info: CohortInfo
     schema: Schema

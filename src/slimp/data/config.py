@@ -2,15 +2,75 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, cast, get_args, get_origin, get_type_hints
 
 from slimp.errors import UserError
 
+ALSO_CALLED = {
+    "accelerator": "ac cuda device gpu gpus",
+    "batch_size": "batch bs",
+    "cohort": "data data_dir dataset",
+    "devices": "device gpu gpus nproc_per_node",
+    "encoder": "arch backbone model net",
+    "encoder_weights": "checkpoint ckpt weights",
+    "epochs": "epoch iters n_epochs num_epochs steps",
+    "held_out_fraction": "test_fraction test_size",
+    "image_size": "img_size input_size resolution",
+    "k": "k_neighbors k_neighbours neighbors neighbours",
+    "learning_rate": "lr",
+    "lesion_weight": "lambda",
+    "licence": "license",
+    "lesions": "batch batch_size bs",
+    "nodes": "nnodes num_nodes",
+    "out": "dir o output output_dir output_path save_dir",
+    "overwrite": "force replace",
+    "patients": "batch batch_size bs",
+    "precision": "amp bf16 dtype fp16 fp32 half",
+    "run": "checkpoint ckpt model weights",
+    "seed": "random_seed random_state",
+    "source": "dataset",
+    "temperature": "tau temp",
+    "test_fraction": "test_size",
+    "validation_fraction": "val_split",
+    "view_weight": "augment simclr",
+    "weight_decay": "wd",
+    "workers": "j n_jobs num_workers threads",
+    "yes": "y",
+}
+"""Our name -> what other tools call it, and people type."""
+
+
+class Settings:
+    """Base of configurations: a field that is not there is answered by the one that was meant."""
+
+    def __new__(cls, *_: Any, **given: Any) -> Self:
+        known = cast(Any, cls).__dataclass_fields__
+        for name in given.keys() - known.keys():
+            hint = suggestion(name, {field: field for field in known})
+            raise TypeError(f"{cls.__name__} has no setting '{name}'{hint}")
+        return super().__new__(cls)
+
+
+def suggestion(typed: str, spellings: Mapping[str, str]) -> str:
+    """An ending for 'no flag TYPED': our name of what was meant, or a full stop.
+
+    What other tools call it goes before likeness, which must be close: a wrong hint is worse than
+    none. `spellings`: by name, as the user types it.
+    """
+    name = typed.lstrip("-").replace("-", "_").lower()
+    ours = [s for n, s in spellings.items() if name in ALSO_CALLED.get(n, "").split()]
+    if ours:
+        return f"; here it is {' and '.join(ours)}."
+    close = difflib.get_close_matches(name, spellings, n=1, cutoff=0.8)
+    return f"; did you mean {spellings[close[0]]}?" if close else "."
+
 
 @dataclass(frozen=True, kw_only=True)
-class BatchConfig:
+class BatchConfig(Settings):
     """Batches and augmentation."""
 
     patients: int = 64

@@ -123,6 +123,10 @@ class Schema:
 
     Raises:
         TableError: a column is claimed twice, or a refused, id or label column is a feature.
+
+    Example:
+        >>> Schema.from_dict({"image": "file", "lesion_metadata": {"itch": {"kind": "checkbox"}}})
+        Schema(image='file', label=None; lesion: itch (checkbox))
     """
 
     image: str
@@ -213,6 +217,14 @@ class Schema:
             return cls.from_dict(content)
         except TableError as error:
             raise TableError(f"{path}: {error}") from None
+
+    def __repr__(self) -> str:
+        levels = [
+            f"{level.name}: {', '.join(f'{f.name} ({f.kind})' for f in level.features)}"
+            for level in self.levels
+            if level.features
+        ]
+        return f"Schema(image={self.image!r}, label={self.label!r}; {'; '.join(levels)})"
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Schema:

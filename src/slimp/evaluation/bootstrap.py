@@ -29,6 +29,10 @@ CHUNK = 64
 class Record:
     """Base of results that are dataclasses and go into `metrics.json` as they are."""
 
+    def _repr_html_(self) -> str | None:
+        """In notebooks, the table of those that have one."""
+        return self.to_frame().to_html() if hasattr(self, "to_frame") else None
+
     def to_dict(self) -> dict[str, Any]:
         """The fields; None where a number is undefined. Tables have files of their own."""
         fields = vars(self).items()

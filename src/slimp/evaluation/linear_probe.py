@@ -49,6 +49,16 @@ def linear_probe(
 
     Raises:
         UserError: the labels, patients, features or options do not allow it.
+
+    Example:
+        >>> import pandas as pd
+        >>> ids = pd.DataFrame({"image_id": range(60), "lesion_id": range(60)}).astype(str)
+        >>> ids = ids.assign(patient_id=ids["image_id"], label=["nevus", "melanoma"] * 30)
+        >>> x = np.random.default_rng(0).normal(size=(60, 2)) + [[0, 0], [3, 3]] * 30
+        >>> table = FeatureTable(ids=ids, features={"image": x.astype(np.float32)})
+        >>> result = linear_probe(table, features="image", seeds=1, replicates=10)
+        >>> result.balanced_accuracy.mean > 0.7
+        True
     """
     config = ProbeConfig(features=features, split=split, seeds=seeds, **options)
     return probe(table, config, parts=parts)

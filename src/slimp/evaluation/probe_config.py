@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from slimp.data.config import require_choices, require_positive
+from slimp.data.config import Settings, require_choices, require_positive
 from slimp.errors import UserError
 from slimp.features.feature_sets import FeatureSet
 from slimp.training.config import FinetuneConfig
@@ -28,7 +28,7 @@ LEAKING: tuple[SplitMode, ...] = ("lesion", "image")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
+class ProbeConfig(Settings):
     """Probe."""
 
     features: FeatureSet = "full"
@@ -98,7 +98,7 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProtocolConfig:
+class ProtocolConfig(Settings):
     """Further evaluations."""
 
     fractions: tuple[float, ...] = ()

@@ -221,6 +221,16 @@ class ProbeResult(Record):
     probe: LinearProbe | None = None
     """Of the first seed, fitted on all its training rows."""
 
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name} {found}" for name, found in self.metrics.items())
+        tested = f"{self.n_test} test images of {self.n_test_patients} patients"
+        return f"ProbeResult({self.name} on '{self.config.features}', {tested}: {shown})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per metric: `mean`, and `low` and `high` of the 95 % interval."""
+        rows = {name: (found.mean, *found.ci95) for name, found in self.metrics.items()}
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "low", "high"])
+
     @property
     def balanced_accuracy(self) -> Estimate:
         """The headline figure."""

@@ -1,6 +1,13 @@
 """Frozen features per image: what an encoder makes of each image and of its metadata.
 
 Axis names: n = images, d = width.
+
+Example:
+    >>> from slimp import ModelConfig
+    >>> from slimp.sources.synthetic.cohort import example
+    >>> table = embed(Slimp(ModelConfig(encoder="resnet10t"), {}), example(2))
+    >>> isinstance(table, FeatureTable), table.matrix("image").shape[1]
+    (True, 512)
 """
 
 from __future__ import annotations
@@ -59,7 +66,7 @@ REMEDY = "Adapt the model to this cohort first, or add the columns, empty if unk
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureTable:
-    """Features per image, ids beside them."""
+    """Features per image, ids beside them; an example stands at the head of the module."""
 
     ids: pd.DataFrame
     """`image_id lesion_id patient_id label [split]`, a row per image."""
@@ -102,6 +109,11 @@ class FeatureTable:
 
     def __repr__(self) -> str:
         return f"FeatureTable({len(self)} images: {self.widths})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Ids, then a column per number: `image_0`, ..., `lesion_0`, ..."""
+        frames = (pd.DataFrame(x).add_prefix(f"{name}_") for name, x in self.features.items())
+        return pd.concat([self.ids.reset_index(drop=True), *frames], axis=1)
 
     @property
     def widths(self) -> str:
@@ -247,7 +259,8 @@ def embed(
 
     `lesion` and `patient` are those of the image's own. A level that the model or the cohort lacks
     is left out. For a model of the hierarchy `flat` all metadata are joined at the lesion. The
-    comparison with the patient's other lesions is made too, `FeatureTable.with_context`.
+    comparison with the patient's other lesions is made too, `FeatureTable.with_context`. An example
+    stands at the head of the module.
 
     Args:
         model: the encoders; left as it was found.
@@ -259,9 +272,8 @@ def embed(
         progress: called after each batch.
 
     Raises:
-        UserError: the cohort lacks some columns of a level, the backend is not installed, cannot
-            run this encoder or does not agree with torch, or the pseudo-metadata are not of this
-            model and these images.
+        UserError: the cohort lacks some columns of a level, the backend is not there, cannot run
+            this encoder or does not agree with torch, or the pseudo-metadata are of others.
     """
     how = how or InferenceConfig()
     if isinstance(pseudo, str | Path):

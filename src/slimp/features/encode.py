@@ -18,7 +18,7 @@ from torch import Tensor
 
 from slimp.data.batches import LevelBatch
 from slimp.data.cohort import Cohort
-from slimp.data.config import require_choices
+from slimp.data.config import Settings, require_choices
 from slimp.data.encoding import Encoding, Rows
 from slimp.data.images import image_batches
 from slimp.data.schema import LEVELS, LevelName
@@ -46,7 +46,7 @@ ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceConfig:
+class InferenceConfig(Settings):
     """How encoders are run."""
 
     device: torch.device | str = "cpu"

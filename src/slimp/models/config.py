@@ -7,13 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from slimp.data.config import require_choices, require_fractions, require_positive
+from slimp.data.config import Settings, require_choices, require_fractions, require_positive
 from slimp.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Model and loss."""
+class ModelConfig(Settings):
+    """Model and loss.
+
+    Example:
+        >>> ModelConfig(lesion_weight=0.5).weights["patient"]
+        0.1
+    """
 
     encoder: str = "vit_small_patch16_224"
     """Image encoder: name of a timm model."""

@@ -25,6 +25,9 @@ from slimp.models.known_weights import Channels, described
 from slimp.models.persistence import read_state_dicts
 from slimp.models.published_weights import file_of
 
+OWN = "module:"
+"""Before the name of an encoder that is no timm model, but a network that the caller passes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec:
@@ -42,18 +45,28 @@ class ImageEncoder(nn.Module):
         config: `encoder` is a timm name, `encoder_options` go to `timm.create_model`,
             `image_size` is the side of the input in px.
         pretrained: start from timm's published weights (needs the network once).
+        network: in place of a timm model, where `encoder` is `module:` and a name for it: any that
+            maps (n, 3, side, side) to (n, d). Pixels are normalised as for ImageNet; see
+            `normalise_as`.
 
     Raises:
-        UserError: timm does not know the name or the options.
+        UserError: timm does not know the name or the options, or a network is lacking or too many.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: ModelConfig, *, pretrained: bool = False) -> None:
+    def __init__(
+        self, config: ModelConfig, *, pretrained: bool = False, network: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.name = config.encoder
-        self.model = timm_model(config, pretrained=pretrained)
+        if (network is not None) != self.name.startswith(OWN):
+            raise UserError(
+                f"encoder '{self.name}' with {'a' if network else 'no'} network of your own: name "
+                f"it {OWN}NAME in the configuration, and pass it with image_encoder=."
+            )
+        self.model: Any = network or timm_model(config, pretrained=pretrained)
         patches = [module for module in self.model.modules() if isinstance(module, PatchEmbed)]
         for module in patches:
             module.register_forward_hook(_rows_side_by_side)
@@ -108,6 +121,11 @@ class ImageEncoder(nn.Module):
         self.spec = ImageSpec(size=self.spec.size, mean=mean, std=std)
         for name, values in (("mean", mean), ("std", std)):
             getattr(self, name).copy_(torch.tensor(values).view(3, 1, 1) * 255)
+
+    @property
+    def own(self) -> nn.Module | None:
+        """The network that the caller passed."""
+        return cast("nn.Module", self.model) if self.name.startswith(OWN) else None
 
     def layers(self) -> dict[str, int]:
         """Parameter -> number of its layer as timm counts them: the stem is 0, then the blocks.

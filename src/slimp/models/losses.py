@@ -237,6 +237,12 @@ def nested_loss(pairs: Iterable[Pair], weights: Mapping[str, float]) -> NestedLo
 
     Raises:
         UserError: no level has both a weight and 2 rows.
+
+    Example:
+        >>> rows, log = torch.eye(3), torch.tensor(0.5).log()
+        >>> pair = Pair(name="lesion", anchor=rows, target=rows, temperature=torch.tensor(0.5))
+        >>> round(nested_loss([pair], {"lesion": 0.9}).total.item(), 3)
+        0.216
     """
     weighted = [pair for pair in pairs if weights.get(pair.name, 0.0) > 0]
     parts = {pair.name: pair.loss() for pair in weighted if len(pair.anchor) > 1}

@@ -32,7 +32,7 @@ from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import CheckpointError
 from slimp.models.config import ModelConfig
 from slimp.models.hub import CARD, find_model, upload
-from slimp.models.image_encoder import ImageEncoder, ImageSpec, mixes_rows
+from slimp.models.image_encoder import OWN, ImageEncoder, ImageSpec, mixes_rows
 from slimp.models.known_weights import channels
 from slimp.models.losses import NestedLoss, Pair, SoftPositives, nested_loss
 from slimp.models.persistence import (
@@ -73,6 +73,11 @@ class Slimp(Recursion):
         config: architecture and weights of the levels.
         encodings: per level with metadata, fitted on training patients.
         pretrained: start the image encoder from timm's published weights.
+        image_encoder: a network of your own in its place, see `ImageEncoder`.
+
+    Example:
+        >>> Slimp(ModelConfig(encoder="resnet10t", image_size=32), {})
+        Slimp(resnet10t at 32 px, reads no metadata; 4,922,488 parameters)
     """
 
     def __init__(
@@ -81,11 +86,12 @@ class Slimp(Recursion):
         encodings: Mapping[LevelName, Encoding],
         *,
         pretrained: bool = False,
+        image_encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.encodings = dict(encodings)
-        self.image_encoder = ImageEncoder(config, pretrained=pretrained)
+        self.image_encoder = ImageEncoder(config, pretrained=pretrained, network=image_encoder)
         width = self.image_encoder.embed_dim
         self.view = ViewLevel(width, config) if config.view_weight > 0 else None
         levels: dict[str, MetadataLevel] = {}
@@ -106,6 +112,13 @@ class Slimp(Recursion):
     def image_spec(self) -> ImageSpec:
         """Preprocessing that the image encoder expects."""
         return self.image_encoder.spec
+
+    def __repr__(self) -> str:
+        """In a line; `print(model.image_encoder)` and `print(model.levels)` list the modules."""
+        spec, count = self.image_spec, sum(p.numel() for p in self.parameters())
+        reads = ", ".join(f"{len(e.features)} features of {n}" for n, e in self.encodings.items())
+        encoder = f"{self.config.encoder} at {spec.size} px"
+        return f"Slimp({encoder}, reads {reads or 'no metadata'}; {count:,} parameters)"
 
     def encodings_of(self, cohort: Cohort) -> dict[LevelName, Encoding]:
         """Those of levels at which the cohort has metadata: an adapted model may have more."""
@@ -240,19 +253,25 @@ class Slimp(Recursion):
             return upload(Path(folder), name, public=public, revision=revision)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> Slimp:
+    def from_pretrained(cls, name: str | Path, *, image_encoder: nn.Module | None = None) -> Slimp:
         """The model of a run folder, a bundle file or OWNER/NAME of the hub, in evaluation mode.
 
         A folder or file that is here goes before a repository of the hub of that name;
-        OWNER/NAME@REVISION asks for a branch, tag or commit.
+        OWNER/NAME@REVISION asks for a branch, tag or commit. An encoder that is a network of your
+        own is not saved as code: pass one of the same shape, and it gets the weights.
 
         Raises:
             CheckpointError: there is no model, or a damaged one.
         """
         folder = find_model(name)
         config, encodings, image = read_description(folder)
+        if image_encoder is None and config.encoder.startswith(OWN):
+            raise CheckpointError(
+                f"{folder}: its image encoder '{config.encoder}' is a network of somebody's own. "
+                "Pass one of the same shape: Slimp.from_pretrained(..., image_encoder=network)."
+            )
         try:
-            model = cls(config, encodings)
+            model = cls(config, encodings, image_encoder=image_encoder)
             # As the weights that the run began with expect, whatever timm says of the encoder.
             model.image_encoder.normalise_as(channels(image["mean"]), channels(image["std"]))
         except (KeyError, TypeError, ValueError) as error:

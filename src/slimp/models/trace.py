@@ -74,6 +74,13 @@ class Trace(nn.Module):
 
     Shape:
         rows of n rows and t tokens -> (n, embed_dim)
+
+    Example:
+        >>> from slimp.models.trace_checkpoints import official_rows
+        >>> metadata = {"continuous": ["age"], "categorical": {"site": 5}}
+        >>> trace = Trace(TraceFeatures.of_official(metadata), TraceConfig(width=16))
+        >>> trace(official_rows(torch.tensor([[40.0, 3], [0, 1]]), metadata)).shape
+        torch.Size([2, 16])
     """
 
     coded: Tensor

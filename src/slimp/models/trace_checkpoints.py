@@ -77,6 +77,11 @@ def official_rows(
 
     Raises:
         UserError: the number of columns, or a cell, does not fit `metadata`.
+
+    Example:
+        >>> metadata = {"continuous": ["age"], "categorical": {"site": 5, "itch": [1, 1]}}
+        >>> official_rows(np.array([[40.0, 3, 1, 0]]), metadata).present.shape
+        torch.Size([1, 3])
     """
     x = torch.as_tensor(x)
     x = x if x.is_floating_point() else x.float()

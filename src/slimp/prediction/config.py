@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slimp.data.config import require_fractions, require_positive
+from slimp.data.config import Settings, require_fractions, require_positive
 from slimp.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
-    """Prediction."""
+class PredictConfig(Settings):
+    """Prediction.
+
+    Example:
+        >>> PredictConfig(coverage=0.8).novelty
+        0.01
+    """
 
     coverage: float = 0.9
     """Probability that the conformal set contains the true class."""

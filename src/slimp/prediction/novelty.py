@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Float32, Float64, Int, Shaped
 from PIL import Image
 from sklearn.covariance import ledoit_wolf
@@ -19,6 +20,7 @@ from slimp.errors import CheckpointError, UserError
 from slimp.evaluation.folds import grouped_folds
 from slimp.features.embed import FeatureTable
 from slimp.features.nearest import Neighbours, nearest
+from slimp.prediction.result import Case
 
 Array = np.ndarray[Any, np.dtype[Any]]
 NAME = "reference.parquet"
@@ -152,6 +154,22 @@ class Surroundings:
             f"out of distribution: a fraction of {p:.2g} of the {len(self.usual)} reference images "
             f"is as far out, below {level:g}"
         )
+
+    def cases(
+        self, features: Float32[Array, "q d"], ids: pd.DataFrame, most: int
+    ) -> list[tuple[Case, ...]]:
+        """The nearest reference images of each, whose rows in `ids` are those of the reference."""
+        if not most:
+            return [()] * len(features)
+        found = self.nearest(features, most)
+        ids = ids[["image_id", "patient_id", "label"]].astype(str)
+        return [
+            tuple(
+                Case(**ids.iloc[row].to_dict(), similarity=float(similarity))
+                for similarity, row in zip(similarities, rows, strict=True)
+            )
+            for similarities, rows in zip(found.similarity, found.row, strict=True)
+        ]
 
     def nearest(self, features: Float32[Array, "q d"], k: int) -> Neighbours:
         """The k reference images of highest cosine, all features standardised."""

@@ -41,14 +41,28 @@ from slimp.prediction.inputs import (
 )
 from slimp.prediction.novelty import Surroundings, load_reference
 from slimp.prediction.probe_folder import levels_of, open_probe, read_calibration, read_model
-from slimp.prediction.result import UNCALIBRATED, Batch, Case, Prediction, refused
+from slimp.prediction.result import UNCALIBRATED, Batch, Prediction, refused
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictor:
-    """Everything a prediction needs; make one with `load`."""
+    """Everything a prediction needs; make one with `load`.
+
+    Example:
+        >>> import tempfile, slimp.cli.main as cli
+        >>> with tempfile.TemporaryDirectory() as d:
+        ...     for line in (
+        ...         f"data import synthetic - {d}/c --patients 40 --image-size 32",
+        ...         f"pretrain {d}/c --out {d}/r --preset tiny --image-size 32 --epochs 1",
+        ...         f"probe {d}/r {d}/c --out {d}/p --features image --seeds 1 --no-report",
+        ...     ):
+        ...         assert cli.main(line.split()) == 0
+        ...     predictor = Predictor.load(f"{d}/p")
+        >>> predictor.reads
+        0
+    """
 
     model: Slimp
     probe: LinearProbe
@@ -100,6 +114,10 @@ class Predictor:
             config=config,
             device=torch.device(device),
         )
+
+    def __repr__(self) -> str:
+        classes = ", ".join(self.probe.classes)
+        return f"Predictor({self.probe.features!r} of {self.model!r}; classes: {classes})"
 
     @property
     def levels(self) -> tuple[LevelName, ...]:
@@ -304,7 +322,8 @@ class Predictor:
         classes = self.probe.classes
         decided = self.probe.decide(shown)
         sets = self.conformal.sets(shown, decided)
-        cases = self._nearest(features["image"])
+        most = min(self.config.cases, len(self.reference))
+        cases = self.surroundings.cases(features["image"], self.reference.ids, most)
         nothing = (0, self.reads) if self.reads else (None, None)
         others: list[int] | None = None
         if self.compares:
@@ -329,16 +348,3 @@ class Predictor:
                 unseen={} if metadata is None else metadata.strange(keys[path]),
             )
         return found
-
-    def _nearest(self, features: Array) -> list[tuple[Case, ...]]:
-        if not self.config.cases:
-            return [()] * len(features)
-        found = self.surroundings.nearest(features, min(self.config.cases, len(self.reference)))
-        ids = self.reference.ids[["image_id", "patient_id", "label"]].astype(str)
-        return [
-            tuple(
-                Case(**ids.iloc[row].to_dict(), similarity=float(similarity))
-                for similarity, row in zip(similarities, rows, strict=True)
-            )
-            for similarities, rows in zip(found.similarity, found.row, strict=True)
-        ]

@@ -58,6 +58,11 @@ class SlimpTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             columns are read as the run reads them.
         settings: fields of `PretrainConfig`. Unless they say otherwise the preset is laptop, and
             all rows train.
+
+    Example:
+        >>> features = SlimpTransformer(patient="patient_id", settings={"preset": "tiny"})
+        >>> features.set_output(transform="pandas").get_params()["features"]
+        'full'
     """
 
     def __init__(

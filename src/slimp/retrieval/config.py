@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from slimp.data.config import require_choices, require_positive
+from slimp.data.config import Settings, require_choices, require_positive
 from slimp.errors import UserError
 
 Route = Literal["ilp", "ii"]
@@ -15,7 +15,7 @@ Impute = Literal["missing", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalConfig:
+class RetrievalConfig(Settings):
     """Retrieval."""
 
     route: Route = "ilp"

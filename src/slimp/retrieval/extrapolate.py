@@ -1,6 +1,17 @@
 """Extrapolation of metadata from a reference to a target, with what is needed to judge it.
 
 Axis names: i = images.
+
+Example:
+    >>> from slimp.features.embed import embed
+    >>> from slimp.sources.synthetic.cohort import example
+    >>> from slimp.training.build_model import build_model
+    >>> from slimp.training.config import PretrainConfig
+    >>> cohort = example(40)
+    >>> model = build_model(cohort, PretrainConfig.from_preset("tiny", image_size=32))
+    >>> own = EmbeddedCohort(cohort=cohort, images=embed(model, cohort).features["image"])
+    >>> extrapolate(model, own, own, RetrievalConfig(impute="all", replicates=10)).imputed
+    ('lesion', 'patient')
 """
 
 from __future__ import annotations
@@ -48,9 +59,9 @@ def extrapolate(
 ) -> Retrieval:
     """Metadata of the reference for a target that lacks some, and how far to trust them.
 
-    `model` made both cohorts' embeddings. `parts` (`parts_of_run`) names the part of pre-training
-    of each patient, to calibrate on unseen ones; `stale` (`left_behind`) the levels that the image
-    encoder has moved away from, for a caution.
+    `model` made both cohorts' embeddings. `parts` (`parts_of_run`): part of pre-training of each
+    patient, to calibrate on unseen ones; `stale` (`left_behind`): levels that the image encoder has
+    moved away from. An example stands at the head of the module.
 
     Raises:
         UserError: nothing is missing, no metadata are known, or a named column is not there.

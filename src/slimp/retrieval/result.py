@@ -83,6 +83,11 @@ class Retrieval:
     stale: tuple[LevelName, ...] = ()
     """Retrieved levels that were not trained when the image encoder last moved."""
 
+    def __repr__(self) -> str:
+        what = f"{' and '.join(self.imputed)} metadata of {self.reference.info.name!r}"
+        rows = f"{len(self.target)} images of {self.target.info.name!r}"
+        return f"Retrieval({what} for {rows}, {self.abstention_rate:.0%} abstained; rows: .table)"
+
     @property
     def imputed(self) -> tuple[LevelName, ...]:
         """Levels whose metadata are imputed."""

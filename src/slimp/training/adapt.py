@@ -2,6 +2,16 @@
 
 The loop is that of pre-training (`loop.py`). What differs is where the weights come from, which of
 them learn, and that patients of earlier stages are never held out.
+
+Example:
+    >>> import tempfile
+    >>> from slimp.sources.synthetic.cohort import example
+    >>> config, model = AdaptConfig(epochs=1, workers=0), ModelConfig(encoder="resnet10t")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Slimp(replace(model, image_size=32), {}).save_pretrained(folder)
+    ...     adapted = adapt(folder, example(20), config, folder + "/adapted")
+    >>> sorted(adapted.encodings)
+    ['lesion', 'patient']
 """
 
 from __future__ import annotations
@@ -95,6 +105,8 @@ def adapt(
     announce: Callable[[Adaptation], None] | None = None,
 ) -> Slimp:
     """The adapted model, in evaluation mode; everything about the new run is left in `out`.
+
+    An example stands at the head of the module.
 
     Args:
         run: the run to start from, as `Slimp.from_pretrained` takes it; read only.

@@ -13,7 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
-from slimp.data.config import BatchConfig, require_choices, require_fractions, require_positive
+from slimp.data.config import (
+    BatchConfig,
+    Settings,
+    require_choices,
+    require_fractions,
+    require_positive,
+)
 from slimp.errors import UserError
 from slimp.models.config import ModelConfig
 from slimp.models.known_weights import described
@@ -22,7 +28,7 @@ Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
+class OptimConfig(Settings):
     """Optimisation."""
 
     epochs: int = 150
@@ -108,7 +114,12 @@ class RunConfig(BatchConfig, OptimConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(ModelConfig, RunConfig):
-    """Preset and starting weights."""
+    """Preset and starting weights.
+
+    Example:
+        >>> PretrainConfig.from_preset("tiny", epochs=5).image_size
+        64
+    """
 
     preset: Literal["tiny", "small", "laptop", "vit-s"] = "vit-s"
     """Defaults: vit-s is the paper's setting (ViT-S/16 at 224 px; docs/method.md lists what
@@ -176,7 +187,12 @@ class PretrainConfig(ModelConfig, RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptConfig(RunConfig):
-    """Adaptation."""
+    """Adaptation.
+
+    Example:
+        >>> AdaptConfig(train="heads", epochs=20).learning_rate
+        0.0001
+    """
 
     train: Literal["embeddings", "heads", "full"] = "embeddings"
     """Parameters that learn: embedding layers and projection heads (the paper), heads only, or

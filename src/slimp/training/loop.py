@@ -70,6 +70,15 @@ def pretrain(
     Raises:
         UserError: `out` is in use, the cohort does not suffice, or the run cannot be resumed.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
+
+    Example:
+        >>> import tempfile
+        >>> from slimp.sources.synthetic.cohort import example
+        >>> config = PretrainConfig.from_preset("tiny", image_size=32, epochs=1, workers=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model = pretrain(example(20), config, Path(folder, "run"))
+        >>> model.image_spec.size
+        32
     """
     out = Path(out)
     slimp: dict[str, Any] = {BASELINE: {"trainer": None}}
@@ -182,7 +191,7 @@ def train(
     if config.monitor == "last" and main:
         model.save_pretrained(out)
     fabric.barrier()
-    return Slimp.from_pretrained(out)
+    return Slimp.from_pretrained(out, image_encoder=model.image_encoder.own)
 
 
 def learn(

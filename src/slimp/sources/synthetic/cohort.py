@@ -67,6 +67,11 @@ def synthesize(config: SyntheticConfig) -> Cohort:
     )
 
 
+def example(patients: int = 10) -> Cohort:
+    """A cohort of small pictures, drawn in a moment: for examples."""
+    return synthesize(SyntheticConfig(patients=patients, lesions=2, image_size=32))
+
+
 def write_synthetic(
     target: Path,
     config: SyntheticConfig,

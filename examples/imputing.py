@@ -92,9 +92,11 @@ for column, score in passed.items():
 # %%
 probe = "slimp probe runs/mine cohorts/alike --subgroups none --no-report"
 terminal(f"{probe} --out probes/images --features image", lines=5)
-terminal(f"{probe} --out probes/imputed --features full --pseudo imputed/alike", lines=6)
+terminal(f"{probe} --out probes/imputed --features full --pseudo imputed/alike", lines=8)
 terminal("slimp compare probes/imputed probes/images", lines=4)
 
 # %% [markdown]
-# If that interval holds 0, leave them out. Imputed values are marked as such in every file, table
-# and page, and never enter as raw columns.
+# The last line is the answer on test patients: if its interval holds 0, leave them out. The caution
+# about what is imputed asks the same beforehand, by cross-validation on training patients alone;
+# decide by that one. Imputed values are marked as such in every file, table and page, and never
+# enter as raw columns.

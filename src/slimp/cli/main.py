@@ -43,6 +43,7 @@ VERBS = {
     "push": "RUN OWNER/NAME: to the Hugging Face hub, with a model card",
     "pull": "OWNER/NAME --out DIR: a model from the hub",
     "export embeddings": "RUN COHORT --out FILE.parquet: for Embedding Atlas and FiftyOne",
+    "export onnx": "RUN --out DIR: encoders and probe without PyTorch, with a reference reader",
     "experiment": "NAME --out DIR: a table of the paper, or one of ours, end to end",
     "experiment list": "questions, data, cells, and time on this machine",
     "experiment show": "DIR: the table of the cells that are done so far",
@@ -142,7 +143,7 @@ def complete(line: str) -> list[str]:
 
 def _answer_without_verb(words: Sequence[str]) -> None:
     """The overview of all verbs or of a group's, the version, or an error."""
-    group = words[0] if words[:1] in (["data"], ["weights"]) else ""
+    group = words[0] if words[:1] in (["data"], ["export"], ["weights"]) else ""
     rest = set(words[bool(group) :])
     if rest <= {"-h", "--help", "help"}:
         (sys.stdout if rest else sys.stderr).write(help_text(group))

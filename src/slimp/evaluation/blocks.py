@@ -43,8 +43,8 @@ def side_by_side(design: Design, encodings: Sequence[Encoding]) -> dict[str, Flo
     """The columns of each block: embeddings as they are, then the table, one-hot."""
     found = {name: values.astype(np.float64) for name, values in design.blocks.items()}
     if encodings:
-        rows = design.encode(encodings)
-        found[TABLE] = np.hstack([one_hot(e, r) for e, r in zip(encodings, rows, strict=True)])
+        pairs = zip(encodings, design.encode(encodings), strict=True)
+        found[TABLE] = np.hstack([one_hot(e, r).double().numpy() for e, r in pairs])
     return found
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Bool, Float, Float32, Shaped
+from torch import Tensor
 
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding, Rows
@@ -178,22 +180,25 @@ class Design:
         return [encode_table(encoding, frame) for encoding in encodings]
 
 
-def one_hot(encoding: Encoding, rows: Rows) -> Float[Array, "n d"]:
+def one_hot(encoding: Encoding, rows: Rows) -> Float[Tensor, "n d"]:
     """Numbers for a linear model: the columns of `as_columns`, a categorical one as indicators.
 
     An indicator of missing is beside each feature. Missing cells are NaN, so that a model can put
     the mean there: one that no training row lacks, and a new row does, then says nothing.
     """
-    columns, kinds = as_columns(encoding, rows)
-    categories = iter(encoding.of_kind("categorical"))
-    parts = [~rows.present.numpy()]
-    for values, categorical in zip(columns.T, kinds, strict=True):
-        hot = values[:, None]
-        if categorical:
-            hot = hot == np.arange(1, len(next(categories).categories) + 1)
-            hot = np.where(np.isnan(values)[:, None], np.nan, hot)
-        parts.append(hot)
-    return np.hstack(parts).astype(np.float64)
+    cells = torch.cat([rows.continuous, rows.categorical.float(), rows.checkbox], dim=1)
+    first = {"continuous": 0, "categorical": rows.continuous.shape[1]}
+    first["checkbox"] = first["categorical"] + rows.categorical.shape[1]
+    found: list[tuple[int, int, int]] = []  # (column of the cells, token, code or 0) per column
+    for number, (feature, own) in enumerate(encoding.cells()):
+        codes = range(1, len(feature.categories) + 1) if feature.kind == "categorical" else (0,)
+        columns = range(first[feature.kind] + own.start, first[feature.kind] + own.stop)
+        found += [(column, number, code) for column in columns for code in codes]
+    column, token, code = torch.tensor(found, dtype=torch.int64, device=cells.device).view(-1, 3).T
+    values = cells[:, column]
+    values = torch.where(code > 0, (values == code).float(), values)
+    values = torch.where(rows.present[:, token], values, torch.nan)
+    return torch.cat([(~rows.present).float(), values], dim=1)
 
 
 def as_columns(encoding: Encoding, rows: Rows) -> tuple[Float[Array, "n d"], list[bool]]:

@@ -142,7 +142,7 @@ class Trace(nn.Module):
         What a missing cell holds has no influence: it is replaced, not multiplied by 0.
         """
         present = rows.present[:, self._skipped :]
-        empty = self.encoder.cls_token.new_zeros(len(rows), 0, self.config.width)
+        empty = self.encoder.cls_token.new_zeros(present.shape[0], 0, self.config.width)
         tokens = torch.cat([empty, *self._continuous(rows), *self._categorical(rows)], dim=1)
         if self.config.missing == "learned":
             vectors = self.missing_vectors.to(tokens.dtype)
@@ -286,7 +286,7 @@ class ContinuousMLP(nn.Module):
     def forward(self, values: Float[Tensor, "n c"]) -> Float[Tensor, "n c h"]:
         """One token per value; every token sees all values."""
         tokens: Tensor = self.mlp(values)  # (n, c h)
-        return tokens.reshape(len(values), *self.shape)
+        return tokens.reshape(values.shape[0], *self.shape)
 
 
 def _table(size: int | tuple[int, ...], width: int) -> nn.Module:

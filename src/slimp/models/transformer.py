@@ -35,7 +35,8 @@ class TokenEncoder(nn.Module):
         self, tokens: Float[Tensor, "n t h"], absent: Bool[Tensor, "n t"] | None
     ) -> Float[Tensor, "n s h"]:
         """Encoded tokens, CLS first."""
-        cls = self.cls_token.to(tokens.dtype).expand(len(tokens), -1, -1)
+        # Not len(tokens): that is a constant in an exported graph.
+        cls = self.cls_token.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         x = torch.cat([cls, tokens], dim=1)  # (n, s, h)
         mask = None if absent is None else F.pad(~absent, (1, 0), value=True)[:, None, None, :]
         for layer in cast("nn.ModuleList", self.transformer_encoder["layers"]):

@@ -139,8 +139,8 @@ class Classifier(nn.Module):
             rows = level.rows.with_empty()
             own = torch.where(hidden == 1, len(rows) - 1, batch.owners(level.name))
             features.append(self.model.encode_rows(level.name, rows)[own])  # (n, h)
-            hot = one_hot(self.model.encodings[level.name], rows.to("cpu"))
-            table.append(torch.from_numpy(hot).to(images)[own])
+            hot = one_hot(self.model.encodings[level.name], rows)
+            table.append(hot.to(images)[own])
         return self.logits(torch.cat([*features, *table], dim=-1).float())
 
     def logits(self, features: Float32[Tensor, "n d"]) -> Float[Tensor, "n k"]:

@@ -53,7 +53,8 @@ def main() -> None:
         copy(ROOT / name, pages)
     (pages / "flags.md").write_text(all_flags(), encoding="utf-8")
     (pages / "api.md").write_text(public_names(), encoding="utf-8")
-    shutil.copy(ROOT / "docs" / "zensical.toml", arguments.out)
+    for name in ("zensical.toml", "example_sections.py"):
+        shutil.copy(ROOT / "docs" / name, arguments.out)
     build = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
     subprocess.run(build, cwd=arguments.out, check=True)
 

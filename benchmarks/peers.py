@@ -13,8 +13,9 @@
   webdataset with torchvision's transforms.
 
 Every way runs in a process of its own, ways take turns, `--repeats` times; ratios are peer / ours,
-so above 1 we are ahead. All use the number format that is fastest on this processor. A peer that
-is not installed is left out: pip install open_clip_torch lightly faiss-cpu webdataset
+so above 1 we are ahead, and `cpu_seconds`, with OMP_NUM_THREADS=1, tell what a busy machine hides.
+All use the number format that is fastest on this processor. A peer that is not installed is left
+out: pip install open_clip_torch lightly faiss-cpu webdataset
 
     python benchmarks/peers.py
     python benchmarks/peers.py --row probe search --repeats 3
@@ -48,11 +49,10 @@ from harness import last_line_of, plain_parser, record
 from slimp.data.cohort import Cohort
 from slimp.training.config import PretrainConfig
 
-CLASSES, WIDTH, NEIGHBOURS, WORKERS, CHUNK = 8, 384, 10, 2, 32
+CLASSES, WIDTH, NEIGHBOURS, WORKERS, CHUNKS = 8, 384, 10, 2, 8
 Array = np.ndarray[Any, np.dtype[Any]]
 Found = dict[str, float]
 """`seconds`, and what says how good the answer was."""
-CPU = torch.device("cpu")
 
 
 def main() -> None:
@@ -76,9 +76,12 @@ def main() -> None:
         for way in ways[1:]:
             result[row][way]["version"] = version(peers[way])
         show(row, result[row])
-    result["cuda"] = "not measured"
+    result["device"] = args.device
+    if args.device == "cpu":
+        result["cuda"] = "not measured"
     if args.out:
-        record(args.out, result, "peers.py", threads=torch.get_num_threads(), bf16=bf16())
+        more = {"threads": torch.get_num_threads(), "bf16": bf16(args.device)}
+        record(args.out, result, "peers.py", **more)
     print(json.dumps(result))
 
 
@@ -88,9 +91,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--row", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--rows", type=int, default=20_000, help="of the probe")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu", help="of the steps: train, large, views")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.batch, args.large, args.images, args.index = 64, 256, 512, 100_000
+    if args.device != "cpu":
+        args.batch, args.large = 512, 6400
     if args.quick:
         args.rows, args.repeats = 1500, 1
         args.batch, args.large, args.images, args.index = 16, 64, 64, 20_000
@@ -117,49 +123,54 @@ def show(row: str, ways: dict[str, dict[str, Any]]) -> None:
         )
 
 
-def bf16() -> bool:
+def bf16(device: str) -> bool:
     from slimp.models.precision import bf16_is_fast
 
-    return bf16_is_fast(CPU)
+    return bf16_is_fast(device)
 
 
-def autocast() -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=bf16())
+def autocast(device: str) -> torch.autocast:
+    return torch.autocast(device, torch.bfloat16, enabled=bf16(device))
 
 
-def timed(work: Callable[[], object], warm: Callable[[], object]) -> float:
+def timed(work: Callable[[], Any], warm: Callable[[], object], device: str = "cpu") -> Found:
+    """Of a call after one that warms up: seconds, and those of all processor cores."""
     warm()
-    began = time.perf_counter()
+    began, own = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - began
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - own}
 
 
 # Training steps. The work does not depend on what the images show: all are random pixels.
 
 
-def our_step(images: int, *, chunk: int | None = None, views: int = 1) -> Found:
+def our_step(args: argparse.Namespace, images: int, chunk: int, views: int = 1) -> Found:
     from slimp.models.precision import autocast_on, suit_to_device
     from slimp.training.devices import fast_precision
     from slimp.training.loop import learn
     from slimp.training.optimizer import make_optimizer
     from step import make_batch, make_model
 
+    device = torch.device(args.device)
     alone = {"lesion_weight": 0.0, "patient_weight": 0.0, "view_weight": 1.0} if views > 1 else {}
-    config = fast_precision(PretrainConfig.from_preset("vit-s", chunk=chunk or images, **alone))
-    model = make_model(config)
-    suit_to_device(model, CPU, config.precision)
-    optimizer = make_optimizer(model, config)
+    config = fast_precision(
+        PretrainConfig.from_preset("vit-s", chunk=chunk, accelerator=args.device, **alone)
+    )
+    model = make_model(config).to(device)
+    suit_to_device(model, device, config.precision)
+    optimizer, cast = make_optimizer(model, config), autocast_on(device, config.precision)
 
     def step(n: int) -> None:
         batch = make_batch(model, n // views)
         pixels = batch.pixels.expand(views, *batch.pixels.shape[1:])
-        cast = autocast_on(CPU, config.precision)
-        learn(model, replace(batch, pixels=pixels), optimizer, config, cast, 0)
+        learn(model, replace(batch, pixels=pixels).to(device), optimizer, config, cast, 0)
 
-    return {"seconds": timed(lambda: step(images), lambda: step(8))}
+    return timed(lambda: step(images), lambda: step(images), args.device)
 
 
-def clip_step(images: int, *, at_once: int | None = None) -> Found:
+def clip_step(args: argparse.Namespace, images: int, at_once: int) -> Found:
     """As `open_clip_train`: `--accum-freq` embeds without graph, then piece by piece with one."""
     from open_clip import ClipLoss
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
@@ -167,76 +178,77 @@ def clip_step(images: int, *, at_once: int | None = None) -> Found:
     torch.manual_seed(0)
     image = CLIPVisionCfg(layers=12, width=WIDTH, head_width=64, patch_size=16, image_size=224)
     text = CLIPTextCfg(context_length=16, vocab_size=512, width=64, heads=2, layers=1)
-    model, loss = CLIP(WIDTH, image, text).train(), ClipLoss()
+    model, loss = CLIP(WIDTH, image, text).train().to(args.device), ClipLoss()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.2)
 
     def step(n: int) -> None:
         pixels, words = torch.randn(n, 3, 224, 224), torch.randint(512, (n, 16))
+        parts = [
+            tuple(x.to(args.device) for x in part)
+            for part in zip(pixels.split(at_once), words.split(at_once), strict=True)
+        ]
         optimizer.zero_grad()
-        if at_once is None or at_once >= n:
-            with autocast():
-                total = loss(*model(pixels, words))
-            total.backward()
-        else:
-            parts = list(zip(pixels.split(at_once), words.split(at_once), strict=True))
-            with torch.no_grad(), autocast():
+        cached = []
+        if len(parts) > 1:
+            with torch.no_grad(), autocast(args.device):
                 cached = [model(*part)[:2] for part in parts]
-            for i, part in enumerate(parts):
-                with autocast():
-                    own = model(*part)
-                    sides = [
-                        torch.cat(
-                            [*(c[s] for c in cached[:i]), own[s], *(c[s] for c in cached[i + 1 :])]
-                        )
-                        for s in (0, 1)
-                    ]
-                    total = loss(*sides, own[2])
-                total.backward()
+        for i, part in enumerate(parts):
+            with autocast(args.device):
+                own = model(*part)
+                before, after = cached[:i], cached[i + 1 :]
+                sides = [
+                    torch.cat([*(c[s] for c in before), own[s], *(c[s] for c in after)])
+                    for s in (0, 1)
+                ]
+                total = loss(*sides, own[2])
+            total.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
-    return {"seconds": timed(lambda: step(images), lambda: step(8))}
+    return timed(lambda: step(images), lambda: step(images), args.device)
 
 
-def timm_step(images: int) -> Found:
+def timm_step(args: argparse.Namespace) -> Found:
     import timm
 
     torch.manual_seed(0)
     model = timm.create_model("vit_small_patch16_224", num_classes=CLASSES).train()
+    model.to(args.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
-    def step(n: int) -> None:
-        pixels, y = torch.randn(n, 3, 224, 224), torch.randint(CLASSES, (n,))
-        with autocast():
+    def step() -> None:
+        pixels = torch.randn(args.batch, 3, 224, 224).to(args.device)
+        y = torch.randint(CLASSES, (args.batch,), device=args.device)
+        with autocast(args.device):
             total = F.cross_entropy(model(pixels), y)
         optimizer.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
-    return {"seconds": timed(lambda: step(images), lambda: step(8))}
+    return timed(step, step, args.device)
 
 
-def lightly_step(images: int) -> Found:
+def lightly_step(args: argparse.Namespace) -> Found:
     import timm
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
 
     torch.manual_seed(0)
-    backbone = timm.create_model("vit_small_patch16_224", num_classes=0).train()
-    head, loss = SimCLRProjectionHead(WIDTH, WIDTH, 128), NTXentLoss()
-    weights = [*backbone.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=1e-3)
+    backbone = timm.create_model("vit_small_patch16_224", num_classes=0)
+    model = nn.Sequential(backbone, SimCLRProjectionHead(WIDTH, WIDTH, 128)).train()
+    model.to(args.device)
+    loss, optimizer = NTXentLoss(), torch.optim.AdamW(model.parameters(), lr=1e-3)
 
-    def step(n: int) -> None:
-        views = torch.randn(2, n // 2, 3, 224, 224)
-        with autocast():
-            total = loss(*(head(backbone(view)) for view in views))
+    def step() -> None:
+        views = torch.randn(2, args.batch // 2, 3, 224, 224).to(args.device)
+        with autocast(args.device):
+            total = loss(*(model(view) for view in views))
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
 
-    return {"seconds": timed(lambda: step(images), lambda: step(8))}
+    return timed(step, step, args.device)
 
 
 # Features of files, and loading them to train.
@@ -257,11 +269,11 @@ def our_embed(args: argparse.Namespace) -> Found:
     backend = "openvino" if find_spec("openvino") else "torch"
     how = InferenceConfig(
         backend=backend,  # type: ignore[arg-type]
-        precision="bf16" if bf16() else "32",
+        precision="bf16" if bf16("cpu") else "32",
         workers=WORKERS,
     )
     few = cohort.select(np.arange(len(cohort)) < 8)
-    return {"seconds": timed(lambda: embed(model, cohort, how), lambda: embed(model, few, how))}
+    return timed(lambda: embed(model, cohort, how), lambda: embed(model, few, how))
 
 
 def open_clip_embed(args: argparse.Namespace) -> Found:
@@ -293,12 +305,12 @@ def plain_embed(
         )
 
         def run() -> None:
-            with torch.inference_mode(), autocast():
+            with torch.inference_mode(), autocast("cpu"):
                 for pixels, _ in loader:
                     encode(pixels).float().numpy()
 
-        with torch.inference_mode(), autocast():
-            return {"seconds": timed(run, lambda: encode(torch.randn(8, 3, 224, 224)))}
+        with torch.inference_mode(), autocast("cpu"):
+            return timed(run, lambda: encode(torch.randn(8, 3, 224, 224)))
 
 
 def our_load(args: argparse.Namespace) -> Found:
@@ -383,12 +395,11 @@ def search(args: argparse.Namespace, find: Callable[[Array, Array], Array]) -> F
     rows = embeddings(args.index, WIDTH)[0]
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     queries, index = rows[: args.index // 50], rows[args.index // 50 :]
-    find(queries[:8], index)
-    began = time.perf_counter()
-    answer = find(queries, index)
-    seconds = time.perf_counter() - began
+    answers = []
+    times = timed(lambda: answers.append(find(queries, index)), lambda: find(queries[:8], index))
     few = queries[:200].astype(np.float64) @ index.T.astype(np.float64)
-    return {"seconds": seconds, "top1": float((few.argmax(axis=1) == answer[:200, 0]).mean())}
+    found = few.argmax(axis=1) == answers[0][:200, 0]
+    return {**times, "top1": float(found.mean())}
 
 
 def our_search(args: argparse.Namespace) -> Found:
@@ -471,9 +482,11 @@ def probe(
 
     x, y, patients = embeddings(2 * args.rows, 96 if args.quick else WIDTH)
     train, test = slice(0, args.rows), slice(args.rows, None)
-    began = time.perf_counter()
-    found = predict(x[train], y[train], patients[train], x[test])
-    return {"seconds": time.perf_counter() - began, "log_loss": float(log_loss(y[test], found))}
+    found = []
+    times = timed(
+        lambda: found.append(predict(x[train], y[train], patients[train], x[test])), lambda: None
+    )
+    return {**times, "log_loss": float(log_loss(y[test], found[0]))}
 
 
 def embeddings(rows: int, columns: int) -> tuple[Array, Array, Array]:
@@ -491,17 +504,17 @@ def embeddings(rows: int, columns: int) -> tuple[Array, Array, Array]:
 
 WAYS: dict[str, dict[str, Callable[[argparse.Namespace], Found]]] = {
     "train": {
-        "slimp": lambda args: our_step(args.batch),
-        "open_clip": lambda args: clip_step(args.batch),
-        "timm": lambda args: timm_step(args.batch),
+        "slimp": lambda args: our_step(args, args.batch, chunk=args.batch),
+        "open_clip": lambda args: clip_step(args, args.batch, at_once=args.batch),
+        "timm": timm_step,
     },
     "large": {
-        "slimp": lambda args: our_step(args.large, chunk=3 * CHUNK),
-        "open_clip": lambda args: clip_step(args.large, at_once=CHUNK),
+        "slimp": lambda args: our_step(args, args.large, chunk=3 * args.large // CHUNKS),
+        "open_clip": lambda args: clip_step(args, args.large, at_once=args.large // CHUNKS),
     },
     "views": {
-        "slimp": lambda args: our_step(args.batch, views=2),
-        "lightly": lambda args: lightly_step(args.batch),
+        "slimp": lambda args: our_step(args, args.batch, chunk=args.batch, views=2),
+        "lightly": lightly_step,
     },
     "embed": {"slimp": our_embed, "open_clip": open_clip_embed, "timm": timm_embed},
     "search": {"slimp": our_search, "faiss": faiss_search, "scikit-learn": sklearn_search},

@@ -113,6 +113,18 @@ def test_chunks_give_the_gradient_of_the_whole_batch(case: str, chunk: int) -> N
     assert_same(gradients(model, partial(cached, model, batch, chunk)), wanted)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("chunk", [8, 1000])
+def test_a_gpu_gives_the_gradient_of_the_cpu(chunk: int) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    model, batch = made(("image", "lesion", "patient"), view_weight=0.5)
+    wanted = gradients(model, partial(plainly, model, batch))
+    model.to("cuda")
+    loss, found = gradients(model, partial(cached, model, batch.to(torch.device("cuda")), chunk))
+    assert_same((loss, {name: gradient.cpu() for name, gradient in found.items()}), wanted)
+
+
 def test_images_learn_from_hidden_cells() -> None:
     """The whole batch's loss: of the level's pair, and, by its weight, of its cells."""
     model, batch = made(("lesion", "patient"), reconstruction_weight=0.5)
@@ -222,6 +234,21 @@ def test_filling_up_a_batch_changes_no_row_and_no_gradient(count: int) -> None:
         assert embedded.shape == (count, 16)
         found.append((embedded, *torch.autograd.grad(embedded.square().sum(), weights)))
     torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("chunk", "size"), [(24, 8), (100, 2 * ROWS_ON_CPU)])
+def test_no_chunk_is_filled_up(chunk: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = made(("lesion", "patient"))
+    pixels = batch.pixels.repeat(1, 20, 1, 1, 1)[:, : 8 * ROWS_ON_CPU]
+    batch = replace(batch, pixels=pixels)
+    seen = []
+    encode = model.image_encoder.forward
+    monkeypatch.setattr(model.image_encoder, "forward", lambda x: seen.append(len(x)) or encode(x))
+    monkeypatch.setattr(
+        model, "objective", lambda images, *_: NestedLoss(total=images.sum(), parts={})
+    )
+    cached(model, batch, chunk)
+    assert seen == [size] * (2 * pixels.shape[1] // size)
 
 
 @pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])

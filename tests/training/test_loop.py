@@ -337,6 +337,21 @@ def crashing(monkeypatch: pytest.MonkeyPatch, step: int) -> Iterator[None]:
         yield
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_a_run_that_was_interrupted_ends_as_if_nothing_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    settings = config(accelerator="cuda")
+    whole = pretrain(cohort(), settings, tmp_path / "whole").state_dict()
+    with signalled(monkeypatch, 4, signal.SIGTERM), pytest.raises(KeyboardInterrupt):
+        pretrain(cohort(), settings, tmp_path / "run")
+    again = pretrain(cohort(), settings, tmp_path / "run", resume=True).state_dict()
+    for name, values in whole.items():
+        torch.testing.assert_close(again[name], values)
+
+
 @pytest.mark.parametrize(
     ("step", "number"), [(0, signal.SIGTERM), (4, signal.SIGINT), (5, signal.SIGTERM)]
 )

@@ -62,8 +62,8 @@ published them said neither what they learned from nor under which licence they 
 """
 """The model card of a model whose run is not known."""
 ROWS_ON_CPU = 16
-"""Batches are filled up to a multiple of this in training: a CPU's kernels are made, and kept, for
-each number of rows that they meet, and ragged batches would meet a new one in every step."""
+"""Larger batches are filled up to a multiple of this in training: a CPU's kernels are made, and
+kept, for each number of rows that they meet, and ragged batches would meet a new one each step."""
 
 
 class Slimp(Recursion):
@@ -153,7 +153,8 @@ class Slimp(Recursion):
     def encode_images(self, pixels: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n d"]:
         """Image embeddings, before any projection."""
         n = len(pixels)
-        if self.training and pixels.device.type == "cpu" and self._independent_rows:
+        ragged = n > ROWS_ON_CPU and pixels.device.type == "cpu"
+        if ragged and self.training and self._independent_rows:
             pixels = F.pad(pixels, (0,) * 7 + (-n % ROWS_ON_CPU,))
         return cast("Tensor", self.image_encoder(pixels)[:n])
 

@@ -26,7 +26,7 @@ from slimp.data.processes import process_and_count
 from slimp.errors import UserError
 from slimp.models.image_encoder import mixes_rows
 from slimp.models.losses import NestedLoss
-from slimp.models.nested import Autocast, Slimp
+from slimp.models.nested import ROWS_ON_CPU, Autocast, Slimp
 
 IMAGES = "pixels"
 CHUNKS = 3
@@ -79,7 +79,10 @@ def backward(
     if max(images, *(level.count for level in batch.levels)) <= chunk:
         return _directly(model, batch, autocast, seed)
     require_independent_rows(model, f"working in chunks of {chunk}")
-    chunks = list(_chunks(model, batch, max(1, chunk // CHUNKS), seed))
+    size = max(1, chunk // CHUNKS)
+    if size > ROWS_ON_CPU:  # else every chunk would be filled up with rows of nothing
+        size -= size % ROWS_ON_CPU
+    chunks = list(_chunks(model, batch, size, seed))
     with record_function("encoders, without graph"), torch.no_grad():
         found: dict[str, list[Tensor]] = {}
         for part in chunks:

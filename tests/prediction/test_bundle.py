@@ -162,6 +162,8 @@ def test_the_card_states_data_licences_scores_and_limits(places, tmp_path) -> No
     assert str(places) not in text
     assert "None were given" in model_card(run, {})
     assert "does not say what it learned from" in model_card(run, {})
+    assert "Not known" in model_card(run, {})
+    assert "started at random" in model_card(run, {"pretrain": {}, "data": DATA})
 
 
 def test_the_card_of_an_adapted_run_names_both_cohorts(places, tmp_path) -> None:
@@ -177,7 +179,14 @@ def test_the_card_of_an_adapted_run_names_both_cohorts(places, tmp_path) -> None
     content = read_json(places / "adapted" / "config.json")
     content["from"]["run"] = str(tmp_path / "gone")
     write_json(copied / "config.json", content)
-    assert "no longer there" in model_card(copied, published_settings(copied))
+    text = model_card(copied, published_settings(copied))
+    assert "no longer there" in text
+    assert "Not known" in text
+    start = {"run": "weights:panderm-base@128", "weights_sha256": ""}
+    write_json(copied / "config.json", {"finetune": {}})  # as a fine-tuning leaves it
+    assert "Not known" in model_card(copied, published_settings(copied))
+    write_json(copied.parent / "config.json", {"finetune": {}, "from": start})
+    assert "CC-BY-NC-ND-4.0" in model_card(copied, published_settings(copied))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from slimp.errors import CheckpointError
 from slimp.evaluation.bootstrap import Estimate
 from slimp.evaluation.subgroups import FEWEST_PATIENTS
 from slimp.models.hub import SETTINGS
-from slimp.models.known_weights import described, known_weights
+from slimp.models.known_weights import PREFIX, described, known_weights
 from slimp.models.persistence import WEIGHTS, read_description
 from slimp.prediction.output import STATEMENT
 from slimp.prediction.probe_folder import read_record
@@ -43,6 +43,10 @@ def published_settings(run: Path) -> Content:
     if not (run / SETTINGS).is_file():
         return {}
     content: Content = read_json(run / SETTINGS)
+    if "finetune" in content and "from" not in content:  # the folder of its probe has it
+        above = run.resolve().parent / SETTINGS
+        outer = read_json(above) if above.is_file() else {}
+        content["from"] = outer.get("from", {"run": "", "weights_sha256": ""})
     found: Content = without_places(content)
     for section in ("pretrain", "weights"):
         if (name := content.get(section, {}).get("encoder_weights")) is not None:
@@ -51,12 +55,17 @@ def published_settings(run: Path) -> Content:
         found["pretrain"]["initial"] = _licence_of_timm(content["pretrain"]["encoder"])
     start = content.get("from")
     if start is not None and "settings" not in start:
-        before = Path(start["run"])
-        same = (before / WEIGHTS).is_file() and sha256_of(before / WEIGHTS) == start[
-            "weights_sha256"
-        ]
-        found["from"]["settings"] = published_settings(before) if same else {}
+        found["from"]["settings"] = _settings_of_start(str(start["run"]), start["weights_sha256"])
     return found
+
+
+def _settings_of_start(run: str, weights: str) -> Content:
+    """Those of the run that another started from; none if it is not there or has other weights."""
+    if run.startswith(PREFIX):
+        name = re.sub(r"@\d+$", "", run.removeprefix(PREFIX))
+        return {"weights": {"initial": _licence_of(name)}}
+    file = Path(run, WEIGHTS)
+    return published_settings(Path(run)) if file.is_file() and sha256_of(file) == weights else {}
 
 
 def without_places(value: Any, key: str = "") -> Any:
@@ -100,7 +109,7 @@ def model_card(
     parts = {
         f"# {name or 'A model of slimp'}": _summary(run, name or "FILE"),
         "## Data": "\n".join(_data(settings)) or "The run does not say what it learned from.",
-        "## Initial weights": "\n".join(_initial(settings)) or "None: it started at random.",
+        "## Initial weights": "\n".join(_initial(settings)),
         "## Licence of these weights": f"{licence}. Those of data and initial weights bind too.",
         "## Scores": "None were given." if probe is None else "\n".join(_scores(run, probe)),
         "## Limits": _limits(settings),
@@ -148,16 +157,23 @@ def _data(settings: Mapping[str, Any]) -> Iterator[str]:
             + (f"Cite: {data['citation']} " if data.get("citation") else "")
             + f"Fingerprint: `{data.get('fingerprint') or 'not recorded'}`."
         )
-    if any(
-        stage.get("from") and not stage["from"].get("settings") for _, stage in stages(settings)
-    ):
+    if settings and _start_is_unknown(settings):
         yield "- The run that this one started from is no longer there: its data are not known."
 
 
+def _start_is_unknown(settings: Mapping[str, Any]) -> bool:
+    found = [stage for _, stage in stages(settings)]
+    return not found or any("from" in stage and not stage["from"]["settings"] for stage in found)
+
+
 def _initial(settings: Mapping[str, Any]) -> Iterator[str]:
-    for verb, stage in stages(settings):
-        if (known := stage.get(verb, {}).get("initial")) is not None:
-            yield f"- {known['title']}; licence: {known['licence']}; source: {known['source']}."
+    sections = [part for _, stage in stages(settings) for part in stage.values()]
+    known = [x["initial"] for x in sections if isinstance(x, dict) and "initial" in x]
+    for one in known:
+        yield f"- {one['title']}; licence: {one['licence']}; source: {one['source']}."
+    if not known:
+        unknown = _start_is_unknown(settings)
+        yield "Not known: it is not recorded." if unknown else "None: it started at random."
 
 
 def _licence_of(name: str) -> Content:

@@ -80,8 +80,9 @@ def over_symmetries(encode: Encode) -> Encode:
 def symmetries(pixels: Pixels) -> Iterator[Pixels]:
     """The same square images in each of 8 positions, the first as they are."""
     for side in (pixels, pixels.flip(3)):
-        for turns in range(SYMMETRIES // 2):
-            yield side.rot90(turns, (2, 3)).contiguous()
+        across = side.transpose(2, 3)  # not rot90, which ONNX has not
+        for view in (side, across.flip(2), side.flip((2, 3)), across.flip(3)):
+            yield view.contiguous()
 
 
 def openvino_backend(encoder: ImageEncoder, batch_size: int, precision: str) -> Encode:

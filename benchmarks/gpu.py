@@ -59,9 +59,23 @@ def main() -> None:
             result[part] = f"failed: exit code {error.returncode}"
         result[f"{part}_seconds"] = time.perf_counter() - began
         print(f"{part}: {result[f'{part}_seconds']:.0f} s, {result[part]}", flush=True)
+        result |= named(result)
         if args.out:
             record(args.out, result, "gpu.py", cuda=torch.version.cuda)
     print(json.dumps(result))
+
+
+def named(result: dict[str, Any]) -> dict[str, Any]:
+    """The figures that are looked for first, by name, as far as they are known."""
+    step, peers = result.get("step"), result.get("peers")
+    found: dict[str, Any] = {}
+    if isinstance(step, dict):
+        of = step["slimp"]
+        found |= {"step_s": of["seconds"], "mfu": step["of_peak"]}
+        found["peak_gib"] = of["process_mib"] / 1024
+    if isinstance(peers, dict) and "open_clip" in peers["large"]:
+        found["open_clip_step_s"] = peers["large"]["open_clip"]["seconds"]
+    return found
 
 
 def script(name: str) -> str:

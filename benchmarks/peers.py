@@ -9,6 +9,8 @@
 - search: 10 nearest rows: `nearest`, FAISS's flat index, scikit-learn's NearestNeighbors.
 - probe: our probe of one block of features, against `LogisticRegressionCV` on the same
   standardised columns, the same choice of C, the same folds of patients and one BLAS thread.
+- import: tiles in the layout of SLICE-3D: our import, with every check, against the loop of pandas
+  and h5py that `import_scale.py` describes; per 10,000 images.
 - load: augmented images per second from two processes: our batches, torchvision's ImageFolder and
   webdataset with torchvision's transforms.
 
@@ -75,6 +77,8 @@ def main() -> None:
         result[row] = {way: summary(found["slimp"], found[way]) for way in ways}
         for way in ways[1:]:
             result[row][way]["version"] = version(peers[way])
+        if len(ways) > 1:
+            result[f"{row}_speedup"] = min(result[row][way]["ratio"] for way in ways[1:])
         show(row, result[row])
     result["device"] = args.device
     if args.device == "cpu":
@@ -94,12 +98,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="of the steps: train, large, views")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    args.batch, args.large, args.images, args.index = 64, 256, 512, 100_000
+    args.batch, args.large, args.images, args.index, args.tiles = 64, 256, 512, 100_000, 20_000
     if args.device != "cpu":
         args.batch, args.large = 512, 6400
     if args.quick:
         args.rows, args.repeats = 1500, 1
-        args.batch, args.large, args.images, args.index = 16, 64, 64, 20_000
+        args.batch, args.large, args.images, args.index, args.tiles = 16, 64, 64, 20_000, 2_000
     return args
 
 
@@ -502,6 +506,27 @@ def embeddings(rows: int, columns: int) -> tuple[Array, Array, Array]:
     return x.astype(np.float32), y, np.arange(rows) // 5
 
 
+def imports(args: argparse.Namespace, code: str) -> Found:
+    from import_scale import draw_tiles, run, write_raw
+
+    with tempfile.TemporaryDirectory() as name:
+        raw = write_raw(Path(name) / "raw", draw_tiles(), args.tiles)
+        seconds, peak = run(code, args.tiles, raw, Path(name) / "out", args.tiles)
+    return {"seconds": 10_000 * seconds / args.tiles, "peak_mib": peak}
+
+
+def our_import(args: argparse.Namespace) -> Found:
+    from import_scale import OURS
+
+    return imports(args, OURS)
+
+
+def plain_import(args: argparse.Namespace) -> Found:
+    from import_scale import LOOP
+
+    return imports(args, LOOP)
+
+
 WAYS: dict[str, dict[str, Callable[[argparse.Namespace], Found]]] = {
     "train": {
         "slimp": lambda args: our_step(args, args.batch, chunk=args.batch),
@@ -519,6 +544,7 @@ WAYS: dict[str, dict[str, Callable[[argparse.Namespace], Found]]] = {
     "embed": {"slimp": our_embed, "open_clip": open_clip_embed, "timm": timm_embed},
     "search": {"slimp": our_search, "faiss": faiss_search, "scikit-learn": sklearn_search},
     "probe": {"slimp": our_probe, "scikit-learn": sklearn_probe},
+    "import": {"slimp": our_import, "h5py": plain_import},
     "load": {"slimp": our_load, "torchvision": folder_load, "webdataset": webdataset_load},
 }
 PACKAGES = {"open_clip": "open_clip_torch", "faiss": "faiss-cpu"}

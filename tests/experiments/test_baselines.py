@@ -192,7 +192,7 @@ def last_of_first_loss(
     batch, optimizer = batch_of(model, cohort, config), make_optimizer(model, config)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    losses = [learn(model, batch, optimizer, config, nullcontext, 0)["loss"] for _ in range(60)]
+    losses = [learn(model, batch, optimizer, config, nullcontext, 0)["loss"] for _ in range(120)]
     return losses[-1] / losses[0]
 
 
@@ -200,7 +200,7 @@ def last_of_first_loss(
 @pytest.mark.parametrize("name", TRAINERS)
 def test_each_overfits_one_batch(name, monkeypatch):
     config = settings(chunk=1000, tabular_width=64, projection_width=64)
-    rate = 1e-3 if name == "sentences" else 5e-3
+    rate = 3e-4 if name == "sentences" else 5e-3  # above, the last bit decides how it ends
     assert last_of_first_loss(TRAINERS[name], config, rate, monkeypatch) < 0.4
 
 

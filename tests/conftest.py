@@ -77,8 +77,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 FORKS = ("test_processes", "test_killed", "test_experiment")
-"""Files whose tests fork this process: one that has served the explorer leaves locks to its
-children that nobody opens, and they hang."""
+"""Files whose tests fork this process, before other libraries have started threads in it: a lock
+that one of these holds stays shut in the child."""
 LONG = (
     "test_nested_beats_flat",
     "test_loop",

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from slimp.errors import UserError
 from slimp.models.image_encoder import ImageEncoder, fused_attention
+from slimp.models.precision import keep_freed_memory
 
 BackendName = Literal["torch", "openvino"]
 Augmentation = Literal["none", "dihedral"]
@@ -43,8 +44,7 @@ def batch_size_of(backend: BackendName, device: torch.device) -> int:
     """Images at once that were fastest in benchmarks/embed.py.
 
     Activations of few images stay in a core's cache, which OpenVINO makes use of. torch has a
-    price per operation to spread over more images; past 32, a ViT-S asks the system for new
-    memory in every layer. A GPU has to be filled.
+    price per operation to spread over more images. A GPU has to be filled.
     """
     if backend == "openvino":
         return 16
@@ -53,6 +53,8 @@ def batch_size_of(backend: BackendName, device: torch.device) -> int:
 
 def torch_backend(encoder: ImageEncoder, device: torch.device, precision: str) -> Encode:
     """PyTorch itself, with fused attention: its slow backward pass is not needed here."""
+    if device.type == "cpu":
+        keep_freed_memory()
 
     def encode(batches: Iterable[Pixels]) -> Iterator[Features]:
         for pixels in batches:

@@ -31,7 +31,15 @@ from slimp.prediction import onnx_export
 from slimp.prediction.config import PredictConfig
 from slimp.prediction.inputs import Metadata, read_pixels
 from slimp.prediction.onnx_export import compare, export_onnx, table_coding
-from slimp.prediction.onnx_graphs import OPSET, TOLERANCE, Graph, image_graph, quantise, write_graph
+from slimp.prediction.onnx_graphs import (
+    OPSET,
+    TOLERANCE,
+    Graph,
+    image_graph,
+    quantise,
+    rows_of,
+    write_graph,
+)
 from slimp.prediction.predictor import Predictor
 from slimp.sources import import_source
 from slimp.training.config import PretrainConfig, part_of
@@ -89,7 +97,8 @@ def test_json_says_how_images_and_cells_are_read(places: Path) -> None:
     assert content["statement"].startswith("Research software")
     assert content["opset"] == OPSET
     assert content["pixels"] == {"size": 32, "shorter_side": 320}
-    diameter = content["levels"]["lesion"][0]
+    assert content["graphs"]["lesion"] == ["lesion_cells"]
+    diameter = content["tables"]["lesion_cells"][0]
     assert (diameter["columns"], diameter["unit"]) == (["diameter_mm"], "mm")
     compared = content["compared"]
     assert compared["same_decision"] == 1
@@ -98,7 +107,7 @@ def test_json_says_how_images_and_cells_are_read(places: Path) -> None:
     assert (places / "out" / "config.json").is_file()
     lines = (places / "out" / "reader.py").read_text().splitlines()
     code = [line for line in lines if line.strip() and not line.strip().startswith(('"""', "#"))]
-    assert len(code) <= 67
+    assert len(code) < 60
 
 
 def photo(width: int = 90, height: int = 70) -> Image.Image:
@@ -165,18 +174,15 @@ def test_the_reader_codes_cells_as_the_schema_reads_them(places: Path) -> None:
     wanted = encode_table(encoding, Metadata.read(cells, [encoding], schema).frame)
     features = json.loads(json.dumps(table_coding(encoding, schema)))
     code = reader_of(places / "out").coded
-    for row, given in enumerate(cells.to_dict("records")):
-        missing = set[str]()
-        for kind, numbers in code(features, given, missing).items():
-            np.testing.assert_allclose(numbers[0], getattr(wanted, kind)[row], rtol=1e-6)
-        pairs = zip(encoding.features, wanted.present[row], strict=True)
-        absent = {feature.name for feature, here in pairs if not here}
-        assert missing == absent
-    typed = code(features, {"age": -1.0, "site": float("nan"), "smokes": np.True_}, missing)
-    assert typed["present"].tolist() == [[False, False, True]]
+    given = np.concatenate([code(features, row) for row in cells.to_dict("records")])
+    found = rows_of(encoding, torch.from_numpy(given))
+    for kind, numbers in vars(wanted).items():
+        np.testing.assert_allclose(getattr(found, kind), numbers, rtol=1e-6)
+    typed = code(features, {"age": -1.0, "site": float("nan"), "smokes": np.True_})
+    np.testing.assert_array_equal(typed, [[np.nan, np.nan, 1]])
     hidden = table_coding(encoding, schema, ["site"])
     assert [feature["columns"] for feature in hidden] == [[None], ["site"], [None]]
-    assert not code(hidden, {"age": 3, "smokes": True}, missing)["present"].any()
+    assert np.isnan(code(hidden, {"age": 3, "smokes": True})).all()
 
 
 def test_eight_bits_lose_what_the_comparison_says(places: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from torch import nn
 
 from slimp import __version__
 from slimp.data.cohort import Cohort
-from slimp.data.encoding import Encoding, FittedFeature, Rows
+from slimp.data.encoding import Encoding, FittedFeature
 from slimp.data.files import write_json
 from slimp.data.images import image_batches
 from slimp.data.schema import Feature, Schema
@@ -40,12 +40,12 @@ from slimp.prediction.onnx_graphs import (
     IMAGE,
     OPSET,
     PROBE,
-    Graph,
-    example_rows,
+    example_cells,
     image_graph,
     probe_graph,
     quantise,
     runner,
+    tabular_graph,
     write_graph,
 )
 from slimp.prediction.output import STATEMENT
@@ -90,30 +90,34 @@ def export_onnx(
     spec, side, augmentation = model.image_spec, model.image_spec.size, _augmentation(predictor)
     content: dict[str, Any] = {"statement": STATEMENT, "format": FORMAT, "slimp": __version__}
     content |= {"opset": OPSET, "int8": int8, "test_time_augmentation": augmentation}
+    tables, graphs = dict[str, Any](), {IMAGE: ["pixels"]}
     content |= {
         "pixels": {"size": side, "shorter_side": max(SHORTER_SIDE, side)},
         "preprocessing": {**PREPROCESSING, "mean": spec.mean, "std": spec.std},
-        "levels": {},
+        "graphs": graphs,
+        "tables": tables,
         "probe": None if predictor is None else _about(predictor),
     }
     noise = torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8)
     image = folder / f"{IMAGE}.onnx"
-    inputs = {
-        IMAGE: write_graph(image, image_graph(model.image_encoder, augmentation), pixels=noise)
-    }
+    graph = image_graph(model.image_encoder, augmentation)
+    found = {"image": write_graph(image, graph, pixels=noise)}
     schema = None if predictor is None else predictor.schema
     for level, encoding in model.encodings.items():
         name, tabular = METADATA_KEYS[level], model.level(level).tabular
         there = None if schema is None else columns_of(schema, model, level)
-        content["levels"][name] = table_coding(encoding, schema, there)
-        graph = Graph(lambda *rows, encode=tabular: encode(Rows(*rows)), tabular)
-        inputs[name] = write_graph(folder / f"{name}.onnx", graph, **vars(example_rows(encoding)))
+        graphs[name] = [cells := f"{name}_cells"]
+        tables[cells] = table_coding(encoding, schema, there)
+        path, example = folder / f"{name}.onnx", {cells: example_cells(encoding)}
+        found[name] = write_graph(path, tabular_graph(tabular, encoding), **example)
     if predictor is not None:
-        given = {name: inputs[name] for name in content["probe"]["embeddings"]}
-        for encoding in predictor.probe.encodings:
-            rows = vars(example_rows(encoding))
-            given |= {f"{encoding.level}_{kind}": numbers for kind, numbers in rows.items()}
-        write_graph(folder / f"{PROBE}.onnx", probe_graph(predictor.probe), **given)
+        probe = predictor.probe
+        given = {IMAGE if x == "image" else x: found[x] for x in probe.blocks if x != TABLE}
+        for encoding in probe.encodings:
+            tables[cells := f"{PROBE}_{encoding.level}_cells"] = table_coding(encoding, schema)
+            given[cells] = example_cells(encoding)
+        graphs[PROBE] = [*given]
+        write_graph(folder / f"{PROBE}.onnx", probe_graph(probe), **given)
     if int8:
         quantise(image)
     if cohort is not None:
@@ -153,10 +157,6 @@ def _about(predictor: Predictor) -> dict[str, Any]:
         "decision_rule": predictor.decision_rule,
         "divided_by": shares.tolist(),
         "needs_metadata": predictor.reads > 0 and not predictor.spares_metadata,
-        "embeddings": [
-            IMAGE if name == "image" else name for name in probe.blocks if name != TABLE
-        ],
-        "table": {e.level: table_coding(e, predictor.schema) for e in probe.encodings},
         "cautions": predictor.cautions(),
         "left_out": "refusal of images out of distribution, conformal sets, nearest images",
     }
@@ -182,7 +182,7 @@ def table_coding(
             columns = [name if name in there else None for name in names]
         entry: dict[str, Any] = {"name": fitted.name, "kind": fitted.kind, "columns": list(columns)}
         if fitted.kind == "continuous":
-            entry |= {"unit": fitted.unit, "mean": fitted.mean, "std": fitted.std}
+            entry["unit"] = fitted.unit
         feature = next((known[name] for name in columns if name in known), None)
         found.append({**entry, "codes": _codes(fitted, feature)})
     return found
@@ -202,7 +202,7 @@ def _codes(fitted: FittedFeature, feature: Feature | None) -> dict[str, float | 
         texts += [text for code in codes for text in (str(code), f"{code:.15g}")]
     as_published = replace(feature, categories=None)
     cells = parse_cells(pd.Series(texts, dtype="str"), as_published, lambda _: "the schema")
-    alone = replace(fitted, columns=("cell",), also=())
+    alone = replace(fitted, columns=("cell",), also=(), mean=0.0, std=1.0)
     rows = Encoding(level="lesion", features=(alone,)).encode(pd.DataFrame({"cell": cells}))
     read = zip(texts, getattr(rows, fitted.kind)[:, 0].tolist(), rows.present[:, 0], strict=True)
     return {"nan": None, **{text: number if known else None for text, number, known in read}}

@@ -5,15 +5,15 @@ Axis names: n = rows, d = width, k = classes.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from slimp import __version__
@@ -56,15 +56,20 @@ def image_graph(encoder: ImageEncoder, augmentation: Augmentation) -> Graph:
     return Graph(over_symmetries if augmentation == "dihedral" else encoder, encoder)
 
 
+def tabular_graph(tabular: nn.Module, encoding: Encoding) -> Graph:
+    """Cells of a level, as `rows_of` takes them, to its embedding."""
+    return Graph(lambda cells: tabular(rows_of(encoding, cells)), tabular)
+
+
 def probe_graph(probe: LinearProbe) -> Graph:
-    """Embeddings and the arrays of `Rows` of each level of the table to probabilities."""
+    """Embeddings, and the cells of each level of the table for `rows_of`, to probabilities."""
     embedded = len(probe.blocks) - (TABLE in probe.blocks)
     parts = (probe.mean, probe.scale, probe.coef.T, probe.intercept)
     mean, scale, coef, intercept = (torch.from_numpy(part.astype(np.float32)) for part in parts)
 
     def predict_proba(*inputs: Tensor) -> Float[Tensor, "n k"]:
-        arrays = iter(inputs[embedded:])
-        hot = [one_hot(encoding, Rows(*islice(arrays, 4))) for encoding in probe.encodings]
+        tables = zip(probe.encodings, inputs[embedded:], strict=True)
+        hot = [one_hot(encoding, rows_of(encoding, cells)) for encoding, cells in tables]
         x = torch.cat([*inputs[:embedded], *hot], dim=1)
         z = torch.where(x.isnan(), 0.0, (x - mean) / scale)
         return torch.softmax(z @ coef + intercept, dim=1)
@@ -72,18 +77,36 @@ def probe_graph(probe: LinearProbe) -> Graph:
     return Graph(predict_proba)
 
 
-def example_rows(encoding: Encoding) -> Rows:
-    """A row of which all is known, one of which nothing is, and one of every second feature."""
-    codes = [min(1, len(feature.categories)) for feature in encoding.of_kind("categorical")]
-    boxes = [column for feature in encoding.of_kind("checkbox") for column in feature.columns]
-    present = torch.zeros(3, len(encoding.features), dtype=torch.bool)
-    present[0], present[2, ::2] = True, True
-    return Rows(
-        continuous=torch.ones(3, len(encoding.of_kind("continuous"))),
-        categorical=torch.tensor(codes, dtype=torch.int64).repeat(3, 1),
-        checkbox=torch.ones(3, len(boxes)),
-        present=present,
-    )
+def rows_of(encoding: Encoding, cells: Float64[Tensor, "n columns"]) -> Rows:
+    """Encoded metadata of numbers in the columns' units, categories counted from 1; NaN: missing.
+
+    In operations that a graph can hold; of tables on disk it is `Encoding.encode`.
+    """
+    parts: dict[str, list[Tensor]] = {
+        kind: [cells[:, :0]] for kind in ("continuous", "categorical", "checkbox")
+    }
+    present, start = [], 0
+    for feature in encoding.features:
+        own = cells[:, start : (start := start + len(feature.columns))]
+        known = own > 0 if feature.kind == "categorical" else ~own.isnan()
+        numbers = (own - feature.mean) / feature.std  # 0 and 1 but of continuous features
+        parts[feature.kind].append(torch.where(known, numbers, 0.0))
+        present.append(known.any(dim=1))
+    rows = {kind: torch.cat(columns, dim=1).float() for kind, columns in parts.items()}
+    rows["categorical"] = rows["categorical"].long()
+    return Rows(**rows, present=torch.stack(present, dim=1))
+
+
+def example_cells(encoding: Encoding) -> Float64[Tensor, "3 columns"]:
+    """A row of which all is known, one of which nothing is, and one of every second column."""
+    known = [
+        float(feature.kind != "categorical" or len(feature.categories) > 0)
+        for feature in encoding.features
+        for _ in feature.columns
+    ]
+    cells = torch.tensor(known, dtype=torch.float64).repeat(3, 1)
+    cells[1], cells[2, 1::2] = math.nan, math.nan
+    return cells
 
 
 @torch.no_grad()
@@ -111,10 +134,6 @@ def write_graph(path: Path, graph: Graph, **inputs: Tensor) -> Tensor:
                 f"{path.name}: torch cannot export it ({reason}). Choose another encoder."
             ) from None
     model = onnx.load(path)
-    for name in inputs.keys() - {found.name for found in model.graph.input}:
-        # An array without columns, which nothing reads; all graphs take the same inputs.
-        kind = onnx.helper.np_dtype_to_tensor_dtype(inputs[name].numpy().dtype)
-        model.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, ["rows", 0]))
     onnx.helper.set_model_props(model, {"slimp": __version__, "statement": STATEMENT})
     onnx.save(model, path)
     wanted: Tensor = graph(*inputs.values())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
+from onnxruntime import InferenceSession
 from PIL import Image, ImageOps
 
 KEPT = (b"JFIF\0", b"ICC_PROFILE\0", b"Adobe")  # segments of a JPEG file that an import leaves be
@@ -17,35 +17,29 @@ class Reader:
 
     def __init__(self, folder: str | Path) -> None:
         self.spec = json.loads(Path(folder, "export.json").read_text("utf-8"))
-        graphs = Path(folder).glob("*.onnx")
-        self.run = {path.stem: onnxruntime.InferenceSession(path).run for path in graphs}
+        self.run = {x: InferenceSession(Path(folder, f"{x}.onnx")).run for x in self.spec["graphs"]}
 
     def __call__(self, file: str | Path, cells: dict[str, Any]) -> dict[str, Any]:
-        spec, probe, missing = self.spec, self.spec["probe"], set[str]()
+        spec, probe = self.spec, self.spec["probe"]
         if probe and probe["needs_metadata"] and not cells:
             raise ValueError("this probe reads metadata: give {column: cell}, None where unknown")
-        given = {name: coded(level, cells, missing) for name, level in spec["levels"].items()}
-        given["image_encoder"] = {"pixels": pixels(file, **spec["pixels"])}
-        found = {name: self.run[name](None, inputs)[0] for name, inputs in given.items()}
+        given = {name: coded(table, cells) for name, table in spec["tables"].items()}
+        given["pixels"] = pixels(file, **spec["pixels"])
+        for name, inputs in spec["graphs"].items():  # the probe, which reads the others, is last
+            given[name] = self.run[name](None, {x: given[x] for x in inputs})[0]
+        found = {name: given[name][0] for name in spec["graphs"]}
         if probe:
-            inputs = {name: found[name] for name in probe["embeddings"]}
-            for level, features in probe["table"].items():
-                own = coded(features, cells, missing).items()
-                inputs |= {f"{level}_{kind}": numbers for kind, numbers in own}
-            p = found["probabilities"] = self.run["probe"](None, inputs)[0]
-            found["decision"] = [probe["classes"][np.argmax(p / probe["divided_by"])]]
-        return {name: x[0] for name, x in found.items()} | {"missing": sorted(missing)}
+            p = found["probabilities"] = found.pop("probe")
+            found["decision"] = probe["classes"][np.argmax(p / probe["divided_by"])]
+        features = [feature for table in spec["tables"].values() for feature in table]
+        unknown = {x["name"] for x in features if np.isnan(coded([x], cells)).all()}
+        return found | {"missing": sorted(unknown)}
 
 
-def coded(features: Any, cells: dict[str, Any], missing: set[str]) -> dict[str, Any]:
-    """Numbers of a row and which features are known; the names of the others go to `missing`."""
-    row: Any = {"continuous": [], "categorical": [], "checkbox": [], "present": []}
-    for one in features:
-        numbers = [number(cells.get(column), one) for column in one["columns"]]
-        row[one["kind"]] += [x or 0 for x in numbers]
-        row["present"].append(numbers != [None] * len(numbers))
-        missing |= set() if row["present"][-1] else {one["name"]}
-    return {k: np.array([x], dtype) for (k, x), dtype in zip(row.items(), "fqf?", strict=True)}
+def coded(features: Any, cells: dict[str, Any]) -> Any:
+    """A row of the features' columns, as numbers; NaN is missing."""
+    row = [number(cells.get(column), one) for one in features for column in one["columns"]]
+    return np.array([row], dtype=np.float64)
 
 
 def number(cell: Any, one: dict[str, Any]) -> Any:
@@ -53,7 +47,7 @@ def number(cell: Any, one: dict[str, Any]) -> Any:
     text = f"{cell:.15g}" if isinstance(cell, float) else str(cell).strip()
     if cell is None or text in one["codes"] or one["kind"] != "continuous":
         return None if cell is None else one["codes"].get(text)
-    return (float(text) - one["mean"]) / one["std"]
+    return float(text)
 
 
 def pixels(file: str | Path, size: int, shorter_side: int) -> Any:
@@ -69,9 +63,8 @@ def pixels(file: str | Path, size: int, shorter_side: int) -> Any:
     if not plain:
         new = [max(round(scale * side), min(side, shorter_side)) for side in image.size]
         image.draft(None, [2 * side for side in new])
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-        image = image.resize(new, Image.Resampling.LANCZOS)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        image = image.convert("RGB").resize(new, Image.Resampling.LANCZOS)
         image.getexif()[274] = turn
         image = ImageOps.exif_transpose(image)
     if not (plain and bare):
@@ -80,6 +73,5 @@ def pixels(file: str | Path, size: int, shorter_side: int) -> Any:
     image.draft("RGB", (size, size))
     side = min(image.size)
     left, top = ((full - side + 1) // 2 for full in image.size)
-    square = image.convert("RGB").crop((left, top, left + side, top + side))
-    square = square.resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(square).transpose(2, 0, 1)[None]
+    crop = image.convert("RGB").crop((left, top, left + side, top + side))
+    return np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)[None]

@@ -73,14 +73,14 @@ def test_the_saved_precision_counts_where_none_is_asked_for(tmp_path: Path) -> N
 
 HARMLESS = {
     *("accelerator", "devices", "nodes", "chunk"),
-    *("checkpoint_every_steps", "keep_checkpoints", "workers"),
+    *("checkpoint_every_steps", "keep_checkpoints", "workers", "logger"),
 }
 
 
 def test_a_setting_may_not_change_on_resume_unless_known_to_be_harmless(tmp_path: Path) -> None:
     """A new setting must not slip through unnoticed."""
     begin(tmp_path, config())
-    changed = config(workers=5, checkpoint_every_steps=7, keep_checkpoints=9)
+    changed = config(workers=5, checkpoint_every_steps=7, keep_checkpoints=9, logger="none")
     assert begin(tmp_path, changed, resume=True) == changed
     saved = read_json(tmp_path / "config.json")
     for name in {f.name for f in fields(PretrainConfig)} - HARMLESS:
@@ -119,11 +119,11 @@ def test_settings_of_something_else_are_refused(tmp_path: Path, content: str) ->
 
 
 def test_a_resumed_log_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
-    with Log(tmp_path, 0) as log:
+    with Log(tmp_path, config(), Progress()) as log:
         log.write("step", Progress(step=1), loss=3.0)
-        length = log.length
+        saved = Progress(step=1, log_bytes=log.length)
         log.write("step", Progress(step=2), loss=2.0)
-    with Log(tmp_path, length) as log:
+    with Log(tmp_path, config(), saved) as log:
         log.write("step", Progress(step=2), loss=2.5)
     assert [row["loss"] for row in read_log(tmp_path)] == [3.0, 2.5]
 

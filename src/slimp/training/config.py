@@ -23,6 +23,7 @@ from slimp.data.config import (
 from slimp.errors import UserError
 from slimp.models.config import ModelConfig
 from slimp.models.known_weights import described
+from slimp.training.loggers import LogConfig
 
 Part = TypeVar("Part")
 
@@ -59,7 +60,7 @@ class OptimConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(BatchConfig, OptimConfig):
+class RunConfig(BatchConfig, OptimConfig, LogConfig):
     """Validation, checkpoints and devices."""
 
     validation_fraction: float = 0.1
@@ -98,6 +99,7 @@ class RunConfig(BatchConfig, OptimConfig):
     def __post_init__(self) -> None:
         BatchConfig.__post_init__(self)
         OptimConfig.__post_init__(self)
+        LogConfig.__post_init__(self)
         require_choices(RunConfig, self)
         require_positive(self, "validate_every", "checkpoint_every_steps", "keep_checkpoints")
         require_positive(self, "devices", "nodes", *([] if self.chunk == "auto" else ["chunk"]))
@@ -236,7 +238,7 @@ class AdaptConfig(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(BatchConfig, OptimConfig):
+class FinetuneConfig(BatchConfig, OptimConfig, LogConfig):
     """Fine-tuning."""
 
     patients: int = 32
@@ -267,6 +269,7 @@ class FinetuneConfig(BatchConfig, OptimConfig):
     def __post_init__(self) -> None:
         BatchConfig.__post_init__(self)
         OptimConfig.__post_init__(self)
+        LogConfig.__post_init__(self)
         require_choices(FinetuneConfig, self)
         require_fractions(self, "modality_dropout", "validation_fraction")
         require_positive(self, "validation_fraction")

@@ -205,7 +205,7 @@ def finetune(
     began, lesions = time.perf_counter(), 0
     with (
         checkpoints,
-        Log(out, progress.log_bytes) as log,
+        Log(out, config, progress) as log,
         step_bar(total) as bar,
         deferred_signals() as stop,
         closing(loader),

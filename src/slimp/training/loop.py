@@ -151,7 +151,7 @@ def train(
     began, lesions = time.perf_counter(), 0
     with (
         checkpoints,
-        Log(out, progress.log_bytes, main=main) as log,
+        Log(out, config, progress, main=main) as log,
         step_bar(total, main=main) as bar,
         deferred_signals() as stop,
         closing(loader),

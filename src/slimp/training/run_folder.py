@@ -30,12 +30,13 @@ from slimp.data.files import (
 )
 from slimp.errors import CheckpointError
 from slimp.training.config import PretrainConfig
+from slimp.training.loggers import LogConfig
 
 if TYPE_CHECKING:
     from slimp.training.checkpoint import Progress
 
 MAY_CHANGE = {
-    *("workers", "checkpoint_every_steps", "keep_checkpoints"),
+    *("workers", "checkpoint_every_steps", "keep_checkpoints", "logger"),
     *("accelerator", "devices", "nodes", "chunk"),
 }
 """Settings that may change on resume, since they do not change the result (the latter four change
@@ -159,27 +160,28 @@ def require_same(
 
 
 class Log(AbstractContextManager["Log"]):
-    """`metrics.jsonl` and TensorBoard events of a run; continues where a checkpoint was.
+    """`metrics.jsonl` of a run, and its loggers; continues where a checkpoint was.
 
     Args:
         out: run folder.
-        length: bytes of `metrics.jsonl` to keep; later rows are of steps that will be repeated.
+        config: names the loggers, and is what they note as the run's settings.
+        progress: of the checkpoint; later rows are of steps that will be repeated, and dropped.
         main: whether this process writes; otherwise nothing is written.
     """
 
-    def __init__(self, out: Path, length: int, *, main: bool = True) -> None:
+    def __init__(
+        self, out: Path, config: LogConfig, progress: Progress, *, main: bool = True
+    ) -> None:
         self._main = main
         if not main:
             return
         path = out / "metrics.jsonl"
         path.touch()
-        length = min(length, path.stat().st_size)  # in case someone removed it meanwhile
+        length = min(progress.log_bytes, path.stat().st_size)  # in case someone removed it
+        self._loggers = config.open_loggers(out, progress.step)
         self._file = path.open("r+b", buffering=0)  # each row appears at once, and complete
         self._file.truncate(length)
         self._file.seek(length)
-        from tensorboardX import SummaryWriter  # it imports torch
-
-        self._board = SummaryWriter(str(out / "tensorboard"))
 
     def write(self, kind: str, progress: Progress, **values: float | None) -> None:
         """Appends one row; `kind` is 'step' or 'epoch'."""
@@ -187,9 +189,9 @@ class Log(AbstractContextManager["Log"]):
             return
         row = {"kind": kind, "step": progress.step, "epoch": progress.epoch, **values}
         self._file.write(json.dumps(row).encode() + b"\n")
-        for name, value in values.items():
-            if value is not None:
-                self._board.add_scalar(f"{kind}/{name}", value, progress.step)
+        metrics = {name: x for name, x in values.items() if x is not None}
+        for logger in self._loggers:
+            logger.log({"epoch": progress.epoch, **metrics}, progress.step)
 
     @property
     def length(self) -> int:
@@ -202,7 +204,8 @@ class Log(AbstractContextManager["Log"]):
     def __exit__(self, *exception: object) -> None:
         if self._main:
             self._file.close()
-            self._board.close()
+            for logger in self._loggers:
+                logger.close()
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:

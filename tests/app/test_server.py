@@ -38,6 +38,7 @@ from slimp.app.search import Search
 from slimp.app.server import UPLOAD, create_app
 from slimp.cli.main import main
 from slimp.data.cohort import Cohort
+from slimp.data.files import sha256_of
 from slimp.data.images import decode
 from slimp.errors import UserError
 from slimp.features.embed import FeatureTable
@@ -468,6 +469,16 @@ def test_other_tools_get_rows_with_their_neighbours(root, cohort, table):
         assert row not in near["ids"]
     assert found[["projection_x", "projection_y"]].abs().max().max() == 1
     assert main(line.split()) == 2  # it is there
+    content = json.loads((root / "atlas.croissant.json").read_text("utf-8"))
+    named = [field["name"] for field in content["recordSet"][0]["field"]]
+    assert {*named, "neighbors"} == {*found.columns}
+    assert content["distribution"][0]["sha256"] == sha256_of(out)
+    card = (root / "atlas.card.md").read_text("utf-8")
+    assert sha256_of(root / "run" / "model.safetensors") in card
+    assert cohort.info.licence in card
+    out.unlink()
+    assert main(line.split()) == 2  # the card may be somebody's own
+    assert not out.exists()
 
 
 def test_without_the_extra_the_remedy_is_named(root, monkeypatch, capsys):

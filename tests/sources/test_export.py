@@ -252,6 +252,11 @@ def test_the_dataset_card_says_whose_it_is(cohort, tmp_path):
     assert "Cite: Müller 2024" in text
     assert "| `diameter_mm` | lesion | continuous | mm |" in text
     assert "- `biopsied`: " in text
+    export_cohort(cohort, tmp_path / "tar", "webdataset")
+    text = (tmp_path / "tar" / "README.md").read_text("utf-8")
+    assert '"path": "train-*.tar"' in text.split("---")[1]
+    assert "Cite: Müller 2024" in text
+    assert "biopsied" not in text, "the column stayed at home"
     odd = replace(cohort, info=replace(cohort.info, licence="ask us: a\nlot"))
     export_cohort(odd, tmp_path / "odd", "hf")
     header = (tmp_path / "odd" / "README.md").read_text("utf-8").split("---")[1]
@@ -295,11 +300,34 @@ def test_croissant_names_the_files_and_the_columns(cohort, tmp_path, format):
     assert content["license"] == "CC BY 4.0"
     for file in content["distribution"]:
         assert file["sha256"] == sha256_of(tmp_path / "out" / file["contentUrl"])
+    every = set[str]()
     for record in content["recordSet"]:
-        columns = pq.read_schema(tmp_path / "out" / record["@id"]).names
+        columns = pq.read_schema(tmp_path / "out" / record["name"]).names
         named = {field["name"] for field in record["field"]}
-        assert named <= set(columns)
-        assert {"image_id", "label", "field_mm"} <= named
+        assert named == set(columns) - {"byte_offset", "byte_length"}
+        every |= named
+    assert {"image_id", "label", "field_mm", "copyright_license", "age"} <= every
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("format", ["webdataset", "hf"])
+def test_the_croissant_library_reads_the_rows(cohort, tmp_path, format):
+    mlcroissant = pytest.importorskip("mlcroissant", reason="mlcroissant is not installed")
+    export_cohort(cohort, tmp_path / "out", format)
+    dataset = mlcroissant.Dataset(tmp_path / "out" / "croissant.json")
+    assert not dataset.metadata.ctx.issues.errors
+    found = {}
+    for record in dataset.metadata.record_sets:
+        for row in dataset.records(record.uuid):
+            row = {key.rpartition("/")[2]: value for key, value in row.items()}
+            if "image_id" in row:
+                found[row["image_id"].decode()] = row
+    assert set(found) == {*cohort.images["image_id"]}
+    want = whole(cohort).set_index("image_id")
+    for name, row in found.items():
+        if format == "hf":
+            assert row["image"].size == (16, 16)
+            assert row["diameter_mm"] == pytest.approx(want.loc[name, "diameter_mm"], nan_ok=True)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from raw_data import fill, jpeg
 
 from slimp.cli import data_sources
 from slimp.data.schema import Schema
@@ -65,6 +66,13 @@ def test_public_sources_say_where_they_come_from(name):
     assert source.homepage.startswith("https://")
 
 
+def test_the_page_on_publishing_states_the_licence_of_every_dataset():
+    page = Path(__file__).parents[2] / "docs" / "data-card.md"
+    rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \|", page.read_text("utf-8"), re.MULTILINE)
+    stated = {name: licence for name, licence in rows if name != "csv"}
+    assert stated == {name: get_source(name).licence for name in (*REVIEWED, "synthetic")}
+
+
 @pytest.mark.parametrize("name", [*REVIEWED, "synthetic"])
 def test_reviewed_schemas(name):
     schema = get_source(name).schema()
@@ -104,6 +112,20 @@ def test_what_a_source_is_not(tmp_path):
     schema = Schema.from_dict({"image": "img_id"})
     with pytest.raises(UserError, match="'pad-ufes-20' has a reviewed schema"):
         import_source("pad-ufes-20", tmp_path, tmp_path / "c", files=RawFiles(schema=schema))
+
+
+def test_a_schema_file_says_the_licence_of_ones_own_data(tmp_path):
+    raw = fill(tmp_path / "raw", {"metadata.csv": "photo\na\n", "images/a.jpg": jpeg()})
+    file = tmp_path / "mine.toml"
+    file.write_text('image = "photo"\n[dataset]\nlicence = "CC BY 4.0"\ncitation = "We, 2024"\n')
+    info = import_source("csv", raw, tmp_path / "a", files=RawFiles.from_toml(file)).info
+    assert (info.licence, info.citation) == ("CC BY 4.0", "We, 2024")
+    file.write_text('image = "photo"\n')
+    info = import_source("csv", raw, tmp_path / "b", files=RawFiles.from_toml(file)).info
+    assert (info.licence, info.citation) == ("unknown", "")
+    file.write_text('image = "photo"\n[dataset]\nlicence = 4\n')
+    with pytest.raises(UserError, match=r"mine\.toml: licence"):
+        RawFiles.from_toml(file)
 
 
 @pytest.mark.parametrize("name", REVIEWED)

@@ -1,8 +1,9 @@
 """Writes a cohort in the format of other tools.
 
 webdataset: tar shards with an image and a JSON file per sample; the webdataset package streams
-them, and `slimp data import webdataset` reads them back. hf: Parquet shards with a dataset card, as
-`datasets.load_dataset` reads them. Shards are cut by official split, and never within a patient.
+them, and `slimp data import webdataset` reads them back. hf: Parquet shards, as
+`datasets.load_dataset` reads them. Shards are cut by official split, and never within a patient. A
+dataset card and croissant.json lie beside.
 """
 
 from __future__ import annotations
@@ -55,6 +56,11 @@ def run(arguments: Arguments) -> None:
         say(
             f"left out, being neither metadata nor a licence: {', '.join(left_out)} (--published "
             "all takes them along)"
+        )
+    if cohort.info.licence == "unknown":
+        say(
+            "the licence of this cohort is not known, and the card says so: state licence and "
+            "citation under [dataset] in the schema file, and import again"
         )
     size = f"{metrics['shards']} shards, {metrics['bytes'] / 2**20:,.1f} MiB"
     say(f"written: {arguments.out} ({size})")

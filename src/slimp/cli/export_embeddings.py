@@ -1,7 +1,8 @@
 """Image embeddings with ids, metadata, a map and neighbours, for Embedding Atlas and FiftyOne.
 
 Writes one Parquet file with a row per image: ids, label, metadata, `embedding`, `projection_x`,
-`projection_y`, and `neighbors`, the rows of the nearest images and their cosine distances.
+`projection_y`, and `neighbors`, the rows of the nearest images and their cosine distances; beside
+it a dataset card and a Croissant file.
 """
 
 from __future__ import annotations
@@ -44,23 +45,25 @@ class Arguments:
 def run(arguments: Arguments) -> None:
     """Embeds, or takes the embeddings that slimp app kept, and writes the file."""
     from slimp.app.embeddings import embedded
-    from slimp.app.export import write_atlas
+    from slimp.app.export import beside, write_atlas
     from slimp.data.cohort import Cohort
     from slimp.features.encode import InferenceConfig
     from slimp.training.devices import device_of
     from slimp.training.weights_run import as_run
 
-    check_file(arguments.out, overwrite=arguments.overwrite)
+    for path in (arguments.out, *beside(arguments.out)):
+        check_file(path, overwrite=arguments.overwrite)
     folder, how = arguments.cohort, InferenceConfig(device=device_of(arguments.accelerator))
     cohort = Cohort.load(folder)
     with progress_bar("embedding images") as progress:
-        found = embedded(as_run(arguments.run), folder, cohort, how, progress=progress)
+        found = embedded(run := as_run(arguments.run), folder, cohort, how, progress=progress)
     write_atlas(
         arguments.out,
         cohort,
         found,
         projection=arguments.projection,
         neighbours=arguments.neighbours,
+        run=run,
     )
     say(f"written: {arguments.out} ({len(cohort)} images)")
     note(f"embedding-atlas {arguments.out} --x projection_x --y projection_y --neighbors neighbors")

@@ -107,13 +107,26 @@ class RawFiles:
     """Of the table of source `csv`; the others have their own."""
     layout: TableLayout | None = None
     """Of that table too; None: columns are taken as they are."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """`licence` and `citation` of these data, where the source has none of its own."""
 
     @classmethod
     def from_toml(cls, file: Path, **files: str | None) -> RawFiles:
-        """With what a schema file says of the columns and of the table."""
+        """With what a schema file says of the columns, of the table and of the data.
+
+        Raises:
+            UserError: the file is at fault.
+        """
         from slimp.sources.layout import TableLayout
 
-        return cls(schema=Schema.from_toml(file), layout=TableLayout.from_toml(file), **files)
+        schema, layout = Schema.from_toml(file), TableLayout.from_toml(file)
+        about = read_toml(file).get("dataset")
+        about = about if isinstance(about, dict) else {}
+        facts = {key: about[key] for key in ("licence", "citation") if key in about}
+        for key, value in facts.items():
+            if not isinstance(value, str):
+                raise UserError(f"{file}: {key} under [dataset] must be a text, got {value!r}.")
+        return cls(schema=schema, layout=layout, facts=facts, **files)
 
 
 def import_source(
@@ -167,8 +180,8 @@ def import_source(
     info = CohortInfo(
         name=raw.resolve().name if name == "csv" else name,
         source=name,
-        licence=source.licence,
-        citation=source.citation,
+        licence=files.facts.get("licence", source.licence),
+        citation=files.facts.get("citation", source.citation),
     )
     with closing(found):
         whole = replace(found, published=source.images)

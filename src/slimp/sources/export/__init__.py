@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import check_output, new_folder, write_json
+from slimp.data.schema import LEVELS
 from slimp.errors import CohortError
 from slimp.sources.config import ExportOptions, Format
-from slimp.sources.export.describe import write_card, write_croissant
+from slimp.sources.export.describe import IMAGE, types_of, write_card, write_croissant
 from slimp.sources.export.write import columns_of, write_parquet, write_tar
+from slimp.sources.webdataset import TABLES
 
 LICENCE = re.compile(r"licen[cs]e|copyright|attribution", re.IGNORECASE)
 """Names of published columns that must go wherever an image goes."""
+PATTERNS: dict[Format, str] = {"hf": "data/{}-*.parquet", "webdataset": "{}-*.tar"}
+HOLDS = "Each shard holds whole patients: images, ids, labels, metadata."
 
 
 def export_cohort(
@@ -60,10 +64,15 @@ def export_cohort(
     with new_folder(out, overwrite=overwrite) as folder:
         if format == "hf":
             files = write_parquet(cohort, shards, folder, progress)
-            write_card(cohort, list(shards), folder / "README.md")
+            label = {"label": "sc:Integer"} if cohort.classes else {}
+            types = {"image": IMAGE, **types_of(cohort), **label}
+            records = {file["name"]: types for file in files}
         else:
             files = write_tar(cohort, shards, folder, progress)
-        write_croissant(cohort, files, folder)
+            records = {f"{TABLES}/{level}s.parquet": types_of(cohort, level) for level in LEVELS}
+        patterns = {split: PATTERNS[format].format(split) for split in shards}
+        write_card(cohort, patterns, folder / "README.md", holds=HOLDS)
+        write_croissant(cohort, files, records, folder / "croissant.json", holds=HOLDS)
         metrics = {
             "images": len(cohort),
             "lesions": len(cohort.lesions),

@@ -10,7 +10,7 @@ from typing import Any
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import write_json
-from slimp.data.schema import LEVELS
+from slimp.data.schema import LEVELS, LevelName
 from slimp.sources.export.write import columns_of
 
 LICENCES = {
@@ -23,35 +23,50 @@ CONTEXT = {
     "@vocab": "https://schema.org/",
     "sc": "https://schema.org/",
     "cr": "http://mlcommons.org/croissant/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
     "dct": "http://purl.org/dc/terms/",
     "conformsTo": "dct:conformsTo",
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    **{key: {"@id": f"cr:{key}", "@type": "@json"} for key in ("data", "examples")},
     **{
-        name: f"cr:{name}"
-        for name in (
-            *("citeAs", "column", "extract", "field", "fileObject", "fileSet"),
-            *("includes", "recordSet", "source"),
+        key: f"cr:{key}"
+        for key in (
+            *("citeAs", "column", "equivalentProperty", "extract", "field", "fileObject"),
+            *("fileProperty", "fileSet", "format", "includes", "isLiveDataset", "jsonPath", "key"),
+            *("md5", "parentField", "path", "recordSet", "references", "regex", "repeated"),
+            *("replace", "samplingRate", "separator", "source", "subField", "transform"),
         )
     },
 }
+"""That of Croissant 1.0, whole: the library warns of any other."""
+IMAGE = "sc:ImageObject"
 DATA_TYPES = {"continuous": "sc:Float", "categorical": "sc:Text", "checkbox": "sc:Boolean"}
 
 
-def write_card(cohort: Cohort, splits: Sequence[str], path: Path) -> None:
-    """The dataset card: licence, citation, what each column is, and what must not be an input."""
+def write_card(cohort: Cohort, files: Mapping[str, str], path: Path, *, holds: str) -> None:
+    """The dataset card: licence, citation, what each column is, and what must not be an input.
+
+    Args:
+        cohort: what was exported.
+        files: split -> its files, as a pattern.
+        path: of the card, beside the files.
+        holds: what they hold, a sentence.
+    """
     info = cohort.info
-    files = [{"split": s, "path": f"data/{s}-*.parquet"} for s in dict.fromkeys(splits)]
+    entries = [{"split": split, "path": pattern} for split, pattern in files.items()]
     header = {
         **licence_header(info.licence),
         "task_categories": ["image-classification"],
-        "configs": [{"config_name": "default", "data_files": files}],
+        "configs": [{"config_name": "default", "data_files": entries}],
     }
     yaml = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items())
     columns = columns_of(cohort)
     there = {column.source for column in columns if column.group == "published"}
     refused = [f"- `{n}`: {why}" for n, why in cohort.schema.refused.items() if n in there]
+    report = info.import_report
+    changed = [f"{report[x]:,} {x}" for x in ("resized", "converted", "stripped") if report.get(x)]
     lines = [
-        f"---\n{yaml}\n---\n\n# {info.name}\n\n{_summary(cohort)}\n",
+        f"---\n{yaml}\n---\n\n# {info.name}\n\n{_summary(cohort)} {holds}\n",
         *([f"Cite: {info.citation}\n"] if info.citation else []),
         "| column | level | kind | unit |\n| --- | --- | --- | --- |",
         *(
@@ -60,6 +75,13 @@ def write_card(cohort: Cohort, splits: Sequence[str], path: Path) -> None:
             if c.group in LEVELS
         ),
         *(["\nNever inputs of a model:\n", *refused] if refused else []),
+        "\n## Before you pass it on\n",
+        "- The licence binds you and whoever gets the data from you; where each image has its own, "
+        "it stands in the image's row.",
+        f"- Images that differ from those published: {', '.join(changed) or 'none'} (stripped: of "
+        "EXIF and the like).",
+        "- Ids are those of the import. They, labels, metadata, images and what was computed of an "
+        "image are data of patients.",
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -72,28 +94,46 @@ def licence_header(licence: str) -> dict[str, str]:
     return {"license": "other", "license_name": plain[:80] or "unknown"}
 
 
-def write_croissant(cohort: Cohort, files: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Writes `croissant.json`: the files with their hashes, and the columns with their types."""
-    tables = [file["name"] for file in files if file["name"].endswith(".parquet")]
+def types_of(cohort: Cohort, level: LevelName | None = None) -> dict[str, str]:
+    """Column -> its data type, of the exported rows, or of the cohort's own table of a level."""
+    columns = columns_of(cohort)
+    if level is None:
+        return {c.name: DATA_TYPES.get(c.kind, "sc:Text") for c in columns}
+    own = cohort.tables.of_level(level)
+    kinds = {c.source: c.kind for c in columns if c.group in ("ids", "published", level)}
+    return {name: DATA_TYPES.get(kinds[name], "sc:Text") for name in own if name in kinds}
+
+
+def write_croissant(
+    cohort: Cohort,
+    files: Sequence[Mapping[str, Any]],
+    records: Mapping[str, Mapping[str, str]],
+    path: Path,
+    *,
+    holds: str,
+) -> None:
+    """Writes Croissant 1.0: the files with their hashes, and the columns with their types.
+
+    Args:
+        cohort: what was exported.
+        files: `name` and `sha256` of each.
+        records: Parquet file -> column -> data type; a type that ends in `[]` is of lists.
+        path: to write, beside the files.
+        holds: what they hold, a sentence.
+    """
     formats = {".parquet": "application/x-parquet", ".tar": "application/x-tar"}
-    images = [name for name in tables if name.startswith(("data/", "tables/images"))]
-    types = {
-        column.source: DATA_TYPES.get(column.kind, "sc:Text")
-        for column in columns_of(cohort)
-        if column.group in ("ids", "image") or (column.group in LEVELS and "data/" in images[0])
-    }
     content = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": cohort.info.name,
-        "description": _summary(cohort),
+        "description": f"{_summary(cohort)} {holds}",
         "license": cohort.info.licence,
         "citeAs": cohort.info.citation,
         "distribution": [
             {
                 "@type": "cr:FileObject",
-                "@id": file["name"],
+                "@id": _id(file["name"]),
                 "name": file["name"],
                 "contentUrl": file["name"],
                 "encodingFormat": formats[Path(file["name"]).suffix],
@@ -104,27 +144,40 @@ def write_croissant(cohort: Cohort, files: Sequence[Mapping[str, Any]], folder: 
         "recordSet": [
             {
                 "@type": "cr:RecordSet",
-                "@id": name,
+                "@id": f"rows/{_id(name)}",
+                "name": name,
                 "field": [
-                    {
-                        "@type": "cr:Field",
-                        "@id": f"{name}/{column}",
-                        "name": column,
-                        "dataType": type_,
-                        "source": {"fileObject": {"@id": name}, "extract": {"column": column}},
-                    }
-                    for column, type_ in types.items()
+                    _field(name, number, *column) for number, column in enumerate(types.items())
                 ],
             }
-            for name in images
+            for name, types in records.items()
         ],
     }
-    write_json(folder / "croissant.json", content)
+    write_json(path, content)
+
+
+def _field(file: str, number: int, column: str, type_: str) -> dict[str, Any]:
+    source: dict[str, Any] = {"fileObject": {"@id": _id(file)}, "extract": {"column": column}}
+    if type_ == IMAGE:
+        source["transform"] = {"jsonPath": "bytes"}
+    return {
+        "@type": "cr:Field",
+        "@id": f"{_id(file)}/{number}/{_id(column)}",  # two may differ in a space alone
+        "name": column,
+        "dataType": type_.removesuffix("[]"),
+        **({"repeated": True} if type_.endswith("[]") else {}),
+        "source": source,
+    }
+
+
+def _id(name: str) -> str:
+    """A name without spaces: these may not be in an identifier."""
+    return re.sub(r"\s", "_", name)
 
 
 def _summary(cohort: Cohort) -> str:
     return (
         f"{len(cohort):,} images of {len(cohort.lesions):,} lesions of {len(cohort.patients):,} "
         f"patients. Licence: {cohort.info.licence}. Source: {cohort.info.source}. For research; "
-        "not a medical device. No patient is in two shards."
+        "not a medical device."
     )

@@ -34,6 +34,15 @@ def test_a_cohort_without_patient_ids_says_so():
     assert report.render().startswith("Cohort ours: 120 lesions, no patient ids, 120 images")
 
 
+def test_an_id_that_may_stand_for_everybody_unknown_is_named():
+    tables = clean_tables()
+    ids = {f"p{k:03}": "0" for k in range(20)}
+    found = {name: table.replace({"patient_id": ids}) for name, table in tables.items()}
+    found["patients"] = found["patients"].drop_duplicates("patient_id")
+    message = found_in(hierarchy_findings(cohort(found)))["crowded-patient"].message
+    assert message.startswith("patient '0' has 40 lesions of 120, others 2 as a rule")
+
+
 @pytest.mark.parametrize(
     ("labels", "found"),
     [

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import fitted, grid_cohort, png
+from tiny import fitted, grid_cohort
 
 from slimp.data.batches import PatientBatches, epoch_loader
 from slimp.data.cohort import Cohort
 from slimp.data.config import BatchConfig
-from slimp.data.files import ImagesInMemory
 from slimp.errors import CohortError
 
 
@@ -153,16 +151,6 @@ def test_groups_join_equal_metadata_even_under_feature_dropout() -> None:
     sites = cohort.lesions["site"].to_numpy()[cohort.lesion_of_image[batch.image_rows.numpy()]]
     equal = groups[:, None] == groups[None, :]
     np.testing.assert_array_equal(equal.numpy(), sites[:, None] == sites[None, :])
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_image_is_named_in_one_line_whoever_decodes_it(workers: int) -> None:
-    whole = grid_cohort([2, 2])
-    damaged = [whole.read_image(i) for i in range(3)] + [png(3)[:60]]
-    cohort = replace(whole, store=ImagesInMemory(damaged))
-    message = r"^image 'p1l1i0': cannot be decoded \(.*\)\. Find all .* slimp data check\.$"
-    with pytest.raises(CohortError, match=message):
-        list(epoch_loader(make_batches(cohort, workers=workers), range(1)))
 
 
 def test_closing_the_loader_ends_its_processes() -> None:

@@ -5,42 +5,24 @@ from __future__ import annotations
 import io
 import multiprocessing
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny import grid_cohort, png
 from torchvision.transforms.v2 import functional as F
 
 from slimp.data.cohort import Cohort
 from slimp.data.config import BatchConfig
 from slimp.data.files import ImagesInMemory
 from slimp.data.images import Pictures, augment, centre, decode, decoding_processes, image_batches
-from slimp.data.schema import Schema
 from slimp.errors import CohortError
-
-
-def encoded(seed: int, side: int = 24, kind: str = "PNG") -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, size=(side, side + 4, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def make_cohort(images: list[bytes]) -> Cohort:
-    """One lesion per image, one patient per lesion."""
-    schema = Schema.from_dict({"image": "image_id", "label": "label"})
-    ids = {"patient_id": [f"p{i}" for i in range(len(images))]}
-    lesions = pd.DataFrame({"lesion_id": [f"l{i}" for i in range(len(images))], **ids})
-    table = lesions.assign(image_id=[f"i{i}" for i in range(len(images))], label="usual")
-    return Cohort.from_tables(
-        table, lesions, pd.DataFrame(ids), schema=schema, store=ImagesInMemory(images)
-    )
 
 
 def tensor_of(image: Image.Image) -> torch.Tensor:
@@ -124,7 +106,7 @@ def test_rotation_by_any_angle_turns_the_crop_about_its_centre(
 
 
 def test_switched_off_augmentation_is_the_central_square() -> None:
-    image = decode(encoded(0), 16)
+    image = decode(png(0), 16)
     plain = BatchConfig(crop_scale=1.0, flip=False, rotate="none", colour=0.0)
     square = tensor_of(image)[:, :, 2:26]  # 24 x 28: only the place along the longer side is random
     rng = np.random.default_rng(0)
@@ -134,13 +116,13 @@ def test_switched_off_augmentation_is_the_central_square() -> None:
 
 
 def test_the_centre_is_what_torchvision_resizes_it_to() -> None:
-    image = decode(encoded(0, side=40), 40)
+    image = decode(png(0, side=40), 40)
     expected = F.resize(F.center_crop(tensor_of(image), [40, 40]), [16, 16], antialias=True)
     torch.testing.assert_close(centre(image, 16).float(), expected.float(), rtol=0, atol=1.0)
 
 
 def test_image_batches_keep_the_order_of_the_cohort() -> None:
-    cohort = make_cohort([encoded(i) for i in range(6)])
+    cohort = grid_cohort([1] * 6)
     rows, pixels = [], []
     for part, index in image_batches(cohort, 16, batch_size=4):
         rows += index.tolist()
@@ -159,8 +141,7 @@ def test_whatever_the_colours_are_stored_as_they_become_rgb(mode: str) -> None:
 
 
 def test_what_travels_to_a_decoding_process_is_neither_tables_nor_images(tmp_path: Path) -> None:
-    cohort = make_cohort([encoded(i) for i in range(20)])
-    cohort.save(tmp_path / "cohort")
+    grid_cohort([1] * 20).save(tmp_path / "cohort")
     cohort = Cohort.load(tmp_path / "cohort")
     before = len(pickle.dumps(Pictures(cohort)))
     for i in range(40):
@@ -172,9 +153,11 @@ def test_what_travels_to_a_decoding_process_is_neither_tables_nor_images(tmp_pat
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_image_is_named_in_one_line_whoever_decodes_it(workers: int) -> None:
-    cohort = make_cohort([encoded(0), encoded(1), encoded(2)[:60]])
+    store = ImagesInMemory([png(0), png(1), png(2)[:60]])
+    cohort = replace(grid_cohort([1] * 3), store=store)
     before = set(multiprocessing.active_children())
-    with pytest.raises(CohortError, match=r"^image 'i2'") as held:
+    message = r"^image 'p2l0i0': cannot be decoded .* slimp data check\.$"
+    with pytest.raises(CohortError, match=message) as held:
         list(image_batches(cohort, 16, batch_size=1, workers=workers))
     assert "\n" not in str(held.value)
     assert not set(multiprocessing.active_children()) - before

@@ -13,9 +13,9 @@ from slimp.data.in_order import in_order
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(st.integers(), max_size=30), st.integers(1, 5), st.integers(1, 9))
-def test_results_are_those_of_a_loop(items, threads, ahead):
-    results = in_order(lambda item: item**2, items, threads=threads, ahead=ahead)
+@given(st.lists(st.integers(), max_size=30), st.integers(1, 9))
+def test_results_are_those_of_a_loop(items, ahead):
+    results = in_order(lambda item: item**2, items, ahead=ahead)
     assert list(results) == [item**2 for item in items]
 
 
@@ -24,12 +24,12 @@ def test_a_slow_item_does_not_lose_its_place():
         time.sleep(0.02 if item == 0 else 0)
         return item
 
-    assert list(in_order(work, range(8), threads=4, ahead=8)) == list(range(8))
+    assert list(in_order(work, range(8), ahead=8)) == list(range(8))
 
 
 def test_no_more_is_begun_than_is_allowed_and_closing_ends_it():
     begun: list[int] = []
-    with closing(in_order(begun.append, range(1000), threads=2, ahead=5)) as results:
+    with closing(in_order(begun.append, range(1000), ahead=5)) as results:
         for _ in range(3):
             next(results)
     assert 3 <= len(begun) <= 5 + 3
@@ -39,7 +39,7 @@ def test_a_failure_comes_out_in_its_place():
     def work(item: int) -> float:
         return 1 / (3 - item)
 
-    results = in_order(work, range(6), threads=2, ahead=4)
+    results = in_order(work, range(6), ahead=4)
     assert [next(results) for _ in range(3)] == [1 / 3, 1 / 2, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 from PIL import Image
+from raw_data import encoded as encoded_image
 
 from slimp.data.cohort import Cohort, CohortInfo
 from slimp.data.files import ImagesInMemory
@@ -33,9 +33,7 @@ CLASSES = np.array(["BCC", "MEL", "NEV"])
 
 def encode(pixels, kind="png", **options):
     """Pixels -> an encoded image."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind, **options)
-    return buffer.getvalue()
+    return encoded_image(Image.fromarray(pixels), kind, **options)
 
 
 @lru_cache(None)

@@ -73,6 +73,17 @@ def metadata_of(cohort: Cohort) -> pd.DataFrame:
     return joined[["image_id", *columns]].rename(columns={"image_id": "image"})
 
 
+def bytes_of(cohort: Cohort) -> list[bytes]:
+    return [cohort.read_image(row) for row in range(len(cohort))]
+
+
+def assert_same(a: Cohort, b: Cohort) -> None:
+    """Tables and images are equal."""
+    for level in LEVELS:
+        pd.testing.assert_frame_equal(a.tables.of_level(level), b.tables.of_level(level))
+    assert bytes_of(a) == bytes_of(b)
+
+
 def write_images(cohort: Cohort, folder: Path, rows: Iterable[int]) -> list[Path]:
     """Some of the images as files that are called by their ids."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from raw_data import encoded
 from torch import Tensor
 
 from slimp.data.cohort import Cohort
@@ -51,9 +51,7 @@ def tiny_config(**changes: Any) -> PretrainConfig:
 def png(seed: int, side: int = 24) -> bytes:
     """A picture of noise, wider than high."""
     pixels = np.random.default_rng(seed).integers(0, 255, size=(side, side + 4, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(Image.fromarray(pixels), "PNG")
 
 
 def grid_cohort(lesions: Sequence[int], images: int = 1, *, camera: bool = False) -> Cohort:

@@ -113,6 +113,12 @@ def test_rows_are_found_by_name_stem_or_end_of_path_in_any_spelling() -> None:
         found.keys_of([Path("x/caps1.jpg"), Path("y/Caps1.png")])
 
 
+def test_whose_the_images_are_is_read_as_ids_are() -> None:
+    """Images of nobody known are not all of one patient, whom `relative` would compare."""
+    owners = read(image=["a", "b", "c", "d"], patient=["nan", "unknown", "7.0", "7"]).owners
+    assert owners["patient_id"].tolist() == ["image a", "image b", "7", "7"]
+
+
 def test_tables_that_do_not_say_which_image_are_refused() -> None:
     with pytest.raises(TableError, match=r"no column 'image' \(nor 'img_id'\)"):
         read(picture=["a"], age=["3"])

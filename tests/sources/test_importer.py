@@ -15,10 +15,11 @@ import pytest
 from raw_data import jpeg
 
 from slimp.data.cohort import Cohort, CohortInfo
+from slimp.data.in_order import THREADS
 from slimp.data.schema import Schema
 from slimp.errors import CohortError, TableError, UserError
 from slimp.sources.config import ImportOptions
-from slimp.sources.importer import GROUP, THREADS, RawTable, import_cohort
+from slimp.sources.importer import GROUP, RawTable, import_cohort
 
 SCHEMA = Schema.from_dict(
     {

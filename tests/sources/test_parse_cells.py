@@ -132,6 +132,7 @@ def test_further_misfits_are_counted():
             ["BRAZIL", " BRASIL", "ITALY", "UNK", "", "1.0"],
             ["BRASIL", "BRASIL", "ITALY", None, None, "1.0"],
         ),
+        (feature("categorical"), ["3", "3.0", "2,0", "2"], ["3", "3", "2", "2"]),  # of two files
         (feature("categorical", aliases={"a": "b", "b": "a"}), ["a", "b"], ["b", "a"]),
         (feature("categorical", categories=("I", "II"), aliases={"1": "I"}), ["1", "II"], None),
         (feature("checkbox"), ["True", "TRUE", "1", "1.0", "Yes "], [True] * 5),

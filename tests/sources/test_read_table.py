@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import unicodedata
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
@@ -97,6 +98,7 @@ text = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size
 @given(st.lists(st.tuples(text, text), min_size=1, max_size=8))
 def test_what_pandas_writes_comes_back(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("csv") / "metadata.csv"
+    rows = [[unicodedata.normalize("NFC", cell) for cell in row] for row in rows]
     frame = pd.DataFrame(rows, columns=["a", "b"], dtype="str").assign(c="end")
     frame.to_csv(path, index=False)
     pd.testing.assert_frame_equal(read_table(path).reset_index(drop=True), frame)
@@ -120,6 +122,16 @@ def test_encodings_are_recognised(tmp_path, encoding, assumed):
     if assumed:
         assert "is not UTF-8 (line 1 holds the byte 0xf6); it was read as Windows-1" in notes[0]
         assert not any(word in notes[0] for word in ("Größe", "Fälle", "Übel"))
+
+
+def test_letters_are_composed_whoever_wrote_them(tmp_path):
+    """Else Nävus from a Mac and from Windows would be two classes."""
+    text = "Größe;Fälle\nNävus;Übel\n"
+    decomposed = written(tmp_path, unicodedata.normalize("NFD", text))
+    assert read_table(decomposed).to_dict("list") == {"Größe": ["Nävus"], "Fälle": ["Übel"]}
+    assert read_spreadsheet.cell_text(unicodedata.normalize("NFD", "Ü")) == "Ü"
+    pq.write_table(pa.table({"x": [unicodedata.normalize("NFD", "Ü")]}), tmp_path / "t")
+    assert read_table(tmp_path / "t")["x"].tolist() == ["Ü"]
 
 
 @pytest.mark.parametrize("encoding", ["cp1250", "mac-roman", "cp850", "utf-16-le", "utf-8-sig"])
@@ -203,6 +215,8 @@ def test_delimiters_within_other_cells(tmp_path):
     path = written(tmp_path, "a;b\n1,2,3,4;x\n1,5;y\n")
     assert read_table(path).columns.tolist() == ["a", "b"]
     assert read_table(path, layout=TableLayout(delimiter="|")).columns.tolist() == ["a;b"]
+    commas = "image;size;depth\n" + "a.jpg;4,5;0,3\n" * 40
+    assert read_table(written(tmp_path, commas)).columns.tolist() == ["image", "size", "depth"]
 
 
 TYPED = {
@@ -212,7 +226,7 @@ TYPED = {
     "big": (pa.array([1e300, -0.0, 123456789012.5]), ["1e+300", "0", "1.234567890125e+11"]),
     "exact": (pa.array([Decimal("1.230"), None, Decimal("-2")]), ["1.2300", "", "-2.0000"]),
     "word": (pa.array(["a", " b ", None]).dictionary_encode(), ["a", " b ", ""]),
-    "tick": (pa.array([True, False, None]), ["true", "false", ""]),
+    "tick": (pa.array([True, False, None]), ["True", "False", ""]),
     "day": (pa.array([dt.date(2020, 1, 2), None, None]), ["2020-01-02", "", ""]),
     "time": (
         pa.array([dt.datetime(2020, 1, 2), None, dt.datetime(2020, 1, 2, 3, 4)]),

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from raw_data import fill, jpeg
 
 from slimp.data.cohort import Cohort
 from slimp.data.schema import LEVELS
@@ -97,10 +97,7 @@ def test_headers_in_six_languages():
 
 
 def draw(folder: Path, names: Iterable[str]) -> None:
-    pixels = np.random.default_rng(0).integers(0, 255, (8, 9, 3), dtype=np.uint8)
-    for path in (folder / name for name in names):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
+    fill(folder, dict.fromkeys(names, jpeg()))
 
 
 def clinic(patients: int = 12) -> pd.DataFrame:
@@ -282,7 +279,7 @@ def test_personal_data_are_dropped(tmp_path):
 
 
 def test_columns_that_follow_the_label_are_refused(tmp_path):
-    frame = clinic(90).drop(columns="site")
+    frame, number = clinic(90).drop(columns="site"), range(360)
     frame["biopsied"] = np.where(frame["dx"] == "nevus", "no", "yes")
     frame["excision margin"] = [str(i % 7 + 1.5) for i in range(len(frame))]
     frame["other"] = np.where(frame["dx"] == "melanoma", "urgent", "soon")
@@ -290,13 +287,23 @@ def test_columns_that_follow_the_label_are_refused(tmp_path):
     frame["iddx_2"] = [f"Benign::{i % 9}" for i in range(len(frame))]
     frame["mel_thick_mm"] = [str(i % 5 / 4) for i in range(len(frame))]
     frame["title"] = "a photo of a " + frame["dx"]
+    frame["width"] = np.where(frame["dx"] == "melanoma", [f"{i % 9}.5" for i in number], "")
     schema = sketched(tmp_path, frame).schema()
     assert set(schema.refused) == {
         *("biopsied", "excision margin", "other", "clinical impression", "iddx_2"),
-        *("mel_thick_mm", "title"),
+        *("mel_thick_mm", "title", "width"),
     }
+    assert schema.refused["width"] == "filled in where the label is melanoma alone"
     assert "follows the label" in schema.refused["other"]
     assert "names the diagnosis" in schema.refused["title"]
+
+
+@pytest.mark.parametrize("mark", [".", ","])
+def test_numbers_that_follow_the_label_are_refused_whatever_their_marks(tmp_path, mark):
+    frame, rng = clinic(90), np.random.default_rng(0)
+    values = rng.normal(0, 0.5, len(frame)) + np.where(frame["dx"] == "melanoma", 9, 4)
+    frame["score"] = [f"{value:.2f}".replace(".", mark) for value in values]
+    assert "follows the label" in sketched(tmp_path, frame).schema().refused["score"]
 
 
 def test_the_fullest_label_wins_and_its_rivals_are_named(tmp_path):

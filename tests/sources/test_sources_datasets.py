@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from raw_data import fill as write
 from raw_data import jpeg
+from tables import assert_same, bytes_of
 
 from slimp.data.cohort import Cohort
 from slimp.errors import TableError
@@ -44,16 +45,6 @@ def pack_folders(raw: Path, pattern: str, method: int = zipfile.ZIP_STORED) -> N
         if folder.is_dir() and not any(parent.match(pattern) for parent in folder.parents):
             pack(folder, folder.with_suffix(".zip"), method)
             shutil.rmtree(folder)
-
-
-def bytes_of(cohort: Cohort) -> list[bytes]:
-    return [cohort.read_image(row) for row in range(len(cohort))]
-
-
-def assert_same(found: Cohort, expected: Cohort) -> None:
-    for level in ("images", "lesions", "patients"):
-        pd.testing.assert_frame_equal(getattr(found, level), getattr(expected, level))
-    assert bytes_of(found) == bytes_of(expected)
 
 
 def cells(cohort: Cohort, level: str, column: str) -> list[object]:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
+from tables import assert_same
 
 from slimp.data.cohort import Cohort, CohortInfo
 from slimp.errors import UserError
@@ -41,15 +42,6 @@ def pixels_of(cohort: Cohort, row: int) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(cohort.read_image(row))), dtype=float)
 
 
-def assert_same(first: Cohort, second: Cohort) -> None:
-    for level in ("images", "lesions", "patients"):
-        pd.testing.assert_frame_equal(getattr(first, level), getattr(second, level))
-    assert first.schema == second.schema
-    assert [first.read_image(i) for i in range(len(first))] == [
-        second.read_image(i) for i in range(len(second))
-    ]
-
-
 def test_more_patients_start_with_the_same_ones():
     small, large = synthesize(SMALL), synthesize(replace(SMALL, patients=8))
     assert len(large) > len(small)
@@ -62,6 +54,7 @@ def test_streaming_to_disk_equals_the_cohort_in_memory(tmp_path):
     assert calls == [(k, SMALL.patients) for k in range(1, SMALL.patients + 1)]
     loaded, made = Cohort.load(tmp_path / "cohort"), synthesize(SMALL)
     assert_same(loaded, made)
+    assert loaded.schema == made.schema
     assert made.images.groupby("lesion_id").size().max() == SMALL.images_per_lesion
     assert SyntheticConfig.of(loaded.info) == SMALL
 

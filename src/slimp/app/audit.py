@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from slimp.checks.finding import Finding
-from slimp.checks.near_duplicates import Progress
 from slimp.checks.report import check_cohort
 from slimp.data.cohort import Cohort
 from slimp.data.files import read_json, write_json
+from slimp.data.in_order import Progress
 
 MOST = 500
 """Images that a finding opens."""

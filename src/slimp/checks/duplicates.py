@@ -16,11 +16,11 @@ from slimp.checks.near_duplicates import (
     ALIKE,
     CROWD,
     TURNS,
-    Progress,
     likeness,
     near_pairs,
     perceptual_hashes,
 )
+from slimp.data.in_order import Progress
 
 OWNERS = ["image_id", "lesion_id", "patient_id", "label", "split"]
 """Of each image of a pair, with `first_` or `second_` in front; `split` if it is published."""

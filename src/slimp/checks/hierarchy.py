@@ -11,6 +11,8 @@ import pandas as pd
 from slimp.checks.finding import Finding, count_of, finding, name_list
 from slimp.data.cohort import Cohort
 
+CROWD = 10
+"""So many lesions, and so many times as many as is usual, and over a tenth of all, are a crowd."""
 FEW_PATIENTS = 10
 """A class with fewer patients cannot be probed with folds and intervals that mean anything."""
 COUNTED = {
@@ -30,6 +32,11 @@ def hierarchy_findings(cohort: Cohort) -> Iterator[Finding]:
         yield finding("one-patient", example=str(cohort.patients["patient_id"].iloc[0]))
     if not cohort.has_patient_ids:
         yield finding("no-patient-ids", lesions=len(cohort.lesions))
+    lesions = cohort.lesions["patient_id"].value_counts()
+    most, usual = int(lesions.iloc[0]), float(lesions.median())
+    if most >= CROWD and CROWD * usual < most < len(cohort.lesions) < 10 * most:
+        total, name = len(cohort.lesions), lesions.index[0]
+        yield finding("crowded-patient", name=name, lesions=most, total=total, usual=usual)
     if len(unlabelled := images.loc[images["label"].isna(), "image_id"]):
         of: dict[str, Any] = {"total": len(images), "ids": unlabelled}
         yield finding("unlabelled", count=len(unlabelled), example=str(unlabelled.iloc[0]), **of)

@@ -18,9 +18,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from slimp.checks.finding import Finding, finding
-from slimp.checks.near_duplicates import SIDE, THREADS, Progress, Thumbnails, shrink
+from slimp.checks.near_duplicates import SIDE, Thumbnails, shrink
 from slimp.data.cohort import Cohort
-from slimp.data.in_order import in_order
+from slimp.data.in_order import Progress, in_order
 from slimp.sources.decode_image import decode_image
 from slimp.sources.image_limits import CorruptImageError, own_limits
 
@@ -101,7 +101,7 @@ def scan_images(cohort: Cohort, progress: Progress | None = None) -> ImageScan:
         return measured | {"problem": ""}
 
     # Threads read ahead; decoding itself gains next to nothing by them.
-    work = in_order(open_image, range(len(cohort)), threads=THREADS, ahead=AHEAD)
+    work = in_order(open_image, range(len(cohort)), ahead=AHEAD)
     with own_limits(), closing(work) as scanned:
         for row in scanned:
             rows.append(row)

@@ -11,8 +11,6 @@ Axis names: n = images, k = pairs.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from contextlib import closing
 
 import numpy as np
@@ -23,7 +21,7 @@ from PIL import Image
 from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter1d
 
-from slimp.data.in_order import in_order
+from slimp.data.in_order import Progress, in_order
 
 SIDE = 32
 """Of a thumbnail, px."""
@@ -49,7 +47,6 @@ TILE = (16, 4096)
 """Rows and columns compared at once; the words fit a cache."""
 BLOCK = 1024
 """Rows, or pairs, that one thread takes at a time."""
-THREADS = min(8, os.cpu_count() or 1)
 
 ALIKE = 0.80
 """Correlation of details, aligned, from which a pair counts as one image."""
@@ -71,7 +68,6 @@ Hashes = UInt64[np.ndarray, "n 2 4"]
 """Upright and with axes exchanged; 64 coefficients of even and odd row by even and odd column."""
 Pairs = Int[np.ndarray, "4 _"]
 """First image, second image, turn, distance."""
-Progress = Callable[[int, int], None]
 
 
 def shrink(image: Image.Image) -> UInt8[np.ndarray, "32 32"]:
@@ -135,7 +131,7 @@ def near_pairs(
         return _near_block(hashes, start, radii, crowd)
 
     starts = range(0, n, BLOCK)
-    with closing(in_order(search, starts, threads=THREADS, ahead=2 * THREADS)) as blocks:
+    with closing(in_order(search, starts)) as blocks:
         for start, (pairs, near) in zip(starts, blocks, strict=True):
             found.append(pairs)
             counts += near
@@ -205,7 +201,7 @@ def likeness(thumbnails: Thumbnails, pairs: pd.DataFrame) -> Float[np.ndarray, "
         return _likeness(first.astype(np.float32), second.astype(np.float32))
 
     starts = range(0, len(pairs), BLOCK)
-    with closing(in_order(compare, starts, threads=THREADS, ahead=len(starts))) as parts:
+    with closing(in_order(compare, starts)) as parts:
         return np.concatenate([np.zeros(0, dtype=np.float32), *parts])
 
 

@@ -30,10 +30,10 @@ from slimp.checks.label_leaks import (
     missing_findings,
     rank_columns,
 )
-from slimp.checks.near_duplicates import Progress
 from slimp.checks.published import Published, published_columns
 from slimp.checks.subgroups import subgroup_findings, subgroup_tables
 from slimp.data.cohort import Cohort, Tables
+from slimp.data.in_order import Progress
 
 WIDTH = 100
 """Characters per line of the rendered report."""

@@ -44,8 +44,9 @@ def convert(hint: Any, value: Any) -> Any:
             if str(choice) == str(value):
                 return choice
     elif kind is tuple:
-        if isinstance(value, str):
-            value = _yaml(value if value.startswith("[") else f"[{value}]")
+        if isinstance(value, str):  # YAML, which reads 007 as 7, only in brackets
+            words = [word.strip() for word in value.split(",") if word.strip()]
+            value = _yaml(value) if value.startswith("[") else words
         values = value if isinstance(value, list | tuple) else [value]
         return tuple(convert(inner[0], item) for item in values)
     elif kind is Mapping:

@@ -27,12 +27,10 @@ from torch.utils.data import Dataset
 from slimp.data.cohort import Cohort
 from slimp.data.config import BatchConfig
 from slimp.data.encoding import Encoding, Rows
-from slimp.data.images import Pictures, augment, centre, load_ahead
+from slimp.data.images import IntArray, Pictures, augment, centre, load_ahead
 from slimp.data.processes import shard
 from slimp.data.schema import LevelName
 from slimp.errors import CohortError
-
-IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,21 +11,23 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Progress = Callable[[int, int], None]
+"""Called with the number of items done and the number in all."""
+THREADS = min(8, os.cpu_count() or 1)
 
 
 def in_order(
-    work: Callable[[Item], Result], items: Iterable[Item], *, threads: int, ahead: int
+    work: Callable[[Item], Result], items: Iterable[Item], *, ahead: int = 2 * THREADS
 ) -> Generator[Result, None, None]:
     """Results in the order of `items`, computed by threads; close it to stop early.
 
     Args:
         work: called once per item, from several threads.
         items: taken as results are asked for.
-        threads: number of threads.
         ahead: items started and not yet returned, at most.
     """
     pending = iter(items)
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         begun = deque(pool.submit(work, item) for item in islice(pending, ahead))
         try:
             while begun:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
@@ -22,7 +23,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         TableError: it is missing, or no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(unicodedata.normalize("NFC", path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise TableError(f"{path}: no such schema file.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

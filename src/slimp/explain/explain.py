@@ -16,10 +16,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from slimp.data.batches import IntArray
 from slimp.data.cohort import Cohort
 from slimp.data.files import write_json
-from slimp.data.images import Pictures, centre
+from slimp.data.images import IntArray, Pictures, centre
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Estimate
 from slimp.evaluation.logistic import LinearProbe

@@ -24,7 +24,8 @@ from slimp.sources.config import SHORTER_SIDE
 from slimp.sources.decode_image import verify_image
 from slimp.sources.image_files import is_image_file
 from slimp.sources.image_limits import CorruptImageError
-from slimp.sources.parse_cells import fold, image_key, read_feature
+from slimp.sources.parse_cells import Where, fold, image_key, read_feature
+from slimp.sources.parse_ids import parse_ids
 from slimp.sources.read_spreadsheet import cell_text
 from slimp.sources.read_table import read_table
 
@@ -132,7 +133,7 @@ class Metadata:
                     strange = ~typed.isin([*fitted.categories, *fitted.spellings])
                     unseen[column] = strange & typed.notna()
         rows = pd.Index(keys.to_numpy())
-        owners = _owners(table, keys, schema)
+        owners = _owners(table, keys, schema, where)
         if owners is not None:
             taken |= {"patient", "lesion", str(schema.patient), str(schema.lesion)}
         frame = pd.DataFrame(cells, index=table.index).set_axis(rows, axis="index")
@@ -252,12 +253,15 @@ def _keyed(table: pd.DataFrame, place: str, schema: Schema) -> tuple[pd.DataFram
     return table, keys, name
 
 
-def _owners(table: pd.DataFrame, keys: pd.Series, schema: Schema) -> pd.DataFrame | None:
+def _owners(
+    table: pd.DataFrame, keys: pd.Series, schema: Schema, where: Where
+) -> pd.DataFrame | None:
     """Whose the images are; one without a patient or a lesion has its own."""
     found = {}
     for level, column in (("patient", schema.patient), ("lesion", schema.lesion)):
-        name = level if level in table else column
-        cells = table[name].fillna("").str.strip() if name in table else pd.Series("", table.index)
+        name, cells = level if level in table else column, pd.Series("", table.index)
+        if name in table:
+            cells, _ = parse_ids(table[name], where, missing=schema.missing)
         found[f"{level}_id"] = cells.where(cells != "", "image " + keys).to_numpy()
         if level == "patient" and name not in table:
             return None

@@ -20,7 +20,8 @@ from slimp.sources.config import ImportOptions
 
 if TYPE_CHECKING:
     from slimp.data.cohort import Cohort
-    from slimp.sources.importer import Progress, RawTable
+    from slimp.data.in_order import Progress
+    from slimp.sources.importer import RawTable
     from slimp.sources.layout import TableLayout
     from slimp.sources.recognise import Layout
 

@@ -10,13 +10,13 @@ import pandas as pd
 
 from slimp.errors import TableError
 from slimp.sources.parse_cells import IMAGE_ENDING, NUMBER
+from slimp.sources.parse_ids import is_missing
 
 SEARCHED = 30
 """Rows from the top among which the header is looked for."""
 LIKE, ROWS = 0.9, 200
 """Share of a column's cells that must be of one form, and rows that are looked at."""
 _NUMERIC = re.compile(r"[-+]?[\d.,:/\s%-]+")
-_MISSING = {"", "-", "?", "na", "n/a", "nan", "none", "null", "unk", "unknown"}
 
 
 def find_header(
@@ -82,9 +82,9 @@ def refuse_data_as_header(table: pd.DataFrame, place: str, row: int) -> None:
 
 def _is_like_its_column(name: str, cells: Sequence[str]) -> bool | None:
     """Whether a name has the form of nearly all cells below it; None if they have none."""
-    known = [cell.strip() for cell in cells if cell.strip().lower() not in _MISSING]
+    known = [cell.strip() for cell in cells if not is_missing(cell.strip(), ())]
     blank = name.startswith("unnamed_") and "" in cells
-    if not known or blank or name.lower() in _MISSING:
+    if not known or blank or is_missing(name, ()):
         return None
     form, count = Counter(map(_form, known)).most_common(1)[0]
     return _form(name) == form if form and count >= LIKE * len(known) else None

@@ -6,7 +6,6 @@ it gets the target's name when everything is written. An import that is interrup
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from slimp.data.cohort import Cohort, CohortInfo
 from slimp.data.cohort_files import CohortWriter
 from slimp.data.files import check_output
-from slimp.data.in_order import in_order
+from slimp.data.in_order import Progress, in_order
 from slimp.data.schema import Schema
 from slimp.data.signals import deferred_signals
 from slimp.errors import CohortError, UserError
@@ -32,14 +31,10 @@ from slimp.sources.image_limits import CorruptImageError, own_limits
 from slimp.sources.level_tables import split_levels, type_rows
 from slimp.sources.parse_cells import image_key
 
-Progress = Callable[[int, int], None]
-"""Called after each row with the number done and the number in all."""
-
 MUCH = 0.1
 """Share of the rows whose absence is worth a warning."""
 NAMED = 10
 """Absent and corrupt images that are listed by name."""
-THREADS = min(8, os.cpu_count() or 1)
 GROUP = 64
 """Rows that a thread works on at a time; a quarter where images keep their size."""
 
@@ -122,9 +117,9 @@ def import_cohort(
         counts, kept = collect_images(cells, raw, writer, options, progress)
         tables, report = split_levels(rows.keep(kept), schema)
         warnings = _few_images(counts, int(kept.sum()), total, raw.published)
-        content: dict[str, Any] = asdict(report) | counts.to_dict()
+        content = report | counts.to_dict()
         content |= {
-            "warnings": [*report.warnings, *warnings],
+            "warnings": [*report["warnings"], *warnings],
             "layout": raw.layout,
             "images": len(tables.images),
             "lesions": len(tables.lesions),
@@ -159,7 +154,7 @@ def collect_images(
     def verify(start: int) -> list[Outcome]:
         return [_verified(cell, raw, options.shorter_side) for cell in cells[start : start + size]]
 
-    groups = in_order(verify, range(0, len(cells), size), threads=THREADS, ahead=2 * THREADS)
+    groups = in_order(verify, range(0, len(cells), size))
     with deferred_signals() as stop, own_limits(), closing(groups):
         for row, outcome in enumerate(chain.from_iterable(groups)):
             if isinstance(outcome, VerifiedImage):

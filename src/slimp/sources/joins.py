@@ -106,14 +106,11 @@ def _keys(
     table: pd.DataFrame, columns: Sequence[str], schema: Schema, notes: list[str]
 ) -> pd.Series:
     """The ids of each row as one text; '' where one of them is missing."""
-
-    def where(position: int) -> str:
-        file, row = table.index[position]
-        return f"{file}, row {row}"
-
     parts = list[pd.Series]()
     for column in columns:
-        ids, said = parse_ids(table[column], where, missing=schema.missing)
+        ids, said = parse_ids(
+            table[column], lambda k: "{}, row {}".format(*table.index[k]), missing=schema.missing
+        )
         notes += [note for note in said if "more than one way" not in note]
         parts.append(ids.map(similar_form) if schema.similar_ids == "same" else ids)
     known = np.all([part != "" for part in parts], axis=0)

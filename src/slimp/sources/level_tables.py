@@ -6,55 +6,26 @@ person sees there (the header is row 1), so that a message can name them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from slimp.data.cohort import Tables
-from slimp.data.schema import RESERVED_COLUMNS, Level, LevelName, Schema
+from slimp.data.schema import RESERVED_COLUMNS, Level, Schema
 from slimp.errors import TableError
-from slimp.sources.find_ids import image_ids, lesions_and_patients, namer, repeats
+from slimp.sources.find_ids import Mask, image_ids, lesions_and_patients, namer, repeats
 from slimp.sources.parse_cells import missing_spellings, read_feature, require_columns
-from slimp.sources.parse_ids import missing_words, one_hot_labels, parse_labels, parse_splits
+from slimp.sources.parse_ids import (
+    is_missing,
+    missing_words,
+    one_hot_labels,
+    parse_labels,
+    parse_splits,
+)
 
 ASSUMED = "assumed"
 """Key in `DataFrame.attrs` of what a reader assumed about a file, one sentence each."""
-Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Disagreement:
-    """A column whose value differs within one lesion or patient, and what was made of it."""
-
-    level: LevelName
-    column: str
-    count: int
-    """Lesions or patients with more than one value; missing cells do not count."""
-    rule: str
-    example: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableReport:
-    """What was met in a table and what was made of it."""
-
-    assumed: tuple[str, ...] = ()
-    """What had to be assumed, such as a file's encoding, or that two spellings are one id."""
-    rows: int = 0
-    """Of the published table, duplicates included."""
-    duplicate_rows: int = 0
-    """Rows that repeat another row to the letter; they were collapsed."""
-    lesion_ids: str = ""
-    """Where the lesion ids come from."""
-    patient_ids: str = ""
-    missing_lesion_ids: int = 0
-    missing_patient_ids: int = 0
-    disagreements: tuple[Disagreement, ...] = ()
-    missing_spellings: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Column -> what stands for missing ('' is the empty cell) -> cells; gaps only."""
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +40,10 @@ class TypedRows:
     image_cells: pd.Series
     """What the table calls each image file, for finding it."""
     unused: tuple[str, ...]
-    report: TableReport
-
-    def __len__(self) -> int:
-        return len(self.frame)
+    report: dict[str, Any]
+    """What was met: what had to be `assumed`; `rows` of the table and `duplicate_rows` that were
+    collapsed; where `lesion_ids` and `patient_ids` come from, and how many are missing;
+    `missing_spellings`, column -> what stands for missing -> cells; `warnings`."""
 
     def keep(self, mask: Mask) -> TypedRows:
         """The rows where `mask` is true; ids stay what they are."""
@@ -86,7 +57,7 @@ def type_rows(
     """Typed cells and ids; rows that repeat another to the letter are collapsed.
 
     Raises:
-        TableError: no rows, a column is missing, a cell does not fit its kind, an image id is
+        TableError: a column is missing, a cell does not fit its kind, an image id is
             empty, points outside the image folder, or stands in two rows that differ; an id is
             damaged or could be another; or a patient id is missing and that is refused.
     """
@@ -108,37 +79,38 @@ def type_rows(
         said += notes
     for feature in schema.features:
         columns |= read_feature(table, feature, namer(table, schema, feature.reads[0]))
+    warnings += _doubtful_categories(columns, schema)
     names = _unused_columns(table, schema)
     columns |= {new: table[old] for old, new in names.items()}
     return TypedRows(
         frame=pd.DataFrame(columns).reset_index(drop=True),
         image_cells=image_cells.reset_index(drop=True),
         unused=tuple(names.values()),
-        report=TableReport(
-            assumed=tuple(dict.fromkeys(said)),
-            rows=rows,
-            duplicate_rows=int((~first).sum()),
+        report={
+            "assumed": list(dict.fromkeys(said)),
+            "rows": rows,
+            "duplicate_rows": int((~first).sum()),
             **facts,
-            missing_spellings=_missing_spellings(table, schema),
-            warnings=tuple(warnings),
-        ),
+            "missing_spellings": _missing_spellings(table, schema),
+            "warnings": warnings,
+        },
     )
 
 
-def split_levels(rows: TypedRows, schema: Schema) -> tuple[Tables, TableReport]:
-    """A table per level, values resolved as `level_table` does, and what was met."""
+def split_levels(rows: TypedRows, schema: Schema) -> tuple[Tables, dict[str, Any]]:
+    """A table per level, and the report with `disagreements`, both as `level_table` has them."""
     frame = rows.frame
     lesions, of_lesions = level_table(frame, schema.level("lesion"))
     lesions.insert(1, "patient_id", frame.drop_duplicates("lesion_id")["patient_id"].to_numpy())
     patients, of_patients = level_table(frame, schema.level("patient"))
     ids = ["image_id", "lesion_id", "patient_id", "label"] + ["split"] * (schema.split is not None)
     images = frame[[*ids, *schema.level("image").columns, *rows.unused]]
-    report = replace(rows.report, disagreements=(*of_lesions, *of_patients))
+    report = {**rows.report, "disagreements": [*of_lesions, *of_patients]}
     return Tables(images=images, lesions=lesions, patients=patients), report
 
 
 def _require_columns(table: pd.DataFrame, schema: Schema) -> None:
-    file = table.index[0][0] if len(table) else "the table"
+    file = table.index[0][0]
     for feature in schema.features:
         if feature.from_date is not None and feature.name in table.columns:
             raise TableError(
@@ -148,8 +120,6 @@ def _require_columns(table: pd.DataFrame, schema: Schema) -> None:
     require_columns(table, file, schema.roles, "in the schema")
     features = {c: f"feature '{f.name}'" for f in schema.features for c in f.reads}
     require_columns(table, file, features, "in the schema")
-    if table.empty:
-        raise TableError(f"{file}: has no rows, only a header.")
 
 
 def _labels(table: pd.DataFrame, schema: Schema) -> tuple[pd.Series, list[str]]:
@@ -161,8 +131,23 @@ def _labels(table: pd.DataFrame, schema: Schema) -> tuple[pd.Series, list[str]]:
     return parse_labels(cells, schema.label_names, schema.missing)
 
 
+def _doubtful_categories(columns: dict[str, pd.Series], schema: Schema) -> list[str]:
+    """Warnings of categories that would mean missing as an id, such as nan, unless listed."""
+    warnings = list[str]()
+    for feature in (f for f in schema.features if f.kind == "categorical" and not f.categories):
+        (column,) = feature.columns
+        counts = columns[column].value_counts().sort_index()
+        doubtful = [word for word in counts.index if is_missing(word, ())]
+        for word in (w for w in doubtful if w not in feature.aliases.values()):
+            warnings.append(
+                f"column '{column}': {counts[word]} cell(s) '{word}' count as a category; if that "
+                f'means missing, add: {feature.name}.missing = ["{word}"]'
+            )
+    return warnings
+
+
 def _missing_spellings(table: pd.DataFrame, schema: Schema) -> dict[str, dict[str, int]]:
-    """See `TableReport`; a column of ids or labels only where a word stands for missing."""
+    """See `TypedRows.report`; a column of ids or labels only where a word stands for missing."""
     spellings = dict[str, dict[str, int]]()
     for column in filter(None, (schema.lesion, schema.patient, schema.label)):
         counts = missing_words(table[column], schema.missing)
@@ -188,15 +173,16 @@ def _unused_columns(table: pd.DataFrame, schema: Schema) -> dict[str, str]:
     return names
 
 
-def level_table(frame: pd.DataFrame, level: Level) -> tuple[pd.DataFrame, list[Disagreement]]:
+def level_table(frame: pd.DataFrame, level: Level) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """A row per id of the level, in order of first appearance, and the columns that disagreed.
 
     A continuous column takes the median of the known values; the others take the most frequent one
-    and, of equals, the first in sorted order, or yes. Missing cells have no say.
+    and, of equals, the first in sorted order, or yes. Missing cells have no say. Of each column
+    with more than one value within some ids: `level column rule example`, and `count` of these ids.
     """
     key = f"{level.name}_id"
     groups = frame[[key, *level.columns]].groupby(key, sort=False)
-    table, found = groups.first(), list[Disagreement]()
+    table, found = groups.first(), list[dict[str, Any]]()
     for feature, column in ((f, column) for f in level.features for column in f.columns):
         several = groups[column].nunique() > 1
         if not several.any():
@@ -209,13 +195,13 @@ def level_table(frame: pd.DataFrame, level: Level) -> tuple[pd.DataFrame, list[D
         given = sorted(frame.loc[frame[key] == first, column].dropna().unique())
         listed = ", ".join(map(_text, given))
         found.append(
-            Disagreement(
-                level=level.name,
-                column=column,
-                count=int(several.sum()),
-                rule=rule,
-                example=f"{first}: {listed} -> {_text(table.loc[first, column])}",
-            )
+            {
+                "level": level.name,
+                "column": column,
+                "count": int(several.sum()),
+                "rule": rule,
+                "example": f"{first}: {listed} -> {_text(table.loc[first, column])}",
+            }
         )
     return table.reset_index(), found
 

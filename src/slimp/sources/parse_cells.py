@@ -78,6 +78,10 @@ def parse_cells(cells: pd.Series, feature: Feature, where: Where) -> pd.Series:
         typed = known.str.lower().map(TICKS).astype("boolean")
     elif feature.categories is not None:
         typed = known.where(known.isin(feature.categories))
+    else:  # where a column has both 3 and 3.0, as of two files, these are one category
+        found = set(known.dropna())
+        whole = {cell: cell[: -len(".0")] for cell in found if cell.endswith((".0", ",0"))}
+        typed = known.replace({cell: plain for cell, plain in whole.items() if plain in found})
     _refuse_misfits(cells, typed.isna() & ~missing, feature, where)
     return typed
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 from slimp.data.schema import SimilarIds
 from slimp.errors import TableError
-from slimp.sources.parse_cells import Where, as_whole
+from slimp.sources.parse_cells import TICKS, Where, as_whole
 
 MISSING_WORDS = frozenset(
     {
@@ -29,13 +29,19 @@ MISSING_WORDS = frozenset(
 """Cells that name nobody, in small letters: what pandas, R, databases and spreadsheets write."""
 FLOAT = re.compile(r"[0-9]+[.,]0{1,2}")
 """A whole number after a round trip through a column with holes: 100.0; 1,000 may be a thousand."""
+NEGATIVE = re.compile(r"-[0-9]+(?:[.,]0*)?")
+"""Numbers that name nobody: -1 or -999, as databases and codes of categories have it."""
 DECIMAL = re.compile(r"[0-9]+[.,][0-9]+")
 EXPONENT = re.compile(r"[0-9](?:[.,][0-9]+)?[eE]\+[0-9]+")
 """A long number as a spreadsheet shows it: 1.2345E+12; its last digits are lost."""
 LONG = re.compile(r"([0-9]{15})([0-9]+)")
 """A long number: its first 15 digits, which a spreadsheet keeps, and the others, which become 0."""
-DAY = re.compile(r"[0-9]{1,2}-[A-Z][a-z]{2}|[A-Z][a-z]{2}-[0-9]{1,2}")
 PAIR = re.compile(r"[0-9]{1,2}[-/][0-9]{1,2}")
+DAY = re.compile(
+    r"[0-9]{1,2}(?:-|\. ?)[A-Z][a-zä]{2}|[A-Z][a-z]{2}-[0-9]{1,2}|"
+    r"(?:19|20)[0-9]{2}-[0-9]{2}-[0-9]{2}"
+)
+"""What a spreadsheet makes of an id such as 3-11: 11-Mar, 03. Nov, Mar-11; as a cell, a date."""
 
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
@@ -43,10 +49,7 @@ SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing", "tst", "holdout", "heldout"), "test"),
 }
 FOLD = re.compile(r"(?:(?:fold|cv|split)[\s_-]*)?0*([0-9]{1,3})(?:\.0+)?")
-MARKS = {
-    **dict.fromkeys(("0", "false", "no", ""), False),
-    **dict.fromkeys(("1", "true", "yes", "x"), True),
-}
+MARKS = {**TICKS, "": False, "x": True}
 """Cells of a column per class."""
 
 
@@ -66,8 +69,8 @@ def parse_ids(
         TableError: a number has lost its digits in a spreadsheet.
     """
     codes, spellings = pd.factorize(cells.to_numpy(dtype=object))
-    ids = [unicodedata.normalize("NFC", s).strip("\ufeff\u200b \t\r\n\xa0") for s in spellings]
-    ids = ["" if is_missing(i, missing) else i for i in ids]
+    ids = [spelling.strip("\ufeff\u200b \t\r\n\xa0") for spelling in spellings]
+    ids = ["" if is_missing(i, missing) or NEGATIVE.fullmatch(i) else i for i in ids]
     if (damaged := _damaged(ids)) is not None:
         row = int((codes == ids.index(damaged)).argmax())
         raise TableError(
@@ -97,7 +100,9 @@ def similar_form(cell: str) -> str:
     """The id such that spellings which a careless hand may mix are equal: p01 for 'P 1'."""
     kept = cell
     if not cell.isascii() or " " in cell or not cell.isprintable():  # costs too much for all
-        kept = "".join(c for c in cell if not c.isspace() and unicodedata.category(c) != "Cf")
+        kinds = ((c, unicodedata.category(c)) for c in unicodedata.normalize("NFKC", cell))
+        marks = ("-" if kind == "Pd" else c for c, kind in kinds if kind != "Cf")
+        kept = "".join(mark for mark in marks if not mark.isspace())
     return re.sub(r"(?<![0-9])0+(?=[0-9])", "", kept.casefold())
 
 
@@ -123,7 +128,7 @@ def join_similar(
         return ids, []
     row = int(differ.argmax())
     pair = f"'{ids.iloc[row]}' and '{first.iloc[row]}'"
-    alike = f"{pair} differ in letter case, leading zeros or spaces only"
+    alike = f"{pair} differ in letter case, leading zeros, spaces or kinds of dashes only"
     if rule == "refuse":
         raise TableError(
             f"{where(row)}, column '{ids.name}': {alike}. Write them alike, or say on top of the "

@@ -118,9 +118,11 @@ def _as_text(column: pa.ChunkedArray, name: str, place: str) -> pa.ChunkedArray:
             midnight = pc.equal(pc.floor_temporal(column, unit="day"), column)
             dates = pc.all(midnight).as_py() is not False
             column = column.cast(pa.date32() if dates else kind)
+        elif pa.types.is_boolean(kind):
+            column = pc.if_else(column, "True", "False")  # as spreadsheets and pandas have it
         elif "binary" in str(kind):
             raise pa.ArrowInvalid("bytes are no text")
-        text = pc.fill_null(column.cast(pa.string()), "")
+        text = pc.utf8_normalize(pc.fill_null(column.cast(pa.string()), ""), form="NFC")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise TableError(
             f"{place}, column '{name}': holds {kind}, but a cell must be one text, number or date. "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import re
+import unicodedata
 import zipfile
 from collections.abc import Sequence
 from importlib import import_module
@@ -96,7 +97,7 @@ def cell_text(cell: object) -> str:
     if isinstance(cell, dt.datetime):
         midnight = cell.time() == dt.time() and cell.tzinfo is None
         return cell.date().isoformat() if midnight else cell.isoformat(sep=" ")
-    return str(cell)
+    return unicodedata.normalize("NFC", str(cell))
 
 
 def _choose_sheet(book: Any, place: str, wanted: str | None) -> Any:

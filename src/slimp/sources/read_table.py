@@ -24,6 +24,7 @@ def read_table(
 ) -> pd.DataFrame:
     """Every cell as text, never null; the index holds (file name, row) as a spreadsheet counts.
 
+    Letters are composed (NFC), so that two ways to write an accent are not two categories.
     A text file (CSV, TSV, ...), Parquet or a spreadsheet, recognised by how the file begins. Rows
     without any content are left out; the others keep their numbers. What had to be assumed is
     listed in `attrs["assumed"]`, for the import report.

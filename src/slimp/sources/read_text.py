@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import re
+import unicodedata
 from collections import Counter
 from itertools import islice
 
@@ -50,7 +51,7 @@ def _as_utf8(content: bytes, place: str, encoding: str | None) -> tuple[bytes, l
     notes = list[str]()
     try:
         text = content.decode(encoding or "utf-8").removeprefix("\ufeff")
-        recoded = text.encode()
+        recoded = unicodedata.normalize("NFC", text).encode()
     except (UnicodeError, NotImplementedError) as error:
         if encoding is not None:
             raise TableError(
@@ -58,7 +59,7 @@ def _as_utf8(content: bytes, place: str, encoding: str | None) -> tuple[bytes, l
                 "'CSV UTF-8', or name another encoding under [table]."
             ) from None
         text, note = _western(content, place)
-        recoded, notes = text.encode(), [note]
+        recoded, notes = unicodedata.normalize("NFC", text).encode(), [note]
     if "\0" in text:
         raise TableError(
             f"{place}: is not a table: neither text nor Parquet nor a spreadsheet. If it is "
@@ -92,17 +93,21 @@ def _first_rows(sample: str, mark: str, most: int) -> list[list[str]]:
 
 
 def _find_delimiter(sample: str) -> str:
-    """The mark that cuts nearly all rows into equally many cells; of several, into most."""
+    """The mark that cuts nearly all rows into equally many cells; of several, into most.
 
-    def fitness(mark: str) -> tuple[bool, int]:
+    One that cuts all rows so goes first: decimal commas are in all rows but the header.
+    """
+
+    def fitness(mark: str) -> tuple[bool, bool, int]:
         try:
             widths = Counter(
                 len(cells) for cells in _first_rows(sample, mark, SEARCHED) if any(cells)
             )
         except csv.Error:
-            return False, 0
+            return False, False, 0
         width, times = max(widths.items(), key=lambda item: (item[1], item[0]), default=(0, 0))
-        return width > 1 and times >= 0.9 * widths.total(), width
+        fits = width > 1 and times >= 0.9 * widths.total()
+        return fits, fits and times == widths.total(), width
 
     return max(DELIMITERS, key=fitness)
 

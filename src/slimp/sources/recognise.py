@@ -98,7 +98,7 @@ class Search:
         """
         near = list[str]()  # what layouts lack of which something is there
         for layout in layouts:
-            found = self._given_tables(layout) if self._given else self._usual_tables(layout)
+            found = self._tables(layout)
             paths = " and ".join(path for path, _ in found)
             if not found:
                 continue
@@ -149,17 +149,14 @@ class Search:
             self._known[key] = read_table(shown, content=content, layout=layout)
         return self._known[key]
 
-    def _usual_tables(self, layout: Layout) -> list[tuple[str, Rows]]:
-        found = [(self._first(rows.file, layout), rows) for rows in layout.rows]
-        return [(path, rows) for path, rows in found if path is not None]
-
-    def _given_tables(self, layout: Layout) -> list[tuple[str, Rows]]:
-        """The table that the user named, or those, if there is a `*`: the parts of one."""
-        given = str(self._given)
-        one = self._place.at(given)
-        parts = sorted(self._place.files(given)) if "*" in given else [one] if one else []
+    def _tables(self, layout: Layout) -> list[tuple[str, Rows]]:
+        """The files of the layout's rows; or the one that the user named, with a `*` its parts."""
+        if (given := self._given) is None:
+            usual = [(self._first(rows.file, layout), rows) for rows in layout.rows]
+            return [(path, rows) for path, rows in usual if path is not None]
+        parts = sorted(self._place.files(given)) if "*" in given else [self._place.at(given)]
         found = list[tuple[str, Rows]]()
-        for path in parts:
+        for path in filter(None, parts):
             name = path.rpartition("/")[2]
             named = [rows for rows in layout.rows if rows.begins and name.startswith(rows.begins)]
             found.append((path, (named or list(layout.rows))[0]))

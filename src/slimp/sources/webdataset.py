@@ -15,10 +15,11 @@ from typing import Any, TypeAlias
 from slimp.data.cohort import Cohort
 from slimp.data.cohort_files import CohortInfo, CohortWriter, Tables, check_types, read_parquet
 from slimp.data.files import ImagesInMemory, read_json, sha256_of
+from slimp.data.in_order import Progress
 from slimp.data.schema import LEVELS, Schema
 from slimp.errors import TableError, UserError
 from slimp.sources.config import ImportOptions
-from slimp.sources.importer import Progress, RawTable, collect_images
+from slimp.sources.importer import RawTable, collect_images
 
 FORMAT = 1
 """Version of an export's layout, in its sidecar."""

@@ -21,6 +21,7 @@ from slimp.sources.download.archive import (
 )
 
 pytest.importorskip("isic_cli", reason="needs the extra 'isic'")
+requests = pytest.importorskip("requests", reason="needs the extra 'isic'")
 NUMBER = 7
 IMAGE = {
     "isic_id": "ISIC_0000001",
@@ -152,10 +153,6 @@ def test_without_the_client_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"pip install 'slimp\[isic\]'"):
         Archive()
-
-
-requests = pytest.importorskip("requests", reason="needs the extra 'isic'")
-pytest.importorskip("isic_cli", reason="needs the extra 'isic'")
 
 
 def test_the_archive_unless_told_otherwise(monkeypatch):

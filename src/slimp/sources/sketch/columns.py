@@ -44,6 +44,8 @@ class Column:
     """Cells that mean missing, besides the empty one."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of the feature that it may become, by their names in a schema file; of dates `formats`."""
+    numbers: pd.Series | None = None
+    """The cells of a column of numbers as float64."""
     unclear: bool = False
     """Whether the mark before decimals could be one between thousands in all cells that have it."""
     doubts: tuple[str, ...] = ()
@@ -68,6 +70,8 @@ class _Found(NamedTuple):
     doubts: tuple[str, ...] = ()
     unread: Sequence[str] = ()
     unclear: bool = False
+    numbers: pd.Series | None = None
+    """Of each distinct cell."""
 
 
 def describe(column: pd.Series) -> Column:
@@ -98,6 +102,7 @@ def describe(column: pd.Series) -> Column:
         counts={str(cell): int(n) for cell, n in counts.drop(missing).items()},
         missing=tuple(missing),
         settings=found.settings,
+        numbers=None if found.numbers is None else cells.map(found.numbers),
         unclear=found.unclear,
         doubts=tuple(doubts),
     )
@@ -157,16 +162,17 @@ def _numbers(name: str, counts: pd.Series, rows: int) -> _Found | None:
         return None
     unit, units = _units(name, counts)
     feature: dict[str, Any] = {"name": "x", "kind": "continuous", "columns": ("x",)}
-    most, good, (decimal, thousands) = 0, cells.isna(), MARKS[0]
+    most, numbers, (decimal, thousands) = 0, pd.Series(dtype="float64"), MARKS[0]
     for marks in MARKS:
         one = Feature(**feature, unit=unit, units=units, decimal=marks[0], thousands=marks[1])
-        read = read_numbers(cells, one).notna()
-        if (count := int(counts[read].sum())) > most:
-            most, good, (decimal, thousands) = count, read, marks
+        read = read_numbers(cells, one)
+        if (count := int(counts[read.notna()].sum())) > most:
+            most, numbers, (decimal, thousands) = count, read, marks
         if count == counts.sum():
             break
     if most < READ * counts.sum() or most == 0:
         return None
+    good = numbers.notna()
     whole = bool(cells[good].str.fullmatch(r"-?[0-9]+(\.0)?").all())
     few = len(counts) <= FEW and 3 * len(counts) <= counts.sum() and whole and unit is None
     if few and good.all() and (hints_at(name, "code") or len(counts) <= 2):
@@ -189,7 +195,7 @@ def _numbers(name: str, counts: pd.Series, rows: int) -> _Found | None:
         )
     if len(marked) or thousands:
         settings["decimal"] = decimal if len(marked) else "," if thousands == "." else "."
-    return _Found("number", settings, tuple(doubts), [*cells[~good]], bool(unclear))
+    return _Found("number", settings, tuple(doubts), [*cells[~good]], bool(unclear), numbers)
 
 
 def _units(name: str, counts: pd.Series) -> tuple[str | None, dict[str, float]]:

@@ -142,8 +142,12 @@ def _not_a_feature(
 
 def _leak(column: Column, labels: pd.Series, patients: pd.Series | None) -> str:
     people = pd.Series(map(str, range(len(labels)))) if patients is None else patients
-    values = as_categories(_known(column.cells)).rename(column.name)
+    cells = _known(column.cells) if column.numbers is None else column.numbers
+    values = as_categories(cells.reset_index(drop=True)).rename(column.name)
     found = measure_association(values, labels, people)
+    if found is None and (classes := labels[values.notna()].dropna().unique()).size == 1:
+        gaps = measure_association(values.notna().astype(str), labels, people)
+        return f"filled in where the label is {classes[0]} alone" * bool(gaps and gaps.is_leak)
     if found is None or not found.is_leak:
         return ""
     how = found.rule or "predicts it too well"

@@ -18,9 +18,10 @@ from slimp.sources.arrange import arrange
 from slimp.sources.image_files import is_image_file, stem
 from slimp.sources.layout import TableLayout
 from slimp.sources.parse_cells import IMAGE_ENDING, NO_ENDING, fold, image_key, points_outside
+from slimp.sources.parse_ids import SPLIT_WORDS
 from slimp.sources.raw_files import Place
 from slimp.sources.sketch.columns import Column
-from slimp.sources.sketch.words import hints_at, plain, words
+from slimp.sources.sketch.words import hints_at, plain
 
 SOME = 0.5
 """Share of a column's cells that must name a file in the image folder, or end as one does."""
@@ -70,8 +71,7 @@ def table_of_folders(folder: Path) -> pd.DataFrame:
     """
     files = sorted(image_files(folder))
     parts = [Path(file).parent.parts for file in files]
-    splits = set(words()["cells"]["split"])
-    has_split = bool(parts) and all(len(p) > 1 and plain(p[0]) in splits for p in parts)
+    has_split = bool(parts) and all(len(p) > 1 and plain(p[0]) in SPLIT_WORDS for p in parts)
     classes = [p[has_split] for p in parts if len(p) > has_split]
     if len(classes) < len(parts) or not 2 <= len(set(classes)) <= CLASSES:
         others = {p.name for p in folder.iterdir() if p.is_file() and p.name[0] != "."}

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from slimp.data.schema import RESERVED_COLUMNS
-from slimp.sources.parse_ids import read_marks
+from slimp.sources.parse_ids import SPLIT_WORDS, read_marks
 from slimp.sources.sketch.columns import Column
 from slimp.sources.sketch.words import (
     hints_at,
@@ -87,7 +87,7 @@ def _numbers_people(header: str) -> bool:
 
 def _is_split(column: Column, doubts: list[str]) -> bool:
     parts = {plain(cell) for cell in column.counts}
-    if len(parts) < 2 or parts <= set(words()["cells"]["split"]):
+    if len(parts) < 2 or parts <= {*SPLIT_WORDS}:
         return len(parts) > 1
     folds = all(re.fullmatch(r"(?:[a-z][a-z _-]*)?\d{1,2}(\.0)?", part) for part in parts)
     if folds and hints_at(column.name, "split") and len(parts) <= FOLDS:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from slimp.data.cohort import Cohort, CohortInfo, CohortWriter, Tables
 from slimp.data.files import ImagesInMemory
+from slimp.data.in_order import Progress
 from slimp.data.schema import Level, LevelName, Schema
 from slimp.errors import UserError
 from slimp.sources.synthetic.config import NUISANCE, SyntheticConfig
@@ -36,8 +37,6 @@ from slimp.sources.synthetic.people import (
 )
 
 SCHEMA_FILE = Path(__file__).parents[1] / "synthetic.toml"
-Progress = Callable[[int, int], None]
-"""Called after each patient with the number done and the number in all."""
 
 _FIXED_COLUMNS: dict[LevelName, tuple[str, ...]] = {
     "image": ("image_id", "lesion_id", "patient_id", "label", "biopsied"),

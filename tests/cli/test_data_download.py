@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from spoilt import picture
+from raw_data import fill, jpeg
 
 from slimp.cli import main as cli
 from slimp.sources import NAMES, get_source
@@ -17,18 +17,11 @@ def pad(tmp_path: Path) -> Path:
     """A small PAD-UFES-20 as its archive unpacks: three rows, three images in two parts."""
     raw = tmp_path / "raw"
     schema = get_source("pad-ufes-20").schema()
-    columns = [schema.image, schema.lesion, schema.patient, schema.label]
-    columns += [name for level in schema.levels for f in level.features for name in f.columns]
-    raw.mkdir()
-    with (raw / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(columns)), restval="1")
-        writer.writeheader()
-        writer.writerows({schema.image: f"PAT_{i}_1_1.png"} for i in range(3))
-    for i in range(3):
-        place = raw / f"imgs_part_{1 + i % 2}" / f"PAT_{i}_1_1.png"
-        place.parent.mkdir(exist_ok=True)
-        place.write_bytes(picture(i))
-    return raw
+    columns = [*schema.roles, *(name for f in schema.features for name in f.columns)]
+    names = [f"PAT_{i}_1_1.png" for i in range(3)]
+    table = pd.DataFrame("1", range(3), columns).assign(**{schema.image: names})
+    images = {f"imgs_part_{1 + i % 2}/{name}": jpeg(i) for i, name in enumerate(names)}
+    return fill(raw, {"metadata.csv": table.to_csv(index=False), **images})
 
 
 @pytest.fixture

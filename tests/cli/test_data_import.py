@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from PIL import Image
+from raw_data import fill, jpeg
 
 from slimp.cli.main import main
-from slimp.sources import importer as importing
 
 SCHEMA = """
 image = "img"
@@ -21,11 +20,7 @@ size = { kind = "continuous", unit = "mm" }
 @pytest.fixture
 def words(tmp_path) -> list[str]:
     """The command that imports 40 images, of which one is absent."""
-    (tmp_path / "raw" / "images").mkdir(parents=True)
-    for k in range(40):
-        if k != 3:
-            picture = Image.new("RGB", (9, 8), (5 * k, 90, 70))
-            picture.save(tmp_path / "raw" / "images" / f"i{k}.jpg")
+    fill(tmp_path / "raw/images", {f"i{k}.jpg": jpeg(k) for k in range(40) if k != 3})
     table = pd.DataFrame({"img": [f"i{k}" for k in range(40)]})
     table["who"], table["dx"], table["size"] = table.index // 2, table.index % 2, 1.5
     table.to_csv(tmp_path / "raw" / "metadata.csv", index=False)
@@ -43,16 +38,6 @@ def test_it_says_what_was_met_and_what_comes_next(words, tmp_path, capsys):
     assert "absent examples i3" in lines
     assert lines[-1] == f"next: slimp data check {tmp_path / 'cohort'}"
     assert noted == ""
-
-
-def test_an_interrupted_import_leaves_nothing(words, tmp_path, capsys, monkeypatch):
-    def interrupted(*args: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(importing, "_verified", interrupted)
-    assert main(words) == 130
-    assert capsys.readouterr().err == "slimp: interrupted\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "schema.toml"]
 
 
 def test_what_is_wrong_is_one_paragraph(words, tmp_path, capsys):

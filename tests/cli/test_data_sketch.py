@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from raw_data import fill, jpeg
 
 from slimp.cli.main import main
 from slimp.data.cohort import Cohort
@@ -22,13 +22,8 @@ ROWS = [
 @pytest.fixture
 def table(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "my data"
-    (folder / "images").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for name in "abcde":
-        pixels = rng.integers(0, 255, (9, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "images" / f"{name}.jpg")
-    (folder / "moles.csv").write_text("\n".join(ROWS) + "\n")
+    images = {f"images/{name}.jpg": jpeg(k) for k, name in enumerate("abcde")}
+    fill(tmp_path / "my data", {**images, "moles.csv": "\n".join(ROWS) + "\n"})
     return Path("my data/moles.csv")
 
 
@@ -74,15 +69,8 @@ def test_what_is_told_of_the_file_stands_in_the_schema(table):
 
 
 def test_folders_of_classes_become_a_table(table, capsys):
-    names = [
-        f"{part}/{name}/{k}.jpg"
-        for part in ("train", "test")
-        for name in ("nevus", "mel")
-        for k in range(3)
-    ]
-    for name in names:
-        Path("photos", name).parent.mkdir(parents=True, exist_ok=True)
-        Path("photos", name).write_bytes(Path("my data/images/a.jpg").read_bytes() + name.encode())
+    names = map("/".join, product(("train", "test"), ("nevus", "mel"), ("0.jpg", "1.jpg", "2.jpg")))
+    fill(Path("photos"), {name: jpeg(k) for k, name in enumerate(names)})
     assert main(["data", "sketch", "photos"]) == 2
     assert "--out FILE.toml" in capsys.readouterr().err
     assert main(["data", "sketch", "photos", "--out", "mine.toml"]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimp.cli.flags import REQUIRED_FLAG, flags_of, parse, read_config, to_yaml
+from slimp.cli.flags import (
+    REQUIRED_FLAG,
+    command_line,
+    flags_of,
+    parse,
+    read_config,
+    to_yaml,
+)
 from slimp.errors import UserError
 from slimp.training.config import PRESETS, PretrainConfig
 
@@ -44,6 +52,8 @@ class Settings(Part):
     """One result each."""
     shots: tuple[int, ...] | None = None
     """Per class; all without it."""
+    names: tuple[str, ...] = ()
+    """Of classes."""
     label: str | None = None
     """Always taken."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -129,6 +139,9 @@ def test_fields_become_arguments():
         (["--shots", "1,5"], "shots", (1, 5)),
         (["--shots", "null"], "shots", None),
         (["--label", "007"], "label", "007"),
+        (["--names", "007, 1.10,no"], "names", ("007", "1.10", "no")),
+        (["--names", "['a, b']"], "names", ("a, b",)),
+        (["--seeds", "010"], "seeds", (10,)),
         (["--options", "{depth: 2, name: x}"], "options", {"depth": 2, "name": "x"}),
         (["--options", "depth=2", "--options=name=x"], "options", {"depth": 2, "name": "x"}),
         (["--rename", "age=7"], "rename", {"age": "7"}),
@@ -187,6 +200,23 @@ def test_print_config_needs_no_other_argument_and_reads_back(tmp_path, capsys):
     assert read("--config", str(file)).settings == Settings(
         preset="fast", steps=1, rate=9.0, seeds=(3,), options={"a": {"b": 1.5}}
     )
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        ([], ""),
+        (["--overwrite"], ""),  # which would not be typed again
+        (["--steps", "10"], ""),  # as usual
+        (["--no-crops", "--rate=2", "--label", "a b"], "--label 'a b' --no-crops --rate 2.0"),
+        (["--names", "x,007", "--rename", "a=b"], "--names x,007 --rename a=b"),
+    ],
+)
+def test_a_command_is_repeated_with_what_is_not_as_usual(argv, line):
+    verb = read(*argv)
+    said = command_line(verb)
+    assert said == f"slimp test flags here --out there {line}".strip()
+    assert parse(shlex.split(said)[3:], Verb, command="slimp go").settings == verb.settings
 
 
 @hypothesis.settings(max_examples=15, deadline=None)

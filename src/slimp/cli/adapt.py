@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import slimp
 from slimp.cli.console import is_main_process, note, progress_bar, say, show_cautions, show_table
 from slimp.cli.inputs import Output
 from slimp.training.config import AdaptConfig
 
 if TYPE_CHECKING:
-    from slimp.data.cohort import Cohort
     from slimp.training.adapt import Adaptation
 
 EXAMPLE = (
@@ -46,14 +46,11 @@ class Arguments(Output):
 
 def run(arguments: Arguments) -> None:
     """Adapts, shows what was trained and, given a reference, what was forgotten."""
-    from slimp.data.cohort import Cohort
-    from slimp.training.adapt import adapt
-
-    run, out, cohort = arguments.run, arguments.out, Cohort.load(arguments.cohort)
-    reference = None if arguments.reference is None else Cohort.load(arguments.reference)
+    run, out, cohort = arguments.run, arguments.out, slimp.Cohort.load(arguments.cohort)
+    reference = None if arguments.reference is None else slimp.Cohort.load(arguments.reference)
     note(f"{cohort!r}")
     show_cautions(cohort)
-    adapt(
+    slimp.adapt(
         run,
         cohort,
         arguments.config,
@@ -102,7 +99,7 @@ def _announce(found: Adaptation) -> None:
         )
 
 
-def _measure_forgetting(arguments: Arguments, reference: Cohort) -> None:
+def _measure_forgetting(arguments: Arguments, reference: slimp.Cohort) -> None:
     from slimp.data.files import write_json
     from slimp.evaluation.forgetting import forgetting
     from slimp.models.hub import find_model

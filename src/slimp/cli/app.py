@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from slimp.cli.console import note, progress_bar, say
 from slimp.cli.flags import REQUIRED_FLAG
+from slimp.cli.inputs import OnDevice
 from slimp.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(OnDevice):
     """Inputs and outputs."""
 
     run: Path
@@ -49,8 +50,6 @@ class Arguments:
     """Port to serve on; 0: any that is free."""
     browser: bool = True
     """Open the page in the browser."""
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the encoders run."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
@@ -98,7 +97,6 @@ def run(arguments: Arguments) -> None:
 
 def _open(arguments: Arguments) -> Explorer:
     from slimp.app.open import Sources, open_explorer
-    from slimp.training.devices import device_of
 
     sources = Sources(
         run=arguments.run,
@@ -108,7 +106,7 @@ def _open(arguments: Arguments) -> Explorer:
         embeddings=arguments.embeddings,
         projection=arguments.projection,
         data_check=arguments.data_check,
-        device=device_of(arguments.accelerator),
+        device=arguments.device,
     )
     return open_explorer(sources, progress_bar)
 

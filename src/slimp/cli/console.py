@@ -7,10 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from slimp.data.cohort import Cohort
+import slimp
 
 PIPED_WIDTH = 160
 """Characters per line where standard output is a file or a pipe."""
@@ -37,7 +35,7 @@ def note(text: str) -> None:
         sys.stderr.flush()
 
 
-def show_cautions(cohort: Cohort) -> None:
+def show_cautions(cohort: slimp.Cohort) -> None:
     """Repeats what the audit warns of, where a result depends on it."""
     from slimp.checks.report import cautions
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import slimp
 from slimp.cli.console import note, progress_bar, say
+from slimp.cli.flags import command_line
 from slimp.cli.inputs import noted
 from slimp.errors import CohortError
 
@@ -43,17 +45,15 @@ def run(arguments: Arguments) -> None:
     """
     import json
 
-    from slimp.checks.report import check_cohort
-    from slimp.data.cohort import Cohort
     from slimp.data.files import check_output
     from slimp.report.audit import write_audit
 
     out, near = arguments.out, arguments.near_duplicates
     if out is not None:
         check_output(out, overwrite=arguments.overwrite)
-    cohort = Cohort.load(arguments.cohort)
+    cohort = slimp.Cohort.load(arguments.cohort)
     with progress_bar("opening, then comparing images") as progress:
-        report = check_cohort(cohort, near_duplicates=near, progress=progress)
+        report = slimp.check_cohort(cohort, near_duplicates=near, progress=progress)
     if arguments.format == "json":
         say(json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
@@ -66,7 +66,7 @@ def run(arguments: Arguments) -> None:
             config=noted(arguments),
             images=arguments.images,
             overwrite=arguments.overwrite,
-            command=f"slimp data check {arguments.cohort} --out {out}",
+            command=command_line(arguments),
         )
         note(f"written: {out}")
     if not report.usable:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import slimp
 from slimp.cli.console import progress_bar, say, show_table
 from slimp.cli.flags import REQUIRED_FLAG
 from slimp.cli.inputs import Output
@@ -32,11 +33,10 @@ class Arguments(Output):
 
 def run(arguments: Arguments) -> None:
     """Exports, and prints what was written."""
-    from slimp.data.cohort import Cohort
     from slimp.sources.export import export_cohort
     from slimp.training.run_folder import versions
 
-    cohort = Cohort.load(arguments.cohort)
+    cohort = slimp.Cohort.load(arguments.cohort)
     with progress_bar("exporting images") as progress:
         metrics = export_cohort(
             cohort,

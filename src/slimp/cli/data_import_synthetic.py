@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import slimp
 from slimp.cli.console import progress_bar, say
 from slimp.sources.synthetic.config import SyntheticConfig
 
@@ -36,7 +37,6 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Draws and writes the cohort."""
-    from slimp.data.cohort import Cohort
     from slimp.data.files import check_output, new_folder
     from slimp.sources.synthetic.cohort import write_masks, write_synthetic
 
@@ -45,7 +45,7 @@ def run(arguments: Arguments) -> None:
         check_output(masks, overwrite=arguments.overwrite)
     with progress_bar("drawing patients") as progress:
         write_synthetic(arguments.cohort, arguments.config, progress, overwrite=arguments.overwrite)
-    cohort = Cohort.load(arguments.cohort)
+    cohort = slimp.Cohort.load(arguments.cohort)
     if masks is not None:
         with new_folder(masks, overwrite=arguments.overwrite) as folder:
             write_masks(folder, arguments.config, cohort.images["image_id"])

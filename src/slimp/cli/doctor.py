@@ -78,8 +78,5 @@ def machine() -> Iterator[tuple[str, str]]:
     if torch.backends.mps.is_available():
         yield "mps", "available"
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
-        yield "accelerator", f"none; this PyTorch is {_built_for(torch.version.cuda)}"
-
-
-def _built_for(cuda: str | None) -> str:
-    return f"built for CUDA {cuda}" if cuda else "built for CPUs"
+        built_for = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs"
+        yield "accelerator", f"none; this PyTorch is built for {built_for}"

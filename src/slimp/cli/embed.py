@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import slimp
 from slimp.cli.console import progress_bar, say
 from slimp.cli.flags import REQUIRED_FLAG
 from slimp.cli.inputs import Embedding, check_file, noted
@@ -53,23 +54,21 @@ class Arguments(Embedding):
 
 def run(arguments: Arguments) -> None:
     """Embeds and writes the file."""
-    from slimp.data.cohort import Cohort
     from slimp.data.files import write_json
-    from slimp.features.embed import embed
-    from slimp.models.nested import Slimp
     from slimp.training.devices import precision_of
     from slimp.training.weights_run import as_run
 
     out, backend, pseudo = arguments.out, arguments.backend, arguments.pseudo
     check_file(out, overwrite=arguments.overwrite)
-    model, cohort = Slimp.from_pretrained(as_run(arguments.run)), Cohort.load(arguments.cohort)
+    model = slimp.Slimp.from_pretrained(as_run(arguments.run))
+    cohort = slimp.Cohort.load(arguments.cohort)
     if backend == "openvino":
         arguments = replace(arguments, accelerator="cpu")
     precision = precision_of(arguments.precision, arguments.accelerator)
     how = arguments.inference
     how = replace(how, batch_size=arguments.batch_size, precision=precision, backend=backend)
     with progress_bar("embedding images") as progress:
-        table = embed(model, cohort, how, pseudo=pseudo, progress=progress)
+        table = slimp.embed(model, cohort, how, pseudo=pseudo, progress=progress)
     table.save(out)
     record = noted(replace(arguments, precision=precision)) | {"imputed": list(table.imputed)}
     if backend == "openvino":

@@ -7,21 +7,20 @@ in the middle of the image: lesions are centred in most photographs, so that is 
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+import slimp
 from slimp.cli.console import note, progress_bar, say, show_cautions, show_table
-from slimp.cli.flags import REQUIRED_FLAG
+from slimp.cli.flags import command_line
+from slimp.cli.inputs import OnDevice, ReportedOutput, noted
 from slimp.errors import UserError
 from slimp.explain.config import ExplainConfig
 
 if TYPE_CHECKING:
-    from slimp.data.cohort import Cohort
     from slimp.evaluation.logistic import LinearProbe
     from slimp.explain.explain import Explanation
-    from slimp.models.nested import Slimp
 
 EXAMPLE = "slimp explain runs/mine cohorts/mine --masks masks --out explained"
 MAIN_FLAGS = (
@@ -31,15 +30,13 @@ MAIN_FLAGS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(OnDevice, ReportedOutput):
     """Inputs and outputs."""
 
     run: Path
     """Run folder of pre-training, adaptation or fine-tuning."""
     cohort: Path
     """Cohort folder."""
-    out: Path = field(metadata=REQUIRED_FLAG)
-    """Folder to write."""
     masks: Path | None = None
     """Folder of lesion masks: images named as the cohort's, the lesion white."""
     probe: Path | None = None
@@ -52,12 +49,6 @@ class Arguments:
     probe of its image features is fitted and explained, of this run too. Needs --masks."""
     held_out: bool = True
     """With --beside: explain patients that RUN set aside, if there are any, else random ones."""
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the encoders run."""
-    overwrite: bool = False
-    """Replace what is in --out."""
-    report: bool = True
-    """Also write report.html, which shows some of the images."""
     config: ExplainConfig
 
     def __post_init__(self) -> None:
@@ -77,21 +68,17 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Explains, writes the folder and prints the tables."""
-    from slimp.cli.inputs import noted
-    from slimp.data.cohort import Cohort
-    from slimp.data.files import check_output, new_folder
+    from slimp.data.files import new_folder
     from slimp.report.explanation import write_explanation_report
 
     out = arguments.out
-    check_output(out, overwrite=arguments.overwrite)
-    cohort = Cohort.load(arguments.cohort)
-    found = (_beside if arguments.beside else _alone)(arguments, cohort)
-    record = {**noted(arguments), "explain": asdict(arguments.config)}
-    warnings = _warnings(arguments, cohort, found)
     with new_folder(out, overwrite=arguments.overwrite) as folder:
-        found.save(folder, record)
+        cohort = slimp.Cohort.load(arguments.cohort)
+        found = (_beside if arguments.beside else _alone)(arguments, cohort)
+        warnings = _warnings(arguments, cohort, found)
+        found.save(folder, {**noted(arguments), "explain": asdict(arguments.config)})
         if arguments.report:
-            target, command = folder / "report.html", _command(arguments)
+            target, command = folder / "report.html", command_line(arguments)
             write_explanation_report(target, found, cohort, warnings=warnings, command=command)
     show_cautions(cohort)
     for warning in warnings:
@@ -100,25 +87,19 @@ def run(arguments: Arguments) -> None:
     say(f"written: {out}")
 
 
-def _command(arguments: Arguments) -> str:
-    """What asks the same, but for settings of `ExplainConfig` that change no question."""
-    flags = {
-        "masks": arguments.masks,
-        "probe": arguments.probe,
-        "label": arguments.label,
-        "beside": ",".join(arguments.beside) or None,
-        "counterfactual": arguments.config.counterfactual,
-        "out": arguments.out,
-    }
-    words = [word for k, v in flags.items() if v is not None for word in (f"--{k}", str(v))]
-    return shlex.join(["slimp", "explain", str(arguments.run), str(arguments.cohort), *words])
-
-
-def _alone(arguments: Arguments, cohort: Cohort) -> Explanation:
+def _alone(arguments: Arguments, cohort: slimp.Cohort) -> Explanation:
+    from slimp.evaluation.logistic import LinearProbe
     from slimp.explain.explain import explain
-    from slimp.training.devices import device_of
+    from slimp.prediction.probe_folder import read_model, read_record
+    from slimp.training.weights_run import as_run
 
-    model, probe = _read(arguments)
+    run, folder = as_run(arguments.run), arguments.probe
+    probe: tuple[LinearProbe, str | None] | None = None
+    if folder is None:
+        model = slimp.Slimp.from_pretrained(run)
+    else:
+        model = read_model(read_record(folder), run, folder)
+        probe = LinearProbe.load(folder), arguments.label
     with progress_bar("explaining images") as progress:
         found = explain(
             model,
@@ -126,17 +107,16 @@ def _alone(arguments: Arguments, cohort: Cohort) -> Explanation:
             arguments.config,
             probe=probe,
             masks=arguments.masks,
-            device=device_of(arguments.accelerator),
+            device=arguments.device,
             progress=progress,
         )
     return found if probe is None else _with_probe_features(arguments, found, probe[0])
 
 
-def _beside(arguments: Arguments, cohort: Cohort) -> Explanation:
+def _beside(arguments: Arguments, cohort: slimp.Cohort) -> Explanation:
     from slimp.explain.beside import explain_beside, image_probes
-    from slimp.training.devices import device_of
 
-    device, config = device_of(arguments.accelerator), arguments.config
+    device, config = arguments.device, arguments.config
     runs = [str(arguments.run), *arguments.beside]
     note(f"embedding images of {len(runs)} runs, and probing ...")
     probes = image_probes(
@@ -163,13 +143,12 @@ def _with_probe_features(
     from slimp.explain.probe_features import with_probe_features
     from slimp.features.encode import InferenceConfig
     from slimp.prediction.probe_folder import read_record
-    from slimp.training.devices import device_of
     from slimp.training.weights_run import as_run
 
     assert arguments.probe is not None
     record = read_record(arguments.probe)
     how = InferenceConfig(
-        device=device_of(arguments.accelerator),
+        device=arguments.device,
         test_time_augmentation=record["test_time_augmentation"],
     )
     pseudo = record.get("pseudo")
@@ -185,20 +164,7 @@ def _with_probe_features(
     return with_probe_features(found, probe, arguments.label, table, said)
 
 
-def _read(arguments: Arguments) -> tuple[Slimp, tuple[LinearProbe, str | None] | None]:
-    from slimp.evaluation.logistic import LinearProbe
-    from slimp.models.nested import Slimp
-    from slimp.prediction.probe_folder import read_model, read_record
-    from slimp.training.weights_run import as_run
-
-    folder, label = arguments.probe, arguments.label
-    if folder is None:
-        return Slimp.from_pretrained(as_run(arguments.run)), None
-    model = read_model(read_record(folder), as_run(arguments.run), folder)
-    return model, (LinearProbe.load(folder), label)
-
-
-def _warnings(arguments: Arguments, cohort: Cohort, found: Explanation) -> list[str]:
+def _warnings(arguments: Arguments, cohort: slimp.Cohort, found: Explanation) -> list[str]:
     from slimp.evaluation.run_features import parts_of_run
     from slimp.training.parts import LEARNED_FROM
     from slimp.training.weights_run import as_run

@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import slimp
 from slimp.cli.console import note, progress_bar, say
 from slimp.cli.flags import REQUIRED_FLAG
-from slimp.cli.inputs import check_file
+from slimp.cli.inputs import OnDevice, check_file
 from slimp.data.config import require_positive
 
 EXAMPLE = "slimp export embeddings runs/mine cohorts/mine --out atlas.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(OnDevice):
     """Inputs and outputs."""
 
     run: Path
@@ -35,8 +36,6 @@ class Arguments:
     """umap takes minutes (pip install 'slimp[umap]')."""
     neighbours: int = 10
     """Nearest images of each."""
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to embed."""
 
     def __post_init__(self) -> None:
         require_positive(self, "neighbours")
@@ -46,15 +45,13 @@ def run(arguments: Arguments) -> None:
     """Embeds, or takes the embeddings that slimp app kept, and writes the file."""
     from slimp.app.embeddings import embedded
     from slimp.app.export import beside, write_atlas
-    from slimp.data.cohort import Cohort
     from slimp.features.encode import InferenceConfig
-    from slimp.training.devices import device_of
     from slimp.training.weights_run import as_run
 
     for path in (arguments.out, *beside(arguments.out)):
         check_file(path, overwrite=arguments.overwrite)
-    folder, how = arguments.cohort, InferenceConfig(device=device_of(arguments.accelerator))
-    cohort = Cohort.load(folder)
+    folder, how = arguments.cohort, InferenceConfig(device=arguments.device)
+    cohort = slimp.Cohort.load(folder)
     with progress_bar("embedding images") as progress:
         found = embedded(run := as_run(arguments.run), folder, cohort, how, progress=progress)
     write_atlas(

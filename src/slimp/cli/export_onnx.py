@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import slimp
 from slimp.cli.console import note, say
 from slimp.cli.inputs import Output, noted
 from slimp.errors import UserError
@@ -36,20 +37,18 @@ class Arguments(Output):
 
 def run(arguments: Arguments) -> None:
     """Exports, and prints what was written and measured."""
-    from slimp.data.cohort import Cohort
-    from slimp.data.files import check_output, new_folder, write_json
-    from slimp.models.nested import Slimp
+    from slimp.data.files import new_folder, write_json
     from slimp.prediction.onnx_export import export_onnx
     from slimp.prediction.output import STATEMENT
-    from slimp.prediction.predictor import Predictor
     from slimp.training.weights_run import as_run
 
     out, run = arguments.out, as_run(arguments.run)
-    check_output(out, overwrite=arguments.overwrite)
-    cohort = None if arguments.cohort is None else Cohort.load(arguments.cohort)
-    probe = None if arguments.probe is None else Predictor.load(arguments.probe, run=run)
-    model = Slimp.from_pretrained(run) if probe is None else probe.model
     with new_folder(out, overwrite=arguments.overwrite) as folder:
+        cohort = None if arguments.cohort is None else slimp.Cohort.load(arguments.cohort)
+        probe = None
+        if arguments.probe is not None:
+            probe = slimp.Predictor.load(arguments.probe, run=run)
+        model = slimp.Slimp.from_pretrained(run) if probe is None else probe.model
         found = export_onnx(folder, model, probe, int8=arguments.int8, cohort=cohort)
         write_json(folder / "config.json", noted(arguments))
         graphs = {path.name: path.stat().st_size for path in sorted(folder.glob("*.onnx"))}

@@ -9,24 +9,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import slimp
 from slimp.cli.console import note, progress_bar, say, show_cautions
+from slimp.cli.flags import command_line
 from slimp.cli.inputs import ReportedOutput
 from slimp.cli.probe import show
 from slimp.evaluation.probe_config import FullFinetuneConfig
 
 EXAMPLE = "slimp finetune runs/mine cohorts/mine --out tuned/mine"
 MAIN_FLAGS = (
-    *(
-        "out",
-        "features",
-        "decision",
-        "split",
-        "seeds",
-        "epochs",
-        "learning_rate",
-        "encoder_lr_scale",
-    ),
-    *("patients", "modality_dropout", "malignant", "resume"),
+    *("out", "features", "decision", "split", "seeds", "epochs", "learning_rate"),
+    *("encoder_lr_scale", "patients", "modality_dropout", "malignant", "resume"),
 )
 
 
@@ -47,16 +40,13 @@ class Arguments(ReportedOutput):
 
 def run(arguments: Arguments) -> None:
     """Probes the frozen features, fine-tunes, writes the folder and prints the table."""
-    from slimp.data.cohort import Cohort
     from slimp.data.files import sha256_of
     from slimp.data.images import decoding_processes
     from slimp.evaluation.fine_tuning import beside_frozen, fine_tune, run_of
     from slimp.evaluation.probe_config import ProtocolConfig
     from slimp.evaluation.protocol import assess, require_possible, task_of
     from slimp.evaluation.run_features import cached_features, parts_of_run
-    from slimp.features.embed import embed
     from slimp.features.encode import InferenceConfig
-    from slimp.models.nested import Slimp
     from slimp.prediction.probe_folder import write_probe
     from slimp.report.page import PageOptions, write_report
     from slimp.training.devices import device_of, precision_of
@@ -67,9 +57,9 @@ def run(arguments: Arguments) -> None:
     start, out, config = as_run(arguments.run), arguments.out, arguments.config
     precision = precision_of(config.precision, config.accelerator)
     config = replace(config, precision=precision)
-    cohort = Cohort.load(arguments.cohort)
+    cohort = slimp.Cohort.load(arguments.cohort)
     require_possible(cohort, config, ProtocolConfig())
-    model = Slimp.from_pretrained(start)
+    model = slimp.Slimp.from_pretrained(start)
     source = {"run": str(arguments.run), "weights_sha256": sha256_of(start / "model.safetensors")}
     record = {"probe": asdict(config), "finetune": asdict(config), "from": source}
     parts, held_out = parts_of_run(start, cohort), arguments.held_out
@@ -87,14 +77,13 @@ def run(arguments: Arguments) -> None:
     tuned = fine_tune(model, cohort, task, config, out, how=how, earlier=earlier_table(start))
     result = beside_frozen(frozen, tuned, cohort)
     first = run_of(out, task.splits[0])
-    table = embed(Slimp.from_pretrained(first), cohort, how, lacking="missing")
+    table = slimp.embed(slimp.Slimp.from_pretrained(first), cohort, how, lacking="missing")
     where = {"held_out": held_out, "cohort": str(arguments.cohort), "pseudo": None}
     write_probe(out, result, table, cohort, run=first, record={**record, **where})
     show_cautions(cohort)
     show(result)
     if arguments.report:
-        command = f"slimp finetune {arguments.run} {arguments.cohort} --out {out}"
-        options, target = PageOptions(command=command), out / "report.html"
+        options, target = PageOptions(command=command_line(arguments)), out / "report.html"
         page = write_report(target, first, cohort, result, table=table, options=options)
         say(f"report: {page}")
     say(f"written: {out}; next: slimp predict {out} IMAGES --metadata TABLE")

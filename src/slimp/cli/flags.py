@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import shlex
 import sys
 import textwrap
 from argparse import ArgumentTypeError
@@ -120,6 +121,18 @@ def flags_of(cls: type) -> list[Flag]:
                 positional=default is MISSING and not fields[name].metadata.get("flag"),
             )
     return list(flags.values())
+
+
+def command_line(arguments: Any) -> str:
+    """The line that asks for the same: all that is not as usual, but for --overwrite."""
+    nested, _ = config_field(type(arguments))
+    words = ["slimp", *type(arguments).__module__.rpartition(".")[2].split("_")]
+    for owner in (arguments, *([getattr(arguments, nested)] if nested else [])):
+        for flag in sorted(flags_of(type(owner)), key=lambda flag: not flag.positional):
+            value = getattr(owner, flag.name)
+            if flag.name not in (nested, "overwrite") and value != flag.default:
+                words += flag.words(value)
+    return shlex.join(words)
 
 
 @functools.cache

@@ -14,11 +14,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embedding:
-    """Embedding of images."""
+class OnDevice:
+    """Inputs and outputs."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to embed."""
+    """Where the encoders run."""
+
+    @property
+    def device(self) -> str:
+        """The device that `accelerator` stands for."""
+        from slimp.training.devices import device_of
+
+        return device_of(self.accelerator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding(OnDevice):
+    """Embedding of images."""
+
     workers: int = 1
     """Processes that decode images."""
     test_time_augmentation: Literal["none", "dihedral"] = "none"
@@ -28,13 +41,6 @@ class Embedding:
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise UserError(f"workers must not be negative, got {self.workers}.")
-
-    @property
-    def device(self) -> str:
-        """The device that `accelerator` stands for."""
-        from slimp.training.devices import device_of
-
-        return device_of(self.accelerator)
 
     @property
     def inference(self) -> InferenceConfig:

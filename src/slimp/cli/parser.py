@@ -60,6 +60,16 @@ class Flag:
             words = f"takes {describe(hint)[1]}, got {given!r}"
             raise argparse.ArgumentTypeError(words) from None
 
+    def words(self, value: Any) -> list[str]:
+        """What the user types for a value."""
+        if self.hint is bool:
+            return [self.spelling if value else f"--no-{self.spelling[2:]}"]
+        if self.many:
+            return list(map(str, value))
+        pairs = isinstance(value, Mapping)
+        texts = [f"{k}={v}" for k, v in value.items()] if pairs else [_in_words(value)]
+        return texts if self.positional else [x for text in texts for x in (self.spelling, text)]
+
 
 class _Formatter(argparse.HelpFormatter):
     """Keeps the paragraphs of the description, and shows an on/off flag once."""

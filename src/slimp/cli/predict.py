@@ -11,20 +11,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import slimp
 from slimp.cli.console import note, progress_bar, say, show_table
-from slimp.cli.inputs import check_file, noted
+from slimp.cli.inputs import OnDevice, check_file, noted
 from slimp.errors import UserError
 from slimp.prediction.config import PredictConfig
 
 if TYPE_CHECKING:
-    from slimp.prediction.predictor import Predictor
     from slimp.prediction.result import Prediction
 
 EXAMPLE = "slimp predict probes/mine new_images --metadata new.csv --out predicted.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(OnDevice):
     """Inputs and outputs."""
 
     probe: Path
@@ -44,8 +44,6 @@ class Arguments:
     """Replace --out and --explain."""
     format: Literal["table", "json"] = "table"
     """Of what is printed."""
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to embed."""
     config: PredictConfig
 
     def __post_init__(self) -> None:
@@ -60,8 +58,6 @@ def run(arguments: Arguments) -> None:
     from slimp.data.files import check_output, new_folder
     from slimp.prediction.inputs import find_images
     from slimp.prediction.output import STATEMENT, to_dict
-    from slimp.prediction.predictor import Predictor
-    from slimp.training.devices import device_of
 
     out = arguments.out
     if out is not None:
@@ -69,8 +65,9 @@ def run(arguments: Arguments) -> None:
     if arguments.explain is not None:
         check_output(arguments.explain, overwrite=arguments.overwrite)
     paths = find_images(arguments.images)
-    device = device_of(arguments.accelerator)
-    predictor = Predictor.load(arguments.probe, arguments.config, run=arguments.run, device=device)
+    predictor = slimp.Predictor.load(
+        arguments.probe, arguments.config, run=arguments.run, device=arguments.device
+    )
     if arguments.explain is not None:
         from slimp.report.overlays import require_map, write_overlays
 
@@ -111,7 +108,7 @@ def run(arguments: Arguments) -> None:
 
 
 def _write(
-    out: Path, arguments: Arguments, predictor: Predictor, predictions: Sequence[Prediction]
+    out: Path, arguments: Arguments, predictor: slimp.Predictor, predictions: Sequence[Prediction]
 ) -> None:
     from slimp.data.files import new_file, write_json
     from slimp.prediction.output import to_dict, to_frame
@@ -135,7 +132,7 @@ def _write(
     write_json(out.with_name(f"{out.stem}.config.json"), record)
 
 
-def _print(predictor: Predictor, predictions: Sequence[Prediction]) -> None:
+def _print(predictor: slimp.Predictor, predictions: Sequence[Prediction]) -> None:
     from slimp.prediction.output import cautions, without_sets
 
     conformal, verified = predictor.conformal, predictor.verified

@@ -10,6 +10,7 @@ import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import slimp
 from slimp.cli.console import note, say, show_cautions, show_table
 from slimp.errors import UserError
 from slimp.training.config import PretrainConfig
@@ -46,12 +47,10 @@ class Arguments:
 
 def run(arguments: Arguments) -> None:
     """Pre-trains, then shows the last step and the last validation; or profiles."""
-    from slimp.data.cohort import Cohort
-    from slimp.training.loop import pretrain
     from slimp.training.profile import profile
     from slimp.training.run_folder import read_log
 
-    cohort, config, steps = Cohort.load(arguments.cohort), arguments.config, arguments.profile
+    cohort, config, steps = slimp.Cohort.load(arguments.cohort), arguments.config, arguments.profile
     settings = ", ".join(f"{name}={value}" for name, value in asdict(config).items())
     note(f"{cohort!r}\n{textwrap.fill(settings, 100)}")
     show_cautions(cohort)
@@ -60,7 +59,7 @@ def run(arguments: Arguments) -> None:
         show_table(f"{steps} steps", ["part", "ms per step", "share of the step"], rows)
         say(summary)
         return
-    pretrain(cohort, config, out, resume=arguments.resume, overwrite=arguments.overwrite)
+    slimp.pretrain(cohort, config, out, resume=arguments.resume, overwrite=arguments.overwrite)
     last = {row["kind"]: row for row in read_log(out)}
     shown = {name: value for row in last.values() for name, value in row.items()}
     show_table(

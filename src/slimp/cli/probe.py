@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import slimp
 from slimp.cli.console import note, progress_bar, say, show_cautions, show_table
+from slimp.cli.flags import command_line
 from slimp.cli.inputs import Embedding, ReportedOutput
 from slimp.evaluation.probe_config import RULES, FullProbeConfig
 
@@ -46,10 +48,8 @@ class Arguments(Embedding, ReportedOutput):
 
 def run(arguments: Arguments) -> None:
     """Makes the probe and prints the table."""
-    from slimp.data.cohort import Cohort
-
     result = make(arguments)
-    show_cautions(Cohort.load(arguments.cohort))
+    show_cautions(slimp.Cohort.load(arguments.cohort))
     show(result)
     if arguments.report:
         say(f"report: {arguments.out / 'report.html'}")
@@ -58,7 +58,6 @@ def run(arguments: Arguments) -> None:
 
 def make(arguments: Arguments) -> Assessment:
     """Embeds, probes, and writes the folder, with its page if that is asked for."""
-    from slimp.data.cohort import Cohort
     from slimp.data.files import check_output, new_folder
     from slimp.evaluation.protocol import assess, require_possible
     from slimp.evaluation.run_features import cached_features, parts_of_run
@@ -71,7 +70,7 @@ def make(arguments: Arguments) -> Assessment:
     run, out, config = as_run(arguments.run), arguments.out, arguments.config
     pseudo, held_out = arguments.pseudo, arguments.held_out
     check_output(out, overwrite=arguments.overwrite)
-    cohort = Cohort.load(arguments.cohort)
+    cohort = slimp.Cohort.load(arguments.cohort)
     require_possible(cohort, config, config)
     with progress_bar("embedding images") as progress:
         table = cached_features(
@@ -100,9 +99,7 @@ def make(arguments: Arguments) -> Assessment:
             result,
             table=table,
             similarity=similarity_of_unseen(run, cohort, table, parts, device=arguments.device),
-            options=PageOptions(
-                command=f"slimp probe {arguments.run} {arguments.cohort} --out {out}"
-            ),
+            options=PageOptions(command=command_line(arguments)),
         )
     return result
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import slimp
 from slimp.cli.console import say
 from slimp.cli.inputs import Output
 
@@ -28,15 +29,13 @@ def run(arguments: Arguments) -> None:
     """Fetches, verifies that it is a model, and writes the folder."""
     import shutil
 
-    from slimp.data.files import check_output, new_folder
+    from slimp.data.files import new_folder
     from slimp.models.hub import FILES, download
-    from slimp.models.nested import Slimp
 
     out = arguments.out
-    check_output(out, overwrite=arguments.overwrite)
-    found = download(arguments.repo_id, arguments.revision)
-    Slimp.from_pretrained(found)
     with new_folder(out, overwrite=arguments.overwrite) as partial:
+        found = download(arguments.repo_id, arguments.revision)
+        slimp.Slimp.from_pretrained(found)
         for name in FILES:
             if (found / name).is_file():
                 shutil.copyfile(found / name, partial / name)

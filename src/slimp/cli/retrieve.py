@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import slimp
 from slimp.cli.console import note, progress_bar, say, show_cautions, show_table
-from slimp.cli.flags import REQUIRED_FLAG
+from slimp.cli.flags import REQUIRED_FLAG, command_line
 from slimp.cli.inputs import Embedding, ReportedOutput
 from slimp.retrieval.config import RetrievalConfig
 
@@ -44,46 +45,39 @@ class Arguments(Embedding, ReportedOutput):
 
 def run(arguments: Arguments) -> None:
     """Retrieves, measures, writes the folder and prints the tables."""
-    from slimp.data.files import check_output, new_folder
+    from slimp.data.files import new_folder
     from slimp.report.retrieval import write_retrieval_report
 
     run, out = arguments.run, arguments.out
     tta = arguments.test_time_augmentation
     flag = "" if tta == "none" else f" --test-time-augmentation {tta}"
     folders = {"reference": arguments.reference, "target": arguments.target}
-    check_output(out, overwrite=arguments.overwrite)
-    result = _retrieve(arguments)
     with new_folder(out, overwrite=arguments.overwrite) as folder:
+        result = _retrieve(arguments)
         result.save(folder, run=run, **folders, test_time_augmentation=tta)
         if arguments.report:
-            paths = " ".join(f"--{name} {path}" for name, path in folders.items())
-            command = f"slimp retrieve {run} {paths} --out {out}{flag}"
-            write_retrieval_report(folder / "report.html", result, command=command)
+            write_retrieval_report(folder / "report.html", result, command=command_line(arguments))
     _print(result)
     say(f"written: {out}")
     say(f"next: slimp embed {run} {arguments.target} --pseudo {out}{flag} --out FILE")
 
 
 def _retrieve(arguments: Arguments) -> Retrieval:
-    from slimp.data.cohort import Cohort
     from slimp.evaluation.run_features import cached_features, parts_of_run
     from slimp.models.hub import find_model
-    from slimp.models.nested import Slimp
-    from slimp.retrieval.extrapolate import extrapolate
     from slimp.retrieval.index import EmbeddedCohort
     from slimp.training.adapt import left_behind
 
     run, how = find_model(arguments.run), arguments.inference
-    model = Slimp.from_pretrained(run)
-    stale = left_behind(run)
-    reference, target = Cohort.load(arguments.reference), Cohort.load(arguments.target)
+    model, stale = slimp.Slimp.from_pretrained(run), left_behind(run)
+    reference, target = map(slimp.Cohort.load, (arguments.reference, arguments.target))
     show_cautions(reference)
     with progress_bar("embedding the reference") as progress:
         theirs = cached_features(run, arguments.reference, how, progress=progress)
     with progress_bar("embedding the target") as progress:
         ours = cached_features(run, arguments.target, how, lacking="missing", progress=progress)
     note("searching, and measuring the agreement of retrieved metadata ...")
-    return extrapolate(
+    return slimp.extrapolate(
         model,
         EmbeddedCohort(cohort=reference, images=theirs.features["image"]),
         EmbeddedCohort(cohort=target, images=ours.features["image"]),

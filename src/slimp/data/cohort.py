@@ -27,10 +27,10 @@ from slimp.data.cohort_files import (
 )
 from slimp.data.files import Images
 from slimp.data.schema import LEVELS, Schema
-from slimp.data.splits import assign_groups, require_disjoint
+from slimp.data.splits import assign_groups
 from slimp.errors import CohortError
 
-__all__ = ["Cohort", "CohortInfo", "CohortWriter", "Tables", "assign_groups", "require_disjoint"]
+__all__ = ["Cohort", "CohortInfo", "CohortWriter", "Tables"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ OURS = {"cohort.json", "config.json", "metrics.json", "predictions.parquet", "st
 """Files by which a folder is known to be written by this package, and may be replaced."""
 
 
-@runtime_checkable
 class Images(Protocol):
     """Random access to encoded images (JPEG or PNG bytes) by position."""
 

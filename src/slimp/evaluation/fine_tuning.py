@@ -18,8 +18,9 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 from torch import Tensor
 
-from slimp.data.cohort import Cohort, assign_groups
+from slimp.data.cohort import Cohort
 from slimp.data.files import write_json
+from slimp.data.splits import assign_groups
 from slimp.evaluation.folds import Split
 from slimp.evaluation.linear_probe import answer
 from slimp.evaluation.logistic import LinearProbe

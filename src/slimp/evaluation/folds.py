@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 
-from slimp.data.cohort import assign_groups, require_disjoint
+from slimp.data.splits import assign_groups, require_disjoint
 from slimp.errors import UserError
 from slimp.evaluation.metrics import Array
 from slimp.evaluation.probe_config import GROUPED_FOLDS, ProbeConfig, SplitMode

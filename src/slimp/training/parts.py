@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from slimp.data.cohort import Cohort, require_disjoint
+from slimp.data.cohort import Cohort
 from slimp.data.files import new_file, read_json
+from slimp.data.splits import require_disjoint
 from slimp.errors import CheckpointError, CohortError
 from slimp.sources.split_file import FOLD, read_split_file
 from slimp.training.config import PretrainConfig

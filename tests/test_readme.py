@@ -164,9 +164,9 @@ def known(here: Path) -> dict[str, object]:
     import slimp
     from slimp.evaluation.probe_config import ProbeConfig
     from slimp.evaluation.protocol import assess
-    from slimp.evaluation.run_features import parts_of_run
     from slimp.evaluation.similarity import similarity_by_level
     from slimp.experiments.missing_metadata import hide
+    from slimp.training.parts import parts_of_run
 
     cohort, ham = (slimp.Cohort.load(here / "cohorts" / name) for name in ("pad", "ham"))
     model = slimp.Slimp.from_pretrained(here / "runs" / "pad")

@@ -473,6 +473,7 @@ def test_findings_open_their_images(tab, site):
     findings = tab.context.request.get(f"{site.address}/api/findings").json()
     two = {"level": "warning", "title": "Twins", "text": "Two.", "remedy": "", "total": 9}
     findings.append({**two, "indices": [3, 5, 8]})
+    findings.append({**two, "text": "'site' and 'no_such' leak.", "indices": [], "total": 2})
     page.route("**/api/findings", lambda route: route.fulfill(json=findings))
     tab.go("view=audit")
     page.wait_for_selector(".finding")
@@ -482,6 +483,12 @@ def test_findings_open_their_images(tab, site):
     assert counted(page) == (3, site.table.patient_id[[3, 5, 8]].nunique())
     shown = page.eval_on_selector_all(".tile", "all => all.map((t) => Number(t.dataset.index))")
     assert shown == [3, 5, 8]
+    tab.go("view=audit")
+    last = page.locator(".finding").last.get_by_role("button")
+    assert last.all_inner_texts() == ["Colour the map by site"]
+    last.click()
+    tab.ready()
+    assert page.input_value("#colour-map") == "site"
 
 
 @pytest.mark.slow

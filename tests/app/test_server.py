@@ -38,8 +38,8 @@ from slimp.app.search import Search
 from slimp.app.server import UPLOAD, create_app
 from slimp.cli.main import main
 from slimp.data.cohort import Cohort
+from slimp.data.decode import decode
 from slimp.data.files import sha256_of
-from slimp.data.images import decode
 from slimp.errors import UserError
 from slimp.features.embed import FeatureTable
 from slimp.features.nearest import nearest
@@ -274,14 +274,15 @@ def test_a_case_has_its_metadata_its_patient_and_its_prediction(client, cohort, 
     for of in case["metadata"]:
         cell = cells[of["name"]].iloc[row]
         assert of["missing"] == pd.isna(cell)
-        if of["missing"] and of["imputed"] is not None:
-            known = cells[of["name"]].dropna()
-            assert isinstance(of["imputed"], str) or known.min() <= of["imputed"] <= known.max()
-        elif not of["missing"]:
+        if not of["missing"]:
             wanted = ("yes" if cell else "no") if isinstance(cell, bool | np.bool_) else cell
             assert of["value"] == wanted
-            assert of["imputed"] is None
-    assert any(of["imputed"] is not None for of in case["metadata"])
+    imputed = client.get(f"/api/imputed/{row}").json()
+    for of in case["metadata"]:
+        if (value := imputed.get(of["name"])) is not None:
+            known = cells[of["name"]].dropna()
+            assert isinstance(value, str) or known.min() <= value <= known.max()
+    assert any(imputed.get(of["name"]) is not None for of in case["metadata"] if of["missing"])
     patients = cohort.images["patient_id"]
     mine = np.flatnonzero((patients == patients.iloc[row]) & (np.arange(len(cohort)) != row))
     assert sorted(other["index"] for other in case["others"]) == mine.tolist()
@@ -441,7 +442,7 @@ def test_embeddings_are_computed_once_or_taken_from_a_file(root, table, monkeypa
 
     sources = Sources(run=root / "run", cohort=root / "cohort")
     first = open_explorer(sources, quiet)
-    monkeypatch.setattr(embeddings, "embed", refuse)
+    monkeypatch.setattr("slimp.features.embed.embed", refuse)
     again = open_explorer(sources, quiet)
     file = Sources(run=root / "run", cohort=root / "cohort", embeddings=root / "features.parquet")
     given = open_explorer(file, quiet)
@@ -490,6 +491,43 @@ def test_without_the_extra_the_remedy_is_named(root, monkeypatch, capsys):
     )
     assert main(["app", str(root / "run"), "--cohort", str(root / "cohort")]) == 2
     assert "slimp[app]" in capsys.readouterr().err
+
+
+LIGHT = """
+import json, sys
+from contextlib import nullcontext
+from pathlib import Path
+from starlette.testclient import TestClient
+from slimp.app.open import Sources, open_explorer
+from slimp.app.server import create_app
+
+run, cohort, probe, compare = map(Path, sys.argv[1:])
+explorer = open_explorer(
+    Sources(run=run, cohort=cohort, probe=probe, compare=compare, data_check=True),
+    lambda title: nullcontext(lambda done, total: None),
+)
+app = create_app(explorer, "t")
+client = TestClient(app, base_url="http://127.0.0.1", headers={"X-Token": "t"})
+case = client.get("/api/case/3").json()
+for path in (
+    *("/", "cohort", "points", "points?run=b", "column/label", "groups", "find?id=a", "compare"),
+    *("thumbnail/0?size=96", "neighbours/0?space=image", "neighbours/0?space=lesion", "findings"),
+):
+    assert client.get("/" if path == "/" else f"/api/{path}").status_code == 200, path
+before = [name for name in ("torch", "timm", "sklearn") if name in sys.modules]
+client.get("/api/methods")
+print(json.dumps([before, "torch" in sys.modules, case["prediction"]["probabilities"]]))
+"""
+
+
+@pytest.mark.slow
+def test_torch_is_loaded_by_the_first_explanation_and_not_before(client, root):
+    """Of what an earlier start kept: that of `client`."""
+    folders = [str(root / name) for name in ("run", "cohort", "probe", "run2")]
+    said = subprocess.check_output([sys.executable, "-c", LIGHT, *folders], text=True)
+    before, after, probabilities = json.loads(said.splitlines()[-1])
+    assert (before, after) == ([], True)
+    assert probabilities == client.get("/api/case/3").json()["prediction"]["probabilities"]
 
 
 @pytest.mark.slow

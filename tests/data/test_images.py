@@ -20,8 +20,9 @@ from torchvision.transforms.v2 import functional as F
 
 from slimp.data.cohort import Cohort
 from slimp.data.config import BatchConfig
+from slimp.data.decode import decode
 from slimp.data.files import ImagesInMemory
-from slimp.data.images import Pictures, augment, centre, decode, decoding_processes, image_batches
+from slimp.data.images import Pictures, augment, centre, decoding_processes, image_batches
 from slimp.errors import CohortError
 
 

@@ -17,12 +17,13 @@ from slimp.evaluation.paired_bootstrap import compare
 from slimp.evaluation.probe_config import ProbeConfig, ProtocolConfig
 from slimp.evaluation.protocol import Assessment, assess, require_possible
 from slimp.evaluation.result import ProbeResult
-from slimp.evaluation.run_features import cached_features, parts_of_run
+from slimp.evaluation.run_features import cached_features
 from slimp.features.design import RawTable
 from slimp.features.embed import FeatureTable
 from slimp.features.encode import InferenceConfig
 from slimp.sources import import_source
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
+from slimp.training.parts import parts_of_run
 
 QUICK = ProbeConfig(seeds=2, folds=2, strengths=(0.01, 1.0), replicates=20)
 

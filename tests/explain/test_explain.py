@@ -329,7 +329,8 @@ def test_other_models_answer_the_same_question_on_the_same_images(
     (tmp_path / "cnn").mkdir()
     cnn.save_pretrained(tmp_path / "cnn")
     words = ["explain", str(run), str(tmp_path / "cohort"), "--out", str(tmp_path / "out")]
-    words += ["--beside", f"{tmp_path / 'twin'},{tmp_path / 'cnn'}", "--no-deletion"]
+    others = f"{tmp_path / 'twin'},net={tmp_path / 'cnn'}"
+    words += ["--beside", others, "--no-deletion"]
     assert main(words) == 2  # no masks
     assert "--masks" in capsys.readouterr().err
     assert main([*words, "--masks", str(masks)]) == 0
@@ -337,14 +338,14 @@ def test_other_models_answer_the_same_question_on_the_same_images(
     assert {"grad-cam", "occlusion"} == set(table.index.get_level_values("map").dropna())
     twin = table.loc[str(tmp_path / "twin")]["difference"]
     np.testing.assert_allclose(twin, 0, atol=1e-6)
-    own, other = (table.loc[(str(x), "occlusion", "auroc")] for x in (run, tmp_path / "cnn"))
+    own, other = (table.loc[(str(x), "occlusion", "auroc")] for x in (run, "net"))
     assert other["difference"] == pytest.approx(own["mean"] - other["mean"])
     assert own[["difference"]].isna().all()
     images = pd.read_csv(tmp_path / "out" / "images.csv")
     assert own["mean"] == pytest.approx(images["occlusion auroc"].mean())
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Beside other models" in page
-    assert f"--beside {tmp_path / 'twin'},{tmp_path / 'cnn'} --out" in page  # asks it again
+    assert f"--beside {others} --out" in page  # asks it again
     assert len(images) == len(np.load(tmp_path / "out" / "maps.npz")["image_id"])
 
 
@@ -356,5 +357,5 @@ def test_a_run_of_a_fold_is_tested_on_patients_that_it_never_met(run: Path, tmp_
     met = pd.read_parquet(run / "patients.parquet")
     met = met[met["part"] != "held_out"]
     met.to_parquet(tmp_path / "fold" / "patients.parquet")
-    [result] = image_probes([str(tmp_path / "fold")], tmp_path / "cohort").values()
+    [(_, result)] = image_probes([str(tmp_path / "fold")], tmp_path / "cohort").values()
     assert not set(result.predictions["patient_id"]) & set(met["patient_id"])

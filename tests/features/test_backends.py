@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from slimp.data.images import centre, decode
+from slimp.data.decode import decode
+from slimp.data.images import centre
 from slimp.errors import UserError
 from slimp.features import backends as backends
 from slimp.features.backends import (

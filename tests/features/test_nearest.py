@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimp.errors import UserError
+from slimp.features import cosines
 from slimp.features import nearest as search
+from slimp.features.cosines import Rows
 from slimp.features.nearest import (
     Neighbours,
     _Block,
     _Chunk,
-    _Rows,
     _Search,
     nearest,
     rows_that_may_answer,
@@ -69,7 +70,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "BLOCK", (7, 64))
     monkeypatch.setattr(search, "QUERIES", 16)
     monkeypatch.setattr(search, "PENDING", 100)
-    monkeypatch.setattr(search, "PAIRS_AT_ONCE", 9)
+    monkeypatch.setattr(cosines, "PAIRS_AT_ONCE", 9)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -164,7 +165,7 @@ def test_many_nearly_equal_rows_are_decided_in_32_bit() -> None:
 
 
 def block_and_chunk(q: Array, x: Array, k: int, dtype: torch.dtype) -> tuple[_Block, _Chunk]:
-    search = _Search(_Rows(q, "q"), _Rows(x, "x"), k, None, torch.device("cpu"))
+    search = _Search(Rows(q, "q"), Rows(x, "x"), k, None, torch.device("cpu"))
     return _Block(search, np.arange(len(q)), dtype), _Chunk(search, search.kept, dtype)
 
 

@@ -18,7 +18,6 @@ from slimp.data.cohort import Cohort, Tables
 from slimp.data.files import read_json, write_json
 from slimp.data.schema import Level, Schema
 from slimp.errors import CheckpointError, CohortError, UserError
-from slimp.evaluation.run_features import parts_of_run
 from slimp.features.embed import embed
 from slimp.models.nested import Slimp
 from slimp.models.persistence import read_tensors
@@ -26,7 +25,7 @@ from slimp.training import loop as train
 from slimp.training.adapt import Adaptation, adapt, left_behind, stages_of
 from slimp.training.config import AdaptConfig, PretrainConfig
 from slimp.training.loop import pretrain
-from slimp.training.parts import earlier_parts, earlier_table, labels_known, set_aside
+from slimp.training.parts import earlier_parts, earlier_table, labels_known, parts_of_run, set_aside
 from slimp.training.run_folder import read_log
 
 RUN: dict[str, Any] = {

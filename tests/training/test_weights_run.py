@@ -16,7 +16,6 @@ from slimp.cli.main import main
 from slimp.data.files import read_json
 from slimp.data.images import image_batches
 from slimp.errors import CheckpointError, UserError
-from slimp.evaluation.run_features import parts_of_run
 from slimp.features.embed import embed
 from slimp.models.config import ModelConfig
 from slimp.models.image_encoder import ImageEncoder
@@ -26,6 +25,7 @@ from slimp.models.persistence import read_tensors, save_tensors
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training.adapt import adapt
 from slimp.training.config import AdaptConfig
+from slimp.training.parts import parts_of_run
 from slimp.training.weights_run import as_run
 
 

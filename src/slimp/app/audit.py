@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from slimp.checks.finding import Finding
-from slimp.checks.report import check_cohort
 from slimp.data.cohort import Cohort
 from slimp.data.files import read_json, write_json
 from slimp.data.in_order import Progress
@@ -41,6 +40,8 @@ def audit(
     if not kept.is_file():
         if not run:
             return []
+        from slimp.checks.report import check_cohort
+
         report = check_cohort(cohort, progress=progress)
         write_json(kept, [asdict(found) for found in _with_rows(report.findings, cohort)])
     return [Found(**{**entry, "indices": tuple(entry["indices"])}) for entry in read_json(kept)]

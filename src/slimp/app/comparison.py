@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Shaped
-from scipy.linalg import orthogonal_procrustes
 
 from slimp.app.embeddings import Embedded, fitted_into_square
 from slimp.data.files import new_file
-from slimp.features.nearest import nearest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 K = 10
@@ -59,12 +57,16 @@ class Comparison:
 
     def points(self, first: Embedded, projection: str) -> Float32[Array, "n 2"]:
         """The other run's map, turned and mirrored so that it fits the first one's best."""
+        from scipy.linalg import orthogonal_procrustes
+
         ours, theirs = first.projection(projection), self.other.projection(projection)
         turn, _ = orthogonal_procrustes(theirs - theirs.mean(axis=0), ours - ours.mean(axis=0))
         return fitted_into_square(theirs @ turn)
 
 
 def _agreement(ours: Array, theirs: Array, patients: Array) -> Float32[Array, " n"]:
+    from slimp.features.nearest import nearest  # of many queries at once, by torch
+
     step = 1 if len(ours) <= MANY else -(-len(ours) // MOST_QUERIES)
     some = np.arange(0, len(ours), step)
     rows = []

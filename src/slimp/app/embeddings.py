@@ -10,22 +10,24 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from slimp.data.cohort import Cohort
+from slimp.data.cohort import Cohort, level_of_images
 from slimp.data.files import new_file, new_folder, sha256_of
+from slimp.data.in_order import Progress
 from slimp.data.schema import LevelName
 from slimp.errors import CheckpointError, UserError
-from slimp.features.embed import FeatureTable, embed
-from slimp.features.encode import InferenceConfig, Progress, level_of_images
-from slimp.features.relative import OUTLIER
+from slimp.models.config import DESCRIPTION, WEIGHTS
 from slimp.models.known_weights import cache_folder
-from slimp.models.nested import Slimp
-from slimp.models.persistence import DESCRIPTION, WEIGHTS, read_description
 from slimp.training.parts import EARLIER_PATIENTS
+
+if TYPE_CHECKING:  # torch, which a start with kept embeddings does without
+    from slimp.features.backends import Augmentation
+    from slimp.features.embed import FeatureTable
+    from slimp.training.devices import Accelerator
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SPACES: tuple[LevelName, ...] = ("image", "lesion", "patient")
@@ -60,12 +62,32 @@ class Embedded:
         return np.asarray(np.load(path))
 
 
+def kept_at(
+    run: Path,
+    cohort_folder: Path,
+    *,
+    augmentation: Augmentation = "none",
+    features: Path | None = None,
+) -> tuple[Path, str]:
+    """Where the embeddings of a cohort by a run are kept, or will be, and the cohort's key.
+
+    Raises:
+        UserError: the run or the file of features is not there.
+    """
+    if features is not None and not features.is_file():
+        raise UserError(f"{features}: there is no such file. Make it with: slimp embed RUN COHORT.")
+    source = sha256_of(features) if features else f"embedded {augmentation}"
+    own = cohort_key(cohort_folder)
+    return private_folder() / _hash(run_key(run), own, source)[:24], own
+
+
 def embedded(
     run: Path,
     cohort_folder: Path,
     cohort: Cohort,
-    how: InferenceConfig | None = None,
     *,
+    accelerator: Accelerator = "cpu",
+    augmentation: Augmentation = "none",
     features: Path | None = None,
     progress: Progress | None = None,
 ) -> Embedded:
@@ -75,31 +97,20 @@ def embedded(
         run: folder of the model.
         cohort_folder: where `cohort` was loaded from.
         cohort: the same, in memory.
-        how: device and test-time augmentation.
+        accelerator: where the encoders run.
+        augmentation: at test time.
         features: a file of `slimp embed` to take them from, in place of computing them.
         progress: called with (images done, images in all).
 
     Raises:
         UserError: run and cohort do not fit each other, or `features` is of other images.
     """
-    how = how or InferenceConfig()
-    if features is not None and not features.is_file():
-        raise UserError(f"{features}: there is no such file. Make it with: slimp embed RUN COHORT.")
-    source = sha256_of(features) if features else f"embedded {how.test_time_augmentation}"
-    own = cohort_key(cohort_folder)
-    folder = private_folder() / _hash(run_key(run), own, source)[:24]
+    folder, own = kept_at(run, cohort_folder, augmentation=augmentation, features=features)
     if not (folder / "outlier.npy").is_file():
         if features is None:
-            # An adapted run may read more columns than the cohorts of its earlier stages have.
-            table = embed(
-                Slimp.from_pretrained(run),
-                cohort,
-                how,
-                lacking="missing" if (run / EARLIER_PATIENTS).is_file() else "refuse",
-                progress=progress,
-            )
+            table = _compute(run, cohort, accelerator, augmentation, progress)
         else:
-            table = _read(features, cohort, how)
+            table = _read(features, cohort, augmentation)
         _save(folder, table, cohort)
     spaces = {name: _open(path) for name in SPACES if (path := folder / f"{name}.npy").is_file()}
     outlier = _open(folder / "outlier.npy")
@@ -117,11 +128,11 @@ def run_key(run: Path) -> str:
     """A hash of a run's model.
 
     Raises:
-        CheckpointError: it is not there, or its description is damaged.
+        CheckpointError: it is not there.
     """
-    read_description(run)
-    if not (run / WEIGHTS).is_file():
-        raise CheckpointError(f"{run}: no {WEIGHTS} here. Make the run again: slimp pretrain.")
+    for name in (DESCRIPTION, WEIGHTS):
+        if not (run / name).is_file():
+            raise CheckpointError(f"{run}: no {name} here. Make one with: slimp pretrain.")
     return _hash(sha256_of(run / WEIGHTS), sha256_of(run / DESCRIPTION))
 
 
@@ -141,12 +152,36 @@ def _hash(*parts: str) -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def _read(path: Path, cohort: Cohort, how: InferenceConfig) -> FeatureTable:
+def _compute(
+    run: Path,
+    cohort: Cohort,
+    accelerator: Accelerator,
+    augmentation: Augmentation,
+    progress: Progress | None,
+) -> FeatureTable:
+    from slimp.features.embed import embed
+    from slimp.features.encode import InferenceConfig
+    from slimp.models.nested import Slimp
+    from slimp.training.devices import device_of
+
+    return embed(
+        Slimp.from_pretrained(run),
+        cohort,
+        InferenceConfig(device=device_of(accelerator), test_time_augmentation=augmentation),
+        # An adapted run may read more columns than the cohorts of its earlier stages have.
+        lacking="missing" if (run / EARLIER_PATIENTS).is_file() else "refuse",
+        progress=progress,
+    )
+
+
+def _read(path: Path, cohort: Cohort, augmentation: Augmentation) -> FeatureTable:
+    from slimp.features.embed import FeatureTable
+
     table = FeatureTable.load(path)
-    if table.test_time_augmentation != (wanted := how.test_time_augmentation):
+    if table.test_time_augmentation != augmentation:
         raise UserError(
             f"{path}: made with --test-time-augmentation {table.test_time_augmentation}, and the "
-            f"probe with {wanted}. Leave --embeddings out, or make the file as the probe was."
+            f"probe with {augmentation}. Leave --embeddings out, or make the file as the probe was."
         )
     if table.ids["image_id"].tolist() != cohort.images["image_id"].tolist():
         raise UserError(
@@ -158,6 +193,8 @@ def _read(path: Path, cohort: Cohort, how: InferenceConfig) -> FeatureTable:
 
 def _save(folder: Path, table: FeatureTable, cohort: Cohort) -> None:
     """Writes an array per space, with one row per lesion or patient, and the outlier scores."""
+    from slimp.features.relative import OUTLIER
+
     distance = table.features["outlier"][:, OUTLIER.index("distance")]
     alone = table.features["outlier"][:, OUTLIER.index("alone")] > 0
     of_image = level_of_images(cohort)

@@ -6,13 +6,16 @@ Axis names: n = images.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Float32, Int64
 from PIL import Image
 
@@ -20,11 +23,14 @@ from slimp.app.audit import Found
 from slimp.app.columns import Column
 from slimp.app.comparison import Comparison
 from slimp.app.embeddings import Embedded
+from slimp.app.predictions import Predicted
 from slimp.app.search import Search
-from slimp.app.seen import Seen
 from slimp.data.cohort import Cohort
-from slimp.data.images import decode
+from slimp.data.decode import decode
 from slimp.data.schema import LevelName
+
+if TYPE_CHECKING:  # torch
+    from slimp.app.seen import Seen
 
 Array = np.ndarray[Any, np.dtype[Any]]
 NOTICE = "Research software, not for diagnosis."
@@ -32,6 +38,8 @@ SIZES = (96, 256, 768)
 """Longer side of a thumbnail, px."""
 MOST_OTHERS = 500
 """Other images of a patient that a case lists, the most unlike first."""
+MOST_IMPUTED = 20_000
+"""Images of a cohort up to which missing metadata are imputed: the index takes seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,15 +53,29 @@ class Explorer:
     of_image: Mapping[LevelName, Int64[Array, " n"]]
     """Per level, the row of its table to which each image belongs."""
     columns: Mapping[str, Column]
-    seen: Seen
-    """What needs the encoders."""
+    open_models: Callable[[], Seen]
+    """Loads the encoders; called once, by the first that needs them."""
+    predicted: Predicted | None = None
+    """By a probe."""
     projections: tuple[str, ...] = ("pca",)
     comparison: Comparison | None = None
     findings: Sequence[Found] = ()
+    _loading: Lock = field(default_factory=Lock)
+
+    @property
+    def seen(self) -> Seen:
+        """What needs the encoders; takes seconds at first."""
+        with self._loading:
+            return self._seen
+
+    @cached_property
+    def _seen(self) -> Seen:
+        return self.open_models()
 
     def describe(self) -> dict[str, Any]:
         """What the page must know at the start."""
-        cohort, predictor, other = self.cohort, self.seen.predictor, self.comparison
+        cohort, other = self.cohort, self.comparison
+        facts = self.predicted and self.predicted.facts
         label = "label" if "label" in self.columns else None
         return {
             "name": cohort.info.name,
@@ -65,10 +87,9 @@ class Explorer:
             "projections": list(self.projections),
             "label": label,
             "columns": [column.describe() for column in self.columns.values()],
-            "probe": predictor and {"classes": list(predictor.probe.classes), "label": label},
-            "cautions": predictor.cautions() if predictor else [],
+            "probe": facts and {"classes": list(facts.classes), "label": label},
+            "cautions": list(facts.cautions) if facts else [],
             "compare": other and {"run": other.run},
-            "methods": list(self.seen.methods),
             "findings": len(self.findings),
             "notice": NOTICE,
         }
@@ -89,8 +110,8 @@ class Explorer:
         """Rows of the first images of which an id begins with a text, in upper or lower case."""
         found = np.zeros(len(self.cohort), dtype=bool)
         for name in ("image_id", "lesion_id", "patient_id"):
-            ids = self.cohort.images[name].astype(str).str.lower()
-            found |= ids.str.startswith(start.lower()).to_numpy(dtype=bool)
+            ids = pa.array(self.cohort.images[name].astype("str"), pa.large_string())
+            found |= pc.starts_with(ids, start, ignore_case=True).to_numpy(zero_copy_only=False)
         rows: list[int] = np.flatnonzero(found)[:most].tolist()
         return rows
 
@@ -105,7 +126,7 @@ class Explorer:
     def case(self, row: int) -> dict[str, Any]:
         """All that is known of an image; see `server`."""
         image, lesion, patient = self.ids([row])[0]
-        prediction = self.seen.prediction(row)
+        predicted = self.predicted
         return {
             "index": row,
             "ids": {"image": image, "lesion": lesion, "patient": patient},
@@ -113,8 +134,8 @@ class Explorer:
             "metadata": self._metadata(row),
             "outlier": _plain(self.embedded.outlier[row]),
             **self._others(row),
-            "prediction": prediction,
-            "warnings": self.seen.cautions if prediction else [],
+            "prediction": predicted and predicted.facts.to_dict(predicted.prediction(row)),
+            "warnings": list(predicted.facts.cautions) if predicted else [],
             "notice": NOTICE,
         }
 
@@ -123,20 +144,21 @@ class Explorer:
         return None if label is None else _text(label.cell(row))
 
     def _metadata(self, row: int) -> list[dict[str, Any]]:
-        found, missing = list[dict[str, Any]](), dict[str, dict[str, Any]]()
+        found = list[dict[str, Any]]()
         for level in self.cohort.schema.levels:
             table, at = self.cohort.tables.of_level(level.name), self.of_image[level.name][row]
             for feature in level.features:
                 for name in feature.columns:
                     cell = _plain(table[name].iloc[at])
                     of = {"level": level.name, "name": name, "value": cell, "unit": feature.unit}
-                    found.append({**of, "missing": cell is None, "imputed": None})
-                    if cell is None:
-                        missing[name] = found[-1]
-        imputed = self.seen.imputed(row) if missing else {}
-        for name, of in missing.items():
-            of["imputed"] = _plain(imputed.get(name))
+                    found.append({**of, "missing": cell is None})
         return found
+
+    def imputed(self, row: int) -> dict[str, str | float | None]:
+        """Column -> value retrieved from the nearest lesions and patients of other patients."""
+        if len(self.cohort) > MOST_IMPUTED:
+            return {}
+        return {name: _plain(cell) for name, cell in self.seen.imputed(row).items()}
 
     def _others(self, row: int) -> dict[str, Any]:
         patients, lesions = self.of_image["patient"], self.of_image["lesion"]

@@ -16,7 +16,7 @@ from slimp.data.files import new_file, sha256_of
 from slimp.features.design import RawTable
 from slimp.features.nearest import nearest
 from slimp.features.pseudo_metadata import to_lists
-from slimp.models.persistence import WEIGHTS
+from slimp.models.config import WEIGHTS
 from slimp.sources.export.describe import types_of, write_card, write_croissant
 
 OWN = ("embedding", "projection_x", "projection_y", "neighbors")

@@ -1,4 +1,4 @@
-"""What a probe says of every image of a cohort, as `slimp predict` would.
+"""What a probe says of every image of a cohort: kept, so that it is computed once.
 
 Axis names: n = images, k = classes.
 """
@@ -6,61 +6,91 @@ Axis names: n = images, k = classes.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Int64
 
 from slimp.app.columns import COMPUTED, Column, category, number
-from slimp.app.embeddings import Embedded
-from slimp.data.cohort import Cohort
 from slimp.data.files import new_file, sha256_of
-from slimp.data.schema import Schema
-from slimp.features.design import Design, RawTable
-from slimp.features.encode import embed_rows
-from slimp.features.feature_sets import METADATA_KEYS, RELATIVE_TABLE, TABLE
-from slimp.prediction.predictor import Predictor
-from slimp.prediction.result import UNCALIBRATED, Prediction
+from slimp.prediction.config import PredictConfig
+from slimp.prediction.result import UNCALIBRATED, Prediction, far_out
 
 Array = np.ndarray[Any, np.dtype[Any]]
-AT_ONCE = 16_384
-"""Images whose probabilities are computed at once."""
-FILES = ("probe.safetensors", "probe.json", "predictions.parquet", "reference.parquet")
-"""Of a probe, what its predictions depend on."""
+FILES = (
+    *("probe.safetensors", "probe.json", "predictions.parquet", "reference.parquet"),
+    *("config.json", "metrics.json"),
+)
+"""Of a probe, what its predictions and its cautions depend on."""
+VERSION = 2
+"""Of the file of predictions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is said of a probe beside its predictions."""
+
+    classes: tuple[str, ...]
+    rule: str
+    """How the class follows from the probabilities, in words."""
+    coverage: float
+    """Of the conformal sets."""
+    novelty: float
+    """Level below which an image is out of distribution."""
+    reference: int
+    """Images that it is compared with for this."""
+    cautions: tuple[str, ...]
+    """What weakens all predictions."""
+
+    def to_dict(self, found: Prediction) -> dict[str, Any]:
+        """A prediction for JSON."""
+        return {
+            "probabilities": dict(found.probabilities),
+            "predicted": found.decision,
+            "rule": self.rule,
+            "coverage": self.coverage,
+            "conformal_set": list(found.conformal_set),
+            "abstains": found.status != "predicted",
+            "reason": found.reason,
+            "novelty_p": found.novelty_p,
+        }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predicted:
     """Arrays over the images of a cohort."""
 
+    facts: Facts
     probabilities: Float[Array, "n k"]
     decided: Int64[Array, " n"]
-    """Row of the class in `LinearProbe.classes`."""
+    """Row of the class in `Facts.classes`."""
     sets: Bool[Array, "n k"]
     """The conformal sets; empty where no metadata are known and the probe reads some."""
     novelty_p: Float[Array, " n"]
 
     @classmethod
-    def of(cls, predictor: Predictor, probe: Path, cohort: Cohort, embedded: Embedded) -> Predicted:
-        """Of a cohort's images; kept beside their embeddings. `probe` is the predictor's folder."""
-        parts = [sha256_of(probe / name) for name in FILES if (probe / name).is_file()]
-        key = hashlib.sha256(" ".join([*parts, repr(predictor.config)]).encode()).hexdigest()[:16]
-        path = embedded.folder / f"predicted-{key}.npz"
-        if not path.is_file():
-            found = _predict(predictor, cohort, np.asarray(embedded.spaces["image"]))
-            with new_file(path) as partial, partial.open("wb") as file:
-                np.savez(file, **vars(found))
-        with np.load(path) as arrays:
-            return cls(**arrays)
+    def read(cls, path: Path) -> Predicted:
+        """The inverse of `write`."""
+        with np.load(path) as stored:
+            arrays = dict(stored)
+        facts = json.loads(str(arrays.pop("facts")))
+        lists = {name: tuple(facts[name]) for name in ("classes", "cautions")}
+        return cls(facts=Facts(**{**facts, **lists}), **arrays)
 
-    def columns(self, predictor: Predictor) -> Iterator[Column]:
+    def write(self, path: Path) -> None:
+        """Into one file, atomically."""
+        with new_file(path) as partial, partial.open("wb") as file:
+            np.savez(file, **{**vars(self), "facts": np.array(json.dumps(asdict(self.facts)))})
+
+    def columns(self) -> Iterator[Column]:
         """To colour and filter by; an image out of distribution has nothing but `abstains`."""
-        classes = np.array(predictor.probe.classes, dtype=object)
-        refused = self.novelty_p < predictor.config.novelty
+        classes = np.array(self.facts.classes, dtype=object)
+        refused = self.novelty_p < self.facts.novelty
         top = np.take_along_axis(self.probabilities, self.decided[:, None], axis=1)[:, 0]
         size = np.where(refused | ~self.sets.any(axis=1), np.nan, self.sets.sum(axis=1))
         words = pd.Series(classes[self.decided]).mask(refused)
@@ -71,11 +101,11 @@ class Predicted:
         yield number("set size", COMPUTED, size)
         yield category("abstains", COMPUTED, pd.Series(np.where(refused, "yes", "no")))
 
-    def prediction(self, predictor: Predictor, row: int) -> Prediction:
+    def prediction(self, row: int) -> Prediction:
         """Of one image."""
-        p, classes = float(self.novelty_p[row]), predictor.probe.classes
-        if p < predictor.config.novelty:
-            reason = predictor.surroundings.far_out(p, predictor.config.novelty)
+        p, classes, level = float(self.novelty_p[row]), self.facts.classes, self.facts.novelty
+        if p < level:
+            reason = far_out(p, level, self.facts.reference)
             return Prediction(image="", status="refused", reason=reason, novelty_p=p)
         shown, inside = self.probabilities[row], self.sets[row]
         likeliest = np.argsort(-shown, kind="stable").tolist()
@@ -90,55 +120,9 @@ class Predicted:
         )
 
 
-def to_dict(predictor: Predictor, found: Prediction) -> dict[str, Any]:
-    """A prediction for JSON."""
-    return {
-        "probabilities": dict(found.probabilities),
-        "predicted": found.decision,
-        "rule": predictor.decision_rule,
-        "coverage": predictor.conformal.coverage,
-        "conformal_set": list(found.conformal_set),
-        "abstains": found.status != "predicted",
-        "reason": found.reason,
-        "novelty_p": found.novelty_p,
-    }
-
-
-def _predict(predictor: Predictor, cohort: Cohort, images: Float32[Array, "n d"]) -> Predicted:
-    probe, schema = predictor.probe, predictor.schema
-    own = RawTable.of(cohort)
-    frame = pd.DataFrame(index=range(len(cohort))) if own is None else own.frame
-    raw, features = RawTable(schema=schema, frame=frame), {"image": images}
-    for level in predictor.levels:
-        cells = raw.rows_of(predictor.model, level)
-        features[METADATA_KEYS[level]] = embed_rows(
-            predictor.model, level, cells, device=predictor.device
-        )
-    if predictor.compares and predictor.reference.context is not None:
-        features |= predictor.reference.context.relative(features, cohort.images)
-        table = RawTable(schema=Schema.from_dict(predictor.record["schema"]), frame=frame)
-        features[RELATIVE_TABLE] = table.relative(cohort.images)
-    blocks = {name: features[name] for name in probe.blocks if name != TABLE}
-    design, parts = Design(blocks=blocks, table=raw), []
-    for first in range(0, len(cohort), AT_ONCE):
-        rows = np.arange(first, min(first + AT_ONCE, len(cohort)))
-        shown = probe.predict_proba(design[rows])
-        decided = probe.decide(shown)
-        p = predictor.surroundings.p_values(images[rows])
-        parts.append((shown, decided, predictor.conformal.sets(shown, decided), p))
-    shown, decided, sets, p = (np.concatenate(part) for part in zip(*parts, strict=True))
-    if predictor.reads:
-        sets &= _known(predictor, frame)[:, None]
-    return Predicted(probabilities=shown, decided=decided, sets=sets, novelty_p=p)
-
-
-def _known(predictor: Predictor, frame: pd.DataFrame) -> Bool[Array, " n"]:
-    """Images of which the probe knows any metadata; an unknown category is none."""
-    found = np.zeros(len(frame), dtype=bool)
-    for feature, fitted in predictor.features:
-        for name in frame.columns.intersection([*feature.columns]):
-            cells = frame[name]
-            if feature.kind == "categorical":
-                cells = cells.where(cells.isin([*fitted.categories, *fitted.spellings]))
-            found |= cells.notna().to_numpy()
-    return found
+def kept_at(embeddings: Path, probe: Path) -> Path:
+    """The file of a probe's predictions, beside the embeddings that they are made of."""
+    parts = [sha256_of(probe / name) for name in FILES if (probe / name).is_file()]
+    parts.append(f"{PredictConfig()!r} {VERSION}")
+    key = hashlib.sha256(" ".join(parts).encode()).hexdigest()
+    return embeddings / f"predicted-{key[:16]}.npz"

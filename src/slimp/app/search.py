@@ -5,26 +5,23 @@ Axis names: n = rows, d = width, k = neighbours.
 
 from __future__ import annotations
 
-from threading import Lock
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from slimp.features.nearest import nearest
+from slimp.features.cosines import Rows, cosines
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ROWS = 1 << 14
 """Rows whose lengths are taken at once."""
 
-_ONE_AT_A_TIME = Lock()
-
 
 class Search:
     """Rows, and what a query needs of all of them.
 
-    `features.nearest` prepares an index for thousands of queries; here a product in 32 bit keeps
-    the rows that its rounding cannot rule out, and `features.nearest` decides among these.
+    `features.nearest` prepares an index for thousands of queries, with torch; here a product in 32
+    bit keeps the rows that its rounding cannot rule out, and the same cosines decide among these.
     """
 
     def __init__(self, rows: Float32[Array, "n d"]) -> None:
@@ -46,6 +43,7 @@ class Search:
         rounding = 4 * (len(query) + 8) * np.finfo(np.float32).eps  # of two scores, generously
         least = np.partition(score, -k)[-k]
         some = np.flatnonzero(score >= least - rounding)
-        with _ONE_AT_A_TIME:  # it sets torch's number of threads
-            found = nearest(query[None], self.rows[some], k)
-        return some[found.row[0]], found.similarity[0]
+        one, left = Rows(query[None], "the query"), Rows(self.rows[some], "the index")
+        cosine = cosines(one, left, np.zeros(len(some), np.int64), np.arange(len(some)))
+        best = np.lexsort((some, -cosine))[:k]
+        return some[best], cosine[best]

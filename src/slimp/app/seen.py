@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float32
 from PIL import Image
 
-from slimp.app.predictions import Predicted, to_dict
+from slimp.app.predictions import Predicted
 from slimp.data.cohort import Cohort
 from slimp.data.images import Pictures, centre
 from slimp.errors import UserError
@@ -39,8 +39,6 @@ from slimp.retrieval.routes import retrieve
 Array = np.ndarray[Any, np.dtype[Any]]
 SIDE = 768
 """Longer side of a layer, px."""
-MOST_IMPUTED = 20_000
-"""Images of a cohort up to which missing metadata are imputed: the index takes seconds."""
 NEIGHBOURS = 5
 """Lesions or patients whose metadata are imputed."""
 UPLOAD = Path("upload")
@@ -68,32 +66,18 @@ class Seen:
         fit = METHODS if plain else ("grad-cam", "occlusion")
         return tuple(dict.fromkeys((*usual, *fit)))
 
-    @cached_property
-    def cautions(self) -> list[str]:
-        """What weakens all predictions."""
-        return [] if self.predictor is None else self.predictor.cautions()
-
-    def prediction(self, row: int) -> dict[str, Any] | None:
-        """Of an image of the cohort, for JSON; None without a probe."""
-        if self.predictor is None or self.predicted is None:
-            return None
-        return to_dict(self.predictor, self.predicted.prediction(self.predictor, row))
-
-    @cached_property
-    def _match(self) -> Match:
-        return match_of(self.model, self.cohort, range(len(self.cohort)))
-
     def _target(self, row: int) -> tuple[Match | LogOdds, str]:
         """What is explained, and in words: the fit to the own metadata, else a probe's class."""
+        one = np.arange(len(self.cohort)) == row
         try:
-            match = self._match
+            match = match_of(self.model, self.cohort.select(one), [0])
         except UserError:
             if self.predictor is None or self.predicted is None:
                 raise
             label = self.predictor.probe.classes[self.predicted.decided[row]]
             return LogOdds.of(self.predictor.probe, label), f"log-odds of {label}"
         words = f"cosine with the metadata of its own {match.level}"
-        return match[torch.tensor([row])], words
+        return match[torch.tensor([0])], words
 
     def explanation(self, row: int, method: Method) -> tuple[bytes, str]:
         """A layer over the whole image (PNG), and what it explains.
@@ -121,9 +105,7 @@ class Seen:
 
     @cached_property
     def _index(self) -> Index | None:
-        """To impute from; None where that takes long, or the run relates images to no metadata."""
-        if len(self.cohort) > MOST_IMPUTED:
-            return None
+        """To impute from; None where the run relates images to no metadata."""
         try:
             images = np.asarray(self.images)
             whole = EmbeddedCohort(cohort=self.cohort, images=images)
@@ -159,8 +141,10 @@ class Seen:
             )
         return np.asarray(found[0])
 
-    def predict(self, encoded: bytes, metadata: Mapping[str, Any] | None) -> tuple[Any, list[str]]:
-        """Of a new image, as `slimp predict`: for JSON, and what weakens it.
+    def predict(
+        self, encoded: bytes, metadata: Mapping[str, Any] | None
+    ) -> tuple[Prediction, list[str]]:
+        """Of a new image, as `slimp predict`, and what weakens it.
 
         Raises:
             UserError: the probe reads metadata and there are none, or they do not fit.
@@ -171,10 +155,10 @@ class Seen:
         with self._lock:
             cells = predictor.metadata(table, [UPLOAD])
             (found,) = predictor.stream([UPLOAD], cells, lambda path: encoded)
-        warnings = [*self.cautions]
+        warnings = list[str]()
         if cells is not None and cells.unread:
             warnings.append(f"Not read by the probe: {', '.join(cells.unread)}.")
         if found.unseen:
             unseen = ", ".join(f"{name} '{cell}'" for name, cell in found.unseen.items())
             warnings.append(f"Unknown to the model, so counted as missing: {unseen}.")
-        return to_dict(predictor, found), warnings
+        return found, warnings

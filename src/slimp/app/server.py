@@ -6,9 +6,9 @@ the token, see `Guard`.
 
 - `GET /`, `GET /static/NAME`: the page.
 - `GET /api/cohort`: `name images lesions patients run spaces projections label columns probe
-  cautions compare methods findings notice`; `columns` are `{name, level, kind, missing}` with
-  `categories` (kind `category`) or `min max unit` (kind `number`); `level` is `image lesion
-  patient` or `computed`; `methods` are those of explanation, the default first.
+  cautions compare findings notice`; `columns` are `{name, level, kind, missing}` with `categories`
+  (kind `category`) or `min max unit` (kind `number`); `level` is `image lesion patient` or
+  `computed`.
 - `GET /api/points?projection=pca&run=a|b`: float32, little-endian, x0 y0 x1 y1 ... in [-1, 1].
 - `GET /api/column/NAME`: with `X-Kind: category`, uint16 codes of its categories, 65535 missing;
   with `X-Kind: number`, float32, NaN missing; both little-endian.
@@ -18,13 +18,15 @@ the token, see `Guard`.
   begins with the text.
 - `GET /api/thumbnail/INDEX?size=96|256|768`: JPEG, the whole image, its longer side that long.
 - `GET /api/case/INDEX`: `index ids label outlier warnings notice`; `metadata`: `{level, name,
-  value, unit, missing, imputed}`, imputed from the nearest lesions and patients of others, not
-  observed; `others`: the patient's other images, the most unlike first, at most 500 of
-  `others_total`, as `{index, outlier, same_lesion, label}`; `prediction`: null without a probe, or
-  `{probabilities, predicted, rule, coverage, conformal_set, abstains, reason, novelty_p}`.
+  value, unit, missing}`; `others`: the patient's other images, the most unlike first, at most 500
+  of `others_total`, as `{index, outlier, same_lesion, label}`; `prediction`: null without a probe,
+  or `{probabilities, predicted, rule, coverage, conformal_set, abstains, reason, novelty_p}`.
+- `GET /api/imputed/INDEX`: column -> value from the nearest lesions and patients of others, not
+  observed; empty for large cohorts.
 - `GET /api/neighbours/INDEX?space=image|lesion|patient&k=12&other_patients=1|0`:
   `{"neighbours": [{index, similarity}]}` by cosine, exact; of lesions and patients, whose metadata
   are compared, the first image. With 1, none of the query's own patient.
+- `GET /api/methods`: those of explanation that fit the encoder, the default first.
 - `GET /api/explanation/INDEX?method=...`: PNG, a layer over the whole image; `X-Explains` says of
   what.
 - `POST /api/predict`, multipart: `image`, at most 25 MB, and `metadata`, a JSON object of columns:
@@ -86,7 +88,9 @@ def create_app(explorer: Explorer, token: str, hosts: Collection[str] = ()) -> G
         Route("/api/find", api.find),
         Route("/api/thumbnail/{index:int}", api.thumbnail),
         Route("/api/case/{index:int}", api.case),
+        Route("/api/imputed/{index:int}", api.imputed),
         Route("/api/neighbours/{index:int}", api.neighbours),
+        Route("/api/methods", api.methods),
         Route("/api/explanation/{index:int}", api.explanation),
         Route("/api/predict", api.predict, methods=["POST"]),
         Route("/api/compare", api.compare),
@@ -160,6 +164,9 @@ class Api:
     def case(self, request: Request) -> Response:
         return JSONResponse(self.explorer.case(self._row(request)))
 
+    def imputed(self, request: Request) -> Response:
+        return JSONResponse(self.explorer.imputed(self._row(request)))
+
     def neighbours(self, request: Request) -> Response:
         space = cast("LevelName", _choice(request, "space", [*self.explorer.embedded.spaces]))
         k = request.query_params.get("k", "12")
@@ -168,6 +175,9 @@ class Api:
         others = _choice(request, "other_patients", ["1", "0"]) == "1"
         found = self.explorer.neighbours(self._row(request), space, int(k), other_patients=others)
         return JSONResponse({"neighbours": found})
+
+    def methods(self, request: Request) -> Response:
+        return JSONResponse(list(self.explorer.seen.methods))
 
     def explanation(self, request: Request) -> Response:
         seen, row = self.explorer.seen, self._row(request)
@@ -188,14 +198,16 @@ class Api:
         near: list[Any] = []
         if not isinstance(embedding, Prediction):
             near = self.explorer.near(embedding, K)
-        if seen.predictor is None:
+        if self.explorer.predicted is None:
             error = "There is no probe, so nothing is predicted. Start slimp app with --probe."
             return JSONResponse({"error": error, "neighbours": near, "notice": NOTICE}, 409)
         try:
-            prediction, warnings = seen.predict(encoded, metadata)
+            answer, warnings = seen.predict(encoded, metadata)
         except UserError as error:
             return JSONResponse({"error": str(error), "neighbours": near, "notice": NOTICE}, 409)
-        found = {"prediction": prediction, "warnings": warnings, "neighbours": near}
+        facts = self.explorer.predicted.facts
+        found = {"prediction": facts.to_dict(answer), "warnings": [*facts.cautions, *warnings]}
+        found["neighbours"] = near
         return JSONResponse({**found, "notice": NOTICE})
 
     def compare(self, request: Request) -> Response:

@@ -106,7 +106,7 @@ def _open(arguments: Arguments) -> Explorer:
         embeddings=arguments.embeddings,
         projection=arguments.projection,
         data_check=arguments.data_check,
-        device=arguments.device,
+        accelerator=arguments.accelerator,
     )
     return open_explorer(sources, progress_bar)
 

@@ -24,7 +24,7 @@ from slimp.evaluation.paired_bootstrap import compare
 from slimp.evaluation.probe_config import FullProbeConfig, ProbeConfig
 from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.result import ProbeResult, make_task
-from slimp.evaluation.run_features import cached_features, parts_of_run
+from slimp.evaluation.run_features import cached_features
 from slimp.features.embed import FeatureTable, embed, with_pseudo_metadata
 from slimp.features.feature_sets import FeatureSet
 from slimp.models.nested import Slimp
@@ -38,6 +38,7 @@ from slimp.sources.synthetic.config import SyntheticConfig
 from slimp.training.adapt import adapt
 from slimp.training.config import AdaptConfig, PretrainConfig, RunConfig, values_of
 from slimp.training.loop import pretrain
+from slimp.training.parts import parts_of_run
 from slimp.training.run_folder import versions
 
 FEATURES: dict[str, FeatureSet] = {"images": "image", "images + metadata": "full"}

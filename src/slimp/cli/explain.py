@@ -16,7 +16,7 @@ from slimp.cli.console import note, progress_bar, say, show_cautions, show_table
 from slimp.cli.flags import command_line
 from slimp.cli.inputs import OnDevice, ReportedOutput, noted
 from slimp.errors import UserError
-from slimp.explain.config import ExplainConfig
+from slimp.explain.config import ExplainConfig, name_and_run
 
 if TYPE_CHECKING:
     from slimp.evaluation.logistic import LinearProbe
@@ -45,7 +45,7 @@ class Arguments(OnDevice, ReportedOutput):
     label: str | None = None
     """Class of the probe. Default: of each image its own."""
     beside: tuple[str, ...] = ()
-    """Other runs, or weights:NAME, on the same images, as in runs/mae,runs/supervised: of each a
+    """Other runs, or weights:NAME, on the same images, as in runs/mae,net=weights:NAME: of each a
     probe of its image features is fitted and explained, of this run too. Needs --masks."""
     held_out: bool = True
     """With --beside: explain patients that RUN set aside, if there are any, else random ones."""
@@ -62,7 +62,8 @@ class Arguments(OnDevice, ReportedOutput):
         if self.beside and (self.probe is not None or self.masks is None):
             wrong = "fits a probe of its own to each run, without --probe" if self.probe else ""
             raise UserError(f"--beside {wrong or 'compares maps by their masks: pass --masks'}.")
-        if len({str(self.run), *self.beside}) <= len(self.beside):
+        names, runs = zip(*map(name_and_run, (str(self.run), *self.beside)), strict=True)
+        if len({*runs}) < len(runs) or len({*names}) < len(names):
             raise UserError("--beside names a run twice, or the run that it is compared with.")
 
 
@@ -90,7 +91,8 @@ def run(arguments: Arguments) -> None:
 def _alone(arguments: Arguments, cohort: slimp.Cohort) -> Explanation:
     from slimp.evaluation.logistic import LinearProbe
     from slimp.explain.explain import explain
-    from slimp.prediction.probe_folder import read_model, read_record
+    from slimp.prediction.probe_folder import read_model
+    from slimp.prediction.probe_record import read_record
     from slimp.training.weights_run import as_run
 
     run, folder = as_run(arguments.run), arguments.probe
@@ -142,7 +144,7 @@ def _with_probe_features(
     from slimp.evaluation.run_features import cached_features
     from slimp.explain.probe_features import with_probe_features
     from slimp.features.encode import InferenceConfig
-    from slimp.prediction.probe_folder import read_record
+    from slimp.prediction.probe_record import read_record
     from slimp.training.weights_run import as_run
 
     assert arguments.probe is not None
@@ -165,31 +167,29 @@ def _with_probe_features(
 
 
 def _warnings(arguments: Arguments, cohort: slimp.Cohort, found: Explanation) -> list[str]:
-    from slimp.evaluation.run_features import parts_of_run
-    from slimp.training.parts import LEARNED_FROM
+    from slimp.training.parts import LEARNED_FROM, parts_of_run
     from slimp.training.weights_run import as_run
 
     words = []
-    runs: list[str | Path] = [arguments.run, *arguments.beside]
-    for run in runs:
+    named = [("The run", str(arguments.run)), *map(name_and_run, arguments.beside)]
+    for name, run in named:
         parts = parts_of_run(as_run(run), cohort) or {}
         learned = int(found.by_image["patient_id"].map(parts).isin(LEARNED_FROM).sum())
-        which = "The run" if run is arguments.run else run
         if learned:
             words.append(
-                f"{which} learned from the patients of {learned} of these {len(found.rows)} images."
+                f"{name} learned from the patients of {learned} of these {len(found.rows)} images."
             )
     return words
 
 
 def _show(found: Explanation) -> None:
     from slimp.report.explanation import (
-        BESIDE_HEADS,
         MEASURES,
-        beside_rows,
+        SHORT_HEADS,
         feature_heads,
         feature_rows,
         movement,
+        short_rows,
         verdict,
     )
 
@@ -198,7 +198,7 @@ def _show(found: Explanation) -> None:
     show_table(f"Maps of {len(found.rows)} images: {found.words}", ["map", *measures], rows)
     for title, heads, rows in (
         ("Metadata features", feature_heads(found), feature_rows(found)),
-        ("Beside other models", BESIDE_HEADS, beside_rows(found.beside)),
+        ("Beside other models", SHORT_HEADS, short_rows(found.beside)),
     ):
         if rows:
             show_table(title, [head.lstrip("#") for head in heads], rows)

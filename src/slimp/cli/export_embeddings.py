@@ -45,15 +45,14 @@ def run(arguments: Arguments) -> None:
     """Embeds, or takes the embeddings that slimp app kept, and writes the file."""
     from slimp.app.embeddings import embedded
     from slimp.app.export import beside, write_atlas
-    from slimp.features.encode import InferenceConfig
     from slimp.training.weights_run import as_run
 
     for path in (arguments.out, *beside(arguments.out)):
         check_file(path, overwrite=arguments.overwrite)
-    folder, how = arguments.cohort, InferenceConfig(device=arguments.device)
+    folder, run = arguments.cohort, as_run(arguments.run)
     cohort = slimp.Cohort.load(folder)
     with progress_bar("embedding images") as progress:
-        found = embedded(run := as_run(arguments.run), folder, cohort, how, progress=progress)
+        found = embedded(run, folder, cohort, accelerator=arguments.accelerator, progress=progress)
     write_atlas(
         arguments.out,
         cohort,

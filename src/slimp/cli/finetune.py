@@ -45,12 +45,12 @@ def run(arguments: Arguments) -> None:
     from slimp.evaluation.fine_tuning import beside_frozen, fine_tune, run_of
     from slimp.evaluation.probe_config import ProtocolConfig
     from slimp.evaluation.protocol import assess, require_possible, task_of
-    from slimp.evaluation.run_features import cached_features, parts_of_run
+    from slimp.evaluation.run_features import cached_features
     from slimp.features.encode import InferenceConfig
     from slimp.prediction.probe_folder import write_probe
     from slimp.report.page import PageOptions, write_report
     from slimp.training.devices import device_of, precision_of
-    from slimp.training.parts import earlier_table, labels_known
+    from slimp.training.parts import earlier_table, labels_known, parts_of_run
     from slimp.training.run_folder import open_record
     from slimp.training.weights_run import as_run
 

@@ -60,11 +60,11 @@ def make(arguments: Arguments) -> Assessment:
     """Embeds, probes, and writes the folder, with its page if that is asked for."""
     from slimp.data.files import check_output, new_folder
     from slimp.evaluation.protocol import assess, require_possible
-    from slimp.evaluation.run_features import cached_features, parts_of_run
+    from slimp.evaluation.run_features import cached_features
     from slimp.evaluation.similarity import similarity_of_unseen
     from slimp.prediction.probe_folder import write_probe
     from slimp.report.page import PageOptions, write_report
-    from slimp.training.parts import labels_known
+    from slimp.training.parts import labels_known, parts_of_run
     from slimp.training.weights_run import as_run
 
     run, out, config = as_run(arguments.run), arguments.out, arguments.config

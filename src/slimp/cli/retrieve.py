@@ -63,10 +63,11 @@ def run(arguments: Arguments) -> None:
 
 
 def _retrieve(arguments: Arguments) -> Retrieval:
-    from slimp.evaluation.run_features import cached_features, parts_of_run
+    from slimp.evaluation.run_features import cached_features
     from slimp.models.hub import find_model
     from slimp.retrieval.index import EmbeddedCohort
     from slimp.training.adapt import left_behind
+    from slimp.training.parts import parts_of_run
 
     run, how = find_model(arguments.run), arguments.inference
     model, stale = slimp.Slimp.from_pretrained(run), left_behind(run)

@@ -26,7 +26,7 @@ from slimp.data.cohort_files import (
     rows_of,
 )
 from slimp.data.files import Images
-from slimp.data.schema import LEVELS, Schema
+from slimp.data.schema import LEVELS, LevelName, Schema
 from slimp.data.splits import assign_groups
 from slimp.errors import CohortError
 
@@ -233,3 +233,13 @@ class Cohort:
             for row in range(len(self)):
                 writer.add_image(self.read_image(row))
             writer.finish(self.tables, self.schema, self.info)
+
+
+def level_of_images(cohort: Cohort) -> dict[LevelName, NDArray[np.int64]]:
+    """Per level, the row of its table to which each image belongs."""
+    lesions = cohort.lesion_of_image
+    return {
+        "image": np.arange(len(cohort), dtype=np.int64),
+        "lesion": lesions,
+        "patient": cohort.patient_of_lesion[lesions],
+    }

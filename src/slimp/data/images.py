@@ -6,7 +6,6 @@ seeds, so that an image does not depend on the process that makes it.
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import signal
@@ -24,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from slimp.data.cohort import Cohort
 from slimp.data.config import BatchConfig
+from slimp.data.decode import decode
 from slimp.data.processes import process_and_count
 from slimp.errors import CohortError
 
@@ -126,24 +126,6 @@ class Pictures:
             return decode(self._store.read(int(self._positions[row])), side)
         except CohortError as error:
             raise CohortError(f"image '{self._ids.iloc[row]}': {error}") from None
-
-
-def decode(encoded: bytes, side: int) -> Image.Image:
-    """The image in RGB; a JPEG is decoded at the smallest scale whose sides are >= `side` px.
-
-    Raises:
-        CohortError: the bytes are no readable image.
-    """
-    try:
-        jpeg = encoded.startswith(b"\xff\xd8")  # else Pillow asks one format after another
-        image = Image.open(io.BytesIO(encoded), formats=["JPEG"] if jpeg else None)
-        image.draft("RGB", (side, side))
-        image.load()
-        return image if image.mode == "RGB" else image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise CohortError(
-            f"cannot be decoded ({error}). Find all such images with: slimp data check."
-        ) from None
 
 
 def centre(image: Image.Image, size: int) -> UInt8[Tensor, "3 size size"]:

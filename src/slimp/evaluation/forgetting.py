@@ -13,11 +13,11 @@ from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.paired_bootstrap import Comparison, Difference, compare
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import make_task
-from slimp.evaluation.run_features import parts_of_run
 from slimp.features.embed import embed
 from slimp.features.encode import InferenceConfig, Progress
 from slimp.features.feature_sets import FeatureSet
 from slimp.models.nested import Slimp
+from slimp.training.parts import parts_of_run
 
 SETS: tuple[FeatureSet, ...] = ("image", "full")
 

@@ -1,4 +1,4 @@
-"""A run's features of a cohort, and which patients of it the run learned from."""
+"""A run's features of a cohort, computed once."""
 
 from __future__ import annotations
 
@@ -23,33 +23,7 @@ from slimp.features.embed import (
 from slimp.features.encode import InferenceConfig, Progress
 from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.models.nested import Slimp
-from slimp.training.parts import EARLIER_PATIENTS, LEARNED_FROM, earlier_parts, stages
-
-
-def parts_of_run(run: Path, cohort: Cohort) -> dict[str, str] | None:
-    """Patient -> part of the run's training; empty if no stage of it was on this cohort.
-
-    The cohort counts as that of a stage if they share at least half of the patients of either.
-    Where they share fewer, only the patients that the run learned from are named, so that testing
-    on them does not go unnoticed. A patient that any stage learned from is not held out. None: the
-    run does not say which patients it learned from.
-    """
-    found = stages(run)
-    if found is None:
-        return None
-    here = set(cohort.patients["patient_id"])
-    known: set[str] = set()
-    met: set[str] = set()
-    for stage in found:
-        shared = here & set(stage)
-        met |= shared
-        if shared and 2 * len(shared) >= min(len(here), len(stage)):
-            known |= set(stage)
-    return {
-        patient: part
-        for patient, part in earlier_parts(run).items()
-        if patient in known or (patient in met and part in LEARNED_FROM)
-    }
+from slimp.training.parts import EARLIER_PATIENTS
 
 
 def cached_features(

@@ -17,13 +17,12 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-from slimp.data.cohort import Cohort
+from slimp.data.cohort import Cohort, level_of_images
 from slimp.data.schema import LEVELS
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Estimate, Record, Statistic, bootstrap
 from slimp.evaluation.metrics import Array, ece, mean_over_present, ranking_metrics
 from slimp.evaluation.result import Predictions, ProbeResult
-from slimp.features.encode import level_of_images
 
 FEWEST_PATIENTS = 10
 """Of a group with an interval; with fewer, percentiles of a bootstrap mean little."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,13 +22,14 @@ from slimp.evaluation.paired_bootstrap import compare
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.protocol import task_of
 from slimp.evaluation.result import ProbeResult
-from slimp.evaluation.run_features import cached_features, parts_of_run
-from slimp.explain.config import ExplainConfig
+from slimp.evaluation.run_features import cached_features
+from slimp.explain.config import ExplainConfig, name_and_run
 from slimp.explain.explain import Explanation, explain
 from slimp.explain.maps import default_methods
 from slimp.explain.scores import MEASURES, estimates, known
 from slimp.features.encode import InferenceConfig, Progress
 from slimp.models.nested import Slimp
+from slimp.training.parts import parts_of_run
 from slimp.training.weights_run import as_run
 
 ACCURACY = "balanced_accuracy"
@@ -39,6 +40,13 @@ COLUMNS = (
 )
 
 
+class Probed(NamedTuple):
+    """A run, and a probe of its image features."""
+
+    run: str
+    result: ProbeResult
+
+
 def image_probes(
     runs: Sequence[str],
     cohort: Path,
@@ -46,11 +54,12 @@ def image_probes(
     held_out: bool = True,
     seed: int = 0,
     device: str = "cpu",
-) -> dict[str, ProbeResult]:
-    """A probe of the image features of each run, on one split by patient for all.
+) -> dict[str, Probed]:
+    """By name, a probe of the image features of each run, on one split by patient for all.
 
     Args:
-        runs: folders, or `weights:NAME`; the first is the one that others are compared with.
+        runs: folders, or `weights:NAME`, each with `NAME=` before it or called by its place; the
+            first is the one that others are compared with.
         cohort: folder.
         held_out: test the patients that the first run set aside, or that it never met, if there
             are any; else the split is drawn.
@@ -60,22 +69,23 @@ def image_probes(
     Raises:
         UserError: the labels do not allow a probe.
     """
-    found, whole = {}, Cohort.load(cohort)
+    found, whole, named = {}, Cohort.load(cohort), dict(map(name_and_run, runs))
     config = ProbeConfig(features="image", seeds=1, seed=seed)
-    parts = parts_of_run(as_run(runs[0]), whole) or {}
+    parts = parts_of_run(as_run(next(iter(named.values()))), whole) or {}
     if parts and "held_out" not in parts.values():  # trained on a cohort without a fold
         parts = dict.fromkeys(whole.patients["patient_id"], "held_out") | parts
     task = task_of(whole, config, run_parts=parts, held_out=held_out)
-    for run in runs:
+    for name, run in named.items():
         table = cached_features(
             as_run(run), cohort, InferenceConfig(device=device), lacking="missing"
         )
-        found[run] = probe_design(table.design("image"), task, config, name=run)
+        result = probe_design(table.design("image"), task, config, name=name)
+        found[name] = Probed(run, result)
     return found
 
 
 def explain_beside(
-    probes: Mapping[str, ProbeResult],
+    probes: Mapping[str, Probed],
     cohort: Cohort,
     config: ExplainConfig,
     masks: Path,
@@ -87,7 +97,7 @@ def explain_beside(
     """The explanation of the first run, with all of them in its table `beside`.
 
     Args:
-        probes: run -> its probe, of `image_probes`; images of their test patients are explained.
+        probes: of `image_probes`; images of their test patients are explained.
         cohort: that of the probes.
         config: methods and number of images; without methods, the default ones that fit all runs.
         masks: folder of lesion masks.
@@ -98,18 +108,18 @@ def explain_beside(
     Raises:
         UserError: as `explain`.
     """
-    first = next(iter(probes.values()))
+    first = next(iter(probes.values())).result
     tested = np.zeros(len(cohort), dtype=bool)
     tested[first.splits[0].test] = True
-    models = {run: Slimp.from_pretrained(as_run(run)) for run in probes}
+    models = {name: Slimp.from_pretrained(as_run(of.run)) for name, of in probes.items()}
     if not config.methods:
         each = [default_methods(model.image_encoder) for model in models.values()]
         config = replace(config, methods=max(each, key=len))
     found = {}
-    for run, model in models.items():
-        probe = probes[run].probe
+    for name, model in models.items():
+        probe = probes[name].result.probe
         assert probe is not None
-        found[run] = explain(
+        found[name] = explain(
             model,
             cohort.select(tested),
             config,
@@ -159,9 +169,9 @@ def _figures(found: Explanation, measures: Sequence[str]) -> dict[str, Any]:
     return out
 
 
-def _accuracies(probes: Mapping[str, ProbeResult]) -> pd.DataFrame:
-    rows, first = [], next(iter(probes.values()))
-    for name, one in probes.items():
+def _accuracies(probes: Mapping[str, Probed]) -> pd.DataFrame:
+    rows, first = [], next(iter(probes.values())).result
+    for name, (_, one) in probes.items():
         less = None
         if one is not first:
             both = compare(first.predictions, one.predictions, headline_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from slimp.data.config import require_positive
@@ -43,3 +44,9 @@ class ExplainConfig:
             raise UserError(f"counterfactual is COLUMN=VALUE, not '{self.counterfactual}'.")
         if unknown := set(self.methods) - set(METHODS):
             raise UserError(f"methods are {', '.join(METHODS)}, not '{min(unknown)}'.")
+
+
+def name_and_run(text: str) -> tuple[str, str]:
+    """Of `NAME=RUN`, or of a run that is called by its place."""
+    name, found, run = text.partition("=")
+    return (name, run) if found and not Path(text).exists() else (text, text)

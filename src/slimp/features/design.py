@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Float32, Shaped
 from torch import Tensor
 
-from slimp.data.cohort import Cohort
+from slimp.data.cohort import Cohort, level_of_images
 from slimp.data.encoding import Encoding, Rows
 from slimp.data.schema import LevelName, Schema
-from slimp.features.encode import embed_rows, encode_table, level_of_images
+from slimp.features.encode import embed_rows, encode_table
 from slimp.features.feature_sets import METADATA_KEYS
 from slimp.features.relative import from_others
 from slimp.models.nested import Slimp

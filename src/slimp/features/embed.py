@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32
 
-from slimp.data.cohort import Cohort
+from slimp.data.cohort import Cohort, level_of_images
 from slimp.data.encoding import Rows
 from slimp.data.files import new_file
 from slimp.data.schema import LEVELS, LevelName, Schema
@@ -39,7 +39,6 @@ from slimp.features.encode import (
     embed_rows,
     encode_table,
     has_columns,
-    level_of_images,
 )
 from slimp.features.feature_sets import (
     FEATURE_SETS,

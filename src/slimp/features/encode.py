@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from slimp.data.batches import LevelBatch
@@ -158,16 +158,6 @@ def evaluating(model: Slimp, device: torch.device) -> Iterator[None]:
 def as_model_reads(model: Slimp, cohort: Cohort) -> Cohort:
     """The cohort, with all metadata joined at the lesion level where the model is a flat one."""
     return cohort.flatten() if model.config.hierarchy == "flat" else cohort
-
-
-def level_of_images(cohort: Cohort) -> dict[LevelName, Int64[Array, " i"]]:
-    """Per level, the row of its table to which each image belongs."""
-    lesions = cohort.lesion_of_image
-    return {
-        "image": np.arange(len(cohort), dtype=np.int64),
-        "lesion": lesions,
-        "patient": cohort.patient_of_lesion[lesions],
-    }
 
 
 def has_columns(model: Slimp, cohort: Cohort, level: LevelName, *, remedy: str | None) -> bool:

@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, Int64, Shaped
 
 from slimp.errors import UserError
+from slimp.features.cosines import Rows, cosines, parts
 from slimp.models.precision import bf16_is_fast
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -45,8 +46,6 @@ PENDING = 1 << 18
 """Pairs of a block that wait for their exact score, at most, beyond those of one chunk."""
 FLOOD = 1 / 64
 """Share of the index that bf16 may leave to a query; beyond it, fp32 is quicker."""
-PAIRS_AT_ONCE = 1024
-"""Pairs scored exactly at once, so that they stay in cache."""
 GROUP = 64
 """Neighbouring rows of which only the maximum is looked at, unless it may matter."""
 SUM_ROUNDING = 4 * 2.0**-24
@@ -112,11 +111,11 @@ def nearest(
         )
     device, large = torch.device(device), len(queries) * index.size >= WORTHWHILE
     few_bits = precision == "bf16" or (precision == "auto" and large and _bf16_is_fast(device.type))
-    search = _Search(_Rows(queries, "the queries"), _Rows(index, "the index"), k, exclude, device)
+    search = _Search(Rows(queries, "the queries"), Rows(index, "the index"), k, exclude, device)
     repeated = 0
     # A caller's inference mode would not reach the threads that write into the same tensors.
     with torch.inference_mode(mode=False), _workers(device) as pool:
-        for rows in _parts(np.arange(len(queries)), QUERIES):
+        for rows in parts(np.arange(len(queries)), QUERIES):
             if few_bits:
                 rows = search.answer(rows, torch.bfloat16, pool)
                 repeated += len(rows)
@@ -125,31 +124,11 @@ def nearest(
     return Neighbours(similarity=search.similarity, row=search.row, repeated=repeated)
 
 
-class _Rows:
-    """Rows as they came, and their lengths; scaled on demand, so that no copy is kept."""
-
-    def __init__(self, values: Float32[Array, "n d"], name: str) -> None:
-        self.values = np.ascontiguousarray(values)
-        self.length = np.empty(len(values), np.float32)
-        for at in _parts(np.arange(len(values)), PAIRS_AT_ONCE):
-            exact = self.values[at].astype(np.float64)
-            self.length[at] = np.sqrt(np.einsum("nd,nd->n", exact, exact))
-        bad = np.flatnonzero(~(np.isfinite(self.length) & (self.length > 0)))
-        if len(bad):
-            raise UserError(
-                f"{len(bad)} of {len(values)} rows of {name} are zero or not finite, such as row "
-                f"{bad[0]}, whose length is {self.length[bad[0]]}. Leave them out."
-            )
-
-    def unit(self, at: Int64[Array, " _"]) -> Float32[Array, "_ d"]:
-        return np.asarray(self.values[at] / self.length[at, None])
-
-
 class _Search:
     """What is asked, of which rows, and the answers so far."""
 
     def __init__(
-        self, queries: _Rows, index: _Rows, k: int, exclude: Groups | None, device: torch.device
+        self, queries: Rows, index: Rows, k: int, exclude: Groups | None, device: torch.device
     ) -> None:
         self.queries, self.index, self.device = queries, index, device
         counts = len(queries.length), len(index.length)
@@ -166,19 +145,13 @@ class _Search:
         """Fills in the answers of some queries; returns those that `dtype` could not decide."""
         block, chunk = BLOCK if self.device.type == "cpu" else BLOCK_ON_GPU
         block = min(block, -(-len(rows) // pool._max_workers))
-        blocks = [_Block(self, some, dtype) for some in _parts(rows, block)]
-        for some in _parts(self.kept, chunk):
+        blocks = [_Block(self, some, dtype) for some in parts(rows, block)]
+        for some in parts(self.kept, chunk):
             list(pool.map(partial(_Block.add, chunk=_Chunk(self, some, dtype)), blocks))
         return np.concatenate(list(pool.map(_Block.finish, blocks)))
 
     def cosines(self, query: Int64[Array, " p"], row: Int64[Array, " p"]) -> Float32[Array, " p"]:
-        """Of pairs, one by one and always in the same order of summation."""
-        out = np.empty(len(row), np.float32)
-        for at in _parts(np.arange(len(row)), PAIRS_AT_ONCE):
-            a = self.queries.unit(query[at]).astype(np.float64)
-            b = self.index.unit(row[at]).astype(np.float64)
-            out[at] = np.einsum("pd,pd->p", a, b)
-        return np.clip(out, -1, 1)
+        return cosines(self.queries, self.index, query, row)
 
     def tensor(self, values: Array) -> torch.Tensor:
         return torch.from_numpy(values).to(self.device)
@@ -344,7 +317,3 @@ def _codes(exclude: Groups, *counts: int) -> tuple[Array, Array]:
         raise UserError(f"exclude needs a group per query and row, {counts}, got {lengths}.")
     codes = np.unique(np.concatenate(exclude), return_inverse=True)[1].astype(np.int64)
     return codes[: counts[0]], codes[counts[0] :]
-
-
-def _parts(rows: Array, size: int) -> list[Array]:
-    return [rows[first : first + size] for first in range(0, len(rows), size)]

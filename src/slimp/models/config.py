@@ -10,6 +10,9 @@ from typing import Any, Literal
 from slimp.data.config import Settings, require_choices, require_fractions, require_positive
 from slimp.errors import UserError
 
+DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
+"""Files of a saved model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Settings):

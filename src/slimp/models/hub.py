@@ -14,8 +14,8 @@ from pathlib import Path
 from slimp import __version__
 from slimp.data.files import new_folder, sha256_of
 from slimp.errors import CheckpointError, UserError
+from slimp.models.config import DESCRIPTION, WEIGHTS
 from slimp.models.known_weights import cache_folder
-from slimp.models.persistence import DESCRIPTION, WEIGHTS
 from slimp.sources.raw_files import Place
 
 CARD, SETTINGS = "README.md", "config.json"

@@ -30,19 +30,12 @@ from slimp.data.encoding import Encoding, Rows
 from slimp.data.processes import gather_rows
 from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import CheckpointError
-from slimp.models.config import ModelConfig
+from slimp.models.config import DESCRIPTION, WEIGHTS, ModelConfig
 from slimp.models.hub import CARD, find_model, upload
 from slimp.models.image_encoder import OWN, ImageEncoder, ImageSpec, mixes_rows
 from slimp.models.known_weights import channels
 from slimp.models.losses import NestedLoss, Pair, SoftPositives, nested_loss
-from slimp.models.persistence import (
-    DESCRIPTION,
-    WEIGHTS,
-    load_tensors,
-    read_description,
-    read_tensors,
-    save_model,
-)
+from slimp.models.persistence import load_tensors, read_description, read_tensors, save_model
 from slimp.models.projection import Temperature, projection
 from slimp.models.reconstruction import CellDecoder
 from slimp.models.recursion import Level, Recursion

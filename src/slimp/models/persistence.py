@@ -20,12 +20,11 @@ from slimp.data.encoding import Encoding
 from slimp.data.files import new_file, read_json, write_json
 from slimp.data.schema import LevelName
 from slimp.errors import CheckpointError, UserError
-from slimp.models.config import ModelConfig
+from slimp.models.config import DESCRIPTION, WEIGHTS, ModelConfig
 from slimp.models.known_weights import PREFIX
 
 FORMAT = 1
 """Version of `model.json`."""
-DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
 WRAPPERS = ("model", "model_state_dict", "state_dict", "teacher")
 """Entries of a training checkpoint that hold its weights; teacher: the network that DINO keeps."""
 

@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 
 from slimp.data.files import new_file, read_json, write_json
 from slimp.errors import CheckpointError
+from slimp.models.config import DESCRIPTION, WEIGHTS
 from slimp.models.hub import CARD, PROBE, SETTINGS
-from slimp.models.persistence import DESCRIPTION, WEIGHTS, read_description
+from slimp.models.persistence import read_description
 from slimp.prediction.model_card import model_card, published_settings, without_places
-from slimp.prediction.probe_folder import SAW, read_record
+from slimp.prediction.probe_record import SAW, read_record
 
 IDS = {"image_id": "image", "lesion_id": "lesion", "patient_id": "patient"}
 """Column of ids -> what stands before the numbers that take their place."""

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from slimp.data.decode import decode
 from slimp.data.encoding import Encoding, FittedFeature
-from slimp.data.images import centre, decode
+from slimp.data.images import centre
 from slimp.data.schema import Feature, LevelName, Schema
 from slimp.errors import TableError, UserError
 from slimp.features.design import columns_of

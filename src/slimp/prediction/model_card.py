@@ -19,11 +19,12 @@ from slimp.data.files import read_json, sha256_of
 from slimp.errors import CheckpointError
 from slimp.evaluation.bootstrap import Estimate
 from slimp.evaluation.subgroups import FEWEST_PATIENTS
+from slimp.models.config import WEIGHTS
 from slimp.models.hub import SETTINGS
 from slimp.models.known_weights import PREFIX, described, known_weights
-from slimp.models.persistence import WEIGHTS, read_description
+from slimp.models.persistence import read_description
 from slimp.prediction.output import STATEMENT
-from slimp.prediction.probe_folder import read_record
+from slimp.prediction.probe_record import read_record
 from slimp.sources.export.describe import licence_header
 
 Content = dict[str, Any]

@@ -148,13 +148,6 @@ class Surroundings:
         farther = len(self.usual) - np.searchsorted(self.usual, distance, side="left")
         return np.asarray((1 + farther) / (1 + len(self.usual)))
 
-    def far_out(self, p: float, level: float) -> str:
-        """Why an image of this p-value, below the level, gets no prediction."""
-        return (
-            f"out of distribution: a fraction of {p:.2g} of the {len(self.usual)} reference images "
-            f"is as far out, below {level:g}"
-        )
-
     def cases(
         self, features: Float32[Array, "q d"], ids: pd.DataFrame, most: int
     ) -> list[tuple[Case, ...]]:

@@ -40,8 +40,9 @@ from slimp.prediction.inputs import (
     with_imputed,
 )
 from slimp.prediction.novelty import Surroundings, load_reference
-from slimp.prediction.probe_folder import levels_of, open_probe, read_calibration, read_model
-from slimp.prediction.result import UNCALIBRATED, Batch, Prediction, refused
+from slimp.prediction.probe_folder import levels_of, read_calibration, read_model
+from slimp.prediction.probe_record import open_probe
+from slimp.prediction.result import UNCALIBRATED, Batch, Prediction, far_out, refused
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -274,7 +275,7 @@ class Predictor:
         p = self.surroundings.p_values(images)
         for path, value in zip(pixels, p.tolist(), strict=True):
             if value < self.config.novelty:
-                reason = self.surroundings.far_out(value, self.config.novelty)
+                reason = far_out(value, self.config.novelty, len(self.surroundings.usual))
                 found[path] = refused(path, reason, novelty_p=value)
         kept, inside = [path for path in pixels if path not in found], p >= self.config.novelty
         raw = RawTable(schema=self.schema, frame=cells_of(metadata, keys, kept))
@@ -319,8 +320,7 @@ class Predictor:
         raw = RawTable(schema=self.schema, frame=cells_of(metadata, keys, batch.kept))
         blocks = {name: features[name] for name in self.probe.blocks if name != TABLE}
         shown = self.probe.predict_proba(Design(blocks=blocks, table=raw))
-        classes = self.probe.classes
-        decided = self.probe.decide(shown)
+        classes, decided = self.probe.classes, self.probe.decide(shown)
         sets = self.conformal.sets(shown, decided)
         most = min(self.config.cases, len(self.reference))
         cases = self.surroundings.cases(features["image"], self.reference.ids, most)

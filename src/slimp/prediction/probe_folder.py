@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from slimp.data.cohort import Cohort
-from slimp.data.files import read_json, sha256_of, write_json
+from slimp.data.files import sha256_of, write_json
 from slimp.data.schema import LevelName
 from slimp.errors import CheckpointError
 from slimp.evaluation.conformal import Conformal, Coverage, calibrate, verified_coverage
@@ -21,7 +21,6 @@ from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.result import Predictions
 from slimp.features.embed import FeatureTable
 from slimp.features.feature_sets import METADATA_KEYS, RELATIVE_TABLE, TABLE
-from slimp.models.hub import PROBE, unpacked
 from slimp.models.known_weights import PREFIX
 from slimp.models.nested import Slimp
 from slimp.prediction.novelty import save_reference
@@ -29,11 +28,6 @@ from slimp.sources.split_file import split_rows
 from slimp.training.run_folder import versions
 from slimp.training.weights_run import as_run
 
-SAW = {
-    "saw_test_patients": "pretraining_saw_test_patients",
-    "knows_test_labels": "run_knows_test_labels",
-}
-"""What a prediction warns of -> its name in `metrics.json`."""
 REPLICATES = 200
 """Of the interval of the verified coverage."""
 
@@ -90,43 +84,6 @@ def levels_of(probe: LinearProbe, reference: FeatureTable, model: Slimp) -> tupl
             "that the probe was made with (--run), or make the probe again."
         )
     return levels
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """`config.json` of a probe; refuses other folders."""
-    path, remedy = folder / "config.json", "Make one with: slimp probe RUN COHORT --out DIR."
-    content = read_json(path) if path.is_file() else {}
-    if not isinstance(content, dict) or not {"probe", "schema"} <= content.keys():
-        raise CheckpointError(
-            f"{folder}: not the folder of a probe (no config.json that slimp probe wrote). {remedy}"
-        )
-    if (method := content["probe"].get("method")) in ("knn", "boosting", "logistic+boosting"):
-        raise CheckpointError(
-            f"{folder}: a probe of --method {method} is not kept, so it cannot predict. Make a "
-            "logistic one with: slimp probe RUN COHORT --out DIR."
-        )
-    metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
-    saw = {name: metrics.get(key) for name, key in SAW.items()}
-    return {**content, **saw}
-
-
-def open_probe(
-    folder: Path, run: str | Path | None
-) -> tuple[Path, str | Path | None, dict[str, Any]]:
-    """Folders of a probe and of its run, which may be in a bundle file, and `config.json`.
-
-    Raises:
-        UserError: the file is no bundle, or one without a probe; the folder is not a probe's.
-    """
-    if folder.is_file():
-        bundle, inside = folder, unpacked(folder)
-        folder, run = inside / PROBE, inside if run is None else run
-        if not folder.is_dir():
-            raise CheckpointError(
-                f"{bundle}: a bundle without a probe. Make one that can predict with: slimp bundle "
-                "RUN --probe DIR --out FILE."
-            )
-    return folder, run, read_record(folder)
 
 
 def read_model(record: Mapping[str, Any], run: str | Path | None, folder: Path) -> Slimp:

@@ -72,3 +72,11 @@ class Batch:
 def refused(path: Path, reason: str, *, novelty_p: float | None = None) -> Prediction:
     """The result of an image that gets no prediction."""
     return Prediction(image=str(path), status="refused", reason=reason, novelty_p=novelty_p)
+
+
+def far_out(p: float, level: float, reference: int) -> str:
+    """Why an image of this p-value, below the level, gets no prediction; of so many images."""
+    return (
+        f"out of distribution: a fraction of {p:.2g} of the {reference} reference images is as far "
+        f"out, below {level:g}"
+    )

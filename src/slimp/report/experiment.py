@@ -22,11 +22,16 @@ def write_experiment_report(
     """Writes the page of a table that may have holes."""
     done, planned = table.holes
     first, *rest = [line for line in facts(table) if line and not line.startswith("**")]
-    holes = [f"{planned - done} of {planned} arms and parts are not done yet."]
+    left = dict.fromkeys(row.arm for row in table.rows if row.estimate is None)
+    holes = [
+        f"{planned - done} of {planned} arms and parts are not done yet"
+        f"{', among them all of: ' if left else ''}{', '.join(left)}."
+    ]
     sections = []
     for labels in table.recipe.labels:
         rows = [row for row in table.rows if row.labels == labels]
         heads, shown = grid(table, labels)
+        shown = [line for line, row in zip(shown, rows, strict=True) if row.estimate is not None]
         kinds = dict.fromkeys(row.features for row in rows)
         plots = [plot([r for r in rows if r.features == name], name) for name in kinds]
         sections.append(

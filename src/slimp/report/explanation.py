@@ -46,6 +46,11 @@ BESIDE_MEASURES = {
     "minus_centre_auroc": "AUROC against the mask, less the centre's",
 }
 BESIDE_HEADS = ("Figure", "Map", "Model", "#Mean", "#First model less this one")
+SHORT = ("mass_ratio", "minus_centre_mass_ratio")
+SHORT_HEADS = (
+    *("Model", "Map", "#Balanced accuracy of the probe", "#Mass in the lesion ÷ its area"),
+    *("#Less the centre's", "#First model less this one"),
+)
 FEATURE_HEADS = {
     "fall": "Fall of the score when hidden",
     "attention": "Share of attention times gradient",
@@ -90,6 +95,8 @@ def write_explanation_report(
         features=feature_rows(found),
         beside_heads=BESIDE_HEADS,
         beside=beside_rows(found.beside),
+        short_heads=SHORT_HEADS,
+        short=short_rows(found.beside),
         movement=movement(found),
         feature_words=" ".join(
             FEATURE_WORDS[kind] for kind in FEATURE_WORDS if kind in found.features
@@ -143,6 +150,22 @@ def beside_rows(table: pd.DataFrame) -> list[list[Any]]:
     ]
 
 
+def short_rows(table: pd.DataFrame) -> list[list[Any]]:
+    """A row per model and map, for a table with `SHORT_HEADS`."""
+    if table.empty:
+        return []
+    at = {
+        (r["model"], r["map"], r["figure"]): r for r in table.fillna({"map": ""}).to_dict("records")
+    }
+    pairs = dict.fromkeys((model, name) for model, name, _ in at if name)
+    return [
+        [model, name, _interval(at[model, "", "balanced_accuracy"], "mean")]
+        + [_interval(at[model, name, figure], "mean") for figure in SHORT]
+        + [_interval(at[model, name, SHORT[0]], "difference")]
+        for model, name in pairs
+    ]
+
+
 def movement(found: Explanation) -> str:
     """Whether the map moves with the features that matter, in a sentence; empty if not measured."""
     moved = columns.movement(found.features, found.cells, found.by_image)
@@ -164,12 +187,15 @@ def _verdict(method: str, of: Mapping[str, Estimate]) -> str:
     difference = of["minus_centre_mass_ratio"]
     low, high = difference.ci95
     against = f"{difference.mean:+.2f} (95 % interval {low:+.2f} to {high:+.2f})"
-    found = f"{method} puts {of['mass_ratio'].mean:.2f} times its share of the area into the lesion"
+    ratio = of["mass_ratio"].mean
+    found = (
+        f"Maps by {method} put {ratio:.2f} times as much into the lesion as its area alone would"
+    )
     if low > 0:
         return f"{found}, more than a spot in the middle: {against}."
     if high < 0:
         return f"{found}, less than a spot in the middle: {against}."
-    return f"{found}; a spot in the middle cannot be told from it: {against}."
+    return f"{found}, which cannot be told from a spot in the middle: {against}."
 
 
 def overlay(picture: Image.Image, relevance: Float[np.ndarray[Any, Any], "s s"]) -> Image.Image:

@@ -172,18 +172,18 @@ def _lead(run: Run, cohort: Cohort, found: Assessment | None) -> str:
     subject = "The published encoder" if published else subject
     best, difference = found.verdict.baseline, found.verdict.difference
     low, high = difference.ci95
-    answer = f"Whether {subject[:1].lower()}{subject[1:]} helps is open"
+    answer = "makes no clear difference"
     if low > 0 or high < 0:
-        answer = f"{subject} {'helps' if low > 0 else 'does not help'}"
+        answer = "helps" if low > 0 else "harms"
     tested = "patients that pre-training never saw"
     if found.saw_test_patients is not False:
         tested = "test images"
     baseline = number(found.baselines[best].balanced_accuracy.mean)
     return (
-        f"{answer}: a probe of the features “{list(found.probes)[-1]}” reaches a balanced accuracy "
-        f"of {estimate(found.main.balanced_accuracy)} on {tested}, {difference.difference:+.3f} "
-        f"({low:+.3f} to {high:+.3f}) against the best baseline without it, {best} ({baseline}). "
-        f"{made}."
+        f"{subject} {answer}: {difference.difference:+.3f} balanced accuracy "
+        f"({low:+.3f} to {high:+.3f}) against the best baseline without it, {best}. "
+        f"A probe of the features “{list(found.probes)[-1]}” reaches "
+        f"{estimate(found.main.balanced_accuracy)} on {tested}, that baseline {baseline}. {made}."
     )
 
 

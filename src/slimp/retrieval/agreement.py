@@ -14,12 +14,11 @@ import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 from scipy.stats import rankdata
 
-from slimp.data.cohort import Cohort
+from slimp.data.cohort import Cohort, level_of_images
 from slimp.data.schema import Kind, LevelName
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Estimate, bootstrap
 from slimp.evaluation.metrics import Array, ratio
-from slimp.features.encode import level_of_images
 
 Statistic = Callable[[Float[Array, "r i"]], dict[str, Array]]
 TOLERANCE = 0.5

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, Shaped
 
-from slimp.data.cohort import Cohort
+from slimp.data.cohort import Cohort, level_of_images
 from slimp.data.schema import LevelName
 from slimp.errors import UserError
 from slimp.evaluation.metrics import Array
@@ -25,7 +25,6 @@ from slimp.features.encode import (
     evaluating,
     has_columns,
     known_rows,
-    level_of_images,
 )
 from slimp.features.nearest import nearest
 from slimp.models.nested import Slimp

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from slimp.data.batches import LevelBatch
+from slimp.data.cohort import level_of_images
 from slimp.data.schema import LevelName
 from slimp.evaluation.metrics import Array
 from slimp.features.backends import inference
@@ -28,7 +29,6 @@ from slimp.features.encode import (
     encode_level,
     evaluating,
     known_rows,
-    level_of_images,
 )
 from slimp.models.nested import Slimp
 from slimp.retrieval.config import RetrievalConfig, Route

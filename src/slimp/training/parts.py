@@ -246,6 +246,32 @@ def labels_known(run: Path) -> set[str]:
     return {patient for patient, known in found.items() if known}
 
 
+def parts_of_run(run: Path, cohort: Cohort) -> dict[str, str] | None:
+    """Patient -> part of the run's training; empty if no stage of it was on this cohort.
+
+    The cohort counts as that of a stage if they share at least half of the patients of either.
+    Where they share fewer, only the patients that the run learned from are named, so that testing
+    on them does not go unnoticed. A patient that any stage learned from is not held out. None: the
+    run does not say which patients it learned from.
+    """
+    found = stages(run)
+    if found is None:
+        return None
+    here = set(cohort.patients["patient_id"])
+    known: set[str] = set()
+    met: set[str] = set()
+    for stage in found:
+        shared = here & set(stage)
+        met |= shared
+        if shared and 2 * len(shared) >= min(len(here), len(stage)):
+            known |= set(stage)
+    return {
+        patient: part
+        for patient, part in earlier_parts(run).items()
+        if patient in known or (patient in met and part in LEARNED_FROM)
+    }
+
+
 def _labels(run: Path) -> dict[str, bool | None]:
     """Patient -> whether a stage of the run knows the label; None: it does not say."""
     found: dict[str, bool | None] = {}

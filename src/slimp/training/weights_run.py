@@ -8,9 +8,7 @@ from slimp.data.files import new_folder, sha256_of, write_json
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
 from slimp.models.hub import find_model
-from slimp.models.known_weights import PREFIX, cache_folder, described
-from slimp.models.nested import Slimp
-from slimp.models.published_weights import file_of
+from slimp.models.known_weights import PREFIX, Weights, cache_folder, described
 from slimp.training.run_folder import versions
 
 
@@ -40,7 +38,14 @@ def as_run(run: str | Path) -> Path:
             f"{name}: not there, or does not say which encoder it is of. Make such a file of the "
             "published one: slimp weights convert."
         )
-    file, size = file_of(name), int(side or known.size)
+    return _folder_of(name, known, int(side or known.size))
+
+
+def _folder_of(name: str, known: Weights, size: int) -> Path:
+    from slimp.models.nested import Slimp  # not above: of a run, the folder is all that is asked
+    from slimp.models.published_weights import file_of
+
+    file = file_of(name)
     own = f"{Path(known.name).name}-{size}px-{sha256_of(file)[:12]}"  # a file may say any name
     folder = cache_folder() / "runs" / own
     if (folder / "model.json").is_file():

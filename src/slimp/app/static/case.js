@@ -8,6 +8,7 @@ import { address, go, openCase, state, toggleSelected } from "./state.js";
 const NEAREST = 6;
 let latest = 0; // number of the case asked for last: answers to earlier ones are dropped
 let opacity = 0.6;
+let methods = null; // promise of the names; the server loads the model for it
 
 export async function showCase(root) {
   const index = Number(address().case);
@@ -25,7 +26,7 @@ export async function showCase(root) {
     el("div", { class: "columns" },
       el("div", {}, picture(index), ids(found)),
       el("div", {}, warningsOf(found.warnings), predictionOf(found.prediction), others(found)),
-      el("div", {}, metadataTable(found.metadata))),
+      el("div", {}, metadataTable(found.metadata, index))),
     el("section", { class: "nearby" }, el("h2", {}, "Nearest cases"), el("div", { class: "controls" }), el("div", { class: "table" })));
   root.own = new Map(found.metadata.map(({ name, value }) => [name, word(value)]));
   root.label = found.label ?? null;
@@ -69,8 +70,7 @@ function picture(index) {
   } });
   slider.value = opacity;
   const note = el("p", { class: "note" });
-  const methods = state.cohort.methods ?? [];
-  const pick = choice("Explanation", [...methods.map((name) => [name, title(name)]), ["", "none"]], "", show);
+  const controls = el("div", { class: "explain" });
   async function show(method) {
     overlay.hidden = true;
     slider.disabled = true;
@@ -89,13 +89,18 @@ function picture(index) {
       note.textContent = `No explanation: ${error.message}`;
     }
   }
-  if (methods.length) {
-    pick.querySelector("select").value = methods[0];
-    show(methods[0]);
-  }
+  note.textContent = methods ? "" : "Loading the model…";
+  methods ??= json("/api/methods");
+  methods.then((names) => {
+    controls.append(choice("Explanation", [...names.map((name) => [name, title(name)]), ["", "none"]], names[0], show), slider);
+    return show(names[0]);
+  }, (error) => {
+    methods = null; // so that it is tried again
+    note.textContent = `No explanation: ${error.message}`;
+  });
   return el("figure", { class: "picture" },
     el("div", { class: "stack" }, el("img", { src: thumbnail(index, 768), alt: `Image ${index + 1} of the cohort` }), overlay),
-    methods.length > 0 && el("div", { class: "explain" }, pick, slider), note);
+    controls, note);
 }
 
 function ids({ ids: { image, lesion, patient }, label }) {
@@ -106,16 +111,30 @@ function ids({ ids: { image, lesion, patient }, label }) {
 /** A cell as its column has it: yes and no for a checkbox. */
 const word = (value) => (typeof value === "boolean" ? (value ? "yes" : "no") : value);
 
-function metadataTable(cells) {
+/** Metadata; what can be imputed comes later, since the server loads the model for it. */
+function metadataTable(cells, index) {
   const levels = [...new Set(cells.map(({ level }) => level))];
   const text = (value, unit) => (typeof value === "number" ? number(value, unit) : word(value));
-  const row = ({ name, value, unit, missing, imputed }) => el("tr", {}, el("th", { scope: "row" }, title(name)),
-    missing ? el("td", {}, el("span", { class: "absent" }, "missing"),
-      imputed !== null && el("small", { class: "imputed" }, `imputed, not observed: ${text(imputed, unit)}`))
-      : el("td", {}, text(value, unit)));
-  return el("section", {}, el("h2", {}, "Metadata"), levels.map((level) => el("table", { class: "metadata" },
-    el("caption", {}, `of the ${level}`), el("tbody", {}, cells.filter((cell) => cell.level === level).map(row)))),
+  const absent = new Map();
+  const cell = ({ name, value, unit, missing }) => {
+    if (!missing) return el("td", {}, text(value, unit));
+    const node = el("td", {}, el("span", { class: "absent" }, "missing"));
+    absent.set(name, { node, unit });
+    return node;
+  };
+  const row = (of) => el("tr", {}, el("th", { scope: "row" }, title(of.name)), cell(of));
+  const table = el("section", {}, el("h2", {}, "Metadata"), levels.map((level) => el("table", { class: "metadata" },
+    el("caption", {}, `of the ${level}`), el("tbody", {}, cells.filter((one) => one.level === level).map(row)))),
   cells.length === 0 && el("p", { class: "note" }, "The cohort has no metadata."));
+  if (absent.size) {
+    json(`/api/imputed/${index}`).then((imputed) => {
+      for (const [name, { node, unit }] of absent) {
+        const value = imputed[name] ?? null;
+        if (value !== null) node.append(el("small", { class: "imputed" }, `imputed, not observed: ${text(value, unit)}`));
+      }
+    }, () => {}); // what is missing stays missing
+  }
+  return table;
 }
 
 /** The patient's other lesions, the most unlike the rest first. */

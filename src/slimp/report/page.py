@@ -180,8 +180,8 @@ def _lead(run: Run, cohort: Cohort, found: Assessment | None) -> str:
         tested = "test images"
     baseline = number(found.baselines[best].balanced_accuracy.mean)
     return (
-        f"{subject} {answer}: {difference.difference:+.3f} balanced accuracy "
-        f"({low:+.3f} to {high:+.3f}) against the best baseline without it, {best}. "
+        f"{subject} {answer}: {difference.difference:+.3f} ({low:+.3f} to {high:+.3f}) in balanced "
+        f"accuracy against the best baseline without it, {best}. "
         f"A probe of the features “{list(found.probes)[-1]}” reaches "
         f"{estimate(found.main.balanced_accuracy)} on {tested}, that baseline {baseline}. {made}."
     )

@@ -258,6 +258,22 @@ def test_a_search_equals_the_one_for_many_queries():
     assert [len(part) for part in Search(x).nearest(x[0], 6, ~allowed)] == [0, 0]
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="Linux tells what is resident")
+def test_a_search_leaves_a_mapped_file_on_the_disk(tmp_path):
+    x = np.random.default_rng(0).normal(size=(200_000, 64)).astype(np.float32)  # 51 MB
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.asarray(np.load(tmp_path / "x.npy", mmap_mode="r"))
+
+    def mapped_bytes() -> int:
+        pages = int(Path("/proc/self/statm").read_text().split()[2])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    before = mapped_bytes()
+    found = Search(mapped).nearest(x[3], 5)
+    assert mapped_bytes() - before < 20e6
+    np.testing.assert_array_equal(found[0], Search(x).nearest(x[3], 5)[0])
+
+
 def test_wrong_questions_get_a_sentence(client):
     for path in ("neighbours/0?space=colour", "neighbours/0?k=0", "explanation/0?method=guess"):
         answer = client.get(f"/api/{path}")

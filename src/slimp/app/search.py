@@ -5,6 +5,8 @@ Axis names: n = rows, d = width, k = neighbours.
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from slimp.features.cosines import Rows, cosines
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ROWS = 1 << 14
-"""Rows whose lengths are taken at once."""
+"""Rows that are read at once."""
 
 
 class Search:
@@ -26,15 +28,28 @@ class Search:
 
     def __init__(self, rows: Float32[Array, "n d"]) -> None:
         self.rows = rows
-        parts = (rows[first : first + ROWS] for first in range(0, len(rows), ROWS))
-        self.length = np.concatenate([np.linalg.norm(part, axis=1) for part in parts])
+        self.length = np.concatenate([np.linalg.norm(part, axis=1) for part in self._parts()])
+
+    def _parts(self) -> Iterator[Float32[Array, "_ d"]]:
+        """All rows, block by block; of a mapped file no more than a block is resident.
+
+        The system keeps the file's pages as long as it has room, so the next search is as quick.
+        """
+        file: Any = self.rows
+        while isinstance(file, np.ndarray):
+            file = file.base
+        for first in range(0, len(self.rows), ROWS):
+            yield self.rows[first : first + ROWS]
+            if isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+                file.madvise(mmap.MADV_DONTNEED)
 
     def nearest(
         self, query: Float32[Array, " d"], k: int, allowed: Bool[Array, " n"] | None = None
     ) -> tuple[Int64[Array, " k"], Float32[Array, " k"]]:
         """Rows and cosines, as of `features.nearest`; fewer than k where fewer are allowed."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            score = self.rows @ (query / np.linalg.norm(query)) / self.length
+            unit = query / np.linalg.norm(query)
+            score = np.concatenate([part @ unit for part in self._parts()]) / self.length
         able = self.length > 0 if allowed is None else allowed & (self.length > 0)
         k = min(k, int(able.sum()))
         if not k:

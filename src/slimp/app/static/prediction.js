@@ -29,7 +29,7 @@ export function predictionOf(prediction) {
     rows.length > 0 && el("table", {}, el("caption", {}, "Probability of each class"), el("tbody", {}, rows)),
     !abstains && el("p", { class: "note" }, set.length
       ? `Conformal set: ${set.join(", ")}.${coverage ? ` Such sets hold the right class for ${percent(coverage)} of images like those of the calibration.` : ""}`
-      : `No conformal set. ${reason ?? ""}`),
+      : reason ? `${reason[0].toUpperCase()}${reason.slice(1)}.` : "No conformal set."),
     el("p", { class: "note strong" }, state.cohort.notice),
     state.cohort.cautions?.length > 0 && el("details", {}, el("summary", {}, "What weakens these probabilities"),
       el("ul", {}, state.cohort.cautions.map((text) => el("li", { class: "note" }, text)))));

@@ -41,9 +41,10 @@ def test_words_that_name_nobody(cell):
     assert missing_words(column("P1", cell), ("KEINE",)) == {cell.strip(): 1}
 
 
-def test_negative_numbers_name_nobody():
-    ids, _ = parse_ids(column("P1", "-1", "-999.0", "P-1", "-a"), where)
-    assert ids.tolist() == ["P1", "", "", "P-1", "-a"]
+def test_negative_numbers_and_words_of_other_languages_name_nobody():
+    cells = ["P1", "-1", "-999.0", "P-1", "-a", "unbekannt", "k.A.", "Inconnu", "nd7"]
+    ids, _ = parse_ids(column(*cells), where)
+    assert ids.tolist() == ["P1", "", "", "P-1", "-a", "", "", "", "nd7"]
 
 
 @pytest.mark.parametrize(

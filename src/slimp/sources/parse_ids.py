@@ -18,6 +18,7 @@ import pandas as pd
 from slimp.data.schema import SimilarIds
 from slimp.errors import TableError
 from slimp.sources.parse_cells import TICKS, Where, as_whole
+from slimp.sources.sketch.words import plain, words
 
 MISSING_WORDS = frozenset(
     {
@@ -70,7 +71,7 @@ def parse_ids(
     """
     codes, spellings = pd.factorize(cells.to_numpy(dtype=object))
     ids = [spelling.strip("\ufeff\u200b \t\r\n\xa0") for spelling in spellings]
-    ids = ["" if is_missing(i, missing) or NEGATIVE.fullmatch(i) else i for i in ids]
+    ids = ["" if is_missing(i, missing) or _names_nobody(i) else i for i in ids]
     if (damaged := _damaged(ids)) is not None:
         row = int((codes == ids.index(damaged)).argmax())
         raise TableError(
@@ -94,6 +95,12 @@ def parse_ids(
         )
     read = pd.array(ids, dtype="str").take(codes)
     return pd.Series(read, index=cells.index, name=cells.name), notes
+
+
+def _names_nobody(cell: str) -> bool:
+    """Whether an id is a negative number, or a word for unknown in another language."""
+    word = not re.search("[0-9]", cell) and plain(cell) in words()["cells"]["missing"]
+    return word or NEGATIVE.fullmatch(cell) is not None
 
 
 def similar_form(cell: str) -> str:

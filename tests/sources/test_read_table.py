@@ -85,6 +85,13 @@ def test_refusals(tmp_path, content, message):
     assert str(path) in str(error.value)
 
 
+def test_where_a_file_is_missing_the_tables_that_there_are_are_named(tmp_path):
+    (tmp_path / "Befunde.XLSX").touch()
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(TableError, match=r"metadata\.csv: there is no table .*: Befunde\.XLSX\.$"):
+        read_table(tmp_path / "metadata.csv")
+
+
 def test_a_missing_file(tmp_path):
     for path in (tmp_path / "metadata.csv", tmp_path):
         with pytest.raises(TableError, match=rf"{path.name}: there is no table"):

@@ -17,6 +17,8 @@ from slimp.sources.read_text import read_text
 
 _SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 """How .xlsx and .ods begin, and how .xls does."""
+_ENDINGS = (".csv", ".tsv", ".tab", ".txt", ".parquet", ".xlsx", ".xls", ".ods")
+"""Of files that are named where another one is missing."""
 
 
 def read_table(
@@ -43,7 +45,10 @@ def read_table(
     try:
         content = path.read_bytes() if content is None else content
     except OSError as error:
-        raise TableError(f"{path}: there is no table to be read ({error.strerror}).") from None
+        near = sorted(x.name for x in path.parent.glob("*.*") if x.suffix.lower() in _ENDINGS)
+        hint = f" In {path.parent}: {', '.join(near[:5])}." if near else ""
+        reason = f"there is no table to be read ({error.strerror})."
+        raise TableError(f"{path}: {reason}{hint}") from None
     place, notes, embedded = str(path), list[str](), None
     if is_parquet := content.startswith(b"PAR1"):
         table, embedded = read_parquet(content, place)

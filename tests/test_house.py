@@ -252,6 +252,12 @@ def test_tracked_files_are_small():
     assert not [path for path in tracked_files() if path.stat().st_size > 500_000]
 
 
+def test_shapes_are_stated_of_classes():
+    """From numpy 2.5 on, which needs Python 3.12, `NDArray` is an alias that jaxtyping refuses."""
+    stated = re.compile(r"\b(?:Float|Int|UInt|Bool|Complex|Num|Shaped)\d*\[\s*NDArray")
+    assert not [inside(path) for path in modules() if stated.search(path.read_text("utf-8"))]
+
+
 def test_constraints_name_versions_only():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]

@@ -69,7 +69,7 @@ class Similarity:
 def similarity_by_level(
     model: Slimp,
     cohort: Cohort,
-    images: Float32[NDArray[np.float32], "i e"],
+    images: Float32[np.ndarray[Any, np.dtype[Any]], "i e"],
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",

@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
-from numpy.typing import NDArray
 from torch import Tensor
 
 from slimp.errors import UserError
@@ -29,7 +28,7 @@ BackendName = Literal["torch", "openvino"]
 Augmentation = Literal["none", "dihedral"]
 """At test time: none, or the mean over the 8 symmetries of the square."""
 Pixels = UInt8[Tensor, "_ 3 height width"]
-Features = Float32[NDArray[Any], "_ d"]
+Features = Float32[np.ndarray[Any, np.dtype[Any]], "_ d"]
 Encode = Callable[[Iterable[Pixels]], Iterator[Features]]
 """A backend that is ready: features of each batch of pixels."""
 AGREEMENT = 0.999

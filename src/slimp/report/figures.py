@@ -235,8 +235,8 @@ def draw_rows(count: int, seed: int) -> NDArray[np.intp]:
 
 
 def project(
-    embedding: Float[NDArray[np.floating[Any]], "n d"], seed: int
-) -> Float[NDArray[np.float32], "n 2"]:
+    embedding: Float[np.ndarray[Any, np.dtype[Any]], "n d"], seed: int
+) -> Float[np.ndarray[Any, np.dtype[Any]], "n 2"]:
     """Two coordinates per row, by PCA and t-SNE, which keep neighbours; distances mean nothing."""
     x = embedding.astype(np.float64)
     x = x - x.mean(axis=0)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
 
 from slimp.checks.report import cautions as audit_cautions
@@ -130,15 +131,20 @@ def _shown(result: Retrieval, image: int, neighbour: int, similarity: float) -> 
         "image": thumbnail(target.read_image(image)),
         "neighbour": thumbnail(reference.read_image(neighbour)),
         "similarity": similarity,
-        "rows": [_beside(column, image) for column in result.compared],
+        "rows": [_beside(one, image) for one in result.compared if pd.notna(one.truth.iloc[image])],
     }
 
 
 def _beside(column: Compared, row: int) -> tuple[str, str, str, bool]:
     """(column, retrieved, true, whether they agree)."""
-    given, truth = column.given.iloc[row], column.truth.iloc[row]
+    given, truth = (_rounded(of.iloc[row]) for of in (column.given, column.truth))
     same = column.agrees[row]
     return column.imputed.name, value(given), value(truth), bool(np.isnan(same) or same)
+
+
+def _rounded(cell: Any) -> Any:
+    """A number as its three leading digits: a mean of neighbours has no more to say."""
+    return float(f"{cell:.3g}") if isinstance(cell, float | np.floating) else cell
 
 
 def _neighbour_figure(result: Retrieval, level: LevelName) -> Markup | None:

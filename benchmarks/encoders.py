@@ -17,10 +17,9 @@ import time
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from harness import last_line_of, plain_parser, record
-from slimp.models.image_encoder import ImageEncoder, set_fused_attention
+from slimp.models.image_encoder import ImageEncoder, forward_operations, set_fused_attention
 from slimp.models.precision import suit_to_device
 from slimp.training.config import PretrainConfig
 from slimp.training.profile import matmul_peak
@@ -84,7 +83,7 @@ def measure(way: str, args: argparse.Namespace) -> dict[str, Any]:
     for name, preset in PRESETS.items():
         torch.manual_seed(0)
         encoder = ImageEncoder(PretrainConfig.from_preset(preset)).to(device)
-        found["operations"][name] = 3 * forward_operations(encoder)
+        found["operations"][name] = 3 * forward_operations(encoder, an_image(encoder, 1))
         prepare(encoder, way, device)
         chunks = CHUNKS[name][1:2] if args.quick else CHUNKS[name]
         found["seconds"][name] = {n: seconds(encoder, n, way) for n in chunks}
@@ -99,15 +98,6 @@ def prepare(encoder: ImageEncoder, way: str, device: torch.device) -> None:
     if way == "fp32":  # timm's own layout
         for module in encoder.model.modules():
             module._forward_hooks.clear()
-
-
-def forward_operations(encoder: ImageEncoder) -> float:
-    """Of the matrix products and convolutions for one image."""
-    set_fused_attention(encoder, False)  # the counter does not know the fused kernel of CPUs
-    pixels = an_image(encoder, 1)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        encoder(pixels)
-    return float(counter.get_total_flops())
 
 
 def an_image(encoder: ImageEncoder, n: int) -> torch.Tensor:

@@ -28,8 +28,7 @@ from pooling import pool_results
 from pretraining import prepare, shared_parser
 from slimp.data.cohort import Cohort
 from slimp.data.schema import LEVELS
-from slimp.evaluation.baselines import metadata_baseline
-from slimp.evaluation.linear_probe import probe_design, probe_matrix
+from slimp.evaluation.linear_probe import metadata_baseline, probe_design
 from slimp.evaluation.paired_bootstrap import compare
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import ProbeResult, Task, make_task
@@ -152,12 +151,12 @@ def run_pair(
     settings = ProbeConfig(seed=seed, seeds=1, test_fraction=0.25, replicates=1)
     task = make_task(target.images, settings)
     results = {
-        arm: probe_matrix(designs[arm], task, settings, name=arm)
+        arm: probe_design(Design(blocks={"features": designs[arm]}), task, settings, name=arm)
         for arm in (*ARMS, "true metadata, encoded")
         if arm in designs
     }
     results["true metadata"] = probe_truth(target, images, task, settings)
-    results["metadata only"] = metadata_baseline(target, settings)
+    results["metadata only"] = metadata_baseline(RawTable.of(target), task, settings)
     return results, facts
 
 

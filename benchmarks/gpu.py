@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 
-from encoders import forward_operations
+from encoders import an_image
 from harness import last_line_of, plain_parser, record
-from slimp.models.image_encoder import ImageEncoder
+from slimp.models.image_encoder import ImageEncoder, forward_operations
 from slimp.training.config import PretrainConfig
 from slimp.training.profile import matmul_peak
 
@@ -96,7 +96,7 @@ def step(device: str, lesions: int) -> dict[str, Any]:
     flags = ("--preset", "vit-s", "--lesions", str(lesions), "--no-naive", "--chunk", "auto")
     found = last_line_of(script("step"), *flags, "--device", device)
     encoder = ImageEncoder(PretrainConfig.from_preset("vit-s"))
-    operations = 3 * forward_operations(encoder) * lesions
+    operations = 3 * forward_operations(encoder, an_image(encoder, 1)) * lesions
     number_format = torch.bfloat16 if found["slimp"]["bf16"] else torch.float32
     peak = matmul_peak(torch.device(device), number_format)
     of_peak = operations / found["slimp"]["seconds"] / peak

@@ -12,9 +12,10 @@ import numpy as np
 from cohorts import add_cohort
 from harness import plain_parser
 from slimp.data.cohort import Cohort
-from slimp.evaluation.baselines import majority, metadata_baseline
+from slimp.evaluation.linear_probe import majority, metadata_baseline
 from slimp.evaluation.probe_config import ProbeConfig
-from slimp.evaluation.result import ProbeResult
+from slimp.evaluation.result import ProbeResult, make_task
+from slimp.features.design import RawTable
 from slimp.training.config import PretrainConfig
 from slimp.training.parts import Parts, set_aside
 
@@ -53,10 +54,9 @@ def setting(item: str) -> tuple[str, Any]:
 
 def run_baselines(cohort: Cohort, config: PretrainConfig, parts: Parts) -> dict[str, ProbeResult]:
     settings, column = ProbeConfig(seed=config.seed, replicates=1), held_out(cohort, parts)
-    return {
-        "metadata_only": metadata_baseline(cohort, settings, parts=column),
-        "majority": majority(cohort.images, settings, parts=column),
-    }
+    task = make_task(cohort.images, settings, column)
+    metadata = metadata_baseline(RawTable.of(cohort), task, settings)
+    return {"metadata_only": metadata, "majority": majority(task, settings)}
 
 
 def held_out(cohort: Cohort, parts: Parts) -> np.ndarray:

@@ -10,9 +10,9 @@ from tables import cohort_of, ids_of
 from slimp.data.cohort import Cohort
 from slimp.data.files import ImagesInMemory
 from slimp.errors import UserError
-from slimp.evaluation.baselines import majority, metadata_baseline
 from slimp.evaluation.folds import make_splits
-from slimp.evaluation.linear_probe import ProbeConfig, probe
+from slimp.evaluation.linear_probe import ProbeConfig, majority, metadata_baseline, probe
+from slimp.evaluation.result import ProbeResult, make_task
 from slimp.features.design import RawTable
 from slimp.features.embed import FeatureTable
 from slimp.sources import get_source
@@ -42,9 +42,13 @@ def make_cohort(seed: int = 0, patients: int = 60, *, signal: bool = True) -> Co
     return cohort_of(ids, lesions, {"age": ages}, **kinds)
 
 
+def baseline(cohort: Cohort, config: ProbeConfig, parts: list[str] | None = None) -> ProbeResult:
+    return metadata_baseline(RawTable.of(cohort), make_task(cohort.images, config, parts), config)
+
+
 def test_majority_is_chance_on_every_balanced_measure():
     cohort = make_cohort()
-    found = majority(cohort.images, FAST)
+    found = majority(make_task(cohort.images, FAST), FAST)
     assert found.balanced_accuracy.mean == pytest.approx(1 / 3)
     assert found.balanced_accuracy.ci95 == pytest.approx((1 / 3, 1 / 3))
     assert found.metrics["auroc_macro_ovr"].mean == 0.5
@@ -57,10 +61,10 @@ def test_majority_is_chance_on_every_balanced_measure():
 
 def test_baseline_reads_what_the_table_says_and_only_that():
     for method in ("logistic", "boosting"):
-        result = metadata_baseline(make_cohort(), replace(FAST, method=method))
+        result = baseline(make_cohort(), replace(FAST, method=method))
         assert result.balanced_accuracy.mean > 0.6
         assert result.name == f"metadata, {method}"
-    untold = metadata_baseline(make_cohort(signal=False), FAST)
+    untold = baseline(make_cohort(signal=False), FAST)
     assert untold.balanced_accuracy.mean < 0.5
 
 
@@ -69,7 +73,7 @@ def test_baseline_and_probe_test_on_the_same_rows():
     features = np.random.default_rng(0).normal(size=(len(cohort), 4)).astype(np.float32)
     ids = cohort.images[["image_id", "lesion_id", "patient_id", "label"]]
     probed = probe(FeatureTable(ids=ids, features={"image": features}), FAST)
-    for result in (metadata_baseline(cohort, FAST), majority(cohort.images, FAST)):
+    for result in (baseline(cohort, FAST), majority(make_task(cohort.images, FAST), FAST)):
         columns = ["image_id", "seed", "label"]
         pd.testing.assert_frame_equal(result.predictions[columns], probed.predictions[columns])
 
@@ -79,11 +83,11 @@ def test_a_feature_set_decides_which_levels_are_seen():
     table = RawTable.of(cohort)
     assert list(table.frame) == ["site", "bleeds", "unknown", "age"]
     assert [encoding.level for encoding in table.fit(("lesion",))] == ["lesion"]
-    few = metadata_baseline(cohort, replace(FAST, features="image+lesion"))
-    all_levels = metadata_baseline(cohort, FAST)
+    few = baseline(cohort, replace(FAST, features="image+lesion"))
+    all_levels = baseline(cohort, FAST)
     assert few.balanced_accuracy.mean < all_levels.balanced_accuracy.mean
     with pytest.raises(UserError, match="no metadata columns"):
-        metadata_baseline(cohort, ProbeConfig(features="image"))
+        baseline(cohort, ProbeConfig(features="image"))
 
 
 def with_lesions(**columns) -> Cohort:
@@ -98,7 +102,7 @@ def test_a_table_without_any_value_is_no_error():
     none = [None] * 120
     empty = with_lesions(site=pd.Series(none, dtype="str"), bleeds=pd.array(none, dtype="boolean"))
     for method in ("logistic", "boosting"):
-        result = metadata_baseline(empty, replace(FAST, features="image+lesion", method=method))
+        result = baseline(empty, replace(FAST, features="image+lesion", method=method))
         assert result.balanced_accuracy.mean == pytest.approx(1 / 3)
         assert result.metrics["auroc_macro_ovr"].mean == pytest.approx(0.5)
 
@@ -106,7 +110,7 @@ def test_a_table_without_any_value_is_no_error():
 def test_a_given_split_and_many_categories_are_survived():
     cohort = with_lesions(site=[f"s{i}" for i in range(120)])
     parts = ["test" if int(p[1:]) < 20 else "train" for p in cohort.images["patient_id"]]
-    found = metadata_baseline(cohort, FAST, parts=parts)
+    found = baseline(cohort, FAST, parts=parts)
     assert len(found.balanced_accuracy.per_seed) == 1
     assert found.held_out
 
@@ -128,6 +132,6 @@ def test_baseline_of_the_published_tables(real_data, source, file, low, high):
     cohort = Cohort.from_tables(
         tables.images, tables.lesions, tables.patients, schema=schema, store=store
     )
-    found = metadata_baseline(cohort, ProbeConfig(replicates=50, seeds=2))
+    found = baseline(cohort, ProbeConfig(replicates=50, seeds=2))
     assert low < found.balanced_accuracy.mean < high
     assert found.balanced_accuracy.ci95[0] > 1.3 / len(cohort.classes)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from slimp.errors import UserError
-from slimp.evaluation.baselines import metadata_baseline
 from slimp.evaluation.conformal import (
     Conformal,
     calibrate,
@@ -18,8 +17,10 @@ from slimp.evaluation.conformal import (
     equal_shares,
     verified_coverage,
 )
+from slimp.evaluation.linear_probe import metadata_baseline
 from slimp.evaluation.probe_config import ProbeConfig
-from slimp.evaluation.result import Predictions
+from slimp.evaluation.result import Predictions, make_task
+from slimp.features.design import RawTable
 from slimp.sources import import_source
 
 CLASSES = 4
@@ -165,7 +166,8 @@ def test_held_out_patients_are_covered_within_two_points(real_data, tmp_path, so
     """By a classifier of the published metadata, which takes no encoder; the mean over splits."""
     cohort = import_source(source, real_data / source, tmp_path / source)
     config = ProbeConfig(seeds=seeds, strengths=(0.01,), folds=2, replicates=1)
-    result = metadata_baseline(cohort, config)
+    task = make_task(cohort.images, config)
+    result = metadata_baseline(RawTable.of(cohort), task, config)
     found = {True: [], False: []}
     for own in Predictions.per_seed(result.predictions, result.classes):
         for per_class, rates in found.items():

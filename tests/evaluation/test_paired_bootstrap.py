@@ -173,6 +173,16 @@ def test_probes_of_a_fold_each_are_compared_as_one_cross_validation(tmp_path: Pa
         read_predictions(tmp_path / "none-{fold}")
 
 
+@pytest.mark.parametrize("folded", [0, 1])
+def test_folds_are_compared_with_a_single_test_part_on_the_images_of_both(folded: int) -> None:
+    pair = [predictions(0.8, seeds=1, chance=1), predictions(0.6, seeds=1, chance=2)[:40]]
+    plain = compare(*pair, replicates=20)
+    number = pair[folded]["patient_id"].str[1:].astype(int) % 3
+    pair[folded] = pair[folded].assign(fold=number)
+    assert compare(*pair, replicates=20) == plain
+    assert plain.images == 40
+
+
 def probes(identity: float, signal: float, *, lesions: int = 2) -> dict[str, ProbeResult]:
     """Features that say who (`identity`) and what (`signal`); a class per patient."""
     rng = np.random.default_rng(0)

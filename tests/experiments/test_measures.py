@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from tiny import tiny_cohort, tiny_config
 
+from slimp.errors import UserError
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import Predictions, make_task
 from slimp.experiments.asked import Asked
-from slimp.experiments.levels import _pooled, matching, patients
+from slimp.experiments.levels import below_patients, matching, patients
 from slimp.experiments.measures import retrieved
 from slimp.experiments.stages import apart, joined
 from slimp.features.embed import embed
@@ -73,10 +74,19 @@ def test_matching_pairs_are_those_of_a_loop(asked):
     assert auroc == pytest.approx(roc_auc_score(truth, own["p_matching"]))
 
 
+def test_metadata_that_are_the_same_for_all_match_nothing(asked):
+    tables, (name,) = asked.cohort.tables, ("lesion",)
+    columns = asked.cohort.schema.level(name).columns
+    lesions = tables.lesions.assign(**{c: tables.lesions[c].iloc[0] for c in columns})
+    cohort = replace(asked.cohort, tables=replace(tables, lesions=lesions))
+    with pytest.raises(UserError, match="at level lesion"):
+        matching(replace(asked, cohort=cohort, features=(name,)))
+
+
 def test_a_patient_is_what_the_model_pools_of_the_lesions(asked):
     model, cohort = Slimp.from_pretrained(asked.run), asked.cohort
     with torch.no_grad():
-        found = _pooled(model, cohort, torch.from_numpy(asked.table.features["image"]))
+        found = torch.from_numpy(below_patients(model, cohort, asked.table.features["image"]))
         i = 7
         own = (cohort.images["patient_id"] == cohort.patients["patient_id"][i]).to_numpy()
         below = np.hstack([asked.table.features[name][own] for name in ("image", "lesion")])

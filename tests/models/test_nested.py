@@ -530,6 +530,11 @@ def test_rows_that_do_not_fit_are_refused(parents: dict[Any, Tensor], word: str)
         heads(IMAGES, ROWS, parents)
 
 
+def test_similar_rows_are_refused_where_no_cells_are_seen() -> None:
+    with pytest.raises(UserError, match="duplicates=positive"):
+        NestedHeads(4, {"lesion": 5}, ModelConfig(duplicates="soft"))
+
+
 def test_levels_without_metadata_only_group() -> None:
     heads = NestedHeads(4, {"patient": 6})
     (pair,) = heads(IMAGES, {"patient": ROWS["patient"]}, PARENTS)

@@ -11,7 +11,7 @@ from tiny import VIT, tiny_cohort, tiny_config
 from slimp.data.batches import PatientBatches
 from slimp.errors import UserError
 from slimp.training.build_model import build_model
-from slimp.training.profile import forward_operations, profile
+from slimp.training.profile import operations_of, profile
 
 WIDTH, DEPTH, TOKENS = 16, 2, 4
 SETTINGS = tiny_config(
@@ -44,11 +44,11 @@ def test_operations_are_those_of_the_formula() -> None:
     layer = 24 * TOKENS * WIDTH**2 + 4 * TOKENS**2 * WIDTH
     patches = 2 * TOKENS * WIDTH * 3 * 8**2
     images = len(batch.image_rows) * (DEPTH * layer + patches)
-    found = forward_operations(model, batch)
+    found = operations_of(model, batch)
     assert found > images
     for level in batch.levels:  # without the encoders of metadata
         model.levels.pop(level.name)
-    assert forward_operations(model, batch) == pytest.approx(images)
+    assert operations_of(model, batch) == pytest.approx(images)
 
 
 def test_what_pre_training_refuses_is_refused() -> None:

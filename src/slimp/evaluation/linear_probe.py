@@ -1,4 +1,9 @@
-"""Probes on frozen features: how well a simple classifier can read the diagnosis from them."""
+"""Probes on frozen features: how well a simple classifier can read the diagnosis from them.
+
+And baselines that need no pre-training: the majority class, and the raw metadata table.
+
+Axis names: n = rows, k = classes.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +20,9 @@ from slimp.evaluation.logistic import LinearProbe, decide, fit_logistic
 from slimp.evaluation.metrics import Array
 from slimp.evaluation.probe_config import ProbeConfig, SplitMode
 from slimp.evaluation.result import Predictions, ProbeResult, Task, make_task, summarise
-from slimp.features.design import Design
+from slimp.features.design import Design, RawTable
 from slimp.features.embed import FeatureTable
-from slimp.features.feature_sets import FeatureSet
+from slimp.features.feature_sets import TABLE_LEVELS, FeatureSet
 
 Fitted = LinearProbe | Classifier
 METHODS: dict[str, Callable[..., Fitted]] = {
@@ -70,11 +75,6 @@ def probe(table: FeatureTable, config: ProbeConfig, *, parts: Parts | None = Non
     return probe_design(design, make_task(table.ids, config, parts), config, name=config.method)
 
 
-def probe_matrix(x: Array, task: Task, config: ProbeConfig, *, name: str) -> ProbeResult:
-    """The probe of any feature matrix, a row per row of the task's ids."""
-    return probe_design(Design(blocks={"features": x}), task, config, name=name)
-
-
 def probe_design(design: Design, task: Task, config: ProbeConfig, *, name: str) -> ProbeResult:
     """The probe of any blocks, a row per row of the task's ids."""
     found, fitted = [], []
@@ -112,3 +112,38 @@ def answer(
     """What a classifier says of the test rows of a split, decided by the configuration's rule."""
     p = fitted.predict_proba(test)
     return task.answer(split, p, predicted=decide(p, fitted.priors, config.decision))
+
+
+def majority(task: Task, config: ProbeConfig) -> ProbeResult:
+    """The most frequent training class for every test row; probabilities are class frequencies.
+
+    Its balanced accuracy is 1 / classes and its AUROC 0.5, whatever the data.
+    """
+    found = []
+    for split in task.splits:
+        p = np.tile(task.priors(split.train), (len(split.test), 1))  # (n, k)
+        found.append(task.answer(split, p))
+    return summarise(task, found, config, name="majority")
+
+
+def metadata_baseline(raw: RawTable | None, task: Task, config: ProbeConfig) -> ProbeResult:
+    """The probe of the raw metadata alone, on a task's splits and by the probe's method.
+
+    The columns are those of the schema's features at the levels that `config.features` includes,
+    so never an id, the label or a refused column. Nearest neighbours give way to logistic
+    regression.
+
+    Raises:
+        UserError: there are no metadata at those levels.
+    """
+    levels = TABLE_LEVELS[config.features]
+    if raw is None or not any(raw.schema.level(name).features for name in levels):
+        raise UserError(
+            f"the cohort has no metadata columns at the levels that features '{config.features}' "
+            f"include ({', '.join(levels) or 'none'}), so metadata alone say nothing."
+        )
+    if config.method == "knn":
+        config = replace(config, method="logistic")
+    design = Design(blocks={}, table=raw, levels=levels)
+    found = probe_design(design, task, config, name=f"metadata, {config.method}")
+    return replace(found, probe=None)  # it reads no image, so it is of no use for prediction

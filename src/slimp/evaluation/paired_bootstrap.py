@@ -266,4 +266,6 @@ def _common_rows(a: pd.DataFrame, b: pd.DataFrame) -> list[pd.DataFrame]:
                 f"image '{image}' has another {name} in the second probe ({differ.sum()} image(s) "
                 "in all). Probe the same cohort with both runs."
             )
+    if ("fold" in ours) != ("fold" in theirs):  # then a seed is all that both divide images by
+        ours, theirs = (x.drop(columns="fold", errors="ignore") for x in (ours, theirs))
     return [ours, theirs]

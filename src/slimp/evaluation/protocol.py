@@ -13,7 +13,6 @@ from slimp.data.cohort import Cohort
 from slimp.data.files import new_file, write_json
 from slimp.errors import UserError
 from slimp.evaluation.added_worth import AddedWorth, added_worth
-from slimp.evaluation.baselines import majority, metadata_baseline
 from slimp.evaluation.bootstrap import plain
 from slimp.evaluation.folds import (
     Parts,
@@ -24,7 +23,7 @@ from slimp.evaluation.folds import (
     one_split,
     parts_of_config,
 )
-from slimp.evaluation.linear_probe import probe
+from slimp.evaluation.linear_probe import majority, metadata_baseline, probe, probe_design
 from slimp.evaluation.low_shot import LowShot, low_shot
 from slimp.evaluation.missing_grid import MissingGrid, missing_grid
 from slimp.evaluation.paired_bootstrap import Leakage, Verdict, leakage, verdict
@@ -201,20 +200,20 @@ def assess(
     if parts is None:
         apart = unit.removesuffix("s") if config.split == "patient" else config.split
         tested_on = f"in {len(config.split_seeds)} random {apart}-disjoint splits"
-    sets = _feature_sets(table, config)
+    sets, task = _feature_sets(table, config), make_task(table.ids, config, parts)
     probes: dict[str, ProbeResult] = {}
     for name in sets:
-        probes[name] = probe(table, replace(config, features=name), parts=parts)
-    baselines = {"majority": majority(table.ids, config, parts=parts)}
+        own = replace(config, features=name)
+        probes[name] = probe_design(table.design(name), task, own, name=config.method)
+    baselines = {"majority": majority(task, config)}
     raw = table.raw or RawTable.of(cohort)
     if raw is not None and raw.frame.notna().any(axis=None):  # else all are imputed
-        everything = replace(config, features="full")
-        baselines["metadata"] = metadata_baseline(cohort, everything, parts=parts, raw=raw)
+        baselines["metadata"] = metadata_baseline(raw, task, replace(config, features="full"))
     main = probes[sets[-1]]
     tested = set(main.predictions["patient_id"])
     seen = {patient for patient in tested if (run_parts or {}).get(patient) in LEARNED_FROM}
     tables = {name: result.predictions for name, result in baselines.items()}
-    measured = _protocols(table, cohort, config, parts, main, protocols) if protocols else {}
+    measured = _protocols(table, cohort, task, main, protocols) if protocols else {}
     return Assessment(
         probes=probes,
         baselines=baselines,
@@ -225,20 +224,17 @@ def assess(
         seen_labels=len(tested.intersection(labels_known)),
         unit=unit,
         imputed=table.imputed,
-        imputed_worth=_imputed_worth(table, config, parts),
+        imputed_worth=_imputed_worth(table, task, config),
         **measured,
     )
 
 
-def _imputed_worth(
-    table: FeatureTable, config: ProbeConfig, parts: Parts | None
-) -> AddedWorth | None:
+def _imputed_worth(table: FeatureTable, task: Task, config: ProbeConfig) -> AddedWorth | None:
     """Of the imputed features, on the first split's training patients."""
     more = table.design(config.features)
     rest = {name: x for name, x in more.blocks.items() if name not in table.imputed}
     if len(rest) == len(more.blocks):
         return None
-    task = make_task(table.ids, config, parts)
     try:
         less = replace(more, blocks=rest)
         return added_worth(more, less, task, task.splits[0].train, config)
@@ -249,23 +245,21 @@ def _imputed_worth(
 def _protocols(
     table: FeatureTable,
     cohort: Cohort,
-    config: ProbeConfig,
-    parts: Parts | None,
+    task: Task,
     main: ProbeResult,
     protocols: ProtocolConfig,
 ) -> dict[str, Any]:
     """Low-shot, leakage and subgroups of `main`, as far as asked for."""
     found: dict[str, Any] = {}
+    config = main.config
     if protocols.fractions or protocols.shots:
-        task = make_task(table.ids, config, parts)
         found["low_shot"] = low_shot(table.design(config.features), task, protocols, main)
     if protocols.missing_grid:
-        task = make_task(table.ids, config, parts)
         found["missing_grid"] = missing_grid(table, task, config, protocols.draws)
     if protocols.leakage:
         results: dict[str, ProbeResult] = {}
         for mode in ("patient", *LEAKING):
-            known = parts is None and mode == config.split
+            known = not task.held_out and mode == config.split
             random = replace(config, split=mode, split_file=None)
             results[mode] = main if known else probe(table, random)
         found["leakage"] = leakage(results)

@@ -6,7 +6,7 @@ pairs, d = width of the space in which similarities are taken.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -81,21 +81,38 @@ def similarity_by_level(
     is a level whose metadata are the same for all. `cohort` should hold patients that training
     never saw, `images` the model's embeddings of its images.
     """
+    found: dict[LevelName, Similarity] = {}
+    for name, _, groups, anchor, target in known_pairs(model, cohort, images, device=device):
+        if model.config.weights[name] > 0:
+            found[name] = similarity(anchor, target, groups, seed=seed)
+    return found
+
+
+def known_pairs(
+    model: Slimp,
+    cohort: Cohort,
+    images: Float32[NDArray[np.float32], "i e"],
+    *,
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[LevelName, Int[NDArray[np.int64], " n"], Tensor, Tensor, Tensor]]:
+    """Per level of the model, from fine to coarse: the rows of a cohort whose metadata are known.
+
+    Yields the level, these rows of its table, their groups of equal metadata (n,), and the
+    projections (n, d) of what lies below them and of their metadata, on the CPU. A level whose
+    known metadata are the same in all rows is left out.
+    """
     device = torch.device(device)
     with evaluating(model, device), inference(device, "32"):
-        levels = cohort_levels(model, as_model_reads(model, cohort), device)
+        levels = {x.name: x for x in cohort_levels(model, as_model_reads(model, cohort), device)}
         h = torch.from_numpy(images).to(device)
-        pairs = list(model.climb(h, levels, lambda level, _: encode_level(model, level)))
-    found: dict[LevelName, Similarity] = {}
-    for pair in pairs:
-        level = next(level for level in levels if level.name == pair.name)
-        known = torch.from_numpy(np.flatnonzero(known_rows(level)))
-        groups = cast("Tensor", level.groups).cpu()[known]
-        trained = model.config.weights[pair.name] > 0
-        if trained and len(groups) and (groups != groups[0]).any():
-            anchor, target = (side.cpu()[known].clone() for side in (pair.anchor, pair.target))
-            found[level.name] = similarity(anchor, target, groups, seed=seed)
-    return found
+        walk = model.climb(h, [*levels.values()], lambda level, _: encode_level(model, level))
+        pairs = {cast("LevelName", pair.name): pair for pair in walk}
+    for name, pair in pairs.items():
+        known = np.flatnonzero(known_rows(levels[name]))
+        sides = (cast("Tensor", levels[name].groups), pair.anchor, pair.target)
+        groups, anchor, target = (x.cpu()[torch.from_numpy(known)] for x in sides)
+        if (groups != groups[:1]).any():
+            yield name, known, groups, anchor, target
 
 
 def similarity_of_unseen(

@@ -1,6 +1,6 @@
 """About what an experiment takes on this machine; nothing large is run for it.
 
-What `measure` counts and times is kept in a file of the cache folder: importing torch and timm for
+What `machine` counts and times is kept in a file of the cache folder: importing torch and timm for
 it takes longer than all the rest.
 """
 
@@ -12,7 +12,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ def cost_of(wanted: Iterable[Cell], cohort: str, cells: Path) -> Cost | None:
         own = cell.of("pretrain")
         assert own is not None
         known = own.settings["pretrain"]
-        encoder = _encoder_cost(_encoder_of(known))
+        what = {name: known[name] for name in ("encoder", "encoder_options", "image_size")}
+        encoder = _encoder_cost(json.dumps(what))
         kept = ("epochs", "patients", "lesions", "images_per_lesion")
         epochs, *batch = (cell.settings.get("adapt", known)[name] for name in kept)
         views = 1 + (known["view_weight"] > 0)
@@ -71,20 +72,15 @@ def cost_of(wanted: Iterable[Cell], cohort: str, cells: Path) -> Cost | None:
     return Cost(seconds=seconds, bytes=largest)
 
 
-def _encoder_of(settings: Mapping[str, Any]) -> str:
-    """What its cost depends on, of the settings of a pre-training."""
-    return json.dumps({x: settings[x] for x in ("encoder", "encoder_options", "image_size")})
-
-
 @cache
 def _encoder_cost(settings: str) -> Mapping[str, float]:
-    """Fields of `measure.EncoderCost`, and `step_operations` of an image in training."""
+    """That of `machine.encoder_cost`, and `step_operations` of an image in training."""
 
     def count() -> dict[str, float]:
-        from slimp.experiments.measure import FORWARD_AND_BACKWARD, encoder_cost
+        from slimp.experiments.machine import FORWARD_AND_BACKWARD, encoder_cost
 
         found = encoder_cost(ModelConfig(**json.loads(settings)))
-        return {**asdict(found), "step_operations": FORWARD_AND_BACKWARD * found.operations}
+        return {**found, "step_operations": FORWARD_AND_BACKWARD * found["operations"]}
 
     found: Mapping[str, float] = remembered(settings, count)
     return found
@@ -95,7 +91,7 @@ def _pace() -> float:
     """Operations per second in training."""
 
     def measure() -> float:
-        from slimp.experiments.measure import training_pace
+        from slimp.experiments.machine import training_pace
 
         return training_pace()
 
@@ -124,13 +120,12 @@ def remembered(name: str, measure: Callable[[], Any]) -> Any:
     """What `machine_file` holds under a name, or what `measure` finds, which is added to it."""
     file = machine_file()
     known = _read(file)
-    if name in known["measured"]:
-        return known["measured"][name]
-    value = measure()
-    known = _read(file)  # another process may have added to it meanwhile
-    with suppress(UserError, OSError):  # measured again next time
-        write_json(file, {**known, "measured": {**known["measured"], name: value}})
-    return value
+    if name not in known:
+        value = measure()
+        known = {**_read(file), name: value}  # another process may have added to it meanwhile
+        with suppress(UserError, OSError):  # measured again next time
+            write_json(file, known)
+    return known[name]
 
 
 def machine_file() -> Path:
@@ -145,9 +140,9 @@ def machine_file() -> Path:
 def _read(file: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError):
         held = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(held, dict) and isinstance(held.get("measured"), dict):
+        if isinstance(held, dict):
             return held
-    return {"machine": _machine(), "measured": {}}
+    return {"machine": _machine()}  # for who reads the file
 
 
 @cache

@@ -1,6 +1,6 @@
 """What is asked of a model's levels: do images meet their metadata, is a cancer seen among lesions?
 
-Axis names: c = rows of the level below, n = rows of a level, d = width.
+Axis names: i = images, e = width of the image encoder, n = patients, d = width below them.
 """
 
 from __future__ import annotations
@@ -9,24 +9,25 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from jaxtyping import Float32
 
 from slimp.data.cohort import Cohort
+from slimp.errors import UserError
 from slimp.evaluation.folds import Split
-from slimp.evaluation.linear_probe import probe_matrix
+from slimp.evaluation.linear_probe import probe_design
+from slimp.evaluation.metrics import Array
 from slimp.evaluation.result import TWO, Task
-from slimp.evaluation.similarity import similarity
+from slimp.evaluation.similarity import known_pairs, similarity
 from slimp.experiments.asked import Asked
 from slimp.features.backends import inference
+from slimp.features.design import Design
 from slimp.features.encode import (
     as_model_reads,
     cohort_levels,
     encode_level,
     evaluating,
-    known_rows,
 )
 from slimp.models.nested import Slimp
-from slimp.models.pooling import mean_pool
 
 CPU = torch.device("cpu")
 PAIRS = ("other", "matching")
@@ -42,23 +43,19 @@ def matching(asked: Asked, *, others: int = 5) -> pd.DataFrame:
     Args:
         asked: its `features` are the names of levels.
         others: pairs of each row that do not match, at most.
+
+    Raises:
+        UserError: no two tested rows of such a level have known metadata that differ.
     """
     split, model = asked.task.splits[0], Slimp.from_pretrained(asked.run)
     patients = asked.task.ids["patient_id"]
     tests = patients.isin(patients.iloc[split.test]).to_numpy(np.bool_)
-    cohort = as_model_reads(model, asked.cohort.select(tests))
-    images = torch.from_numpy(asked.table.features["image"][tests])
-    with evaluating(model, CPU), inference(CPU, "32"):
-        levels = {level.name: level for level in cohort_levels(model, cohort, CPU)}
-        climbed = model.climb(images, [*levels.values()], lambda x, _: encode_level(model, x))
-        pairs = {pair.name: pair for pair in climbed if pair.name in asked.features}
+    cohort, images = asked.cohort.select(tests), asked.table.features["image"][tests]
     found = []
-    for name, pair in pairs.items():
-        level, rng = levels[pair.name], np.random.default_rng(split.seed)  # type: ignore[index]
-        known = np.flatnonzero(known_rows(level))
-        assert level.groups is not None
-        groups = level.groups[torch.from_numpy(known)]
-        a, b = (F.normalize(x[torch.from_numpy(known)], dim=-1) for x in (pair.anchor, pair.target))
+    for name, known, groups, *sides in known_pairs(model, cohort, images):
+        if name not in asked.features:
+            continue
+        rng, (a, b) = np.random.default_rng(split.seed), (F.normalize(x, dim=-1) for x in sides)
         table = similarity(a, b, groups, seed=split.seed)
         own = np.arange(len(known))
         i, j = np.repeat(own, others), rng.integers(len(own), size=others * len(own))
@@ -67,7 +64,7 @@ def matching(asked: Asked, *, others: int = 5) -> pd.DataFrame:
         i = np.concatenate([own, drawn // len(own)])
         j = np.concatenate([own, drawn % len(own)])
         cosine = (a[i] * b[j]).sum(dim=-1).clamp(-1, 1).double().numpy()
-        ids = cohort.tables.of_level(level.name).iloc[known].reset_index(drop=True)
+        ids = cohort.tables.of_level(name).iloc[known].reset_index(drop=True)
         names = ids[f"{name}_id"].astype(str).to_numpy(dtype=object)
         frame = pd.DataFrame(
             {
@@ -83,6 +80,11 @@ def matching(asked: Asked, *, others: int = 5) -> pd.DataFrame:
             }
         )
         found.append(frame.assign(features=name))
+    if not found:
+        raise UserError(
+            f"cohort '{cohort.info.name}': no two of the tested rows have known metadata that "
+            f"differ at level {' or '.join(asked.features)}, so no pair can fail to match."
+        )
     parts = {"seed": split.seed} | ({} if split.fold is None else {"fold": split.fold})
     return pd.concat(found, ignore_index=True).assign(setting="", **parts)
 
@@ -94,10 +96,8 @@ def patients(asked: Asked) -> pd.DataFrame:
     level: images and lesion metadata, pooled. Of labels that are malignant against the rest.
     """
     model = Slimp.from_pretrained(asked.run)
-    cohort, h = as_model_reads(model, asked.cohort), asked.table.features["image"]
-    with evaluating(model, CPU), inference(CPU, "32"):
-        pooled = _pooled(model, cohort, torch.from_numpy(h)).numpy()  # (n, d)
-    split, ids = asked.task.splits[0], cohort.patients["patient_id"]
+    pooled = below_patients(model, asked.cohort, asked.table.features["image"])
+    split, ids = asked.task.splits[0], asked.cohort.patients["patient_id"]
     of_image = asked.task.ids["patient_id"]
     y = pd.Series(asked.task.y).groupby(of_image.to_numpy()).max().reindex(ids).to_numpy()
     rows = pd.DataFrame({"image_id": ids, "lesion_id": ids, "patient_id": ids})
@@ -111,17 +111,28 @@ def patients(asked: Asked) -> pd.DataFrame:
         splits=(Split(seed=split.seed, fold=split.fold, train=train, test=test),),
         held_out=True,
     )
-    found = probe_matrix(pooled, task, asked.config, name="patients").predictions
+    design = Design(blocks={"features": pooled})
+    found = probe_design(design, task, asked.config, name="patients").predictions
     return found.assign(features="patients", setting="")
 
 
-def _pooled(model: Slimp, cohort: Cohort, h: Tensor) -> Tensor:
-    """What `Recursion.climb` projects at the patient level."""
-    for level in cohort_levels(model, cohort, CPU):
-        if level.name not in model.levels:
-            h = mean_pool(h, level.parent, level.count)  # (c, d) -> (n, d)
-            continue
-        h = model.level(level.name).pool(h, level.parent, level.count)
-        if level.name != "patient":
-            h = torch.cat([h, encode_level(model, level)], dim=-1)
-    return h
+def below_patients(
+    model: Slimp, cohort: Cohort, images: Float32[Array, "i e"]
+) -> Float32[Array, "n d"]:
+    """What a model projects at the patient level of a cohort, by its embeddings of the images.
+
+    Raises:
+        UserError: nothing was learned at that level.
+    """
+    with evaluating(model, CPU), inference(CPU, "32"):
+        levels = cohort_levels(model, as_model_reads(model, cohort), CPU)
+        walk = model.climb(
+            torch.from_numpy(images), levels, lambda level, _: encode_level(model, level)
+        )
+        found = {pair.name: pair.below for pair in walk}
+    if (below := found.get("patient")) is None:
+        raise UserError(
+            f"cohort '{cohort.info.name}': the model learned no patient level, so it has no "
+            "features of patients. Name a cohort with metadata of patients."
+        )
+    return below.numpy()

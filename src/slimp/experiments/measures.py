@@ -16,20 +16,19 @@ import pandas as pd
 
 from slimp.data.cohort import Cohort
 from slimp.data.schema import LEVELS, LevelName
-from slimp.errors import UserError
-from slimp.evaluation.linear_probe import answer, fit, probe_design
+from slimp.evaluation.linear_probe import answer, fit, majority, metadata_baseline, probe_design
 from slimp.evaluation.low_shot import answer_of, draw_rows
 from slimp.evaluation.probe_config import ProbeConfig
-from slimp.evaluation.result import Task, prediction_table
+from slimp.evaluation.result import Task
 from slimp.experiments.asked import Asked
 from slimp.experiments.levels import matching, patients
 from slimp.experiments.missing_metadata import Mechanism, hide, impute_from, impute_typical
-from slimp.features.design import Design, RawTable
+from slimp.features.design import RawTable
 from slimp.features.embed import FeatureTable
 from slimp.features.encode import as_model_reads, encode_table
-from slimp.features.feature_sets import METADATA_KEYS, TABLE_LEVELS
+from slimp.features.feature_sets import METADATA_KEYS
+from slimp.models.image_encoder import forward_operations
 from slimp.models.nested import Slimp
-from slimp.models.tabular import cost
 from slimp.retrieval.config import RetrievalConfig, Route
 from slimp.retrieval.index import EmbeddedCohort, Index
 from slimp.retrieval.pseudo_table import retrieved_values
@@ -148,26 +147,22 @@ MEASURES: dict[str, Callable[..., pd.DataFrame]] = {
 
 def without_model(name: str, cohort: Cohort, task: Task, config: ProbeConfig) -> pd.DataFrame:
     """The predictions of the raw metadata alone, or of the majority class; features `full`."""
-    split, table = task.splits[0], RawTable.of(cohort)
     if name == "majority":
-        p = np.tile(task.priors(split.train), (len(split.test), 1))  # (n, k)
-        rows = prediction_table(task, [task.answer(split, p)], config.decision)
-    elif table is None:
-        raise UserError(f"cohort '{cohort.info.name}' has no metadata to probe alone.")
+        found = majority(task, config)
     else:
-        design = Design(blocks={}, table=table, levels=TABLE_LEVELS["full"])
-        rows = probe_design(design, task, config, name=name).predictions
-    return rows.assign(features="full", setting="")
+        found = metadata_baseline(RawTable.of(cohort), task, config)
+    return found.predictions.assign(features="full", setting="")
 
 
 def _tabular_costs(asked: Asked) -> dict[str, float]:
     model = Slimp.from_pretrained(asked.run)
-    cohort, sizes = as_model_reads(model, asked.cohort), []
+    cohort, found = as_model_reads(model, asked.cohort), {"parameters": 0.0, "operations": 0.0}
     for name, encoding in model.encodings.items():
-        rows = encode_table(encoding, cohort.tables.of_level(name).head(4))
-        sizes.append(cost(model.level(name).tabular, rows))
-    parameters, operations = (sum(each) for each in zip(*sizes, strict=True))
-    return {"parameters": parameters, "operations": operations}
+        row = encode_table(encoding, cohort.tables.of_level(name).head(1))
+        tabular = model.level(name).tabular
+        found["parameters"] += sum(parameter.numel() for parameter in tabular.parameters())
+        found["operations"] += forward_operations(tabular, row)
+    return found
 
 
 def _holed(

@@ -17,6 +17,7 @@ from jaxtyping import Float, UInt8
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
 
 from slimp.errors import CheckpointError, UserError
 from slimp.models.checkpoint_keys import fitting_weights
@@ -180,6 +181,18 @@ def fused_attention(model: nn.Module, enable: bool) -> Iterator[None]:
     finally:
         for module, fused in before:
             module.fused_attn = fused
+
+
+@torch.no_grad()
+def forward_operations(model: nn.Module, *inputs: Any) -> int:
+    """Floating-point operations of matrix products and convolutions in a forward pass.
+
+    A multiplication and an addition are two.
+    """
+    # The counter does not know the fused kernel of CPUs.
+    with fused_attention(model, False), FlopCounterMode(display=False) as counter:
+        model(*inputs)
+    return int(counter.get_total_flops())
 
 
 def _attention_layers(model: nn.Module) -> list[Any]:

@@ -58,6 +58,8 @@ class Pair:
     target: Float[Tensor, "n d"]
     """The level's metadata (for the view level: the second view)."""
     temperature: Float[Tensor, ""]
+    below: Float[Tensor, "n e"] | None = None
+    """What the anchor is a projection of; None: of the view level."""
     bias: Float[Tensor, ""] | None = None
     """Of the sigmoid loss; None: InfoNCE."""
     groups: Int[Tensor, " n"] | None = None

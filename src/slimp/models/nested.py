@@ -39,7 +39,7 @@ from slimp.models.persistence import load_tensors, read_description, read_tensor
 from slimp.models.projection import Temperature, projection
 from slimp.models.reconstruction import CellDecoder
 from slimp.models.recursion import Level, Recursion
-from slimp.models.tabular import tabular_encoder
+from slimp.models.tabular import Tabular, tabular_encoder
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 """Makes contexts in which the encoders compute in their number format."""
@@ -307,11 +307,12 @@ class ViewLevel(nn.Module):
 class MetadataLevel(Level):
     """A level with an encoder of its metadata, and what their columns are."""
 
+    tabular: Tabular
+
     def __init__(self, width: int, encoding: Encoding, config: ModelConfig) -> None:
-        nn.Module.__init__(self)  # not the level's own: the encoder's parameters come first
+        tabular = tabular_encoder(encoding, config)
+        super().__init__(encoding.level, width, config.tabular_width, config, tabular)
         self.encoding = encoding
-        self.tabular = tabular_encoder(encoding, config)
-        self.build(encoding.level, width, config.tabular_width, config)
         self.decoder = None
         if config.reconstruction_weight > 0:
             self.decoder = CellDecoder(width + config.tabular_width, encoding)

@@ -12,6 +12,9 @@ from torch.nn import functional
 
 from slimp.data.batches import LevelBatch
 
+HIDDEN = 64
+"""Units of the attention."""
+
 
 class AttentionPool(nn.Module):
     """Gated attention over children (Ilse et al. 2018, eq. 9), so that one lesion can stand out.
@@ -19,11 +22,10 @@ class AttentionPool(nn.Module):
     Starts as the mean: the last layer begins at zero.
     """
 
-    def __init__(self, width: int, hidden: int = 64) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.value = nn.Linear(width, hidden)
-        self.gate = nn.Linear(width, hidden)
-        self.score = nn.Linear(hidden, 1)
+        self.value, self.gate = nn.Linear(width, HIDDEN), nn.Linear(width, HIDDEN)
+        self.score = nn.Linear(HIDDEN, 1)
         nn.init.zeros_(self.score.weight)
 
     def weights(

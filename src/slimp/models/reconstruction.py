@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from slimp.data.encoding import Encoding, FittedFeature, Rows
+from slimp.data.encoding import Encoding, Rows
 
 
 class CellDecoder(nn.Module):
@@ -24,7 +24,8 @@ class CellDecoder(nn.Module):
     def __init__(self, width: int, encoding: Encoding) -> None:
         super().__init__()
         self.encoding = encoding
-        self.sizes = [_outputs(feature) for feature in encoding.features]
+        # A feature without a known category is never hidden, but still has a place.
+        self.sizes = [max(1, len(f.categories or f.columns)) for f in encoding.features]
         self.predict = nn.Sequential(
             nn.Linear(width, width), nn.GELU(), nn.Linear(width, sum(self.sizes))
         )
@@ -61,8 +62,3 @@ class CellDecoder(nn.Module):
             losses.append(each.mean(dim=1))
         of_cells = torch.stack(losses, dim=1)  # (n, t)
         return torch.where(hidden, of_cells, 0.0).sum() / hidden.sum().clamp(min=1)
-
-
-def _outputs(feature: FittedFeature) -> int:
-    """A feature without a known category is never hidden, but still has a place."""
-    return max(1, len(feature.categories or feature.columns))

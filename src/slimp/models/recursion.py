@@ -41,13 +41,18 @@ Pool = Callable[[Tensor, Tensor, int], Tensor]
 class Level(nn.Module):
     """One level of the recursion: pooling of the level below, and the projections of both sides."""
 
-    def __init__(self, name: str, width: int, metadata_width: int, config: ModelConfig) -> None:
+    def __init__(
+        self,
+        name: str,
+        width: int,
+        metadata_width: int,
+        config: ModelConfig,
+        tabular: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.build(name, width, metadata_width, config)
-
-    def build(self, name: str, width: int, metadata_width: int, config: ModelConfig) -> None:
-        """Makes the parts; a subclass that has an encoder makes it first."""
         self.name, self.config = name, config
+        if tabular is not None:  # an encoder's parameters come first
+            self.tabular = tabular
         self.pool: Pool = AttentionPool(width) if config.pooling == "attention" else mean_pool
         self.project_below = projection(width, config)
         context = config.context == "patient" and name == "lesion"
@@ -107,8 +112,8 @@ class Recursion(nn.Module):
             query = module.project_below(seen)
             m = metadata(level, query)
             pair = module.pair(query, m, level)
-            h = torch.cat([h, m], dim=-1)  # (n, d + h)
-            yield replace(pair, reconstruction=module.reconstruct(h, level))
+            below, h = h, torch.cat([h, m], dim=-1)  # (n, d) and (n, d + h)
+            yield replace(pair, below=below, reconstruction=module.reconstruct(h, level))
 
     def reaches(self, level: LevelName) -> bool:
         """Whether this level or a coarser one has a weight."""
@@ -133,7 +138,7 @@ class NestedHeads(Recursion):
         config: pooling, projections, temperature and weights; the encoders' fields are not read.
 
     Raises:
-        UserError: there is no such level.
+        UserError: there is no such level, or positives are to be told by cells of metadata.
 
     Example:
         >>> from slimp import nested_loss
@@ -157,6 +162,11 @@ class NestedHeads(Recursion):
         super().__init__()
         _require_levels(metadata_widths)
         self.config, width = config or ModelConfig(), image_width
+        if self.config.duplicates == "soft":
+            raise UserError(
+                "duplicates=soft compares cells of metadata, of which these heads see embeddings "
+                "alone: pass duplicates=positive, and groups of equal rows."
+            )
         levels: dict[str, Level] = {}
         for name in LEVELS:
             if name in metadata_widths:

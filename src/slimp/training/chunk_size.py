@@ -62,20 +62,19 @@ def _embed_repeated(model: Slimp, level: LevelName, row: Rows, n: int) -> Tensor
 
 def saved_bytes(forward: Callable[[], Tensor], model: nn.Module) -> int:
     """Bytes that `forward` keeps for its backward pass, without the weights."""
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
-    held = []
+    # By the storage's own address: its data have none on the device `meta`.
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is reused
 
     def pack(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-            held.append(storage)  # so that no address is reused
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         forward()
-    return sum(kept.values())
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def free_bytes(device: torch.device) -> int:

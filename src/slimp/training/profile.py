@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import resource
 import sys
-import time
 from contextlib import closing
 
 import torch
 from torch.profiler import ProfilerActivity, record_function
-from torch.utils.flop_counter import FlopCounterMode
 
 from slimp.data.batches import Batch, PatientBatches, epoch_loader
 from slimp.data.cohort import Cohort
 from slimp.errors import UserError
-from slimp.models.image_encoder import fused_attention
+from slimp.models.image_encoder import forward_operations
 from slimp.models.nested import Slimp
-from slimp.models.precision import autocast_on
+from slimp.models.precision import autocast_on, matmul_pace
 from slimp.training.build_model import build_model
 from slimp.training.config import PretrainConfig
 from slimp.training.devices import fast_precision, make_fabric
@@ -65,7 +63,7 @@ def profile(
     rows = [
         (name, f"{1e3 * part / steps:.1f}", f"{part / seconds:.0%}") for name, part in parts.items()
     ]
-    rate = 3 * forward_operations(model, batch) / batch.lesions * lesions / seconds
+    rate = 3 * operations_of(model, batch) / batch.lesions * lesions / seconds
     peak = matmul_peak(device, torch.bfloat16 if config.precision == "bf16" else torch.float32)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     memory *= 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
@@ -109,29 +107,16 @@ def _time(
     return parts, lesions, images, batch
 
 
-def forward_operations(model: Slimp, batch: Batch) -> float:
+def operations_of(model: Slimp, batch: Batch) -> int:
     """Floating-point operations of one forward pass of all encoders over a batch."""
-    first = torch.zeros(1, dtype=torch.long, device=batch.pixels.device)
     images = batch.pixels.shape[0] * batch.pixels.shape[1]
-    # The counter does not know the fused kernel of CPUs.
-    with fused_attention(model, False), torch.no_grad():
-        with FlopCounterMode(display=False) as counter:
-            model.image_encoder(batch.pixels[0, :1])
-        total = float(counter.get_total_flops()) * images
-        for name, rows in model.inputs(batch).items():
-            with FlopCounterMode(display=False) as counter:
-                model.encode_rows(name, rows[first])
-            total += float(counter.get_total_flops()) * len(rows)
+    total = images * forward_operations(model.image_encoder, batch.pixels[0, :1])
+    for name, rows in model.inputs(batch).items():
+        total += len(rows) * forward_operations(model.level(name).tabular, rows[:1])
     return total
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
-    """Operations per second of large square matrix products, the best of a few."""
-    best = 0.0
-    for side in (2048, 4096) if device.type == "cpu" else (8192,):
-        a = torch.randn(side, side, device=device).to(dtype)
-        for _ in range(repeats):
-            began = time.perf_counter()
-            (a @ a)[0, 0].item()  # waits for the device
-            best = max(best, 2 * side**3 / (time.perf_counter() - began))
-    return best
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of large square matrix products."""
+    sides = (2048, 4096) if device.type == "cpu" else (8192,)
+    return max(matmul_pace(device, dtype, side) for side in sides)

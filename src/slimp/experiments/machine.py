@@ -7,14 +7,13 @@ of the smallest preset's encoder.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from slimp.models.config import ModelConfig
-from slimp.models.image_encoder import ImageEncoder, fused_attention, timm_model
+from slimp.models.image_encoder import ImageEncoder, forward_operations, fused_attention, timm_model
 from slimp.models.precision import autocast_on
+from slimp.training.chunk_size import saved_bytes
 from slimp.training.config import PretrainConfig, part_of
 from slimp.training.devices import device_of, fast_precision
 
@@ -26,42 +25,22 @@ FORWARD_AND_BACKWARD = 3
 """Operations of a step as a multiple of those of the forward pass."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncoderCost:
-    """What an image encoder takes."""
+def encoder_cost(config: ModelConfig) -> dict[str, int]:
+    """What an image encoder takes, counted on the device `meta`, which has shapes alone.
 
-    operations: float
-    """Floating-point operations of an image's forward pass."""
-    activations: float
-    """Bytes that an image's forward pass keeps for the backward pass, in 32 bits."""
-    parameters: int
-
-
-def encoder_cost(config: ModelConfig) -> EncoderCost:
-    """Counted on the device `meta`, which has shapes alone."""
+    Its `parameters`; of an image's forward pass the `operations`, floating-point ones, and the
+    `activations`, bytes in 32 bits that it keeps for the backward pass.
+    """
     with torch.device("meta"):
         encoder = timm_model(config, pretrained=False).eval()
         pixels = torch.zeros(1, 3, config.image_size, config.image_size)
-    sizes: dict[int, int] = {}
-    held = [parameter.untyped_storage() for parameter in encoder.parameters()]
-    weights = {storage._cdata for storage in held}
-
-    def keep(x: torch.Tensor) -> torch.Tensor:
-        held.append(storage := x.untyped_storage())  # so that no number is used again
-        sizes[storage._cdata] = storage.nbytes()
-        return x
-
-    with (
-        fused_attention(encoder, False),  # the counter does not know it
-        FlopCounterMode(display=False) as counter,
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
-    ):
-        encoder(pixels)
-    return EncoderCost(
-        operations=counter.get_total_flops(),
-        activations=sum(size for number, size in sizes.items() if number not in weights),
-        parameters=sum(parameter.numel() for parameter in encoder.parameters()),
-    )
+    with fused_attention(encoder, False):  # as on CPUs in bf16: what keeps most
+        activations = saved_bytes(lambda: encoder(pixels), encoder)
+    return {
+        "operations": forward_operations(encoder, pixels),
+        "activations": activations,
+        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+    }
 
 
 def training_pace() -> float:
@@ -81,5 +60,5 @@ def training_pace() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
-    operations = encoder_cost(part_of(config, ModelConfig)).operations
+    operations = encoder_cost(part_of(config, ModelConfig))["operations"]
     return images * FORWARD_AND_BACKWARD * operations / min(seconds)

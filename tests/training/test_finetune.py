@@ -93,6 +93,17 @@ def test_what_is_hidden_has_no_influence() -> None:
     assert not torch.allclose(found(batch, table), found(black, table))
 
 
+@torch.no_grad()
+def test_in_bf16_neither_the_table_is_rounded_nor_what_stands_for_an_image(monkeypatch) -> None:
+    found, cohort = classifier(), tiny_cohort()
+    batch, hidden = whole_batch(found, cohort), torch.full((len(cohort),), 2)
+    monkeypatch.setattr(found, "logits", lambda features: features)
+    exact, encode = found(batch, hidden), found.model.encode_images
+    # As a CNN under autocast; a ViT ends in a norm, whose output is in 32 bits.
+    monkeypatch.setattr(found.model, "encode_images", lambda x: encode(x).bfloat16())
+    torch.testing.assert_close(found(batch, hidden), exact, rtol=0, atol=0, equal_nan=True)
+
+
 def test_how_often_something_is_hidden() -> None:
     half = config(modality_dropout=0.5)
     drawn = np.bincount(draw_hidden(classifier(), 4000, half, 0), minlength=3) / 4000

@@ -103,6 +103,23 @@ def test_several_batches_count_by_their_lesions() -> None:
     assert found["recall_at_5"] == validate(config())["recall_at_5"]  # over all of them
 
 
+def test_a_batch_of_one_patient_says_nothing_of_the_loss_between_patients() -> None:
+    whole = tiny_cohort(patients=18, lesions=4)
+    several = whole.lesions["patient_id"].value_counts(sort=False).loc[lambda n: n > 1].index[:5]
+    settings, few = config(patients=2), whole.select_patients(several)
+    model = model_of(settings)
+    batches = PatientBatches(few, model.encodings, settings, image_size=16, augment=False)
+    with torch.no_grad():
+        parts = [
+            (nested_loss(model.eval()(batch), settings.weights).parts, batch.lesions)
+            for batch in (batches[0, k] for k in range(3))
+        ]
+    of_patients = [(found["patient"].item(), n) for found, n in parts if "patient" in found]
+    assert len(of_patients) == 2
+    wanted = sum(loss * n for loss, n in of_patients) / sum(n for _, n in of_patients)
+    assert validate(settings, validation=few)["validation_loss_patient"] == pytest.approx(wanted)
+
+
 def test_equal_metadata_count_as_found() -> None:
     """Nothing tells them apart, so no model could find the right one of them."""
 

@@ -129,8 +129,8 @@ class Classifier(nn.Module):
             hidden: what to do without, per image: 0 nothing, 1 all metadata, 2 the image itself.
         """
         images = self.model.encode_images(batch.pixels[0])  # (n, w)
-        mean = self.mean[: images.shape[1]].to(images.dtype)
-        features = [torch.where((hidden == 2)[:, None], mean, images)]
+        # The mean and the table are not rounded to bf16: embeddings alone are.
+        features = [torch.where((hidden == 2)[:, None], self.mean[: images.shape[1]], images)]
         table = []
         for level in batch.levels:
             if level.rows is None or level.name not in self.levels:
@@ -139,8 +139,7 @@ class Classifier(nn.Module):
             rows = level.rows.with_empty()
             own = torch.where(hidden == 1, len(rows) - 1, batch.owners(level.name))
             features.append(self.model.encode_rows(level.name, rows)[own])  # (n, h)
-            hot = one_hot(self.model.encodings[level.name], rows)
-            table.append(hot.to(images)[own])
+            table.append(one_hot(self.model.encodings[level.name], rows)[own])
         return self.logits(torch.cat([*features, *table], dim=-1).float())
 
     def logits(self, features: Float32[Tensor, "n d"]) -> Float[Tensor, "n k"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import cast
 
 import numpy as np
@@ -87,14 +88,15 @@ class Validator:
 
     def _contrast(self, model: Slimp, device: torch.device, autocast: Autocast) -> dict[str, float]:
         sums: dict[str, float] = {}
-        rows, found = 0, []
+        rows: Counter[str] = Counter()  # a level has no loss in a batch of one patient
+        found = []
         for batch in epoch_loader(self.batches.of_process(*process_and_count()), range(1)):
             with autocast():
                 pairs = model(batch.to(device))
             loss = nested_loss(pairs, self.config.weights)
             for name, value in {"": loss.total, **loss.parts}.items():
                 sums[name] = sums.get(name, 0.0) + value.item() * batch.lesions
-            rows += batch.lesions
+                rows[name] += batch.lesions
             equal = next((x.groups for x in batch.levels if x.name == "lesion"), None)
             found += [
                 (pair.anchor.float(), pair.target.float(), cast("Tensor", equal).to(device))
@@ -102,7 +104,7 @@ class Validator:
                 if pair.name == "lesion" and self.recalls
             ]
         metrics = {
-            "validation_loss" + (f"_{name}" if name else ""): value / rows
+            "validation_loss" + (f"_{name}" if name else ""): value / rows[name]
             for name, value in sums.items()
         }
         if found:

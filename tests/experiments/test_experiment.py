@@ -29,7 +29,7 @@ from slimp.experiments import cohorts, recipe, rows, trainers
 from slimp.experiments.cells import in_order, locked
 from slimp.experiments.claims import verdict_of
 from slimp.experiments.cost import cost_of, machine_file, remembered
-from slimp.experiments.measure import encoder_cost
+from slimp.experiments.machine import encoder_cost
 from slimp.experiments.plan import Plan, first_here, make_plan, open_experiment
 from slimp.experiments.recipe import FLAT, METADATA, SCALES, Arm, Claim, Recipe, Scale, recipes
 from slimp.experiments.run import Share, run_experiment, write_table
@@ -394,6 +394,14 @@ def test_what_is_done_is_not_done_again(whole):
     assert lines == []
 
 
+def test_what_other_code_made_is_not_taken_in_silence(whole, monkeypatch):
+    lines: list[str] = []
+    monkeypatch.setattr("slimp.experiments.cells.code", lambda: "other")
+    run_experiment(plan(), whole, announce=lines.append)
+    count = len(plan().cells)
+    assert [line.partition(" cells")[0] for line in lines] == [f"{count} of {count}"]
+
+
 def test_a_partial_folder_shows_its_holes(whole, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(whole, out, ignore=shutil.ignore_patterns("run"))
@@ -544,9 +552,9 @@ def test_costs_are_those_of_a_formula():
     found = encoder_cost(part_of(config, ModelConfig))
     d, depth, t, patch = 96, 4, 64, 3 * 8 * 8
     products = t * patch * d + depth * (12 * t * d * d + 2 * t * t * d)
-    assert found.operations == pytest.approx(2 * products, rel=0.01)
-    assert found.parameters == pytest.approx(depth * 12 * d * d + (patch + t) * d, rel=0.02)
-    assert found.activations > 4 * depth * 12 * t * d
+    assert found["operations"] == pytest.approx(2 * products, rel=0.01)
+    assert found["parameters"] == pytest.approx(depth * 12 * d * d + (patch + t) * d, rel=0.02)
+    assert found["activations"] > 4 * depth * 12 * t * d
     once = cost_of(plan().cells, "synthetic", Path())
     twice = cost_of(plan(epochs=2).cells, "synthetic", Path())
     assert twice.seconds == pytest.approx(2 * once.seconds)
@@ -560,7 +568,7 @@ def test_what_is_measured_of_a_machine_is_kept(tmp_path, monkeypatch):
     machine_file().write_text("{ damaged")
     assert remembered("pace", lambda: once.pop(0)) == 2.5
     assert remembered("device", lambda: "cpu") == "cpu"
-    assert {*json.loads(machine_file().read_text())["measured"]} == {"pace", "device"}
+    assert {*json.loads(machine_file().read_text())} == {"machine", "pace", "device"}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "slimp" / "machine" / machine_file().name))
     assert remembered("pace", lambda: 3.5) == 3.5  # no folder can be made there
 
@@ -599,6 +607,25 @@ def test_all_who_do_not_test_learn_and_nobody_else(split, learns, tmp_path, monk
         assert "split" not in learned
         assert set(images["image_id"]) - set(learned["image_id"]) in tests
     assert split == "patient" or not tests[0] & tests[1]
+
+
+def test_patients_may_all_have_images_that_test(tmp_path, monkeypatch):
+    """Where images are split; nobody is left then in whose space lesions could be compared."""
+    cohort = tiny_cohort(patients=12, lesions=8, seed=3)
+    several = cohort.lesions["patient_id"].value_counts().loc[lambda n: n > 5].index
+    cohort = cohort.select_patients(several)
+    cohort.save(tmp_path / "cohort")
+    own = Recipe(
+        name="tiny",
+        question="?",
+        arms=tuple(replace(arm, apart="image") for arm in (recipe.UNTRAINED, METADATA)),
+        control="untrained",
+        probe={"split": "image", "test_fraction": 0.7, "seeds": 1},
+    )
+    monkeypatch.setitem(recipes(), "tiny", own)
+    found = run_experiment(make_plan(own, TINY, str(tmp_path / "cohort")), tmp_path / "out")
+    assert set(found.predictions["patient_id"]) == set(cohort.patients["patient_id"])
+    assert all(row.estimate for row in found.rows if row.labels == "native")
 
 
 def test_what_an_arm_is_compared_in():

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from slimp.evaluation.paired_bootstrap import Difference
-from slimp.experiments.reading import reading
-from slimp.experiments.rows import Row
+from slimp.experiments.rows import Row, reading
 
 
 def row(arm: str, difference: float, p: float, **changes: str) -> Row:

@@ -167,6 +167,10 @@ def test_a_file_of_ones_own_is_converted_and_described(
             [*("convert", "x.pth", "--encoder", "resnet18"), "--mean=1", "--out=x.safetensors"],
             "--mean",
         ),
+        (
+            [*("convert", "x.pth", "--encoder", "resnet18"), "--std=0,1,1", "--out=x.safetensors"],
+            "std must be positive",
+        ),
         (["fetch", "nothing"], "nothing"),
         (["fetch", "panderm-base"], "slimp weights convert"),
         (["list", "--name", "nothing"], "nothing"),

@@ -14,17 +14,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from slimp import __version__
-from slimp.data.files import make_folder, remove_partials, write_json
+from slimp.data.files import make_folder, read_json, remove_partials, write_json
 from slimp.errors import UserError
 from slimp.training.run_folder import versions
 
 Stage = Literal["cohort", "split", "pretrain", "adapt", "embed", "score"]
 DONE, LOCK, CELL = "done.json", "lock", "cell.json"
+ELSEWHERE = {"app", "checks", "cli", "explain", "prediction", "report"}
+"""Folders of the package that no cell is made with."""
 PREDICTIONS = "predictions.parquet"
 """File of a score."""
 WAIT_SECONDS = 0.5
@@ -69,6 +71,10 @@ class Cell:
     def is_done(self, cells: Path) -> bool:
         """Whether its outcome is there."""
         return (self.folder(cells) / DONE).is_file()
+
+    def is_of_other_code(self, cells: Path) -> bool:
+        """Whether its outcome is there, and other code than this made it."""
+        return self.is_done(cells) and read_json(self.folder(cells) / DONE).get("code") != code()
 
     def of(self, *stages: Stage) -> Cell | None:
         """The nearest cell of these stages that this one rests on, or this one."""
@@ -147,7 +153,17 @@ def _make(cell: Cell, folder: Path, execute: Execute) -> None:
     write_json(own / CELL, cell.to_dict())
     execute(cell, folder)
     seconds = round(time.perf_counter() - began, 2)
-    write_json(own / DONE, {"seconds": seconds, "versions": versions()})
+    write_json(own / DONE, {"seconds": seconds, "versions": versions(), "code": code()})
+
+
+@cache
+def code() -> str:
+    """A hash of the code that makes cells: two commits of one version differ in it."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        if path.relative_to(package).parts[0] not in ELSEWHERE:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 @contextmanager

@@ -27,18 +27,13 @@ class Judged(Record):
     @property
     def sentence(self) -> str:
         """The claim, what was found, and whether they agree."""
-        words = {
-            "agrees": "agrees",
-            "disagrees": "disagrees",
-            "undecided": "cannot be told at this scale",
-        }
-        found = None if self.row is None else self.row.against
-        if found is None or self.row is None:
+        if self.row is None or (found := self.row.against) is None:
             return f"{self.claim.words}: not yet run."
         width = 100 * (found.ci95[1] - found.ci95[0])
+        told = "cannot be told at this scale" if self.verdict == "undecided" else self.verdict
         return (
             f"{self.claim.words}. Here {self.claim.arm} minus {self.claim.control}, "
-            f"{self.row.features} features: {found}: {words[self.verdict]} "
+            f"{self.row.features} features: {found}: {told} "
             f"(the interval is {width:.1f} points wide)."
         )
 

@@ -6,7 +6,7 @@ if any of its columns is. So a hidden cell of a patient is hidden for all of the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
@@ -58,7 +58,6 @@ def hide(
     rate: float,
     *,
     mechanism: Mechanism = "random",
-    levels: Collection[LevelName] | None = None,
     seed: int = 0,
 ) -> Cohort:
     """The cohort with a fraction of its known cells missing, at each level.
@@ -71,10 +70,9 @@ def hide(
         rate: fraction of the known cells of a level, met to within one cell (`random`) or one row
             of a block (`block`), never more.
         mechanism: see `Mechanism` and `blocks`.
-        levels: where to hide; None: everywhere.
         seed: of the order in which cells are hidden.
     """
-    for level in LEVELS if levels is None else levels:
+    for level in LEVELS:
         rng = np.random.default_rng((seed, LEVELS.index(level)))
         known = known_cells(cohort, level)
         units = [[i] for i in range(known.shape[1])]

@@ -202,9 +202,8 @@ def _training(
 def _pretrain(plan: Plan, arm: Arm, part: Part, *where: Cell) -> Cell:
     """On the training patients of a split and a cohort; on all patients of another cohort alone."""
     recipe, scale = plan.recipe, plan.scale
-    at_scale = recipe.scales.get(scale.name, scale.pretrain)
     own = {**arm.changes, **arm.at.get(scale.name, {})}
-    changes = {**at_scale, **recipe.base, **own, **plan.changes, **NOBODY}
+    changes = {**scale.pretrain, **recipe.base, **own, **plan.changes, **NOBODY}
     if unknown := set(changes) - {field.name for field in fields(PretrainConfig)}:
         raise UserError(f"pre-training has no setting '{min(unknown)}': see slimp pretrain --help.")
     preset = {"preset": scale.preset, "seed": part.seed}

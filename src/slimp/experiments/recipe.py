@@ -145,8 +145,6 @@ class Recipe:
     claims: tuple[Claim, ...] = ()
     figures: Mapping[tuple[str, str, str], float] = field(default_factory=dict)
     """(arm, features, labels) -> figure of the paper."""
-    scales: Mapping[str, Changes] = field(default_factory=dict)
-    """Scale -> changes of `PretrainConfig` at that scale, in place of the scale's own."""
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]

@@ -87,6 +87,11 @@ def run_experiment(
     if chains and is_folder(chains[0].score.upstream[-1]):
         require_split(wanted, place)
     open_experiment(out, plan, Path("cells") if cells is None else cells.resolve())
+    if old := sum(cell.is_of_other_code(place) for cell in wanted):
+        announce(
+            f"{old} of {len(wanted)} cells were made by other code of this version, and are taken "
+            "as they are. To make them anew, choose another --out, or --cells."
+        )
     first = [cell for cell in wanted if cell.stage in ("cohort", "split")]
     for reason in work(first, place, execute, announce).values():
         raise UserError(reason)

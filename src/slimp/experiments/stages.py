@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -96,7 +95,9 @@ def _embed(cell: Cell, cells: Path) -> None:
 
 def _score(cell: Cell, cells: Path) -> None:
     settings, target = cell.settings, cohort_of(cell.upstream[-1], cells)
-    config = ProbeConfig(**_tuples(settings["probe"]))
+    held: dict[str, Any] = settings["probe"]
+    held = {name: tuple(x) if isinstance(x, list) else x for name, x in held.items()}
+    config = ProbeConfig(**held)
     task = one_task(cell, cells)
     require_unseen(cell, cells, task)
     found = []
@@ -137,9 +138,10 @@ def _features(cell: Cell, cells: Path, cohort: Cohort, task: Task) -> FeatureTab
     """
     embedded, run = cell.upstream[:2]
     table = FeatureTable.load(embedded.folder(cells) / FEATURES)
-    ids = task.ids["patient_id"]
-    learned = table.select(~ids.isin(ids.iloc[task.splits[0].test]))
-    table = table.with_context(PatientContext.fit(learned.features, learned.ids))
+    if "relative" in cell.settings["features"]:
+        ids = task.ids["patient_id"]
+        learned = table.select(~ids.isin(ids.iloc[task.splits[0].test]))
+        table = table.with_context(PatientContext.fit(learned.features, learned.ids))
     encoder = metadata_encoder(Slimp.from_pretrained(run_of(run, cells)))
     return replace(table, raw=RawTable.of(cohort), encoder=encoder)
 
@@ -230,7 +232,3 @@ def learning(cell: Cell, cells: Path) -> Cohort:
 def _without_checkpoints(run: Path) -> None:
     """They would be most of an experiment's disk space; a cell that is done needs none."""
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
-
-
-def _tuples(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(x) if isinstance(x, list) else x for name, x in content.items()}

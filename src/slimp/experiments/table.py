@@ -14,9 +14,8 @@ from slimp.errors import UserError
 from slimp.experiments.cells import DONE, PREDICTIONS
 from slimp.experiments.claims import Judged, judge
 from slimp.experiments.plan import EXPERIMENT
-from slimp.experiments.reading import reading
 from slimp.experiments.recipe import Recipe, get_recipe
-from slimp.experiments.rows import DRAWS, Row, rows_of
+from slimp.experiments.rows import DRAWS, Row, reading, rows_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,6 +56,10 @@ class Weights:
     sha256: str = ""
     """Of the published file, where it is known."""
 
+    def __post_init__(self) -> None:
+        if min(self.std) <= 0:
+            raise UserError(f"weights '{self.name}': std must be positive, got {self.std}.")
+
     @property
     def how(self) -> str:
         """How to get them, in words."""

@@ -41,12 +41,8 @@ PADDING, UNKNOWN = 0, 1
 def train(cohort: Cohort, config: PretrainConfig, folder: Path, *, depth: int = 2) -> Slimp:
     """A model whose image encoder learned to tell which sentence belongs to an image.
 
-    Args:
-        cohort: as in `Train`.
-        config: as in `Train`, but flat. The text Transformer is as wide as the tabular encoders
-            would be.
-        folder: as in `Train`.
-        depth: layers of the text Transformer.
+    It is flat, whatever `config` says. The text Transformer has `depth` layers, as wide as the
+    tabular encoders would be.
     """
     flat = replace(config, hierarchy="flat", lesion_weight=1.0, patient_weight=0.0)
     build = partial(build_model, kind=partial(TextContrast, depth=depth))
@@ -78,11 +74,7 @@ class TextContrast(Slimp):
 class TextEncoder(nn.Module):
     """Rows -> sentences -> words -> one vector each.
 
-    Args:
-        encoding: fitted on training patients; its names, units and categories are the vocabulary.
-        width: h.
-        depth: layers.
-        heads: attention heads.
+    Names, units and categories of the encoding, fitted on training patients, are the vocabulary.
     """
 
     def __init__(self, encoding: Encoding, *, width: int, depth: int, heads: int) -> None:

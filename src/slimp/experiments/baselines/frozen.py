@@ -12,16 +12,11 @@ from slimp.training.weights_run import as_run
 
 
 def train(cohort: Cohort, config: PretrainConfig, folder: Path, *, weights: str) -> Slimp:
-    """The encoder; nothing is trained, and nothing of the other arguments is read.
+    """The encoder of `weights`; nothing is trained, and the other arguments are not read.
 
-    Encoders of skin images may have learned from a public cohort, its test patients among them.
-
-    Args:
-        cohort: as in `Train`.
-        config: as in `Train`.
-        folder: as in `Train`.
-        weights: a name in `slimp weights list`, or a file of `slimp weights convert`; `NAME@128`
-            takes images of 128 px instead of the size that the weights were trained on.
+    `weights` is a name in `slimp weights list`, or a file of `slimp weights convert`; `NAME@128`
+    takes images of 128 px instead of the size that the weights were trained on. Encoders of skin
+    images may have learned from a public cohort, its test patients among them.
 
     Raises:
         UserError: the weights are not on this machine.

@@ -40,12 +40,8 @@ def train(
 ) -> Slimp:
     """A model whose image encoder learned to predict masked patches, without any metadata.
 
-    Args:
-        cohort: as in `Train`.
-        config: as in `Train`.
-        folder: as in `Train`.
-        masked: fraction of the patches that are masked, above 0 and below 1.
-        depth: layers of the decoder.
+    Beside what `Train` has: `masked`, the fraction of the patches that are masked, above 0 and
+    below 1; `depth`, layers of the decoder.
 
     Raises:
         UserError: the encoder is no plain ViT or only part of it learns, or the fraction is none.
@@ -62,12 +58,7 @@ def train(
 class MaskedAutoencoder(Slimp):
     """An image encoder with a decoder; what it returns per image in training is the loss there.
 
-    Args:
-        config: as in `Slimp`.
-        encodings: as in `Slimp`; they stay as they are.
-        pretrained: as in `Slimp`.
-        masked: fraction of the patches.
-        depth: layers of the decoder.
+    The encoders of metadata stay as they are. `masked` and `depth`: as in `train`.
     """
 
     def __init__(

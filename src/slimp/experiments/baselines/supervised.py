@@ -33,13 +33,9 @@ from slimp.training.config import PretrainConfig
 def train(cohort: Cohort, config: PretrainConfig, folder: Path, *, table: bool = False) -> Slimp:
     """A model whose encoders learned the labels; images without one are left out.
 
-    Args:
-        cohort: as in `Train`.
-        config: as in `Train`.
-        folder: as in `Train`.
-        table: learn from images and metadata together, by a linear head on their embeddings side
-            by side. Such late fusion is what TFormer (Comput. Biol. Med. 157, 2023) and its
-            like end in; before that, they also attend between the two.
+    With a `table` from images and metadata together, by a linear head on their embeddings side by
+    side. Such late fusion is what TFormer (Comput. Biol. Med. 157, 2023) and its like end in;
+    before that, they also attend between the two.
 
     Raises:
         CohortError: fewer than two classes.
@@ -62,14 +58,9 @@ def train(cohort: Cohort, config: PretrainConfig, folder: Path, *, table: bool =
 
 
 class Classifier(Slimp):
-    """A model's encoders under a linear head.
+    """A model's encoders under a linear head, which reads the metadata too if there is a `table`.
 
-    Args:
-        config: as in `Slimp`.
-        encodings: as in `Slimp`.
-        pretrained: as in `Slimp`.
-        labels: class of each row of the training cohort's images.
-        table: whether the head reads the metadata too.
+    `labels`: the class of each row of the training cohort's images.
     """
 
     labels: Tensor

@@ -91,10 +91,10 @@ def similarity_by_level(
 def known_pairs(
     model: Slimp,
     cohort: Cohort,
-    images: Float32[NDArray[np.float32], "i e"],
+    images: Float32[np.ndarray[Any, np.dtype[Any]], "i e"],
     *,
     device: torch.device | str = "cpu",
-) -> Iterator[tuple[LevelName, Int[NDArray[np.int64], " n"], Tensor, Tensor, Tensor]]:
+) -> Iterator[tuple[LevelName, Int[np.ndarray[Any, np.dtype[Any]], " n"], Tensor, Tensor, Tensor]]:
     """Per level of the model, from fine to coarse: the rows of a cohort whose metadata are known.
 
     Yields the level, these rows of its table, their groups of equal metadata (n,), and the

@@ -100,6 +100,15 @@ def test_verbs_import_no_more_than_they_need(code, heavy):
     assert not loaded & set(heavy)
 
 
+@pytest.mark.parametrize(("before", "after"), [(None, "passive"), ("active", "active")])
+def test_threads_that_wait_sleep_unless_the_user_decides(before, after, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_WAIT_POLICY", before or "")
+    if before is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert cli.main(["--version"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == after
+
+
 def test_public_names_are_found_late():
     assert slimp.PretrainConfig is PretrainConfig
     assert "Cohort" in dir(slimp)

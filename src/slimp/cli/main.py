@@ -64,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if {"COMP_LINE", "COMP_TYPE"} <= os.environ.keys():  # bash asks, on TAB
         sys.stdout.writelines(f"{word}\n" for word in complete(os.environ["COMP_LINE"]))
         return 0
+    # Before PyTorch is imported. Its threads would wait for each other at work, and where cores are
+    # shared with other processes that waiting takes most of the time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     debug = "--debug" in words
     try:
         with warnings.catch_warnings():

@@ -40,11 +40,12 @@ def write_front_page() -> None:
 
 def front_page() -> Iterator[str]:
     """What pre-training adds on PAD-UFES-20, from ImageNet weights and from random ones."""
-    recipe, plain, scratch, against = (
+    recipe, plain, scratch, against, drawn = (
         json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["result"]["rows"]
         for name in (
             *("recipe_pad_ufes_20", "recipe_pad_ufes_20_against_plain"),
             *("experiments/low-shot_pad-ufes-20", "experiments/nested-vs-flat_pad-ufes-20"),
+            "experiments/nested-vs-flat_no-ducklings",
         )
     )
 
@@ -81,6 +82,14 @@ def front_page() -> Iterator[str]:
     nested = pick(against, arm="nested", features="full", labels="native")["minus"]["flat"]
     yield "\nWhat the levels add, image and metadata (0 in an interval: no difference is shown):"
     yield f"from ImageNet {minus(levels)}, from random weights (nested over flat) {minus(nested)}."
+    yield "Few patients there have several lesions. Of drawn patients with ten, over flat:"
+    for arm, name in {"nested": "nested", "lesion only": "the lesion level alone"}.items():
+        image, full = (
+            pick(drawn, arm=arm, features=kind, labels="native")["minus"]["flat"]
+            for kind in ("image", "full")
+        )
+        end = ";" if arm == "nested" else "."
+        yield f"{name} {minus(image)} by images, {minus(full)} by images and metadata{end}"
 
 
 def heading(path: Path, content: dict[str, Any]) -> list[str]:

@@ -36,7 +36,8 @@ class Hub:
             asked = json.loads(body)
             name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
             self.repositories.setdefault(name, {"main": {}})
-            self.private.setdefault(name, asked.get("visibility") == "private")
+            own = asked.get("visibility") == "private" or bool(asked.get("private"))
+            self.private.setdefault(name, own)  # `private` is what huggingface_hub 1.0 says
             return 200, json.dumps({"url": f"{self.address}/{name}"}).encode(), {}
         if path == "/api/validate-yaml":
             return 200, b'{"warnings": [], "errors": []}', {}

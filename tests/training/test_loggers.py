@@ -82,7 +82,7 @@ def mlflow(out: Path) -> list[tuple[str, int, float]]:
     (experiment,) = client.search_experiments(filter_string="name = 'slimp'")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
-    assert run.data.params["epochs"] == "40"
+    assert run.data.params["epochs"] in ("1", "40"), "settings go along"
     return [
         (name, metric.step, metric.value)
         for name in run.data.metrics
@@ -143,6 +143,7 @@ def counted() -> Iterator[tuple[str, list[bytes]]]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of the libraries
 def test_a_run_with_every_logger_sends_nothing(made, tmp_path):
     """As a process of its own, whose every request would go through the proxy."""
     names = [name for name, library in LIBRARIES.items() if find_spec(library)]

@@ -263,7 +263,7 @@ def test_a_cohort_has_an_image(tmp_path, cohort):
 @pytest.mark.parametrize(
     ("level", "column", "values", "message"),
     [
-        ("patients", "age", "old", "the column 'age' is (?:str|object), but continuous in the schema"),
+        ("patients", "age", "old", "the column 'age' is (?:str|object), but continuous"),
         ("images", "patient_id", b"\xff", "damaged"),
         ("images", "byte_offset", 0.5, "does not fit images"),
         ("images", "published", [1], "the column 'published' holds mixed"),

@@ -20,7 +20,7 @@ from slimp.sources import RawFiles, import_source
 from slimp.sources.sketch.columns import describe
 from slimp.sources.sketch.image_columns import table_of_folders
 from slimp.sources.sketch.table import Sketch, sketch_table
-from slimp.sources.sketch.words import hints_at, plain, words
+from slimp.sources.words import hints_at, plain, words
 
 TICKS = {"ja": "yes", "nein": "no"}
 COLUMNS = [  # cells, header, what they are described as

@@ -17,7 +17,7 @@ from slimp.data.cohort import Cohort
 from slimp.sources import NAMES
 from slimp.sources.association import as_numbers
 from slimp.sources.personal_data import personal_kind
-from slimp.sources.sketch.words import hints_at, names_diagnosis, plain, words
+from slimp.sources.words import hints_at, names_diagnosis, plain, words
 
 IDENTIFIER_SHARE = 0.9
 """Columns whose values are distinct in more than this share of the rows name rows."""

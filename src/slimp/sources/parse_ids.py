@@ -18,7 +18,7 @@ import pandas as pd
 from slimp.data.schema import SimilarIds
 from slimp.errors import TableError
 from slimp.sources.parse_cells import TICKS, Where, as_whole
-from slimp.sources.sketch.words import plain, words
+from slimp.sources.words import plain, words
 
 MISSING_WORDS = frozenset(
     {

@@ -13,7 +13,7 @@ import pandas as pd
 from slimp.data.schema import Feature
 from slimp.sources.parse_cells import TICKS, WITH_UNIT, read_numbers
 from slimp.sources.sketch.schema_text import value_text
-from slimp.sources.sketch.words import header_unit, hints_at, plain, words
+from slimp.sources.words import header_unit, hints_at, plain, words
 
 ColumnKind = Literal["empty", "number", "date", "checkbox", "category", "code", "text"]
 MARKS = ((".", None), (",", None), (",", "."), (".", ","), (".", "'"), (".", " "), (",", " "))

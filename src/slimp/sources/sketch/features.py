@@ -14,7 +14,7 @@ from slimp.sources.personal_data import personal_kind
 from slimp.sources.sketch.columns import Column
 from slimp.sources.sketch.roles import Roles, is_row_counter, ticks
 from slimp.sources.sketch.schema_text import Line
-from slimp.sources.sketch.words import (
+from slimp.sources.words import (
     hints_at,
     is_called_id,
     names_diagnosis,

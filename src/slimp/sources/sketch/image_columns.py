@@ -21,7 +21,7 @@ from slimp.sources.parse_cells import IMAGE_ENDING, NO_ENDING, fold, image_key, 
 from slimp.sources.parse_ids import SPLIT_WORDS
 from slimp.sources.raw_files import Place
 from slimp.sources.sketch.columns import Column
-from slimp.sources.sketch.words import hints_at, plain
+from slimp.sources.words import hints_at, plain
 
 SOME = 0.5
 """Share of a column's cells that must name a file in the image folder, or end as one does."""

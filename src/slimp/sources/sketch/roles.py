@@ -13,7 +13,7 @@ import pandas as pd
 from slimp.data.schema import RESERVED_COLUMNS
 from slimp.sources.parse_ids import SPLIT_WORDS, read_marks
 from slimp.sources.sketch.columns import Column
-from slimp.sources.sketch.words import (
+from slimp.sources.words import (
     hints_at,
     is_called_id,
     names_diagnosis,

@@ -27,7 +27,7 @@ from slimp.sources.sketch.features import propose
 from slimp.sources.sketch.image_columns import ImageColumns, find_image_columns, image_files
 from slimp.sources.sketch.roles import Roles, find_roles, is_row_counter
 from slimp.sources.sketch.schema_text import Line, render
-from slimp.sources.sketch.words import hints_at
+from slimp.sources.words import hints_at
 
 ROWS = 20_000
 """Rows that are looked at; more say nothing new."""

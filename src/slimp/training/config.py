@@ -60,7 +60,7 @@ class OptimConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(BatchConfig, OptimConfig, LogConfig):
+class RunConfig(LogConfig, BatchConfig, OptimConfig):
     """Validation, checkpoints and devices."""
 
     validation_fraction: float = 0.1
@@ -238,7 +238,7 @@ class AdaptConfig(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(BatchConfig, OptimConfig, LogConfig):
+class FinetuneConfig(LogConfig, BatchConfig, OptimConfig):
     """Fine-tuning."""
 
     patients: int = 32

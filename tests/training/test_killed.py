@@ -5,11 +5,11 @@ The runs are forks of this process, so that a life begins at once and not with i
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
 import traceback
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ KILLS, AT_WRITING = 20, 3
 """Every third kill comes while a checkpoint is written."""
 EVERY = 3
 """Steps between checkpoints."""
+MOST = 5 * EVERY
+"""Steps of the longest life: all lives together are shorter than the whole run."""
 RUN = {
     # Much is drawn in every step, and the best weights are another thing than the last ones.
     **{"encoder_options": {**VIT, "drop_path_rate": 0.2}, "tabular_dropout": 0.1},
@@ -40,20 +42,25 @@ def steps(out: Path) -> list[int]:
     return [int(path.name[5:]) for path in sorted((out / "checkpoints").glob("step_*"))]
 
 
-def begin(cohort: Cohort, out: Path, workers: int = 0, *, at_writing: bool = False) -> int:
+def begin(
+    cohort: Cohort, out: Path, workers: int = 0, *, at_step: int = 1, at_writing: bool = False
+) -> int:
     """The number of a process, in a group of its own, that continues the run in `out`.
 
-    It leaves a mark after its first step, or half way through its first checkpoint, and waits.
+    It leaves a mark after the step `at_step` of this life and goes on, or half way through its
+    first checkpoint, and waits.
     """
     mark = out.with_suffix(".mark")
     mark.unlink(missing_ok=True)
     learn, child = loop.learn, os.fork()
     if child:
         return child
+    made = itertools.count(1)
 
     def learn_and_tell(*arguments: Any) -> dict[str, float]:
         losses = learn(*arguments)
-        mark.touch()
+        if next(made) == at_step:
+            mark.touch()
         return losses
 
     def tell_and_wait(tensors: object, path: Path) -> None:
@@ -91,17 +98,15 @@ def wait_for_mark(child: int, out: Path) -> None:
 def test_twenty_kills_change_no_bit(tmp_path):
     whole, out, lives = tmp_path / "whole", tmp_path / "run", []
     cohort = tiny_cohort(patients=40)
-    child = begin(cohort, whole)
-    wait_for_mark(child, whole)
-    began = time.monotonic()
-    assert os.waitpid(child, 0)[1] == 0
-    # Lives of which all together are too short for the whole run, however they are drawn.
-    longest = 0.8 * (time.monotonic() - began) / KILLS
-    for number, delay in enumerate(np.random.default_rng(0).uniform(0, longest, size=KILLS)):
+    assert os.waitpid(begin(cohort, whole), 0)[1] == 0
+    rng = np.random.default_rng(0)
+    for number in range(KILLS):
         found, writing = max(steps(out), default=0), number % AT_WRITING == 0
-        child = begin(cohort, out, number % 2, at_writing=writing)
+        at_step = int(rng.integers(1, MOST, endpoint=True))
+        child = begin(cohort, out, number % 2, at_step=at_step, at_writing=writing)
         wait_for_mark(child, out)
-        time.sleep(0 if writing else delay)
+        # Counted in steps, for machines differ; a moment more, for it may come inside of one.
+        time.sleep(0 if writing else rng.uniform(0, 0.02))
         os.killpg(child, signal.SIGKILL)
         assert os.waitpid(child, 0)[1] == signal.SIGKILL, "the run was over before it was killed"
         assert any((out / "checkpoints").glob(".step_*.partial-*")) or not writing
@@ -110,7 +115,7 @@ def test_twenty_kills_change_no_bit(tmp_path):
     assert os.waitpid(begin(cohort, out), 0)[1] == 0
 
     assert len({found for found, _ in lives}) >= KILLS // 3, f"most found the same: {lives}"
-    for (found, reached), (then, _) in pairwise(lives):
+    for (found, reached), (then, _) in itertools.pairwise(lives):
         assert found <= then
         # The one of the last steps, and the one that was being written, may be missing.
         assert reached - then <= 2 * EVERY

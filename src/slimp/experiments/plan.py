@@ -203,7 +203,8 @@ def _pretrain(plan: Plan, arm: Arm, part: Part, *where: Cell) -> Cell:
     """On the training patients of a split and a cohort; on all patients of another cohort alone."""
     recipe, scale = plan.recipe, plan.scale
     own = {**arm.changes, **arm.at.get(scale.name, {})}
-    changes = {**scale.pretrain, **recipe.base, **own, **plan.changes, **NOBODY}
+    held = {**scale.pretrain, **scale.cohorts.get(plan.cohort, {})}
+    changes = {**held, **recipe.base, **own, **plan.changes, **NOBODY}
     if unknown := set(changes) - {field.name for field in fields(PretrainConfig)}:
         raise UserError(f"pre-training has no setting '{min(unknown)}': see slimp pretrain --help.")
     preset = {"preset": scale.preset, "seed": part.seed}

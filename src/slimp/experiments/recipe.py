@@ -101,8 +101,13 @@ class Scale:
     adapt: Changes = field(default_factory=dict)
     probe: Changes = field(default_factory=dict)
     """Among them the split of the patients and its seeds, which hold for every stage."""
+    cohorts: Mapping[str, Changes] = field(default_factory=dict)
+    """Cohort -> further changes of `PretrainConfig` on it."""
 
 
+# With ten lesions a patient, 32 patients are an eighth of the cohort: a hundred steps, in which
+# nothing is learned. This many give batches of about 64 lesions, and 750 steps.
+_MANY_LESIONS = {"patients": 8, "epochs": 30}
 SCALES: dict[ScaleName, Scale] = {
     "laptop": Scale(
         name="laptop",
@@ -110,6 +115,7 @@ SCALES: dict[ScaleName, Scale] = {
         pretrain={"epochs": 15, "workers": 0},
         adapt={"epochs": 10, "workers": 0},
         probe={"split": "grouped-5", "seeds": 1},
+        cohorts=dict.fromkeys(("ducklings", "no-ducklings", "drowned"), _MANY_LESIONS),
     ),
     "paper": Scale(name="paper", preset="vit-s", probe={"split": "grouped-5", "seeds": 3}),
 }

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
@@ -75,12 +75,17 @@ def logged(content: bytes) -> Iterator[bytes]:
             whole = b""
 
 
-def mlflow(out: Path) -> list[tuple[str, int, float]]:
+def mlflow_run(out: Path) -> tuple[Any, Any]:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{out / 'mlflow.db'}")
     (experiment,) = client.search_experiments(filter_string="name = 'slimp'")
     (run,) = client.search_runs([experiment.experiment_id])
+    return client, run
+
+
+def mlflow(out: Path) -> list[tuple[str, int, float]]:
+    client, run = mlflow_run(out)
     assert run.info.status == "FINISHED"
     assert run.data.params["epochs"] in ("1", "40"), "settings go along"
     return [
@@ -107,10 +112,13 @@ def test_every_number_arrives_under_its_name_and_a_resumed_run_goes_on(name, tmp
     pytest.importorskip(LIBRARIES[name], reason=f"needs pip install 'slimp[{name}]'")
     config = PretrainConfig.from_preset("tiny", logger=name)
     progress = Progress(step=1)
-    with Log(tmp_path, config, Progress()) as log:
+    with suppress(KeyboardInterrupt), Log(tmp_path, config, Progress()) as log:
         log.write("step", progress, loss=3.0, temperature=None)
         saved = Progress(step=1, log_bytes=log.length)
         log.write("step", Progress(step=2), loss=9.0)
+        raise KeyboardInterrupt
+    if name == "mlflow":
+        assert mlflow_run(tmp_path)[1].info.status == "FAILED"
     with Log(tmp_path, config, saved) as log:
         log.write("step", Progress(step=2), loss=2.5)
         log.write("epoch", Progress(step=2, epoch=1), validation_loss=0.5)

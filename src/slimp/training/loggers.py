@@ -26,8 +26,8 @@ class Logger(Protocol):
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Takes numbers by their names in `metrics.jsonl`; steps come in order."""
 
-    def close(self) -> None:
-        """All numbers are where they belong when it returns."""
+    def close(self, *, failed: bool) -> None:
+        """All numbers are where they belong when it returns; a run that failed is told so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class TensorBoard:
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         self._writer.close()
 
 
@@ -100,8 +100,8 @@ class WeightsAndBiases:
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._run.log({**metrics, "step": step})
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, *, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
 
 
 class MLflow:
@@ -132,9 +132,9 @@ class MLflow:
         if now - self._waiting[0].timestamp > 1000:  # a transaction takes as long as a small step
             self._send()
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         self._send()
-        self._client.set_terminated(self._id)
+        self._client.set_terminated(self._id, "FAILED" if failed else "FINISHED")
 
     def _send(self) -> None:
         self._client.log_batch(self._id, metrics=self._waiting)

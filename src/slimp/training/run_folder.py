@@ -201,11 +201,11 @@ class Log(AbstractContextManager["Log"]):
         os.fsync(self._file.fileno())
         return self._file.tell()
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._main:
             self._file.close()
             for logger in self._loggers:
-                logger.close()
+                logger.close(failed=kind is not None)
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:

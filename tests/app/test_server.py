@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,16 +35,20 @@ from slimp.app import embeddings
 from slimp.app.audit import audit
 from slimp.app.explorer import jpeg
 from slimp.app.open import Sources, open_explorer
+from slimp.app.predict_cohort import predict_cohort
 from slimp.app.search import Search
+from slimp.app.seen import Seen
 from slimp.app.server import UPLOAD, create_app
 from slimp.cli.main import main
 from slimp.data.cohort import Cohort
 from slimp.data.decode import decode
 from slimp.data.files import sha256_of
+from slimp.data.schema import Schema
 from slimp.errors import UserError
 from slimp.features.embed import FeatureTable
 from slimp.features.nearest import nearest
 from slimp.features.relative import OUTLIER
+from slimp.prediction.predictor import Predictor
 
 TOKEN = "a-token"
 
@@ -342,6 +347,41 @@ def test_predictions_are_those_of_slimp_predict(client, cohort, root):
     assert sizes[row] == len(wanted["conformal_set"])
 
 
+def test_numbers_of_an_upload_are_in_the_cohorts_unit_whatever_a_tables_are_in(root, cohort):
+    """The page shows millimetres where the table that was imported had centimetres."""
+    predictor = Predictor.load(root / "probe")
+    schema = with_feature(predictor.schema, "diameter_mm", factor=10.0)
+    cells = {"diameter_mm": 7, "site": "back", "smokes": True}
+    found = []
+    for one in (predictor, replace(predictor, schema=schema)):
+        nothing = np.zeros((len(cohort), 24), dtype=np.float32)
+        seen = Seen(model=one.model, cohort=cohort, images=nothing, predictor=one)
+        found.append(seen.predict(cohort.read_image(3), cells)[0].probabilities)
+    assert found[0]
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_a_cohort_in_other_units_than_the_probes_is_read_as_if_it_lacked_them(root, cohort, table):
+    predictor, images = Predictor.load(root / "probe"), table.features["image"]
+    other = replace(cohort, schema=with_feature(cohort.schema, "diameter_mm", unit="cm"))
+    lesions = cohort.lesions.assign(diameter_mm=np.nan)
+    lacking = replace(cohort, tables=replace(cohort.tables, lesions=lesions))
+    own, cm, none = (predict_cohort(predictor, c, images) for c in (cohort, other, lacking))
+    np.testing.assert_array_equal(cm.probabilities, none.probabilities)
+    assert np.abs(own.probabilities - none.probabilities).max() > 1e-3
+
+
+def with_feature(schema: Schema, name: str, **changes: object) -> Schema:
+    """The schema with another statement of what a feature is."""
+    levels = [
+        replace(
+            x, features=tuple(replace(f, **changes) if f.name == name else f for f in x.features)
+        )
+        for x in schema.levels
+    ]
+    return replace(schema, levels=tuple(levels))
+
+
 def test_an_upload_stays_in_memory_and_a_blank_one_gets_no_probabilities(client, monkeypatch):
     def refuse(*_: object) -> None:
         raise AssertionError("written to the disk")
@@ -469,6 +509,15 @@ def test_embeddings_are_computed_once_or_taken_from_a_file(root, table, monkeypa
     table.select(np.arange(len(table)) > 0).save(other)
     with pytest.raises(UserError, match=r"other\.parquet"):
         open_explorer(Sources(run=root / "run", cohort=root / "cohort", embeddings=other), quiet)
+
+
+def test_embeddings_of_another_run_are_refused(root):
+    """Its neighbours and predictions would look like any."""
+    sources = Sources(
+        run=root / "run2", cohort=root / "cohort", embeddings=root / "features.parquet"
+    )
+    with pytest.raises(UserError, match=r"features\.parquet: .* not those of this run"):
+        open_explorer(sources, quiet)
 
 
 def test_other_tools_get_rows_with_their_neighbours(root, cohort, table):

@@ -17,10 +17,11 @@ from tiny import tiny_config
 from slimp.data.cohort import Cohort
 from slimp.data.schema import Level
 from slimp.errors import UserError
-from slimp.evaluation.forgetting import forgetting
+from slimp.evaluation.forgetting import _no_longer_read, forgetting
 from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.features.embed import embed
+from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.sources.synthetic.people import CANCERS
@@ -120,6 +121,16 @@ def test_features_that_are_no_longer_read_are_named(
     found = forgetting(before, tmp_path / "run", reference, QUICK)
     first = [level.features[0].name for level in reference.schema.levels if level.features]
     assert found.unread == (f"lesion: {first[0]}", f"patient: {first[1]}")
+
+
+def test_a_feature_that_is_read_in_another_unit_is_no_longer_read(reference: Cohort) -> None:
+    found = tiny.fitted(reference)
+    first, *others = found["lesion"].features
+    other = replace(found["lesion"], features=(replace(first, unit="inches"), *others))
+    config = ModelConfig(**tiny.MODEL)
+    before, after = (Slimp(config, {"lesion": x}) for x in (found["lesion"], other))
+    assert _no_longer_read(before, after) == (f"lesion: {first.name}",)
+    assert _no_longer_read(before, before) == ()
 
 
 def test_a_patient_whom_the_adaptation_learned_from_does_not_test(

@@ -164,6 +164,20 @@ def test_a_changed_column_is_a_table_that_says_so(model: Slimp) -> None:
             with_field(cohort, model.encodings, wrong)
 
 
+def test_a_column_in_another_unit_is_missing_and_not_changed(model: Slimp) -> None:
+    cohort = tiny_cohort()
+    name = model.encodings["lesion"].features[0].name
+    own, *others = cohort.schema.level("lesion").features
+    assert own.name == name
+    lesion = replace(cohort.schema.level("lesion"), features=(replace(own, unit="inches"), *others))
+    image, _, patient = cohort.schema.levels
+    other = replace(cohort, schema=replace(cohort.schema, levels=(image, lesion, patient)))
+    assert not match_of(model, other, range(4), "lesion").rows["lesion"].present[:, 0].any()
+    assert match_of(model, cohort, range(4), "lesion").rows["lesion"].present[:, 0].any()
+    with pytest.raises(UserError, match=f"reads no column '{name}'"):
+        with_field(other, model.encodings, f"{name}=1")
+
+
 def test_the_map_of_own_metadata_has_not_moved(model: Slimp) -> None:
     config = replace(FEW, deletion=False, level="patient", counterfactual="age=60")
     found = explain(model, tiny_cohort(), config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.util import find_spec
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -18,8 +19,9 @@ from slimp.data.images import image_batches
 from slimp.data.schema import LEVELS, Feature
 from slimp.errors import UserError
 from slimp.features import encode as features
+from slimp.features.design import RawTable
 from slimp.features.embed import FeatureTable, embed
-from slimp.features.encode import InferenceConfig, embed_images, encode_table
+from slimp.features.encode import InferenceConfig, cohort_levels, embed_images, encode_table
 from slimp.features.pseudo_metadata import PseudoMetadata, fingerprint
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
@@ -177,6 +179,52 @@ def test_a_level_that_the_cohort_lacks_is_left_out_and_half_a_level_is_refused(c
         embed(model, without(cohort, "site"), lacking="missing").features["lesion"],
         embed(model, replace(cohort, tables=hidden)).features["lesion"],
     )
+
+
+def otherwise(cohort: Cohort, name: str, **changes: Any) -> Cohort:
+    """The cohort with another statement of what one of its features is."""
+    levels = tuple(
+        replace(
+            level,
+            features=tuple(replace(f, **changes) if f.name == name else f for f in level.features),
+        )
+        for level in cohort.schema.levels
+    )
+    return replace(cohort, schema=replace(cohort.schema, levels=levels))
+
+
+def test_a_column_in_another_unit_or_of_another_kind_is_not_the_one_that_is_read(cohort):
+    """Ten millimetres are not ten centimetres, whatever the column is called."""
+    own = otherwise(cohort, "size", unit="mm")
+    model, other = make_model(own), otherwise(cohort, "size", unit="cm")
+    np.testing.assert_array_equal(  # nobody says which unit it is
+        embed(model, cohort).features["lesion"], embed(model, own).features["lesion"]
+    )
+    with pytest.raises(
+        UserError, match=r"lesion-level column 'size' of kind continuous and unit mm"
+    ):
+        embed(model, other)
+    with pytest.raises(UserError, match=r"column 'age' of kind continuous \(1 of the 1"):
+        embed(model, otherwise(cohort, "age", kind="categorical"))
+    lacking = embed(model, without(own, "size"), lacking="missing")
+    found = embed(model, other, lacking="missing")
+    np.testing.assert_array_equal(found.features["lesion"], lacking.features["lesion"])
+    # What is embedded anew, and what a probe of the first cohort reads of the table.
+    np.testing.assert_array_equal(found.encoder(found.raw)["lesion"], lacking.features["lesion"])
+    encodings = RawTable.of(own).fit(("lesion",))
+    (rows,) = found.design("full").encode(encodings)
+    assert not rows.present[:, 0].any()
+    assert rows.present[:, 1].all()
+    levels = cohort_levels(model, other, torch.device("cpu"))
+    assert not levels[1].rows.present[:, 0].any()
+
+
+def test_a_column_outside_the_schema_is_not_read(cohort):
+    """Nobody reviewed it: an import keeps such columns as text."""
+    pictured = make_cohort(camera=True)
+    model = make_model(pictured)
+    aside = replace(pictured, schema=cohort.schema)
+    assert list(embed(model, aside).features) == ["image", "lesion", "patient", *COMPARED]
 
 
 def test_two_features_may_read_one_column_of_an_earlier_cohort():

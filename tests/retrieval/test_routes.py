@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import MODEL, fitted
+from tiny import MODEL, fitted, with_features
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import ImagesInMemory
@@ -483,9 +483,6 @@ def test_refusals(reference, bare):
     model = make_model(reference)
     with pytest.raises(UserError, match=r"none of its metadata at the level\(s\) lesion, patient"):
         retrieve_from(model, without(reference, "lesion", "patient"), bare)
-    lesions = reference.lesions.drop(columns="site")
-    partial = replace(
-        reference, schema=bare.schema, tables=replace(reference.tables, lesions=lesions)
-    )
+    partial = with_features(reference, lesion=("size",), patient=None)
     with pytest.raises(UserError, match=r"no lesion-level column 'site' \(1 of the 2"):
         retrieve_from(model, partial, bare)

@@ -103,14 +103,14 @@ def embedded(
         progress: called with (images done, images in all).
 
     Raises:
-        UserError: run and cohort do not fit each other, or `features` is of other images.
+        UserError: run and cohort do not fit each other, or `features` is of other images or runs.
     """
     folder, own = kept_at(run, cohort_folder, augmentation=augmentation, features=features)
     if not (folder / "outlier.npy").is_file():
         if features is None:
             table = _compute(run, cohort, accelerator, augmentation, progress)
         else:
-            table = _read(features, cohort, augmentation)
+            table = _read(features, run, cohort, augmentation)
         _save(folder, table, cohort)
     spaces = {name: _open(path) for name in SPACES if (path := folder / f"{name}.npy").is_file()}
     outlier = _open(folder / "outlier.npy")
@@ -174,8 +174,12 @@ def _compute(
     )
 
 
-def _read(path: Path, cohort: Cohort, augmentation: Augmentation) -> FeatureTable:
+def _read(path: Path, run: Path, cohort: Cohort, augmentation: Augmentation) -> FeatureTable:
+    """The file, if the run makes the same of some images: it does not say which run made it."""
+    from slimp.features.backends import AGREEMENT, CHECKED
     from slimp.features.embed import FeatureTable
+    from slimp.features.encode import InferenceConfig, embed_cohort_images
+    from slimp.models.nested import Slimp
 
     table = FeatureTable.load(path)
     if table.test_time_augmentation != augmentation:
@@ -188,7 +192,22 @@ def _read(path: Path, cohort: Cohort, augmentation: Augmentation) -> FeatureTabl
             f"{path}: its images are not those of cohort '{cohort.info.name}' in their order. "
             "Make the file again with: slimp embed RUN COHORT."
         )
+    some = np.zeros(len(cohort), dtype=bool)
+    some[np.linspace(0, len(cohort) - 1, CHECKED).astype(int)] = True
+    how = InferenceConfig(test_time_augmentation=augmentation)
+    own = embed_cohort_images(Slimp.from_pretrained(run), cohort.select(some), how, None)
+    theirs = table.features["image"][some]
+    if own.shape != theirs.shape or not _cosines(own, theirs).min() >= AGREEMENT:
+        raise UserError(
+            f"{path}: its image embeddings are not those of this run. Leave --embeddings out, or "
+            "make the file again with: slimp embed RUN COHORT."
+        )
     return table if table.context is not None else table.with_context()
+
+
+def _cosines(a: Float32[Array, "n d"], b: Float32[Array, "n d"]) -> Float32[Array, " n"]:
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.asarray((a * b).sum(axis=1) / lengths)
 
 
 def _save(folder: Path, table: FeatureTable, cohort: Cohort) -> None:

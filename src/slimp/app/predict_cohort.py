@@ -29,8 +29,11 @@ def predict_cohort(
 ) -> Predicted:
     """Of every image of a cohort, whose embeddings are `images`."""
     probe, schema = predictor.probe, predictor.schema
-    own = RawTable.of(cohort)
-    frame = pd.DataFrame(index=range(len(cohort))) if own is None else own.frame
+    own, frame = RawTable.of(cohort), pd.DataFrame(index=range(len(cohort)))
+    if own is not None:  # of another cohort than the probe's, columns in the same units alone
+        there = {name: f for f in own.schema.features for name in f.columns}
+        read = [(c, fitted) for f, fitted in predictor.features for c in f.columns if c in there]
+        frame = own.frame[[c for c, fitted in read if fitted.is_like(there[c])]]
     raw, features = RawTable(schema=schema, frame=frame), {"image": images}
     for level in predictor.levels:
         cells = raw.rows_of(predictor.model, level)

@@ -151,13 +151,20 @@ class Seen:
         """
         predictor = self.predictor
         assert predictor is not None
-        table = None if metadata is None else pd.DataFrame([{**metadata, "image": UPLOAD.name}])
+        table = None
+        if metadata is not None:  # numbers are in the cohort's units, a table's may not be
+            factor = {c: f.factor for f in predictor.schema.features for c in f.columns}
+            cells = {
+                name: cell if isinstance(cell, str | bool) else cell / factor.get(name, 1.0)
+                for name, cell in metadata.items()
+            }
+            table = pd.DataFrame([{**cells, "image": UPLOAD.name}])
         with self._lock:
-            cells = predictor.metadata(table, [UPLOAD])
-            (found,) = predictor.stream([UPLOAD], cells, lambda path: encoded)
+            read = predictor.metadata(table, [UPLOAD])
+            (found,) = predictor.stream([UPLOAD], read, lambda path: encoded)
         warnings = list[str]()
-        if cells is not None and cells.unread:
-            warnings.append(f"Not read by the probe: {', '.join(cells.unread)}.")
+        if read is not None and read.unread:
+            warnings.append(f"Not read by the probe: {', '.join(read.unread)}.")
         if found.unseen:
             unseen = ", ".join(f"{name} '{cell}'" for name, cell in found.unseen.items())
             warnings.append(f"Unknown to the model, so counted as missing: {unseen}.")

@@ -29,9 +29,10 @@ the token, see `Guard`.
 - `GET /api/methods`: those of explanation that fit the encoder, the default first.
 - `GET /api/explanation/INDEX?method=...`: PNG, a layer over the whole image; `X-Explains` says of
   what.
-- `POST /api/predict`, multipart: `image`, at most 25 MB, and `metadata`, a JSON object of columns:
-  `{prediction, warnings, neighbours, notice}`, as `slimp predict`. Nothing is kept. Without a
-  probe, or the metadata that it needs, 409 with `error` and `neighbours`; 400 if it is no image.
+- `POST /api/predict`, multipart: `image`, at most 25 MB, and `metadata`, a JSON object of columns,
+  numbers in the column's `unit`: `{prediction, warnings, neighbours, notice}`, as `slimp predict`.
+  Nothing is kept. Without a probe, or the metadata that it needs, 409 with `error` and
+  `neighbours`; 400 if it is no image.
 - `GET /api/compare`: `{runs, k, overlap, by_chance, images}`: mean share of common neighbours.
 - `GET /api/findings`: `[{level, title, text, remedy, indices, total}]`, at most 500 indices each.
 """

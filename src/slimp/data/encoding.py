@@ -7,7 +7,7 @@ t = tokens (one per feature: continuous first, then the others in schema order).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -78,6 +78,16 @@ class FittedFeature:
     also: tuple[tuple[str, ...], ...] = ()
     """Columns that hold it in cohorts of earlier stages, under other names."""
 
+    @property
+    def every_column(self) -> set[str]:
+        """The columns that hold it in the cohorts of all stages."""
+        return {column for own in (self.columns, *self.also) for column in own}
+
+    def is_like(self, feature: Feature | FittedFeature) -> bool:
+        """Whether a cohort's feature holds the same: of one kind and, if both say one, one unit."""
+        same_unit = None in (self.unit, feature.unit) or self.unit == feature.unit
+        return self.kind == feature.kind and same_unit
+
     def columns_in(self, table: pd.DataFrame) -> tuple[str, ...]:
         """The columns of `table` that hold the feature: its own, else those of an earlier stage."""
         names = set(table.columns)
@@ -111,6 +121,15 @@ class Encoding:
             start = taken[feature.kind]
             taken[feature.kind] += len(feature.columns)
             yield feature, slice(start, taken[feature.kind])
+
+    def columns_of(self, features: Iterable[Feature]) -> tuple[str, ...]:
+        """The columns of a cohort's features that it reads: none of another kind or unit."""
+        return tuple(
+            column
+            for feature in features
+            for column in feature.columns
+            if any(f.is_like(feature) and column in f.every_column for f in self.features)
+        )
 
     def columns_in(self, table: pd.DataFrame) -> tuple[str, ...]:
         """The columns that `encode` reads of `table`, whether it has them or not."""

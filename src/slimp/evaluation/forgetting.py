@@ -112,14 +112,14 @@ def _common_parts(runs: Sequence[Path], cohort: Cohort) -> list[str] | None:
 
 
 def _no_longer_read(before: Slimp, after: Slimp) -> tuple[str, ...]:
-    """Features of one model none of whose columns the other reads."""
-
-    def columns(model: Slimp) -> dict[str, set[tuple[str, str]]]:
-        return {
-            f"{level}: {f.name}": {(level, c) for names in (f.columns, *f.also) for c in names}
-            for level, encoding in model.encodings.items()
-            for f in encoding.features
-        }
-
-    read = set[tuple[str, str]]().union(*columns(after).values())
-    return tuple(name for name, own in columns(before).items() if not own & read)
+    """Features of one model that the other reads of no column, or in another unit or kind."""
+    later = [(level, f) for level, encoding in after.encodings.items() for f in encoding.features]
+    return tuple(
+        f"{level}: {feature.name}"
+        for level, encoding in before.encodings.items()
+        for feature in encoding.features
+        if not any(
+            level == name and f.is_like(feature) and f.every_column & feature.every_column
+            for name, f in later
+        )
+    )

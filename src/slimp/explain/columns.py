@@ -99,7 +99,9 @@ def with_field(cohort: Cohort, encodings: Mapping[LevelName, Encoding], change: 
         UserError: no such column, or the value is none of it.
     """
     column, _, text = change.partition("=")
-    read = {name: f for e in encodings.values() for f in e.features for name in f.columns}
+    there = {name: f for f in cohort.schema.features for name in f.columns}
+    features = [f for encoding in encodings.values() for f in encoding.features]
+    read = {n: f for f in features for n in f.columns if n in there and f.is_like(there[n])}
     level = next((level for level in cohort.schema.levels if column in level.columns), None)
     if level is None or column not in read:
         here = [c for level in cohort.schema.levels for c in level.columns if c in read]

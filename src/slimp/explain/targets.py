@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from slimp.data.batches import CohortRows, LevelBatch
+from slimp.data.batches import LevelBatch
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Rows
 from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import UserError
 from slimp.evaluation.logistic import LinearProbe
-from slimp.features.encode import as_model_reads
+from slimp.features.encode import as_model_reads, encode_table, table_read
 from slimp.models.nested import Slimp
 
 
@@ -142,9 +142,10 @@ def match_of(
             f"Pass --level {' or '.join(trained)}."
         )
     name = level or trained[0]
-    metadata, at = CohortRows(cohort, encodings), np.asarray(images)
+    at = np.asarray(images)
     lesions = cohort.lesion_of_image[at]
     row_of = {"image": at, "lesion": lesions, "patient": cohort.patient_of_lesion[lesions]}
     upto = [n for n in LEVELS[: LEVELS.index(name) + 1] if n in encodings]
-    rows = {n: metadata.rows[n][torch.from_numpy(row_of[n])] for n in upto}
+    whole = {n: encode_table(encodings[n], table_read(model, cohort, n)) for n in upto}
+    rows = {n: whole[n][torch.from_numpy(row_of[n])] for n in upto}
     return Match(model=model, level=name, rows=rows)

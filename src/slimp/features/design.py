@@ -18,7 +18,7 @@ from torch import Tensor
 from slimp.data.cohort import Cohort, level_of_images
 from slimp.data.encoding import Encoding, Rows
 from slimp.data.schema import LevelName, Schema
-from slimp.features.encode import embed_rows, encode_table
+from slimp.features.encode import columns_of, embed_rows, encode_table
 from slimp.features.feature_sets import METADATA_KEYS
 from slimp.features.relative import from_others
 from slimp.models.nested import Slimp
@@ -70,6 +70,11 @@ class RawTable:
         frame[columns] = frame[columns].mask(np.repeat(rows[:, None], len(columns), axis=1))
         return RawTable(schema=self.schema, frame=frame)
 
+    def encode(self, encoding: Encoding) -> Rows:
+        """The columns in these codes; one that is not there, or in another unit, is missing."""
+        own = encoding.columns_of(self.schema.features)
+        return encode_table(encoding, self.frame[self.frame.columns.intersection([*own])])
+
     def rows_of(self, model: Slimp, level: LevelName) -> Rows:
         """What a model reads at a level: of columns that the schema has at another one, nothing."""
         own = self.frame.columns.intersection([*columns_of(self.schema, model, level)])
@@ -86,12 +91,6 @@ class RawTable:
         """Statistics and categories of these rows, for each of the levels with features."""
         found = (self.schema.level(name) for name in levels)
         return tuple(Encoding.fit(level, self.frame) for level in found if level.features)
-
-
-def columns_of(schema: Schema, model: Slimp, level: LevelName) -> tuple[str, ...]:
-    """The columns that a model finds at a level in a cohort of this schema."""
-    flat = model.config.hierarchy == "flat"
-    return (schema.flatten() if flat else schema).level(level).columns
 
 
 MetadataEncoder = Callable[[RawTable], Mapping[str, Float[Array, "n _"]]]
@@ -176,8 +175,10 @@ class Design:
 
     def encode(self, encodings: Sequence[Encoding]) -> list[Rows]:
         """The table in these codes, one per level; without a table every cell is missing."""
-        frame = pd.DataFrame(index=range(len(self))) if self.table is None else self.table.frame
-        return [encode_table(encoding, frame) for encoding in encodings]
+        if self.table is None:
+            nothing = pd.DataFrame(index=range(len(self)))
+            return [encode_table(encoding, nothing) for encoding in encodings]
+        return [self.table.encode(encoding) for encoding in encodings]
 
 
 def one_hot(encoding: Encoding, rows: Rows) -> Float[Tensor, "n d"]:

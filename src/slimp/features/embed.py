@@ -39,6 +39,7 @@ from slimp.features.encode import (
     embed_rows,
     encode_table,
     has_columns,
+    table_read,
 )
 from slimp.features.feature_sets import (
     FEATURE_SETS,
@@ -266,7 +267,7 @@ def embed(
         cohort: whose images and metadata.
         how: a backend other than torch is compared with torch first, on images of the cohort.
         lacking: columns that the model reads and the cohort has not, at a level of which it has
-            some: an error, or missing in every row.
+            some, or has in another unit or kind: an error, or missing in every row.
         pseudo: pseudo-metadata of these images, or their folder; see `with_pseudo_metadata`.
         progress: called after each batch.
 
@@ -285,7 +286,7 @@ def embed(
     for level, encoding in model.encodings.items():
         strict = lacking == "refuse" and not (pseudo and level in pseudo.embeddings)
         if has_columns(model, cohort, level, remedy=REMEDY if strict else None):
-            encoded[level] = encode_table(encoding, cohort.tables.of_level(level))
+            encoded[level] = encode_table(encoding, table_read(model, cohort, level))
     of_image = level_of_images(cohort)
     features = {"image": embed_cohort_images(model, cohort, how, progress)}
     for level, rows in encoded.items():

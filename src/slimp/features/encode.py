@@ -21,7 +21,7 @@ from slimp.data.cohort import Cohort
 from slimp.data.config import Settings, require_choices
 from slimp.data.encoding import Encoding, Rows
 from slimp.data.images import image_batches
-from slimp.data.schema import LEVELS, LevelName
+from slimp.data.schema import LEVELS, LevelName, Schema
 from slimp.errors import UserError
 from slimp.features.backends import (
     CHECKED,
@@ -160,18 +160,35 @@ def as_model_reads(model: Slimp, cohort: Cohort) -> Cohort:
     return cohort.flatten() if model.config.hierarchy == "flat" else cohort
 
 
+def columns_of(schema: Schema, model: Slimp, level: LevelName) -> tuple[str, ...]:
+    """The columns that a model finds at a level in a cohort of this schema."""
+    own = schema.flatten() if model.config.hierarchy == "flat" else schema
+    return model.encodings[level].columns_of(own.level(level).features)
+
+
+def table_read(model: Slimp, cohort: Cohort, level: LevelName) -> pd.DataFrame:
+    """What a model reads of a level of a cohort."""
+    return cohort.tables.of_level(level)[[*columns_of(cohort.schema, model, level)]]
+
+
 def has_columns(model: Slimp, cohort: Cohort, level: LevelName, *, remedy: str | None) -> bool:
     """Whether a cohort has columns that the model reads at a level.
 
     Raises:
-        UserError: it has only some of them. No `remedy`: then the others count as missing.
+        UserError: it has only some of them, or one in another unit or of another kind. No `remedy`:
+            then these count as missing.
     """
-    table = cohort.tables.of_level(level)
-    needed = model.encodings[level].columns_in(table)
+    table, encoding = table_read(model, cohort, level), model.encodings[level]
+    needed = encoding.columns_in(table)
     missing = [column for column in needed if column not in table]
-    if remedy and 0 < len(missing) < len(needed):
+    other = set(missing) & set(cohort.schema.level(level).columns)
+    if remedy and (other or 0 < len(missing) < len(needed)):
+        first = min(other, default=missing[0])
+        feature = next(f for f in encoding.features if first in f.columns_in(table))
+        what = f" of kind {feature.kind}" + (f" and unit {feature.unit}" if feature.unit else "")
+        what = f"'{first}'{what if other else ''}"
         raise UserError(
-            f"cohort '{cohort.info.name}' has no {level}-level column '{missing[0]}' "
+            f"cohort '{cohort.info.name}' has no {level}-level column {what} "
             f"({len(missing)} of the {len(needed)} that the model reads are missing). {remedy}"
         )
     return len(missing) < len(needed)
@@ -198,7 +215,8 @@ def cohort_levels(
     for name, parent in zip(LEVELS, parents, strict=True):
         table, rows = cohort.tables.of_level(name), None
         if name in model.encodings:
-            rows = encode_table(model.encodings[name], table[[]] if name in hide else table)
+            table = table[[]] if name in hide else table_read(model, cohort, name)
+            rows = encode_table(model.encodings[name], table)
         level = LevelBatch(
             name=name,
             rows=rows,

@@ -16,7 +16,7 @@ from slimp.data.encoding import Encoding, FittedFeature
 from slimp.data.images import centre
 from slimp.data.schema import Feature, LevelName, Schema
 from slimp.errors import TableError, UserError
-from slimp.features.design import columns_of
+from slimp.features.encode import columns_of
 from slimp.features.feature_sets import METADATA_KEYS
 from slimp.models.nested import Slimp
 from slimp.prediction.novelty import fault_of

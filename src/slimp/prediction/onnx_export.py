@@ -31,9 +31,8 @@ from slimp.errors import UserError
 from slimp.evaluation.metrics import recall_per_class
 from slimp.evaluation.result import codes_of, relabelled
 from slimp.features.backends import Augmentation
-from slimp.features.design import columns_of
 from slimp.features.embed import embed
-from slimp.features.encode import InferenceConfig
+from slimp.features.encode import InferenceConfig, columns_of
 from slimp.features.feature_sets import METADATA_KEYS, TABLE, FeatureSet
 from slimp.models.nested import Slimp
 from slimp.prediction.onnx_graphs import (

@@ -253,6 +253,15 @@ def test_scale_and_unit_of_a_value_are_those_of_the_run() -> None:
     assert part(found, "patient: age").status == "kept"
 
 
+def test_a_column_without_spread_in_the_run_is_scaled_as_the_cohort_is() -> None:
+    """Empty or of one value there: a mean of 0 would make an age of 55 a z of 55."""
+    for unknown in (replace(AGE, mean=0.0, std=1.0), replace(AGE, mean=40.0, std=1.0)):
+        source = run({**REFERENCE, "patient": encoding("patient", unknown, SEX)})
+        found = moved({**REFERENCE, "patient": encoding("patient", AGE, SEX)}, source)
+        assert found.model.encodings["patient"].features[0] == AGE
+        assert part(found, "patient: age").status == "kept"
+
+
 @pytest.mark.parametrize(
     ("feature", "reason"),
     [

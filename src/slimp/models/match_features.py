@@ -104,8 +104,10 @@ def _match(feature: FittedFeature, known: FittedFeature | None, rename: Mapping[
     elif feature.kind == "categorical":
         match = _categorical(feature, known)
     else:  # the run's mean and standard deviation stay: its weights expect values scaled by them
+        # But for a column without spread there, empty or of one value, which says no scale.
+        scale = known if known.std != 1.0 else feature
         merged = replace(known, name=feature.name, columns=feature.columns)
-        merged = replace(merged, unit=known.unit or feature.unit)
+        merged = replace(merged, mean=scale.mean, std=scale.std, unit=known.unit or feature.unit)
         match = Match(feature=merged, source=known, status="kept")
     if match.source is None:
         return match

@@ -153,6 +153,8 @@ def test_metrics_are_those_of_the_saved_predictions_of_the_splits():
     )
     assert found.n_train + found.n_test == len(table)
     assert found.n_test_patients == found.predictions["patient_id"].nunique()
+    tested = found.predictions["image_id"].nunique()
+    assert f" {tested} test images of {found.n_test_patients} patients" in repr(found)
     assert [list(chosen) for chosen in found.settings] == [["image"]] * 2
     assert set(found.predictions["decision"]) == {"balanced"}
 

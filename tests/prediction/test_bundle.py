@@ -166,6 +166,25 @@ def test_the_card_states_data_licences_scores_and_limits(places, tmp_path) -> No
     assert "started at random" in model_card(run, {"pretrain": {}, "data": DATA})
 
 
+def test_the_card_counts_images_and_patients_of_the_same_splits(places, tmp_path) -> None:
+    """Two splits test more patients than either, on images of one of them."""
+    said = pd.read_parquet(places / "probe" / "predictions.parquet")
+    images = round(said.groupby("seed")["image_id"].nunique().mean())
+    patients = said["patient_id"].nunique()
+    assert patients > said.groupby("seed")["patient_id"].nunique().max()
+    folder = scored(places, tmp_path)
+    text = model_card(places / "run", {}, probe=folder)
+    assert f"{images} test images in each of 2 splits, {patients} patients in all." in text
+    found = read_json(folder / "metrics.json")
+    one = {**found["balanced_accuracy"], "per_seed": [0.5]}
+    unit = {"unit": "lesions", "n_test": patients}
+    write_json(folder / "metrics.json", {**found, "balanced_accuracy": one, "resampling": unit})
+    text = model_card(places / "run", {}, probe=folder)
+    assert f"{images} test images of {patients} lesions." in text
+    assert "bootstrap over lesions" in text
+    assert "| group | lesions |" in text
+
+
 def test_the_card_of_an_adapted_run_names_both_cohorts(places, tmp_path) -> None:
     settings = published_settings(places / "adapted")
     text = model_card(places / "adapted", settings)

@@ -107,9 +107,12 @@ def make(arguments: Arguments) -> Assessment:
 def show(result: Assessment) -> None:
     """Prints the tables and sentences of an assessment."""
     main = result.main
+    each, altogether = "", ""
+    if (splits := len(main.splits)) > 1:
+        each, altogether = f" in each of {splits} splits", " in all"
     say(
-        f"probe: {main.n_train} images train, {main.n_test} images test "
-        f"({main.n_test_patients} {result.unit}: {result.tested_on})"
+        f"probe: {main.n_train} images train, {main.n_test} images test{each} "
+        f"({main.n_test_patients} {result.unit}{altogether}: {result.tested_on})"
     )
     for caution in result.cautions:
         say(f"CAUTION: {caution}")

@@ -196,7 +196,7 @@ class ProbeResult(Record):
     confusion: Int[Array, "k k"]
     """Rows: truth, columns: decision; summed over seeds, so an image may count several times."""
     n_train: int
-    """Images, mean over seeds."""
+    """Images, mean over splits."""
     n_test: int
     n_test_patients: int
     """Over all seeds: what the intervals resample."""
@@ -223,7 +223,8 @@ class ProbeResult(Record):
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name} {found}" for name, found in self.metrics.items())
-        tested = f"{self.n_test} test images of {self.n_test_patients} patients"
+        images = self.predictions["image_id"].nunique()
+        tested = f"{images} test images of {self.n_test_patients} patients"
         return f"ProbeResult({self.name} on '{self.config.features}', {tested}: {shown})"
 
     def to_frame(self) -> pd.DataFrame:

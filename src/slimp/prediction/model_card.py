@@ -207,11 +207,17 @@ def _scores(run: Path, probe: Path) -> Iterator[str]:
             "one with: slimp probe."
         )
     cohort = without_places(str(record.get("cohort", "unknown")), "cohort")
+    unit = found.get("resampling", {}).get("unit", "patients")
+    score = found["balanced_accuracy"]
+    splits = len(score.get("per_fold") or score["per_seed"])
+    tested = f"{found['n_test']} test images of {found['n_test_patients']} {unit}"
+    if splits > 1:
+        tested = f"{found['n_test']} test images in each of {splits} splits, "
+        tested += f"{found['n_test_patients']} {unit} in all"
     yield (
         f"A {found['name']} probe of the frozen features '{found['features']}' on cohort "
         f"'{cohort}', classes {', '.join(found['classes'])}; split: {found['split']}; "
-        f"{found['n_test']} test images of {found['n_test_patients']} patients. 95 % intervals by "
-        "a bootstrap over patients.\n"
+        f"{tested}. 95 % intervals by a bootstrap over {unit}.\n"
     )
     yield "| metric | value [95 % interval] |\n| --- | --- |"
     yield from (f"| {name} | {_estimate(found[name])} |" for name in SHOWN if name in found)
@@ -221,11 +227,11 @@ def _scores(run: Path, probe: Path) -> Iterator[str]:
     groups = (found.get("subgroups") or {}).get("groups", [])
     if not groups:
         return
-    yield "\nBalanced accuracy by subgroup:\n\n| group | patients | value |\n| --- | --- | --- |"
+    yield f"\nBalanced accuracy by subgroup:\n\n| group | {unit} | value |\n| --- | --- | --- |"
     for group in (some := [g for g in groups if g["n_patients"] >= FEWEST_PATIENTS]):
         value = _estimate(group["metrics"]["balanced_accuracy"])
         yield f"| {group['column']}: {group['group']} | {group['n_patients']} | {value} |"
-    yield f"\nLeft out, with fewer than {FEWEST_PATIENTS} patients: {len(groups) - len(some)}."
+    yield f"\nLeft out, with fewer than {FEWEST_PATIENTS} {unit}: {len(groups) - len(some)}."
 
 
 def _estimate(entry: Mapping[str, Any]) -> str:

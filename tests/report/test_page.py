@@ -228,6 +228,26 @@ def test_a_run_on_other_patients_is_not_called_trained_on_these(run, cohort):
     assert "does not say which patients it set aside" in shown
 
 
+def test_a_run_that_went_on_to_others_says_whom_it_learned_from_here(run, cohort):
+    """Adapted to another clinic, on whose patients its log is; the reference is shown."""
+    log = [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
+    log.append({"kind": "epoch", "step": 3, "epoch": 1, "knn_balanced_accuracy": 0.4})
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+    assert "by chance" in page(run, cohort)
+    path = run / "patients.parquet"
+    parts = pd.read_parquet(path)
+    parts.assign(stage=1, label_known=False).to_parquet(run / "earlier_patients.parquet")
+    parts.assign(patient_id="other-" + parts["patient_id"]).to_parquet(path)
+    found = page(run, cohort, table=hinting_features(cohort))
+    shown = read(found).shown
+    assert "trained on 20 patients (" in shown
+    assert f"of {cohort.info.name}, then on others" in shown
+    assert "on other patients as far as ids tell" not in shown
+    assert "does not say which patients it set aside" not in shown
+    assert "images of held-out patients" in shown
+    assert "by chance 0." not in found  # of another cohort's classes
+
+
 def test_an_adapted_run_shows_the_settings_of_its_adaptation(run, cohort):
     settings = json.loads((run / "config.json").read_text())
     write_json(run / "config.json", {**settings, "adapt": {"epochs": 3}})

@@ -22,6 +22,7 @@ from slimp.report.examples import draw_examples
 from slimp.report.figures import curve_figures
 from slimp.report.html import count, estimate, number, render_page, write_page
 from slimp.report.sections import Run
+from slimp.training.parts import parts_of_run
 from slimp.training.run_folder import read_log, versions
 
 STAGES = {"finetune": "fine-tuned on", "adapt": "adapted to", "pretrain": "pre-trained on"}
@@ -113,11 +114,13 @@ def read_run(folder: Path, cohort: Cohort) -> Run:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder. Make one with: slimp pretrain.")
     settings = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    parts = None
+    parts, latest, here = None, False, cohort.patients["patient_id"]
     if (path := folder / "patients.parquet").is_file():
         parts = pd.read_parquet(path)
-        if not parts["patient_id"].isin(cohort.patients["patient_id"]).any():
-            parts = None
+        if not (latest := bool(parts["patient_id"].isin(here).any())):
+            earlier = (parts_of_run(folder, cohort) or {}).items()
+            parts = pd.DataFrame(earlier, columns=["patient_id", "part"])
+            parts = parts if parts["patient_id"].isin(here).any() else None
     stage = next((name for name in STAGES if name in settings), "pretrain")
     return Run(
         config=settings.get("weights", {}) | settings.get("pretrain", {}) | settings.get(stage, {}),
@@ -126,16 +129,21 @@ def read_run(folder: Path, cohort: Cohort) -> Run:
         versions=settings.get("versions") or versions(),
         log=pd.DataFrame(read_log(folder)),
         parts=parts,
+        latest=latest,
     )
 
 
 def _chance(cohort: Cohort, run: Run) -> dict[str, float]:
-    """Column of the log -> its value by chance: of recall, k of the lesions that validate."""
+    """Column of the log -> its value by chance: of recall, k of the lesions that validate.
+
+    Of a log that is of another cohort nothing is known.
+    """
+    if run.parts is None or not run.latest:
+        return {}
     found = {"knn_balanced_accuracy": 1 / len(cohort.classes)} if cohort.classes else {}
-    if run.parts is not None:
-        own = run.parts.loc[run.parts["part"] == "validation", "patient_id"]
-        if lesions := int(cohort.lesions["patient_id"].isin(own).sum()):
-            found |= {f"recall_at_{k}": min(k / lesions, 1.0) for k in (1, 5, 10)}
+    own = run.parts.loc[run.parts["part"] == "validation", "patient_id"]
+    if lesions := int(cohort.lesions["patient_id"].isin(own).sum()):
+        found |= {f"recall_at_{k}": min(k / lesions, 1.0) for k in (1, 5, 10)}
     return found
 
 
@@ -199,4 +207,6 @@ def _made(run: Run, cohort: Cohort, *, published: bool) -> str:
     if cohort.has_patient_ids:
         patients = cohort.images["patient_id"][rows].nunique()
         size = f"{count(patients)} patients ({size})"
+    if not run.latest:
+        return f"{encoder}, trained on {size} of {name}, then on others"
     return f"{encoder}, {run.verb} {size} of {name}"

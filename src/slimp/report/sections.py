@@ -74,7 +74,9 @@ class Run:
     versions: Mapping[str, str]
     log: pd.DataFrame
     parts: pd.DataFrame | None
-    """`patient_id part`, if the run was trained on patients of the cohort."""
+    """`patient_id part`, if a stage of the run was trained on patients of the cohort."""
+    latest: bool = True
+    """Whether that was the last stage, of which settings and log are."""
 
 
 def scores(found: Assessment) -> dict[str, Any]:

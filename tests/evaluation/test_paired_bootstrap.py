@@ -16,7 +16,7 @@ from slimp.data.files import read_json, write_json
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import draw_patients
 from slimp.evaluation.linear_probe import probe
-from slimp.evaluation.paired_bootstrap import compare, leakage, read_predictions
+from slimp.evaluation.paired_bootstrap import compare, leakage, read_predictions, resampling_unit
 from slimp.evaluation.probe_config import LEAKING, ProbeConfig, SplitMode
 from slimp.evaluation.result import ProbeResult
 from slimp.features.embed import FeatureTable
@@ -160,6 +160,8 @@ def test_probes_of_a_fold_each_are_compared_as_one_cross_validation(tmp_path: Pa
     for k, rows in predictions(0.6, seeds=1, chance=2).groupby(fold):
         (tmp_path / f"probe-{k}").mkdir()
         rows.to_parquet(tmp_path / f"probe-{k}" / "predictions.parquet")
+        write_json(tmp_path / f"probe-{k}" / "metrics.json", {"resampling": {"unit": "lesions"}})
+    assert resampling_unit(tmp_path / "probe-{fold}") == "lesions"
     joined = read_predictions(tmp_path / "probe-{fold}")
     found = compare(joined, whole, replicates=20).differences["balanced_accuracy"]
     means = [

@@ -34,6 +34,8 @@ SPACES: tuple[LevelName, ...] = ("image", "lesion", "patient")
 """Image embeddings, and those of the metadata of lesions and of patients."""
 MOST_ROWS = 20_000
 """Rows from which principal components are learned, about; taken evenly."""
+VERSION = 2
+"""Of the embeddings: what was kept before the last change of how they are made is not read."""
 BLOCKS, BLOCK = 64, 4096
 """Of the packed images, what enters the fingerprint beside their size: blocks, of so many bytes."""
 
@@ -78,7 +80,7 @@ def kept_at(
         raise UserError(f"{features}: there is no such file. Make it with: slimp embed RUN COHORT.")
     source = sha256_of(features) if features else f"embedded {augmentation}"
     own = cohort_key(cohort_folder)
-    return private_folder() / _hash(run_key(run), own, source)[:24], own
+    return private_folder() / _hash(run_key(run), own, source, str(VERSION))[:24], own
 
 
 def embedded(

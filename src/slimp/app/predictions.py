@@ -27,8 +27,8 @@ FILES = (
     *("config.json", "metrics.json"),
 )
 """Of a probe, what its predictions and its cautions depend on."""
-VERSION = 2
-"""Of the file of predictions."""
+VERSION = 3
+"""Of the predictions: what was kept before the last change of how they are made is not read."""
 
 
 @dataclass(frozen=True, kw_only=True)

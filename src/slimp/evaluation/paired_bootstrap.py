@@ -201,11 +201,9 @@ def read_predictions(folder: str | Path) -> pd.DataFrame:
     Raises:
         UserError: there are none, or they are damaged.
     """
-    if "{fold}" in str(folder):
-        probes = {k: str(folder).replace("{fold}", str(k)) for k in range(MOST_FOLDS)}
-        tables = [read_predictions(p).assign(fold=k) for k, p in probes.items() if Path(p).is_dir()]
-        if tables:
-            return pd.concat(tables, ignore_index=True)
+    if probes := _of_folds(folder):
+        tables = [read_predictions(path).assign(fold=k) for k, path in probes.items()]
+        return pd.concat(tables, ignore_index=True)
     path = Path(folder) / "predictions.parquet"
     if not path.is_file():
         raise UserError(f"{folder}: holds no predictions.parquet. Make one with: slimp probe.")
@@ -220,9 +218,16 @@ def read_predictions(folder: str | Path) -> pd.DataFrame:
 
 def resampling_unit(folder: str | Path) -> str:
     """What a probe's intervals resample, in words: lesions where a cohort has no patient ids."""
-    path = Path(folder) / "metrics.json"
+    path = next(iter(_of_folds(folder).values()), Path(folder)) / "metrics.json"
     content = read_json(path) if path.is_file() else {}
     return str(content.get("resampling", {}).get("unit", "patients"))
+
+
+def _of_folds(folder: str | Path) -> dict[int, Path]:
+    """Number -> folder, of the folds that `{fold}` in a name stands for and that are there."""
+    numbers = range(MOST_FOLDS if "{fold}" in str(folder) else 0)
+    found = {k: Path(str(folder).replace("{fold}", str(k))) for k in numbers}
+    return {k: path for k, path in found.items() if path.is_dir()}
 
 
 def _common_classes(a: pd.DataFrame, b: pd.DataFrame) -> tuple[str, ...]:

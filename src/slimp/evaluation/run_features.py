@@ -25,6 +25,9 @@ from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.models.nested import Slimp
 from slimp.training.parts import EARLIER_PATIENTS
 
+CONTENT = "context units"
+"""What embedding came to do: enters the hash, so that what was kept before is not read."""
+
 
 def cached_features(
     run: Path,
@@ -50,7 +53,7 @@ def cached_features(
     if retrieved is not None or (run / EARLIER_PATIENTS).is_file():
         lacking = "missing"
     how = how or InferenceConfig()
-    numbers = f"{how.precision} {how.backend}{'' if lacking == 'refuse' else ' missing'} context"
+    numbers = f"{how.precision} {how.backend}{'' if lacking == 'refuse' else ' missing'} {CONTENT}"
     numbers += "" if how.test_time_augmentation == "none" else f" {how.test_time_augmentation}"
     key = hashlib.sha256(numbers.encode())
     for path in (

@@ -10,7 +10,9 @@ import pytest
 from tables import hinting_features
 
 from slimp.data.cohort import Cohort
+from slimp.data.encoding import Encoding
 from slimp.data.files import read_json
+from slimp.data.schema import Level
 from slimp.errors import CheckpointError, UserError
 from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.paired_bootstrap import compare
@@ -242,6 +244,8 @@ def test_features_are_kept_until_the_run_or_the_cohort_changes(cohort, tmp_path,
 
     monkeypatch.setattr("slimp.evaluation.run_features.embed", count)
     monkeypatch.setattr("slimp.evaluation.run_features.Slimp.from_pretrained", lambda run: run)
+    read = "slimp.evaluation.run_features.read_description"
+    monkeypatch.setattr(read, lambda run: (None, {}, None))
     run, folder = tmp_path / "run", tmp_path / "cohort"
     run.mkdir()
     (run / "model.safetensors").write_bytes(b"1")
@@ -262,6 +266,11 @@ def test_features_are_kept_until_the_run_or_the_cohort_changes(cohort, tmp_path,
     assert embedded(how=InferenceConfig(backend="openvino")) == 5
     assert embedded(how=InferenceConfig(test_time_augmentation="dihedral")) == 6
     assert embedded() == 6
+    sex = replace(cohort.schema.level("patient").features[1], categories=("1", "2"))
+    strange = Encoding.fit(Level(name="patient", features=(sex,)), cohort.patients)
+    monkeypatch.setattr(read, lambda run: (None, {"patient": strange}, None))
+    with pytest.warns(UserWarning, match=f"column '{sex.columns[0]}'"):  # also of kept features
+        cached_features(run, folder)
 
 
 @pytest.mark.slow

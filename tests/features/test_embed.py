@@ -219,6 +219,24 @@ def test_a_column_in_another_unit_or_of_another_kind_is_not_the_one_that_is_read
     assert not levels[1].rows.present[:, 0].any()
 
 
+def test_categories_that_are_all_unknown_are_told(cohort, model):
+    """They count as missing: a clinic that codes sex as 1 and 2 would not see that it is gone."""
+
+    def spelled(*names: str) -> Cohort:
+        sites = cohort.lesions["site"].map(dict(zip("ab", names, strict=True)))
+        return replace(
+            cohort, tables=replace(cohort.tables, lesions=cohort.lesions.assign(site=sites))
+        )
+
+    with pytest.warns(
+        UserWarning, match=r"column 'site', such as '.', the run knows none \(a, b\)"
+    ):
+        found = embed(model, spelled("1", "2"))
+    hidden = embed(model, spelled(None, None))
+    np.testing.assert_array_equal(found.features["lesion"], hidden.features["lesion"])
+    embed(model, spelled("a", "2"))  # a new one among known ones is nothing to be told of
+
+
 def test_a_column_outside_the_schema_is_not_read(cohort):
     """Nobody reviewed it: an import keeps such columns as text."""
     pictured = make_cohort(camera=True)

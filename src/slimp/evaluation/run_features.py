@@ -23,6 +23,7 @@ from slimp.features.embed import (
 from slimp.features.encode import InferenceConfig, Progress
 from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.models.nested import Slimp
+from slimp.models.persistence import read_description
 from slimp.training.parts import EARLIER_PATIENTS
 
 CONTENT = "context units"
@@ -64,14 +65,17 @@ def cached_features(
         if path.is_file():
             key.update(sha256_of(path).encode())
     kept, cohort = run / "features" / f"{key.hexdigest()[:16]}.parquet", Cohort.load(cohort_folder)
+    raw = RawTable.of(cohort)
     if kept.is_file():
         table = FeatureTable.load(kept)
+        if raw is not None:  # as the embedding did
+            raw.warn_of_strange(read_description(run)[1].values(), cohort.info.name)
     else:
         table = embed(Slimp.from_pretrained(run), cohort, how, lacking=lacking, progress=progress)
         with suppress(PermissionError):  # a run that may only be read is embedded each time
             replace(table, raw=None).save(kept)
     # The raw metadata stay out of the run's folder.
-    table = replace(table, raw=RawTable.of(cohort), encoder=_encoder(run))
+    table = replace(table, raw=raw, encoder=_encoder(run))
     if retrieved is None:
         return table
     return with_pseudo_metadata(table, Slimp.from_pretrained(run), retrieved)

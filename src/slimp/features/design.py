@@ -5,7 +5,8 @@ Axis names: n = rows, d = columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,6 +75,26 @@ class RawTable:
         """The columns in these codes; one that is not there, or in another unit, is missing."""
         own = encoding.columns_of(self.schema.features)
         return encode_table(encoding, self.frame[self.frame.columns.intersection([*own])])
+
+    def warn_of_strange(self, encodings: Iterable[Encoding], name: str) -> None:
+        """Warns of columns whose every known cell is a category that an encoding does not know.
+
+        They count as missing, as if nothing were there; `name` is of the cohort.
+        """
+        for encoding in encodings:
+            for column in encoding.columns_of(self.schema.features):
+                feature = next(f for f in encoding.features if column in f.every_column)
+                cells = self.frame[column].dropna()
+                if feature.kind != "categorical" or cells.empty:
+                    continue
+                known = [*feature.categories, *feature.spellings]
+                if not cells.isin(known).any():
+                    warnings.warn(
+                        f"cohort '{name}': of the categories of column '{column}', such as "
+                        f"'{cells.iloc[0]}', the run knows none ({', '.join(known[:5]) or 'none'}"
+                        "), so all count as missing. Import them by these names, or adapt the run.",
+                        stacklevel=3,
+                    )
 
     def rows_of(self, model: Slimp, level: LevelName) -> Rows:
         """What a model reads at a level: of columns that the schema has at another one, nothing."""

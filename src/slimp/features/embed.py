@@ -278,7 +278,8 @@ def embed(
     how = how or InferenceConfig()
     if isinstance(pseudo, str | Path):
         pseudo = PseudoMetadata.load(pseudo)
-    raw = RawTable.of(cohort)
+    if (raw := RawTable.of(cohort)) is not None:
+        raw.warn_of_strange(model.encodings.values(), cohort.info.name)
     cohort = as_model_reads(model, cohort)
     if pseudo is not None:
         pseudo.rows_for(model, cohort.images["image_id"])

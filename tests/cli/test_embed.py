@@ -6,11 +6,13 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import MODEL, tiny_cohort
 
 from slimp.cli import main as cli
-from slimp.features.embed import FeatureTable
+from slimp.data.cohort import Cohort
+from slimp.features.embed import FeatureTable, embed
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 
@@ -43,6 +45,19 @@ def test_what_was_used_is_recorded(
     assert (record["precision"], record["backend"]) == (precision, "torch")
     assert record["test_time_augmentation"] == "dihedral"
     assert FeatureTable.load(tmp_path / "f.parquet").test_time_augmentation == "dihedral"
+
+
+def test_bf16_is_not_chosen_where_it_changes_the_features(places, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("slimp.models.precision._bf16_speedup_on_cpu", lambda: 5.0)
+    monkeypatch.setattr("slimp.features.encode.AGREEMENT", 1.1)
+    assert run(places, tmp_path / "f.parquet", "--accelerator", "cpu") == 0
+    assert json.loads((tmp_path / "f.config.json").read_text())["precision"] == "32"
+    exact = embed(Slimp.from_pretrained(places / "run"), Cohort.load(places / "cohort"))
+    found = FeatureTable.load(tmp_path / "f.parquet")
+    np.testing.assert_allclose(found.features["image"], exact.features["image"], atol=1e-6)
+    asked = ("--accelerator", "cpu", "--precision", "bf16")  # who asks for it gets it
+    assert run(places, tmp_path / "g.parquet", *asked) == 0
+    assert json.loads((tmp_path / "g.config.json").read_text())["precision"] == "bf16"
 
 
 def test_openvino_is_recorded_with_its_version(places: Path, tmp_path: Path) -> None:

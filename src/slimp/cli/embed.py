@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import slimp
-from slimp.cli.console import progress_bar, say
+from slimp.cli.console import note, progress_bar, say
 from slimp.cli.flags import REQUIRED_FLAG
 from slimp.cli.inputs import Embedding, check_file, noted
 from slimp.data.config import require_positive
@@ -39,7 +39,8 @@ class Arguments(Embedding):
     batch_size: int | None = None
     """Images at once; changes speed and memory only. Default: what suits the backend."""
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """Of the encoders; features are written in 32 bit. auto: bf16 where it is fast."""
+    """Of the encoders; features are written in 32 bit. auto: bf16 where it is fast and leaves the
+    features as they are."""
     backend: Literal["torch", "openvino"] = "torch"
     """What runs the image encoder; openvino: faster on CPUs (pip install 'slimp[openvino]')."""
 
@@ -55,6 +56,7 @@ class Arguments(Embedding):
 def run(arguments: Arguments) -> None:
     """Embeds and writes the file."""
     from slimp.data.files import write_json
+    from slimp.features.encode import bf16_agrees
     from slimp.training.devices import precision_of
     from slimp.training.weights_run import as_run
 
@@ -67,6 +69,10 @@ def run(arguments: Arguments) -> None:
     precision = precision_of(arguments.precision, arguments.accelerator)
     how = arguments.inference
     how = replace(how, batch_size=arguments.batch_size, precision=precision, backend=backend)
+    if (arguments.precision, precision) == ("auto", "bf16") and not bf16_agrees(model, cohort, how):
+        precision = "32"
+        how = replace(how, precision=precision)
+        note("bf16 would change the features of this encoder: embedding in 32 bit")
     with progress_bar("embedding images") as progress:
         table = slimp.embed(model, cohort, how, pseudo=pseudo, progress=progress)
     table.save(out)

@@ -145,6 +145,12 @@ def inference(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
+def agreement(a: Features, b: Features) -> Float32[np.ndarray[Any, np.dtype[Any]], " _"]:
+    """Cosine of each image's features by two computations."""
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.asarray((a * b).sum(axis=1) / norms)
+
+
 def require_agreement(encode: Encode, encoder: ImageEncoder, pixels: Pixels) -> float:
     """The least cosine between the features of `encode` and those of torch in fp32.
 
@@ -153,8 +159,7 @@ def require_agreement(encode: Encode, encoder: ImageEncoder, pixels: Pixels) -> 
     """
     exact = next(torch_backend(encoder, torch.device("cpu"), "32")([pixels]))
     fast = next(encode([pixels]))
-    norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(fast, axis=1)
-    least = float(((exact * fast).sum(axis=1) / norms).min())
+    least = float(agreement(exact, fast).min())
     if not least >= AGREEMENT:  # so that NaN is refused too
         raise UserError(
             f"the accelerated backend's features differ from PyTorch's: cosine {least:.5f} on one "

@@ -88,6 +88,19 @@ def test_held_out_patients_test_and_every_protocol_is_saved(cohort, table, run_p
         found.save(tmp_path / "probe")
 
 
+def test_images_of_patients_whom_the_run_never_had_are_counted(cohort, table, run_parts):
+    """They joined the cohort later, or were left out of pre-training as well."""
+    learned = next(patient for patient, part in run_parts.items() if part == "train")
+    less = {patient: part for patient, part in run_parts.items() if patient != learned}
+    whole, part = (assess(table, cohort, QUICK, run_parts=x) for x in (run_parts, less))
+    own = table.ids[table.ids["patient_id"] == learned]
+    left = int(own["label"].notna().sum())
+    assert left > 0
+    assert part.main.n_train == whole.main.n_train - left
+    assert f"; {left} labelled image(s)" in part.tested_on
+    assert "left out" not in whole.tested_on
+
+
 def test_random_splits_of_a_run_test_patients_that_it_saw(cohort, table, run_parts):
     found = assess(table, cohort, QUICK, run_parts=run_parts, held_out=False)
     assert found.to_dict()["pretraining_saw_test_patients"] is True

@@ -297,7 +297,11 @@ def _split(
         words = _words(given_splits(ids, parts), config)
     except UserError as error:
         raise UserError(f"{error} Or pass --no-held-out to split at random.") from None
-    return parts, "those that pre-training set aside" if "held_out" in of_run.values else words
+    if "held_out" not in of_run.values:
+        return parts, words
+    new = int((of_run.isna() & ids["label"].notna()).sum())
+    left = f"; {new} labelled image(s) of patients that the run never had are left out"
+    return parts, f"those that pre-training set aside{left * (new > 0)}"
 
 
 def _words(splits: Sequence[Split], config: ProbeConfig) -> str:

@@ -119,7 +119,8 @@ def test_what_fit_learns_is_of_its_rows(table) -> None:
     assert "elsewhere" not in lesion[1].categories
     diameter = some.iloc[:20].drop_duplicates("lesion")["diameter_mm"]
     assert lesion[0].mean == pytest.approx(diameter.mean())
-    unknown = steps.transform(some.iloc[20:])  # a category that it does not know is missing
+    with pytest.warns(UserWarning, match="column 'site', such as 'elsewhere'"):
+        unknown = steps.transform(some.iloc[20:])  # a category that it does not know is missing
     blank = steps.transform(some.iloc[20:].assign(site=None))
     np.testing.assert_allclose(unknown, blank, atol=1e-6)
 

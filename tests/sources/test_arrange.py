@@ -51,6 +51,7 @@ def test_columns_of_images_become_rows():
     assert long["mole"].tolist() == ["2", "2", "3"]
     assert [row for _, row in long.index] == [2, 2, 3]
     assert [note[:8] for note in long.attrs[ASSUMED]] == ["1 row(s)"]
+    assert arranged(frame, images=["front", "front"])["image"].tolist() == ["a"], "named twice"
 
 
 def test_names_in_one_cell_become_rows():
@@ -105,6 +106,17 @@ def test_files_are_found_by_a_pattern_of_ids():
         arranged(frame, image_names="{person}*{person}", files=files)
     long = arranged(table(n=["1"]), image_names="{n:03}_*", files=["001_a.jpg", "1_b.jpg"])
     assert long["image"].tolist() == ["001_a.jpg"]
+
+
+def test_what_follows_an_id_is_no_part_of_another():
+    """Patient 10 may have images, but no row that would show the confusion."""
+    files = ["1.jpg", "1a.jpg", "1-2.jpg", "10.jpg", "10a.jpg", "p1/m1.jpg", "p1/m12x.jpg"]
+    long = arranged(table(n=["1"]), image_names="{n}*", files=files)
+    assert long["image"].tolist() == ["1.jpg", "1-2.jpg", "1a.jpg"]
+    found = arranged(table(n=["1"], m=["1"]), image_names="p{n}/*{m}*", files=files)
+    assert found["image"].tolist() == ["p1/m1.jpg"]
+    found = arranged(table(n=["1"]), image_names="{n}[0-9]*", files=files)
+    assert found["image"].tolist() == ["10.jpg", "10a.jpg"], "where it is said"
 
 
 def test_roots_of_paths_are_cut_off():

@@ -102,8 +102,8 @@ def test_finds(place, tmp_path, kind):
         **{"heic": b"j", "heic.heic": b"j"},  # a phone's copy beside
     }
     raw = place(lay(tmp_path, kind, FILES))
+    assert {cell: Images(raw, raw.folders("images"))(cell) for cell in cells} == cells
     images = Images(raw, raw.folders("images"))
-    assert {cell: images(cell) for cell in cells} == cells
     for cell in ("d.jpg", "two", "two.gif"):
         with pytest.raises(TableError, match=f"the image '{cell}' could be .* and they differ"):
             images(cell)
@@ -112,12 +112,23 @@ def test_finds(place, tmp_path, kind):
             images(cell)
 
 
+def test_a_file_under_two_names_is_refused(place, tmp_path):
+    """Else it would be two images, perhaps of two patients."""
+    fill(tmp_path, {"images/a.jpg": b"a", "images/s/b.jpg": b"b"})
+    raw = place(tmp_path)
+    images = Images(raw, raw.folders("images"))
+    assert (images("a"), images("a.jpg"), images("b.jpg")) == (b"a", b"a", b"b")
+    for first, second in (("a", "images/a.jpg"), ("b.jpg", "s/b")):
+        with pytest.raises(TableError, match=f"images '{first}' and '{second}' .* are one file"):
+            images(second)
+
+
 def test_the_same_image_packed_and_unpacked(place, tmp_path):
     """Both the archive and the folder unpacked from it, which may have been cut short."""
     fill(tmp_path, {"part.zip": zipped({"a.jpg": b"a", "b.jpg": b"b"}), "part/a.jpg": b"a"})
     raw = place(tmp_path)
-    images = Images(raw, raw.folders("part"))
-    assert (images("a"), images("b"), images("part/a.jpg")) == (b"a", b"b", b"a")
+    for cell, content in {"a": b"a", "b": b"b", "part/a.jpg": b"a"}.items():
+        assert Images(raw, raw.folders("part"))(cell) == content
     fill(tmp_path, {"part/b.jpg": b"another"})
     with pytest.raises(TableError, match="they differ"):
         Images(place(tmp_path))("b")

@@ -322,6 +322,11 @@ class TestSpreadsheets:
         assert "1 merged cell(s) count for every row that they span" in merged
         assert "row 3 was taken for the header" in header
 
+    def test_a_merged_cell_may_end_beyond_the_table(self):
+        rows = [["image", "id"], ["a.jpg", "P1"], ["b.jpg", "P2"], ["c.jpg", None]]
+        table = self.read(workbook({"One": rows}, merged="B3:C9"))
+        assert table.to_numpy().tolist() == [["a.jpg", "P1"], ["b.jpg", "P2"], ["c.jpg", "P2"]]
+
     @pytest.mark.parametrize(
         ("content", "message"),
         [
@@ -383,6 +388,8 @@ def test_tables_of_other_columns_and_kinds_are_joined(tmp_path):
     joined = join_tables([read_table(tmp_path / name) for name in ("t.parquet", "t.csv")])
     assert joined.index.tolist() == [("t.parquet", 2), ("t.csv", 2), ("t.csv", 3)]
     assert joined["y"].tolist() == ["", "u", "v"]
+    (said,) = joined.attrs[ASSUMED]
+    assert "t.parquet: has no column 'y'" in said
     what = Feature(name="x", kind="continuous", columns=("x",), decimal=",", thousands=".")
     assert read_feature(joined, what, str)["x"].tolist() == [1.234, 2.5, 1234]
 

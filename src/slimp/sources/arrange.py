@@ -23,6 +23,9 @@ from slimp.sources.layout import Derive, Join, Keep, TableLayout
 from slimp.sources.level_tables import ASSUMED
 from slimp.sources.parse_cells import JOINED, as_whole, fold, image_key, require_columns
 
+AFTER_CELL = "\0"
+"""Between a cell and the `*` behind it: where one ends in a digit, the other begins with none, or
+patient 1 would have the images of 10."""
 ReadJoin: TypeAlias = Callable[[Join], pd.DataFrame | None]
 """The table of a join, as `read_table` gives it; None: it is not there, and need not be."""
 
@@ -157,7 +160,7 @@ def _listed_images(
     table: pd.DataFrame, layout: TableLayout, image: str, files: Sequence[str]
 ) -> tuple[Sequence[int], Sequence[str]]:
     """Each name in a cell of the image columns."""
-    columns = list(layout.images) or [image]
+    columns = list(dict.fromkeys(layout.images)) or [image]
     require_columns(table, table.index[0][0], dict.fromkeys(columns, "images"), "in [table]")
     if image not in columns:
         _require_free(table, image, "give the images another: image = ... on top of the schema")
@@ -180,7 +183,8 @@ def _named_images(
     pattern = "*" in str(layout.image_names)
     parts = list[Sequence[str]]()
     for text, name, digits in layout.name_parts:
-        parts.append([text] * len(rows))
+        follows = parts and text.startswith("*")
+        parts.append([f"{AFTER_CELL}{text}" if follows else text] * len(rows))
         if name is not None:
             cells = _cells_of_names(table[name].iloc[rows], digits)
             parts.append([glob.escape(cell) for cell in cells] if pattern else cells)
@@ -191,9 +195,9 @@ def _named_images(
     keys, found = [key for key, _ in known], list[tuple[int, str]]()
     for row, name in zip(rows, names, strict=True):
         wanted = fold(image_key(name))
-        start = re.split(r"[*\[?]", wanted, maxsplit=1)[0]
+        start = re.split(rf"[{AFTER_CELL}*\[?]", wanted, maxsplit=1)[0]
         near = slice(bisect_left(keys, start), bisect_left(keys, start + "\U0010ffff"))
-        fits = re.compile(translate(wanted)).fullmatch
+        fits = re.compile(translate(wanted).replace(AFTER_CELL, r"(?!(?<=\d)\d)")).fullmatch
         found += [(row, file) for key, file in known[near] if fits(key)]
     return [row for row, _ in found], [file for _, file in found]
 

@@ -29,6 +29,7 @@ class Images:
 
     def __init__(self, place: Place, folders: Sequence[str] = ("",)) -> None:
         self._place, self.folders = place, tuple(folders)
+        self._named = dict[str, str]()  # path -> the cell that named it
         # By name without ending and letter case; pictures in formats that are not read apart.
         self._by_name, self._unread = dict[str, list[str]](), dict[str, list[str]]()
         for path in place.paths:
@@ -45,7 +46,8 @@ class Images:
         """The encoded image that the cell names, or None.
 
         Raises:
-            TableError: two files of different content answer to it.
+            TableError: two files of different content answer to it, or a cell that is spelled
+                otherwise named the same file.
             OSError: it is unreadable or damaged, or there only in a format that is not read.
         """
         found = self._answering(cell, self._by_name)
@@ -63,7 +65,15 @@ class Images:
                     f"{self._place.raw / other}, and they differ. "
                     "Remove one, or write the path in the table."
                 )
-        return self._place.read(found[0], limit=MAX_IMAGE_BYTES) if found else None
+        if not found:
+            return None
+        first = self._named.setdefault(found[0], cell)
+        if image_key(first) != image_key(cell):
+            raise TableError(
+                f"the images '{first}' and '{cell}' of the table are one file, "
+                f"{self._place.raw / found[0]}. An image has one row: remove the wrong one."
+            )
+        return self._place.read(found[0], limit=MAX_IMAGE_BYTES)
 
     def hint(self, cell: str) -> str:
         """What a file is called that may be meant by a cell which names none, as a sentence."""

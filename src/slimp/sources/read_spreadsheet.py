@@ -71,9 +71,10 @@ def rows_as_text(
     at, names = find_header(top, place, layout.header)
     shared = 0
     for (row, column), (last_row, last_column) in merged:
-        if row > at and last_row < len(rows) and last_column < len(names):
-            for r in range(row, last_row + 1):
-                rows[r][column : last_column + 1] = [rows[row][column]] * (last_column + 1 - column)
+        if at < row < len(rows) and column < len(names):  # it may end beyond the cells in use
+            end = min(last_column + 1, len(names))
+            for cells in rows[row : last_row + 1]:
+                cells[column:end] = [rows[row][column]] * (end - column)
             shared += 1
     notes = [f"{shared} merged cell(s) count for every row that they span."] * (shared > 0)
     texts = [[cell_text(cell) for cell in row] for row in rows[at + 1 :]]

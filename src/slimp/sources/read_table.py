@@ -89,5 +89,12 @@ def join_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
             f"paths in column '{column}', or import one file at a time with --table."
         )
     notes = [note for table in tables for note in table.attrs[ASSUMED]]
+    for table in tables:
+        if lacking := [f"'{name}'" for name in joined if name not in table]:
+            named = ", ".join(lacking[:5]) + ", ..." * (len(lacking) > 5)
+            notes.append(
+                f"{table.index[0][0]}: has no column {named}, as other files have; its cells there "
+                "are empty."
+            )
     joined.attrs = {ASSUMED: notes, EMBEDDED: column}
     return joined

@@ -185,6 +185,21 @@ def test_sixteen_bits_are_scaled_not_clipped():
     np.testing.assert_array_equal(
         got, Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     )
+    twelve = decode_image(encode(Image.fromarray(values >> 4), "TIFF")).picture
+    np.testing.assert_array_equal(twelve, got, "as a camera of 12 bits writes them")
+    with pytest.raises(CorruptImageError, match="unknown range"):
+        decode_image(encode(Image.fromarray(values.astype(np.int32) << 8), "TIFF"))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_white_is_zero_where_a_tiff_file_says_so(bits):
+    values = np.linspace(0, 2**bits - 1, 40 * 30).reshape(30, 40).astype(f"uint{bits}")
+    encoded = bytearray(encode(Image.fromarray(values), "TIFF"))
+    entry = struct.pack("<HHI", 262, 3, 1)  # how grey values are meant, one short number
+    assert encoded.count(entry) == 1
+    encoded[encoded.index(entry) + len(entry)] = 0
+    got = np.asarray(decode_image(bytes(encoded)).picture)[..., 0]
+    np.testing.assert_array_equal(got, 255 - (values >> bits - 8))
 
 
 def test_transparent_pixels_become_white():

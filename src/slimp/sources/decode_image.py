@@ -21,6 +21,7 @@ JPEG_QUALITY = 95
 BACKGROUND = "white"
 """Behind transparent pixels."""
 _ORIENTATION = 0x0112
+_PHOTOMETRIC = 0x0106
 _JPEG_SEGMENT = re.compile(
     rb"\xff(?:[\xc0-\xcf\xdb-\xdf]|\xe0..JFIF\0|\xe2..ICC_PROFILE\0|\xee..Adobe)", re.DOTALL
 )
@@ -135,8 +136,14 @@ def _decode(image: Image.Image, shorter_side: int, frames: int) -> DecodedImage:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits per pixel; Pillow's own conversion would clip them
         values = np.asarray(image).astype(np.int64)
-        values = values >> 8 if values.max(initial=0) > 255 else values
-        return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
+        low, high = values.min(initial=0), values.max(initial=0)
+        if low < 0 or high >= 1 << 16:
+            raise CorruptImageError("pixels of unknown range (beyond 16 bits)")
+        bits = next(bits for bits in (8, 12, 16) if high < 1 << bits)  # as cameras fill them
+        grey = (values >> bits - 8).astype(np.uint8)
+        if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:  # white is 0
+            grey = 255 - grey
+        return Image.fromarray(grey).convert("RGB")
     if image.mode == "F":
         raise CorruptImageError("pixels of unknown range (floating point)")
     if image.has_transparency_data:

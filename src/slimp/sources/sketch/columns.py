@@ -78,6 +78,7 @@ def describe(column: pd.Series) -> Column:
     """What the column of text cells, never null, seems to hold."""
     name, cells, said = str(column.name), column.str.strip(), set(words()["cells"]["missing"])
     counts = cells[cells != ""].value_counts()
+    said -= {"-"} if "+" in counts else set()  # then it means no
     missing = [cell for cell in counts.index if plain(cell) in said]
     missing += _missing_codes([cell for cell in counts.index if cell not in missing])
     known, found = counts.drop(missing), _Found("empty")

@@ -133,9 +133,8 @@ def _one_hot(columns: Sequence[Column]) -> tuple[str, ...]:
     for start in range(len(columns)):
         total = pd.Series(0, index=range(len(columns[0].cells)))
         for end in range(start, len(columns)):
-            if (tick := marked[end]) is None:
+            if (tick := marked[end]) is None or (total := total + tick).max() > 1:
                 break
-            total += tick
             names = tuple(column.name for column in columns[start : end + 1])
             named = sum(map(_names_class, names))
             one = (total == 1).all() and 2 * named >= len(names)

@@ -200,6 +200,11 @@ def test_dates_that_cannot_be(born, seen, message):
         age([born], [seen])
 
 
+def test_a_format_of_dates_that_is_none():
+    with pytest.raises(TableError, match=r"'age': format: 'Q' is a bad directive in format '%Q'"):
+        age(["1960-03-01"], ["2000-03-01"], replace(AGE, date_format="%Q"))
+
+
 @pytest.mark.parametrize(
     ("cell", "key"),
     [

@@ -211,7 +211,10 @@ def _days(cells: pd.Series, feature: Feature, where: Where) -> Array:
     iso = known.str.extract(r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ].*)?$")[0]
     dates = pd.to_datetime(iso, format="%Y-%m-%d", errors="coerce")
     if feature.date_format is not None:
-        own = pd.to_datetime(known, format=feature.date_format, errors="coerce")
+        try:
+            own = pd.to_datetime(known, format=feature.date_format, errors="coerce")
+        except ValueError as error:
+            raise TableError(f"feature '{feature.name}': format: {error}.") from None
         dates = dates.where(iso.notna(), own)
     _refuse_misfits(cells, dates.isna() & ~missing, feature, where)
     days: Array = dates.to_numpy().astype("datetime64[D]").astype(np.float64)

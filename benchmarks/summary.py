@@ -83,12 +83,17 @@ def front_page() -> Iterator[str]:
     yield "\nWhat the levels add, image and metadata (0 in an interval: no difference is shown):"
     yield f"from ImageNet {minus(levels)}, from random weights (nested over flat) {minus(nested)}."
     yield "Few patients there have several lesions. Of drawn patients with ten, over flat:"
-    for arm, name in {"nested": "nested", "lesion only": "the lesion level alone"}.items():
+    arms = {
+        "nested": "nested",
+        "lesion only": "the lesion level alone",
+        "views only": "two views of each image, without metadata (SimCLR),",
+    }
+    for arm, name in arms.items():
         image, full = (
             pick(drawn, arm=arm, features=kind, labels="native")["minus"]["flat"]
             for kind in ("image", "full")
         )
-        end = ";" if arm == "nested" else "."
+        end = "." if arm == "views only" else ";"
         yield f"{name} {minus(image)} by images, {minus(full)} by images and metadata{end}"
 
 

@@ -167,6 +167,14 @@ def test_columns_that_say_the_same_have_a_fit_with_a_weak_penalty():
     assert ((z @ found.coef.T + found.intercept).argmax(axis=1) == y).mean() > 0.5
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_is_refused_before_the_solver_steps(value):
+    x, y, _ = draw(0, d=4)
+    x[3, 1] = value
+    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="infs or NaNs"):
+        multinomial.Multinomial(x, y).fit(np.ones(4), tolerance=1e-4)
+
+
 def test_the_rule_decides_and_the_probabilities_stay():
     p, priors = np.array([[0.7, 0.3], [0.85, 0.15], [0.75, 0.25]]), np.array([0.8, 0.2])
     assert decide(p, priors, "likeliest").tolist() == [0, 0, 0]

@@ -100,6 +100,9 @@ class _Objective:
         self.rows, dtype = rows, rows.z.dtype
         self.back, self.penalty = back.astype(dtype), (penalty / rows.n).astype(dtype)
 
+    # What is not finite was refused by `cholesky`. OpenBLAS may still say "invalid value" of a
+    # product, where it reads past the end of rows (numpy issue 24067); its numbers are right.
+    @np.errstate(invalid="ignore")
     def __call__(self, flat: Float[Array, " _"]) -> tuple[float, Float[Array, " _"]]:
         z, truth, n = self.rows.z, self.rows.truth, self.rows.n
         there = flat.reshape(self.rows.m, -1).astype(z.dtype)  # (m, r + 1)

@@ -69,7 +69,7 @@ def cached_features(
     if kept.is_file():
         table = FeatureTable.load(kept)
         if raw is not None:  # as the embedding did
-            raw.warn_of_strange(read_description(run)[1].values(), cohort.info.name)
+            raw.warn_of_unknown_categories(read_description(run)[1].values(), cohort.info.name)
     else:
         table = embed(Slimp.from_pretrained(run), cohort, how, lacking=lacking, progress=progress)
         with suppress(PermissionError):  # a run that may only be read is embedded each time

@@ -76,7 +76,7 @@ class RawTable:
         own = encoding.columns_of(self.schema.features)
         return encode_table(encoding, self.frame[self.frame.columns.intersection([*own])])
 
-    def warn_of_strange(self, encodings: Iterable[Encoding], name: str) -> None:
+    def warn_of_unknown_categories(self, encodings: Iterable[Encoding], name: str) -> None:
         """Warns of columns whose every known cell is a category that an encoding does not know.
 
         They count as missing, as if nothing were there; `name` is of the cohort.

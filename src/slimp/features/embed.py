@@ -279,7 +279,7 @@ def embed(
     if isinstance(pseudo, str | Path):
         pseudo = PseudoMetadata.load(pseudo)
     if (raw := RawTable.of(cohort)) is not None:
-        raw.warn_of_strange(model.encodings.values(), cohort.info.name)
+        raw.warn_of_unknown_categories(model.encodings.values(), cohort.info.name)
     cohort = as_model_reads(model, cohort)
     if pseudo is not None:
         pseudo.rows_for(model, cohort.images["image_id"])

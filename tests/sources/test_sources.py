@@ -143,6 +143,15 @@ def test_an_empty_place_is_answered_with_what_should_be_there(name, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize("below", ["raw/own.csv", "own.csv"])
+def test_a_table_that_is_there_is_not_said_to_be_missing_without_the_reason(below, tmp_path):
+    (tmp_path / "raw").mkdir()
+    file = tmp_path / below
+    file.write_text("image,diagnosis\n")
+    with pytest.raises(TableError, match=r"a path from .*raw on: begin it there, or move"):
+        import_source("ham10000", tmp_path / "raw", tmp_path / "c", files=RawFiles(table=str(file)))
+
+
 @pytest.mark.parametrize("name", REVIEWED)
 def test_columns_of_the_layouts_are_those_of_the_schema(name):
     """What a layout may lack, derives, renames to or sets is a column that the schema names."""

@@ -113,6 +113,8 @@ class Search:
         usual = [f"{layout.files} ({layout.name})" for layout in layouts if not layout.instead]
         files = [self._given] if self._given and not near else usual
         hint = f" But {'; '.join(dict.fromkeys(near))}." if near else ""
+        if self._given and Path(self._given).is_file():
+            hint += f" --table is a path from {self._place.raw} on: begin it there, or move it."
         raise TableError(
             f"{self._place.raw}: there is no table {'; or '.join(files)}.{hint} Name another with "
             f"--table, or make one of folders of images: slimp data sketch {self._place.raw} --out "

@@ -81,6 +81,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "compact_hidden": {**COMPACT, "projection_layers": 2},
     "cells_20": {**COMPACT, "feature_dropout": 0.2, "epochs": 20},
     "cells_160": {**COMPACT, "feature_dropout": 0.2, "image_size": 160},
+    "cells_rotate": {**COMPACT, "feature_dropout": 0.2, "rotate": "any"},
+    "rotate_160": {**COMPACT, "feature_dropout": 0.2, "rotate": "any", "image_size": 160},
     "compact_negatives": {**COMPACT, "duplicates": "negative"},
     "compact_one_rate": {**COMPACT, "learning_rate": 3e-4, "encoder_lr_scale": 1.0},
     "compact_batch_norm": {**COMPACT, "batch_norm": "batch"},

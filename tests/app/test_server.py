@@ -468,9 +468,9 @@ def test_two_runs_are_compared_by_the_neighbours_they_share(client, root, cohort
 def test_findings_open_their_images(tmp_path):
     cohort, kept = grid_cohort([2, 2]), tmp_path / "audit.json"
     assert audit(cohort, kept, run=False) == []
-    found = {one.title: one for one in audit(cohort, kept, run=True)}
-    assert found["Tiny image"].indices == (0, 1, 2, 3)
-    assert found["Tiny image"].total == 4
+    found = {one["title"]: one for one in audit(cohort, kept, run=True)}
+    assert found["Tiny image"]["indices"] == [0, 1, 2, 3]
+    assert found["Tiny image"]["total"] == 4
     assert audit(cohort, kept, run=False) == [*found.values()]
 
 

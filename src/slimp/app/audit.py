@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,52 +17,33 @@ MOST = 500
 """Images that a finding opens."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """One finding."""
-
-    level: str
-    """error, warning or note."""
-    title: str
-    text: str
-    remedy: str
-    indices: tuple[int, ...]
-    """Rows of the images, at most `MOST`."""
-    total: int
-    """Images, groups, cells or columns, as the text says."""
-
-
 def audit(
     cohort: Cohort, kept: Path, *, run: bool, progress: Progress | None = None
-) -> list[Found]:
-    """The findings that `kept` holds; without it none, or with `run` those of a check now."""
+) -> list[dict[str, Any]]:
+    """The findings that `kept` holds, as the page takes them (see `server`).
+
+    Where it is not there, none, or with `run` those of a check now.
+    """
     if not kept.is_file():
         if not run:
             return []
         from slimp.checks.report import check_cohort
 
         report = check_cohort(cohort, progress=progress)
-        write_json(kept, [asdict(found) for found in _with_rows(report.findings, cohort)])
-    return [Found(**{**entry, "indices": tuple(entry["indices"])}) for entry in read_json(kept)]
+        write_json(kept, [_with_rows(found, cohort.images) for found in report.findings])
+    return list(read_json(kept))
 
 
-def _with_rows(findings: Iterable[Finding], cohort: Cohort) -> Iterable[Found]:
-    for found in findings:
-        example = f" For example {found.example}." if found.example else ""
-        text = f"{found.message[:1].upper()}{found.message[1:]}{example}"
-        yield Found(
-            level=found.severity,
-            title=found.code.replace("-", " ").capitalize(),
-            text=text,
-            remedy=found.remedy,
-            indices=tuple(_rows(found.ids, cohort.images)[:MOST].tolist()),
-            total=found.count,
-        )
-
-
-def _rows(ids: Iterable[str], images: pd.DataFrame) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Of images with these ids, or of lesions or patients if no image is called so."""
-    for name in ("image_id", "lesion_id", "patient_id"):
-        if len(rows := np.flatnonzero(images[name].isin(list(ids)))):
-            return rows
-    return np.empty(0, dtype=np.int64)
+def _with_rows(found: Finding, images: pd.DataFrame) -> dict[str, Any]:
+    """A finding with the rows of images of its ids, or of lesions or patients if none has them."""
+    names = ("image_id", "lesion_id", "patient_id")
+    rows = (np.flatnonzero(images[name].isin(list(found.ids))) for name in names)
+    example = f" For example {found.example}." if found.example else ""
+    return {
+        "level": found.severity,
+        "title": found.code.replace("-", " ").capitalize(),
+        "text": f"{found.message[:1].upper()}{found.message[1:]}{example}",
+        "remedy": found.remedy,
+        "indices": next(filter(len, rows), np.arange(0))[:MOST].tolist(),
+        "total": found.count,
+    }

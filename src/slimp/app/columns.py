@@ -6,7 +6,7 @@ Axis names: n = images.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -106,12 +106,8 @@ def cohort_columns(
     found: dict[str, Column] = {}
     for column in (*_own(cohort), *computed, *_metadata(cohort, of_image), *_others(cohort)):
         name = column.name if column.name not in found else f"{column.level}.{column.name}"
-        found[name] = column if name == column.name else _renamed(column, name)
+        found[name] = replace(column, name=name)
     return found
-
-
-def _renamed(column: Column, name: str) -> Column:
-    return Column(**{**vars(column), "name": name})
 
 
 def _own(cohort: Cohort) -> Iterator[Column]:

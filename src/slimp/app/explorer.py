@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 from jaxtyping import Float32, Int64
 from PIL import Image
 
-from slimp.app.audit import Found
 from slimp.app.columns import Column
 from slimp.app.comparison import Comparison
 from slimp.app.embeddings import Embedded
@@ -59,7 +58,8 @@ class Explorer:
     """By a probe."""
     projections: tuple[str, ...] = ("pca",)
     comparison: Comparison | None = None
-    findings: Sequence[Found] = ()
+    findings: Sequence[Mapping[str, Any]] = ()
+    """Of `audit`."""
     _loading: Lock = field(default_factory=Lock)
 
     @property

@@ -41,7 +41,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Collection
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -218,7 +217,7 @@ class Api:
         return JSONResponse(other.to_dict([self.explorer.run, other.run]))
 
     def findings(self, request: Request) -> Response:
-        return JSONResponse([asdict(found) for found in self.explorer.findings])
+        return JSONResponse(self.explorer.findings)
 
     def _row(self, request: Request) -> int:
         row: int = request.path_params["index"]

@@ -45,7 +45,11 @@ ALSO_CALLED = {
 
 
 class Settings:
-    """Base of configurations: a field that is not there is answered by the one that was meant."""
+    """Base of configurations: a field that is not there is answered by the one that was meant.
+
+    A class has the rules of its own fields in `_check`; a configuration that joins several classes
+    keeps to those of all. What is one of a closed set of values is checked here.
+    """
 
     def __new__(cls, *_: Any, **given: Any) -> Self:
         known = cast(Any, cls).__dataclass_fields__
@@ -53,6 +57,15 @@ class Settings:
             hint = suggestion(name, {field: field for field in known})
             raise TypeError(f"{cls.__name__} has no setting '{name}'{hint}")
         return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        for name, allowed in _choices(type(self)).items():
+            if getattr(self, name) not in allowed:
+                choices = ", ".join(map(str, allowed))
+                raise UserError(f"{name} must be one of {choices}, got {getattr(self, name)!r}.")
+        for part in reversed(type(self).__mro__):
+            if "_check" in vars(part):
+                vars(part)["_check"](self)
 
 
 def suggestion(typed: str, spellings: Mapping[str, str]) -> str:
@@ -99,7 +112,7 @@ class BatchConfig(Settings):
     workers: int | Literal["auto"] = "auto"
     """Data-loading processes; they do not change the result. auto: 1 on a CPU, up to 8 per GPU."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require_positive(self, "patients", "lesions", "images_per_lesion")
         require_fractions(self, "colour", "feature_dropout", "feature_corruption")
         if not 0 < self.crop_scale <= 1:
@@ -110,17 +123,12 @@ class BatchConfig(Settings):
             raise UserError(f"seed must be 0 to {2**32 - 1}, got {self.seed}.")
 
 
-def require_choices(cls: type, config: object) -> None:
-    """Raises unless each field of `cls` with a closed set of values has one of them."""
-    for name, allowed in _choices(cls).items():
-        if getattr(config, name) not in allowed:
-            choices = ", ".join(map(str, allowed))
-            raise UserError(f"{name} must be one of {choices}, got {getattr(config, name)!r}.")
-
-
 @cache
 def _choices(cls: type) -> dict[str, tuple[object, ...]]:
-    """To read hints takes a millisecond or more, and an experiment makes thousands of settings."""
+    """Field -> its values, where these are a closed set.
+
+    To read hints takes a millisecond or more, and an experiment makes thousands of settings.
+    """
     hints = get_type_hints(cls).items()
     return {name: get_args(hint) for name, hint in hints if get_origin(hint) is Literal}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from slimp.data.config import Settings, require_choices, require_positive
+from slimp.data.config import Settings, require_positive
 from slimp.errors import UserError
 from slimp.features.feature_sets import FeatureSet
 from slimp.training.config import FinetuneConfig
@@ -71,8 +71,7 @@ class ProbeConfig(Settings):
     malignant: tuple[str, ...] = ()
     """Classes to join, as in MEL,BCC: the probe then separates malignant from benign."""
 
-    def __post_init__(self) -> None:
-        require_choices(ProbeConfig, self)
+    def _check(self) -> None:
         require_positive(self, *(["seeds"] if self.seeds is not None else []))
         require_positive(self, "neighbours", "temperature", "replicates")
         for name, sound, rule in (
@@ -114,7 +113,7 @@ class ProtocolConfig(Settings):
     subgroups: tuple[str, ...] = ("auto",)
     """Columns to score by, as in sex,age:30:60 (edges; without, quartiles); auto, or none."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require_positive(self, "draws")
         if not all(0 < fraction <= 1 for fraction in self.fractions):
             raise UserError(f"fractions must be in (0, 1], got {self.fractions}.")
@@ -128,18 +127,12 @@ class ProtocolConfig(Settings):
 class FullProbeConfig(ProbeConfig, ProtocolConfig):
     """All settings of `slimp probe`."""
 
-    def __post_init__(self) -> None:
-        ProbeConfig.__post_init__(self)
-        ProtocolConfig.__post_init__(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class FullFinetuneConfig(ProbeConfig, FinetuneConfig):
     """All settings of `slimp finetune`: the splits and scores are those of a probe."""
 
-    def __post_init__(self) -> None:
-        ProbeConfig.__post_init__(self)
-        FinetuneConfig.__post_init__(self)
+    def _check(self) -> None:
         if self.split in LEAKING:
             raise UserError(
                 f"split {self.split} leaks, and is there for probes only: pass --split patient."

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from slimp.data.batches import LevelBatch
 from slimp.data.cohort import Cohort
-from slimp.data.config import Settings, require_choices
+from slimp.data.config import Settings
 from slimp.data.encoding import Encoding, Rows
 from slimp.data.images import image_batches
 from slimp.data.schema import LEVELS, LevelName, Schema
@@ -62,9 +62,6 @@ class InferenceConfig(Settings):
     """Processes that decode images ahead; 0: this process decodes, between batches."""
     test_time_augmentation: Augmentation = "none"
     """dihedral: the mean embedding of each image's 8 turns and mirror images."""
-
-    def __post_init__(self) -> None:
-        require_choices(InferenceConfig, self)
 
 
 def embed_images(

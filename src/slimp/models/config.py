@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from slimp.data.config import Settings, require_choices, require_fractions, require_positive
+from slimp.data.config import Settings, require_fractions, require_positive
 from slimp.errors import UserError
 
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
@@ -83,8 +83,7 @@ class ModelConfig(Settings):
     positive_temperature: float = 0.1
     """Of soft positives: the share of differing cells over which a row's weight falls to 1 / e."""
 
-    def __post_init__(self) -> None:
-        require_choices(ModelConfig, self)
+    def _check(self) -> None:
         require_positive(self, "image_size", "tabular_width", "tabular_depth", "tabular_heads")
         require_positive(self, "projection_width", "temperature", "positive_temperature")
         require_fractions(self, "tabular_dropout")

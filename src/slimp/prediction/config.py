@@ -29,7 +29,7 @@ class PredictConfig(Settings):
     batch_size: int = 64
     """Images in memory at once."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require_positive(self, "batch_size")
         require_fractions(self, "novelty")
         if self.cases < 0:

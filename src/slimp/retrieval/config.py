@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from slimp.data.config import Settings, require_choices, require_positive
+from slimp.data.config import Settings, require_positive
 from slimp.errors import UserError
 
 Route = Literal["ilp", "ii"]
@@ -41,8 +41,7 @@ class RetrievalConfig(Settings):
     replicates: int = 1000
     """Bootstrap replicates over patients."""
 
-    def __post_init__(self) -> None:
-        require_choices(RetrievalConfig, self)
+    def _check(self) -> None:
         require_positive(self, "k", "replicates", "temperature")
         if not 0 < self.coverage < 1:
             raise UserError(f"coverage must be in (0, 1), got {self.coverage}.")

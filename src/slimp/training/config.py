@@ -2,7 +2,7 @@
 
 `PretrainConfig` inherits the fields of all parts, so they are flat: a flag of the command line is a
 field, and a function that needs a `BatchConfig` can be given the whole. Each class checks its own
-fields and calls the checks of its parts. `AdaptConfig` lacks the model, which is that of the run.
+fields. `AdaptConfig` lacks the model, which is that of the run.
 """
 
 from __future__ import annotations
@@ -13,13 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
-from slimp.data.config import (
-    BatchConfig,
-    Settings,
-    require_choices,
-    require_fractions,
-    require_positive,
-)
+from slimp.data.config import BatchConfig, Settings, require_fractions, require_positive
 from slimp.errors import UserError
 from slimp.models.config import ModelConfig
 from slimp.models.known_weights import described
@@ -49,7 +43,7 @@ class OptimConfig(Settings):
     clip_norm: float = 1.0
     """Largest norm of the gradient; 0: any."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require_positive(self, "epochs", "learning_rate", "encoder_lr_scale", "layer_decay")
         if self.layer_decay > 1:
             raise UserError(f"layer_decay must be at most 1, got {self.layer_decay}.")
@@ -96,11 +90,7 @@ class RunConfig(LogConfig, BatchConfig, OptimConfig):
     """Gradient-cache chunk size, images; a larger batch takes two passes, with the same gradient.
     auto: as many as fit on the device, measured at the start."""
 
-    def __post_init__(self) -> None:
-        BatchConfig.__post_init__(self)
-        OptimConfig.__post_init__(self)
-        LogConfig.__post_init__(self)
-        require_choices(RunConfig, self)
+    def _check(self) -> None:
         require_positive(self, "validate_every", "checkpoint_every_steps", "keep_checkpoints")
         require_positive(self, "devices", "nodes", *([] if self.chunk == "auto" else ["chunk"]))
         require_fractions(self, "validation_fraction", "held_out_fraction")
@@ -136,10 +126,7 @@ class PretrainConfig(ModelConfig, RunConfig):
     """What of the image encoder learns: all, only its last N blocks (0: nothing), or only its patch
     and position embeddings."""
 
-    def __post_init__(self) -> None:
-        ModelConfig.__post_init__(self)
-        RunConfig.__post_init__(self)
-        require_choices(PretrainConfig, self)
+    def _check(self) -> None:
         if self.reconstruction_weight and not self.feature_dropout:
             raise UserError(
                 "reconstruction_weight is of predicting hidden cells, but none are hidden: raise "
@@ -208,9 +195,7 @@ class AdaptConfig(RunConfig):
     learning_rate: float = 1e-4
     """Peak learning rate, a fifth of pre-training's, so that less is forgotten."""
 
-    def __post_init__(self) -> None:
-        RunConfig.__post_init__(self)
-        require_choices(AdaptConfig, self)
+    def _check(self) -> None:
         if self.view_weight is not None and not 0 <= self.view_weight < math.inf:
             raise UserError(f"view_weight must be a number from 0 up, got {self.view_weight}.")
         for name, count in Counter(self.rename.values()).items():
@@ -266,11 +251,7 @@ class FinetuneConfig(LogConfig, BatchConfig, OptimConfig):
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device type."""
 
-    def __post_init__(self) -> None:
-        BatchConfig.__post_init__(self)
-        OptimConfig.__post_init__(self)
-        LogConfig.__post_init__(self)
-        require_choices(FinetuneConfig, self)
+    def _check(self) -> None:
         require_fractions(self, "modality_dropout", "validation_fraction")
         require_positive(self, "validation_fraction")
         if self.patience < 0:

@@ -39,7 +39,7 @@ class LogConfig(Settings):
     tensorboard,wandb, or none. wandb and mlflow stay on this machine unless WANDB_MODE=online or
     MLFLOW_TRACKING_URI is set."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         for name in self._names:
             if name not in LOGGERS:
                 allowed = ", ".join((*LOGGERS, "none"))

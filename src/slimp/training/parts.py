@@ -207,24 +207,28 @@ def _official(
     return parts
 
 
-def stages(run: Path) -> tuple[dict[str, str], ...] | None:
-    """Patient -> part of each stage of a run, the newest first; None if it does not say."""
-    if not (run / PATIENTS).is_file():
-        return None
-    found = [_read_parts(run / PATIENTS)]
-    if (run / EARLIER_PATIENTS).is_file():
-        earlier = _read_parts(run / EARLIER_PATIENTS).groupby("stage")
-        found += [rows for _, rows in sorted(earlier, reverse=True)]
-    return tuple(dict(zip(x["patient_id"], x["part"], strict=True)) for x in found)
+def earlier_table(run: Path) -> pd.DataFrame:
+    """The parts of all stages of `run`, the oldest stage being 1, and whose labels any learned.
+
+    Columns `patient_id part stage label_known`. A label is known where any stage learned from it,
+    or chose an epoch or batches by it; missing: an older version did not say. No rows: the run does
+    not say which patients it learned from.
+
+    Raises:
+        CheckpointError: a file of the run is damaged.
+    """
+    earlier, newest = (_read_parts(run / name) for name in (EARLIER_PATIENTS, PATIENTS))
+    learned = newest["part"].isin(LEARNED_FROM) & _learns_labels(run)
+    newest = newest.assign(stage=1 + earlier["stage"].nunique(), label_known=learned)
+    table = pd.concat([x for x in (earlier, newest) if len(x)] or [newest], ignore_index=True)
+    said = table["label_known"].map({True: 2, False: 0}).fillna(1)
+    known = said.groupby(table["patient_id"]).transform("max").map({2: True, 1: None, 0: False})
+    return table.assign(label_known=known)
 
 
 def earlier_parts(run: Path) -> dict[str, str]:
     """Patient -> part over all stages of a run: train before validation before held_out."""
-    together: dict[str, str] = {}
-    for stage in stages(run) or ():
-        for patient, part in stage.items():
-            together[patient] = min(part, together.get(patient, part), key=PARTS.index)
-    return together
+    return _foremost(earlier_table(run))
 
 
 def labels_known(run: Path) -> set[str]:
@@ -235,15 +239,15 @@ def labels_known(run: Path) -> set[str]:
     Raises:
         CheckpointError: a file of the run is damaged.
     """
-    found = _labels(run)
-    if None in found.values():
+    table = earlier_table(run)
+    if table["label_known"].isna().any():
         warnings.warn(
             f"{run / EARLIER_PATIENTS}: does not say whose labels earlier stages learned from, "
             "because an older version wrote it. Were any fine-tuned, then test patients may be "
             "among them.",
             stacklevel=2,
         )
-    return {patient for patient, known in found.items() if known}
+    return set(table["patient_id"][table["label_known"].eq(True)])
 
 
 def parts_of_run(run: Path, cohort: Cohort) -> dict[str, str] | None:
@@ -254,60 +258,44 @@ def parts_of_run(run: Path, cohort: Cohort) -> dict[str, str] | None:
     on them does not go unnoticed. A patient that any stage learned from is not held out. None: the
     run does not say which patients it learned from.
     """
-    found = stages(run)
-    if found is None:
+    if not (run / PATIENTS).is_file():
         return None
-    here = set(cohort.patients["patient_id"])
-    known: set[str] = set()
-    met: set[str] = set()
-    for stage in found:
-        shared = here & set(stage)
-        met |= shared
-        if shared and 2 * len(shared) >= min(len(here), len(stage)):
-            known |= set(stage)
-    return {
-        patient: part
-        for patient, part in earlier_parts(run).items()
-        if patient in known or (patient in met and part in LEARNED_FROM)
-    }
+    table = earlier_table(run)
+    met = table["patient_id"].isin(cohort.patients["patient_id"])
+    of_stage = met.groupby(table["stage"])
+    smaller = of_stage.transform("size").clip(upper=len(cohort.patients))
+    shared = of_stage.transform("sum")
+    here = (shared > 0) & (2 * shared >= smaller)
+    parts = _foremost(table)
+    learned = {patient for patient, part in parts.items() if part in LEARNED_FROM}
+    named = {*table["patient_id"][here], *learned.intersection(table["patient_id"][met])}
+    return {patient: part for patient, part in parts.items() if patient in named}
 
 
-def _labels(run: Path) -> dict[str, bool | None]:
-    """Patient -> whether a stage of the run knows the label; None: it does not say."""
-    found: dict[str, bool | None] = {}
-    if (run / EARLIER_PATIENTS).is_file():
-        earlier = _read_parts(run / EARLIER_PATIENTS)
-        found = dict(zip(earlier["patient_id"], earlier["label_known"], strict=True))
+def _foremost(table: pd.DataFrame) -> dict[str, str]:
+    """Patient -> the first of its parts, in the order of `PARTS`."""
+    ranks = table["part"].map(PARTS.index).groupby(table["patient_id"]).min()
+    return {patient: PARTS[rank] for patient, rank in ranks.items()}
+
+
+def _learns_labels(run: Path) -> bool:
+    """Whether the newest stage of a run learned from labels, or chose epoch or batches by them."""
     content = read_json(run / "config.json") if (run / "config.json").is_file() else {}
     settings = content.get("pretrain", {})
-    if (
+    return (
         "finetune" in content
-        or content.get(BASELINE, {}).get("labels")
+        or bool(content.get(BASELINE, {}).get("labels"))
         or settings.get("monitor") == "knn_balanced_accuracy"
         or settings.get("always_include") is not None
-    ):
-        newest = (stages(run) or ({},))[0]
-        found |= {patient: True for patient, part in newest.items() if part in LEARNED_FROM}
-    return found
-
-
-def earlier_table(run: Path) -> pd.DataFrame:
-    """The parts of all stages of `run`, the oldest stage being 1, and whose labels any learned.
-
-    Columns `patient_id part stage label_known`, the last missing where the run does not say.
-    """
-    known = _labels(run)
-    rows = [
-        (patient, part, number, known.get(patient, False))
-        for number, stage in enumerate(reversed(stages(run) or ()), start=1)
-        for patient, part in stage.items()
-    ]
-    return pd.DataFrame(rows, columns=["patient_id", "part", "stage", "label_known"])
+    )
 
 
 def _read_parts(path: Path) -> pd.DataFrame:
+    """A file of parts; without rows where it is not there."""
     earlier = path.name == EARLIER_PATIENTS
     wanted = ["patient_id", "part", *(["stage", "label_known"] if earlier else [])]
+    if not path.is_file():
+        return pd.DataFrame(columns=wanted)
     try:
         table = pd.read_parquet(path)
         if earlier and "label_known" not in table:  # versions before it could fine-tune too

@@ -128,6 +128,22 @@ def test_masks_are_found_by_name_and_read_as_the_encoder_sees(tmp_path: Path) ->
         read_mask(tmp_path / "torn.png", (SIZE, SIZE), SIZE)
 
 
+def test_a_mask_is_not_taken_for_that_of_an_image_of_the_same_name_in_another_folder(tmp_path):
+    ids = ["train/mel/0", "train/nevus/0", "test/nevus/1", "2.jpg"]
+    wanted = ["train/mel/0.png", "train/nevus/0_mask.png", "1.png", "deep/2_segmentation.png"]
+    for name in (*wanted, "train/nevus/1.png"):  # the last one: of an image that is not here
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_masks(tmp_path, ids) == {
+        image: tmp_path / name for image, name in zip(ids, wanted, strict=True)
+    }
+    (tmp_path / "0.png").touch()
+    with pytest.raises(
+        UserError, match=r"/0\.png: a mask of .* 'train/mel/0' or of 'train/nevus/0'"
+    ):
+        find_masks(tmp_path, ids)
+
+
 def test_a_folder_without_any_mask_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no mask"):
         find_masks(tmp_path, tiny_cohort().images["image_id"].tolist())

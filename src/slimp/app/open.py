@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from slimp import __version__
 from slimp.app import embeddings, predictions
 from slimp.app.audit import audit
 from slimp.app.columns import COMPUTED, Column, category, cohort_columns, number
@@ -148,7 +149,7 @@ def open_explorer(sources: Sources, progress_bar: ProgressBar) -> Explorer:
     run, cohort = opening.run, opening.cohort
     found, predicted = opening.embedded()
     comparison = opening.compared(found)
-    kept = private_folder() / f"audit-{found.cohort_key[:24]}.json"
+    kept = private_folder() / f"audit-{found.cohort_key[:24]}-{__version__}.json"
     with progress_bar("checking images") as progress:
         findings = audit(cohort, kept, run=sources.data_check, progress=progress)
     kinds = tuple(dict.fromkeys((sources.projection, "pca")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,22 +23,34 @@ TOLERANCE = 0.02
 def find_masks(folder: Path, image_ids: Sequence[str]) -> dict[str, Path]:
     """Image id -> file of its mask, for the images that have one.
 
+    Where both an id and a mask have folders, these must be the same as far as both go.
+
     Raises:
-        UserError: no such folder, two masks of one image, or none of any.
+        UserError: no such folder, two masks of one image, one of two, or none of any.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of masks.")
-    names = {
-        f"{stem}{ending}": name
-        for name in image_ids
-        for stem in (Path(name).stem, name)
-        for ending in ENDINGS
-    }
+    called: dict[str, set[tuple[str, str]]] = defaultdict(set)  # last part -> (path, image id)
+    for name in image_ids:
+        for path in (Path(name), Path(name).with_suffix("")):
+            called[path.name].add((f"/{path.as_posix()}", name))
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        name = names.get(path.stem)
-        if name is None or not path.is_file():
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        place = f"/{path.relative_to(folder).with_suffix('').as_posix()}"
+        images: list[str] = []
+        for own in (place.removesuffix(ending) for ending in ENDINGS):
+            known = called.get(own.rpartition("/")[2], ())
+            same = {name for other, name in known if other == own}
+            ends = {name for x, name in known if x.endswith(own) or own.endswith(x)}
+            images = images or sorted(same or ends)
+        if len(images) > 1:
+            raise UserError(
+                f"{path}: a mask of image '{images[0]}' or of '{images[1]}'? Put each mask where "
+                f"the id says, as {images[0]}.png."
+            )
+        if not images:
             continue
+        name = images[0]
         if name in found:
             raise UserError(f"{folder}: two masks of image '{name}': {found[name]} and {path}.")
         found[name] = path

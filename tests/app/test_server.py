@@ -25,7 +25,7 @@ from PIL import Image
 from probes import make_probe, write_run
 from sklearn.decomposition import PCA
 from tables import metadata_of, write_images
-from tiny import grid_cohort
+from tiny import grid_cohort, with_feature, with_tables
 
 pytest.importorskip("starlette")
 
@@ -43,7 +43,6 @@ from slimp.cli.main import main
 from slimp.data.cohort import Cohort
 from slimp.data.decode import decode
 from slimp.data.files import sha256_of
-from slimp.data.schema import Schema
 from slimp.errors import UserError
 from slimp.features.embed import FeatureTable
 from slimp.features.nearest import nearest
@@ -364,22 +363,10 @@ def test_numbers_of_an_upload_are_in_the_cohorts_unit_whatever_a_tables_are_in(r
 def test_a_cohort_in_other_units_than_the_probes_is_read_as_if_it_lacked_them(root, cohort, table):
     predictor, images = Predictor.load(root / "probe"), table.features["image"]
     other = replace(cohort, schema=with_feature(cohort.schema, "diameter_mm", unit="cm"))
-    lesions = cohort.lesions.assign(diameter_mm=np.nan)
-    lacking = replace(cohort, tables=replace(cohort.tables, lesions=lesions))
+    lacking = with_tables(cohort, lesions=cohort.lesions.assign(diameter_mm=np.nan))
     own, cm, none = (predict_cohort(predictor, c, images) for c in (cohort, other, lacking))
     np.testing.assert_array_equal(cm.probabilities, none.probabilities)
     assert np.abs(own.probabilities - none.probabilities).max() > 1e-3
-
-
-def with_feature(schema: Schema, name: str, **changes: object) -> Schema:
-    """The schema with another statement of what a feature is."""
-    levels = [
-        replace(
-            x, features=tuple(replace(f, **changes) if f.name == name else f for f in x.features)
-        )
-        for x in schema.levels
-    ]
-    return replace(schema, levels=tuple(levels))
 
 
 def test_an_upload_stays_in_memory_and_a_blank_one_gets_no_probabilities(client, monkeypatch):

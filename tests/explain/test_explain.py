@@ -13,7 +13,16 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from tiny import MODEL, SMALL_RESNET, fitted, tiny_cohort, tiny_config, with_images
+from tiny import (
+    MODEL,
+    SMALL_RESNET,
+    fitted,
+    tiny_cohort,
+    tiny_config,
+    with_feature,
+    with_images,
+    with_tables,
+)
 
 from slimp.cli.main import main
 from slimp.data.images import image_batches
@@ -130,8 +139,7 @@ def test_hiding_a_feature_is_encoding_a_table_without_it(model: Slimp) -> None:
     for t, feature in enumerate(level.features):
         table = cohort.lesions.copy()
         table[list(feature.columns)] = None
-        hidden = replace(cohort, tables=replace(cohort.tables, lesions=table))
-        without = match_of(model, hidden, range(5), "lesion")(h)
+        without = match_of(model, with_tables(cohort, lesions=table), range(5), "lesion")(h)
         known = match.rows["lesion"].present[:, t].numpy()
         np.testing.assert_allclose(falls[known, t], (match(h) - without).detach()[known], atol=1e-5)
         assert np.isnan(falls[~known, t]).all()
@@ -167,11 +175,7 @@ def test_a_changed_column_is_a_table_that_says_so(model: Slimp) -> None:
 def test_a_column_in_another_unit_is_missing_and_not_changed(model: Slimp) -> None:
     cohort = tiny_cohort()
     name = model.encodings["lesion"].features[0].name
-    own, *others = cohort.schema.level("lesion").features
-    assert own.name == name
-    lesion = replace(cohort.schema.level("lesion"), features=(replace(own, unit="inches"), *others))
-    image, _, patient = cohort.schema.levels
-    other = replace(cohort, schema=replace(cohort.schema, levels=(image, lesion, patient)))
+    other = replace(cohort, schema=with_feature(cohort.schema, name, unit="inches"))
     assert not match_of(model, other, range(4), "lesion").rows["lesion"].present[:, 0].any()
     assert match_of(model, cohort, range(4), "lesion").rows["lesion"].present[:, 0].any()
     with pytest.raises(UserError, match=f"reads no column '{name}'"):
@@ -185,8 +189,7 @@ def test_the_map_of_own_metadata_has_not_moved(model: Slimp) -> None:
     shift = found.by_image["gradient-attention counterfactual_shift"]
     assert (shift >= -1e-6).all()
     assert not np.allclose(found.by_image["score"], found.by_image["own_score"])
-    table = tiny_cohort().patients.assign(age=60.0)
-    same = replace(tiny_cohort(), tables=replace(tiny_cohort().tables, patients=table))
+    same = with_tables(tiny_cohort(), patients=tiny_cohort().patients.assign(age=60.0))
     again = explain(model, same, config).by_image
     np.testing.assert_allclose(again["own_score"], again["score"], atol=1e-6)
     np.testing.assert_allclose(
@@ -305,8 +308,9 @@ def test_the_command_line_leaves_a_folder(
         set(pd.read_csv(tmp_path / "out" / "images.csv")["patient_id"])
     )
     assert main(words) == 2  # the folder is there
-    assert main([*words, "--overwrite", "--label", "MEL"]) == 2
-    assert "--probe" in capsys.readouterr().err
+    for flags in (["--label", "MEL"], ["--level", "lesion", "--probe", "p"]):
+        assert main([*words, "--overwrite", *flags]) == 2
+        assert flags[0] in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import MODEL, SIZE, fitted, grid_cohort
+from tiny import MODEL, SIZE, fitted, grid_cohort, with_feature, with_tables
 
 from slimp.data.cohort import Cohort, Tables
 from slimp.data.encoding import Encoding, FittedFeature
@@ -174,23 +174,15 @@ def test_a_level_that_the_cohort_lacks_is_left_out_and_half_a_level_is_refused(c
     assert list(table.features) == ["image", "patient", *COMPARED]
     with pytest.raises(UserError, match=r"no lesion-level column 'site' \(1 of the 2"):
         embed(model, without(cohort, "site"))
-    hidden = replace(cohort.tables, lesions=cohort.lesions.assign(site=pd.NA))
+    hidden = with_tables(cohort, lesions=cohort.lesions.assign(site=pd.NA))
     np.testing.assert_array_equal(
         embed(model, without(cohort, "site"), lacking="missing").features["lesion"],
-        embed(model, replace(cohort, tables=hidden)).features["lesion"],
+        embed(model, hidden).features["lesion"],
     )
 
 
 def otherwise(cohort: Cohort, name: str, **changes: Any) -> Cohort:
-    """The cohort with another statement of what one of its features is."""
-    levels = tuple(
-        replace(
-            level,
-            features=tuple(replace(f, **changes) if f.name == name else f for f in level.features),
-        )
-        for level in cohort.schema.levels
-    )
-    return replace(cohort, schema=replace(cohort.schema, levels=levels))
+    return replace(cohort, schema=with_feature(cohort.schema, name, **changes))
 
 
 def test_a_column_in_another_unit_or_of_another_kind_is_not_the_one_that_is_read(cohort):
@@ -224,9 +216,7 @@ def test_categories_that_are_all_unknown_are_told(cohort, model):
 
     def spelled(*names: str) -> Cohort:
         sites = cohort.lesions["site"].map(dict(zip("ab", names, strict=True)))
-        return replace(
-            cohort, tables=replace(cohort.tables, lesions=cohort.lesions.assign(site=sites))
-        )
+        return with_tables(cohort, lesions=cohort.lesions.assign(site=sites))
 
     with pytest.warns(
         UserWarning, match=r"column 'site', such as '.', the run knows none \(a, b\)"
@@ -420,11 +410,8 @@ def test_observed_columns_that_the_model_does_not_read_stay_in_the_raw_table(coh
     image, lesion, patient = cohort.schema.levels
     levels = (image, replace(lesion, features=(*lesion.features, other)), patient)
     empty = cohort.lesions.assign(**{c: cohort.lesions[c].mask([True] * 4) for c in lesion.columns})
-    target = replace(
-        cohort,
-        schema=replace(cohort.schema, levels=levels),
-        tables=replace(cohort.tables, lesions=empty.assign(scale=["a", "b", "a", "b"])),
-    )
+    target = with_tables(cohort, lesions=empty.assign(scale=["a", "b", "a", "b"]))
+    target = replace(target, schema=replace(cohort.schema, levels=levels))
     raw = embed(model, target, pseudo=pseudo).raw
     assert raw.frame["scale"].notna().all()
     assert raw.frame[[*patient.columns]].notna().any(axis=None)

@@ -97,10 +97,25 @@ def with_features(cohort: Cohort, **wanted: Sequence[str] | None) -> Cohort:
     return replace(cohort, schema=replace(cohort.schema, levels=tuple(levels)))
 
 
+def with_feature(schema: Schema, name: str, **changes: Any) -> Schema:
+    """The schema with another statement of what a feature is."""
+    levels = [
+        replace(
+            x, features=tuple(replace(f, **changes) if f.name == name else f for f in x.features)
+        )
+        for x in schema.levels
+    ]
+    return replace(schema, levels=tuple(levels))
+
+
+def with_tables(cohort: Cohort, **tables: pd.DataFrame) -> Cohort:
+    """The cohort with other tables of these names."""
+    return replace(cohort, tables=replace(cohort.tables, **tables))
+
+
 def with_images(cohort: Cohort, **columns: Any) -> Cohort:
     """The cohort with other columns in its table of images, such as `label` or `split`."""
-    tables = replace(cohort.tables, images=cohort.images.assign(**columns))
-    return replace(cohort, tables=tables)
+    return with_tables(cohort, images=cohort.images.assign(**columns))
 
 
 def fitted(cohort: Cohort) -> dict[LevelName, Encoding]:

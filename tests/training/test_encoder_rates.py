@@ -107,6 +107,23 @@ def test_weights_of_a_preset_that_give_way_do_not_do_so_in_silence() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "needed"),
+    [
+        ("view_positives", "patient", {"view_weight": 0.5}),
+        ("sigmoid_bias", -5.0, {"contrast": "sigmoid"}),
+        ("positive_temperature", 0.3, {"duplicates": "soft"}),
+    ],
+)
+def test_a_setting_without_effect_is_told(
+    name: str, value: Any, needed: dict[str, Any], recwarn: pytest.WarningsRecorder
+) -> None:
+    model_of(**{name: value}, **needed)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=f"{name} has no effect without .*{next(iter(needed))}"):
+        model_of(**{name: value})
+
+
+@pytest.mark.parametrize(
     "changes", [{"layer_decay": 0.0}, {"layer_decay": 1.1}, {"train_encoder": -1}]
 )
 def test_values_out_of_range_are_refused(changes: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import MODEL, log_without_pace, tiny_cohort, with_images
+from tiny import MODEL, log_without_pace, tiny_cohort, with_images, with_tables
 
 from slimp.data.batches import PatientBatches
 from slimp.data.cohort import Cohort
@@ -80,12 +80,12 @@ def test_a_batch_gets_the_logits_of_the_embedded_cohort(features) -> None:
 def test_what_is_hidden_has_no_influence() -> None:
     found, cohort = classifier(), tiny_cohort()
     batch = whole_batch(found, cohort)
-    tables = replace(
-        cohort.tables,
+    empty = with_tables(
+        cohort,
         lesions=cohort.lesions.assign(**dict.fromkeys(cohort.schema.level("lesion").columns)),
         patients=cohort.patients.assign(**dict.fromkeys(cohort.schema.level("patient").columns)),
     )
-    without = found.logits(found.features(replace(cohort, tables=tables), 0))[batch.image_rows]
+    without = found.logits(found.features(empty, 0))[batch.image_rows]
     table, image = (torch.full((len(cohort),), which) for which in (1, 2))
     torch.testing.assert_close(found(batch, table), without, rtol=1e-4, atol=1e-4)
     black = replace(batch, pixels=torch.zeros_like(batch.pixels))

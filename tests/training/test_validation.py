@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_cohort, tiny_config, with_images
+from tiny import tiny_cohort, tiny_config, with_images, with_tables
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -125,8 +124,8 @@ def test_equal_metadata_count_as_found() -> None:
 
     def of_equal_lesions(cohort: Cohort) -> Cohort:
         columns = cohort.schema.level("lesion").columns
-        lesions = cohort.lesions.assign(**{c: cohort.lesions[c].iloc[0] for c in columns})
-        return replace(cohort, tables=replace(cohort.tables, lesions=lesions))
+        equal = {c: cohort.lesions[c].iloc[0] for c in columns}
+        return with_tables(cohort, lesions=cohort.lesions.assign(**equal))
 
     assert validate(config(), *map(of_equal_lesions, parts()))["recall_at_1"] == 1.0
 

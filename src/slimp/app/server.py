@@ -241,16 +241,12 @@ def _binary(values: Any, headers: dict[str, str] | None = None) -> Response:
 
 async def _json(request: Request) -> dict[str, Any]:
     try:
-        content = json.loads(await _body(request, BODY))
+        content = json.loads(b"".join([part async for part in _limited(request, BODY)]))
     except ValueError:
         content = None
     if not isinstance(content, dict):
         raise HTTPException(400, "The body must be a JSON object.")
     return content
-
-
-async def _body(request: Request, most: int) -> bytes:
-    return b"".join([part async for part in _limited(request, most)])
 
 
 async def _limited(request: Request, most: int) -> AsyncGenerator[bytes, None]:

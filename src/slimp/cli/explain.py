@@ -54,11 +54,12 @@ class Arguments(OnDevice, ReportedOutput):
     def __post_init__(self) -> None:
         if self.label is not None and self.probe is None and not self.beside:
             raise UserError("--label names a class of a probe: pass --probe or --beside too.")
-        if self.config.counterfactual is not None and (self.probe is not None or self.beside):
-            raise UserError(
-                "--counterfactual changes metadata to match, and a probe matches none: leave it "
-                "out, or --probe and --beside."
-            )
+        for flag in ("counterfactual", "level"):
+            if getattr(self.config, flag) and (self.probe is not None or self.beside):
+                raise UserError(
+                    f"--{flag} is of metadata to match, and a probe matches none: leave it out, or "
+                    "--probe and --beside."
+                )
         if self.beside and (self.probe is not None or self.masks is None):
             wrong = "fits a probe of its own to each run, without --probe" if self.probe else ""
             raise UserError(f"--beside {wrong or 'compares maps by their masks: pass --masks'}.")

@@ -59,11 +59,12 @@ class Settings:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        for name, allowed in _choices(type(self)).items():
+        kind: Any = type(self)
+        for name, allowed in _choices(kind).items():
             if getattr(self, name) not in allowed:
                 choices = ", ".join(map(str, allowed))
                 raise UserError(f"{name} must be one of {choices}, got {getattr(self, name)!r}.")
-        for part in reversed(type(self).__mro__):
+        for part in reversed(kind.__mro__):
             if "_check" in vars(part):
                 vars(part)["_check"](self)
 

@@ -53,7 +53,8 @@ class Match:
         return F.cosine_similarity(pair.anchor, pair.target, dim=-1)
 
     def __getitem__(self, index: Int[Tensor, " m"]) -> Match:
-        rows = {name: rows[index].to(_device(self.model)) for name, rows in self.rows.items()}
+        device = next(self.model.parameters()).device
+        rows = {name: rows[index].to(device) for name, rows in self.rows.items()}
         return replace(self, rows=rows)
 
     def with_rows(self, rows: Rows) -> Match:
@@ -108,10 +109,6 @@ class LogOdds:
     def __getitem__(self, index: Int[Tensor, " m"]) -> LogOdds:
         """The same for some of the images."""
         return self if self.slope.ndim == 1 else replace(self, slope=self.slope[index])
-
-
-def _device(model: Slimp) -> torch.device:
-    return next(model.parameters()).device
 
 
 def match_of(

@@ -27,6 +27,13 @@ def build_model(train: Cohort, config: PretrainConfig, kind: Callable[..., Slimp
         UserError: no level with a weight has metadata, or the starting weights do not fit.
     """
     encodings, settings = fit_encodings(train, config), part_of(config, ModelConfig)
+    for name, needed, there in (
+        ("view_positives", "a view_weight above 0", config.view_weight > 0),
+        ("sigmoid_bias", "contrast=sigmoid", config.contrast == "sigmoid"),
+        ("positive_temperature", "duplicates=soft", config.duplicates == "soft"),
+    ):
+        if not there and getattr(config, name) != getattr(ModelConfig, name):
+            warnings.warn(f"{name} has no effect without {needed}.", stacklevel=2)
     usual = PRESETS[config.preset]
     if (
         (weights := usual.get("encoder_weights")) is not None

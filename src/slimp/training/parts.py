@@ -275,7 +275,7 @@ def parts_of_run(run: Path, cohort: Cohort) -> dict[str, str] | None:
 def _foremost(table: pd.DataFrame) -> dict[str, str]:
     """Patient -> the first of its parts, in the order of `PARTS`."""
     ranks = table["part"].map(PARTS.index).groupby(table["patient_id"]).min()
-    return {patient: PARTS[rank] for patient, rank in ranks.items()}
+    return {str(patient): PARTS[rank] for patient, rank in ranks.items()}
 
 
 def _learns_labels(run: Path) -> bool:

@@ -66,6 +66,9 @@ def test_a_part_of_the_images_is_missing(pad, published, capsys):
     assert "1 of 3 images that the table names are not in" in message
     assert "(such as PAT_1_1_1.png)" in message
     assert message.count("\n") == 1
+    (pad / "imgs_part_2" / "PAT_1_1_1.heic").write_bytes(b"of a phone")
+    assert run("pad-ufes-20", pad) == 2
+    assert "PAT_1_1_1.heic, whose format is not read" in capsys.readouterr().err
 
 
 def test_a_table_that_was_cut_short(pad, published, capsys):

@@ -118,6 +118,25 @@ def test_tables_of_patients_and_images_are_joined(raw):
         run(raw, layout=layout, overwrite=True)
 
 
+@pytest.mark.parametrize("names", [("part_1.csv", "part_2.csv"), ("x/part_.csv", "y/part_.csv")])
+def test_rows_of_one_number_in_two_files_are_two_rows(tmp_path, names):
+    """Else their lesions would be one, and one row would lack the partner that the other lacks."""
+    tables = {name: f"a,b,id\n{k}0.jpg,{k}1.jpg,P{k}\n" for k, name in enumerate(names)}
+    images = {f"images/{k}{i}.jpg": jpeg(10 * k + i) for k in range(2) for i in range(2)}
+    raw = lay(tmp_path / "raw", {**tables, **images, "people.csv": "id,smokes\nP0,\n"})
+    smokes = {"kind": "checkbox", "aliases": {"": "no"}}
+    content = {"image": "image", "lesion": "row", "patient_metadata": {"smokes": smokes}}
+    table = {"images": ["a", "b"], "row_id": "row", "join": [{"file": "people.csv", "on": "id"}]}
+    files = RawFiles(
+        schema=Schema.from_dict(content),
+        layout=TableLayout.from_dict(table),
+        table="*/part_.csv" if "/" in names[0] else "part_*.csv",
+    )
+    cohort = import_source("csv", raw, tmp_path / "cohort", files=files)
+    assert cohort.images["lesion_id"].tolist() == [f"{name}:2" for name in names for _ in "ab"]
+    assert cohort.patients["smokes"].tolist() == [False, pd.NA]
+
+
 def test_a_dropped_name_is_nowhere_in_the_cohort(raw, tmp_path):
     """Not even as the word that shows a table's encoding, which the report names."""
     table = pd.read_csv(raw / "metadata.csv", dtype="str", keep_default_na=False)

@@ -376,16 +376,16 @@ def test_images_of_two_files_do_not_share_a_name(tmp_path):
     """Else one would be taken for the other."""
     for name, paths in (("a", ["1.jpg", None]), ("b", ["9.jpg", None]), ("c", ["1.jpg", "2.jpg"])):
         (tmp_path / name).write_bytes(embedded(paths))
-    a, b, c = (read_table(tmp_path / name) for name in "abc")
-    assert len(join_tables([a, c])) == 4
+    tables = {name: read_table(tmp_path / name) for name in "abc"}
+    assert len(join_tables({name: tables[name] for name in "ac"})) == 4
     with pytest.raises(TableError, match=r"b: holds an image 'row_0000001'.* --table"):
-        join_tables([a, b])
+        join_tables({name: tables[name] for name in "ab"})
 
 
 def test_tables_of_other_columns_and_kinds_are_joined(tmp_path):
     pq.write_table(pa.table({"i": ["a"], "x": [1.234]}), tmp_path / "t.parquet")
     (tmp_path / "t.csv").write_text("i;x;y\nb;2,5;u\nc;1.234;v\n")
-    joined = join_tables([read_table(tmp_path / name) for name in ("t.parquet", "t.csv")])
+    joined = join_tables({name: read_table(tmp_path / name) for name in ("t.parquet", "t.csv")})
     assert joined.index.tolist() == [("t.parquet", 2), ("t.csv", 2), ("t.csv", 3)]
     assert joined["y"].tolist() == ["", "u", "v"]
     (said,) = joined.attrs[ASSUMED]

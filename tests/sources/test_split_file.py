@@ -54,6 +54,7 @@ def test_parts_seeds_file_names_and_empty_cells(tmp_path):
         (FOLDS.replace("b,2", "B,2"), "row 3: the cohort has no patient_id 'B'"),
         (FOLDS.replace("c,3\n", ""), "no row for patient_id 'c' (1 labelled"),
         (FOLDS + "a,2\n", "row 5: a second row for patient_id 'a'"),
+        ("patient_id,seed,fold\na,7,1\na,07,2\n", "row 3: a second row for patient_id 'a'"),
         (FOLDS.replace("b,2", "b,two"), "'two'"),
         (FOLDS.replace("fold", "folder"), "columns patient_id, folder"),
         (FOLDS.replace("patient_id", "patient"), "'image_id' or 'patient_id'"),

@@ -61,7 +61,8 @@ def arrange(
         table = _derive(table, rule, notes)
     if layout.row_id is not None:
         _require_free(table, layout.row_id, "give row_id under [table] another name")
-        numbers = [str(row) for row in table.index.get_level_values(-1)]
+        several = table.index.get_level_values(0).nunique() > 1  # then each file has a row 2
+        numbers = [f"{name}:{row}" if several else str(row) for name, row in table.index]
         table = table.assign(**{layout.row_id: pd.array(numbers, dtype="str")})
     if layout.image_names is not None or layout.images or layout.separator:
         spread = _named_images if layout.image_names is not None else _listed_images

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -73,12 +73,20 @@ def read_table(
     return table
 
 
-def join_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def join_tables(by_path: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The rows of several tables under the columns of all; a cell that a table lacks is empty.
+
+    Where two files have one name, the index holds their paths instead, so that no row is another.
 
     Raises:
         TableError: images that lie in two of the files have one name.
     """
+    tables = list(by_path.values())
+    if len({table.index[0][0] for table in tables}) < len(tables):
+        tables = [
+            table.set_axis(table.index.set_levels([path], level=0))
+            for path, table in by_path.items()
+        ]
     joined = pd.concat(tables).fillna("")
     columns = {table.attrs[EMBEDDED] for table in tables}
     column = columns.pop() if len(columns) == 1 else None

@@ -107,9 +107,9 @@ class Search:
                 continue
             if layout.instead:
                 raise TableError(f"{self._place.raw}: {paths} is {layout.name}. {layout.instead}")
-            tables = [self._table(path, layout.table).assign(**r.set) for path, r in found]
-            rows = join_tables(tables) if len(tables) > 1 else tables[0]
-            return layout, [path for path, _ in found], rows
+            tables = {path: self._table(path, layout.table).assign(**r.set) for path, r in found}
+            rows = join_tables(tables) if len(tables) > 1 else tables[found[0][0]]
+            return layout, list(tables), rows
         usual = [f"{layout.files} ({layout.name})" for layout in layouts if not layout.instead]
         files = [self._given] if self._given and not near else usual
         hint = f" But {'; '.join(dict.fromkeys(near))}." if near else ""

@@ -59,13 +59,14 @@ def read_split_file(
         raise TableError(
             f"{places[odd.argmax()]}, column 'seed': '{seeds[odd].iloc[0]}' is no whole number."
         )
+    seeds = seeds.astype(int)  # 07 is 7
     if (twice := pd.DataFrame({"id": ids, "seed": seeds}).duplicated()).any():
         raise TableError(
             f"{places[twice.argmax()]}: a second row for {key} '{ids[twice].iloc[0]}'. Keep one "
             "of them, or tell several splits apart in a column 'seed'."
         )
     found = {}
-    for seed, rows in parts.groupby(seeds.astype(int)):
+    for seed, rows in parts.groupby(seeds):
         by_id = pd.Series(rows.to_numpy(dtype=object), index=ids[rows.index])
         _require_complete(own, by_id, images["label"], f"{path}, seed {seed}")
         named = own.map(by_id).astype("object")

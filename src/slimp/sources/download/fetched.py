@@ -29,8 +29,11 @@ def check_fetched(source: Source, raw: Path, progress: Callable[[int, int], None
         cells = found.table[schema.image].unique()
         absent = []
         for done, cell in enumerate(cells, start=1):
-            if not found.open_image(cell):
-                absent.append(cell)
+            try:
+                if not found.open_image(cell):
+                    absent.append(cell)
+            except OSError as error:
+                absent.append(f"{cell}: {error}")
             progress(done, len(cells))
     if absent:
         raise UserError(

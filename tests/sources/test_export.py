@@ -48,9 +48,9 @@ def make_cohort() -> Cohort:
     )
     store = [made.read_image(row) for row in order]
     store[::4] = [as_png(content) for content in store[::4]]
-    return Cohort.from_tables(
-        images.reset_index(drop=True),
-        made.lesions.iloc[::-1].reset_index(drop=True),
+    return Cohort.from_tables(  # an index of before must not count
+        images,
+        made.lesions.iloc[::-1],
         made.patients,
         schema=replace(made.schema, split="split"),
         store=ImagesInMemory(store),

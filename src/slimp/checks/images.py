@@ -109,7 +109,7 @@ def scan_images(cohort: Cohort, progress: Progress | None = None) -> ImageScan:
                 progress(len(rows), len(cohort))
     known = ["image_id", "lesion_id", "patient_id", "label", "split"]
     ids = cohort.images[[column for column in known if column in cohort.images]]
-    facts = pd.concat([ids.reset_index(drop=True), pd.DataFrame(rows)], axis=1)
+    facts = pd.concat([ids, pd.DataFrame(rows)], axis=1)
     return ImageScan(facts=facts, thumbnails=thumbnails)
 
 

@@ -205,9 +205,9 @@ def _table_findings(
 def _in_id_order(cohort: Cohort) -> Cohort:
     order = cohort.images["image_id"].argsort().to_numpy()
     tables = Tables(
-        images=cohort.images.iloc[order].reset_index(drop=True),
-        lesions=cohort.lesions.sort_values("lesion_id", ignore_index=True),
-        patients=cohort.patients.sort_values("patient_id", ignore_index=True),
+        images=cohort.images.iloc[order],
+        lesions=cohort.lesions.sort_values("lesion_id"),
+        patients=cohort.patients.sort_values("patient_id"),
     )
     return replace(cohort, tables=tables, positions=cohort.positions[order])
 

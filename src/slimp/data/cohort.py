@@ -114,15 +114,15 @@ class Cohort:
             CohortError: nothing is left.
         """
         mask = np.asarray(mask, dtype=bool)
-        images = self.images[mask].reset_index(drop=True)
+        images = self.images[mask]
         if images.empty:
             raise CohortError(f"cohort '{self.info.name}': no image is left after the selection.")
         lesions = np.unique(self.lesion_of_image[mask])
         patients = np.unique(self.patient_of_lesion[lesions])
         tables = Tables(
             images=images,
-            lesions=self.lesions.iloc[lesions].reset_index(drop=True),
-            patients=self.patients.iloc[patients].reset_index(drop=True),
+            lesions=self.lesions.iloc[lesions],
+            patients=self.patients.iloc[patients],
         )
         return replace(self, tables=tables, positions=self.positions[mask])
 

@@ -53,7 +53,7 @@ class Tables:
     columns. `patients`: `patient_id` and patient-level columns. Feature columns are typed:
     float64 (continuous), str (categorical), boolean (checkbox), missing as such. Published
     columns that the schema does not use are kept in `images` as text and never become inputs.
-    Ids are unique in the whole cohort.
+    Ids are unique in the whole cohort. An index does not count, and is not kept.
     """
 
     images: pd.DataFrame
@@ -61,6 +61,8 @@ class Tables:
     patients: pd.DataFrame
 
     def __post_init__(self) -> None:
+        for name, table in vars(self).copy().items():  # rows are known by their place alone
+            object.__setattr__(self, name, table.reset_index(drop=True))
         for level, columns in _OWN_COLUMNS.items():
             if lacking := columns - set(self.of_level(level).columns):
                 raise CohortError(f"{level}s.parquet: has no column '{min(lacking)}'.")

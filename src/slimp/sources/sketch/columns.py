@@ -76,7 +76,8 @@ class _Found(NamedTuple):
 
 def describe(column: pd.Series) -> Column:
     """What the column of text cells, never null, seems to hold."""
-    name, cells, said = str(column.name), column.str.strip(), set(words()["cells"]["missing"])
+    name, said = str(column.name), set(words()["cells"]["missing"])
+    cells = column.str.strip().reset_index(drop=True)
     counts = cells[cells != ""].value_counts()
     said -= {"-"} if "+" in counts else set()  # then it means no
     missing = [cell for cell in counts.index if plain(cell) in said]

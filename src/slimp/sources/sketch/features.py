@@ -76,7 +76,7 @@ def propose(
 
 def _groups(columns: Sequence[Column], roles: Roles) -> dict[LevelName, pd.Series]:
     """Ids of patients, and of lesions over all patients; a missing one is its own."""
-    cells = {c.name: c.cells.reset_index(drop=True) for c in columns}
+    cells = {c.name: c.cells for c in columns}
     own = pd.Series([f"\0{row}" for row in range(len(columns[0].cells))])
     groups = dict[LevelName, pd.Series]()
     if roles.patient is not None:
@@ -91,13 +91,9 @@ def _labels(columns: Sequence[Column], roles: Roles) -> pd.Series | None:
     """(rows,) the class, missing as NA; None without a label."""
     own = [c for c in columns if c.name in roles.label]
     if len(own) < 2:
-        return _known(own[0].cells) if own else None
+        return own[0].cells.where(own[0].cells != "") if own else None
     marks = pd.DataFrame({c.name: ticks(c) for c in own})
     return marks.idxmax(axis=1).where(marks.any(axis=1))
-
-
-def _known(cells: pd.Series) -> pd.Series:
-    return cells.where(cells != "").reset_index(drop=True)
 
 
 def _not_a_feature(
@@ -142,8 +138,8 @@ def _not_a_feature(
 
 def _leak(column: Column, labels: pd.Series, patients: pd.Series | None) -> str:
     people = pd.Series(map(str, range(len(labels)))) if patients is None else patients
-    cells = _known(column.cells) if column.numbers is None else column.numbers
-    values = as_categories(cells.reset_index(drop=True)).rename(column.name)
+    cells = column.cells.where(column.cells != "") if column.numbers is None else column.numbers
+    values = as_categories(cells).rename(column.name)
     found = measure_association(values, labels, people)
     if found is None and (classes := labels[values.notna()].dropna().unique()).size == 1:
         gaps = measure_association(values.notna().astype(str), labels, people)
@@ -182,7 +178,7 @@ def _level(column: Column, groups: Groups, *, evident: bool) -> tuple[LevelName,
 def variation(cells: pd.Series, groups: pd.Series) -> tuple[int, int]:
     """Groups with two known cells or more, and those of them in which the cells differ."""
     known = (cells != "").to_numpy()
-    values = cells[known].reset_index(drop=True).groupby(groups[known].to_numpy())
+    values = cells[known].groupby(groups[known].to_numpy())
     several = (values.size() > 1).to_numpy()
     return int(several.sum()), int((values.nunique()[several] > 1).sum())
 

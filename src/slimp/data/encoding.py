@@ -21,6 +21,7 @@ from torch import Tensor
 
 from slimp.data.config import BatchConfig
 from slimp.data.schema import Feature, Kind, Level, LevelName
+from slimp.data.settings import read_settings
 
 
 @dataclass(frozen=True)
@@ -197,14 +198,7 @@ class Encoding:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Encoding:
         """The inverse of `to_dict`, also after a trip through JSON."""
-        features = []
-        for entry in content["features"]:
-            known: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()
-            }
-            known["also"] = tuple(map(tuple, known["also"]))
-            features.append(FittedFeature(**known))
-        return cls(level=content["level"], features=tuple(features))
+        return read_settings(cls, content, "the encoding")
 
 
 def _fit(feature: Feature, table: pd.DataFrame) -> FittedFeature:

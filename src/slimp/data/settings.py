@@ -1,4 +1,4 @@
-"""Settings from TOML files, read by the fields of dataclasses; a wrong one is named."""
+"""Settings from TOML and JSON files, read by the fields of dataclasses; a wrong one is named."""
 
 from __future__ import annotations
 
@@ -99,6 +99,8 @@ def _hints(kind: Any) -> dict[str, Any]:
 def _value(value: object, hint: Any, where: str) -> Any:
     """The value as the field has it."""
     kinds = get_args(hint)
+    if value is None and NoneType in kinds:  # in JSON; TOML has none
+        return None
     if get_origin(hint) in (Union, UnionType):
         hint = next(k for k in kinds if k is not NoneType)
         kinds = get_args(hint)

@@ -47,6 +47,15 @@ def test_leaks_are_found_whatever_they_look_like(name):
         assert "follows from the diagnosis" in found["leak-refused"].remedy
 
 
+def test_a_word_for_missing_of_one_feature_is_a_value_of_other_columns():
+    tables = clean_tables(patients=150)
+    malignant = tables["images"]["label"] != "NEV"
+    tables["images"]["target"] = np.where(malignant, "1", "0")
+    lesion = {"diameter": {"kind": "continuous", "missing": ["0"]}}
+    [finding] = leaks(cohort(tables, schema={"lesion_metadata": lesion}))
+    assert finding.message.startswith("column 'target' gives the label away")
+
+
 def test_a_leaking_feature_is_a_warning_with_its_evidence():
     tables = clean_tables(patients=200)
     malignant = (tables["images"]["label"] != "NEV").to_numpy()

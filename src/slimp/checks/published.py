@@ -8,7 +8,7 @@ from typing import Literal
 
 import pandas as pd
 
-from slimp.data.cohort import Cohort
+from slimp.data.cohort import Cohort, level_of_images
 from slimp.data.schema import LEVELS, RESERVED_COLUMNS, Kind, LevelName
 
 Role = Literal["feature", "refused", "unused"]
@@ -39,10 +39,8 @@ class Published:
 
 def published_columns(cohort: Cohort) -> Iterator[Published]:
     """The feature columns level by level, then whatever else the images table holds."""
-    schema, lesions = cohort.schema, cohort.lesion_of_image
-    rows = {"lesion": lesions, "patient": cohort.patient_of_lesion[lesions]}
-    used = {*RESERVED_COLUMNS, schema.image, schema.lesion, schema.patient, schema.label}
-    used |= {schema.split}
+    schema, rows = cohort.schema, level_of_images(cohort)
+    used = {*RESERVED_COLUMNS, *schema.roles}
     for level in LEVELS:
         for feature in schema.level(level).features:
             for column in feature.columns:
@@ -53,13 +51,13 @@ def published_columns(cohort: Cohort) -> Iterator[Published]:
                     role="feature",
                     level=level,
                     own=own,
-                    values=own if level == "image" else pd.Series(own.array.take(rows[level])),
+                    values=pd.Series(own.array.take(rows[level])),
                     kind=feature.kind,
                     unit=feature.unit,
                 )
-    blanks = {"", *(text for feature in schema.features for text in feature.missing)}
     for column in cohort.images.columns.difference(list(used), sort=False):
-        values = cohort.images[column].mask(cohort.images[column].isin(blanks))
+        blank = cohort.images[column].isin(["", *schema.missing])  # a feature's words are its own
+        values = cohort.images[column].mask(blank)
         yield Published(
             name=column,
             role="refused" if column in schema.refused else "unused",

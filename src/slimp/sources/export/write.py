@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from slimp.data.cohort import Cohort
+from slimp.data.cohort import Cohort, level_of_images
 from slimp.data.files import sha256_of, write_json
 from slimp.data.schema import LEVELS
 from slimp.sources.webdataset import FORMAT, SIDECAR, TABLES, key_of
@@ -70,17 +70,13 @@ def columns_of(cohort: Cohort) -> list[Column]:
 
 def _table(cohort: Cohort, columns: Sequence[Column]) -> pa.Table:
     """A row per image of the cohort; missing is null."""
-    lesions = cohort.lesion_of_image
-    places = {"lesion": lesions, "patient": cohort.patient_of_lesion[lesions]}
-    arrays = []
+    rows, cells = level_of_images(cohort), dict[str, pa.Array]()
     for column in columns:
         level = column.group if column.group in LEVELS else "image"
-        values = cohort.tables.of_level(level)[column.source]
-        if level in places:
-            values = values.iloc[places[level]]
+        values = cohort.tables.of_level(level)[column.source].array.take(rows[level])
         kind = TYPES.get(column.kind, pa.string())
-        arrays.append(pa.array(values.reset_index(drop=True), from_pandas=True).cast(kind))
-    return pa.table(arrays, names=[column.name for column in columns])
+        cells[column.name] = pa.array(values, from_pandas=True).cast(kind)
+    return pa.table(cells)
 
 
 def write_tar(

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
+from scipy.special import expit
 
 from slimp.sources.image_limits import CorruptImageError, check_size
 
@@ -87,24 +88,26 @@ def _grey(pixels: Array, dataset: Any, pydicom: Any) -> Array:
     scale = (dataset.get("RescaleSlope"), dataset.get("RescaleIntercept"))
     as_stored = not dataset.get("ModalityLUTSequence") and (None in scale or scale == (1, 0))
     values = pixels if as_stored else np.asarray(pydicom.pixels.apply_rescale(pixels, dataset))
-    bits = int(dataset.BitsStored)
+    bits, window = int(dataset.BitsStored), _window(dataset)
     if dataset.get("VOILUTSequence"):
-        values = pydicom.pixels.apply_voi_lut(values, dataset, index=0)
+        window, values = None, pydicom.pixels.apply_voi_lut(values, dataset, index=0)
         low, high = 0.0, float(2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1)
-    elif (window := _window(dataset)) is not None:
+    elif window is not None:
         low, high = window
     elif bits <= 8 and as_stored and not dataset.PixelRepresentation:
         low, high = 0.0, float(2**bits - 1)
     else:
         low, high = float(values.min()), float(values.max())
     shown = (values.astype(np.float64) - low) / max(high - low, 1e-12)
+    if window is not None and dataset.get("VOILUTFunction") == "SIGMOID":
+        shown = expit(4 * shown - 2)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         shown = 1 - shown
     return np.asarray((255 * shown).round().clip(0, 255).astype(np.uint8))
 
 
 def _window(dataset: Any) -> tuple[float, float] | None:
-    """The values shown black and white (DICOM PS3.3 C.11.2.1.2), of several windows the first."""
+    """The ends of the first window (DICOM PS3.3 C.11.2.1.2), black and white if it is linear."""
     ends = [dataset.get("WindowCenter"), dataset.get("WindowWidth")]
     centre, width = (end if end is None or isinstance(end, int | float) else end[0] for end in ends)
     if centre is None or width is None:

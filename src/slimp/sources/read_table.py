@@ -84,7 +84,7 @@ def join_tables(by_path: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     tables = list(by_path.values())
     if len({table.index[0][0] for table in tables}) < len(tables):
         tables = [
-            table.set_axis(table.index.set_levels([path], level=0))
+            table.set_axis(pd.MultiIndex.from_product([[path], table.index.get_level_values(1)]))
             for path, table in by_path.items()
         ]
     joined = pd.concat(tables).fillna("")

@@ -54,12 +54,12 @@ def read_split_file(
             f"({unknown.sum()} such rows in all). Remove these rows, or correct the ids."
         )
     parts, _ = parse_splits(table[column], {}, places.__getitem__)
-    seeds = table["seed"].str.strip() if "seed" in table else pd.Series("0", index=table.index)
-    if (odd := ~seeds.str.fullmatch(r"[0-9]{1,9}")).any():
+    said = table["seed"].str.strip() if "seed" in table else pd.Series("0", index=table.index)
+    if (odd := ~said.str.fullmatch(r"[0-9]{1,9}")).any():
         raise TableError(
-            f"{places[odd.argmax()]}, column 'seed': '{seeds[odd].iloc[0]}' is no whole number."
+            f"{places[odd.argmax()]}, column 'seed': '{said[odd].iloc[0]}' is no whole number."
         )
-    seeds = seeds.astype(int)  # 07 is 7
+    seeds = said.astype(int)  # 07 is 7
     if (twice := pd.DataFrame({"id": ids, "seed": seeds}).duplicated()).any():
         raise TableError(
             f"{places[twice.argmax()]}: a second row for {key} '{ids[twice].iloc[0]}'. Keep one "

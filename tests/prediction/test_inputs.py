@@ -12,7 +12,8 @@ import pytest
 from slimp.data.encoding import Encoding
 from slimp.data.schema import Schema
 from slimp.errors import TableError, UserError
-from slimp.prediction.inputs import Metadata, find_images
+from slimp.features.encode import encode_table
+from slimp.prediction.inputs import Metadata, find_images, known_features
 
 SCHEMA = Schema.from_dict(
     {
@@ -43,6 +44,11 @@ ENCODINGS = {
 
 def read(**columns: list[object]) -> Metadata:
     return Metadata.read(pd.DataFrame(columns), ENCODINGS.values(), SCHEMA)
+
+
+def known(found: Metadata) -> list[int]:
+    """How many features are known, row by row."""
+    return known_features(found.features, found.frame).tolist()
 
 
 def touch(path: Path) -> Path:
@@ -83,13 +89,13 @@ def test_cells_are_read_as_the_schema_says() -> None:
     assert pd.isna(row["age"])
     assert found.absent == ("hurt",)
     assert found.unread == ()
-    assert found.known("a") == (3, 4)
+    assert (known(found), len(found.features)) == ([3], 4)
 
 
 def test_typed_frames_read_like_text_and_a_feature_may_go_by_its_own_name() -> None:
     found = read(image=["a"], size=[2.5], site=[None], itch=[True], age=[np.nan], diagnosis=["x"])
     assert found.frame.loc["a", "size_mm"] == 2.5
-    assert found.known("a") == (2, 4)
+    assert known(found) == [2]
     assert found.unread == ("diagnosis",)
     assert "diagnosis" not in found.frame
 
@@ -97,7 +103,7 @@ def test_typed_frames_read_like_text_and_a_feature_may_go_by_its_own_name() -> N
 def test_unseen_categories_are_marked() -> None:
     found = read(image=["a", "b", "c"], site=["nose", "leg", ""])
     assert [found.strange(key) for key in "abc"] == [{"site": "nose"}, {}, {}]
-    assert [found.known(key)[0] for key in "abc"] == [0, 1, 0]
+    assert known(found) == [0, 1, 0]
 
 
 def test_rows_are_found_by_name_stem_or_end_of_path_in_any_spelling() -> None:
@@ -106,11 +112,11 @@ def test_rows_are_found_by_name_stem_or_end_of_path_in_any_spelling() -> None:
     )
     names = ["x/a.png", "y/a.png", "z/b.jpg", "c.jpg", "x/Na\u0308vus1.JPG", "x/caps1.jpg"]
     paths = [Path("/data") / name for name in names]
-    keys = ["x/a", "y/a", "b", None, "n\u00e4vus1", "caps1"]
-    wanted = {path: key for path, key in zip(paths, keys, strict=True) if key}
-    assert found.keys_of(paths) == wanted
+    ages = [1, 2, 3, None, 4, 5]
+    wanted = {path: age for path, age in zip(paths, ages, strict=True) if age}
+    assert found.of_images(paths).frame["age"].to_dict() == wanted
     with pytest.raises(TableError, match=r"row 'caps1' could be about x/caps1\.jpg or y/Caps1"):
-        found.keys_of([Path("x/caps1.jpg"), Path("y/Caps1.png")])
+        found.of_images([Path("x/caps1.jpg"), Path("y/Caps1.png")])
 
 
 def test_whose_the_images_are_is_read_as_ids_are() -> None:
@@ -125,7 +131,7 @@ def test_tables_that_do_not_say_which_image_are_refused() -> None:
     for twice in (["a.jpg", "a.png"], ["Zz", "zZ"]):
         with pytest.raises(TableError, match=f"the image '{twice[1]}' has two rows"):
             read(image=twice, age=["3", "4"])
-    assert read(image=["a", "", ""], age=["3", "4", "5"]).known("a")[0] == 1, "two name no image"
+    assert known(read(image=["a", "", ""], age=["3", "4", "5"])) == [1], "two name no image"
 
 
 def test_an_adapted_model_reads_the_columns_and_spellings_that_the_cohort_has() -> None:
@@ -143,7 +149,8 @@ def test_an_adapted_model_reads_the_columns_and_spellings_that_the_cohort_has() 
 
 def test_rows_are_encoded_for_the_images_asked_for() -> None:
     found = read(image=["a", "b"], size_mm=["2", ""], itch=["no", ""], site=["leg", "leg"])
-    rows = ENCODINGS["lesion"].encode(found.rows(["b", "a"]))
+    frame = found.of_images([Path("b.jpg"), Path("c.jpg"), Path("a.jpg")]).frame
+    rows = encode_table(ENCODINGS["lesion"], frame)
     assert rows.present.tolist() == [[False, True, False], [True, True, True]]
 
 

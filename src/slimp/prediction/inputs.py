@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 from torch import Tensor
 
 from slimp.data.decode import decode
@@ -31,8 +32,6 @@ from slimp.sources.read_spreadsheet import cell_text
 from slimp.sources.read_table import read_table
 
 Read = Callable[[Path], bytes]
-Keys = Mapping[Path, str]
-"""Image file -> key of its row in a table of metadata."""
 KEY = "image"
 """Column of a metadata table that names the image; the schema's own name for it does too."""
 
@@ -77,12 +76,15 @@ def read_pixels(path: Path, size: int, read: Read = Path.read_bytes) -> Tensor |
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Metadata:
-    """Typed cells of a table, for the columns that a model or a probe reads."""
+    """Typed cells of a table, for the columns that a model or a probe reads.
 
-    features: tuple[Feature, ...]
-    """What their columns are."""
+    Rows go by the key of an image in the table; `of_images` makes it the image's file.
+    """
+
+    features: tuple[tuple[Feature, FittedFeature], ...]
+    """What their columns are, see `features_read`."""
     frame: pd.DataFrame
-    """A column per column of the features, a row per image key of the table."""
+    """A column per column of the features that the table has."""
     unseen: pd.DataFrame
     """Columns of categories: whether the cell holds one that the model does not know."""
     unread: tuple[str, ...] = ()
@@ -90,7 +92,7 @@ class Metadata:
     absent: tuple[str, ...] = ()
     """Columns that the model reads and the table has not."""
     owners: pd.DataFrame | None = None
-    """`patient_id lesion_id` per image key; None: the table has no column of patients."""
+    """`patient_id lesion_id` per row; None: the table has no column of patients."""
 
     @classmethod
     def read(
@@ -119,9 +121,8 @@ class Metadata:
             file, row = table.index[position]
             return f"{file}, row {row} ({name} {table[name].iloc[position]})"
 
-        features, cells, unseen, taken = list[Feature](), {}, {}, {name, KEY}
-        for feature, fitted in features_read(encodings, schema):
-            features.append(feature)
+        features, cells, unseen, taken = features_read(encodings, schema), {}, {}, {name, KEY}
+        for feature, fitted in features:
             # Its fixed categories are no reason to refuse: see `unseen`.
             found, there = _present(table, replace(feature, categories=None))
             if not found:
@@ -143,12 +144,12 @@ class Metadata:
             frame=frame,
             unseen=pd.DataFrame(unseen, index=table.index).set_axis(rows, axis="index"),
             unread=tuple(str(c) for c in table.columns if c not in taken),
-            absent=tuple(c for feature in features for c in feature.columns if c not in frame),
+            absent=tuple(c for feature, _ in features for c in feature.columns if c not in frame),
             owners=owners,
         )
 
-    def keys_of(self, paths: Sequence[Path]) -> dict[Path, str]:
-        """Image file -> key of its row: the longest end of its path that is one.
+    def of_images(self, paths: Sequence[Path]) -> Metadata:
+        """The rows of some files: of each, that of the longest end of its path that is a key.
 
         As in an import, upper and lower case and Unicode forms make no difference. Files without
         a row are left out.
@@ -168,38 +169,30 @@ class Metadata:
                 )
             if key is not None:
                 owner[key] = path
-        return {path: key for key, path in owner.items()}
 
-    def rows(self, keys: Sequence[str]) -> pd.DataFrame:
-        """The cells of some images; columns that the table has not are missing."""
-        columns = dict.fromkeys(column for feature in self.features for column in feature.columns)
-        return self.frame.reindex(index=list(keys), columns=[*columns]).reset_index(drop=True)
+        def own(table: pd.DataFrame) -> pd.DataFrame:
+            return table.loc[[*owner]].set_axis(pd.Index([*owner.values()], dtype=object))
 
-    @cached_property
-    def _known(self) -> dict[str, int]:
-        """How many features are known for each row."""
-        there = self.frame.notna()
-        for column in self.unseen:
-            there[column] &= ~self.unseen[column].to_numpy(dtype=bool)
-        columns = [[c for c in f.columns if c in there] for f in self.features]
-        counts = sum((there[own].any(axis=1).to_numpy() for own in columns), np.zeros(len(there)))
-        return dict(zip(there.index, counts.astype(int).tolist(), strict=True))
+        owners = None if self.owners is None else own(self.owners)
+        return replace(self, frame=own(self.frame), unseen=own(self.unseen), owners=owners)
 
-    def known(self, key: str) -> tuple[int, int]:
-        """How many features are known for a row, and of how many."""
-        return self._known[key], len(self.features)
-
-    def strange(self, key: str) -> dict[str, str]:
-        """Column -> category that the model does not know, in a row."""
-        columns = self.unseen.columns[self.unseen.loc[key].to_numpy(dtype=bool)]
-        return {str(column): str(self.frame.loc[key, column]) for column in columns}
+    def strange(self, path: Path | str) -> dict[str, str]:
+        """Column -> category that the model does not know, of an image."""
+        columns = self.unseen.columns[self.unseen.loc[path].to_numpy(dtype=bool)]
+        return {str(column): str(self.frame.loc[path, column]) for column in columns}
 
 
-def cells_of(metadata: Metadata | None, keys: Keys, images: Sequence[Path]) -> pd.DataFrame:
-    """The cells of some images; without metadata all are missing."""
-    if metadata is None:
-        return pd.DataFrame(index=range(len(images)))
-    return metadata.rows([keys[path] for path in images])
+def known_features(
+    features: Iterable[tuple[Feature, FittedFeature]], frame: pd.DataFrame
+) -> Int[np.ndarray[Any, Any], " n"]:
+    """How many features are known in each row; a category that the model does not know is none."""
+    found = np.zeros(len(frame), dtype=np.int64)
+    for feature, fitted in features:
+        cells = frame[frame.columns.intersection([*feature.columns])]
+        if feature.kind == "categorical":
+            cells = cells.where(cells.isin([*fitted.categories, *fitted.spellings]))
+        found += cells.notna().any(axis=1).to_numpy()
+    return found
 
 
 def features_read(

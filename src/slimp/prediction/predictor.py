@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 from slimp.data.encoding import Encoding, FittedFeature
@@ -29,12 +30,11 @@ from slimp.features.relative import OUTLIER
 from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig
 from slimp.prediction.inputs import (
-    Keys,
     Metadata,
     Read,
-    cells_of,
     features_read,
     find_images,
+    known_features,
     read_by_model,
     read_pixels,
     with_imputed,
@@ -226,11 +226,12 @@ class Predictor:
                 "made up. Pass them with --metadata TABLE.csv, or make a probe of images alone "
                 "(--features image) or one that learned to do without (--blanked-copies 1)."
             )
-        found = Metadata.read(source, encodings, self.schema)
-        if not found.keys_of(paths):
+        every = Metadata.read(source, encodings, self.schema)
+        found = every.of_images(paths)
+        if not len(found.frame):
             raise UserError(
                 f"no row of the metadata table is about any of the {len(paths)} image(s): it has "
-                f"'{found.frame.index[0]}', they are '{paths[0].name}' and so on. Its column "
+                f"'{every.frame.index[0]}', they are '{paths[0].name}' and so on. Its column "
                 "'image' must hold the files' names."
             )
         return found
@@ -238,28 +239,28 @@ class Predictor:
     def stream(
         self, paths: Sequence[Path], metadata: Metadata | None, read: Read = Path.read_bytes
     ) -> Iterator[Prediction]:
-        """Predictions one batch after the other, in the order of `paths`; `read`: their bytes."""
-        keys = {} if metadata is None else metadata.keys_of(paths)
+        """Predictions one batch after the other, in the order of `paths`.
+
+        `metadata` are those of these files (see `metadata`), `read` gives their bytes.
+        """
         size = self.config.batch_size
         some = (paths[first : first + size] for first in range(0, len(paths), size))
-        batches = (self._embed(part, metadata, keys, read) for part in some)
+        batches = (self._embed(part, metadata, read) for part in some)
         if self.compares:  # with lesions of any batch, so all are embedded first
-            batches = (self._compare(every, metadata, keys) for every in [list(batches)])
+            batches = (Batch.joined(every) for every in [list(batches)])
         for batch in batches:
-            found = self._answer(batch, metadata, keys)
+            found = self._answer(batch, metadata)
             yield from (found[path] for path in batch.paths)
 
-    def _embed(
-        self, paths: Sequence[Path], metadata: Metadata | None, keys: Keys, read: Read
-    ) -> Batch:
-        """Features of the images that can be predicted; `keys` are their rows in the metadata."""
+    def _embed(self, paths: Sequence[Path], metadata: Metadata | None, read: Read) -> Batch:
+        """Embeddings of the images that can be predicted."""
         found: dict[Path, Prediction] = {}
         pixels: dict[Path, Tensor] = {}
         for path in paths:
             square = read_pixels(path, self.model.image_spec.size, read)
             if isinstance(square, Prediction):
                 found[path] = square
-            elif metadata is not None and path not in keys:
+            elif metadata is not None and path not in metadata.frame.index:
                 reason = "the metadata table has no row for it, and the probe reads metadata"
                 found[path] = refused(path, reason)
             else:
@@ -278,60 +279,54 @@ class Predictor:
                 reason = far_out(value, self.config.novelty, len(self.surroundings.usual))
                 found[path] = refused(path, reason, novelty_p=value)
         kept, inside = [path for path in pixels if path not in found], p >= self.config.novelty
-        raw = RawTable(schema=self.schema, frame=cells_of(metadata, keys, kept))
-        features = {"image": images[inside]}
-        for level in self.levels if kept else ():
-            rows = raw.rows_of(self.model, level)
-            features[METADATA_KEYS[level]] = embed_rows(self.model, level, rows, device=self.device)
-        return Batch(paths=paths, found=found, kept=kept, features=features, novelty_p=p[inside])
-
-    def _compare(self, batches: Sequence[Batch], metadata: Metadata | None, keys: Keys) -> Batch:
-        """All batches as one, each lesion compared with its patient's others among them."""
-        filled = [batch for batch in batches if batch.kept]
-        kept = [path for batch in filled for path in batch.kept]
-        ids = pd.DataFrame({"patient_id": list(map(str, kept)), "lesion_id": list(map(str, kept))})
-        if metadata is not None and metadata.owners is not None:
-            ids = metadata.owners.loc[[keys[path] for path in kept]]
-        features: dict[str, Array] = {}
-        if filled:
-            for name in filled[0].features:
-                features[name] = np.concatenate([batch.features[name] for batch in filled])
-            assert self.reference.context is not None
-            features |= self.reference.context.relative(features, ids)
-            raw = RawTable(
-                schema=Schema.from_dict(self.record["schema"]), frame=cells_of(metadata, keys, kept)
-            )
-            features[RELATIVE_TABLE] = raw.relative(ids)
         return Batch(
-            paths=[path for batch in batches for path in batch.paths],
-            found={path: one for batch in batches for path, one in batch.found.items()},
-            kept=kept,
-            features=features,
-            novelty_p=np.concatenate([batch.novelty_p for batch in batches]),
+            paths=paths, found=found, kept=kept, images=images[inside], novelty_p=p[inside]
         )
 
-    def _answer(
-        self, batch: Batch, metadata: Metadata | None, keys: Keys
-    ) -> dict[Path, Prediction]:
-        """Predictions for the images of one batch."""
-        found, features = dict(batch.found), batch.features
-        if not batch.kept:
-            return found
-        raw = RawTable(schema=self.schema, frame=cells_of(metadata, keys, batch.kept))
+    def design(
+        self, images: Float32[Array, "q d"], cells: pd.DataFrame, ids: pd.DataFrame
+    ) -> Design:
+        """What the probe reads of images by their embeddings, a row of each table per image.
+
+        `cells` are the columns of `features`, as far as they are known. `ids` (`patient_id
+        lesion_id`) say which lesions a probe of features `relative` compares with each other.
+        """
+        raw, features = RawTable(schema=self.schema, frame=cells), {"image": images}
+        for level in self.levels:
+            rows = raw.rows_of(self.model, level)
+            features[METADATA_KEYS[level]] = embed_rows(self.model, level, rows, device=self.device)
+        if self.compares:
+            assert self.reference.context is not None
+            features |= self.reference.context.relative(features, ids)
+            own = RawTable(schema=Schema.from_dict(self.record["schema"]), frame=cells)
+            features[RELATIVE_TABLE] = own.relative(ids)
         blocks = {name: features[name] for name in self.probe.blocks if name != TABLE}
-        shown = self.probe.predict_proba(Design(blocks=blocks, table=raw))
+        return Design(blocks=blocks, table=raw)
+
+    def _answer(self, batch: Batch, metadata: Metadata | None) -> dict[Path, Prediction]:
+        """Predictions for the images of one batch."""
+        found, kept, reads = dict(batch.found), batch.kept, self.reads
+        if not kept:
+            return found
+        cells, names = pd.DataFrame(index=range(len(kept))), list(map(str, kept))
+        ids = pd.DataFrame({"patient_id": names, "lesion_id": names})
+        known = np.zeros(len(kept), dtype=np.int64)
+        if metadata is not None:
+            cells = metadata.frame.loc[[*kept]].reset_index(drop=True)
+            ids = ids if metadata.owners is None else metadata.owners.loc[[*kept]]
+            known = known_features(metadata.features, cells)
+        design = self.design(batch.images, cells, ids)
+        shown = self.probe.predict_proba(design)
         classes, decided = self.probe.classes, self.probe.decide(shown)
         sets = self.conformal.sets(shown, decided)
         most = min(self.config.cases, len(self.reference))
-        cases = self.surroundings.cases(features["image"], self.reference.ids, most)
-        nothing = (0, self.reads) if self.reads else (None, None)
+        cases = self.surroundings.cases(batch.images, self.reference.ids, most)
         others: list[int] | None = None
         if self.compares:
-            log_others = features["outlier"][:, OUTLIER.index("log_others")]
+            log_others = design.blocks["outlier"][:, OUTLIER.index("log_others")]
             others = np.expm1(log_others).round().astype(int).tolist()
-        for i, path in enumerate(batch.kept):
-            known = nothing if metadata is None else metadata.known(keys[path])
-            bare = known[0] == 0 and self.reads > 0
+        for i, path in enumerate(kept):
+            bare = known[i] == 0 and reads > 0
             likeliest = np.argsort(-shown[i], kind="stable")
             found[path] = Prediction(
                 image=str(path),
@@ -342,9 +337,9 @@ class Predictor:
                 conformal_set=tuple(classes[c] for c in likeliest if sets[i, c] and not bare),
                 novelty_p=float(batch.novelty_p[i]),
                 nearest=cases[i],
-                metadata_known=known[0],
-                metadata_features=known[1],
+                metadata_known=int(known[i]) if reads else None,
+                metadata_features=reads or None,
                 compared_with=None if others is None else others[i],
-                unseen={} if metadata is None else metadata.strange(keys[path]),
+                unseen={} if metadata is None else metadata.strange(path),
             )
         return found

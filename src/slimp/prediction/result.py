@@ -64,9 +64,22 @@ class Batch:
     found: dict[Path, Prediction]
     """Those that get no probabilities."""
     kept: Sequence[Path] = ()
-    """The others, in the order of the rows of `features` and `novelty_p`."""
-    features: Mapping[str, Array] = field(default_factory=dict)
+    """The others, in the order of the rows of `images` and `novelty_p`."""
+    images: Array = field(default_factory=lambda: np.empty((0, 0)))
+    """Their embeddings."""
     novelty_p: Array = field(default_factory=lambda: np.empty(0))
+
+    @classmethod
+    def joined(cls, batches: Sequence[Batch]) -> Batch:
+        """All of them as one."""
+        filled = [batch for batch in batches if batch.kept] or batches[:1]
+        return cls(
+            paths=[path for batch in batches for path in batch.paths],
+            found={path: one for batch in batches for path, one in batch.found.items()},
+            kept=[path for batch in filled for path in batch.kept],
+            images=np.concatenate([batch.images for batch in filled]),
+            novelty_p=np.concatenate([batch.novelty_p for batch in filled]),
+        )
 
 
 def refused(path: Path, reason: str, *, novelty_p: float | None = None) -> Prediction:

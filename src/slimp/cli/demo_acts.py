@@ -28,7 +28,7 @@ from slimp.evaluation.run_features import cached_features
 from slimp.features.embed import FeatureTable, embed, with_pseudo_metadata
 from slimp.features.feature_sets import FeatureSet
 from slimp.models.nested import Slimp
-from slimp.report.html import estimate, render_page, track, write_page
+from slimp.report.html import estimate, track, write_page
 from slimp.report.retrieval import write_retrieval_report
 from slimp.retrieval.config import RetrievalConfig
 from slimp.retrieval.extrapolate import extrapolate
@@ -166,7 +166,8 @@ def run_demo(
         _imputation(out, RetrievalConfig(impute="all", k=config.neighbours, seed=seed)),
     )
     write_json(out / "metrics.json", {"acts": [act.to_dict() for act in acts]})
-    page = render_page(
+    write_page(
+        out / "report.html",
         "demo.html.j2",
         title="slimp demo: three acts on synthetic cohorts",
         lead="Nested pre-training, adaptation and imputation, each against its control on the "
@@ -174,7 +175,6 @@ def run_demo(
         command=f"slimp demo --seed {seed}",
         acts=acts,
     )
-    write_page(out / "report.html", page)
     return acts
 
 

@@ -8,7 +8,6 @@ by more than one standard error of the difference.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,11 +17,10 @@ from slimp.evaluation.blocks import SMALLEST
 from slimp.evaluation.bootstrap import Record
 from slimp.evaluation.folds import grouped_folds
 from slimp.evaluation.linear_probe import fit
+from slimp.evaluation.metrics import Array
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import Task
 from slimp.features.design import Design
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from slimp.data.cohort import Cohort
 from slimp.data.schema import LevelName
+from slimp.evaluation.metrics import Array
 from slimp.features.backends import inference
 from slimp.features.embed import FeatureTable
 from slimp.features.encode import (
@@ -69,7 +70,7 @@ class Similarity:
 def similarity_by_level(
     model: Slimp,
     cohort: Cohort,
-    images: Float32[np.ndarray[Any, np.dtype[Any]], "i e"],
+    images: Float32[Array, "i e"],
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -91,10 +92,10 @@ def similarity_by_level(
 def known_pairs(
     model: Slimp,
     cohort: Cohort,
-    images: Float32[np.ndarray[Any, np.dtype[Any]], "i e"],
+    images: Float32[Array, "i e"],
     *,
     device: torch.device | str = "cpu",
-) -> Iterator[tuple[LevelName, Int[np.ndarray[Any, np.dtype[Any]], " n"], Tensor, Tensor, Tensor]]:
+) -> Iterator[tuple[LevelName, Int[Array, " n"], Tensor, Tensor, Tensor]]:
     """Per level of the model, from fine to coarse: the rows of a cohort whose metadata are known.
 
     Yields the level, these rows of its table, their groups of equal metadata (n,), and the

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +21,6 @@ from slimp.data.files import write_json
 from slimp.errors import UserError
 from slimp.experiments.cells import Cell
 from slimp.experiments.cohorts import OTHER, images_in
-from slimp.models.config import ModelConfig
 from slimp.models.known_weights import cache_folder
 from slimp.training.memory import CPU_FRACTION, free_main_memory
 from slimp.training.run_folder import versions
@@ -59,55 +58,22 @@ def cost_of(wanted: Iterable[Cell], cohort: str, cells: Path) -> Cost | None:
         assert own is not None
         known = own.settings["pretrain"]
         what = {name: known[name] for name in ("encoder", "encoder_options", "image_size")}
-        encoder = _encoder_cost(json.dumps(what))
+        encoder = remembered("encoder_cost", json.dumps(what))
         kept = ("epochs", "patients", "lesions", "images_per_lesion")
         epochs, *batch = (cell.settings.get("adapt", known)[name] for name in kept)
         views = 1 + (known["view_weight"] > 0)
         at_once = min(batch[0] * batch[1] * batch[2], images) * views
         if cell.settings.get("trainer") in ("untrained", "frozen"):
             epochs = at_once = 0
-        seconds += images * epochs * views * encoder["step_operations"] / _pace()
+        seconds += images * epochs * views * encoder["operations"] / remembered("training_pace")
         activations = min(at_once * encoder["activations"], _room())
         largest = max(largest, BYTES_PER_PARAMETER * encoder["parameters"] + activations)
     return Cost(seconds=seconds, bytes=largest)
 
 
-@cache
-def _encoder_cost(settings: str) -> Mapping[str, float]:
-    """That of `machine.encoder_cost`, and `step_operations` of an image in training."""
-
-    def count() -> dict[str, float]:
-        from slimp.experiments.machine import FORWARD_AND_BACKWARD, encoder_cost
-
-        found = encoder_cost(ModelConfig(**json.loads(settings)))
-        return {**found, "step_operations": FORWARD_AND_BACKWARD * found["operations"]}
-
-    found: Mapping[str, float] = remembered(settings, count)
-    return found
-
-
-@cache
-def _pace() -> float:
-    """Operations per second in training."""
-
-    def measure() -> float:
-        from slimp.experiments.machine import training_pace
-
-        return training_pace()
-
-    return float(remembered("pace", measure))
-
-
-@cache
 def _room() -> float:
     """Bytes that the gradient cache lets activations have."""
-
-    def device() -> str:
-        from slimp.training.devices import device_of
-
-        return device_of("auto")
-
-    if (name := remembered("device", device)) == "cpu":
+    if (name := remembered("device_of", '{"accelerator": "auto"}')) == "cpu":
         return CPU_FRACTION * free_main_memory()
     import torch
 
@@ -116,12 +82,18 @@ def _room() -> float:
     return GPU_FRACTION * free_bytes(torch.device(name))
 
 
-def remembered(name: str, measure: Callable[[], Any]) -> Any:
-    """What `machine_file` holds under a name, or what `measure` finds, which is added to it."""
-    file = machine_file()
+@cache
+def remembered(measure: str, settings: str = "{}") -> Any:
+    """What a function of `machine` finds for these settings, or what `machine_file` holds of it.
+
+    `machine` is imported for what is not held; the file gains it.
+    """
+    file, name = machine_file(), f"{measure} {settings}"
     known = _read(file)
     if name not in known:
-        value = measure()
+        from slimp.experiments import machine
+
+        value = getattr(machine, measure)(**json.loads(settings))
         known = {**_read(file), name: value}  # another process may have added to it meanwhile
         with suppress(UserError, OSError):  # measured again next time
             write_json(file, known)

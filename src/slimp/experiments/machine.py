@@ -7,6 +7,8 @@ of the smallest preset's encoder.
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -21,16 +23,16 @@ TIMED = {"cuda": 256}
 """Images of a timed step; 16 on other devices."""
 STEPS = 5
 """Timed steps, of which the fastest counts: others may be at work on the machine."""
-FORWARD_AND_BACKWARD = 3
-"""Operations of a step as a multiple of those of the forward pass."""
 
 
-def encoder_cost(config: ModelConfig) -> dict[str, int]:
+def encoder_cost(**settings: Any) -> dict[str, int]:
     """What an image encoder takes, counted on the device `meta`, which has shapes alone.
 
-    Its `parameters`; of an image's forward pass the `operations`, floating-point ones, and the
-    `activations`, bytes in 32 bits that it keeps for the backward pass.
+    `settings` are those of `ModelConfig`. Its `parameters`; of an image's forward pass the
+    `operations`, floating-point ones, and the `activations`, bytes in 32 bits that it keeps for
+    the backward pass.
     """
+    config = ModelConfig(**settings)
     with torch.device("meta"):
         encoder = timm_model(config, pretrained=False).eval()
         pixels = torch.zeros(1, 3, config.image_size, config.image_size)
@@ -44,7 +46,7 @@ def encoder_cost(config: ModelConfig) -> dict[str, int]:
 
 
 def training_pace() -> float:
-    """Operations per second in training."""
+    """Operations of the forward pass per second in training, which passes backward as well."""
     config = fast_precision(PretrainConfig.from_preset("tiny"))
     device = torch.device(device_of("auto"))
     encoder = ImageEncoder(part_of(config, ModelConfig)).to(device).train()
@@ -60,5 +62,6 @@ def training_pace() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
-    operations = encoder_cost(part_of(config, ModelConfig))["operations"]
-    return images * FORWARD_AND_BACKWARD * operations / min(seconds)
+    return (
+        images * encoder_cost(**asdict(part_of(config, ModelConfig)))["operations"] / min(seconds)
+    )

@@ -12,12 +12,12 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
+from scipy.sparse.csgraph import connected_components
 
 from slimp.data.cohort import Cohort
 from slimp.data.schema import LEVELS, Feature, LevelName
 from slimp.errors import UserError
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 Mechanism = Literal["random", "block"]
 """Cells are hidden one by one, completely at random; or all of a block in a row together."""
@@ -42,12 +42,8 @@ def blocks(cohort: Cohort, level: LevelName) -> list[list[int]]:
     missing = (~known_cells(cohort, level)).T.astype(np.int64)  # (features, rows)
     both = missing @ missing.T
     either = missing.sum(axis=1)[:, None] + missing.sum(axis=1) - both
-    linked = both >= TOGETHER * np.maximum(either, 1)
-    found: list[list[int]] = []
-    for feature in range(len(linked)):
-        joined = [block for block in found if linked[feature, block].any()]
-        found = [block for block in found if block not in joined]
-        found.append(sorted([feature, *(other for block in joined for other in block)]))
+    count, block_of = connected_components(both >= TOGETHER * np.maximum(either, 1))
+    found: list[list[int]] = [np.flatnonzero(block_of == k).tolist() for k in range(count)]
     alone = [block[0] for block in found if len(block) == 1]
     together = [block for block in found if len(block) > 1]
     return sorted([*together, *([alone] if alone else [])])

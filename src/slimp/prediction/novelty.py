@@ -18,11 +18,11 @@ from sklearn.covariance import ledoit_wolf
 
 from slimp.errors import CheckpointError, UserError
 from slimp.evaluation.folds import grouped_folds
+from slimp.evaluation.metrics import Array
 from slimp.features.embed import FeatureTable
 from slimp.features.nearest import Neighbours, nearest
 from slimp.prediction.result import Case
 
-Array = np.ndarray[Any, np.dtype[Any]]
 NAME = "reference.parquet"
 FOLDS = 5
 """Parts of the reference patients; each is compared with the others."""

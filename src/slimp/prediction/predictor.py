@@ -21,6 +21,7 @@ from slimp.data.schema import Feature, LevelName, Schema
 from slimp.errors import UserError
 from slimp.evaluation.conformal import Conformal, Coverage
 from slimp.evaluation.logistic import LinearProbe
+from slimp.evaluation.metrics import Array
 from slimp.evaluation.probe_config import LEAKING, RULES
 from slimp.features.design import Design, RawTable
 from slimp.features.embed import FeatureTable
@@ -43,8 +44,6 @@ from slimp.prediction.novelty import Surroundings, load_reference
 from slimp.prediction.probe_folder import levels_of, read_calibration, read_model
 from slimp.prediction.probe_record import open_probe
 from slimp.prediction.result import UNCALIBRATED, Batch, Prediction, far_out, refused
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

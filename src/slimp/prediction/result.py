@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from slimp.evaluation.metrics import Array
+
 UNCALIBRATED = "no metadata: no conformal set, since thresholds are of images with metadata"
 """Why a prediction has no set: without metadata, the stated coverage would not hold."""
 Status = Literal["predicted", "refused", "unreadable"]

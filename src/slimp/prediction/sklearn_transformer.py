@@ -23,6 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from slimp.data.cohort import Cohort, CohortInfo
 from slimp.data.schema import Schema
 from slimp.errors import UserError
+from slimp.evaluation.metrics import Array
 from slimp.features.embed import embed
 from slimp.features.encode import InferenceConfig
 from slimp.features.feature_sets import FEATURE_SETS, METADATA_KEYS
@@ -35,7 +36,6 @@ from slimp.training.devices import device_of
 from slimp.training.loop import pretrain
 from slimp.training.weights_run import as_run
 
-Array = np.ndarray[Any, np.dtype[Any]]
 GROUPS = "groups of fit"
 """Column of the patients that `fit` is given apart from the table."""
 

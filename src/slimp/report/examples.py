@@ -63,6 +63,11 @@ def thumbnail(encoded: bytes, side: int = SIDE) -> str:
     with Image.open(io.BytesIO(encoded)) as image:
         image.draft("RGB", (2 * side, 2 * side))
         square = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+    return data_uri(square, quality=82, optimize=True)
+
+
+def data_uri(image: Image.Image, **options: Any) -> str:
+    """An image as a JPEG that a page holds; options of Pillow."""
     buffer = io.BytesIO()
-    square.save(buffer, format="JPEG", quality=82, optimize=True)
+    image.save(buffer, format="JPEG", **options)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from slimp.experiments.rows import Row
 from slimp.experiments.table import Table
 from slimp.experiments.text import WORDS, facts, grid
-from slimp.report.html import render_page, write_page
+from slimp.report.html import write_page
 from slimp.report.svg import INK, MARKERS, MUTED, SERIES, drawing, legend, svg
 
 
@@ -43,7 +43,8 @@ def write_experiment_report(
                 "figures": [drawn for drawn in plots if drawn],
             }
         )
-    page = render_page(
+    return write_page(
+        target,
         "experiment.html.j2",
         title=f"{table.recipe.name}: {table.recipe.question}",
         lead=table.reading or first,
@@ -55,7 +56,6 @@ def write_experiment_report(
         paper=table.recipe.paper,
         table=table,
     )
-    return write_page(target, page)
 
 
 def plot(rows: Sequence[Row], features: str) -> Markup | None:

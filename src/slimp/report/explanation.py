@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +21,8 @@ from slimp.explain import columns
 from slimp.explain.explain import Explanation
 from slimp.explain.maps import shaded, upsampled
 from slimp.explain.masks import read_mask
-from slimp.report.html import DASH, percent, render_page, write_page
+from slimp.report.examples import data_uri
+from slimp.report.html import DASH, percent, write_page
 
 SHOWN = 24
 """Images with their maps, at most one per patient."""
@@ -80,7 +79,8 @@ def write_explanation_report(
 ) -> Path:
     """Writes the page: one HTML file that needs nothing else."""
     measures = [m for m in MEASURES if any(m in of for of in found.figures.values())]
-    page = render_page(
+    return write_page(
+        target,
         "explanation.html.j2",
         title=f"{cohort.info.name}: {found.words}, explained",
         lead=verdict(found),
@@ -107,7 +107,6 @@ def write_explanation_report(
         patients=found.by_image["patient_id"].nunique(),
         masks=len(found.masks),
     )
-    return write_page(target, page)
 
 
 def verdict(found: Explanation) -> str:
@@ -227,14 +226,10 @@ def _cases(found: Explanation, cohort: Cohort) -> list[dict[str, Any]]:
         maps = [torch.from_numpy(of[k : k + 1]) for of in found.maps.values()]
         shown = [plain, *(overlay(picture, upsampled(m, SIDE)[0].numpy()) for m in maps)]
         score = float(found.by_image["score"].iloc[k])
-        cases.append({"id": name, "score": score, "images": [_uri(image) for image in shown]})
+        cases.append(
+            {"id": name, "score": score, "images": [data_uri(image, quality=85) for image in shown]}
+        )
     return cases
-
-
-def _uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _interval(row: dict[Any, Any], kind: str) -> Estimate:

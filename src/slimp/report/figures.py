@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from markupsafe import Markup
-from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
 from slimp.evaluation.low_shot import LowShot
+from slimp.evaluation.metrics import Array
 from slimp.evaluation.similarity import Similarity
 from slimp.report.svg import INK, MARKERS, MUTED, OTHER, PAPER, SERIES, drawing, legend, svg
 
@@ -62,7 +62,7 @@ def curve_figures(log: pd.DataFrame, chance: Mapping[str, float] | None = None) 
     return figures
 
 
-def _curve(log: pd.DataFrame, column: str) -> NDArray[Any]:
+def _curve(log: pd.DataFrame, column: str) -> Array:
     """(points, 2) steps and values, at most `CURVE_POINTS`: means of consecutive rows."""
     kind = "epoch" if column.startswith(PER_EPOCH) else "step"
     rows = log.loc[log["kind"] == kind, ["step", column]].dropna().to_numpy(dtype=float)
@@ -72,7 +72,7 @@ def _curve(log: pd.DataFrame, column: str) -> NDArray[Any]:
 
 def _curves(
     title: str,
-    curves: Mapping[str, NDArray[Any]],
+    curves: Mapping[str, Array],
     labels: Mapping[str, str],
     chance: Mapping[str, float],
 ) -> Markup:
@@ -120,9 +120,7 @@ def similarity_figure(level: str, found: Similarity) -> Markup:
     )
 
 
-def neighbour_figure(
-    level: str, target: NDArray[Any], calibration: NDArray[Any], threshold: float
-) -> Markup:
+def neighbour_figure(level: str, target: Array, calibration: Array, threshold: float) -> Markup:
     """Histograms of the cosines of images and their nearest neighbours, and the threshold."""
     return _histograms(
         level,
@@ -135,7 +133,7 @@ def neighbour_figure(
 
 def _histograms(
     level: str,
-    groups: Mapping[str, NDArray[Any]],
+    groups: Mapping[str, Array],
     lines: Sequence[tuple[float, str, str, str]],
     *,
     bins: int,
@@ -197,7 +195,7 @@ def low_shot_figure(found: LowShot) -> Markup:
         return svg(figure, f"Balanced accuracy against labelled images. {'; '.join(summary)}.")
 
 
-def map_figure(points: NDArray[Any], labels: pd.Series) -> Markup:
+def map_figure(points: Array, labels: pd.Series) -> Markup:
     """A scatter of (n, 2) points; the commonest classes have a colour and a shape, others grey."""
     labels = labels.astype(object)
     counts = {str(name): int(n) for name, n in labels.value_counts().sort_index().items()}
@@ -227,16 +225,14 @@ def map_figure(points: NDArray[Any], labels: pd.Series) -> Markup:
         return svg(figure, f"Scatter of {len(points)} images by class: {', '.join(classes)}.")
 
 
-def draw_rows(count: int, seed: int) -> NDArray[np.intp]:
+def draw_rows(count: int, seed: int) -> Array:
     """Which of `count` rows a map shows, in order: all, or `MOST_ROWS` drawn ones."""
     if count <= MOST_ROWS:
         return np.arange(count)
     return np.sort(np.random.default_rng(seed).choice(count, size=MOST_ROWS, replace=False))
 
 
-def project(
-    embedding: Float[np.ndarray[Any, np.dtype[Any]], "n d"], seed: int
-) -> Float[np.ndarray[Any, np.dtype[Any]], "n 2"]:
+def project(embedding: Float[Array, "n d"], seed: int) -> Float[Array, "n 2"]:
     """Two coordinates per row, by PCA and t-SNE, which keep neighbours; distances mean nothing."""
     x = embedding.astype(np.float64)
     x = x - x.mean(axis=0)
@@ -251,5 +247,5 @@ def project(
         random_state=seed,
         max_iter=500,
     )
-    points: NDArray[np.float32] = tsne.fit_transform(x).astype(np.float32)
+    points: Array = tsne.fit_transform(x).astype(np.float32)
     return points

@@ -49,8 +49,9 @@ def render_page(
     return _environment().get_template(template).render(content)
 
 
-def write_page(target: Path, page: str) -> Path:
-    """Writes the file whole or not at all."""
+def write_page(target: Path, template: str, **content: Any) -> Path:
+    """Writes the page of `render_page`, whole or not at all."""
+    page = render_page(template, **content)
     with new_file(target) as partial:
         partial.write_text(page, encoding="utf-8")
     return target

@@ -20,7 +20,7 @@ from slimp.features.embed import FeatureTable
 from slimp.report import sections
 from slimp.report.examples import draw_examples
 from slimp.report.figures import curve_figures
-from slimp.report.html import count, estimate, number, render_page, write_page
+from slimp.report.html import count, estimate, number, write_page
 from slimp.report.sections import Run
 from slimp.training.parts import parts_of_run
 from slimp.training.run_folder import read_log, versions
@@ -85,7 +85,8 @@ def write_report(
         }
         if options.images:
             content["examples"] = draw_examples(found.main, cohort, options.seed)
-    page = render_page(
+    return write_page(
+        Path(target),
         "page.html.j2",
         title=f"{cohort.info.name}: {trained.purpose}",
         lead=_lead(trained, cohort, found),
@@ -102,7 +103,6 @@ def write_report(
         **sections.data(cohort, trained),
         **sections.configuration(trained),
     )
-    return write_page(Path(target), page)
 
 
 def read_run(folder: Path, cohort: Cohort) -> Run:

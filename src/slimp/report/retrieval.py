@@ -14,7 +14,7 @@ from slimp.checks.report import cautions as audit_cautions
 from slimp.data.schema import LevelName
 from slimp.report.examples import thumbnail
 from slimp.report.figures import neighbour_figure
-from slimp.report.html import estimate, number, percent, render_page, value, write_page
+from slimp.report.html import estimate, number, percent, value, write_page
 from slimp.report.sections import similarity
 from slimp.retrieval.abstention import NEIGHBOURS
 from slimp.retrieval.agreement import Agreement, Compared
@@ -23,7 +23,8 @@ from slimp.retrieval.result import Retrieval
 
 def write_retrieval_report(target: Path, result: Retrieval, *, command: str = "") -> Path:
     """Where the page lies: one HTML file that needs nothing else; `command` is for the footer."""
-    page = render_page(
+    return write_page(
+        target,
         "retrieval.html.j2",
         r=result,
         title=f"Metadata of {result.target.info.name}, imputed from {result.reference.info.name}",
@@ -52,7 +53,6 @@ def write_retrieval_report(target: Path, result: Retrieval, *, command: str = ""
         cases=[_shown(result, *case) for case in result.cases],
         command=command,
     )
-    return write_page(target, page)
 
 
 def _lead(result: Retrieval) -> str:

@@ -43,7 +43,7 @@ def pool_results(results: Sequence[ProbeResult], *, replicates: int = 1000) -> P
         classes=first.classes,
         y=codes_of(rows["label"], first.classes),
         splits=splits,
-        held_out=first.held_out,
+        split=first.split,
     )
     answers = [Predictions.of_rows(frame, first.classes) for frame in frames]
     config = replace(first.config, replicates=replicates)

@@ -30,7 +30,7 @@ def run(seed: int, patients: range = range(40), classes: tuple[str, ...] = CLASS
     probabilities[np.arange(len(ids)), y] += 0.5
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     split = Split(seed=seed, train=np.arange(10 + seed), test=np.arange(len(ids)))
-    task = Task(ids=ids, classes=classes, y=y.astype(np.int64), splits=(split,), held_out=True)
+    task = Task(ids=ids, classes=classes, y=y.astype(np.int64), splits=(split,), split="held_out")
     config = ProbeConfig(seed=seed, replicates=200)
     found = summarise(task, [task.answer(split, probabilities)], config, name="logistic")
     return replace(found, settings=({"image": 0.1 * (seed + 1)},), converged=seed != 2)

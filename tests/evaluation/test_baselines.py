@@ -112,7 +112,7 @@ def test_a_given_split_and_many_categories_are_survived():
     parts = ["test" if int(p[1:]) < 20 else "train" for p in cohort.images["patient_id"]]
     found = baseline(cohort, FAST, parts=parts)
     assert len(found.balanced_accuracy.per_seed) == 1
-    assert found.held_out
+    assert found.split == "held_out"
 
 
 @pytest.mark.slow

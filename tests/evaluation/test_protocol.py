@@ -71,6 +71,7 @@ def test_held_out_patients_test_and_every_protocol_is_saved(cohort, table, run_p
         assert set(result.predictions["patient_id"]) == held_out
     assert found.saw_test_patients is False
     assert "set aside" in found.tested_on
+    assert found.main.split == "held_out"
     found.save(tmp_path / "probe")
     content = read_json(tmp_path / "probe" / "metrics.json")
     points = [point["setting"] for point in content["low_shot"]["points"]]
@@ -206,6 +207,7 @@ def test_an_official_split_tests_where_asked_for_or_where_the_run_has_none(
     parts = run_parts if asked_for else {}
     found = assess(official, cohort, config, run_parts=parts, held_out=not asked_for)
     assert "official" in found.tested_on
+    assert found.to_dict()["split"] == "official"
     assert found.saw_test_patients is asked_for
     for result in all_results(found):
         assert set(result.predictions["patient_id"]) == set(patients)
@@ -351,6 +353,7 @@ def test_the_folds_of_a_cohort_are_those_that_test(cohort, table):
     for mode in ("patient", "official"):
         found = assess(official, cohort, replace(QUICK, features="image", split=mode))
         assert found.tested_on == "each in one of 3 folds"
+        assert found.main.split == "official"
         by_image = dict(zip(ids["image_id"], ids["split"], strict=True))
         rows = found.main.predictions
         assert (rows["image_id"].map(by_image) == "fold" + rows["fold"].astype(str)).all()

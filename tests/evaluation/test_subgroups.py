@@ -38,7 +38,7 @@ def make(
         p /= p.sum(axis=1, keepdims=True)
         splits.append(Split(seed=seed, train=np.arange(0), test=test))
         answers.append({"probabilities": p, "predicted": said})
-    task = Task(ids=ids, classes=names, y=y.astype(np.int64), splits=tuple(splits), held_out=False)
+    task = Task(ids=ids, classes=names, y=y.astype(np.int64), splits=tuple(splits), split="patient")
     answers = [task.answer(split, **answer) for split, answer in zip(splits, answers, strict=True)]
     return cohort, summarise(task, answers, ProbeConfig(replicates=60), name="logistic")
 

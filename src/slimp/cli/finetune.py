@@ -63,7 +63,7 @@ def run(arguments: Arguments) -> None:
     source = {"run": str(arguments.run), "weights_sha256": sha256_of(start / "model.safetensors")}
     record = {"probe": asdict(config), "finetune": asdict(config), "from": source}
     parts, held_out = parts_of_run(start, cohort), arguments.held_out
-    task = task_of(cohort, config, run_parts=parts, held_out=held_out)
+    task, _ = task_of(cohort.images, config, run_parts=parts, held_out=held_out)
     defaults = dict.fromkeys(("probe", "finetune"), asdict(FullFinetuneConfig()))
     resume, overwrite = arguments.resume, arguments.overwrite
     open_record(out, record, defaults=defaults, resume=resume, overwrite=overwrite)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,13 @@ from slimp.data.files import new_file, write_json
 from slimp.errors import UserError
 from slimp.evaluation.added_worth import AddedWorth, added_worth
 from slimp.evaluation.bootstrap import plain
-from slimp.evaluation.folds import (
-    Parts,
-    Split,
-    given_splits,
-    labelled_rows,
-    official_parts,
-    one_split,
-    parts_of_config,
-)
+from slimp.evaluation.folds import Parts, given_splits, labelled_rows, parts_of_config
 from slimp.evaluation.linear_probe import majority, metadata_baseline, probe, probe_design
 from slimp.evaluation.low_shot import LowShot, low_shot
 from slimp.evaluation.missing_grid import MissingGrid, missing_grid
 from slimp.evaluation.paired_bootstrap import Leakage, Verdict, leakage, verdict
 from slimp.evaluation.probe_config import LEAKING, ProbeConfig, ProtocolConfig
-from slimp.evaluation.result import ProbeResult, Task, make_task, relabelled
+from slimp.evaluation.result import ProbeResult, Task, classes_of, make_task, relabelled
 from slimp.evaluation.subgroups import Subgroups, group_values, subgroups
 from slimp.features.design import RawTable
 from slimp.features.embed import FeatureTable
@@ -36,6 +28,8 @@ from slimp.features.feature_sets import FEATURE_SETS, FeatureSet
 from slimp.sources.split_file import FOLD
 from slimp.training.parts import LEARNED_FROM
 
+WHOSE = {"official": "the official test part", "file": "the split file"}
+"""Split that is given -> whose part tests, in words."""
 PROTOCOLS = ("low_shot", "missing_grid", "leakage", "subgroups")
 """What may be measured besides the score."""
 
@@ -160,12 +154,40 @@ def require_possible(cohort: Cohort, config: ProbeConfig, protocols: ProtocolCon
 
 
 def task_of(
-    cohort: Cohort, config: ProbeConfig, *, run_parts: Mapping[str, str] | None, held_out: bool
-) -> Task:
-    """The splits on which `assess` probes the features of a cohort."""
-    ids = relabelled(cohort.images, config.malignant)
-    parts, _ = _split(ids, config, run_parts or {}, held_out=held_out)
-    return make_task(cohort.images, config, parts)
+    ids: pd.DataFrame,
+    config: ProbeConfig,
+    *,
+    run_parts: Mapping[str, str] | None,
+    held_out: bool,
+    unit: str = "patients",
+) -> tuple[Task, str]:
+    """The splits on which `assess` probes the features of these images, and who tests, in words."""
+    classes_of(relabelled(ids, config.malignant), config)  # refuses what no split can mend
+    of_run, asked = ids["patient_id"].map(run_parts or {}).astype("object"), config
+    parts: Parts | None = None
+    if config.split == "patient" and config.split_file is None and held_out:
+        if (of_run == "held_out").any():
+            parts = of_run.where(of_run.notna(), None)
+        elif "split" in ids and ids["split"].dropna().str.fullmatch(f"test|{FOLD.pattern}").any():
+            config = replace(config, split="official")
+    try:
+        task = make_task(ids, config, parts)
+    except UserError as error:
+        if parts is None and config is asked:
+            raise
+        raise UserError(f"{error} Or pass --no-held-out to split at random.") from None
+    seeds, splits = len({split.seed for split in task.splits}), len(task.splits)
+    times = "" if seeds == 1 else f", in {seeds} splits"
+    if task.splits[0].fold is not None:
+        return task, f"each in one of {splits // seeds} folds{times}"
+    if task.split == "held_out":
+        new = int((of_run.isna() & ids["label"].notna()).sum())
+        left = f"; {new} labelled image(s) of patients that the run never had are left out"
+        return task, f"those that pre-training set aside{left * (new > 0)}"
+    if task.split in WHOSE:
+        return task, f"those of {WHOSE[task.split]}{times}"
+    apart = unit.removesuffix("s") if task.split == "patient" else task.split
+    return task, f"in {splits} random {apart}-disjoint splits"
 
 
 def assess(
@@ -193,14 +215,8 @@ def assess(
     Raises:
         UserError: the labels, patients or features do not allow it.
     """
-    ids = relabelled(table.ids, config.malignant)
-    labelled_rows(ids)  # refuses what no split can mend
-    unit = "patients" if cohort.has_patient_ids else "lesions"
-    parts, tested_on = _split(ids, config, run_parts or {}, held_out=held_out)
-    if parts is None:
-        apart = unit.removesuffix("s") if config.split == "patient" else config.split
-        tested_on = f"in {len(config.split_seeds)} random {apart}-disjoint splits"
-    sets, task = _feature_sets(table, config), make_task(table.ids, config, parts)
+    sets, unit = _feature_sets(table, config), "patients" if cohort.has_patient_ids else "lesions"
+    task, tested_on = task_of(table.ids, config, run_parts=run_parts, held_out=held_out, unit=unit)
     probes: dict[str, ProbeResult] = {}
     for name in sets:
         own = replace(config, features=name)
@@ -259,7 +275,7 @@ def _protocols(
     if protocols.leakage:
         results: dict[str, ProbeResult] = {}
         for mode in ("patient", *LEAKING):
-            known = not task.held_out and mode == config.split
+            known = mode == task.split
             random = replace(config, split=mode, split_file=None)
             results[mode] = main if known else probe(table, random)
         found["leakage"] = leakage(results)
@@ -276,39 +292,3 @@ def _feature_sets(table: FeatureTable, config: ProbeConfig) -> list[FeatureSet]:
     found = {table.parts(name): name for name in reversed(asked)}
     found[table.parts(config.features)] = config.features
     return sorted(found.values(), key=asked.index)
-
-
-def _split(
-    ids: pd.DataFrame, config: ProbeConfig, run_parts: Mapping[str, str], *, held_out: bool
-) -> tuple[Parts | None, str]:
-    """The part of each image, and which images test, in words; None: random splits."""
-    if (parts := parts_of_config(ids, config)) is not None:
-        return parts, _words(given_splits(ids, parts), config)
-    if config.split != "patient" or not held_out:
-        return None, ""
-    of_run = ids["patient_id"].map(run_parts).astype("object")
-    if (of_run == "held_out").any():
-        parts = one_split(of_run.where(of_run.notna(), None), config.seed)
-    elif "split" in ids and ids["split"].dropna().str.fullmatch(f"test|{FOLD.pattern}").any():
-        parts = one_split(official_parts(ids), config.seed)
-    else:
-        return None, ""
-    try:
-        words = _words(given_splits(ids, parts), config)
-    except UserError as error:
-        raise UserError(f"{error} Or pass --no-held-out to split at random.") from None
-    if "held_out" not in of_run.values:
-        return parts, words
-    new = int((of_run.isna() & ids["label"].notna()).sum())
-    left = f"; {new} labelled image(s) of patients that the run never had are left out"
-    return parts, f"those that pre-training set aside{left * (new > 0)}"
-
-
-def _words(splits: Sequence[Split], config: ProbeConfig) -> str:
-    """Which images a split tests that a file, the cohort or the folds of grouped-5 give."""
-    seeds = len({split.seed for split in splits})
-    times = "" if seeds == 1 else f", in {seeds} splits"
-    if splits[0].fold is not None:
-        return f"each in one of {len(splits) // seeds} folds{times}"
-    whose = "the official test part" if config.split_file is None else "the split file"
-    return f"those of {whose}{times}"

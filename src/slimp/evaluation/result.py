@@ -91,8 +91,8 @@ class Task:
     y: Int[Array, " rows"]
     """Class per row of `ids`; -1 where unlabelled."""
     splits: tuple[Split, ...]
-    held_out: bool
-    """The split was given, not drawn at random."""
+    split: str
+    """As `ProbeConfig.split`; or `file`; or `held_out`: by the parts of a run, or of who calls."""
 
     @property
     def groups(self) -> Array:
@@ -137,16 +137,10 @@ def make_task(ids: pd.DataFrame, config: ProbeConfig, parts: Parts | None = None
     Raises:
         UserError: the classes or parts do not allow it.
     """
-    ids = relabelled(ids, config.malignant)
-    names = list(TWO) if config.malignant else sorted(set(ids["label"].iloc[labelled_rows(ids)]))
-    if config.positive is not None:
-        if len(names) != 2 or config.positive not in names:
-            raise UserError(
-                f"positive='{config.positive}' must be one of exactly two classes; "
-                f"the classes are: {', '.join(names)}."
-            )
-        names.sort(key=lambda name: name == config.positive)
-    parts = parts_of_config(ids, config) if parts is None else parts
+    ids, split = relabelled(ids, config.malignant), "held_out"
+    names = classes_of(ids, config)
+    if parts is None:
+        parts, split = parts_of_config(ids, config), "file" if config.split_file else config.split
     splits = (
         make_splits(ids, config.split, config.split_seeds, test_fraction=config.test_fraction)
         if parts is None
@@ -154,11 +148,29 @@ def make_task(ids: pd.DataFrame, config: ProbeConfig, parts: Parts | None = None
     )
     return Task(
         ids=ids,
-        classes=tuple(names),
+        classes=names,
         y=codes_of(ids["label"], names),
         splits=splits,
-        held_out=parts is not None,
+        split=split,
     )
+
+
+def classes_of(ids: pd.DataFrame, config: ProbeConfig) -> tuple[str, ...]:
+    """In alphabetical order, but for the positive one of two, which is last.
+
+    Raises:
+        UserError: there are fewer than two, or `config` names another positive one.
+    """
+    found = labelled_rows(ids)
+    names = list(TWO) if config.malignant else sorted(set(ids["label"].iloc[found]))
+    if config.positive is not None:
+        if len(names) != 2 or config.positive not in names:
+            raise UserError(
+                f"positive='{config.positive}' must be one of exactly two classes; "
+                f"the classes are: {', '.join(names)}."
+            )
+        names.sort(key=lambda name: name == config.positive)
+    return tuple(names)
 
 
 def relabelled(ids: pd.DataFrame, malignant: Sequence[str]) -> pd.DataFrame:
@@ -202,7 +214,8 @@ class ProbeResult(Record):
     """Over all seeds: what the intervals resample."""
     n_unlabelled: int
     """Images left out because they have no label."""
-    held_out: bool
+    split: str
+    """What the parts are by, see `Task.split`."""
     predictions: pd.DataFrame
     """`image_id patient_id seed label predicted decision p_<class>...`, a row per test image and
     seed, and `fold` after `seed` where there are folds; `decision` is the rule by which
@@ -251,15 +264,12 @@ class ProbeResult(Record):
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
-        left_out = ["metrics", "config", "held_out", "predictions", "splits", "probe"]
+        left_out = ["metrics", "config", "predictions", "splits", "probe"]
         left_out += ["pooled"] * (not self.pooled)
-        given = self.held_out and self.config.split == "patient"
-        name = "held_out" if self.config.split_file is None else "file"
         return {
             **{name: estimate.to_dict() for name, estimate in self.metrics.items()},
             **{name: value for name, value in super().to_dict().items() if name not in left_out},
             "confusion": self.confusion.tolist(),
-            "split": name if given else self.config.split,
             "features": self.config.features,
             "probe_config": asdict(self.config),
         }
@@ -309,7 +319,7 @@ def summarise(
         n_test=round(np.mean([len(split.test) for split in task.splits])),
         n_test_patients=table["patient_id"].nunique(),
         n_unlabelled=int((task.y < 0).sum()),
-        held_out=task.held_out,
+        split=task.split,
         predictions=table,
         splits=task.splits,
         decision=decision,

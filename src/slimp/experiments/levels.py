@@ -109,7 +109,7 @@ def patients(asked: Asked) -> pd.DataFrame:
         classes=TWO,
         y=y,
         splits=(Split(seed=split.seed, fold=split.fold, train=train, test=test),),
-        held_out=True,
+        split="held_out",
     )
     design = Design(blocks={"features": pooled})
     found = probe_design(design, task, asked.config, name="patients").predictions

@@ -189,7 +189,7 @@ def one_task(cell: Cell, cells: Path) -> Task:
         fold=int(name.removeprefix("fold")) if name.startswith("fold") else None,
     )
     y = codes_of(labels, classes)
-    return Task(ids=images, classes=classes, y=y, splits=(split,), held_out=True)
+    return Task(ids=images, classes=classes, y=y, splits=(split,), split="held_out")
 
 
 def apart(images: pd.DataFrame, tests: Mask, unit: Apart, seed: int) -> Mask:

@@ -74,7 +74,7 @@ def image_probes(
     parts = parts_of_run(as_run(next(iter(named.values()))), whole) or {}
     if parts and "held_out" not in parts.values():  # trained on a cohort without a fold
         parts = dict.fromkeys(whole.patients["patient_id"], "held_out") | parts
-    task = task_of(whole, config, run_parts=parts, held_out=held_out)
+    task, _ = task_of(whole.images, config, run_parts=parts, held_out=held_out)
     for name, run in named.items():
         table = cached_features(
             as_run(run), cohort, InferenceConfig(device=device), lacking="missing"

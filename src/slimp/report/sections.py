@@ -103,7 +103,7 @@ def scores(found: Assessment) -> dict[str, Any]:
             )
             for name, result in results.items()
         ],
-        "split": f"Split: {main.to_dict()['split'].replace('_', '-')}; {count(main.n_train)} "
+        "split": f"Split: {main.split.replace('_', '-')}; {count(main.n_train)} "
         f"images train and {count(main.n_test)} test.",
     }
 

@@ -15,13 +15,25 @@ import pytest
 import torch
 from pages import assessed, read
 from tables import hinting_features
+from tiny import tiny_config
 
+from slimp.checks.report import check_cohort
 from slimp.data.cohort import Cohort
-from slimp.data.files import write_json
+from slimp.data.files import ImagesInMemory, write_json
 from slimp.errors import UserError
 from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.similarity import similarity
+from slimp.explain.config import ExplainConfig
+from slimp.explain.explain import explain
+from slimp.features.embed import embed
+from slimp.report.audit import render_audit
+from slimp.report.explanation import write_explanation_report
 from slimp.report.page import PageOptions, write_report
+from slimp.report.retrieval import write_retrieval_report
+from slimp.retrieval.config import RetrievalConfig
+from slimp.retrieval.extrapolate import extrapolate
+from slimp.retrieval.index import EmbeddedCohort
+from slimp.training.build_model import build_model
 
 DATE = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 HOSTILE = (
@@ -193,7 +205,7 @@ def test_cautions_name_what_makes_scores_doubtful(run, cohort, found):
     )
 
 
-def test_without_patient_ids_no_patients_are_counted(run, cohort, found):
+def without_ids(cohort: Cohort) -> Cohort:
     lesions = cohort.lesions
     patients = lesions[["lesion_id", "patient_id"]].merge(cohort.patients, on="patient_id")
     tables = replace(
@@ -202,11 +214,42 @@ def test_without_patient_ids_no_patients_are_counted(run, cohort, found):
         lesions=lesions.assign(patient_id=lesions["lesion_id"]),
         patients=patients.assign(patient_id=patients["lesion_id"]).drop(columns="lesion_id"),
     )
-    nobody = replace(cohort, schema=replace(cohort.schema, patient=None), tables=tables)
-    assert "no patient ids" in repr(nobody)
-    shown = read(page(run, nobody, found)).shown
-    assert "no patient ids" in shown
-    assert f"{len(lesions)} patients" not in shown
+    return replace(cohort, schema=replace(cohort.schema, patient=None), tables=tables)
+
+
+@pytest.mark.parametrize("kind", ["run", "audit", "retrieval", "explanation"])
+def test_without_patient_ids_no_page_counts_patients_or_says_that_they_are_resampled(
+    kind, run, cohort, found
+):
+    nobody, target = without_ids(cohort), run / "report.html"
+    if kind == "run":
+        table = hinting_features(nobody)
+        page(run, nobody, replace(found, unit="lesions", saw_test_patients=False), table=table)
+    elif kind == "audit":
+        checked = check_cohort(twice(nobody))
+        assert set(checked.duplicates["kind"]) == {"exact"}
+        target.write_text(render_audit(checked, twice(nobody), images=True), encoding="utf-8")
+    else:
+        model = build_model(nobody, tiny_config()).eval()
+        if kind == "retrieval":
+            own = EmbeddedCohort(cohort=nobody, images=embed(model, nobody).features["image"])
+            config = RetrievalConfig(impute="all", replicates=5)
+            write_retrieval_report(target, extrapolate(model, own, own, config, parts={}))
+        else:
+            few = ExplainConfig(images=4, deletion=False, shift=False)
+            write_explanation_report(target, explain(model, nobody, few), nobody)
+    shown = read(target.read_text(encoding="utf-8")).shown
+    assert "no patient ids" in shown.lower()
+    shown = re.sub("An error makes .*? Subgroups", "", shown)  # findings have their own words
+    assert not re.findall(r".{20}(?:\d|over|all|held-out|two|on) patients\b.{20}", shown)
+
+
+def twice(cohort: Cohort) -> Cohort:
+    """The second image is the first one again, of another lesion."""
+    pictures = [cohort.read_image(row) for row in range(len(cohort))]
+    store = ImagesInMemory([pictures[0], pictures[0], *pictures[2:]])
+    assert cohort.images["lesion_id"].iloc[0] != cohort.images["lesion_id"].iloc[1]
+    return replace(cohort, store=store, positions=np.arange(len(cohort)))
 
 
 def test_the_map_shows_held_out_patients_where_there_are_any(run, cohort):

@@ -90,32 +90,35 @@ def _retrieve(arguments: Arguments) -> Retrieval:
 
 
 def _print(result: Retrieval) -> None:
-    abstention = result.abstention
+    abstention, reference = result.abstention, result.reference.unit
     say(result.verdict)
     say(
         f"{len(result.target)} images; imputed by retrieval, not observed: "
         f"{', '.join(result.imputed)} metadata, route {result.config.route}; "
         f"nothing near enough for {result.abstention_rate:.1%} of them"
     )
-    found = "too few patients to verify it"
+    found = f"too few {reference} to verify it"
     if abstention.achieved is not None:
-        found = f"{abstention.achieved} found on {abstention.n_patients} patients of the reference"
+        found = (
+            f"{abstention.achieved} found on {abstention.n_patients} {reference} of the reference"
+        )
     say(f"coverage: {abstention.coverage:.0%} stated; {found}")
     for caution in result.cautions:
         say(f"CAUTION: {caution}")
     show_table(
         "similarity: of images and their own metadata, and of nearest neighbours (calibration "
-        "patients, target)",
+        f"{reference}, target)",
         ["level", "matching", "others", "overlap", "AUROC", "calibration", "target"],
         _similarities(result),
     )
-    for title, agreement in (
-        ("retrieved against true metadata of the target", result.agreement),
-        ("the same on the reference, its own metadata hidden", result.reference_agreement),
+    on_reference = "the same on the reference, its own metadata hidden"
+    for title, agreement, unit in (
+        ("retrieved against true metadata of the target", result.agreement, result.target.unit),
+        (on_reference, result.reference_agreement, reference),
     ):
         if agreement:
             show_table(
-                f"{title} (95 % interval over patients)",
+                f"{title} (95 % interval over {unit})",
                 ["column", "n", "agreement or error", "by chance", "kappa or skill"],
                 [
                     (a.name, a.n, a.headline, a.figures["chance"].mean, a.beyond_chance)

@@ -94,6 +94,11 @@ class Cohort:
         return named or len(self.patients) < len(self.lesions)
 
     @property
+    def unit(self) -> str:
+        """What counts as a patient, in words: lesions where patients are not known."""
+        return "patients" if self.has_patient_ids else "lesions"
+
+    @property
     def lesion_of_image(self) -> NDArray[np.int64]:
         """(images,) row of each image's lesion in `lesions`."""
         return rows_of(self.images["lesion_id"], self.lesions["lesion_id"])

@@ -215,7 +215,7 @@ def assess(
     Raises:
         UserError: the labels, patients or features do not allow it.
     """
-    sets, unit = _feature_sets(table, config), "patients" if cohort.has_patient_ids else "lesions"
+    sets, unit = _feature_sets(table, config), cohort.unit
     task, tested_on = task_of(table.ids, config, run_parts=run_parts, held_out=held_out, unit=unit)
     probes: dict[str, ProbeResult] = {}
     for name in sets:

@@ -89,6 +89,7 @@ def render_audit(
     verdict = "can be used" if report.usable else "cannot be used as it is"
     errors, warnings, notes = report.totals
     good = report.images[report.images["problem"] == ""]
+    units = UNITS if cohort.has_patient_ids else UNITS[1:]
     return render_page(
         "audit.html.j2",
         title=f"Audit of {report.cohort}",
@@ -98,10 +99,12 @@ def render_audit(
         date=date,
         r=report,
         counts=[
-            (heading, [(name, *map(n.get, UNITS)) for name, n in report.counts[key].items()])
+            (heading, [(name, *map(n.get, units)) for name, n in report.counts[key].items()])
             for heading, key in (("Class", "classes"), ("Part of the split", "parts"))
             if report.counts.get(key)
         ],
+        units=units,
+        heads=[f"#{unit.capitalize()}" for unit in units],
         few=FEW,
         subgroups=[_subgroups(column, table) for column, table in report.subgroups.items()],
         ranking=[_ranked(row) for row in report.ranking[:MOST_COLUMNS]],
@@ -165,7 +168,9 @@ def _pairs(report: CheckReport, cohort: Cohort) -> Iterator[dict[str, Any]]:
     rows = {image_id: row for row, image_id in enumerate(cohort.images["image_id"])}
     for pair in order.head(MOST_PAIRS).to_dict("records"):
         ids = [pair["first_image_id"], pair["second_image_id"]]
-        owners = "two patients" if pair["other_patient_id"] else "two lesions of one patient"
+        owners = "two lesions"
+        if cohort.has_patient_ids:
+            owners = "two patients" if pair["other_patient_id"] else "two lesions of one patient"
         what = f"likeness {pair['likeness']:.3f}, {pair['distance']} of 255 bits, {pair['turn']}"
         labels = [pair["first_label"], pair["second_label"]]
         yield {

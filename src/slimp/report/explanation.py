@@ -105,6 +105,7 @@ def write_explanation_report(
         methods=list(found.maps),
         n=len(found.rows),
         patients=found.by_image["patient_id"].nunique(),
+        unit=cohort.unit,
         masks=len(found.masks),
     )
 

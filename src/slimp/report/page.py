@@ -95,9 +95,9 @@ def write_report(
         date=options.date,
         versions=trained.versions,
         facts=_facts(cohort, found),
-        unit="Patients" if cohort.has_patient_ids else "Lesions",
+        unit=cohort.unit.capitalize(),
         similarity=sections.similarity(similarity or {}),
-        map=sections.embedding_map(table, trained, options.seed),
+        map=sections.embedding_map(table, trained, cohort.unit, options.seed),
         curves=curve_figures(trained.log, _chance(cohort, trained)),
         **content,
         **sections.data(cohort, trained),
@@ -183,9 +183,8 @@ def _lead(run: Run, cohort: Cohort, found: Assessment | None) -> str:
     answer = "makes no clear difference"
     if low > 0 or high < 0:
         answer = "helps" if low > 0 else "harms"
-    tested = "patients that pre-training never saw"
-    if found.saw_test_patients is not False:
-        tested = "test images"
+    seen = found.saw_test_patients is not False
+    tested = "test images" if seen else f"{found.unit} that pre-training never saw"
     baseline = number(found.baselines[best].balanced_accuracy.mean)
     return (
         f"{subject} {answer}: {difference.difference:+.3f} ({low:+.3f} to {high:+.3f}) in balanced "

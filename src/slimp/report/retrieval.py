@@ -33,10 +33,11 @@ def write_retrieval_report(target: Path, result: Retrieval, *, command: str = ""
         similarity=similarity(result.calibration.matching),
         figures=[_neighbour_figure(result, level) for level in result.imputed],
         tables=[
-            ("On the target", _agreement_rows(result.agreement)),
+            ("On the target", _agreement_rows(result.agreement), result.target.unit),
             (
-                "On patients of the reference, their own metadata hidden",
+                f"On {result.reference.unit} of the reference, their own metadata hidden",
                 _agreement_rows(result.reference_agreement),
+                result.reference.unit,
             ),
         ],
         bins=[
@@ -72,7 +73,7 @@ def _skill(result: Retrieval) -> str:
     if not found:
         return ""
     better = sum(one.beyond_chance.ci95[0] > 0 for one in found)
-    where = "" if result.agreement else " of held-out patients of the reference"
+    where = "" if result.agreement else f" of held-out {result.reference.unit} of the reference"
     return f"{better} of {len(found)} columns{where} are retrieved better than by chance. "
 
 

@@ -212,15 +212,17 @@ def similarity(found: Mapping[Any, Similarity]) -> dict[str, Any]:
     }
 
 
-def embedding_map(table: FeatureTable | None, run: Run, seed: int) -> dict[str, Any] | None:
-    """The figure, of held-out patients if there are any; {} of too few images."""
+def embedding_map(
+    table: FeatureTable | None, run: Run, unit: str, seed: int
+) -> dict[str, Any] | None:
+    """The figure, of held-out patients (`unit`) if there are any; {} of too few images."""
     if table is None:
         return None
-    rows, of = table, "all patients"
+    rows, of = table, f"all {unit}"
     if run.parts is not None:
         held_out = run.parts.loc[run.parts["part"] == "held_out", "patient_id"]
         if (mask := table.ids["patient_id"].isin(held_out)).any():
-            rows, of = table.select(mask), "held-out patients"
+            rows, of = table.select(mask), f"held-out {unit}"
     if len(rows) < FEWEST_ROWS:
         return {}
     shown = draw_rows(len(rows), seed)

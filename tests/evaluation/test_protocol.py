@@ -226,6 +226,8 @@ def test_what_is_impossible_is_refused_before_anything_slow(cohort):
         require_possible(cohort, QUICK, some)
     with pytest.raises(UserError, match="malignant"):
         require_possible(cohort, replace(QUICK, malignant=("nothing",)), ProtocolConfig())
+    with pytest.raises(UserError, match="positive"):
+        require_possible(cohort, replace(QUICK, positive="nothing"), ProtocolConfig())
     with pytest.raises(UserError, match="split"):
         require_possible(cohort, replace(QUICK, split="official"), ProtocolConfig())
     require_possible(cohort, QUICK, PROTOCOLS)

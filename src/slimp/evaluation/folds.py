@@ -227,6 +227,23 @@ def labelled_rows(ids: pd.DataFrame) -> Int[Array, " n"]:
     return rows
 
 
+def classes_of(ids: pd.DataFrame, config: ProbeConfig) -> tuple[str, ...]:
+    """In alphabetical order, but for the positive one of two, which is last.
+
+    Raises:
+        UserError: there are fewer than two, or `config` names another positive one.
+    """
+    names = sorted(set(ids["label"].iloc[labelled_rows(ids)]))
+    if config.positive is not None:
+        if len(names) != 2 or config.positive not in names:
+            raise UserError(
+                f"positive='{config.positive}' must be one of exactly two classes; "
+                f"the classes are: {', '.join(names)}."
+            )
+        names.sort(key=lambda name: name == config.positive)
+    return tuple(names)
+
+
 def _require_patient_disjoint(ids: pd.DataFrame, split: Split) -> None:
     patients = ids["patient_id"].to_numpy()
     require_disjoint(train=patients[split.train], test=patients[split.test])

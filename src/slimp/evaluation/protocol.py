@@ -14,13 +14,18 @@ from slimp.data.files import new_file, write_json
 from slimp.errors import UserError
 from slimp.evaluation.added_worth import AddedWorth, added_worth
 from slimp.evaluation.bootstrap import plain
-from slimp.evaluation.folds import Parts, given_splits, labelled_rows, parts_of_config
+from slimp.evaluation.folds import (
+    Parts,
+    classes_of,
+    given_splits,
+    parts_of_config,
+)
 from slimp.evaluation.linear_probe import majority, metadata_baseline, probe, probe_design
 from slimp.evaluation.low_shot import LowShot, low_shot
 from slimp.evaluation.missing_grid import MissingGrid, missing_grid
 from slimp.evaluation.paired_bootstrap import Leakage, Verdict, leakage, verdict
 from slimp.evaluation.probe_config import LEAKING, ProbeConfig, ProtocolConfig
-from slimp.evaluation.result import ProbeResult, Task, classes_of, make_task, relabelled
+from slimp.evaluation.result import ProbeResult, Task, make_task, relabelled
 from slimp.evaluation.subgroups import Subgroups, group_values, subgroups
 from slimp.features.design import RawTable
 from slimp.features.embed import FeatureTable
@@ -147,7 +152,7 @@ def require_possible(cohort: Cohort, config: ProbeConfig, protocols: ProtocolCon
         UserError: a class, a column or a split that was asked for does not exist or is unsound.
     """
     ids = relabelled(cohort.images, config.malignant)
-    labelled_rows(ids)
+    classes_of(ids, config)
     group_values(cohort, protocols.subgroups)
     if (parts := parts_of_config(ids, config)) is not None:
         given_splits(ids, parts)

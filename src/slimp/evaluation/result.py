@@ -20,8 +20,8 @@ from slimp.evaluation.bootstrap import Estimate, Record, bootstrap
 from slimp.evaluation.folds import (
     Parts,
     Split,
+    classes_of,
     given_splits,
-    labelled_rows,
     make_splits,
     parts_of_config,
 )
@@ -153,24 +153,6 @@ def make_task(ids: pd.DataFrame, config: ProbeConfig, parts: Parts | None = None
         splits=splits,
         split=split,
     )
-
-
-def classes_of(ids: pd.DataFrame, config: ProbeConfig) -> tuple[str, ...]:
-    """In alphabetical order, but for the positive one of two, which is last.
-
-    Raises:
-        UserError: there are fewer than two, or `config` names another positive one.
-    """
-    found = labelled_rows(ids)
-    names = list(TWO) if config.malignant else sorted(set(ids["label"].iloc[found]))
-    if config.positive is not None:
-        if len(names) != 2 or config.positive not in names:
-            raise UserError(
-                f"positive='{config.positive}' must be one of exactly two classes; "
-                f"the classes are: {', '.join(names)}."
-            )
-        names.sort(key=lambda name: name == config.positive)
-    return tuple(names)
 
 
 def relabelled(ids: pd.DataFrame, malignant: Sequence[str]) -> pd.DataFrame:

@@ -171,15 +171,15 @@ class Metadata:
                 owner[key] = path
 
         def own(table: pd.DataFrame) -> pd.DataFrame:
-            return table.loc[[*owner]].set_axis(pd.Index([*owner.values()], dtype=object))
+            return table.loc[[*owner]].set_axis(list(map(str, owner.values())))
 
         owners = None if self.owners is None else own(self.owners)
         return replace(self, frame=own(self.frame), unseen=own(self.unseen), owners=owners)
 
-    def strange(self, path: Path | str) -> dict[str, str]:
+    def strange(self, image: str) -> dict[str, str]:
         """Column -> category that the model does not know, of an image."""
-        columns = self.unseen.columns[self.unseen.loc[path].to_numpy(dtype=bool)]
-        return {str(column): str(self.frame.loc[path, column]) for column in columns}
+        columns = self.unseen.columns[self.unseen.loc[image].to_numpy(dtype=bool)]
+        return {str(column): str(self.frame.loc[image, column]) for column in columns}
 
 
 def known_features(

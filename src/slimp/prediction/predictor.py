@@ -259,7 +259,7 @@ class Predictor:
             square = read_pixels(path, self.model.image_spec.size, read)
             if isinstance(square, Prediction):
                 found[path] = square
-            elif metadata is not None and path not in metadata.frame.index:
+            elif metadata is not None and str(path) not in metadata.frame.index:
                 reason = "the metadata table has no row for it, and the probe reads metadata"
                 found[path] = refused(path, reason)
             else:
@@ -311,8 +311,8 @@ class Predictor:
         ids = pd.DataFrame({"patient_id": names, "lesion_id": names})
         known = np.zeros(len(kept), dtype=np.int64)
         if metadata is not None:
-            cells = metadata.frame.loc[[*kept]].reset_index(drop=True)
-            ids = ids if metadata.owners is None else metadata.owners.loc[[*kept]]
+            cells = metadata.frame.loc[names].reset_index(drop=True)
+            ids = ids if metadata.owners is None else metadata.owners.loc[names]
             known = known_features(metadata.features, cells)
         design = self.design(batch.images, cells, ids)
         shown = self.probe.predict_proba(design)
@@ -339,6 +339,6 @@ class Predictor:
                 metadata_known=int(known[i]) if reads else None,
                 metadata_features=reads or None,
                 compared_with=None if others is None else others[i],
-                unseen={} if metadata is None else metadata.strange(path),
+                unseen={} if metadata is None else metadata.strange(names[i]),
             )
         return found

@@ -25,6 +25,9 @@ NAMES = [name for name in slimp.__all__ if name != "__version__"]
 
 def test_dir_lists_the_public_names():
     assert dir(slimp) == sorted(slimp.__all__)
+    assert all(getattr(slimp, name).__module__.startswith("slimp.") for name in NAMES)
+    with pytest.raises(AttributeError, match="Nothing"):
+        _ = slimp.Nothing
     source = ast.parse(Path(slimp.__file__).read_text(encoding="utf-8"))
     typed = {
         a.name for node in ast.walk(source) if isinstance(node, ast.ImportFrom) for a in node.names

@@ -285,17 +285,6 @@ def test_a_damaged_cohort_is_refused(sound, tmp_path, refused, verb):
     assert "images.bin" in refused(verb, *run, cohort, "--out", tmp_path / "out.parquet")
 
 
-@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_truncated_model_is_refused(sound, tmp_path, refused, name, share):
-    run = tmp_path / "run"
-    shutil.copytree(sound["run"], run, ignore=shutil.ignore_patterns("features"))
-    content = (run / name).read_bytes()
-    (run / name).write_bytes(content[: int(share * len(content))])
-    for verb in ("embed", "probe"):
-        assert name in refused(verb, run, sound["cohort"], "--out", tmp_path / "out.parquet")
-
-
 def test_missing_patient_ids_may_stand_for_one_patient_each(tmp_path, capsys):
     rows = change(4, patient_id="")(change(3, patient_id="")(good_rows()))
     arguments = [str(word) for word in import_csv(write_raw(tmp_path / "raw", rows))]

@@ -20,7 +20,6 @@ import slimp
 from slimp.cli import main as cli
 from slimp.cli.flags import config_field, flags_of
 from slimp.errors import UserError
-from slimp.training.config import PretrainConfig
 
 HEAVY = ("torch", "pandas", "numpy", "timm", "sklearn", "matplotlib", "pyarrow", "rich", "yaml")
 LIGHT = (
@@ -107,16 +106,6 @@ def test_threads_that_wait_sleep_unless_the_user_decides(before, after, monkeypa
         monkeypatch.delenv("OMP_WAIT_POLICY")
     assert cli.main(["--version"]) == 0
     assert os.environ["OMP_WAIT_POLICY"] == after
-
-
-def test_public_names_are_found_late():
-    assert slimp.PretrainConfig is PretrainConfig
-    assert "Cohort" in dir(slimp)
-    with pytest.raises(AttributeError, match="Nothing"):
-        _ = slimp.Nothing
-    for name, home in slimp._HOMES.items():
-        if importlib.util.find_spec(home):
-            assert getattr(slimp, name).__module__.startswith("slimp.")
 
 
 def test_help_names_every_verb(capsys):

@@ -1,4 +1,4 @@
-"""`slimp pretrain` from weights, and with another encoder than the preset's."""
+"""`slimp pretrain` from weights that somebody brings."""
 
 from __future__ import annotations
 
@@ -19,13 +19,6 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("pretrain") / "cohort"
     tiny_cohort().save(folder)
     return str(folder)
-
-
-def test_an_encoder_takes_the_place_of_the_presets(tmp_path: Path, cohort: str) -> None:
-    flags = ["--preset", "small", "--encoder", "tf_efficientnet_lite0", *SHORT]
-    assert main(["pretrain", cohort, "--out", str(tmp_path / "run"), *flags]) == 0
-    config = read_json(tmp_path / "run" / "config.json")["pretrain"]
-    assert (config["encoder"], config["encoder_options"]) == ("tf_efficientnet_lite0", {})
 
 
 def test_a_run_keeps_the_normalisation_of_the_weights_it_began_with(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import MODEL, SIZE, fitted, grid_cohort, with_feature, with_tables
+from tiny import MODEL, SIZE, fitted, grid_cohort, with_feature, with_features, with_tables
 
 from slimp.data.cohort import Cohort, Tables
 from slimp.data.encoding import Encoding, FittedFeature
@@ -157,16 +157,9 @@ def test_image_level_metadata_count_with_the_lesion_and_levels_may_lack(cohort):
 
 def without(cohort: Cohort, *columns: str) -> Cohort:
     """The cohort without some columns of lesions; without any metadata where none are named."""
-    levels = []
-    for level in cohort.schema.levels:
-        kept = [x for x in level.features if columns and x.name not in columns]
-        levels.append(replace(level, features=tuple(kept)))
-    tables = replace(
-        cohort.tables,
-        lesions=cohort.lesions.drop(columns=list(columns or ("size", "site"))),
-        patients=cohort.patients if columns else cohort.patients[["patient_id"]],
-    )
-    return replace(cohort, schema=replace(cohort.schema, levels=tuple(levels)), tables=tables)
+    if not columns:
+        return with_features(cohort)
+    return with_features(cohort, lesion=sorted({"size", "site"} - {*columns}), patient=None)
 
 
 def test_a_level_that_the_cohort_lacks_is_left_out_and_half_a_level_is_refused(cohort, model):

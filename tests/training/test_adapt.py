@@ -12,11 +12,10 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from tiny import VIT, same_weights, tiny_cohort, with_images
+from tiny import VIT, same_weights, tiny_cohort, with_features, with_images
 
 from slimp.data.cohort import Cohort, Tables
 from slimp.data.files import read_json, write_json
-from slimp.data.schema import Level, Schema
 from slimp.errors import CheckpointError, CohortError, UserError
 from slimp.features.embed import embed
 from slimp.models.nested import Slimp
@@ -44,22 +43,9 @@ def cohort(seed: int = 3, *, image_metadata: bool = False) -> Cohort:
 
 
 def of_levels(data: Cohort, **features: int) -> Cohort:
-    """The cohort with as many features at each level, and their columns alone."""
-    levels = tuple(
-        Level(name=level.name, features=level.features[: features.get(level.name, 0)])
-        for level in data.schema.levels
-    )
-    keep: dict[str, list[str]] = {
-        "images": ["image_id", "lesion_id", "patient_id", "label"],
-        "lesions": ["lesion_id", "patient_id"],
-        "patients": ["patient_id"],
-    }
-    frames = {
-        name: getattr(data.tables, name)[[*ids, *level.columns]]
-        for (name, ids), level in zip(keep.items(), levels, strict=True)
-    }
-    schema: Schema = replace(data.schema, levels=levels, refused={})
-    return replace(data, schema=schema, tables=Tables(**frames))
+    """The cohort with as many features at each level."""
+    first = {x.name: [f.name for f in x.features] for x in data.schema.levels}
+    return with_features(data, **{name: first[name][:count] for name, count in features.items()})
 
 
 def other_schema() -> Cohort:

@@ -306,6 +306,8 @@ def test_a_case_has_its_metadata_its_patient_and_its_prediction(client, cohort, 
     patients = cohort.images["patient_id"]
     mine = np.flatnonzero((patients == patients.iloc[row]) & (np.arange(len(cohort)) != row))
     assert sorted(other["index"] for other in case["others"]) == mine.tolist()
+    scores = [other["outlier"] for other in case["others"]]
+    assert scores == sorted(scores, reverse=True), "the most unlike first"
     distance = table.features["outlier"][:, OUTLIER.index("distance")]
     for other in case["others"]:
         assert other["outlier"] == pytest.approx(float(distance[other["index"]]), abs=1e-5)

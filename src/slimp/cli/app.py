@@ -12,15 +12,12 @@ import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from slimp.cli.console import note, progress_bar, say
 from slimp.cli.flags import REQUIRED_FLAG
 from slimp.cli.inputs import OnDevice
 from slimp.errors import UserError
-
-if TYPE_CHECKING:
-    from slimp.app.explorer import Explorer
 
 EXAMPLE = "slimp app runs/mine --cohort cohorts/mine --probe probes/mine"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -65,9 +62,11 @@ def run(arguments: Arguments) -> None:
     _require_extra()
     import uvicorn
 
+    from slimp.app.open import Sources, open_explorer
     from slimp.app.server import create_app
+    from slimp.training.config import values_of
 
-    explorer = _open(arguments)
+    explorer = open_explorer(Sources(**values_of(arguments, Sources)), progress_bar)
     token, host = secrets.token_urlsafe(), arguments.host
     listening = _listen(host, arguments.port)
     name = f"[{host}]" if ":" in host else host
@@ -93,22 +92,6 @@ def run(arguments: Arguments) -> None:
         uvicorn.Server(settings).run(sockets=[listening])
     except KeyboardInterrupt:
         note("stopped")
-
-
-def _open(arguments: Arguments) -> Explorer:
-    from slimp.app.open import Sources, open_explorer
-
-    sources = Sources(
-        run=arguments.run,
-        cohort=arguments.cohort,
-        probe=arguments.probe,
-        compare=arguments.compare,
-        embeddings=arguments.embeddings,
-        projection=arguments.projection,
-        data_check=arguments.data_check,
-        accelerator=arguments.accelerator,
-    )
-    return open_explorer(sources, progress_bar)
 
 
 def _require_extra() -> None:

@@ -28,7 +28,7 @@ export async function showCase(root) {
       el("div", {}, warningsOf(found.warnings), predictionOf(found.prediction), others(found)),
       el("div", {}, metadataTable(found.metadata, index))),
     el("section", { class: "nearby" }, el("h2", {}, "Nearest cases"), el("div", { class: "controls" }), el("div", { class: "table" })));
-  root.own = new Map(found.metadata.map(({ name, value }) => [name, word(value)]));
+  root.own = new Map(found.metadata.map(({ name, value }) => [name, value]));
   root.label = found.label ?? null;
   return showNearest(root);
 }
@@ -108,13 +108,10 @@ function ids({ ids: { image, lesion, patient }, label }) {
   return el("dl", { class: "facts" }, facts.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text))));
 }
 
-/** A cell as its column has it: yes and no for a checkbox. */
-const word = (value) => (typeof value === "boolean" ? (value ? "yes" : "no") : value);
-
 /** Metadata; what can be imputed comes later, since the server loads the model for it. */
 function metadataTable(cells, index) {
   const levels = [...new Set(cells.map(({ level }) => level))];
-  const text = (value, unit) => (typeof value === "number" ? number(value, unit) : word(value));
+  const text = (value, unit) => (typeof value === "number" ? number(value, unit) : value);
   const absent = new Map();
   const cell = ({ name, value, unit, missing }) => {
     if (!missing) return el("td", {}, text(value, unit));
@@ -140,11 +137,10 @@ function metadataTable(cells, index) {
 /** The patient's other lesions, the most unlike the rest first. */
 function others({ others: rows, others_total: total, outlier }) {
   const score = (value) => (value === null ? "no score" : number(value));
-  const order = [...rows].sort((a, b) => (b.outlier ?? -Infinity) - (a.outlier ?? -Infinity));
   return el("section", { class: "others" }, el("h2", {}, "The patient's other images"),
     el("p", { class: "note" }, `Outlier score of this lesion: ${score(outlier)}. The higher, the less it is like the patient's others.`),
     total > rows.length && el("p", { class: "note" }, `${rows.length} of ${total} are shown.`),
-    order.length === 0 ? el("p", { class: "note" }, "There are none.") : el("ul", {}, order.map((other) => el("li", {},
+    rows.length === 0 ? el("p", { class: "note" }, "There are none.") : el("ul", {}, rows.map((other) => el("li", {},
       el("button", { type: "button", class: "picture", click: () => openCase(other.index) },
         el("img", { src: thumbnail(other.index, 256), alt: "Open this case", loading: "lazy" })),
       el("strong", {}, other.label ?? "label missing"),

@@ -33,6 +33,7 @@ from starlette.testclient import TestClient
 
 from slimp.app import embeddings
 from slimp.app.audit import audit
+from slimp.app.comparison import Comparison
 from slimp.app.explorer import jpeg
 from slimp.app.open import Sources, open_explorer
 from slimp.app.predict_cohort import predict_cohort
@@ -452,6 +453,22 @@ def test_two_runs_are_compared_by_the_neighbours_they_share(client, root, cohort
     other = np.frombuffer(client.get("/api/points?run=b").content, "<f4")
     assert np.abs(other).max() == 1
     assert len(other) == 2 * len(cohort)
+
+
+@pytest.mark.parametrize(("images", "chance"), [(6, 1.0), (40, 0.25)])
+def test_neighbours_are_of_other_patients_and_so_is_chance(images, chance, tmp_path):
+    """Of two patients: half of the cohort cannot be a neighbour, and 6 images are fewer than 10."""
+    x, y = np.random.default_rng(0).normal(size=(2, 2 * images, 24)).astype(np.float32)
+    patients = np.repeat(np.array(["a", "b"], dtype=object), images)
+    nothing = np.zeros(2 * images, dtype=np.float32)
+    for name, other, wanted in (("same", x, 1.0), ("unrelated", y, chance)):
+        one, two = (
+            embeddings.Embedded(folder=place, cohort_key="", spaces={"image": z}, outlier=nothing)
+            for place, z in ((tmp_path, x), (tmp_path / name, other))
+        )
+        found = Comparison.of("other", one, two, patients)
+        assert found.agreement.mean() == pytest.approx(wanted, abs=0.05)
+        assert found.by_chance == pytest.approx(chance)
 
 
 def test_findings_open_their_images(tmp_path):

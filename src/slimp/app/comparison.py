@@ -30,28 +30,35 @@ class Comparison:
     """As the user named it."""
     other: Embedded
     agreement: Float32[Array, " n"]
-    """Share of the `K` nearest images of other patients that both runs name; NaN: not compared."""
+    """Share of the `K` nearest images of other patients that both runs name, or of all of them
+    where they are fewer; NaN: not compared."""
+    by_chance: float
+    """What two unrelated runs would have, on average."""
 
     @classmethod
     def of(
         cls, run: str, first: Embedded, other: Embedded, patients: Shaped[Array, " n"]
     ) -> Comparison:
         """Computed once, and kept beside the embeddings of the first run."""
-        path = first.folder / f"agreement-{other.folder.name}.npy"
+        path = first.folder / f"shared-{other.folder.name}.npy"
         if not path.is_file():
-            found = _agreement(first.spaces["image"], other.spaces["image"], patients)
+            found = _shared(first.spaces["image"], other.spaces["image"], patients)
             with new_file(path) as partial, partial.open("wb") as file:
                 np.save(file, found)
-        return cls(run=run, other=other, agreement=np.load(path))
+        _, owner, images = np.unique(patients.astype(str), return_inverse=True, return_counts=True)
+        others = np.maximum(len(patients) - images[owner], 1)  # of other patients
+        agreement = (np.load(path) / np.minimum(K, others)).astype(np.float32)
+        chance = float(np.minimum(1, K / others)[~np.isnan(agreement)].mean())
+        return cls(run=run, other=other, agreement=agreement, by_chance=chance)
 
     def to_dict(self, runs: list[str]) -> dict[str, Any]:
-        """For JSON: `overlap`, and `by_chance`, what two unrelated runs would have."""
+        """For JSON: the mean agreement as `overlap`, and how it came to be."""
         known = self.agreement[~np.isnan(self.agreement)]
         return {
             "runs": runs,
             "k": K,
             "overlap": float(known.mean()),
-            "by_chance": min(1.0, K / max(len(self.agreement) - 1, 1)),
+            "by_chance": self.by_chance,
             "images": len(known),
         }
 
@@ -64,7 +71,8 @@ class Comparison:
         return fitted_into_square(theirs @ turn)
 
 
-def _agreement(ours: Array, theirs: Array, patients: Array) -> Float32[Array, " n"]:
+def _shared(ours: Array, theirs: Array, patients: Array) -> Float32[Array, " n"]:
+    """Number of common neighbours; NaN: not compared."""
     from slimp.features.nearest import nearest  # of many queries at once, by torch
 
     step = 1 if len(ours) <= MANY else -(-len(ours) // MOST_QUERIES)
@@ -77,5 +85,5 @@ def _agreement(ours: Array, theirs: Array, patients: Array) -> Float32[Array, " 
         len(set(a) & set(b) - {-1}) for a, b in zip(*map(np.ndarray.tolist, rows), strict=True)
     ]
     found = np.full(len(ours), np.nan, dtype=np.float32)
-    found[some] = np.array(shared) / K
+    found[some] = shared
     return found

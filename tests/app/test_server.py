@@ -363,6 +363,21 @@ def test_numbers_of_an_upload_are_in_the_cohorts_unit_whatever_a_tables_are_in(r
     assert found[0] == pytest.approx(found[1])
 
 
+def test_a_number_of_an_upload_in_another_unit_than_the_probes_is_not_read(root, cohort):
+    """The page shows the unit of the cohort: 0.7 cm are no 0.7 mm."""
+    predictor, nothing = Predictor.load(root / "probe"), np.zeros((len(cohort), 24), np.float32)
+    other = replace(cohort, schema=with_feature(cohort.schema, "diameter_mm", unit="cm"))
+    cells = {"site": "back", "smokes": True}
+    found = []
+    for data, more in ((cohort, {}), (other, {"diameter_mm": 0.7}), (cohort, {"diameter_mm": 0.7})):
+        seen = Seen(model=predictor.model, cohort=data, images=nothing, predictor=predictor)
+        found.append(seen.predict(cohort.read_image(3), cells | more))
+    (missing, none), (left_out, told), (read, _) = found
+    assert left_out.probabilities == missing.probabilities != read.probabilities
+    assert not none
+    assert told == ["Not read by the probe: diameter_mm."]
+
+
 def test_a_cohort_in_other_units_than_the_probes_is_read_as_if_it_lacked_them(root, cohort, table):
     predictor, images = Predictor.load(root / "probe"), table.features["image"]
     other = replace(cohort, schema=with_feature(cohort.schema, "diameter_mm", unit="cm"))

@@ -146,25 +146,33 @@ class Seen:
     ) -> tuple[Prediction, list[str]]:
         """Of a new image, as `slimp predict`, and what weakens it.
 
+        `metadata`: in the units of the cohort, of which the probe may be another's: a column that
+        holds something else there is not read.
+
         Raises:
             UserError: the probe reads metadata and there are none, or they do not fit.
         """
         predictor = self.predictor
         assert predictor is not None
-        table = None
-        if metadata is not None:  # numbers are in the cohort's units, a table's may not be
+        table, other = None, set[str]()
+        if metadata is not None:
+            there = {name: f for f in self.cohort.schema.features for name in f.columns}
+            read = [(name, fitted) for f, fitted in predictor.features for name in f.columns]
+            other = {name for name, x in read if name in there and not x.is_like(there[name])}
+            # A table's numbers may be in other units than those that the page shows.
             factor = {c: f.factor for f in predictor.schema.features for c in f.columns}
             cells = {
                 name: cell if isinstance(cell, str | bool) else cell / factor.get(name, 1.0)
                 for name, cell in metadata.items()
+                if name not in other
             }
             table = pd.DataFrame([{**cells, "image": UPLOAD.name}])
         with self._lock:
-            read = predictor.metadata(table, [UPLOAD])
-            (found,) = predictor.stream([UPLOAD], read, lambda path: encoded)
+            found_in = predictor.metadata(table, [UPLOAD])
+            (found,) = predictor.stream([UPLOAD], found_in, lambda path: encoded)
         warnings = list[str]()
-        if read is not None and read.unread:
-            warnings.append(f"Not read by the probe: {', '.join(read.unread)}.")
+        if given := [*other.intersection(metadata or ()), *(found_in.unread if found_in else ())]:
+            warnings.append(f"Not read by the probe: {', '.join(given)}.")
         if found.unseen:
             unseen = ", ".join(f"{name} '{cell}'" for name, cell in found.unseen.items())
             warnings.append(f"Unknown to the model, so counted as missing: {unseen}.")

@@ -527,9 +527,13 @@ def test_embeddings_are_computed_once_or_taken_from_a_file(root, table, monkeypa
         got = explorer.embedded.spaces["image"]
         np.testing.assert_allclose(got, table.features["image"], atol=1e-6)
     other = root / "other.parquet"
-    table.select(np.arange(len(table)) > 0).save(other)
-    with pytest.raises(UserError, match=r"other\.parquet"):
-        open_explorer(Sources(run=root / "run", cohort=root / "cohort", embeddings=other), quiet)
+    for wrong, named in (
+        (table.select(np.arange(len(table)) > 0), "its images are not those of cohort"),
+        (replace(table, imputed=("lesion",)), r"imputed by retrieval \(lesion\)"),
+    ):
+        wrong.save(other)
+        with pytest.raises(UserError, match=rf"other\.parquet: .*{named}"):
+            open_explorer(replace(file, embeddings=other), quiet)
 
 
 def test_embeddings_of_another_run_are_refused(root):

@@ -191,6 +191,11 @@ def _read(path: Path, run: Path, cohort: Cohort, augmentation: Augmentation) -> 
             f"{path}: made with --test-time-augmentation {table.test_time_augmentation}, and the "
             f"probe with {augmentation}. Leave --embeddings out, or make the file as the probe was."
         )
+    if table.imputed:
+        raise UserError(
+            f"{path}: of metadata imputed by retrieval ({', '.join(table.imputed)}), which would "
+            "pass for the cases' own. Make the file without --pseudo, or leave --embeddings out."
+        )
     if table.ids["image_id"].tolist() != cohort.images["image_id"].tolist():
         raise UserError(
             f"{path}: its images are not those of cohort '{cohort.info.name}' in their order. "

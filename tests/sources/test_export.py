@@ -364,11 +364,18 @@ def test_rows_in_any_order_of_patients_keep_their_images(cohort, tmp_path):
     assert found == [cohort.read_image(row) for row in order.tolist()]
 
 
-def test_downsizing_on_the_way_is_reported(exported, tmp_path):
+def test_what_happens_on_the_way_is_added_to_the_report(cohort, tmp_path):
+    report = {"absent": 8, "absent_examples": ["x"], "corrupt": 1, "stripped": 3, "resized": 1}
+    own = replace(cohort, info=replace(cohort.info, import_report=report))
+    export_cohort(own, tmp_path / "raw", "webdataset")
     options = ImportOptions(shorter_side=8)
-    again = import_source("webdataset", exported, tmp_path / "again", options=options)
-    assert again.info.import_report["resized"] == len(again)
-    assert again.info.import_report["options"]["shorter_side"] == 8
+    again = import_source("webdataset", tmp_path / "raw", tmp_path / "again", options=options)
+    found = again.info.import_report
+    assert {name: found[name] for name in report} == {
+        **{"absent": 8, "absent_examples": [], "corrupt": 1, "stripped": 3},
+        "resized": len(again),
+    }
+    assert found["options"]["shorter_side"] == 8
 
 
 def rewrite(shard: Path, change: Callable[[list[tuple[tarfile.TarInfo, bytes]]], None]) -> None:

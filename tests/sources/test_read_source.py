@@ -137,6 +137,16 @@ def test_rows_of_one_number_in_two_files_are_two_rows(tmp_path, names):
     assert cohort.patients["smokes"].tolist() == [False, pd.NA]
 
 
+@pytest.mark.parametrize("named", [None, "larger"])
+def test_images_that_are_named_go_before_those_in_the_table(tmp_path, named):
+    embedded = pd.DataFrame({"image": [{"bytes": jpeg(1), "path": "a.jpg"}]})
+    raw = lay(tmp_path / "raw", {"larger/a.jpg": jpeg(2), "images/a.jpg": jpeg(3)})
+    embedded.to_parquet(raw / "t.parquet")
+    files = RawFiles(schema=Schema.from_dict({"image": "image"}), table="t.parquet", images=named)
+    cohort = import_source("csv", raw, tmp_path / "cohort", files=files)
+    assert cohort.read_image(0) == jpeg(2 if named else 1)
+
+
 def test_a_dropped_name_is_nowhere_in_the_cohort(raw, tmp_path):
     """Not even as the word that shows a table's encoding, which the report names."""
     table = pd.read_csv(raw / "metadata.csv", dtype="str", keep_default_na=False)

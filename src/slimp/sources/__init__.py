@@ -195,13 +195,12 @@ def _read(source: Source, raw: Path, files: RawFiles) -> tuple[RawTable, Schema]
     from slimp.sources.read_source import read_source
     from slimp.sources.recognise import Layout, Rows
 
-    layouts, table, images = source.layouts, files.table, files.images
+    layouts, table, folder = source.layouts, files.table, None
     if source.name == "csv":
-        table, images = table or TABLE, images or IMAGES
-        own = files.layout or TableLayout()
+        table, folder, own = table or TABLE, IMAGES, files.layout or TableLayout()
         layouts = (Layout(name="", rows=(Rows(file=(table,)),), table=own),)
     schema = files.schema or source.schema()
-    return read_source(layouts, schema, raw, table=table, images=images)
+    return read_source(layouts, schema, raw, table=table, images=files.images, folder=folder)
 
 
 def _source(name: str) -> Source:

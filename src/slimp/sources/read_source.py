@@ -27,11 +27,13 @@ def read_source(
     *,
     table: str | None = None,
     images: str | None = None,
+    folder: str | None = None,
 ) -> tuple[RawTable, Schema]:
     """The table and images of the first layout in `raw`, and the schema of the columns it has.
 
     A `table`, and the folder, zip or HDF5 file of the `images`, may be named instead of the usual
-    ones, as paths from `raw` on. The caller closes the table.
+    ones, as paths from `raw` on; `folder` is one that is no pattern. Images that lie in the table
+    itself are read unless others are named. The caller closes the table.
 
     Raises:
         TableError: no layout fits, which says what each of them lacks; or a file is at fault.
@@ -42,15 +44,15 @@ def read_source(
         search = Search(place, table)
         layout, paths, published = search.recognise(layouts)
         packed: list[HDF5Images] | list[ParquetImages]
-        if (column := published.attrs[EMBEDDED]) is None:
-            folders, packed, looked_in = _images(place, layout, images)
+        if images is not None or (column := published.attrs[EMBEDDED]) is None:
+            folders, packed, looked_in = _images(place, layout, images or folder)
         else:
             folders, looked_in = Images(place, ()), f"column '{column}' of the table"
             packed = [ParquetImages(place.unpacked(path), column) for path in paths]
         for file in packed:
             opened.callback(file.close)
         outer = dict.fromkeys(str(path) for path in (raw.absolute(), raw.resolve()))
-        inner = [f"{root}/{folder}" for root in outer for folder in folders.folders if folder]
+        inner = [f"{root}/{path}" for root in outer for path in folders.folders if path]
         published = arrange(
             published,
             layout.table,

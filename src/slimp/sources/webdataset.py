@@ -19,6 +19,7 @@ from slimp.data.in_order import Progress
 from slimp.data.schema import LEVELS, Schema
 from slimp.errors import TableError, UserError
 from slimp.sources.config import ImportOptions
+from slimp.sources.decode_image import CHANGES
 from slimp.sources.importer import RawTable, collect_images
 
 FORMAT = 1
@@ -72,7 +73,10 @@ def import_webdataset(
         source = RawTable(table=tables.images, open_image=open_image, looked_in=str(raw))
         found, kept = collect_images(cells, source, writer, options, progress)
         if any((counts := found.to_dict()).values()):
-            report = {**info.import_report, **counts, "options": asdict(options)}
+            report = {**info.import_report, "options": asdict(options)}
+            for name, count in counts.items():  # an image that is changed again is one image
+                before = report.get(name, type(count)())
+                report[name] = max(before, count) if name in CHANGES else before + count
             info = replace(info, import_report=report)
         if not kept.all():
             store = ImagesInMemory([b""] * len(cells))

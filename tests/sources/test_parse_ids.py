@@ -189,5 +189,6 @@ def test_parts_of_a_split(cells, expected):
 
 @pytest.mark.parametrize("cell", ["Lernen", "-1", "1-2", "1_2"])
 def test_a_word_that_is_no_part_is_refused(cell):
-    with pytest.raises(TableError, match=rf"row 3, column 'id': '{cell}'.*split_names"):
-        parse_splits(column("train", cell), {}, where)
+    for cells, names in ((("train", cell), {}), (("train", "B"), {"B": cell})):
+        with pytest.raises(TableError, match=rf"row 3, column 'id': '{cell}'.*split_names"):
+            parse_splits(column(*cells), names, where)

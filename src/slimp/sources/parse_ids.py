@@ -222,29 +222,30 @@ def parse_splits(
 ) -> tuple[pd.Series, list[str]]:
     """`train`, `validation`, `test` or `fold<number>` per cell, missing where there is none.
 
-    Any word but the common ones, and those in `names`, is refused.
+    `names` says what a cell is in other words. Any word but the common ones is refused.
     """
     stripped = cells.str.strip()
     parts = dict[str, str]()
     for cell in map(str, stripped.unique()):
-        word = re.sub(r"[\s_-]|(?<=.)set$", "", cell.casefold())
-        if cell in names or word in SPLIT_WORDS:
-            parts[cell] = names.get(cell) or SPLIT_WORDS.get(word, "")
-        elif is_missing(cell, missing):
+        said = names.get(cell, cell)
+        word = re.sub(r"[\s_-]|(?<=.)set$", "", said.casefold())
+        if word in SPLIT_WORDS:
+            parts[cell] = SPLIT_WORDS[word]
+        elif is_missing(said, missing):
             parts[cell] = ""
-        elif found := FOLD.fullmatch(cell.casefold()):
+        elif found := FOLD.fullmatch(said.casefold()):
             parts[cell] = f"fold{found[1]}"
         else:
             row = int((stripped == cell).argmax())
             raise TableError(
-                f"{where(row)}, column '{cells.name}': '{cell}' is no part of a split. Write "
+                f"{where(row)}, column '{cells.name}': '{said}' is no part of a split. Write "
                 "train, validation, test or the number of a fold; or say what it is under "
                 f'[split_names], as in "{cell}" = "test".'
             )
     read = [f"'{cell}' is {part}" for cell, part in parts.items() if part not in ("", cell)]
     known = stripped.map(parts).astype("str")
-    said = [f"column '{cells.name}': {', '.join(read)}"] if read else []
-    return known.where(known != ""), said
+    notes = [f"column '{cells.name}': {', '.join(read)}"] if read else []
+    return known.where(known != ""), notes
 
 
 def read_marks(cells: pd.Series) -> pd.Series:

@@ -219,8 +219,9 @@ def test_rows_may_be_listed_by_number():
 
 def test_a_row_without_partner_is_no_blank_cell():
     """An alias of the blank holds for a cell that says nothing, not for one that is not there."""
-    frame = table(image=["a", "b", "c"], id=["P1", "P2", "P9"])
+    frame = table(image=["a", "b", "c", "d"], id=["P1", "P2", "P9", "P4"])
     other = table("p.csv", id=["P1", "P2"], smokes=["YES", ""])
+    more = table("q.csv", id=["P4"], smokes=["YES"])  # one join's row is lost to the other
     schema = Schema.from_dict(
         {
             "image": "image",
@@ -228,8 +229,12 @@ def test_a_row_without_partner_is_no_blank_cell():
             "patient_metadata": {"smokes": {"kind": "checkbox", "aliases": {"": "no"}}},
         }
     )
-    tables, _ = split_levels(type_rows(joined(frame, other, join=BY_ID), schema), schema)
-    assert tables.patients["smokes"].to_list() == [True, False, pd.NA]
+    joins = [*BY_ID, {"file": "q.csv", "on": "id"}]
+    tables, _ = split_levels(type_rows(joined(frame, other, more, join=joins), schema), schema)
+    assert tables.patients["smokes"].to_list() == [True, False, pd.NA, True]
+    wrong = joined(frame, other, more.assign(smokes="q"), join=joins)
+    with pytest.raises(TableError, match=r"joined from q\.csv \(id P4\), column 'smokes': 'q'"):
+        type_rows(wrong, schema)
 
 
 def test_messages_name_the_joined_table():

@@ -18,7 +18,7 @@ import pandas as pd
 
 from slimp.data.schema import Schema
 from slimp.errors import TableError
-from slimp.sources.joins import NewColumns, join_table
+from slimp.sources.joins import Origin, join_table
 from slimp.sources.layout import Derive, Join, Keep, TableLayout
 from slimp.sources.level_tables import ASSUMED
 from slimp.sources.parse_cells import JOINED, as_whole, fold, image_key, require_columns
@@ -87,20 +87,24 @@ def _joined(
     schema: Schema,
     read_join: ReadJoin,
     notes: list[str],
-) -> tuple[pd.DataFrame, NewColumns]:
-    """The table with the further tables' columns, and which those are, under their new names."""
-    added: NewColumns = {}
+) -> tuple[pd.DataFrame, dict[str, list[Origin]]]:
+    """The table with the further tables' columns, and where those are from, by their new names."""
+    added, own = dict[str, list[Origin]](), set(table)
     for join in layout.joins:
         if (further := read_join(join)) is not None:
             notes += further.attrs.get(ASSUMED, ())
-            table, new, said = join_table(table, join, further, schema)
+            table, origins, said = join_table(table, join, further, schema)
             notes += said
-            added |= new
+            for name in origins.keys() - own:
+                added.setdefault(name, []).append(origins[name])
 
     def now(name: str) -> str:
         return layout.rename.get(name, name)
 
-    joined = {now(name): (file, now(key), rows) for name, (file, key, rows) in added.items()}
+    joined = {
+        now(name): [(file, now(key), lost) for file, key, lost in origins]
+        for name, origins in added.items()
+    }
     table = table.rename(columns=now)
     if len(twice := table.columns[table.columns.duplicated()]):
         raise TableError(

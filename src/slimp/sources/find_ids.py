@@ -17,16 +17,15 @@ Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 def namer(table: pd.DataFrame, schema: Schema, column: str | None = None) -> Where:
     """Position -> the words that name its file, row and image, and the table of a joined column."""
-    joined_from = table.attrs.get(JOINED, {}).get(column)
+    origins = table.attrs.get(JOINED, {}).get(column, ())
 
     def where(position: int) -> str:
         file, row = table.index[position]
         place = f"{file}, row {row} ({schema.image} {table[schema.image].iloc[position]})"
-        if joined_from is not None:
-            other, key, _ = joined_from
-            place += f", joined from {other}"
-            if key in table:
-                place += f" ({key} {table[key].iloc[position]})"
+        for other, key, lost in origins:
+            if (file, row) not in lost:
+                place += f", joined from {other}"
+                place += f" ({key} {table[key].iloc[position]})" if key in table else ""
         return place
 
     return where

@@ -17,14 +17,14 @@ from slimp.sources.parse_ids import parse_ids, similar_form
 
 KEY = "\0key"
 """Column of a join, which no table has."""
-NewColumns: TypeAlias = dict[str, tuple[str, str, frozenset[tuple[str, int]]]]
-"""Name of a joined column -> what `parse_cells.JOINED` says of it."""
+Origin: TypeAlias = tuple[str, str, frozenset[tuple[str, int]]]
+"""Of a joined column: see `parse_cells.JOINED`."""
 
 
 def join_table(
     table: pd.DataFrame, join: Join, further: pd.DataFrame, schema: Schema
-) -> tuple[pd.DataFrame, NewColumns, list[str]]:
-    """The table with the columns of another, which of them are new, and what there is to say.
+) -> tuple[pd.DataFrame, dict[str, Origin], list[str]]:
+    """The table with the columns of another, where those are from, and what there is to say.
 
     A row without a partner there has empty cells. Ids are read as `parse_ids` does; a missing one
     has no partner.
@@ -66,11 +66,11 @@ def join_table(
     merged = pd.DataFrame({KEY: ids}).merge(cells, on=KEY, how="left", validate="many_to_one")
     merged = merged.drop(columns=KEY).fillna("").astype("str").set_axis(table.index)
     lost = frozenset(table.index[~partner])
-    new = {str(name): (file, here, lost) for name in merged if name not in table}
+    origins = {str(name): (file, here, lost) for name in merged}
     for column in merged.columns.intersection(table.columns):
         said = [] if column in join.set else notes
         merged[column] = _agreed(table[column], merged[column], file, said)
-    return table.assign(**{str(name): merged[name] for name in merged}), new, notes
+    return table.assign(**{str(name): merged[name] for name in merged}), origins, notes
 
 
 def _require_key(further: pd.DataFrame, keys: pd.Series, there: Sequence[str]) -> None:

@@ -38,7 +38,7 @@ NO_ENDING = re.compile(r"(?:^|/)[^/.]*(?:\.[0-9]*)*$")
 """A file's name without an ending, as DICOM files often have it: `IM0001`, `1.2.840.1.7`."""
 JOINED = "joined"
 """Key in `DataFrame.attrs` of column -> (file it was joined from, column of the ids here, rows
-without a partner there)."""
+without a partner there) for each join that has it."""
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Where: TypeAlias = Callable[[int], str]
@@ -50,8 +50,9 @@ def read_feature(table: pd.DataFrame, feature: Feature, where: Where) -> dict[st
         dates = table[feature.from_date], table[feature.to_date]
         return {feature.name: _time_between(*dates, feature, where)}
     typed = {column: parse_cells(table[column], feature, where) for column in feature.columns}
-    for column, (_, _, lost) in table.attrs.get(JOINED, {}).items():
+    for column, origins in table.attrs.get(JOINED, {}).items():
         if column in typed and "" in feature.aliases:  # no row is no blank cell
+            lost = frozenset.intersection(*(rows for _, _, rows in origins))
             typed[column] = typed[column].mask(table.index.isin(lost))
     return typed
 

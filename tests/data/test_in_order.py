@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import closing
 
 import pytest
@@ -17,14 +16,6 @@ from slimp.data.in_order import in_order
 def test_results_are_those_of_a_loop(items, ahead):
     results = in_order(lambda item: item**2, items, ahead=ahead)
     assert list(results) == [item**2 for item in items]
-
-
-def test_a_slow_item_does_not_lose_its_place():
-    def work(item: int) -> int:
-        time.sleep(0.02 if item == 0 else 0)
-        return item
-
-    assert list(in_order(work, range(8), ahead=8)) == list(range(8))
 
 
 def test_no_more_is_begun_than_is_allowed_and_closing_ends_it():

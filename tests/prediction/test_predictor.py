@@ -21,6 +21,7 @@ from slimp.evaluation.logistic import LinearProbe
 from slimp.features.embed import FeatureTable, embed
 from slimp.features.encode import InferenceConfig
 from slimp.models.nested import Slimp
+from slimp.prediction.bundle import write_bundle
 from slimp.prediction.config import PredictConfig
 from slimp.prediction.novelty import Surroundings
 from slimp.prediction.output import cautions, to_dict
@@ -245,6 +246,16 @@ def test_cautions_name_what_weakens_all_results(places: Path) -> None:
     assert ["--novelty 0.0001" in caution for caution in predictor.cautions()] == [True]
     leaking = {**predictor.record, "probe": {**predictor.record["probe"], "split": "image"}}
     assert "--split image" in dataclasses.replace(predictor, record=leaking).cautions()[0]
+
+
+def test_lesions_that_stood_for_patients_are_called_so_of_a_bundle_too(places, copied) -> None:
+    metrics = json.loads((copied / "metrics.json").read_text())
+    content = {**metrics, "resampling": {"unit": "lesions", "n_test": 9}}
+    (copied / "metrics.json").write_text(json.dumps(content))
+    write_bundle(places / "run", copied.parent / "mine.slimp", probe=copied)
+    assert not Predictor.load(places / "image").cautions()
+    for place in (copied, copied.parent / "mine.slimp"):
+        assert "no patient ids" in Predictor.load(place).cautions()[0]
 
 
 def test_a_probe_that_learned_to_do_without_metadata_needs_none(

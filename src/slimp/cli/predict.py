@@ -136,6 +136,7 @@ def _print(predictor: slimp.Predictor, predictions: Sequence[Prediction]) -> Non
     from slimp.prediction.output import cautions, without_sets
 
     conformal, verified = predictor.conformal, predictor.verified
+    unit = predictor.record["unit"]
     show_table(
         f"predictions by a probe of '{predictor.probe.features}' features",
         ["image", "decision", "probability", f"{conformal.coverage:.0%} set", "nearest", "p"],
@@ -149,12 +150,12 @@ def _print(predictor: slimp.Predictor, predictions: Sequence[Prediction]) -> Non
         say(", ".join(f"{count} {status}" for status, count in counts.items() if count))
     if not without_sets(predictions):
         say(
-            f"sets contain the true class for {conformal.coverage:.0%} of images of new patients "
+            f"sets contain the true class for {conformal.coverage:.0%} of images of new {unit} "
             f"like those of calibration{', for each class' * conformal.per_class}; verified: "
-            f"{verified.coverage} on {verified.n} images of {verified.n_patients} held-out patients"
+            f"{verified.coverage} on {verified.n} images of {verified.n_patients} held-out {unit}"
         )
         if always := predictor.always_in_the_set:
-            say(f"always in the set, with too few calibration patients: {', '.join(always)}")
+            say(f"always in the set, with too few calibration {unit}: {', '.join(always)}")
     for caution in cautions(predictor, predictions):
         say(f"CAUTION: {caution}")
 

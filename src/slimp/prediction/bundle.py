@@ -21,7 +21,7 @@ from slimp.models.config import DESCRIPTION, WEIGHTS
 from slimp.models.hub import CARD, PROBE, SETTINGS
 from slimp.models.persistence import read_description
 from slimp.prediction.model_card import model_card, published_settings, without_places
-from slimp.prediction.probe_record import SAW, read_record
+from slimp.prediction.probe_record import SAW, UNIT, read_record
 
 IDS = {"image_id": "image", "lesion_id": "lesion", "patient_id": "patient"}
 """Column of ids -> what stands before the numbers that take their place."""
@@ -94,7 +94,7 @@ def _copy_probe(probe: Path, folder: Path) -> None:
     for place in ("run", "cohort", "pseudo", "from"):
         content.pop(place, None)
     write_json(folder / SETTINGS, {**without_places(content), "run": ""})
-    write_json(folder / "metrics.json", {key: metrics.get(key) for key in SAW.values()})
+    write_json(folder / "metrics.json", {key: metrics.get(key) for key in (*SAW.values(), UNIT)})
     tables = {name: pq.read_table(probe / name) for name in TABLES}
     for column, word in IDS.items():
         having = [name for name in TABLES if column in tables[name].column_names]

@@ -207,8 +207,7 @@ def _scores(run: Path, probe: Path) -> Iterator[str]:
             "one with: slimp probe."
         )
     cohort = without_places(str(record.get("cohort", "unknown")), "cohort")
-    unit = found.get("resampling", {}).get("unit", "patients")
-    score = found["balanced_accuracy"]
+    unit, score = record["unit"], found["balanced_accuracy"]
     splits = len(score.get("per_fold") or score["per_seed"])
     tested = f"{found['n_test']} test images of {found['n_test_patients']} {unit}"
     if splits > 1:

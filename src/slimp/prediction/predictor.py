@@ -74,7 +74,7 @@ class Predictor:
     schema: Schema
     """What the probe learned from: of its cohort, and of the model where metadata were imputed."""
     record: Mapping[str, Any]
-    """The probe's `config.json`, and what its metrics say that the run saw."""
+    """As `read_record` gives it."""
     config: PredictConfig
     device: torch.device
 
@@ -180,6 +180,12 @@ class Predictor:
             found.append(
                 f"The probe was made with --split {mode}, so patients who calibrate it may have "
                 "trained it too: sets and their coverage are optimistic. Use a split by patient."
+            )
+        if self.record.get("unit") == "lesions":
+            found.append(
+                "The cohort of the probe has no patient ids, so lesions stood for patients: one "
+                "person may have trained it and calibrate it, and sets and their coverage are "
+                "optimistic for new patients."
             )
         if self.config.novelty and not self.can_refuse:
             found.append(

@@ -14,10 +14,12 @@ SAW = {
     "knows_test_labels": "run_knows_test_labels",
 }
 """What a prediction warns of -> its name in `metrics.json`."""
+UNIT = "resampling"
+"""Entry of `metrics.json` that says whether lesions stand for patients."""
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """`config.json` of a probe; refuses other folders."""
+    """`config.json` of a probe, and of its metrics what `SAW` names, and the `unit` resampled."""
     path, remedy = folder / "config.json", "Make one with: slimp probe RUN COHORT --out DIR."
     content = read_json(path) if path.is_file() else {}
     if not isinstance(content, dict) or not {"probe", "schema"} <= content.keys():
@@ -31,7 +33,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         )
     metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
     saw = {name: metrics.get(key) for name, key in SAW.items()}
-    return {**content, **saw}
+    return {**content, **saw, "unit": (metrics.get(UNIT) or {}).get("unit", "patients")}
 
 
 def open_probe(

@@ -244,6 +244,25 @@ def test_without_patient_ids_no_page_counts_patients_or_says_that_they_are_resam
     assert not re.findall(r".{20}(?:\d|over|all|held-out|two|on) patients\b.{20}", shown)
 
 
+def test_a_retrieval_counts_the_images_that_lack_metadata(cohort, tmp_path):
+    """Of the others nothing is imputed because nothing has to be."""
+    few = cohort.lesions.index < 3
+    columns = [*cohort.schema.level("lesion").columns]
+    lesions = cohort.lesions.assign(**{c: cohort.lesions[c].mask(few) for c in columns})
+    model = build_model(cohort, tiny_config()).eval()
+    reference, target = (
+        EmbeddedCohort(cohort=x, images=embed(model, x).features["image"])
+        for x in (cohort, replace(cohort, tables=replace(cohort.tables, lesions=lesions)))
+    )
+    found = extrapolate(model, reference, target, RetrievalConfig(replicates=5), parts={})
+    lacks = few[cohort.lesion_of_image]
+    refused = replace(found, abstained=lacks & (np.arange(len(lacks)) == np.argmax(lacks)))
+    assert refused.abstention_rate == 1 / lacks.sum()
+    write_retrieval_report(tmp_path / "page.html", refused)
+    shown = read((tmp_path / "page.html").read_text(encoding="utf-8")).shown
+    assert f"metadata of {lacks.sum()} of {len(cohort)} images are imputed" in shown
+
+
 def twice(cohort: Cohort) -> Cohort:
     """The second image is the first one again, of another lesion."""
     pictures = [cohort.read_image(row) for row in range(len(cohort))]

@@ -93,7 +93,7 @@ def _print(result: Retrieval) -> None:
     abstention, reference = result.abstention, result.reference.unit
     say(result.verdict)
     say(
-        f"{len(result.target)} images; imputed by retrieval, not observed: "
+        f"{result.lacking_images}; imputed by retrieval, not observed: "
         f"{', '.join(result.imputed)} metadata, route {result.config.route}; "
         f"nothing near enough for {result.abstention_rate:.1%} of them"
     )

@@ -61,8 +61,8 @@ def _lead(result: Retrieval) -> str:
     route = "image → lesion → patient" if result.config.route == "ilp" else "image → image"
     return (
         f"{_skill(result)}{result.verdict} {' and '.join(result.imputed).capitalize()} metadata of "
-        f"{len(result.target):,} images are imputed by retrieval ({route}), not observed; "
-        f"{percent(result.abstention_rate)} of the images are out of distribution, and nothing is "
+        f"{result.lacking_images} are imputed by retrieval ({route}), not observed; "
+        f"{percent(result.abstention_rate)} of these are out of distribution, and nothing is "
         f"imputed for them. {_abstention(result)}".rstrip()
     )
 

@@ -85,7 +85,7 @@ class Retrieval:
 
     def __repr__(self) -> str:
         what = f"{' and '.join(self.imputed)} metadata of {self.reference.info.name!r}"
-        rows = f"{len(self.target)} images of {self.target.info.name!r}"
+        rows = f"{self.lacking_images} of {self.target.info.name!r}"
         return f"Retrieval({what} for {rows}, {self.abstention_rate:.0%} abstained; rows: .table)"
 
     @property
@@ -94,9 +94,20 @@ class Retrieval:
         return tuple(self.retrieved.levels)
 
     @property
+    def lacking(self) -> Bool[Array, " i"]:
+        """Images without metadata of their own at one of these levels."""
+        return np.any([level.imputed for level in self.retrieved.levels.values()], axis=0)
+
+    @property
+    def lacking_images(self) -> str:
+        """Their number, in words."""
+        some, everything = int(self.lacking.sum()), len(self.target)
+        return f"{some:,} images" if some == everything else f"{some:,} of {everything:,} images"
+
+    @property
     def abstention_rate(self) -> float:
-        """Fraction of the images for which nothing is imputed."""
-        return float(self.abstained.mean())
+        """Fraction of the images that lack metadata for which nothing is imputed."""
+        return float(self.abstained[self.lacking].mean())
 
     @property
     def neighbour_similarity(self) -> dict[str, dict[str, float | None]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
-from tiny import MODEL, tiny_cohort
+from tiny import MODEL, tiny_cohort, with_images, with_tables
 
 from slimp.data.cohort import Cohort
 from slimp.errors import UserError
@@ -40,7 +40,7 @@ def cohort():
     """Two labels that any split can have in both parts."""
     found = tiny_cohort(patients=30)
     labels = ["naevus" if k % 3 else "melanoma" for k in range(len(found))]
-    return replace(found, tables=replace(found.tables, images=found.images.assign(label=labels)))
+    return with_images(found, label=labels)
 
 
 def start() -> Slimp:
@@ -67,7 +67,7 @@ def test_a_class_of_one_training_patient_trains() -> None:
     own = patients == patients[task.splits[0].train[0]]
     images = cohort().images.assign(label=cohort().images["label"].mask(own, "rare"))
     task = replace(task, ids=images, y=np.unique(images["label"], return_inverse=True)[1])
-    found = replace(cohort(), tables=replace(cohort().tables, images=images))
+    found = with_tables(cohort(), images=images)
     for seed in range(6):
         parts = take_apart(found, task, replace(split, seed=seed), 0.5)
         assert "rare" in parts.train.classes

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
-from tiny import tiny_cohort
+from tiny import tiny_cohort, with_tables
 
 from slimp.data.schema import LEVELS
 from slimp.experiments.cohorts import (
@@ -30,7 +28,7 @@ def test_each_patient_gets_all_metadata_of_one_other():
         table = cohort.tables.of_level(name)
         marks = {columns[name]: table["patient_id"].map(number)}
         tables[f"{name}s"] = table.assign(**marks)
-    marked = replace(cohort, tables=replace(cohort.tables, **tables))
+    marked = with_tables(cohort, **tables)
     other = shuffle_metadata(marked, seed=1)
     found = {}
     for name in LEVELS:

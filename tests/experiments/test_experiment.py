@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
-from tiny import SIZE, VIT, tiny_cohort
+from tiny import SIZE, VIT, tiny_cohort, with_images
 
 from slimp.cli.main import main
 from slimp.data.cohort import Cohort
@@ -586,8 +586,8 @@ def test_all_who_do_not_test_learn_and_nobody_else(split, learns, tmp_path, monk
     """Though the cohort has a split of its own, by which training would set some aside."""
     cohort = tiny_cohort(patients=36, seed=3)
     some = cohort.images["patient_id"].isin(cohort.patients["patient_id"][::4])
-    images = cohort.images.assign(split=some.map({True: "test", False: "train"}))
-    replace(cohort, tables=replace(cohort.tables, images=images)).save(tmp_path / "cohort")
+    cohort = with_images(cohort, split=some.map({True: "test", False: "train"}))
+    cohort.save(tmp_path / "cohort")
     met = []
 
     def seen(cohort: Cohort, *_: Any, **__: Any) -> None:
@@ -607,7 +607,7 @@ def test_all_who_do_not_test_learn_and_nobody_else(split, learns, tmp_path, monk
     assert len(met) == len(tests) == 2
     for learned in met:
         assert "split" not in learned
-        assert set(images["image_id"]) - set(learned["image_id"]) in tests
+        assert set(cohort.images["image_id"]) - set(learned["image_id"]) in tests
     assert split == "patient" or not tests[0] & tests[1]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
-from tiny import tiny_cohort, tiny_config
+from tiny import tiny_cohort, tiny_config, with_tables
 
 from slimp.errors import UserError
 from slimp.evaluation.probe_config import ProbeConfig
@@ -75,12 +75,11 @@ def test_matching_pairs_are_those_of_a_loop(asked):
 
 
 def test_metadata_that_are_the_same_for_all_match_nothing(asked):
-    tables, (name,) = asked.cohort.tables, ("lesion",)
-    columns = asked.cohort.schema.level(name).columns
-    lesions = tables.lesions.assign(**{c: tables.lesions[c].iloc[0] for c in columns})
-    cohort = replace(asked.cohort, tables=replace(tables, lesions=lesions))
+    lesions, columns = asked.cohort.lesions, asked.cohort.schema.level("lesion").columns
+    lesions = lesions.assign(**{c: lesions[c].iloc[0] for c in columns})
+    cohort = with_tables(asked.cohort, lesions=lesions)
     with pytest.raises(UserError, match="at level lesion"):
-        matching(replace(asked, cohort=cohort, features=(name,)))
+        matching(replace(asked, cohort=cohort, features=("lesion",)))
 
 
 def test_a_patient_is_what_the_model_pools_of_the_lesions(asked):
@@ -114,10 +113,9 @@ def test_retrieved_metadata_are_those_of_the_reference_alone(asked):
     known = {**vars(asked), "features": ("full",)}
     known["reference"] = EmbeddedCohort(cohort=other, images=images)
 
-    tables, columns = asked.cohort.tables, list(asked.cohort.schema.level("lesion").columns)
-    mixed = tables.lesions[columns].iloc[::-1].reset_index(drop=True)
-    lesions = tables.lesions.assign(**mixed)
-    cohort = replace(asked.cohort, tables=replace(tables, lesions=lesions))
+    lesions, columns = asked.cohort.lesions, list(asked.cohort.schema.level("lesion").columns)
+    mixed = lesions[columns].iloc[::-1].reset_index(drop=True)
+    cohort = with_tables(asked.cohort, lesions=lesions.assign(**mixed))
     first = retrieved(Asked(**known), route="ilp")
     pd.testing.assert_frame_equal(
         retrieved(Asked(**{**known, "cohort": cohort}), route="ilp"), first

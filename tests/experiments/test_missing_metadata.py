@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+from tiny import with_tables
 
 from slimp.data.cohort import Cohort
 from slimp.data.schema import LEVELS, Feature, Level
@@ -27,9 +28,7 @@ def cohort() -> Cohort:
 
 
 def with_columns(cohort: Cohort, level: str, **columns) -> Cohort:
-    table = cohort.tables.of_level(level).assign(**columns)
-    tables = dataclasses.replace(cohort.tables, **{f"{level}s": table})
-    return dataclasses.replace(cohort, tables=tables)
+    return with_tables(cohort, **{f"{level}s": cohort.tables.of_level(level).assign(**columns)})
 
 
 def share_hidden(before: Cohort, after: Cohort, level: str) -> float:

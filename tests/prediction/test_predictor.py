@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from probes import make_probe, write_run
+from raw_data import dicom
 from tables import metadata_of
 
 from slimp.data.cohort import Cohort
@@ -187,36 +188,18 @@ def test_novelty_0_refuses_only_what_is_no_picture(places: Path, tmp_path: Path)
     assert not any(p.probabilities for p in found[:5])
 
 
-def dicom(path: Path, pixels: np.ndarray) -> None:
-    pytest.importorskip("pydicom", reason="needs the extra 'dicom'")
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
-
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
-        SecondaryCaptureImageStorage,
-        generate_uid(),
-    )
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    content = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
-    content.Rows, content.Columns, content.SamplesPerPixel = *pixels.shape[:2], 3
-    content.PhotometricInterpretation, content.PlanarConfiguration = "RGB", 0
-    content.BitsAllocated, content.BitsStored, content.HighBit = 8, 8, 7
-    content.PixelRepresentation, content.PixelData = 0, pixels.tobytes()
-    content.save_as(path, enforce_file_format=True)
-
-
 @pytest.mark.parametrize("shorter_side", ["320", "0"])
 def test_what_was_imported_finds_itself(
     places: Path, tmp_path: Path, real_data: Path, shorter_side: str
 ) -> None:
     """Turned, transparent, 16-bit and DICOM images: import and prediction decode alike."""
+    pytest.importorskip("pydicom", reason="needs the extra 'dicom'")
     raw = tmp_path / "raw"
     shutil.copytree(real_data / "cases" / "predict-as-import" / "raw", raw)
     table = pd.read_csv(raw / "metadata.csv")
     for row, path in enumerate(sorted((raw / "images").glob("plain*"))[:6]):
-        pixels = np.asarray(Image.open(path).convert("RGB"))
-        dicom(raw / "images" / f"d{row}.dcm", pixels[::-1, :, ::-1])
+        pixels = np.asarray(Image.open(path).convert("RGB"))[::-1, :, ::-1]
+        (raw / "images" / f"d{row}.dcm").write_bytes(dicom(pixels, "RGB"))
     more = table.head(6).assign(file=[f"d{row}.dcm" for row in range(6)])
     pd.concat([table, more]).to_csv(raw / "metadata.csv", index=False)
     cohort = import_source(
@@ -322,21 +305,17 @@ def test_columns_that_the_probes_cohort_has_not_or_at_another_level_stay_missing
     (moves,) = moved.columns
     levels = {"lesion": rest, "patient": [*patient.features, moved]}
     cells = whole.lesions.groupby("patient_id")[moves].first()
-    cohort = dataclasses.replace(
-        whole,
-        schema=dataclasses.replace(
-            whole.schema,
-            levels=tuple(
-                dataclasses.replace(x, features=tuple(levels.get(x.name, x.features)))
-                for x in whole.schema.levels
-            ),
-        ),
-        tables=dataclasses.replace(
-            whole.tables,
-            lesions=whole.lesions.drop(columns=[*gone.columns, moves]),
-            patients=whole.patients.assign(**{moves: whole.patients["patient_id"].map(cells)}),
-        ),
+    found = [
+        dataclasses.replace(x, features=tuple(levels.get(x.name, x.features)))
+        for x in whole.schema.levels
+    ]
+    tables = dataclasses.replace(
+        whole.tables,
+        lesions=whole.lesions.drop(columns=[*gone.columns, moves]),
+        patients=whole.patients.assign(**{moves: whole.patients["patient_id"].map(cells)}),
     )
+    schema = dataclasses.replace(whole.schema, levels=tuple(found))
+    cohort = dataclasses.replace(whole, schema=schema, tables=tables)
     table = embed(Slimp.from_pretrained(places / "run"), cohort, lacking="missing")
     for name, block in table.encoder(table.raw).items():
         np.testing.assert_allclose(block, table.features[name], atol=1e-5)

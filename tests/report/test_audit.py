@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from pages import read
 from PIL import Image
+from tiny import with_images
 
 from slimp.checks.report import CheckReport, check_cohort
 from slimp.data.cohort import Cohort
@@ -136,12 +137,8 @@ def test_the_folder_holds_page_and_tables(cohort, report, tmp_path):
 
 def test_an_audit_of_little_has_a_page(cohort):
     """No labels, no features missing, images that cannot be decoded."""
-    images = cohort.images.assign(label=pd.Series([None] * len(cohort), dtype="str"))
-    broken = replace(
-        cohort,
-        tables=replace(cohort.tables, images=images),
-        store=ImagesInMemory([b"no image"] * len(cohort)),
-    )
+    unlabelled = with_images(cohort, label=pd.Series([None] * len(cohort), dtype="str"))
+    broken = replace(unlabelled, store=ImagesInMemory([b"no image"] * len(cohort)))
     report = check_cohort(broken)
     assert not report.usable
     shown = read(page_of(report, broken)).shown

@@ -15,7 +15,7 @@ import pytest
 import torch
 from pages import assessed, read
 from tables import hinting_features
-from tiny import tiny_config
+from tiny import tiny_config, with_images, with_tables
 
 from slimp.checks.report import check_cohort
 from slimp.data.cohort import Cohort
@@ -23,6 +23,7 @@ from slimp.data.files import ImagesInMemory, write_json
 from slimp.errors import UserError
 from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.similarity import similarity
+from slimp.experiments.cohorts import lesions_as_patients
 from slimp.explain.config import ExplainConfig
 from slimp.explain.explain import explain
 from slimp.features.embed import embed
@@ -123,12 +124,12 @@ def test_confusion_and_reliability_count_all_predictions(run, cohort, found):
 
 def test_text_from_the_data_stays_text(tmp_path, cohort):
     names = dict(zip(cohort.classes, HOSTILE, strict=False))
-    images = cohort.images.assign(label=cohort.images["label"].map(names))
     report = {HOSTILE[0]: [HOSTILE[1], {HOSTILE[4]: HOSTILE[2]}]}
     info = replace(
         cohort.info, name=HOSTILE[1], citation=HOSTILE[0], import_report=report, licence=HOSTILE[3]
     )
-    strange = replace(cohort, info=info, tables=replace(cohort.tables, images=images))
+    named = with_images(cohort, label=cohort.images["label"].map(names))
+    strange = replace(named, info=info)
     run = make_run(tmp_path / "run", cohort, encoder=HOSTILE[5])
     shown = read(full_page(run, strange, assessed(strange))).shown
     for text in HOSTILE:  # shown as it is
@@ -137,8 +138,7 @@ def test_text_from_the_data_stays_text(tmp_path, cohort):
 
 def test_a_bare_run_says_what_is_missing(tmp_path, cohort):
     (tmp_path / "bare").mkdir()
-    unlabelled = cohort.images.assign(label=pd.Series([None] * len(cohort), dtype="str"))
-    bare = replace(cohort, tables=replace(cohort.tables, images=unlabelled))
+    bare = with_images(cohort, label=pd.Series([None] * len(cohort), dtype="str"))
     found = read(page(tmp_path / "bare", bare))
     for text in (
         "no probe has measured what its features are worth",
@@ -206,15 +206,8 @@ def test_cautions_name_what_makes_scores_doubtful(run, cohort, found):
 
 
 def without_ids(cohort: Cohort) -> Cohort:
-    lesions = cohort.lesions
-    patients = lesions[["lesion_id", "patient_id"]].merge(cohort.patients, on="patient_id")
-    tables = replace(
-        cohort.tables,
-        images=cohort.images.assign(patient_id=cohort.images["lesion_id"]),
-        lesions=lesions.assign(patient_id=lesions["lesion_id"]),
-        patients=patients.assign(patient_id=patients["lesion_id"]).drop(columns="lesion_id"),
-    )
-    return replace(cohort, schema=replace(cohort.schema, patient=None), tables=tables)
+    found = lesions_as_patients(cohort, seed=0)
+    return replace(found, schema=replace(found.schema, patient=None))
 
 
 @pytest.mark.parametrize("kind", ["run", "audit", "retrieval", "explanation"])
@@ -252,7 +245,7 @@ def test_a_retrieval_counts_the_images_that_lack_metadata(cohort, tmp_path):
     model = build_model(cohort, tiny_config()).eval()
     reference, target = (
         EmbeddedCohort(cohort=x, images=embed(model, x).features["image"])
-        for x in (cohort, replace(cohort, tables=replace(cohort.tables, lesions=lesions)))
+        for x in (cohort, with_tables(cohort, lesions=lesions))
     )
     found = extrapolate(model, reference, target, RetrievalConfig(replicates=5), parts={})
     lacks = few[cohort.lesion_of_image]

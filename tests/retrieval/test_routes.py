@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import MODEL, fitted, with_features
+from tiny import MODEL, fitted, with_features, with_tables
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import ImagesInMemory
@@ -77,7 +77,7 @@ def whole() -> Cohort:
 @pytest.fixture
 def bare(whole: Cohort) -> Cohort:
     """The same without."""
-    return without(whole, "lesion", "patient")
+    return with_features(whole)
 
 
 def make_model(cohort: Cohort, levels=("lesion", "patient"), **changes) -> Slimp:
@@ -96,20 +96,8 @@ def embeddings(cohort: Cohort) -> np.ndarray:
     return np.stack([np.random.default_rng(s).normal(size=16) for s in seeds]).astype(np.float32)
 
 
-def without(cohort: Cohort, *levels: str) -> Cohort:
-    """The cohort with the columns of these levels taken out of schema and tables."""
-    gone = {name: list(cohort.schema.level(name).columns) for name in levels}
-    kept = tuple(replace(x, features=()) if x.name in levels else x for x in cohort.schema.levels)
-    tables = replace(
-        cohort.tables,
-        **{f"{n}s": cohort.tables.of_level(n).drop(columns=c) for n, c in gone.items()},
-    )
-    return replace(cohort, schema=replace(cohort.schema, levels=kept), tables=tables)
-
-
 def with_lesions(cohort: Cohort, **columns: pd.Series) -> Cohort:
-    lesions = cohort.lesions.assign(**columns)
-    return replace(cohort, tables=replace(cohort.tables, lesions=lesions))
+    return with_tables(cohort, lesions=cohort.lesions.assign(**columns))
 
 
 def renaming(cohort: Cohort, names: dict[str, str]) -> Cohort:
@@ -246,7 +234,7 @@ def test_the_order_of_the_reference_changes_nothing(reference, bare, route):
         .reset_index(drop=True)
         for name in LEVELS
     }
-    for cohort in (reference, replace(reference, tables=replace(reference.tables, **tables))):
+    for cohort in (reference, with_tables(reference, **tables)):
         index = Index.build(model, embedded(cohort))
         found = retrieve(model, index, embedded(bare), RetrievalConfig(route=route, k=2))
         nobody = np.zeros(len(bare), dtype=bool)
@@ -260,7 +248,7 @@ def test_the_order_of_the_reference_changes_nothing(reference, bare, route):
 
 def test_own_metadata_are_used_as_they_are_and_only_what_lacks_is_retrieved(reference, whole):
     model = make_model(reference)
-    target = without(whole, "patient")
+    target = with_features(whole, lesion=None)
     found = retrieve_from(model, reference, target)
     assert list(found.levels) == ["patient"]
     with torch.no_grad():
@@ -307,7 +295,7 @@ def test_hidden_levels_are_imputed_like_levels_that_are_not_there(reference, who
 @pytest.mark.parametrize("k", [2, 50])
 @pytest.mark.parametrize("route", ["ilp", "ii"])
 def test_no_patient_is_his_own_neighbour_and_such_matches_are_counted(reference, route, k):
-    target = without(reference.select_patients(["r1", "r4"]), "lesion", "patient")
+    target = with_features(reference.select_patients(["r1", "r4"]))
     found = retrieve_from(make_model(reference), reference, target, route=route, k=k)
     assert found.shared_patients == 2
     own = target.images["patient_id"].to_numpy()
@@ -337,7 +325,7 @@ def test_fewer_neighbours_than_asked_for_weigh_all_the_same(bare, route):
 
 def test_without_other_patients_nothing_is_found():
     reference = make_cohort("r", 1, 0)
-    target = without(reference, "lesion", "patient")
+    target = with_features(reference)
     found = retrieve_from(make_model(reference), reference, target)
     for level in found.levels.values():
         assert level.imputed.all()
@@ -351,13 +339,13 @@ def test_a_model_or_a_reference_of_one_level_imputes_that_one(reference, bare):
         assert list(found.levels) == [level]
     untrained = make_model(reference, lesion_weight=0.0)
     assert list(retrieve_from(untrained, reference, bare).levels) == ["patient"]
-    found = retrieve_from(make_model(reference), without(reference, "patient"), bare)
+    found = retrieve_from(make_model(reference), with_features(reference, lesion=None), bare)
     assert list(found.levels) == ["lesion"]
 
 
 def test_three_levels():
     reference = make_cohort("r", 6, 0, camera=True)
-    target = without(make_cohort("t", 4, 1, camera=True), *LEVELS)
+    target = with_features(make_cohort("t", 4, 1, camera=True))
     found, table = table_of(make_model(reference, LEVELS, image_weight=0.5), reference, target)
     assert list(found.levels) == ["image", "lesion", "patient"]
     cameras = reference.images.set_index("image_id")["camera"]
@@ -438,11 +426,11 @@ def adapted(model: Slimp) -> Slimp:
 def test_a_reference_under_the_names_of_an_earlier_stage_gives_the_same(
     reference, whole, route, hierarchy
 ):
-    target = without(whole, "patient")
+    target = with_features(whole, lesion=None)
     levels = {"nested": ("lesion", "patient"), "flat": ("lesion",)}[hierarchy]
     fitted = reference.flatten() if hierarchy == "flat" else reference
     model = make_model(fitted, levels, hierarchy=hierarchy)
-    for some, hide in ((without(target, "lesion"), ()), (target, ()), (target, ("lesion",))):
+    for some, hide in ((with_features(target), ()), (target, ()), (target, ("lesion",))):
         plain = retrieve_from(model, reference, some, route=route, hide=hide)
         again = retrieve_from(adapted(model), reference, some, route=route, hide=hide)
         assert plain.levels.keys() == again.levels.keys()
@@ -482,7 +470,7 @@ def test_refusals(reference, bare):
         RetrievalConfig(k=0)
     model = make_model(reference)
     with pytest.raises(UserError, match=r"none of its metadata at the level\(s\) lesion, patient"):
-        retrieve_from(model, without(reference, "lesion", "patient"), bare)
+        retrieve_from(model, with_features(reference), bare)
     partial = with_features(reference, lesion=("size",), patient=None)
     with pytest.raises(UserError, match=r"no lesion-level column 'site' \(1 of the 2"):
         retrieve_from(model, partial, bare)

@@ -455,6 +455,17 @@ def test_an_explanation_is_a_layer_over_the_thumbnail(client):
     assert layer.width / layer.height == pytest.approx(thumbnail.width / thumbnail.height, abs=0.05)
 
 
+def test_a_run_that_was_tuned_for_labels_matches_and_imputes_nothing(root, tmp_path):
+    shutil.copytree(root / "run", tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text('{"finetune": {}}')
+    sources = Sources(run=tmp_path / "run", cohort=root / "cohort", probe=root / "probe")
+    seen = open_explorer(sources, quiet).seen
+    assert "log-odds" in seen.explanation(4, "rollout")[1]
+    assert seen.imputed(4) == {}
+    with pytest.raises(UserError, match="was fine-tuned for labels"):
+        replace(seen, predictor=None).explanation(4, "rollout")
+
+
 def test_two_runs_are_compared_by_the_neighbours_they_share(client, root, cohort, table):
     said = client.get("/api/compare").json()
     agreement = np.frombuffer(client.get("/api/column/agreement").content, "<f4")

@@ -82,8 +82,13 @@ def test_a_place_in_use_needs_a_word_and_resuming_the_same_settings(
     assert (folder / "tuned" / "predictions.parquet").read_bytes() == before
 
 
-def test_a_fine_tuned_run_does_not_retrieve(folder: Path, capsys) -> None:
+def test_a_fine_tuned_run_relates_no_images_and_metadata(folder: Path, capsys) -> None:
     run, cohort = str(folder / "tuned" / "split0"), str(folder / "cohort")
-    out = str(folder / "retrieved")
-    assert main(["retrieve", run, "--reference", cohort, "--target", cohort, "--out", out]) == 2
-    assert "fine-tuned" in capsys.readouterr().err
+    retrieve = ["retrieve", run, "--reference", cohort, "--target", cohort]
+    for words in (retrieve, ["explain", run, cohort]):
+        assert main([*words, "--out", str(folder / "out")]) == 2
+        assert "was fine-tuned for labels" in capsys.readouterr().err
+    words = ["explain", run, cohort, "--probe", str(folder / "tuned"), "--label", "malignant"]
+    words += ["--out", str(folder / "explained"), "--images", "2", "--no-deletion", "--no-report"]
+    assert main(words) == 0
+    assert "log-odds of malignant" in capsys.readouterr().out

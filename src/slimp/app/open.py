@@ -124,6 +124,7 @@ class _Opening:
         from slimp.app.seen import Seen
         from slimp.features.encode import InferenceConfig
         from slimp.models.nested import Slimp
+        from slimp.training.adapt import unrelated
         from slimp.training.devices import device_of
 
         return Seen(
@@ -136,6 +137,7 @@ class _Opening:
             ),
             predictor=self.predictor,
             predicted=predicted,
+            unrelated=unrelated(self.run),
         )
 
 

@@ -56,6 +56,8 @@ class Seen:
     how: InferenceConfig = field(default_factory=InferenceConfig)
     predictor: Predictor | None = None
     predicted: Predicted | None = None
+    unrelated: str | None = None
+    """Why the run relates no images and metadata, if it does not."""
     _lock: Lock = field(default_factory=Lock)
 
     @property
@@ -70,6 +72,8 @@ class Seen:
         """What is explained, and in words: the fit to the own metadata, else a probe's class."""
         one = np.arange(len(self.cohort)) == row
         try:
+            if self.unrelated:
+                raise UserError(f"The run {self.unrelated}, or start slimp app with --probe.")
             match = match_of(self.model, self.cohort.select(one), [0])
         except UserError:
             if self.predictor is None or self.predicted is None:
@@ -117,7 +121,7 @@ class Seen:
         """Column -> value retrieved from the nearest lesions and patients of other patients."""
         one = np.arange(len(self.cohort)) == row
         with self._lock:
-            if self._index is None:
+            if self.unrelated or self._index is None:
                 return {}
             target = EmbeddedCohort(
                 cohort=self.cohort.select(one), images=np.array(self.images[one])

@@ -94,11 +94,14 @@ def _alone(arguments: Arguments, cohort: slimp.Cohort) -> Explanation:
     from slimp.explain.explain import explain
     from slimp.prediction.probe_folder import read_model
     from slimp.prediction.probe_record import read_record
+    from slimp.training.adapt import unrelated
     from slimp.training.weights_run import as_run
 
     run, folder = as_run(arguments.run), arguments.probe
     probe: tuple[LinearProbe, str | None] | None = None
     if folder is None:
+        if why := unrelated(run):
+            raise UserError(f"{run}: {why}, or explain a class, with --probe.")
         model = slimp.Slimp.from_pretrained(run)
     else:
         model = read_model(read_record(folder), run, folder)

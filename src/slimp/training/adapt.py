@@ -180,26 +180,33 @@ def stages_of(run: Path, model: Slimp) -> tuple[Stage, ...]:
     return (stage,)
 
 
+def unrelated(run: Path) -> str | None:
+    """Why the projections of a run relate no images and metadata, and what to do; None: they do."""
+    settings = run / "config.json"
+    content = read_json(settings) if settings.is_file() else {}
+    if "finetune" in content:
+        return (
+            "was fine-tuned for labels, so its projections no longer relate images and metadata. "
+            "Take the run that it started from"
+        )
+    if BASELINE in content:
+        return (
+            f"is of baseline '{content[BASELINE].get('trainer')}', not of SLIMP, so it has no "
+            "projections that relate images and metadata. Take a run of slimp pretrain"
+        )
+    return None
+
+
 def left_behind(run: Path) -> tuple[LevelName, ...]:
     """Levels that kept their weights in the last adaptation while the image encoder changed.
 
     The cohort had no metadata for them, so they were not adapted to the new image embeddings.
 
     Raises:
-        UserError: the run was fine-tuned for labels, which trains no projection.
+        UserError: the run is `unrelated`.
     """
-    settings = run / "config.json"
-    content = read_json(settings) if settings.is_file() else {}
-    if "finetune" in content:
-        raise UserError(
-            f"{run}: was fine-tuned for labels, so its projections no longer relate images and "
-            "metadata. Retrieve with the run that it started from."
-        )
-    if BASELINE in content:
-        raise UserError(
-            f"{run}: baseline '{content[BASELINE].get('trainer')}' trained it, not SLIMP, so its "
-            "projections do not relate images and metadata. Retrieve with a run of slimp pretrain."
-        )
+    if why := unrelated(run):
+        raise UserError(f"{run}: {why}.")
     parts = _read_transfer(run, "parts", Part) if (run / TRANSFER).is_file() else ()
     if not any(part.trained for part in parts if part.part.startswith("images: ")):
         return ()

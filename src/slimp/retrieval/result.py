@@ -96,7 +96,8 @@ class Retrieval:
     @property
     def lacking(self) -> Bool[Array, " i"]:
         """Images without metadata of their own at one of these levels."""
-        return np.any([level.imputed for level in self.retrieved.levels.values()], axis=0)
+        levels = self.retrieved.levels.values()
+        return np.asarray(np.any([level.imputed for level in levels], axis=0))
 
     @property
     def lacking_images(self) -> str:

@@ -211,6 +211,16 @@ def test_the_excess_is_the_difference_of_the_means_seed_by_seed() -> None:
         assert excess.ci95[0] > 0.0  # who the patient is says what it has
 
 
+def test_replicates_that_test_no_patient_of_a_split_shift_nothing() -> None:
+    """All is found, whatever the split; one has a single patient, whom many replicates lack."""
+    made = probes(identity=0.0, signal=5.0)
+    few = made["patient"].predictions
+    kept = few[(few["seed"] == 1) | (few["patient_id"] == few["patient_id"].iloc[0])]
+    found = leakage({**made, "patient": replace(made["patient"], predictions=kept)})
+    for excess in found.excess.values():
+        assert (excess.mean, excess.ci95) == (0, (0, 0))
+
+
 def test_where_nothing_leaks_zero_is_in_the_interval() -> None:
     found = leakage(probes(identity=0.0, signal=0.08))
     for excess in found.excess.values():

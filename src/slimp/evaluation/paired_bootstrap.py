@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 
 from slimp.data.files import read_json
 from slimp.errors import UserError
-from slimp.evaluation.bootstrap import Estimate, Record, bootstrap, percentiles, resample
+from slimp.evaluation.bootstrap import Estimate, Record, percentiles, resample
 from slimp.evaluation.metrics import Array, mean_over_present
 from slimp.evaluation.result import Predictions, ProbeResult
 
@@ -173,23 +173,25 @@ def leakage(results: Mapping[str, ProbeResult]) -> Leakage:
 
 
 def _excess(a: ProbeResult, b: ProbeResult) -> Estimate:
-    """Balanced accuracy of A minus B, each the mean over its own splits."""
+    """Balanced accuracy of A minus B, each the mean over those of its own splits that are drawn."""
     ours, theirs = (Predictions.per_split(r.predictions, r.classes) for r in (a, b))
     sides = [*ours, *theirs]
 
     def statistic(split: int, weights: Array) -> dict[str, Array]:
-        sign = 1 if split < len(ours) else -1
-        # Twice, because the mean is taken over the splits of both sides together.
-        return {"excess": 2 * sign * mean_over_present(sides[split].recall(weights))}
+        score = mean_over_present(sides[split].recall(weights))
+        undefined = np.full(len(weights), np.nan)
+        pair = (score, undefined) if split < len(ours) else (undefined, score)
+        return dict(zip("ab", pair, strict=True))
 
-    found = bootstrap(
+    per_split, draws = resample(
         [one.patients for one in sides],
         statistic,
         replicates=b.config.replicates,
         seed=b.config.seed,
-    )["excess"]
-    each = np.reshape(found.per_seed, (2, -1)).mean(axis=0)
-    return replace(found, per_seed=tuple(each.tolist()))
+    )
+    each = per_split["a"][: len(ours)] - per_split["b"][len(ours) :]
+    ends = percentiles(draws["a"] - draws["b"], float(each.mean()))
+    return Estimate(mean=float(each.mean()), ci95=ends, per_seed=tuple(each.tolist()))
 
 
 def read_predictions(folder: str | Path) -> pd.DataFrame:

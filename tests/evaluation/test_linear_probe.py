@@ -235,7 +235,10 @@ def test_files_are_those_of_the_contract(tmp_path):
     np.testing.assert_array_equal(np.array(again.classes)[decided], rows["predicted"])
     with pytest.raises(UserError, match="is not empty"):
         found.save(tmp_path / "probe")
-    found.save(tmp_path / "probe", overwrite=True)
+    linear_probe(table, method="knn", **FAST).save(tmp_path / "probe", overwrite=True)
+    assert {path.name for path in (tmp_path / "probe").iterdir()} == {
+        *("metrics.json", "predictions.parquet")  # and not the probe of before
+    }
 
 
 @pytest.mark.parametrize(

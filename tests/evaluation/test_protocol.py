@@ -72,11 +72,11 @@ def test_held_out_patients_test_and_every_protocol_is_saved(cohort, table, run_p
     assert found.saw_test_patients is False
     assert "set aside" in found.tested_on
     assert found.main.split == "held_out"
-    found.save(tmp_path / "probe")
-    content = read_json(tmp_path / "probe" / "metrics.json")
+    found.write(tmp_path)
+    content = read_json(tmp_path / "metrics.json")
     points = [point["setting"] for point in content["low_shot"]["points"]]
     assert points == ["fraction 0.5", "shots 2"]
-    drawn = pd.read_parquet(tmp_path / "probe" / "low_shot.parquet")
+    drawn = pd.read_parquet(tmp_path / "low_shot.parquet")
     assert list(drawn.columns) == ["setting", "seed", "draw", "image_id", "patient_id"]
     assert not set(drawn["patient_id"]) & held_out
     # Leaking splits are random, so the one by patient that they are compared with is too.
@@ -85,8 +85,6 @@ def test_held_out_patients_test_and_every_protocol_is_saved(cohort, table, run_p
     assert len(scores["patient"]["per_seed"]) == QUICK.seeds
     by_column = pd.DataFrame(content["subgroups"]["groups"]).groupby("column")["n_patients"].sum()
     assert (by_column >= len(held_out)).all()  # lesions of a patient may be in several groups
-    with pytest.raises(UserError, match="--overwrite"):
-        found.save(tmp_path / "probe")
 
 
 def test_images_of_patients_whom_the_run_never_had_are_counted(cohort, table, run_parts):

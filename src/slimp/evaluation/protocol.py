@@ -132,17 +132,13 @@ class Assessment:
         }
         return {name: plain(value) for name, value in content.items()}
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Writes `metrics.json`, `predictions.parquet`, the probe, and the rows of low-shot draws.
-
-        Raises:
-            UserError: the folder is not empty and `overwrite` is off.
-        """
-        self.main.save(folder, overwrite=overwrite)
+    def write(self, folder: Path) -> None:
+        """Writes what the main result does, with all else in `metrics.json`, and low-shot draws."""
+        self.main.write(folder)
         if self.low_shot is not None:
-            with new_file(Path(folder) / "low_shot.parquet") as partial:
+            with new_file(folder / "low_shot.parquet") as partial:
                 self.low_shot.rows.to_parquet(partial, index=False)
-        write_json(Path(folder) / "metrics.json", self.to_dict())
+        write_json(folder / "metrics.json", self.to_dict())
 
 
 def require_possible(cohort: Cohort, config: ProbeConfig, protocols: ProtocolConfig) -> None:

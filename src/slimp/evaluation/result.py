@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
-from slimp.data.files import check_output, new_file, write_json
+from slimp.data.files import new_file, new_folder, write_json
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Estimate, Record, bootstrap
 from slimp.evaluation.folds import (
@@ -257,9 +257,12 @@ class ProbeResult(Record):
         }
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """A folder of what `write` writes; with `overwrite` in the place of one of slimp."""
+        with new_folder(Path(folder), overwrite=overwrite) as partial:
+            self.write(partial)
+
+    def write(self, folder: Path) -> None:
         """Writes `metrics.json`, `predictions.parquet` and, of a logistic probe, the probe."""
-        folder = Path(folder)
-        check_output(folder, overwrite=overwrite)
         with new_file(folder / "predictions.parquet") as partial:
             self.predictions.to_parquet(partial, index=False)
         if self.probe is not None:

@@ -53,7 +53,7 @@ def write_probe(
         "test_time_augmentation": table.test_time_augmentation,
         "versions": versions(),
     }
-    found.save(folder, overwrite=True)
+    found.write(folder)
     if found.main.probe is not None:
         # Embeddings alone: what the table said stays in the cohort.
         save_reference(folder, replace(table, raw=None), found.main.splits[0].train)

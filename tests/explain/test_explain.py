@@ -15,11 +15,13 @@ import torch
 from PIL import Image
 from tiny import (
     MODEL,
+    RUN,
     SMALL_RESNET,
     fitted,
     tiny_cohort,
     tiny_config,
     with_feature,
+    with_features,
     with_images,
     with_tables,
 )
@@ -45,6 +47,8 @@ from slimp.explain.targets import LogOdds, match_of
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.sources.synthetic.cohort import SyntheticConfig, write_masks
+from slimp.training.adapt import adapt
+from slimp.training.config import AdaptConfig
 from slimp.training.loop import pretrain
 
 FEW = ExplainConfig(images=6, batch_size=4)
@@ -311,6 +315,18 @@ def test_the_command_line_leaves_a_folder(
     for flags in (["--label", "MEL"], ["--level", "lesion", "--probe", "p"]):
         assert main([*words, "--overwrite", *flags]) == 2
         assert flags[0] in capsys.readouterr().err
+
+
+def test_a_match_that_an_adaptation_left_behind_is_told(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_cohort().save(tmp_path / "cohort")
+    settings = AdaptConfig(epochs=1, patients=10, validation_fraction=0.0, **RUN)
+    adapt(run, with_features(tiny_cohort()), settings, tmp_path / "adapted")
+    for name, told in ((run, False), (tmp_path / "adapted", True)):
+        words = ["explain", str(name), str(tmp_path / "cohort"), "--images", "2", "--no-deletion"]
+        assert main([*words, "--out", str(tmp_path / f"out{told}"), "--no-report"]) == 0
+        assert ("without lesion metadata" in capsys.readouterr().err) is told
 
 
 @pytest.mark.slow

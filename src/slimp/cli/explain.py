@@ -34,7 +34,7 @@ class Arguments(OnDevice, ReportedOutput):
     """Inputs and outputs."""
 
     run: Path
-    """Run folder of pre-training, adaptation or fine-tuning."""
+    """Run folder of pre-training or adaptation; with --probe or --beside, of fine-tuning too."""
     cohort: Path
     """Cohort folder."""
     masks: Path | None = None
@@ -171,10 +171,16 @@ def _with_probe_features(
 
 
 def _warnings(arguments: Arguments, cohort: slimp.Cohort, found: Explanation) -> list[str]:
+    from slimp.training.adapt import left_behind
     from slimp.training.parts import LEARNED_FROM, parts_of_run
     from slimp.training.weights_run import as_run
 
     words = []
+    if found.level and found.level in left_behind(as_run(arguments.run)):
+        words.append(
+            f"The image encoder has since learned on a cohort without {found.level} metadata, so "
+            "its match with these is of before: explain the run before the adaptation."
+        )
     named = [("The run", str(arguments.run)), *map(name_and_run, arguments.beside)]
     for name, run in named:
         parts = parts_of_run(as_run(run), cohort) or {}

@@ -19,6 +19,7 @@ from torch import Tensor
 from slimp.data.cohort import Cohort
 from slimp.data.files import write_json
 from slimp.data.images import IntArray, Pictures, centre
+from slimp.data.schema import LevelName
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Estimate
 from slimp.evaluation.logistic import LinearProbe
@@ -76,6 +77,8 @@ class Explanation:
     """The same per image: `image_id feature` and a column per figure, NaN where missing."""
     masks: Mapping[str, Path] = field(default_factory=dict)
     """Image id -> file."""
+    level: LevelName | None = None
+    """Level whose metadata the images are matched with; None: a class of a probe is explained."""
     beside: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Other models on the same images, see `slimp.explain.beside`."""
 
@@ -156,6 +159,7 @@ def explain(
         features=features,
         cells=cells,
         masks=files,
+        level=target.level if isinstance(target, Match) else None,
     )
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from slimp.errors import UserError
 from slimp.features import knn as knn
 from slimp.features.knn import knn_balanced_accuracy, knn_predict
 
@@ -78,11 +77,3 @@ def test_balanced_accuracy_of_named_classes():
     assert knn_balanced_accuracy(x, train, x, train) == 1.0
     # A class that training lacks counts as never found.
     assert knn_balanced_accuracy(x[:2], train[:2], x, train) == pytest.approx(2 / 3)
-
-
-def test_refusals():
-    train_x, train_y, test_x = draw(3)
-    with pytest.raises(UserError, match="at least one training row"):
-        knn_predict(train_x[:0], train_y[:0], test_x, classes=3)
-    with pytest.raises(UserError, match=r"must be positive, got 0 and 0\.07"):
-        knn_predict(train_x, train_y, test_x, classes=3, neighbours=0)

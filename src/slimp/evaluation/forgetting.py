@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slimp.data.cohort import Cohort
+from slimp.data.in_order import Progress
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Record
 from slimp.evaluation.linear_probe import probe
@@ -14,7 +15,7 @@ from slimp.evaluation.paired_bootstrap import Comparison, Difference, compare
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import make_task
 from slimp.features.embed import embed
-from slimp.features.encode import InferenceConfig, Progress
+from slimp.features.encode import InferenceConfig
 from slimp.features.feature_sets import FeatureSet
 from slimp.models.nested import Slimp
 from slimp.training.parts import parts_of_run

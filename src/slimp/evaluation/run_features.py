@@ -14,13 +14,14 @@ from jaxtyping import Float
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import sha256_of
+from slimp.data.in_order import Progress
 from slimp.features.design import Array, MetadataEncoder, RawTable, metadata_encoder
 from slimp.features.embed import (
     FeatureTable,
     embed,
     with_pseudo_metadata,
 )
-from slimp.features.encode import InferenceConfig, Progress
+from slimp.features.encode import InferenceConfig
 from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.models.nested import Slimp
 from slimp.models.persistence import read_description

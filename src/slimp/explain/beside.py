@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from slimp.data.cohort import Cohort
+from slimp.data.in_order import Progress
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Estimate
 from slimp.evaluation.linear_probe import probe_design
@@ -27,7 +28,7 @@ from slimp.explain.config import ExplainConfig, name_and_run
 from slimp.explain.explain import Explanation, explain
 from slimp.explain.maps import default_methods
 from slimp.explain.scores import MEASURES, estimates, known
-from slimp.features.encode import InferenceConfig, Progress
+from slimp.features.encode import InferenceConfig
 from slimp.models.nested import Slimp
 from slimp.training.parts import parts_of_run
 from slimp.training.weights_run import as_run

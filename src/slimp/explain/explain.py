@@ -19,6 +19,7 @@ from torch import Tensor
 from slimp.data.cohort import Cohort
 from slimp.data.files import write_json
 from slimp.data.images import IntArray, Pictures, centre
+from slimp.data.in_order import Progress
 from slimp.data.schema import LevelName
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Estimate
@@ -45,7 +46,7 @@ from slimp.explain.scores import (
     mask_scores,
 )
 from slimp.explain.targets import LogOdds, Match, match_of
-from slimp.features.encode import Progress, evaluating
+from slimp.features.encode import evaluating
 from slimp.models.image_encoder import ImageEncoder
 from slimp.models.nested import Slimp
 
@@ -130,8 +131,7 @@ def explain(
     files = find_masks(masks, cohort.images["image_id"].tolist()) if masks else {}
     rows = _drawn(cohort, config, files, labelled=probe is not None and probe[1] is None)
     target, own = _targets(model, cohort, rows, config, probe)
-    methods = cast("tuple[Method, ...]", config.methods)
-    methods = methods or default_methods(model.image_encoder)
+    methods = cast("tuple[Method, ...]", config.methods) or default_methods(model.image_encoder)
     work = _Work(model, _random_twin(model, config.seed), config, methods, torch.device(device))
     others = []
     if config.shift and isinstance(target, Match) and methods[0] != "rollout":

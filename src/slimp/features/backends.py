@@ -22,7 +22,7 @@ from torch import Tensor
 
 from slimp.errors import UserError
 from slimp.models.image_encoder import ImageEncoder, fused_attention
-from slimp.models.precision import keep_freed_memory
+from slimp.models.precision import autocast_on, keep_freed_memory
 
 BackendName = Literal["torch", "openvino"]
 Augmentation = Literal["none", "dihedral"]
@@ -138,10 +138,7 @@ def compile_with_openvino(
 @contextmanager
 def inference(device: torch.device, precision: str) -> Iterator[None]:
     """Without gradients, and in the number format that the encoders are to compute in."""
-    with (
-        torch.inference_mode(),
-        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
-    ):
+    with torch.inference_mode(), autocast_on(device, precision)():
         yield
 
 

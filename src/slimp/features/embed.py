@@ -27,13 +27,13 @@ from jaxtyping import Bool, Float32
 from slimp.data.cohort import Cohort, level_of_images
 from slimp.data.encoding import Rows
 from slimp.data.files import new_file
+from slimp.data.in_order import Progress
 from slimp.data.schema import LEVELS, LevelName, Schema
 from slimp.errors import UserError
 from slimp.features.backends import Augmentation
 from slimp.features.design import Design, MetadataEncoder, RawTable, metadata_encoder
 from slimp.features.encode import (
     InferenceConfig,
-    Progress,
     as_model_reads,
     embed_cohort_images,
     embed_rows,

@@ -21,6 +21,7 @@ from slimp.data.cohort import Cohort
 from slimp.data.config import Settings
 from slimp.data.encoding import Encoding, Rows
 from slimp.data.images import image_batches
+from slimp.data.in_order import Progress
 from slimp.data.schema import LEVELS, LevelName, Schema
 from slimp.errors import UserError
 from slimp.features.backends import (
@@ -41,8 +42,6 @@ from slimp.features.backends import (
 from slimp.models.nested import Slimp
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
 ROWS_AT_ONCE = 4096
 """Metadata rows encoded at once."""
 

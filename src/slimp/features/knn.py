@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from slimp.errors import UserError
-
 Array = np.ndarray[Any, np.dtype[Any]]
 CELLS_AT_ONCE = 1 << 24
 """Cells of the similarity matrix that are held at once (64 MiB in 32 bit)."""
@@ -38,16 +36,7 @@ def knn_predict(
     Features may be of any length; classes are 0 to `classes` - 1. If `balanced`, votes are divided
     by the size of their class, so that a rare class is not outvoted for being rare. Differs: DINO
     does not.
-
-    Raises:
-        UserError: no training row, or neighbours or temperature not positive.
     """
-    if not len(train_x):
-        raise UserError("nearest neighbours need at least one training row.")
-    if neighbours < 1 or temperature <= 0:
-        raise UserError(
-            f"neighbours and temperature must be positive, got {neighbours} and {temperature}."
-        )
     train, test = F.normalize(train_x, dim=-1), F.normalize(test_x, dim=-1)
     weight = torch.ones(classes, dtype=train.dtype, device=train.device)
     if balanced:

@@ -92,3 +92,7 @@ def test_a_fine_tuned_run_relates_no_images_and_metadata(folder: Path, capsys) -
     words += ["--out", str(folder / "explained"), "--images", "2", "--no-deletion", "--no-report"]
     assert main(words) == 0
     assert "log-odds of malignant" in capsys.readouterr().out
+    words = ["probe", run, cohort, "--out", str(folder / "probe of tuned"), *CPU[:4], *QUICK]
+    assert main(words) == 0
+    page = (folder / "probe of tuned" / "report.html").read_text()
+    assert "no similarities of held-out rows were given" in page

@@ -33,6 +33,7 @@ from slimp.features.encode import (
 )
 from slimp.features.knn import group_numbers, recall_at_k
 from slimp.models.nested import Slimp
+from slimp.training.adapt import unrelated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +127,11 @@ def similarity_of_unseen(
 ) -> dict[LevelName, Similarity]:
     """`similarity_by_level` on the patients that a run set aside, by its features of the cohort.
 
-    Empty if there are none, or if metadata were imputed. `parts` are those of `parts_of_run`.
+    Empty if there are none, if metadata were imputed, and for a run whose projections are
+    `unrelated`. `parts` are those of `parts_of_run`.
     """
     unseen = cohort.images["patient_id"].map(parts or {}) == "held_out"
-    if table.imputed or not unseen.any():
+    if table.imputed or not unseen.any() or unrelated(run):
         return {}
     images, some = table.features["image"][unseen.to_numpy()], cohort.select(unseen)
     return similarity_by_level(Slimp.from_pretrained(run), some, images, device=device)

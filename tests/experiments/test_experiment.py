@@ -505,6 +505,10 @@ def test_a_cohort_folder_will_do(tmp_path):
     found = run_experiment(own, tmp_path / "out", share=share)
     assert {row.labels for row in found.rows if row.estimate} == {"native"}  # none is malignant
     assert not list((tmp_path / "out" / "cells").glob("*/cohort"))
+    wrong = make_plan(RECIPE, TINY, str(tmp_path / "cohort"), malignant=("bcc", "nothing"))
+    with pytest.raises(UserError, match="malignant='nothing'"):
+        run_experiment(wrong, tmp_path / "other", share=share)
+    assert not (tmp_path / "other").exists(), "before anything is trained"
 
 
 def test_a_cohort_is_taken_with_the_one_that_it_learns_from(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from pathlib import Path
 from slimp.data.files import new_file, write_json
 from slimp.errors import UserError
 from slimp.evaluation.probe_config import ProbeConfig
-from slimp.evaluation.result import make_task
+from slimp.evaluation.result import make_task, relabelled
 from slimp.experiments.cells import Announce, Cell, in_order, work
 from slimp.experiments.cohorts import cohort_of, is_folder
 from slimp.experiments.plan import Chain, Plan, open_experiment
@@ -85,7 +85,7 @@ def run_experiment(
     place = out / "cells" if cells is None else cells
     wanted = in_order(chain.score for chain in chains)
     if chains and is_folder(chains[0].score.upstream[-1]):
-        require_split(wanted, place)
+        require_possible(plan, wanted, place)
     open_experiment(out, plan, Path("cells") if cells is None else cells.resolve())
     if old := sum(cell.is_of_other_code(place) for cell in wanted):
         announce(
@@ -105,11 +105,14 @@ def run_experiment(
     return replace(write_table(out), failed=tuple(failed.values()))
 
 
-def require_split(wanted: Sequence[Cell], cells: Path) -> None:
-    """Refuses what a cohort folder does not allow before anything is written."""
+def require_possible(plan: Plan, wanted: Sequence[Cell], cells: Path) -> None:
+    """Refuses what a cohort folder does not allow before anything is written or trained."""
     for cell in wanted:
         if cell.stage == "split":
-            make_task(cohort_of(cell, cells).images, ProbeConfig(**cell.settings, seeds=1))
+            images = cohort_of(cell, cells).images
+            make_task(images, ProbeConfig(**cell.settings, seeds=1))
+            if "malignant" in plan.recipe.labels:
+                relabelled(images, plan.malignant)
 
 
 def write_table(out: Path) -> Table:

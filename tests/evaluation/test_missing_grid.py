@@ -10,7 +10,8 @@ from tables import hinting_features
 from slimp.data.cohort import Cohort
 from slimp.errors import UserError
 from slimp.evaluation.linear_probe import probe
-from slimp.evaluation.missing_grid import RATES, missing_grid
+from slimp.evaluation.missing_grid import RATES, MissingGrid, MissingPoint, missing_grid
+from slimp.evaluation.paired_bootstrap import Difference
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import make_task
 from slimp.features.design import RawTable
@@ -42,6 +43,18 @@ def test_without_blanked_cells_the_grid_is_the_probe_itself(table):
     assert [point.difference.b for point in found.points] == pytest.approx([alone] * len(RATES))
     again = missing_grid(table, task, QUICK, draws=2)
     assert again == found
+
+
+def test_no_more_is_said_than_the_intervals_show():
+    none = {"a": 0.5, "b": 0.5, "p_value": 1.0, "effect_size": 0.0}
+
+    def said(*ends: tuple[float, float]) -> str:
+        found = [Difference(difference=sum(ci95) / 2, ci95=ci95, **none) for ci95 in ends]
+        points = (MissingPoint(rate=r, difference=d) for r, d in zip(RATES, found, strict=False))
+        return MissingGrid(points=tuple(points), draws=1).sentence
+
+    assert "no share" in said((0.1, 0.3), (-0.3, 0.1))
+    assert said((0.1, 0.3), (-0.3, -0.1)).startswith("with 5% of cells missing the probe is below")
 
 
 def test_features_without_metadata_are_refused(table):

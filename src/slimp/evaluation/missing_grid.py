@@ -48,10 +48,10 @@ class MissingGrid(Record):
 
     @property
     def sentence(self) -> str:
-        """Whether the probe falls below image features alone."""
-        below = [f"{p.rate:.0%}" for p in self.points if p.difference.difference < 0]
+        """Whether the probe falls below image features alone, as far as intervals show it."""
+        below = [f"{p.rate:.0%}" for p in self.points if p.difference.ci95[1] < 0]
         if not below:
-            return "with any share of cells missing the probe is not below image features alone."
+            return "with no share of cells missing is the probe clearly below image features alone."
         return (
             f"with {', '.join(below)} of cells missing the probe is below image features alone; "
             "training with copies that lack cells (--blanked-copies 1) may mend that."

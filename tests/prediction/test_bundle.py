@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,15 @@ from slimp.cli import main as cli
 from slimp.data.cohort import Cohort
 from slimp.data.files import read_json, sha256_of, write_json
 from slimp.errors import CheckpointError, UserError
+from slimp.experiments.cohorts import lesions_as_patients
 from slimp.models.hub import find_model
 from slimp.models.nested import Slimp
 from slimp.prediction.bundle import write_bundle
 from slimp.prediction.config import PredictConfig
 from slimp.prediction.model_card import model_card, published_settings, without_places
 from slimp.prediction.predictor import Predictor
+from slimp.training.loop import describe
+from slimp.training.parts import Parts
 
 DATA = {
     **{"cohort": "clinic A", "source": "csv", "licence": "CC-BY-NC-4.0", "citation": "Doe 2026."},
@@ -164,6 +168,14 @@ def test_the_card_states_data_licences_scores_and_limits(places, tmp_path) -> No
     assert "does not say what it learned from" in model_card(run, {})
     assert "Not known" in model_card(run, {})
     assert "started at random" in model_card(run, {"pretrain": {}, "data": DATA})
+
+
+def test_the_card_of_a_run_without_patient_ids_counts_lesions(places) -> None:
+    cohort = lesions_as_patients(Cohort.load(places / "cohort"), seed=0)
+    cohort = replace(cohort, schema=replace(cohort.schema, patient=None))
+    data = describe(Parts(train=cohort, validation=None, held_out=None))
+    text = model_card(places / "run", {"pretrain": {}, "data": data})
+    assert f"{len(cohort.lesions)} training lesions, {len(cohort)} images; 0 lesions" in text
 
 
 def test_the_card_counts_images_and_patients_of_the_same_splits(places, tmp_path) -> None:

@@ -149,11 +149,12 @@ def _data(settings: Mapping[str, Any]) -> Iterator[str]:
         data = stage.get("data", {})
         if not data:
             continue
+        unit = data.get("unit", "patients")
         yield (
             f"- {verb}: cohort '{data.get('cohort')}' (source: {data.get('source', 'unknown')}), "
-            f"{data.get('train_patients', '?')} training patients, "
+            f"{data.get('train_patients', '?')} training {unit}, "
             f"{data.get('train_images', '?')} images; "
-            f"{data.get('held_out_patients', 0)} patients held out. "
+            f"{data.get('held_out_patients', 0)} {unit} held out. "
             f"Licence: {data.get('licence', 'not recorded')}. "
             + (f"Cite: {data['citation']} " if data.get("citation") else "")
             + f"Fingerprint: `{data.get('fingerprint') or 'not recorded'}`."

@@ -255,7 +255,7 @@ def describe(parts: Parts) -> dict[str, Any]:
     counts = {f"{name}_patients": len(part.patients) for name, part in parts.named().items()}
     info = parts.train.info
     origin = {name: getattr(info, name) for name in ("source", "licence", "citation")}
-    origin |= {"fingerprint": parts.fingerprint}
+    origin |= {"fingerprint": parts.fingerprint, "unit": parts.train.unit}
     return {"cohort": info.name, **counts, "train_images": len(parts.train), **origin}
 
 

@@ -41,7 +41,7 @@ MAY_CHANGE = {
 }
 """Settings that may change on resume, since they do not change the result (the latter four change
 rounding, and what dropout draws)."""
-MAY_MOVE = {"run", "cohort"}
+MAY_MOVE = {"run", "cohort", "unit"}
 """Entries of `config.json` that say where something was or what it was called."""
 Sections = Mapping[str, Mapping[str, Any]]
 """Sections of `config.json`."""

@@ -146,10 +146,8 @@ class PatientSampler:
 class CohortRows:
     """The encoded metadata of a cohort, and those of a batch of its images per level.
 
-    Args:
-        cohort: whose metadata.
-        encodings: per level, fitted on training patients; its levels make up the batch.
-        disturb: dropout and corruption of cells, for training; None leaves metadata whole.
+    `encodings` are fitted on training patients, and make up the levels of a batch; `disturb` drops
+    and corrupts cells, for training.
     """
 
     def __init__(
@@ -272,13 +270,8 @@ def epoch_loader(
 ) -> Generator[Batch, None, None]:
     """All batches of `epochs` in order, decoded ahead by `config.workers` processes.
 
-    Those end when the generator is closed or used up.
-
-    Args:
-        dataset: the batches.
-        epochs: which epochs.
-        first_batch: batches of the first epoch to leave out, when a run resumes inside it.
-        pin_memory: for copies to a GPU that overlap with its work.
+    Those end when the generator is closed or used up. A run that resumes inside an epoch begins
+    with its `first_batch`; `pin_memory` lets copies to a GPU overlap with its work.
     """
     order = [(epoch, k) for epoch in epochs for k in range(dataset.batches_per_epoch)]
     rest, workers = order[first_batch:], dataset.config.workers

@@ -21,10 +21,7 @@ def in_order(
 ) -> Generator[Result, None, None]:
     """Results in the order of `items`, computed by threads; close it to stop early.
 
-    Args:
-        work: called once per item, from several threads.
-        items: taken as results are asked for.
-        ahead: items started and not yet returned, at most.
+    At most `ahead` items are started and not yet returned.
     """
     pending = iter(items)
     with ThreadPoolExecutor(THREADS) as pool:

@@ -92,10 +92,6 @@ def verify_image(encoded: bytes, *, shorter_side: int = SHORTER_SIDE) -> Verifie
 
     Else it is encoded anew: a PNG that only held too much as PNG, everything else as JPEG.
 
-    Args:
-        encoded: as for `decode_image`.
-        shorter_side: as for `decode_image`.
-
     Raises:
         CorruptImageError: as `decode_image`.
     """

@@ -22,10 +22,6 @@ class HDF5Images:
     """Images of an HDF5 file, found by what a table calls them; it is opened at the first call.
 
     They are read at their place in the file, which takes half of h5py's time.
-
-    Args:
-        place: where the file is.
-        path: of the file there.
     """
 
     def __init__(self, place: Place, path: str) -> None:

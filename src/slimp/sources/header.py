@@ -26,12 +26,7 @@ def find_header(
 
     It is the first row that holds anything, unless all above some later row are titles: filled
     in half of that row's cells or fewer, where that row itself looks like names (at least three,
-    all different, none a number) and spans the table.
-
-    Args:
-        rows: the top of the table.
-        place: of the file, for messages.
-        row: that of the header, the first being 1; None: look for it.
+    all different, none a number) and spans the table. Or it is the `row` that is given, from 1 on.
     """
     at = row - 1 if row is not None else _first_names(rows)
     if at >= len(rows) > 0:

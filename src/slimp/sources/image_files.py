@@ -16,15 +16,11 @@ MAX_IMAGE_BYTES = 1 << 28
 
 
 class Images:
-    """Image files under some folders of a place, found by what a table calls them.
+    """Image files in folders of a place ('' is all of it), found by what a table calls them.
 
     A cell may give a path from the folder on or just the file's name, with any ending or none, and
     in another case if one file alone is called so. A file without an ending is found, too, and may
     be anything.
-
-    Args:
-        place: where the folders are.
-        folders: paths in it; '' is all of it.
     """
 
     def __init__(self, place: Place, folders: Sequence[str] = ("",)) -> None:

@@ -42,6 +42,7 @@ without a partner there) for each join that has it."""
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Where: TypeAlias = Callable[[int], str]
+"""Position of a cell -> the words that name its file, row and image."""
 
 
 def read_feature(table: pd.DataFrame, feature: Feature, where: Where) -> dict[str, pd.Series]:
@@ -62,11 +63,6 @@ def parse_cells(cells: pd.Series, feature: Feature, where: Where) -> pd.Series:
 
     A cell is missing if it is empty or one of `feature.missing`, spaces around it aside, once its
     alias, if it has one, stands for it: `aliases = { "" = "no" }` makes a blank a no.
-
-    Args:
-        cells: text, never null.
-        feature: what the column is.
-        where: position of a cell -> the words that name its file, row and image.
 
     Raises:
         TableError: names the first cell that does not fit, and the remedy.

@@ -45,12 +45,7 @@ def read_parquet(content: bytes, place: str) -> tuple[pd.DataFrame, str | None]:
 
 
 class ParquetImages:
-    """Images in a column of a Parquet file, found by the names that `read_parquet` gives them.
-
-    Args:
-        path: of the file.
-        column: of the images.
-    """
+    """Images in a column of a Parquet file, found by the names that `read_parquet` gives them."""
 
     def __init__(self, path: Path, column: str) -> None:
         self._path, self._file, self._column = path, pq.ParquetFile(path), column

@@ -79,12 +79,7 @@ def layouts_of(content: Mapping[str, Any]) -> tuple[Layout, ...]:
 
 
 class Search:
-    """Looks for tables in a place; each is read once.
-
-    Args:
-        place: where to look.
-        given: the main table, as a path from RAW on, if the user named it.
-    """
+    """Looks for tables in a place; each is read once. `given`: the path that the user named."""
 
     def __init__(self, place: Place, given: str | None) -> None:
         self._place, self._given = place, given

@@ -46,11 +46,7 @@ DATA_TYPES = {"continuous": "sc:Float", "categorical": "sc:Text", "checkbox": "s
 def write_card(cohort: Cohort, files: Mapping[str, str], path: Path, *, holds: str) -> None:
     """The dataset card: licence, citation, what each column is, and what must not be an input.
 
-    Args:
-        cohort: what was exported.
-        files: split -> its files, as a pattern.
-        path: of the card, beside the files.
-        holds: what they hold, a sentence.
+    `files`: split -> a pattern of its files, beside the card; `holds`: a sentence on them.
     """
     info = cohort.info
     entries = [{"split": split, "path": pattern} for split, pattern in files.items()]
@@ -112,14 +108,9 @@ def write_croissant(
     *,
     holds: str,
 ) -> None:
-    """Writes Croissant 1.0: the files with their hashes, and the columns with their types.
+    """Writes Croissant 1.0: the `name` and `sha256` of the files, and their columns' types.
 
-    Args:
-        cohort: what was exported.
-        files: `name` and `sha256` of each.
-        records: Parquet file -> column -> data type; a type that ends in `[]` is of lists.
-        path: to write, beside the files.
-        holds: what they hold, a sentence.
+    `records`: Parquet file -> column -> data type; one that ends in `[]` is of lists.
     """
     formats = {".parquet": "application/x-parquet", ".tar": "application/x-tar"}
     content = {

@@ -61,10 +61,7 @@ def image_files(images: Path) -> list[str]:
 
 
 def table_of_folders(folder: Path) -> pd.DataFrame:
-    """A table with the columns `path`, `class` and, where folders say so, `split`.
-
-    Args:
-        folder: holds images as `train/nevus/1.jpg` or `nevus/1.jpg`.
+    """A table with the columns `path`, `class` and, of `train/nevus/1.jpg`, `split`.
 
     Raises:
         TableError: the images are not in folders of classes.
@@ -87,13 +84,7 @@ def table_of_folders(folder: Path) -> pd.DataFrame:
 def find_image_columns(
     table: pd.DataFrame, columns: Sequence[Column], files: Sequence[str]
 ) -> ImageColumns:
-    """The image columns, by the files in the image folder or, without one, by their endings.
-
-    Args:
-        table: text cells.
-        columns: what is in them.
-        files: image files, as paths from the image folder on.
-    """
+    """The image columns, by the paths of the files in the image folder or, without, by endings."""
     stems = set(map(stem, files))
     shares = {c.name: _share(list(c.counts), stems) for c in columns if c.counts}
     best = max(shares.values(), default=0.0)

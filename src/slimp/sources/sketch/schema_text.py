@@ -23,12 +23,7 @@ class Line:
 
 
 def render(head: Sequence[str], sections: Mapping[str, Sequence[Line]]) -> str:
-    """The schema file.
-
-    Args:
-        head: sentences to begin with.
-        sections: name -> lines; '' is the top. Those of `unused` become comments at the end.
-    """
+    """The schema file: sentences, then sections by name, '' being the top and `unused` comments."""
     text = [*_comments(head)]
     for name, lines in sections.items():
         if name == "unused" and lines:

@@ -115,9 +115,10 @@ def test_a_schema_file_says_the_licence_of_ones_own_data(tmp_path):
     file.write_text('image = "photo"\n')
     info = import_source("csv", raw, tmp_path / "b", files=RawFiles.from_toml(file)).info
     assert (info.licence, info.citation) == ("unknown", "")
-    file.write_text('image = "photo"\n[dataset]\nlicence = 4\n')
-    with pytest.raises(UserError, match=r"mine\.toml: licence"):
-        RawFiles.from_toml(file)
+    for text, named in (("[dataset]\nlicence = 4", "licence"), ("[table]\nheader = 0", ".*header")):
+        file.write_text(f'image = "photo"\n{text}\n')
+        with pytest.raises(TableError, match=rf"mine\.toml: {named}"):
+            RawFiles.from_toml(file)
 
 
 @pytest.mark.parametrize("name", REVIEWED)

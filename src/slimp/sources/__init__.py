@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slimp.data.schema import Schema
-from slimp.data.settings import read_toml
-from slimp.errors import UserError
+from slimp.data.settings import as_table, read_toml
+from slimp.errors import TableError, UserError
 from slimp.sources.config import ImportOptions
 
 if TYPE_CHECKING:
@@ -120,13 +120,17 @@ class RawFiles:
         """
         from slimp.sources.layout import TableLayout
 
-        schema, layout = Schema.from_toml(file), TableLayout.from_toml(file)
-        about = read_toml(file).get("dataset")
-        about = about if isinstance(about, dict) else {}
+        content = read_toml(file)
+        try:
+            schema = Schema.from_dict(content)
+            layout = TableLayout.from_dict(content.get("table", {}))
+            about = as_table(content.get("dataset", {}), "[dataset]")
+        except TableError as error:
+            raise TableError(f"{file}: {error}") from None
         facts = {key: about[key] for key in ("licence", "citation") if key in about}
         for key, value in facts.items():
             if not isinstance(value, str):
-                raise UserError(f"{file}: {key} under [dataset] must be a text, got {value!r}.")
+                raise TableError(f"{file}: {key} under [dataset] must be a text, got {value!r}.")
         return cls(schema=schema, layout=layout, facts=facts, **files)
 
 

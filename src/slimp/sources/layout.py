@@ -9,12 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from string import Formatter
 from typing import Literal
 
 from slimp.data.schema import TABLE_DEFAULTS
-from slimp.data.settings import as_table, as_texts, read_settings, read_toml
+from slimp.data.settings import as_table, as_texts, read_settings
 from slimp.errors import TableError
 from slimp.sources.parse_cells import points_outside
 
@@ -140,14 +139,6 @@ class TableLayout:
                     "{column:06} for a number with zeros in front, of six digits in all."
                 )
         return tuple((literal, name, int(width or 0)) for literal, name, width, _ in parts)
-
-    @classmethod
-    def from_toml(cls, path: Path) -> TableLayout:
-        """The layout in a schema file; `Schema.from_toml` reads the rest of it."""
-        try:
-            return cls.from_dict(read_toml(path).get("table", {}))
-        except TableError as error:
-            raise TableError(f"{path}: {error}") from None
 
     @classmethod
     def from_dict(cls, content: object) -> TableLayout:

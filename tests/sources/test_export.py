@@ -23,7 +23,7 @@ from raw_data import encoded
 from slimp.data.cohort import Cohort, CohortInfo
 from slimp.data.files import ImagesInMemory, sha256_of
 from slimp.errors import CohortError, TableError, UserError
-from slimp.sources import RawFiles, import_source
+from slimp.sources import import_source
 from slimp.sources.config import ExportOptions, ImportOptions
 from slimp.sources.export import export_cohort, plan_shards
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
@@ -470,10 +470,3 @@ def test_damage_is_named(exported, tmp_path, damage, message):
     with pytest.raises(UserError, match=message):
         import_source("webdataset", exported, tmp_path / "again")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
-
-
-def test_it_needs_no_schema(exported, tmp_path):
-    with pytest.raises(UserError, match="brings its own schema and tables"):
-        import_source(
-            "webdataset", exported, tmp_path / "again", files=RawFiles(table="metadata.csv")
-        )

@@ -101,9 +101,10 @@ def test_what_a_source_is_not(tmp_path):
         get_source("csv").schema()
     with pytest.raises(UserError, match=r"slimp data import synthetic - COH"):
         import_source("synthetic", tmp_path, tmp_path / "c")
-    schema = Schema.from_dict({"image": "img_id"})
-    with pytest.raises(UserError, match="'pad-ufes-20' has a reviewed schema"):
-        import_source("pad-ufes-20", tmp_path, tmp_path / "c", files=RawFiles(schema=schema))
+    files = RawFiles(schema=Schema.from_dict({"image": "img_id"}))
+    for name, said in (("pad-ufes-20", "has a reviewed"), ("webdataset", "brings its own")):
+        with pytest.raises(UserError, match=f"'{name}' {said} schema"):
+            import_source(name, tmp_path, tmp_path / "c", files=files)
 
 
 def test_a_schema_file_says_the_licence_of_ones_own_data(tmp_path):

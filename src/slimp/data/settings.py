@@ -9,11 +9,12 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from slimp.errors import TableError
 
 Kind = TypeVar("Kind")
+_hints = cache(get_type_hints)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def read_settings(
     Raises:
         TableError: it is no table, or a key is unknown, absent or has a value of a wrong type.
     """
-    entry, hints = as_table(content, where), _hints(cast(Any, kind))
+    entry, hints = as_table(content, where), _hints(kind)
     known = {name: name for name in hints if name not in {*given, *(keys or {}).values()}}
     known |= keys or {}
     if unknown := sorted(set(entry) - set(known)):
@@ -89,11 +90,6 @@ def write_settings(owner: Any, keys: Mapping[str, str] | None = None) -> dict[st
             value = list(value) if isinstance(value, tuple) else dict(value)
         content[names.get(field.name, field.name)] = value
     return content
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
 
 
 def _value(value: object, hint: Any, where: str) -> Any:

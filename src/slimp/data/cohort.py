@@ -186,15 +186,11 @@ class Cohort:
                 f"{folder}: not a cohort (no cohort.json). Make one with: slimp data import."
             )
         content = read_content(folder / "cohort.json")
-        images, lesions, patients = (
-            read_parquet(folder, name) for name in ("images", "lesions", "patients")
-        )
+        tables = {f"{level}s": read_parquet(folder, f"{level}s") for level in LEVELS}
         try:
-            store = open_images(folder / "images.bin", images)
+            store = open_images(folder / "images.bin", tables["images"])
             cohort = cls.from_tables(
-                images,
-                lesions,
-                patients,
+                **tables,
                 schema=Schema.from_dict(content["schema"]),
                 store=store,
                 info=CohortInfo(**content["info"]),

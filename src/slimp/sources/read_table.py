@@ -82,6 +82,8 @@ def join_tables(by_path: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         TableError: images that lie in two of the files have one name.
     """
     tables = list(by_path.values())
+    if len(tables) == 1:
+        return tables[0]
     if len({table.index[0][0] for table in tables}) < len(tables):
         tables = [
             table.set_axis(pd.MultiIndex.from_product([[path], table.index.get_level_values(1)]))

@@ -6,7 +6,7 @@ or a file; what each key means is said at the fields of `Layout` and `TableLayou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -93,18 +93,16 @@ class Search:
         """
         near = list[str]()  # what layouts lack of which something is there
         for layout in layouts:
-            found = self._tables(layout)
-            paths = " and ".join(path for path, _ in found)
-            if not found:
+            if not (found := self._tables(layout)):
                 continue
-            if lack := self._lacks(layout, [path for path, _ in found]):
+            paths = " and ".join(found)
+            if lack := self._lacks(layout, found):
                 near.append(f"{paths} {lack}")
                 continue
             if layout.instead:
                 raise TableError(f"{self._place.raw}: {paths} is {layout.name}. {layout.instead}")
-            tables = {path: self._table(path, layout.table).assign(**r.set) for path, r in found}
-            rows = join_tables(tables) if len(tables) > 1 else tables[found[0][0]]
-            return layout, list(tables), rows
+            tables = {p: self._table(p, layout.table).assign(**r.set) for p, r in found.items()}
+            return layout, list(found), join_tables(tables)
         usual = [f"{layout.files} ({layout.name})" for layout in layouts if not layout.instead]
         files = [self._given] if self._given and not near else usual
         hint = f" But {'; '.join(dict.fromkeys(near))}." if near else ""
@@ -146,20 +144,20 @@ class Search:
             self._known[key] = read_table(shown, content=content, layout=layout)
         return self._known[key]
 
-    def _tables(self, layout: Layout) -> list[tuple[str, Rows]]:
+    def _tables(self, layout: Layout) -> dict[str, Rows]:
         """The files of the layout's rows; or the one that the user named, with a `*` its parts."""
         if (given := self._given) is None:
-            usual = [(self._first(rows.file, layout), rows) for rows in layout.rows]
-            return [(path, rows) for path, rows in usual if path is not None]
+            usual = ((self._first(rows.file, layout), rows) for rows in layout.rows)
+            return {path: rows for path, rows in usual if path is not None}
         parts = sorted(self._place.files(given)) if "*" in given else [self._place.at(given)]
-        found = list[tuple[str, Rows]]()
+        found = dict[str, Rows]()
         for path in filter(None, parts):
             name = path.rpartition("/")[2]
             named = [rows for rows in layout.rows if rows.begins and name.startswith(rows.begins)]
-            found.append((path, (named or list(layout.rows))[0]))
+            found[path] = (named or list(layout.rows))[0]
         return found
 
-    def _lacks(self, layout: Layout, paths: Sequence[str]) -> str:
+    def _lacks(self, layout: Layout, paths: Collection[str]) -> str:
         """What keeps the tables from being this layout, or ''."""
         for path in paths if layout.columns else ():
             columns = self._table(path, layout.table).columns

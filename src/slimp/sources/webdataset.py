@@ -80,9 +80,7 @@ def import_webdataset(
             info = replace(info, import_report=report)
         if not kept.all():
             store = ImagesInMemory([b""] * len(cells))
-            whole = Cohort.from_tables(
-                tables.images, tables.lesions, tables.patients, schema=schema, store=store
-            )
+            whole = Cohort.from_tables(**vars(tables), schema=schema, store=store)
             tables = whole.select(kept).tables
         writer.finish(tables, schema, info)
     return Cohort.load(target)

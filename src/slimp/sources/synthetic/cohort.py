@@ -57,9 +57,7 @@ def synthesize(config: SyntheticConfig) -> Cohort:
     encoded: list[bytes] = []
     tables = _generate(config, encoded.append, None)
     return Cohort.from_tables(
-        tables.images,
-        tables.lesions,
-        tables.patients,
+        **vars(tables),
         schema=synthetic_schema(config),
         store=ImagesInMemory(encoded),
         info=_info(config),

@@ -240,6 +240,13 @@ def test_an_unfinished_writer_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_could_not_be_read_again_is_not_written(cohort, tmp_path):
+    tables = replace(cohort.tables, images=cohort.images.assign(label=1))
+    with pytest.raises(CohortError, match=r"ours/images\.parquet: the column 'label' is int64, but"):
+        replace(cohort, tables=tables).save(tmp_path / "c")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_writer_counts_images(tmp_path, cohort):
     count, (*most, last) = len(cohort), map(cohort.read_image, range(len(cohort)))
     with CohortWriter.open(tmp_path / "c") as writer:

@@ -112,8 +112,10 @@ class CohortWriter:
         """Writes the tables; row i of `tables.images` is the i-th image added.
 
         Raises:
-            CohortError: the number of rows is not the number of images added, or is 0.
+            CohortError: the number of rows is not the number of images added, or is 0; or a column
+                has not the type that the schema says.
         """
+        check_types(tables, schema, Path(info.name))
         lengths = np.array(self._lengths, dtype=np.int64)
         if len(tables.images) != len(lengths):
             raise CohortError(f"{len(tables.images)} image rows, {len(lengths)} images.")
@@ -176,7 +178,7 @@ def open_images(path: Path, images: pd.DataFrame) -> PackedImages:
 
 
 def check_types(tables: Tables, schema: Schema, folder: Path) -> None:
-    """Refuses tables that were rewritten with columns of another kind than the schema says.
+    """Refuses tables whose columns are of another kind than the schema says.
 
     Raises:
         CohortError: names the file in `folder` and the column.
@@ -202,7 +204,7 @@ def check_types(tables: Tables, schema: Schema, folder: Path) -> None:
             if kind and not fits[kind](column.dtype) and column.notna().any():
                 raise CohortError(
                     f"{file}: the column '{name}' is {column.dtype}, but {kind} in the schema. "
-                    "Import the data again."
+                    "Convert it, or import the data again."
                 )
 
 

@@ -242,7 +242,7 @@ def test_an_unfinished_writer_leaves_nothing(tmp_path):
 
 def test_what_could_not_be_read_again_is_not_written(cohort, tmp_path):
     tables = replace(cohort.tables, images=cohort.images.assign(label=1))
-    with pytest.raises(CohortError, match=r"ours/images\.parquet: the column 'label' is int64, but"):
+    with pytest.raises(CohortError, match=r"ours/images\.parquet: the column 'label' is int64"):
         replace(cohort, tables=tables).save(tmp_path / "c")
     assert list(tmp_path.iterdir()) == []
 

@@ -9,7 +9,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from slimp.errors import TableError
 
@@ -51,7 +51,7 @@ def read_settings(
     Raises:
         TableError: it is no table, or a key is unknown, absent or has a value of a wrong type.
     """
-    entry, hints = as_table(content, where), _hints(kind)
+    entry, hints = as_table(content, where), _hints(cast(Any, kind))
     known = {name: name for name in hints if name not in {*given, *(keys or {}).values()}}
     known |= keys or {}
     if unknown := sorted(set(entry) - set(known)):

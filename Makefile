@@ -22,7 +22,7 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make check      formatting, lint, types, doctests and the fast tests"
 	@echo "make docs       the documentation site in build/docs/site; DOCS=--quick runs no notebook"
-	@echo "make bench      every benchmark, shortened"
+	@echo "make bench      every benchmark that needs no GPU, shortened"
 	@echo "make clean      remove caches and builds; runs/ and .venv stay"
 
 demo: $(VENV)/.installed
@@ -48,7 +48,7 @@ docs: $(VENV)/.docs
 	$(BIN)/python docs/build_site.py $(DOCS)
 
 bench: $(VENV)/.installed
-	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do \
+	@set -e; for file in $$(grep -l __main__ benchmarks/*.py | grep -v /gpu.py); do \
 	  echo "== $$file --quick"; $(BIN)/python "$$file" --quick; \
 	done
 

@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 
 from harness import plain_parser, record
-from recipe import ALL, folder_of, grouped_folds
+from recipe import ALL, folder_of, grouped_folds, kept_cohort, train_cell
 from slimp.data.cohort import Cohort
 from slimp.evaluation.fine_tuning import fine_tune
 from slimp.evaluation.folds import Split
@@ -54,7 +54,9 @@ def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
     args.cells = folder_of(args.arm, args)
-    cohort = Cohort.load(args.work / args.cohort / "cohort")
+    cohort = kept_cohort(args)
+    if args.quick:
+        train_cell(cohort, grouped_folds(cohort) != args.folds[0], args.arm, args.folds[0], args)
     summary = {"cohort": args.cohort, "arm": args.arm, "folds": args.folds}
     for part in args.parts:
         summary[part] = PARTS[part](cohort, grouped_folds(cohort), args)
@@ -64,7 +66,9 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = plain_parser(__doc__, quick="seconds: low_shot of one fold, which must be trained")
+    parser = plain_parser(
+        __doc__, quick="low_shot of a drawn cohort, one fold and epoch, ImageNet's"
+    )
     parser.add_argument("--cohort", default="pad-ufes-20")
     parser.add_argument("--arm", default="compact_cells", choices=ALL)
     parser.add_argument("--folds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
@@ -73,7 +77,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("runs/recipe"))
     args = parser.parse_args()
     if args.quick:
-        args.parts, args.folds = ["low_shot"], args.folds[:1]
+        args.cohort, args.arm, args.parts, args.folds = "synthetic", "imagenet", ["low_shot"], [0]
     return args
 
 
@@ -99,7 +103,8 @@ def low_shot(cohort: Cohort, folds: np.ndarray, args: argparse.Namespace) -> dic
                 said = probe_design(table.design("image"), few, CONFIG, name=name).predictions
                 found[name].append(said.assign(seed=draw))
         out = args.work / args.cohort / "supervised-10-percent" / f"fold{fold}"
-        tuned = tune(FROM_IMAGENET, cohort, drawn(task, 0), FEW_LABELS, out)
+        config = replace(FEW_LABELS, epochs=1) if args.quick else FEW_LABELS
+        tuned = tune(FROM_IMAGENET, cohort, drawn(task, 0), config, out)
         found["supervised"].append(tuned)
     first = [pd.concat(found["run"]).query("seed == 0"), pd.concat(found["supervised"])]
     return {

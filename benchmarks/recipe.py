@@ -107,8 +107,7 @@ COLUMNS = ["image_id", "lesion_id", "patient_id", "label"]
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
-    folder = args.work / args.cohort / "cohort"
-    cohort = Cohort.load(folder) if folder.exists() else keep(load_cohort(args.cohort), folder)
+    cohort = kept_cohort(args)
     folds = grouped_folds(cohort)
     for fold in args.folds:
         for arm in args.arms:
@@ -130,10 +129,13 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def keep(cohort: Cohort, folder: Path) -> Cohort:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    cohort.save(folder)
-    return cohort
+def kept_cohort(args: argparse.Namespace) -> Cohort:
+    """The cohort in --work, imported there first."""
+    folder = args.work / args.cohort / "cohort"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        load_cohort(args.cohort).save(folder)
+    return Cohort.load(folder)
 
 
 def grouped_folds(cohort: Cohort) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,6 +41,28 @@ def test_the_measured_speed_decides_where_nothing_is_asked_for(
     monkeypatch.setattr(precision, "_bf16_speedup_on_cpu", measured)
     found = fast_precision(config(seed=5, precision=asked))
     assert found == config(seed=5, precision=chosen)  # and nothing else changes
+
+
+@pytest.mark.parametrize(
+    ("encoder", "chosen"),
+    [
+        ("tf_efficientnet_lite0", "32"),
+        ("mobilenetv3_small_050", "32"),
+        ("convnext_atto", "32"),
+        ("resnet10t", "bf16"),
+        ("regnety_002", "bf16"),
+        ("vit_tiny_patch16_224", "bf16"),
+    ],
+)
+def test_encoders_with_depthwise_convolutions_compute_in_32_bit_on_cpus(
+    encoder: str, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_bf16_speedup_on_cpu", lambda: 10.0)
+    before = torch.get_rng_state()
+    asked = PretrainConfig(encoder=encoder, accelerator="cpu")
+    assert fast_precision(asked) == replace(asked, precision=chosen)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert fast_precision(replace(asked, precision="bf16")).precision == "bf16"
 
 
 CPU = torch.device("cpu")

@@ -66,7 +66,8 @@ def run(arguments: Arguments) -> None:
     cohort = slimp.Cohort.load(arguments.cohort)
     if backend == "openvino":
         arguments = replace(arguments, accelerator="cpu")
-    precision = precision_of(arguments.precision, arguments.accelerator)
+    network = model.image_encoder
+    precision = precision_of(arguments.precision, arguments.accelerator, network)
     how = arguments.inference
     how = replace(how, batch_size=arguments.batch_size, precision=precision, backend=backend)
     if (arguments.precision, precision) == ("auto", "bf16") and not bf16_agrees(model, cohort, how):

@@ -55,11 +55,11 @@ def run(arguments: Arguments) -> None:
     from slimp.training.weights_run import as_run
 
     start, out, config = as_run(arguments.run), arguments.out, arguments.config
-    precision = precision_of(config.precision, config.accelerator)
-    config = replace(config, precision=precision)
     cohort = slimp.Cohort.load(arguments.cohort)
     require_possible(cohort, config, ProtocolConfig())
     model = slimp.Slimp.from_pretrained(start)
+    precision = precision_of(config.precision, config.accelerator, model.image_encoder)
+    config = replace(config, precision=precision)
     source = {"run": str(arguments.run), "weights_sha256": sha256_of(start / "model.safetensors")}
     record = {"probe": asdict(config), "finetune": asdict(config), "from": source}
     parts, held_out = parts_of_run(start, cohort), arguments.held_out

@@ -237,21 +237,22 @@ def _resolved_once(kind: Callable[..., Any], changes: str) -> tuple[dict[str, An
     given = json.loads(changes)
     if kind is PretrainConfig:
         given = PretrainConfig.preset_values(given.pop("preset"), given)
-    values = asdict(kind(**given))
+    config = kind(**given)
+    values = asdict(config)
     if "precision" in values:  # a name holds this machine's, where it is to be chosen
-        values["precision"] = _precision(values["precision"], values["accelerator"])
+        values["precision"] = _precision(config)
     machine = {name: values.pop(name) for name in MAY_CHANGE if name in values}
     return values, machine
 
 
-@cache
-def _precision(precision: Any, accelerator: Any) -> Any:
-    """Measured once per process, so that all cells of a plan agree."""
-    if precision != "auto":
-        return precision
-    from slimp.training.devices import precision_of  # it imports torch
+def _precision(config: Any) -> str:
+    if config.precision != "auto":
+        return str(config.precision)
+    from slimp.training.devices import fast_precision, precision_of  # it imports torch
 
-    return precision_of(precision, accelerator)
+    if isinstance(config, PretrainConfig):
+        return fast_precision(config).precision
+    return precision_of("auto", config.accelerator)
 
 
 def _cell(

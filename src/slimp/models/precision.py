@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import nn
@@ -24,10 +24,15 @@ WORTHWHILE = 1.5
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # options of mallopt, from <malloc.h>
 
 
-def bf16_is_fast(device: str) -> bool:
-    """Whether matrix products in bf16 are fast on a kind of device; measured on CPUs."""
+def bf16_is_fast(device: str, network: nn.Module | None = None) -> bool:
+    """Whether bf16 is fast on a kind of device: a network there, or else matrix products.
+
+    Products are measured on CPUs. Networks that convolve each channel on its own (EfficientNet,
+    MobileNet, ConvNeXt) are slower in bf16 there, up to twice, other convolutional networks are
+    faster by as much (`benchmarks/number_formats.py`).
+    """
     if device == "cpu":
-        return _bf16_speedup_on_cpu() > WORTHWHILE
+        return not _channels_apart(network) and _bf16_speedup_on_cpu() > WORTHWHILE
     return device == "cuda" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
@@ -61,8 +66,15 @@ def keep_freed_memory() -> None:
         mallopt(_ARENA_MAX, 1)
 
 
+def _channels_apart(network: nn.Module | None) -> bool:
+    """Whether a network has depthwise convolutions."""
+    modules = () if network is None else network.modules()
+    return any(isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels for m in modules)
+
+
+@cache
 def _bf16_speedup_on_cpu() -> float:
-    """Pace of a bf16 matrix product over that of an fp32 one.
+    """Pace of a bf16 matrix product over that of an fp32 one, asked once a process.
 
     Not measured on x86 processors without AVX-512: they emulate bf16, up to 100 times slower, and
     the products would take seconds.

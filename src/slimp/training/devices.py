@@ -12,10 +12,13 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from slimp.errors import UserError
+from slimp.models.config import ModelConfig
+from slimp.models.image_encoder import OWN, timm_model
 from slimp.models.precision import bf16_is_fast
-from slimp.training.config import PretrainConfig
+from slimp.training.config import PretrainConfig, part_of
 
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -74,14 +77,22 @@ def device_of(accelerator: Accelerator) -> str:
 
 
 def precision_of(
-    precision: Literal["auto", "32", "bf16"], accelerator: Accelerator
+    precision: Literal["auto", "32", "bf16"],
+    accelerator: Accelerator,
+    network: nn.Module | None = None,
 ) -> Literal["32", "bf16"]:
-    """The number format that a `--precision` stands for; auto is bf16 where it is fast."""
+    """The number format that a `--precision` stands for; auto is bf16 where a network is fast."""
     if precision != "auto":
         return precision
-    return "bf16" if bf16_is_fast(device_of(accelerator)) else "32"
+    return "bf16" if bf16_is_fast(device_of(accelerator), network) else "32"
 
 
 def fast_precision(config: PretrainConfig) -> PretrainConfig:
-    """The configuration with `precision="auto"` resolved for the device that will be used."""
-    return replace(config, precision=precision_of(config.precision, config.accelerator))
+    """The configuration with `precision="auto"` resolved for its encoder on its device."""
+    precision = precision_of(config.precision, config.accelerator)
+    chosen = (config.precision, precision) == ("auto", "bf16")
+    if chosen and device_of(config.accelerator) == "cpu" and not config.encoder.startswith(OWN):
+        with torch.random.fork_rng(devices=[]):
+            network = timm_model(part_of(config, ModelConfig), pretrained=False)
+        precision = precision_of("auto", config.accelerator, network)
+    return replace(config, precision=precision)

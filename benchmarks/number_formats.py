@@ -1,6 +1,6 @@
-"""Forward and backward of convolutional image encoders on a CPU, in 32 bit and in bf16.
+"""Forward and backward of image encoders with convolutions on a CPU, in 32 bit and in bf16.
 
-What `--precision auto` goes by: depthwise convolutions are slower in bf16, others are faster.
+What `--precision auto` goes by: networks of depthwise convolutions are slower in bf16.
 Both formats take turns on the same images; batch statistics are frozen, as by default.
 
     python benchmarks/number_formats.py
@@ -30,6 +30,8 @@ ENCODERS = {
     "resnet18": 128,
     "resnext50_32x4d": 128,
     "densenet121": 128,
+    "davit_tiny": 224,
+    "twins_svt_small": 224,
 }
 
 
@@ -39,7 +41,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     names = ("tf_efficientnet_lite0", "resnet18") if args.quick else tuple(ENCODERS)
-    result = {name: measure(name, ENCODERS[name], 8 if args.quick else 32) for name in names}
+    result = {name: measure(name, ENCODERS[name], 8 if args.quick else 16) for name in names}
     for name, row in result.items():
         print(f"{name:24s}" + "  ".join(f"{key} {value}" for key, value in row.items()))
     if args.out:
@@ -47,7 +49,7 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def measure(name: str, side: int, images: int, turns: int = 5) -> dict[str, float | str]:
+def measure(name: str, side: int, images: int, turns: int = 4) -> dict[str, float | str]:
     """Milliseconds per image, the best of the turns; the least cosine between the embeddings."""
     torch.manual_seed(0)
     encoder, cpu = ImageEncoder(ModelConfig(encoder=name, image_size=side)), torch.device("cpu")

@@ -49,12 +49,13 @@ def test_the_measured_speed_decides_where_nothing_is_asked_for(
         ("tf_efficientnet_lite0", "32"),
         ("mobilenetv3_small_050", "32"),
         ("convnext_atto", "32"),
+        ("twins_svt_small", "bf16"),
         ("resnet10t", "bf16"),
         ("regnety_002", "bf16"),
         ("vit_tiny_patch16_224", "bf16"),
     ],
 )
-def test_encoders_with_depthwise_convolutions_compute_in_32_bit_on_cpus(
+def test_encoders_of_depthwise_convolutions_compute_in_32_bit_on_cpus(
     encoder: str, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "_bf16_speedup_on_cpu", lambda: 10.0)

@@ -27,12 +27,12 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # options of mallopt,
 def bf16_is_fast(device: str, network: nn.Module | None = None) -> bool:
     """Whether bf16 is fast on a kind of device: a network there, or else matrix products.
 
-    Products are measured on CPUs. Networks that convolve each channel on its own (EfficientNet,
-    MobileNet, ConvNeXt) are slower in bf16 there, up to twice, other convolutional networks are
-    faster by as much (`benchmarks/number_formats.py`).
+    Products are measured on CPUs. Networks of depthwise convolutions (EfficientNet, MobileNet) take
+    about twice as long in bf16 there, others less or about as long, also those that have linear
+    layers beside such convolutions (`benchmarks/number_formats.py`).
     """
     if device == "cpu":
-        return not _channels_apart(network) and _bf16_speedup_on_cpu() > WORTHWHILE
+        return not _of_depthwise_convolutions(network) and _bf16_speedup_on_cpu() > WORTHWHILE
     return device == "cuda" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
@@ -66,10 +66,11 @@ def keep_freed_memory() -> None:
         mallopt(_ARENA_MAX, 1)
 
 
-def _channels_apart(network: nn.Module | None) -> bool:
-    """Whether a network has depthwise convolutions."""
-    modules = () if network is None else network.modules()
-    return any(isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels for m in modules)
+def _of_depthwise_convolutions(network: nn.Module | None) -> bool:
+    """Whether a network convolves each channel on its own, and has no linear layer."""
+    modules = () if network is None else tuple(network.modules())
+    apart = any(isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels for m in modules)
+    return apart and not any(isinstance(m, nn.Linear) for m in modules)
 
 
 @cache

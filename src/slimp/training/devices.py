@@ -89,10 +89,8 @@ def precision_of(
 
 def fast_precision(config: PretrainConfig) -> PretrainConfig:
     """The configuration with `precision="auto"` resolved for its encoder on its device."""
-    precision = precision_of(config.precision, config.accelerator)
-    chosen = (config.precision, precision) == ("auto", "bf16")
-    if chosen and device_of(config.accelerator) == "cpu" and not config.encoder.startswith(OWN):
-        with torch.random.fork_rng(devices=[]):
+    network = None
+    if config.precision == "auto" and not config.encoder.startswith(OWN):
+        with torch.device("meta"):  # what layers it has, without their weights
             network = timm_model(part_of(config, ModelConfig), pretrained=False)
-        precision = precision_of("auto", config.accelerator, network)
-    return replace(config, precision=precision)
+    return replace(config, precision=precision_of(config.precision, config.accelerator, network))

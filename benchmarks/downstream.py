@@ -3,8 +3,9 @@
 Reads the trainings in --work, each of which has never seen the patients of its fold, beside the
 same ImageNet network. All intervals are 95 %, paired, over the patients of all folds:
 
-- low_shot: image features, labels of 10 % of the training patients, 8 draws; beside ImageNet's
-  features, and beside the network fine-tuned from ImageNet on the first draw.
+- low_shot: labels of 10 % of the training patients, 8 draws, image features and full; minus those
+  of another arm (--against; ImageNet's unless told), and image features minus the network
+  fine-tuned from ImageNet on the first draw.
 - missing: the probe with metadata cells blanked at test, minus image features alone.
 - finetune: end to end with metadata, started from the run and started from ImageNet.
 - symmetries: image features averaged over the 8 symmetries of the square, minus the same of one.
@@ -18,6 +19,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--cohort", default="pad-ufes-20")
     parser.add_argument("--arm", default="compact_cells", choices=ALL)
+    parser.add_argument("--against", default="imagenet", choices=ALL, help="of low_shot")
     parser.add_argument("--folds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--threads", type=int, default=1)
@@ -90,26 +93,29 @@ def task_of(table: FeatureTable, folds: np.ndarray, fold: int) -> Task:
 
 def low_shot(cohort: Cohort, folds: np.ndarray, args: argparse.Namespace) -> dict[str, Any]:
     """Draws count as seeds, so that the intervals are over patients and the mean over draws."""
-    found: dict[str, list[pd.DataFrame]] = {"run": [], "imagenet": [], "supervised": []}
+    arms = {"run": args.cells, "other": folder_of(args.against, args)}
+    found: dict[tuple[str, str], list[pd.DataFrame]] = {}
+    supervised = []
     for fold in args.folds:
-        tables = {
-            "run": FeatureTable.load(args.cells / f"fold{fold}.parquet"),
-            "imagenet": FeatureTable.load(folder_of("imagenet", args) / f"fold{fold}.parquet"),
+        read = {
+            name: replace(FeatureTable.load(cells / f"fold{fold}.parquet"), raw=RawTable.of(cohort))
+            for name, cells in arms.items()
         }
-        task = task_of(tables["run"], folds, fold)
+        task = task_of(read["run"], folds, fold)
         for draw in range(DRAWS):
             few = drawn(task, draw)
-            for name, table in tables.items():
-                said = probe_design(table.design("image"), few, CONFIG, name=name).predictions
-                found[name].append(said.assign(seed=draw))
+            for (name, table), features in product(read.items(), ("image", "full")):
+                said = probe_design(table.design(features), few, CONFIG, name=name).predictions
+                found.setdefault((name, features), []).append(said.assign(seed=draw))
         out = args.work / args.cohort / "supervised-10-percent" / f"fold{fold}"
         config = replace(FEW_LABELS, epochs=1) if args.quick else FEW_LABELS
-        tuned = tune(FROM_IMAGENET, cohort, drawn(task, 0), config, out)
-        found["supervised"].append(tuned)
-    first = [pd.concat(found["run"]).query("seed == 0"), pd.concat(found["supervised"])]
+        supervised.append(tune(FROM_IMAGENET, cohort, drawn(task, 0), config, out))
+    said = {key: pd.concat(tables) for key, tables in found.items()}
+    first = said["run", "image"].query("seed == 0")
     return {
-        "minus_imagenet": both(pd.concat(found["run"]), pd.concat(found["imagenet"])),
-        "minus_supervised_first_draw": both(*first),
+        f"minus_{args.against}": both(said["run", "image"], said["other", "image"]),
+        f"full_minus_{args.against}": both(said["run", "full"], said["other", "full"]),
+        "minus_supervised_first_draw": both(first, pd.concat(supervised)),
     }
 
 

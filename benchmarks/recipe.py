@@ -64,6 +64,7 @@ BASE: dict[str, Any] = {
 FLAT = {"hierarchy": "flat", "lesion_weight": 1.0, "patient_weight": 0.0}
 LESION_ONLY = {"lesion_weight": 1.0, "patient_weight": 0.0}
 COMPACT = {"projection_layers": 1, "temperature": 0.1, "feature_dropout": 0.5}
+CELLS = {**COMPACT, "feature_dropout": 0.2}
 ARMS: dict[str, dict[str, Any]] = {
     "base": {},
     "flat": FLAT,
@@ -77,12 +78,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "compact_20": {**COMPACT, "epochs": 20},
     "compact_images": {**COMPACT, "patients": 48, "images_per_lesion": 4},
     "compact_rotate": {**COMPACT, "rotate": "any"},
-    "compact_cells": {**COMPACT, "feature_dropout": 0.2},
+    "compact_cells": CELLS,
     "compact_hidden": {**COMPACT, "projection_layers": 2},
-    "cells_20": {**COMPACT, "feature_dropout": 0.2, "epochs": 20},
-    "cells_160": {**COMPACT, "feature_dropout": 0.2, "image_size": 160},
-    "cells_rotate": {**COMPACT, "feature_dropout": 0.2, "rotate": "any"},
-    "rotate_160": {**COMPACT, "feature_dropout": 0.2, "rotate": "any", "image_size": 160},
+    "cells_20": {**CELLS, "epochs": 20},
+    "cells_160": {**CELLS, "image_size": 160},
+    "cells_rotate": {**CELLS, "rotate": "any"},
+    "rotate_160": {**CELLS, "rotate": "any", "image_size": 160},
     "compact_negatives": {**COMPACT, "duplicates": "negative"},
     "compact_one_rate": {**COMPACT, "learning_rate": 3e-4, "encoder_lr_scale": 1.0},
     "compact_batch_norm": {**COMPACT, "batch_norm": "batch"},
@@ -93,12 +94,14 @@ ARMS: dict[str, dict[str, Any]] = {
         **{"encoder_weights": None, "encoder_lr_scale": 1.0, "batch_norm": "batch"},
     },
     "side_160": {**COMPACT, "image_size": 160},
-    "after_ham10000": {**COMPACT, "encoder_weights": "ham10000"},
+    "after_ham10000": {**CELLS, "encoder_weights": "ham10000"},
+    "imagenet_160": {"image_size": 160},
 }
-"""Arm -> what it changes of `BASE`. Besides: `imagenet` (untouched) and `plain` (the script).
+"""Arm -> what it changes of `BASE`. Besides: the script `plain`, and `imagenet`.
 
-`compact_cells` is the preset `laptop`.
-`after_ham10000` starts from the run `compact_4` of that cohort's fold 0, which has to be there."""
+`compact_cells` is the preset `laptop`. `after_ham10000` starts from its run of that cohort's
+fold 0, which has to be there."""
+UNTRAINED = ("imagenet", "imagenet_160")
 ALL = ("imagenet", "plain", *ARMS)
 SHOWN = {"balanced_accuracy": "balanced_accuracy", "auroc": "auroc_macro_ovr"}
 COLUMNS = ["image_id", "lesion_id", "patient_id", "label"]
@@ -162,7 +165,7 @@ def train_cell(
             return
         began = time.perf_counter()
         train = train & ~cohort.images["patient_id"].isin(cohort.images["patient_id"][~train])
-        same = next(folder.glob("fold[0-9].parquet"), None) if arm == "imagenet" else None
+        same = next(folder.glob("fold[0-9].parquet"), None) if arm in UNTRAINED else None
         if same is not None:  # untouched weights: the features of any fold
             shutil.copy(same, done)
             return
@@ -174,7 +177,7 @@ def train_arm(
     cohort: Cohort, train: NDArray[np.bool_], arm: str, fold: int, args: argparse.Namespace
 ) -> FeatureTable:
     config = PretrainConfig(**{**BASE, "seed": fold, **ARMS.get(arm, {})})
-    if arm == "imagenet":
+    if arm in UNTRAINED:
         return image_features(cohort, embed(build_model(cohort, config).eval(), cohort))
     if arm == "plain":
         table, rows = RawTable.of(cohort), np.flatnonzero(train)
@@ -186,7 +189,7 @@ def train_arm(
         found = plain_contrast(cohort, scaled, rows, seed=fold)
         return FeatureTable(ids=cohort.images[COLUMNS], features={"image": found})
     if config.encoder_weights == "ham10000":
-        earlier = folder_of("compact_4", argparse.Namespace(work=args.work, cohort="ham10000"))
+        earlier = folder_of("compact_cells", argparse.Namespace(work=args.work, cohort="ham10000"))
         config = replace(config, encoder_weights=str(earlier / "fold0" / "model.safetensors"))
     learning = cohort.select_patients(cohort.images["patient_id"][train].unique())
     run = folder_of(arm, args) / f"fold{fold}"
@@ -221,7 +224,7 @@ def show(cohort: Cohort, folds: NDArray[np.int64], args: argparse.Namespace) -> 
                 rows.append({"arm": arm, "features": features} | row(shared, found, args.against))
                 print(f"{arm:20s} {features:12s} {line(shared, found)}", flush=True)
     summary: dict[str, Any] = {"cohort": args.cohort, "rows": rows}
-    trained = [r for r in rows if r["arm"] not in ("imagenet", "plain") and r["features"] == "full"]
+    trained = [r for r in rows if r["arm"] not in (*UNTRAINED, "plain") and r["features"] == "full"]
     if trained:
         # Arms with more folds first: a mean over other folds is no comparison.
         best = max(trained, key=lambda r: (len(r["folds"]), r["auroc"]))
@@ -262,7 +265,7 @@ def scored(
     full = table.design("full")
     both = replace(full, blocks={"image": full.blocks["image"]})
     designs = {"image": table.design("image"), "image+table": both, "full": full}
-    if arm == "imagenet":
+    if arm in UNTRAINED:
         designs["table"] = replace(full, blocks={})
     return {
         name: probe_design(x, task, config, name=name).predictions for name, x in designs.items()

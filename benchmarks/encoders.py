@@ -20,7 +20,7 @@ import torch
 
 from harness import last_line_of, plain_parser, record
 from slimp.models.image_encoder import ImageEncoder, forward_operations, set_fused_attention
-from slimp.models.precision import suit_to_device
+from slimp.models.precision import compile_encoder, suit_to_device
 from slimp.training.config import PretrainConfig
 from slimp.training.profile import matmul_peak
 
@@ -30,6 +30,7 @@ WAYS = {
     "fused": "bf16, fused attention",
     "unfused": "bf16, unfused",
     "slimp": "bf16, unfused, memory kept",
+    "compiled": "the same, --compile",
 }
 CHUNKS = {"small": (32, 64, 128), "vits": (8, 16, 32)}
 
@@ -91,8 +92,10 @@ def measure(way: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def prepare(encoder: ImageEncoder, way: str, device: torch.device) -> None:
-    if way == "slimp":
+    if way in ("slimp", "compiled"):
         suit_to_device(encoder, device, "bf16")
+        if way == "compiled":
+            compile_encoder(encoder, device)
         return
     set_fused_attention(encoder, way != "unfused")
     if way == "fp32":  # timm's own layout

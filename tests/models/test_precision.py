@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from slimp.errors import UserError
 from slimp.models import precision
 from slimp.models.image_encoder import ImageEncoder
-from slimp.models.precision import suit_to_device
+from slimp.models.precision import compile_encoder, suit_to_device
 from slimp.models.transformer import TokenEncoder
 from slimp.training.config import PretrainConfig
 from slimp.training.devices import fast_precision
@@ -144,3 +145,11 @@ def test_a_gpu_that_can_bf16_gets_it() -> None:
         pytest.skip("no CUDA device")
     wanted = "bf16" if torch.cuda.is_bf16_supported() else "32"
     assert fast_precision(config(accelerator="cuda")).precision == wanted
+
+
+def test_nothing_is_compiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, cpu = ImageEncoder(config()), torch.device("cpu")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match="no-such-compiler is not there"):
+        compile_encoder(encoder, cpu)
+    assert encoder.model._compiled_call_impl is None

@@ -22,6 +22,7 @@ from slimp.models.config import ModelConfig
 from slimp.models.image_encoder import mixes_rows
 from slimp.models.losses import NestedLoss, nested_loss
 from slimp.models.nested import ROWS_ON_CPU, Slimp
+from slimp.models.precision import compile_encoder
 from slimp.training import gradient_cache, memory
 from slimp.training.chunk_size import free_bytes, rows_that_fit, saved_bytes
 from slimp.training.config import part_of
@@ -46,6 +47,10 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "learned missing": (("lesion", "patient"), {"missing": "learned"}),
     "checkpointed encoder": (("lesion", "patient"), {"gradient_checkpointing": True}),
 }
+
+
+DROPPING = {**VIT, "drop_path_rate": 0.4, "proj_drop_rate": 0.3}
+"""An encoder in training mode that drops units."""
 
 
 def cohort() -> Cohort:
@@ -115,13 +120,17 @@ def test_chunks_give_the_gradient_of_the_whole_batch(case: str, chunk: int) -> N
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("chunk", [8, 1000])
-def test_a_gpu_gives_the_gradient_of_the_cpu(chunk: int) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpu_gives_the_gradient_of_the_cpu(compiled: bool, chunk: int) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
+    device = torch.device("cuda")
     model, batch = made(("image", "lesion", "patient"), view_weight=0.5)
     wanted = gradients(model, partial(plainly, model, batch))
-    model.to("cuda")
-    loss, found = gradients(model, partial(cached, model, batch.to(torch.device("cuda")), chunk))
+    model.to(device)
+    if compiled:
+        compile_encoder(model.image_encoder, device)
+    loss, found = gradients(model, partial(cached, model, batch.to(device), chunk))
     assert_same((loss, {name: gradient.cpu() for name, gradient in found.items()}), wanted)
 
 
@@ -146,11 +155,7 @@ def test_images_learn_from_hidden_cells() -> None:
 
 def test_both_passes_drop_the_same_units() -> None:
     """Against one graph over all chunks, each drawn as the cache draws it."""
-    model, batch = made(
-        ("lesion", "patient"),
-        tabular_dropout=0.4,
-        encoder_options={**VIT, "drop_path_rate": 0.4, "proj_drop_rate": 0.3},
-    )
+    model, batch = made(("lesion", "patient"), tabular_dropout=0.4, encoder_options=DROPPING)
 
     def in_one_graph() -> NestedLoss:
         embedded: dict[str, list[Tensor]] = {}
@@ -170,6 +175,21 @@ def test_both_passes_drop_the_same_units() -> None:
     assert_same(gradients(model, partial(cached, model, batch, 6)), wanted)
     without = gradients(model.eval(), partial(plainly, model, batch))
     assert without[0] != pytest.approx(wanted[0], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_drops_the_same_units_in_both_passes(tmp_path: Path) -> None:
+    model, batch = made(("lesion", "patient"), encoder_options=DROPPING)
+    wanted = gradients(model, partial(cached, model, batch, 6))
+    names = [name for name, _ in model.named_parameters()]
+    try:
+        compile_encoder(model.image_encoder, torch.device("cpu"))
+    except UserError as error:
+        pytest.skip(str(error))
+    assert_same(gradients(model, partial(cached, model, batch, 6)), wanted)
+    assert model.image_encoder.model._compiled_call_impl is not None
+    model.save_pretrained(tmp_path)
+    assert names == [name for name, _ in Slimp.from_pretrained(tmp_path).named_parameters()]
 
 
 def test_in_bf16_the_chunks_come_as_close_as_the_whole_batch() -> None:

@@ -72,7 +72,7 @@ def test_the_saved_precision_counts_where_none_is_asked_for(tmp_path: Path) -> N
 
 
 HARMLESS = {
-    *("accelerator", "devices", "nodes", "chunk"),
+    *("accelerator", "devices", "nodes", "chunk", "compile"),
     *("checkpoint_every_steps", "keep_checkpoints", "workers", "logger"),
 }
 

@@ -8,14 +8,18 @@ memory is kept. On CUDA and MPS the fused kernels are PyTorch's defaults.
 from __future__ import annotations
 
 import ctypes
+import os
+import shutil
 import sys
 import time
 from functools import cache, partial
+from importlib.util import find_spec
 
 import torch
 from torch import nn
 
-from slimp.models.image_encoder import set_fused_attention
+from slimp.errors import UserError
+from slimp.models.image_encoder import ImageEncoder, set_fused_attention
 from slimp.models.nested import Autocast
 
 WORTHWHILE = 1.5
@@ -50,6 +54,24 @@ def suit_to_device(model: nn.Module, device: torch.device, precision: str) -> No
     set_fused_attention(model, not (device.type == "cpu" and precision == "bf16"))
     if device.type == "cpu":
         keep_freed_memory()
+
+
+def compile_encoder(encoder: ImageEncoder, device: torch.device) -> None:
+    """Compiles an image encoder in place, at its next call; its parameters keep their names.
+
+    Raises:
+        UserError: there is nothing to compile with.
+    """
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise UserError(
+            f"--compile needs a C++ compiler, and {compiler} is not there: install it, name "
+            "another one in the environment variable CXX, or leave --compile out."
+        )
+    if device.type == "cuda" and find_spec("triton") is None:
+        raise UserError("--compile needs Triton on CUDA: pip install triton, or leave it out.")
+    # Dropout then draws as it does without, the same in both passes of the gradient cache.
+    encoder.model.compile(dynamic=True, options={"fallback_random": True})
 
 
 def keep_freed_memory() -> None:

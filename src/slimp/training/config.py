@@ -80,6 +80,9 @@ class RunConfig(LogConfig, BatchConfig, OptimConfig):
     """Precision of the encoders (loss and optimizer use 32 bit). auto: bf16 where it is fast."""
     gradient_checkpointing: bool = False
     """Recompute the image encoder's activations in the backward pass: slower, less memory."""
+    compile: bool = False
+    """Compile the image encoder with torch.compile, a minute or more at the start. Needs a C++
+    compiler, for CUDA Triton too."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device type."""
     devices: int = 1

@@ -30,7 +30,7 @@ from slimp.data.signals import deferred_signals
 from slimp.errors import CheckpointError, UserError
 from slimp.models.image_encoder import mixes_rows
 from slimp.models.nested import Autocast, Slimp
-from slimp.models.precision import autocast_on, suit_to_device
+from slimp.models.precision import autocast_on, compile_encoder, suit_to_device
 from slimp.training.build_model import build_model
 from slimp.training.checkpoint import Checkpoints, Progress
 from slimp.training.chunk_size import rows_that_fit
@@ -233,7 +233,12 @@ def prepare(
     device: torch.device,
     autocast: Autocast,
 ) -> PretrainConfig:
-    """The configuration with `chunk="auto"` resolved; the model is set up for its device."""
+    """The configuration with `chunk="auto"` resolved; the model is set up for its device.
+
+    Raises:
+        UserError: the devices differ in number format, rows cannot be divided among processes, or
+            there is nothing to compile the encoder with.
+    """
     bf16 = float(config.precision == "bf16")
     if agree(bf16, device, on="least") != agree(bf16, device, on="most"):
         raise UserError("bf16 is fast on some of the devices only: pass --precision 32 or bf16.")
@@ -247,6 +252,8 @@ def prepare(
     elif chunk == "auto":
         fit = rows_that_fit(model, data.metadata.rows, device, autocast, sharing=data.processes)
         chunk = int(agree(float(fit), device))
+    if config.compile:
+        compile_encoder(model.image_encoder, device)
     return replace(config, chunk=chunk)
 
 

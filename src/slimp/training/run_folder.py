@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 MAY_CHANGE = {
     *("workers", "checkpoint_every_steps", "keep_checkpoints", "logger"),
-    *("accelerator", "devices", "nodes", "chunk"),
+    *("accelerator", "devices", "nodes", "chunk", "compile"),
 }
-"""Settings that may change on resume, since they do not change the result (the latter four change
+"""Settings that may change on resume, since they do not change the result (the latter five change
 rounding, and what dropout draws)."""
 MAY_MOVE = {"run", "cohort", "unit"}
 """Entries of `config.json` that say where something was or what it was called."""

@@ -171,6 +171,33 @@ def test_titles_above_the_header(tmp_path, content, header, names):
     assert (f"row {header} was taken for the header" in str(table.attrs[ASSUMED])) == (header > 1)
 
 
+@pytest.mark.parametrize("start", ["<html><body>", ' <?xml v="1"?>', '[\n {"a"', '{"id": 1, "b"'])
+def test_web_pages_and_json_are_no_tables(tmp_path, start):
+    with pytest.raises(TableError, match=r"metadata\.csv: is HTML, XML or JSON"):
+        read_table(written(tmp_path, f"{start},x,y\n1,2,3\n"))
+
+
+def test_ids_that_were_kept_from_excel(tmp_path):
+    table = read_table(written(tmp_path, 'id,x\n"=""007""",a\n="008",b="c"\n'))
+    assert table.to_numpy().tolist() == [["007", "a"], ["008", 'b="c"']]
+
+
+def test_a_lone_title_is_no_header(tmp_path):
+    with pytest.raises(TableError, match=r"row 1 names 1 of 5 columns \('Report'\).* set header"):
+        read_table(written(tmp_path, "Report,,,,\nid,1,2,3,4\na,5,6,7,8\n"))
+
+
+@pytest.mark.parametrize("header", [None, 2])
+def test_names_that_span_two_rows_of_a_header(header):
+    rows = [["id", "seen", "colour", ""], ["", "", "red", "white"]]
+    rows += [["P1", "May", "", "X"], ["P2", "June", "X", ""]]
+    merged = [((0, 0), (1, 0)), ((0, 1), (1, 1)), ((0, 2), (0, 3))]
+    layout = TableLayout(header=header)
+    table, _ = read_spreadsheet.rows_as_text(rows, merged, "t", layout)
+    assert table.columns.tolist() == ["id", "seen", "red", "white"]
+    assert table.index.tolist() == [3, 4]
+
+
 def test_a_named_header_is_taken(tmp_path):
     path = written(tmp_path, "a,b\nc,d\n1,2\n")
     table = read_table(path, layout=TableLayout(header=2))
@@ -388,6 +415,13 @@ def test_tables_of_other_columns_and_kinds_are_joined(tmp_path):
     assert "t.parquet: has no column 'y'" in said
     what = Feature(name="x", kind="continuous", columns=("x",), decimal=",", thousands=".")
     assert read_feature(joined, what, str)["x"].tolist() == [1.234, 2.5, 1234]
+
+
+def test_columns_of_two_files_that_differ_in_case_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("i,x,Sex\nb,2,m\n")
+    (tmp_path / "b.csv").write_text("sex,i,x\nf,c,3\n")
+    with pytest.raises(TableError, match=r"(?i)a column 'sex', other files 'sex'"):
+        join_tables({name: read_table(tmp_path / name) for name in ("a.csv", "b.csv")})
 
 
 def test_without_the_extra_spreadsheets_are_refused_in_a_sentence(monkeypatch):

@@ -72,7 +72,8 @@ def repeats(table: pd.DataFrame, ids: pd.Series, schema: Schema) -> Mask:
         raise TableError(
             f"{namer(table, schema)(second)}, column '{column}': '{b[column]}', but row "
             f"{table.index[first][1]} has '{a[column]}' for the same image "
-            f"'{ids.iloc[second]}'. An image has one row; remove the wrong one."
+            f"'{ids.iloc[second]}'. An image has one row; remove the wrong one, or write "
+            "the path if they are files in two folders."
         )
     return repeats
 

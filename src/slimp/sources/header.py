@@ -34,6 +34,11 @@ def find_header(
     names = [" ".join(cell.split()) for cell in rows[at]] if rows else []
     if not any(names):
         raise TableError(f"{place}: row {at + 1} is empty; it must name the columns.")
+    if row is None and sum(map(bool, names)) == 1 and len(names) > 4:
+        raise TableError(
+            f"{place}: row {at + 1} names 1 of {len(names)} columns ('{max(names)}'). If another "
+            "row is the header, set header under [table]."
+        )
     names = [name or f"unnamed_{number}" for number, name in enumerate(names, start=1)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise TableError(f"{place}: two columns are called '{twice[0]}'. Rename one of them.")
@@ -47,7 +52,11 @@ def _first_names(rows: Sequence[Sequence[str]]) -> int:
         names = [cell.strip() for cell in row if cell.strip()]
         spans = len(names) >= max(3, 0.8 * max(counts))
         if spans and len(set(names)) == len(names) and not any(map(_NUMERIC.fullmatch, names)):
-            return place if all(2 * count <= len(names) for count in counts[:place]) else first
+            # of a group's title over several columns; names that span both rows are no titles
+            above = [
+                sum(x != "" and x not in names for x in map(str.strip, r)) for r in rows[:place]
+            ]
+            return place if all(2 * count <= len(names) for count in above) else first
     return first
 
 

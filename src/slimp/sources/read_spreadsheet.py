@@ -68,6 +68,9 @@ def rows_as_text(
 ) -> tuple[pd.DataFrame, list[str]]:
     """As `read_spreadsheet`, of rows of typed cells and the corners of merged ones."""
     top = [[cell_text(cell) for cell in row] for row in rows[: max(SEARCHED, layout.header or 0)]]
+    for (row, column), (last_row, _) in merged:  # a name may span two rows of a header
+        for cells in top[row + 1 : last_row + 1] if column < len(top[0]) else ():
+            cells[column] = top[row][column]
     at, names = find_header(top, place, layout.header)
     shared = 0
     for (row, column), (last_row, last_column) in merged:

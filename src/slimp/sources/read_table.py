@@ -79,7 +79,8 @@ def join_tables(by_path: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     Where two files have one name, the index holds their paths instead, so that no row is another.
 
     Raises:
-        TableError: images that lie in two of the files have one name.
+        TableError: images that lie in two of the files have one name, or columns differ in letter
+            case alone.
     """
     tables = list(by_path.values())
     if len(tables) == 1:
@@ -100,8 +101,14 @@ def join_tables(by_path: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         )
     notes = [note for table in tables for note in table.attrs[ASSUMED]]
     for table in tables:
-        if lacking := [f"'{name}'" for name in joined if name not in table]:
-            named = ", ".join(lacking[:5]) + ", ..." * (len(lacking) > 5)
+        own = {str(name).casefold(): name for name in table}
+        if lacking := [str(name) for name in joined if name not in table]:
+            if twin := next((name for name in lacking if name.casefold() in own), None):
+                raise TableError(
+                    f"{table.index[0][0]}: has a column '{own[twin.casefold()]}', other files "
+                    f"'{twin}'. Write them alike."
+                )
+            named = ", ".join(f"'{n}'" for n in lacking[:5]) + ", ..." * (len(lacking) > 5)
             notes.append(
                 f"{table.index[0][0]}: has no column {named}, as other files have; its cells there "
                 "are empty."

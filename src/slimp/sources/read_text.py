@@ -60,6 +60,10 @@ def _as_utf8(content: bytes, place: str, encoding: str | None) -> tuple[bytes, l
             ) from None
         text, note = _western(content, place)
         recoded, notes = unicodedata.normalize("NFC", text).encode(), [note]
+    if re.match(r"\s*(?:<(?:!doctype|\?xml|html|table)|[\[{]\s*[\"{\[])", text, re.IGNORECASE):
+        raise TableError(
+            f"{place}: is HTML, XML or JSON, whatever its name. Save it as 'CSV UTF-8'."
+        )
     if "\0" in text:
         raise TableError(
             f"{place}: is not a table: neither text nor Parquet nor a spreadsheet. If it is "
@@ -145,9 +149,12 @@ def _read_cells(text: bytes, mark: str, names: list[str], header: int, place: st
         raise TableError(
             f"{place}, row {misfits[0].number}: has {misfits[0].actual_columns} cells, but the "
             f"header names {len(names)} columns (delimiter {mark!r}). A cell that "
-            "holds the delimiter, a quote or a line break must stand in double quotes."
+            "holds the delimiter, a quote or a line break must stand in double quotes; if another "
+            "row is the header, set header under [table]."
         )
     table: pd.DataFrame = cells.to_pandas()
+    if b'="' in text:  # how some programs keep Excel from changing an id: ="007"
+        table = table.replace(r'^="(.*)"$', r"\1", regex=True)
     table.index += header + 1
     unclosed = len(table) and "\n" in str(table.iloc[-1, -1])
     if unclosed and not text[-4096:].rstrip().endswith(b'"'):

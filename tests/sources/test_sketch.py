@@ -78,6 +78,17 @@ COLUMNS = [  # cells, header, what they are described as
     (["Leg", "leg", "Leg"], "x", {"kind": "category", "aliases": {"leg": "Leg"}}),
     (["lower_arm", "Lower Arm", "lower_arm"], "x", {"aliases": {"Lower Arm": "lower_arm"}}),
     (["нос", "рука"], "x", {"kind": "category", "aliases": {}}),
+    ([*map(str, range(20, 30)), *["void"] * 5], "x", {"kind": "number", "missing": {"void"}}),
+    (["0", "1", "9"], "itch", {"kind": "checkbox", "missing": {"9"}}),
+    (["1", "2.0", "9.0"], "x", {"kind": "category", "missing": {"9.0"}}),
+    ([*map(str, range(30)), "99"], "x", {"kind": "number", "missing": {"99"}}),
+    (["0", "1", "9"], "centre", {"missing": set()}),
+    (["0.5", "1", "9"], "x", {"kind": "number", "missing": set()}),
+    (["1", "2", "3", "9"], "x", {"kind": "number", "missing": set()}),
+    (["1956", "1971"], "year_of_birth", {"kind": "date", "formats": ("%Y",)}),
+    (["21916", "30211.0"], "date of birth", {"kind": "date", "formats": ()}),
+    (["2001", "2060", "2002"], "patient_id", {"kind": "number"}),
+    (["01.01.1900", "02.03.1960"], "x", {"kind": "date", "missing": {"01.01.1900"}}),
 ]
 
 
@@ -379,6 +390,70 @@ def test_labels_are_joined_and_emptied(tmp_path):
     frame = clinic()
     frame.loc[0, "dx"], frame.loc[1, "dx"] = "Melanoma", "unknown"
     assert sketched(tmp_path, frame).schema().label_names == {"unknown": "", "Melanoma": "melanoma"}
+
+
+def test_a_row_of_several_lesions_is_refused(tmp_path):
+    frame = clinic()[["subject", "file", "dx"]].iloc[::2]
+    frame = frame.assign(spot=frame.groupby("subject").cumcount() + 1)
+    wide = frame.pivot(index="subject", columns="spot", values=["file", "dx"])
+    wide.columns = [f"spot{number}_{name}" for name, number in wide.columns]
+    with pytest.raises(TableError, match="labels in spot1_dx, spot2_dx, spot3_dx, so it is about"):
+        sketched(tmp_path, wide.reset_index())
+
+
+def test_numbers_of_lesions_whose_labels_differ_are_no_ids(tmp_path):
+    frame = clinic()
+    numbered = frame.assign(spot=frame["subject"].str[-1].astype(int) % 2 + 1)
+    sketch = sketched(tmp_path, numbered)
+    assert "the labels of one spot differ in" in said(sketch)
+    assert sketch.schema().lesion is None
+    assert "spot" not in {column for f in sketch.schema().features for column in f.columns}
+    coded = sketched(tmp_path, numbered.assign(spot="S" + numbered["spot"].astype(str)))
+    assert coded.schema().lesion == "spot"
+    assert "the labels of one spot differ in" in said(coded)
+    assert "the labels of one" not in said(sketched(tmp_path, frame))
+
+
+def test_ids_that_may_stand_for_several_people_or_name_one_are_asked_about(tmp_path):
+    frame = people(120)
+    unknown = frame["number"].mask(frame.index % 3 == 0, "0")
+    assert "'0' has 40 rows, any other" in said(sketched(tmp_path, frame.assign(pid=unknown)))
+    assert "has 40 rows" not in said(sketched(tmp_path, frame.assign(pid=frame["number"])))
+    names = frame["number"].map(lambda cell: "Doe" + chr(97 + int(cell) % 26))
+    assert "if they are names, pseudonymise" in said(sketched(tmp_path, frame.assign(pid=names)))
+
+
+def test_ids_that_a_spreadsheet_has_damaged_stay_ids_and_are_refused(tmp_path):
+    frame = people()
+    sketch = sketched(tmp_path, frame.assign(pid=[f"1.23{i % 30:02}E+12" for i in range(60)]))
+    assert sketch.schema().patient == "pid"
+    assert "AN IMPORT WOULD STOP" in said(sketch)
+
+
+def test_of_numbers_that_name_files_those_of_patients_are_not_the_images(tmp_path):
+    frame = people().drop(columns="file")
+    frame["number"] = frame["number"].rank(method="dense").astype(int).astype(str)
+    frame["n"] = [str(row) for row in range(1, 61)]
+    draw(tmp_path / "images", frame["n"] + ".png")
+    assert sketched(tmp_path, frame).schema().image == "n"
+
+
+def test_whole_numbers_of_many_digits_and_columns_of_classes_are_refused(tmp_path):
+    frame, number = clinic().drop(columns="dx"), np.arange(48)
+    frame["code"] = (300_000 + 17 * (number % 20)).astype(str)
+    frame["MEL"], frame["Basal cell carcinoma"] = (number % 7 / 7).astype(str), number % 2
+    frame["report"] = np.array(["Nevus, benign", "Solid BCC", "Melanoma 1 mm"])[number % 3]
+    frame["skin history"] = np.array(["melanoma before", "none known"])[number % 2]
+    schema = sketched(tmp_path, frame).schema()
+    assert set(schema.refused) == {"code", "MEL", "Basal cell carcinoma", "report"}
+    assert "skin_history" in {f.name for f in schema.features}
+
+
+def test_cells_without_a_unit_are_asked_about(tmp_path):
+    frame = clinic().assign(size=["0.4 cm", "5", "7"] * 16)
+    assert "32 cells name no unit: they count as cm. Is that so?" in said(sketched(tmp_path, frame))
+    named = frame.rename(columns={"size": "size_mm"})
+    assert "name no unit" not in said(sketched(tmp_path, named))
 
 
 def test_without_images_endings_count(tmp_path):

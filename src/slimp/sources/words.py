@@ -1,4 +1,4 @@
-"""Words of table headers and cells in six languages (`words.toml`), as hints."""
+"""Words of table headers and cells in seven languages (`words.toml`), as hints."""
 
 from __future__ import annotations
 

@@ -12,17 +12,24 @@ import pandas as pd
 
 from slimp.data.schema import Feature
 from slimp.sources.parse_cells import TICKS, WITH_UNIT, read_numbers
+from slimp.sources.parse_ids import EXPONENT
 from slimp.sources.sketch.schema_text import value_text
-from slimp.sources.words import header_unit, hints_at, plain, words
+from slimp.sources.words import header_unit, hints_at, is_called_id, plain, words
 
 ColumnKind = Literal["empty", "number", "date", "checkbox", "category", "code", "text"]
 MARKS = ((".", None), (",", None), (",", "."), (".", ","), (".", "'"), (".", " "), (",", " "))
 """Marks of decimals and thousands; the first pair that reads most cells counts."""
 MISSING_CODES = ("-1", "-9", "-99", "-999", "-9999", "999", "9999")
 """Numbers that stand for missing where all others are far away."""
+SHORT_CODES = ("8", "9", "88", "99", "888")
+"""Likewise, if they recur among whole numbers that are no code of something else."""
+FAR = 3
+"""Times the largest other number, at least, that a number for missing is."""
 FEW, MANY = 7, 60
 """Distinct values, at most, of a column of numeric codes, and of a category."""
 DATE_LIKE = r"[0-9]{1,4}([-./ ])\w{2,3}\1[0-9]{2,4}(?![0-9])|[0-9]{8}$"
+NUMBERED_DATES = (YEAR := r"(?:19|20)[0-9]{2}", r"[1-6][0-9]{4}(?:\.0)?")
+"""Years, and days as a spreadsheet counts them; no format reads these."""
 READ = 0.9
 """Share of the cells, at least, that can be read in a column of numbers or of dates; the others
 count as missing."""
@@ -60,8 +67,8 @@ class Column:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every cell is a whole number, as ids may be."""
-        return all(re.fullmatch(r"-?[0-9]+(\.0)?", cell) for cell in self.counts)
+        """Whether every cell is a whole number, as ids may be, if a spreadsheet has damaged it."""
+        return all(re.fullmatch(rf"-?[0-9]+(\.0)?|{EXPONENT.pattern}", c) for c in self.counts)
 
 
 class _Found(NamedTuple):
@@ -81,7 +88,7 @@ def describe(column: pd.Series) -> Column:
     counts = cells[cells != ""].value_counts()
     said -= {"-"} if "+" in counts else set()  # then it means no
     missing = [cell for cell in counts.index if plain(cell) in said]
-    missing += _missing_codes([cell for cell in counts.index if cell not in missing])
+    missing += _missing_codes(name, counts.drop(missing))
     known, found = counts.drop(missing), _Found("empty")
     if len(known):
         readers = (_checkbox, _dates, _numbers, _words)
@@ -110,15 +117,20 @@ def describe(column: pd.Series) -> Column:
     )
 
 
-def _missing_codes(cells: list[str]) -> list[str]:
+def _missing_codes(name: str, counts: pd.Series) -> list[str]:
     """Numbers as people write for missing: among words, or far from all other numbers."""
-    codes = [cell for cell in cells if cell.removesuffix(".0") in MISSING_CODES]
-    others = pd.Series([cell for cell in cells if cell not in codes], dtype="str")
+    whole = {str(cell): str(cell).removesuffix(".0") for cell in counts.index}
+    codes = [cell for cell, number in whole.items() if number in MISSING_CODES]
+    short = [c for c, number in whole.items() if number in SHORT_CODES and counts[c] > 1]
+    of_code = is_called_id(name) or hints_at(name, "code", "patient", "lesion", "label")
+    if not of_code and all(n.isdecimal() for c, n in whole.items() if c not in codes):
+        codes += short
+    others = pd.Series([cell for cell in whole if cell not in codes], dtype="str")
     if not codes or others.empty or others.str.contains(r"[^\W\d_]").all():
         return codes if len(others) else []
     numbers = pd.to_numeric(others.str.replace(",", "."), errors="coerce")
     low, high = numbers.min(), numbers.max()
-    return [c for c in codes if (low >= 0 if float(c) < 0 else float(c) > 5 * max(high, 1))]
+    return [c for c in codes if (low >= 0 if float(c) < 0 else float(c) > FAR * max(high, 1))]
 
 
 def _checkbox(name: str, counts: pd.Series, rows: int) -> _Found | None:
@@ -142,6 +154,12 @@ def _checkbox(name: str, counts: pd.Series, rows: int) -> _Found | None:
 
 def _dates(name: str, counts: pd.Series, rows: int) -> _Found | None:
     cells = pd.Series(counts.index, index=counts.index, dtype="str")
+    dated = hints_at(name, "birth", "visit") or header_unit(name) == "years"
+    for form in NUMBERED_DATES if dated and not is_called_id(name) else ():
+        like = cells.str.fullmatch(form)
+        if counts[like].sum() >= READ * counts.sum():
+            settings = {"formats": ("%Y",) * (form == YEAR)}
+            return _Found("date", settings, unread=[*cells[~like]])
     if not cells.head(50).str.match(DATE_LIKE).mean() > 0.5:
         return None
     read = {}
@@ -160,8 +178,12 @@ def _dates(name: str, counts: pd.Series, rows: int) -> _Found | None:
 
 def _numbers(name: str, counts: pd.Series, rows: int) -> _Found | None:
     cells = pd.Series(counts.index, index=counts.index, dtype="str")
-    if not cells.str.contains(r"[0-9]").any():
+    with_digit = cells.str.contains(r"[0-9]")
+    if not with_digit.any():
         return None
+    aim = READ * counts.sum()
+    if (~with_digit).sum() == 1 and with_digit.sum() > FEW:  # a word for missing, in no list
+        aim = max(READ * counts[with_digit].sum(), counts.sum() / 2)
     unit, units = _units(name, counts)
     feature: dict[str, Any] = {"name": "x", "kind": "continuous", "columns": ("x",)}
     most, numbers, (decimal, thousands) = 0, pd.Series(dtype="float64"), MARKS[0]
@@ -172,7 +194,7 @@ def _numbers(name: str, counts: pd.Series, rows: int) -> _Found | None:
             most, numbers, (decimal, thousands) = count, read, marks
         if count == counts.sum():
             break
-    if most < READ * counts.sum() or most == 0:
+    if most < aim or most == 0:
         return None
     good = numbers.notna()
     whole = bool(cells[good].str.fullmatch(r"-?[0-9]+(\.0)?").all())
@@ -185,6 +207,9 @@ def _numbers(name: str, counts: pd.Series, rows: int) -> _Found | None:
     if units:
         factors = ", ".join(f"1 {spelled} as {value:.6g}" for spelled, value in units.items())
         doubts.append(f"some cells end in other units, counted in {unit}: {factors}.")
+    bare = int(counts[good & ~cells.str.match(WITH_UNIT)].sum())
+    if unit and header_unit(name) is None and bare:
+        doubts.append(f"{bare} cells name no unit: they count as {unit}. Is that so?")
     marked = cells[good & cells.str.contains(decimal, regex=False)]
     grouped = rf"[+-]?[1-9][0-9]{{0,2}}(?:{re.escape(decimal)}[0-9]{{3}})+(?:[^0-9].*)?"
     unclear = thousands is None and len(marked) > 0 and marked.str.fullmatch(grouped).all()

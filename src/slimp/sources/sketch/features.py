@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -25,6 +26,8 @@ from slimp.sources.words import (
 
 EVIDENCE = 3
 """Patients with two lesions that it takes to tell the two levels apart."""
+LEAST_ID = 10_000
+"""Whole numbers that are all as large are refused."""
 VARYING = 0.05
 """Share of the groups whose values may differ in a column of their level."""
 Groups = Mapping[LevelName, pd.Series]
@@ -87,6 +90,22 @@ def _groups(columns: Sequence[Column], roles: Roles) -> dict[LevelName, pd.Serie
     return groups
 
 
+def with_doubts(columns: Sequence[Column], roles: Roles) -> Roles:
+    """The roles without lesions that are numbers if the labels differ within most of them."""
+    labels, lesions = _labels(columns, roles), _groups(columns, roles).get("lesion")
+    if labels is None or lesions is None:
+        return roles
+    count, varying = variation(labels.fillna(""), lesions)
+    if not varying:
+        return roles
+    numbered = next(c for c in columns if c.name == roles.lesion).is_whole
+    said = f"the labels of one {roles.lesion} differ in {varying} of {count} cases"
+    if numbered and varying > count / 2:  # 1, 2, ... of each patient, side or hospital
+        said, roles = f"{said}, so each image is taken for a lesion", replace(roles, lesion=None)
+    said = f"{roles.doubts.get('lesion', '')} {said}.".strip()
+    return replace(roles, doubts={**roles.doubts, "lesion": said})
+
+
 def _labels(columns: Sequence[Column], roles: Roles) -> pd.Series | None:
     """(rows,) the class, missing as NA; None without a label."""
     own = [c for c in columns if c.name in roles.label]
@@ -100,7 +119,7 @@ def _not_a_feature(
     column: Column, labels: pd.Series | None, patients: pd.Series | None
 ) -> tuple[str, str]:
     """The section for a column that must not or cannot be a feature, and why; '' if it can."""
-    name = column.name
+    name, of_person = column.name, hints_at(column.name, "person_level")
     if column.kind == "empty":
         return "unused", "empty in every row"
     if column.kind == "date":
@@ -109,7 +128,7 @@ def _not_a_feature(
         return "drop", "its name says that it may name a person"
     if hints_at(name, "text"):
         return "drop", "free text, as its name says"
-    if names_diagnosis(name):
+    if names_diagnosis(name) or spaced(name) in words()["cells"]["label"]:
         return "refused", "a diagnosis, as its name says"
     if hints_at(name, "after"):
         return "refused", "of the work-up or its result, as its name says"
@@ -118,8 +137,10 @@ def _not_a_feature(
             return "drop", f"{found[0]}, as it seems"
         if column.kind == "code":
             return "drop", "an identifier, as it seems"
-        if 3 * column.distinct <= column.filled and (said := _named_class(column, labels)):
-            return "refused", f"text that names the diagnosis, as in '{said}'"
+    recurs = column.kind in ("category", "text") and 3 * column.distinct <= column.filled
+    if recurs and not of_person and (said := _named_class(column, labels)):
+        return "refused", f"text that names the diagnosis, as in '{said}'"
+    if column.kind == "text":
         return "drop", "free text, which may say anything"
     if is_row_counter(column):
         first = ", ".join(column.cells[:3])
@@ -129,6 +150,8 @@ def _not_a_feature(
     numbered = column.is_whole or all(re.search(r"\d", cell) for cell in column.counts)
     if column.kind != "checkbox" and numbered and is_called_id(name):
         return "refused", "an id, as its name says, and no measurement"
+    if column.numbers is not None and column.is_whole and column.numbers.min() >= LEAST_ID:
+        return "refused", f"whole numbers from {LEAST_ID:,} on, as ids have and measurements do not"
     if name in RESERVED_COLUMNS:
         return "unused", "a cohort has a column of this name; rename it to use it"
     if column.distinct < 2 and column.kind != "checkbox":
@@ -152,8 +175,8 @@ def _leak(column: Column, labels: pd.Series, patients: pd.Series | None) -> str:
 
 def _named_class(column: Column, labels: pd.Series | None) -> str:
     """A cell of text that names a class, if a third of them do."""
-    own = [] if labels is None else list(map(str, labels.dropna().unique()))
-    classes = {*words()["cells"]["label"], *map(spaced, own)}
+    own = set() if labels is None else set(map(spaced, labels.dropna().unique()))
+    classes = {*words()["cells"]["label"], *own.difference(words()["cells"]["yes"])}
     known = [f" {word} " for word in classes if len(word) > 2]
     naming = [c for c in column.counts if any(word in f" {spaced(c)} " for word in known)]
     enough = sum(column.counts[cell] for cell in naming) > column.filled / 3
@@ -171,7 +194,9 @@ def _level(column: Column, groups: Groups, *, evident: bool) -> tuple[LevelName,
         count, varying = variation(column.cells, ids)
         tolerated = 0.5 if of_person and level == "patient" else VARYING
         if varying <= tolerated * max(count, 1) and (evident or of_person or level == "lesion"):
-            return level, f"differs within {varying} of {count} {level}s." if varying else ""
+            doubt = f"differs within {varying} of {count} {level}s." if varying else ""
+            asked = " Is each of these ids one person's?" if varying > VARYING * count else ""
+            return level, doubt + asked
     return ("image" if of_picture or "lesion" in groups else "lesion"), ""
 
 

@@ -91,7 +91,8 @@ def find_image_columns(
     if best < SOME:
         return _named_by_ids(table, columns, files) if files else ImageColumns()
     chosen = dict[str, set[str]]()  # name -> stems; of columns that name the same files, one
-    for name in sorted(shares, key=lambda name: not hints_at(name, "image")):
+    distinct = {c.name: c.distinct for c in columns}  # of numbers, those of patients recur
+    for name in sorted(shares, key=lambda name: (not hints_at(name, "image"), -distinct[name])):
         own = {stem(cell) for cell in table[name] if cell.strip()}
         same = any(len(own & other) > 0.5 * len(own) for other in chosen.values())
         if shares[name] >= max(SOME, best - 0.3) and not same:

@@ -25,6 +25,8 @@ from slimp.sources.words import (
 
 CLASSES = 50
 """A label with more classes is none."""
+MOST_ROWS = 10
+"""Times as many rows as any other, from which on an id may stand for unknown persons."""
 FOLDS = 20
 """A column of more parts is no split."""
 
@@ -113,7 +115,10 @@ def _label(free: Sequence[Column], doubts: list[str]) -> tuple[str, ...]:
         label: tuple[str, ...] = group
     elif best is None:
         label = ()
-        doubts.append("no column looks like a diagnosis; name it here if there is one.")
+        doubts.append(
+            "no column looks like a diagnosis; name it here if there is one, and look for columns "
+            "below that give it away."
+        )
     else:
         label = (best,)
         if filled[best] < 0.5:
@@ -166,6 +171,14 @@ def _patient(free: Sequence[Column], doubts: list[str]) -> str | None:
             )
         if is_row_counter(found[0]):
             doubts.append("it counts the rows, so each row would be another person: is that so?")
+        (most, count), (_, next_most) = list(found[0].counts.items())[:2]
+        if count > MOST_ROWS * next_most:
+            doubts.append(
+                f"'{most}' has {count} rows, any other {next_most} at most: if it means unknown, "
+                "empty these cells."
+            )
+        if not any(map(str.isdigit, "".join(found[0].counts))):
+            doubts.append("no digit in them: if they are names, pseudonymise before the import.")
         return found[0].name
     doubts.append(
         "no column looks like a patient id. Without one, two images of a person may land in two "

@@ -23,7 +23,7 @@ from slimp.sources.level_tables import ASSUMED, type_rows
 from slimp.sources.read_parquet import EMBEDDED
 from slimp.sources.read_table import read_table
 from slimp.sources.sketch.columns import Column, describe
-from slimp.sources.sketch.features import propose
+from slimp.sources.sketch.features import propose, with_doubts
 from slimp.sources.sketch.image_columns import ImageColumns, find_image_columns, image_files
 from slimp.sources.sketch.roles import Roles, find_roles, is_row_counter
 from slimp.sources.sketch.schema_text import Line, render
@@ -95,7 +95,9 @@ def sketch_table(
         pictures = find_image_columns(rows, columns, files)
     joined, join, notes = _label_beside(table, rows, columns)
     columns += [describe(joined[name]) for name in joined]
-    sections = _sections(columns, find_roles(columns, pictures.columns), pictures)
+    roles = find_roles(columns, pictures.columns)
+    _refuse_wide(columns, roles, pictures, table)
+    sections = _sections(columns, roles, pictures)
     sections["table"][:0] = _layout_lines(layout, published.attrs.get(ASSUMED, ()))
     sections["table.join"] += join
     head = [
@@ -188,10 +190,25 @@ def _tables_beside(table: Path, rows: pd.DataFrame) -> Iterator[tuple[str, str, 
                 break
 
 
+def _refuse_wide(
+    columns: Sequence[Column], roles: Roles, pictures: ImageColumns, table: Path
+) -> None:
+    """Refuses a row of several lesions, as in `lesion1_image lesion1_dx lesion2_image ...`."""
+    forms = [re.sub(r"[0-9]+", "", name) for name in roles.label]
+    labels = [c.name for c in columns if re.sub(r"[0-9]+", "", c.name) in forms]
+    if len(roles.label) == 1 and len(labels) == len(pictures.columns) > 1:
+        raise TableError(
+            f"{table}: a row has images in {', '.join(pictures.columns)} and labels in "
+            f"{', '.join(labels)}, so it is about several lesions. Make a row of each lesion, as "
+            "pandas.wide_to_long does."
+        )
+
+
 def _sections(
     columns: Sequence[Column], roles: Roles, pictures: ImageColumns
 ) -> dict[str, list[Line]]:
     """All lines of the schema by their section."""
+    ids, roles = (roles.patient, roles.lesion), with_doubts(columns, roles)
     by_name, doubts = {column.name: column for column in columns}, dict(roles.doubts)
     several, pattern = len(pictures.columns) > 1, pictures.pattern
     image, lesion = _free("photo", by_name), roles.lesion
@@ -212,16 +229,16 @@ def _sections(
     label: Any = roles.label[0] if len(roles.label) == 1 else None
     if len(roles.label) > 1:
         label = {"one_hot": list(roles.label)} | ({"unmarked": "other"} if roles.unmarked else {})
-    ids = [by_name[name] for name in (roles.patient, roles.lesion) if name is not None]
+    own = [by_name[name] for name in (roles.patient, roles.lesion) if name is not None]
     top = {"image": image, "lesion": lesion, "patient": roles.patient, "label": label}
-    top |= {"split": roles.split, "missing": [word for c in ids for word in c.missing] or None}
+    top |= {"split": roles.split, "missing": [word for c in own for word in c.missing] or None}
     doubts["missing"] = "cells that are no ids; they are missing in every column."
     if roles.patient is not None and (empty := (by_name[roles.patient].cells == "").sum()):
         doubts["patient"] = (
             f"{doubts.get('patient', '')} Missing in {empty} row(s): an import stops, unless each "
             "lesion without one is of a person of its own (--missing-patient-id one-each)."
         )
-    used = {roles.patient, roles.lesion, roles.split, *roles.label, *pictures.columns, image}
+    used = {*ids, roles.split, *roles.label, *pictures.columns, image}
     further = propose(columns, roles, used | set(re.findall(r"\{([^{}:]+)", pattern or "")))
     return {
         "": [_top_line(key, value, doubts.get(key, "")) for key, value in top.items()],

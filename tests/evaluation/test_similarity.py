@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -16,7 +17,7 @@ from slimp.data.config import BatchConfig
 from slimp.evaluation.similarity import similarity, similarity_by_level
 from slimp.features import knn as module
 from slimp.features.embed import embed
-from slimp.features.knn import recall_at_k
+from slimp.features.knn import recall_at_k, recall_by_chance
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
@@ -60,6 +61,15 @@ def test_recall_ignores_lengths_and_a_common_order():
     assert recall_at_k(
         a[order] * 3, b[order] * (torch.rand(40, 1, generator=generator) + 0.1)
     ) == recall_at_k(a, b)
+
+
+def test_recall_by_chance_is_the_mean_over_all_orders():
+    groups = torch.tensor([3, 3, 3, 8, 1])
+    orders = torch.tensor(list(itertools.permutations(range(5))))  # of what is retrieved
+    for k, chance in recall_by_chance(groups, (1, 2, 4, 9)).items():
+        found = (groups[orders[:, :k]][:, None] == groups[:, None]).any(dim=2)  # (orders, rows)
+        assert chance == pytest.approx(found.float().mean().item())
+    assert recall_by_chance(torch.arange(600), (5,)) == {5: pytest.approx(5 / 600)}
 
 
 def test_a_collapsed_model_recalls_nothing():

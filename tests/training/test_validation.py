@@ -127,7 +127,16 @@ def test_equal_metadata_count_as_found() -> None:
         equal = {c: cohort.lesions[c].iloc[0] for c in columns}
         return with_tables(cohort, lesions=cohort.lesions.assign(**equal))
 
-    assert validate(config(), *map(of_equal_lesions, parts()))["recall_at_1"] == 1.0
+    found = validate(config(), *map(of_equal_lesions, parts()))
+    assert found["recall_at_1"] == found["chance_recall_at_1"] == 1.0
+
+
+def test_chance_is_of_the_lesions_that_are_drawn() -> None:
+    cohort = parts()[1]
+    drawn = cohort.lesions["patient_id"].value_counts().clip(upper=1).sum()
+    assert drawn < len(cohort.lesions)
+    found = validate(config(lesions=1), validation=cohort)
+    assert found["chance_recall_at_1"] == pytest.approx(1 / drawn)
 
 
 def test_the_neighbours_have_labels_and_are_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ from slimp.features.encode import (
     evaluating,
     known_rows,
 )
-from slimp.features.knn import group_numbers, recall_at_k
+from slimp.features.knn import group_numbers, recall_at_k, recall_by_chance
 from slimp.models.nested import Slimp
 from slimp.training.adapt import unrelated
 
@@ -58,12 +58,14 @@ class Similarity:
     """k -> recall@k, retrieving metadata by image; see `recall_at_k`."""
     metadata_to_image: dict[int, float]
     """k -> recall@k, retrieving images by metadata."""
+    by_chance: dict[int, float]
+    """k -> both of these where the order of what is retrieved is random."""
 
     def to_dict(self) -> dict[str, Any]:
         """The figures without the arrays, for `metrics.json`."""
         names = ("median_matching", "median_nonmatching", "overlap", "auroc")
         found = {"n": len(self.matching), **{name: getattr(self, name) for name in names}}
-        for way in ("image_to_metadata", "metadata_to_image"):
+        for way in ("image_to_metadata", "metadata_to_image", "by_chance"):
             found |= {f"{way}_recall_at_{k}": share for k, share in getattr(self, way).items()}
         return found
 
@@ -177,6 +179,7 @@ def similarity(
         auroc=float(auc(false_rate, true_rate)),
         image_to_metadata=recall[0],
         metadata_to_image=recall[1],
+        by_chance=recall_by_chance(groups, ks),
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
+from scipy.stats import hypergeom
 from torch import Tensor
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -103,6 +104,21 @@ def recall_at_k(
         ranks.append(((cosine >= best) & ~match).sum(dim=1))  # (rows,) others that are as near
     rank = torch.cat(ranks)
     return {k: (rank < k).float().mean().item() for k in ks}
+
+
+def recall_by_chance(groups: Int[Tensor, " n"], ks: Sequence[int] = (1, 5, 10)) -> dict[int, float]:
+    """Per k, what `recall_at_k` is on average where the order of the rows of b is random.
+
+    k / n where each row is its own group, and more where groups are large.
+
+    Example:
+        >>> recall_by_chance(torch.tensor([0, 0, 1, 1]), ks=(1, 2))
+        {1: 0.5, 2: 0.8333333333333334}
+    """
+    numbers = groups.cpu().numpy()
+    own, n = np.unique(numbers, return_inverse=True, return_counts=True), len(numbers)
+    sizes = own[2][own[1]]  # (n,) rows of each one's group
+    return {k: 1 - float(hypergeom.pmf(0, n, sizes, min(k, n)).mean()) for k in ks}
 
 
 def group_numbers(rows: Tensor, groups: Tensor | None) -> Tensor:

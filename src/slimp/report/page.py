@@ -24,6 +24,7 @@ from slimp.report.html import count, estimate, number, write_page
 from slimp.report.sections import Run
 from slimp.training.parts import parts_of_run
 from slimp.training.run_folder import read_log, versions
+from slimp.training.validation import CHANCE
 
 STAGES = {"finetune": "fine-tuned on", "adapt": "adapted to", "pretrain": "pre-trained on"}
 """Section of a run's `config.json` -> what was done on the cohort, in words; the last one first."""
@@ -134,16 +135,14 @@ def read_run(folder: Path, cohort: Cohort) -> Run:
 
 
 def _chance(cohort: Cohort, run: Run) -> dict[str, float]:
-    """Column of the log -> its value by chance: of recall, k of the lesions that validate.
+    """Column of the log -> its value by chance: of recall as logged, of the vote by the classes.
 
-    Of a log that is of another cohort nothing is known.
+    How many classes a log of another cohort is of is not known.
     """
-    if run.parts is None or not run.latest:
-        return {}
-    found = {"knn_balanced_accuracy": 1 / len(cohort.classes)} if cohort.classes else {}
-    own = run.parts.loc[run.parts["part"] == "validation", "patient_id"]
-    if lesions := int(cohort.lesions["patient_id"].isin(own).sum()):
-        found |= {f"recall_at_{k}": min(k / lesions, 1.0) for k in (1, 5, 10)}
+    logged = [name for name in map(str, run.log.columns) if name.startswith(CHANCE)]
+    found = {name.removeprefix(CHANCE): float(run.log[name].dropna().iloc[-1]) for name in logged}
+    if run.parts is not None and run.latest and cohort.classes:
+        found["knn_balanced_accuracy"] = 1 / len(cohort.classes)
     return found
 
 

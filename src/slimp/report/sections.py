@@ -204,7 +204,7 @@ def similarity(found: Mapping[Any, Similarity]) -> dict[str, Any]:
                 *(s.auroc, s.overlap),
                 *(
                     "; ".join(f"{k}: {number(share)}" for k, share in recall.items())
-                    for recall in (s.image_to_metadata, s.metadata_to_image)
+                    for recall in (s.image_to_metadata, s.metadata_to_image, s.by_chance)
                 ),
             )
             for level, s in found.items()

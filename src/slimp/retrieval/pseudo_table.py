@@ -142,7 +142,7 @@ def _reference_ids(retrieved: Retrieved, reference: Cohort) -> dict[str, Any]:
         own["patient"] = level.row if name == "patient" else patient
         for key, rows in own.items():
             before = row.get(key, np.full(rows.shape, -1))
-            decides = key == name == "patient"
+            decides = key == name
             row[key] = np.where((before < 0) | (decides & (rows >= 0)), rows, before)
     return {
         f"reference_{name}_id": _rows_of(reference, name, row[name])[f"{name}_id"].array

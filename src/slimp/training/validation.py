@@ -15,11 +15,13 @@ from slimp.data.cohort import Cohort
 from slimp.data.images import image_batches
 from slimp.data.processes import agree, gather_rows, process_and_count, shard
 from slimp.errors import CohortError
-from slimp.features.knn import knn_balanced_accuracy, recall_at_k
+from slimp.features.knn import knn_balanced_accuracy, recall_at_k, recall_by_chance
 from slimp.models.losses import nested_loss
 from slimp.models.nested import Autocast, Slimp
 from slimp.training.config import PretrainConfig
 
+CHANCE = "chance_"
+"""Before the name of a metric: what it is where the order of the metadata is random."""
 KNN_IMAGES = 2000
 """Training images, at most, among which the kNN probe looks for neighbours."""
 
@@ -67,10 +69,10 @@ class Validator:
 
     @torch.no_grad()
     def __call__(self, model: Slimp, device: torch.device, autocast: Autocast) -> dict[str, float]:
-        """`validation_loss[_LEVEL]`, `recall_at_1/5/10` and `knn_balanced_accuracy`.
+        """`validation_loss[_LEVEL]`, `[chance_]recall_at_1/5/10` and `knn_balanced_accuracy`.
 
-        Recall is of each lesion's own metadata among those of all validation lesions, from
-        image to metadata; equal metadata count as its own, since nothing tells them apart.
+        Recall is of each lesion's own metadata among those of all lesions drawn, from image to
+        metadata; equal metadata count as its own, since nothing tells them apart.
         Several processes encode a shard of the images each, and all come to the same values.
         """
         if self.validation is None:
@@ -111,6 +113,8 @@ class Validator:
             anchors, targets, equal = (torch.cat(side) for side in zip(*found, strict=True))
             recall = recall_at_k(anchors, targets, (1, 5, 10), equal)
             metrics |= {f"recall_at_{k}": value for k, value in recall.items()}
+            chance = recall_by_chance(equal)
+            metrics |= {f"{CHANCE}recall_at_{k}": value for k, value in chance.items()}
         return metrics
 
     def _image_features(

@@ -350,6 +350,8 @@ def test_three_levels():
     assert list(found.levels) == ["image", "lesion", "patient"]
     cameras = reference.images.set_index("image_id")["camera"]
     assert table["image.camera"].tolist() == cameras[table["reference_image_id"]].tolist()
+    sizes = reference.lesions.set_index("lesion_id")["size"]
+    assert table["lesion.size"].tolist() == sizes[table["reference_lesion_id"]].tolist()
 
 
 def test_a_flat_model_gives_the_joined_row(reference, bare):

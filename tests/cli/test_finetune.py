@@ -14,6 +14,7 @@ from slimp.cli.main import main
 from slimp.data.cohort import Cohort
 from slimp.data.files import read_json
 from slimp.prediction.config import PredictConfig
+from slimp.prediction.model_card import model_card
 from slimp.prediction.predictor import Predictor
 
 CPU = ["--workers", "0", "--accelerator", "cpu", "--precision", "32", "--epochs", "1"]
@@ -43,6 +44,8 @@ def test_it_leaves_what_a_probe_leaves(folder: Path, capsys: pytest.CaptureFixtu
     assert content["pretraining_saw_test_patients"] is False
     assert content["over_frozen"]["baseline"] == "frozen full"
     assert (tuned / "report.html").is_file()
+    card = model_card(tuned / "split0", {}, probe=tuned)
+    assert "The classifier fine-tuned end to end on the features 'full'" in card
     parts = [pd.read_parquet(folder / run / "patients.parquet") for run in ("run", "tuned/split0")]
     held_out = [set(x.loc[x["part"] == "held_out", "patient_id"]) for x in parts]
     assert held_out[0] == held_out[1]

@@ -133,6 +133,8 @@ def test_saved_rows_are_training_rows_and_give_the_score_back():
     each = found.points[0].balanced_accuracy.per_seed
     assert each == pytest.approx([np.mean(scores[0]), np.mean(scores[1])])
     assert found.points[0].spread == pytest.approx(np.mean([np.std(scores[s]) for s in (0, 1)]))
+    once, _ = curve(table, shots=(4,), draws=1)
+    assert np.isnan(once.points[0].spread)  # of one draw nothing is known
 
 
 def test_all_patients_are_the_whole_probe_and_more_labels_help():

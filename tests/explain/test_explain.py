@@ -46,6 +46,7 @@ from slimp.explain.maps import collected_attention
 from slimp.explain.targets import LogOdds, match_of
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
+from slimp.report.explanation import verdict
 from slimp.sources.synthetic.cohort import SyntheticConfig, write_masks
 from slimp.training.adapt import adapt
 from slimp.training.config import AdaptConfig
@@ -285,6 +286,16 @@ def test_without_masks_no_map_is_scored(model: Slimp) -> None:
     found = explain(model, tiny_cohort(), config)
     assert "mass_ratio" not in found.figures["rollout"]
     assert set(found.maps) == {"rollout", "occlusion"}
+
+
+def test_masks_without_a_lesion_are_counted(model: Slimp, masks: Path, tmp_path: Path) -> None:
+    shutil.copytree(masks, tmp_path / "masks")
+    blank = sorted((tmp_path / "masks").iterdir())[0]
+    Image.fromarray(np.zeros((20, 20), dtype=np.uint8)).save(blank)
+    config = replace(FEW, images=9, deletion=False, shift=False)
+    said = verdict(explain(model, tiny_cohort(), config, masks=tmp_path / "masks"))
+    assert said.endswith(" 1 of the 9 masks are empty, or full, and say nothing.")
+    assert "masks are empty" not in verdict(explain(model, tiny_cohort(), config, masks=masks))
 
 
 def test_an_unknown_method_is_refused() -> None:

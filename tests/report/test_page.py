@@ -18,6 +18,7 @@ from tables import hinting_features
 from tiny import tiny_config, with_images, with_tables
 
 from slimp.checks.report import check_cohort
+from slimp.cli.probe import show
 from slimp.data.cohort import Cohort
 from slimp.data.files import ImagesInMemory, write_json
 from slimp.errors import UserError
@@ -104,6 +105,11 @@ def test_a_page_shows_the_figures_that_it_was_given(run, cohort, found):
     assert full_page(run, cohort, found) == html, "the same input gives the same bytes"
 
 
+def test_the_terminal_names_what_its_calibration_is_of(found, capsys):
+    show(replace(found, probes={**found.probes, "fine-tuned": found.main}))
+    assert "calibration of 'fine-tuned': ECE" in " ".join(capsys.readouterr().out.split())
+
+
 def test_confusion_and_reliability_count_all_predictions(run, cohort, found):
     html = page(run, cohort, found, options={"images": False})
     rows = html[html.index('class="confusion"') :].partition("</table>")[0]
@@ -168,15 +174,16 @@ def test_what_was_not_asked_for_says_so(run, cohort, found):
     ("ends", "answer"),
     [
         ((0.1, 0.3), "Pre-training helps: +0.200 ("),
-        ((-0.3, -0.1), "Pre-training harms: -0.200 ("),
+        ((-0.3, -0.1), "Pre-training falls short: -0.200 ("),
         ((-0.1, 0.3), "Pre-training makes no clear difference: +0.100 ("),
     ],
 )
 def test_the_first_sentence_says_whether_training_helped(run, cohort, found, ends, answer):
     difference = replace(found.verdict.difference, difference=float(np.mean(ends)), ci95=ends)
     verdict = replace(found.verdict, difference=difference)
-    html = page(run, cohort, replace(found, verdict=verdict))
+    html = page(run, cohort, replace(found, verdict=verdict, gain=found.verdict))
     assert f'<p class="lead">{answer}' in html
+    assert found.verdict.sentence in read(html).shown  # what fine-tuning gained
     assert f"{np.mean(ends):+.3f} ({ends[0]:+.3f} to {ends[1]:+.3f})" in html
 
 

@@ -106,7 +106,7 @@ def make(arguments: Arguments) -> Assessment:
 
 def show(result: Assessment) -> None:
     """Prints the tables and sentences of an assessment."""
-    main = result.main
+    main, name = result.main, list(result.probes)[-1]
     each, altogether = "", ""
     if (splits := len(main.splits)) > 1:
         each, altogether = f" in each of {splits} splits", " in all"
@@ -124,17 +124,17 @@ def show(result: Assessment) -> None:
         f"mean over {'folds' if main.by_fold else 'seeds'}, with 95 % interval over {result.unit}",
         ["features", "balanced accuracy", "AUROC, one against rest", "F1, macro"],
         [
-            (name, *(found.metrics[metric] for metric in metrics))
-            for name, found in {**result.probes, **named}.items()
+            (row, *(found.metrics[metric] for metric in metrics))
+            for row, found in {**result.probes, **named}.items()
         ],
     )
     for found in filter(None, (result.verdict, result.gain)):
         say(found.sentence)
     if main.by_fold:
-        say(f"'{main.config.features}': {main.by_fold}")
+        say(f"'{name}': {main.by_fold}")
     say(
         f"decision '{main.decision}': {RULES[main.decision]}; calibration of "
-        f"'{main.config.features}': ECE {main.metrics['ece']}, Brier {main.metrics['brier']}"
+        f"'{name}': ECE {main.metrics['ece']}, Brier {main.metrics['brier']}"
     )
     if "pauc_above_80tpr" in main.metrics:
         say(

@@ -46,7 +46,7 @@ class LowShotPoint(Record):
     auroc_macro_ovr: float
     """Mean over splits and draws."""
     spread: float
-    """Standard deviation of the balanced accuracy over draws, within a split."""
+    """Standard deviation of the balanced accuracy over draws, within a split; NaN of one draw."""
     unreached: Mapping[str, float]
     """Class -> fraction of draws without an image of it; without classes that all draws have."""
     short: tuple[str, ...]
@@ -200,7 +200,7 @@ def _point(
         n_patients=float(np.mean([len(set(task.groups[rows])) for _, rows in drawn])),
         balanced_accuracy=score,
         auroc_macro_ovr=float(np.mean([ranking_metrics(*o)["auroc_macro_ovr"] for o in once])),
-        spread=float(per_draw.std(axis=1).mean()),
+        spread=float(per_draw.std(axis=1).mean()) if per_draw.shape[1] > 1 else np.nan,
         unreached={name: fraction for name, fraction in missed.items() if fraction > 0},
         short=tuple(sorted(short)),
     )

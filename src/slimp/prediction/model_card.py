@@ -214,8 +214,10 @@ def _scores(run: Path, probe: Path) -> Iterator[str]:
     if splits > 1:
         tested = f"{found['n_test']} test images in each of {splits} splits, "
         tested += f"{found['n_test_patients']} {unit} in all"
+    what = f"A {found['name']} probe of the frozen features"
+    what = "The classifier fine-tuned end to end on the features" if "finetune" in record else what
     yield (
-        f"A {found['name']} probe of the frozen features '{found['features']}' on cohort "
+        f"{what} '{found['features']}' on cohort "
         f"'{cohort}', classes {', '.join(found['classes'])}; split: {found['split']}; "
         f"{tested}. 95 % intervals by a bootstrap over {unit}.\n"
     )

@@ -114,7 +114,10 @@ def verdict(found: Explanation) -> str:
     """Whether each map finds lesions better than a spot in the middle does, a sentence each."""
     if all("mass_ratio" not in found.figures[method] for method in found.maps):
         return "No lesion masks were given, so nothing says whether the maps show the lesion."
-    return " ".join(_verdict(method, found.figures[method]) for method in found.maps)
+    said = " ".join(_verdict(method, found.figures[method]) for method in found.maps)
+    if empty := int(found.by_image["area mass_ratio"].isna().sum()):
+        said += f" {empty} of the {len(found.rows)} masks are empty, or full, and say nothing."
+    return said
 
 
 def feature_heads(found: Explanation) -> list[str]:

@@ -181,15 +181,17 @@ def _lead(run: Run, cohort: Cohort, found: Assessment | None) -> str:
     low, high = difference.ci95
     answer = "makes no clear difference"
     if low > 0 or high < 0:
-        answer = "helps" if low > 0 else "harms"
+        answer = "helps" if low > 0 else "falls short"
     seen = found.saw_test_patients is not False
     tested = "test images" if seen else f"{found.unit} that pre-training never saw"
     baseline = number(found.baselines[best].balanced_accuracy.mean)
+    gain = f"{found.gain.sentence} " if found.gain else ""
     return (
         f"{subject} {answer}: {difference.difference:+.3f} ({low:+.3f} to {high:+.3f}) in balanced "
         f"accuracy against the best baseline without it, {best}. "
         f"A probe of the features “{list(found.probes)[-1]}” reaches "
-        f"{estimate(found.main.balanced_accuracy)} on {tested}, that baseline {baseline}. {made}."
+        f"{estimate(found.main.balanced_accuracy)} on {tested}, that baseline {baseline}. "
+        f"{gain}{made}."
     )
 
 

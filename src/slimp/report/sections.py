@@ -84,8 +84,10 @@ def scores(found: Assessment) -> dict[str, Any]:
     results, main = {**found.baselines, **found.probes}, found.main
     metrics = [key for key in METRICS if any(key in r.metrics for r in results.values())]
     limit = found.baselines[found.verdict.baseline].balanced_accuracy.mean
+    each = f", in each of {n} splits" if (n := len(main.splits)) > 1 else ""
     return {
         "each": "folds" if main.by_fold else "seeds",
+        "several": len(main.splits) > 1,
         "by_fold": main.by_fold,
         "kinds": [
             "best" if result is main else "baseline" if name in found.baselines else ""
@@ -104,7 +106,7 @@ def scores(found: Assessment) -> dict[str, Any]:
             for name, result in results.items()
         ],
         "split": f"Split: {main.split.replace('_', '-')}; {count(main.n_train)} "
-        f"images train and {count(main.n_test)} test.",
+        f"images train and {count(main.n_test)} test{each}.",
     }
 
 

@@ -32,9 +32,9 @@ def pseudo_table(
     Columns `image_id route rank reference_image_id reference_lesion_id reference_patient_id`, then
     `<level>_similarity` and `<level>_weight`, `abstained`, and the values as `<level>.<column>`.
     The lesion is the one with the lesion metadata, the image is one of it (or the one with the
-    image metadata), and the patient is the one with the patient metadata; where only one of the two levels is retrieved, the others are
-    those of its neighbour. Rank r pairs the r-th lesion with the r-th patient; ranks above the
-    first are left out where there are not as many neighbours.
+    image metadata), and the patient is the one with the patient metadata; where only one of the
+    levels is retrieved, the others are those of its neighbour. Rank r pairs the r-th lesion with
+    the r-th patient; ranks above the first are left out where there are not as many neighbours.
     """
     images, levels = target.images["image_id"].to_numpy(), retrieved.levels
     k = next(iter(levels.values())).row.shape[1]

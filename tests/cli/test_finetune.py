@@ -94,7 +94,7 @@ def test_a_fine_tuned_run_relates_no_images_and_metadata(folder: Path, capsys) -
     words = ["explain", run, cohort, "--probe", str(folder / "tuned"), "--label", "malignant"]
     words += ["--out", str(folder / "explained"), "--images", "2", "--no-deletion", "--no-report"]
     assert main(words) == 0
-    assert "log-odds of malignant" in capsys.readouterr().out
+    assert "image's part of a probe's log-odds of malignant, up to" in capsys.readouterr().out
     words = ["probe", run, cohort, "--out", str(folder / "probe of tuned"), *CPU[:4], *QUICK]
     assert main(words) == 0
     page = (folder / "probe of tuned" / "report.html").read_text()

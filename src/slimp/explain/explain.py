@@ -309,7 +309,8 @@ def _words(
         changed = f", changed to {config.counterfactual}" if config.counterfactual else ""
         return f"cosine of each image with {whose}{changed}"
     label = probe[1] if probe else None
-    return f"a probe's log-odds of {'the class of each image' if label is None else label}"
+    what = "the class of each image" if label is None else label
+    return f"the image's part of a probe's log-odds of {what}, up to a constant"
 
 
 def _summary(by_image: pd.DataFrame) -> dict[str, dict[str, Estimate]]:

@@ -261,6 +261,11 @@ def test_a_retrieval_counts_the_images_that_lack_metadata(cohort, tmp_path):
     write_retrieval_report(tmp_path / "page.html", refused)
     shown = read((tmp_path / "page.html").read_text(encoding="utf-8")).shown
     assert f"metadata of {lacks.sum()} of {len(cohort)} images are imputed" in shown
+    everyone, columns = cohort.patients.index >= 0, cohort.schema.level("patient").columns
+    empty = cohort.patients.assign(**{c: cohort.patients[c].mask(everyone) for c in columns})
+    bare = replace(target, cohort=with_tables(target.cohort, patients=empty))
+    found = extrapolate(model, reference, bare, RetrievalConfig(replicates=5), parts={})
+    assert found.lacking_images == f"{len(cohort)} images (lesion of {lacks.sum()})"
 
 
 def twice(cohort: Cohort) -> Cohort:

@@ -101,9 +101,12 @@ class Retrieval:
 
     @property
     def lacking_images(self) -> str:
-        """Their number, in words."""
+        """Their number, in words, and how many lack the metadata of a level that not all lack."""
         some, everything = int(self.lacking.sum()), len(self.target)
-        return f"{some:,} images" if some == everything else f"{some:,} of {everything:,} images"
+        counts = {name: int(level.imputed.sum()) for name, level in self.retrieved.levels.items()}
+        few = ", ".join(f"{name} of {n:,}" for name, n in counts.items() if n < some)
+        words = f"{some:,} images" if some == everything else f"{some:,} of {everything:,} images"
+        return f"{words} ({few})" if few else words
 
     @property
     def abstention_rate(self) -> float:

@@ -123,6 +123,10 @@ def test_whose_the_images_are_is_read_as_ids_are() -> None:
     """Images of nobody known are not all of one patient, whom `relative` would compare."""
     owners = read(image=["a", "b", "c", "d"], patient=["nan", "unknown", "7.0", "7"]).owners
     assert owners["patient_id"].tolist() == ["image a", "image b", "7", "7"]
+    with pytest.raises(TableError, match=r"row 3 .*'p01' and 'P1' differ.*similar_ids"):
+        read(image=["a", "b"], patient=["P1", "p01"])
+    lesions = read(image=["a", "b"], patient=["P1", "P2"], lesion=["L1", "l1"]).owners
+    assert lesions["lesion_id"].tolist() == ["L1", "l1"]
 
 
 def test_tables_that_do_not_say_which_image_are_refused() -> None:

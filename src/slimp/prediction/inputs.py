@@ -27,7 +27,7 @@ from slimp.sources.decode_image import verify_image
 from slimp.sources.image_files import is_image_file
 from slimp.sources.image_limits import CorruptImageError
 from slimp.sources.parse_cells import Where, fold, image_key, read_feature
-from slimp.sources.parse_ids import parse_ids
+from slimp.sources.parse_ids import join_similar, parse_ids
 from slimp.sources.read_spreadsheet import cell_text
 from slimp.sources.read_table import read_table
 
@@ -250,16 +250,22 @@ def _keyed(table: pd.DataFrame, place: str, schema: Schema) -> tuple[pd.DataFram
 def _owners(
     table: pd.DataFrame, keys: pd.Series, schema: Schema, where: Where
 ) -> pd.DataFrame | None:
-    """Whose the images are; one without a patient or a lesion has its own."""
-    found = {}
+    """Whose the images are; one without a patient or a lesion has its own.
+
+    Raises:
+        TableError: ids could be one, and the schema does not say whether they are.
+    """
+    found = dict[str, pd.Series]()
     for level, column in (("patient", schema.patient), ("lesion", schema.lesion)):
         name, cells = level if level in table else column, pd.Series("", table.index)
         if name in table:
             cells, _ = parse_ids(table[name], where, missing=schema.missing)
-        found[f"{level}_id"] = cells.where(cells != "", "image " + keys).to_numpy()
+            within = found.get("patient_id")
+            cells, _ = join_similar(cells, schema.similar_ids, where, within=within)
+        found[f"{level}_id"] = cells.where(cells != "", "image " + keys)
         if level == "patient" and name not in table:
             return None
-    return pd.DataFrame(found, index=pd.Index(keys.to_numpy()))
+    return pd.DataFrame(found).set_axis(pd.Index(keys.to_numpy()), axis="index")
 
 
 def _present(table: pd.DataFrame, feature: Feature) -> tuple[dict[str, str], Feature]:

@@ -82,6 +82,7 @@ COLUMNS = [  # cells, header, what they are described as
     (["0", "1", "9"], "itch", {"kind": "checkbox", "missing": {"9"}}),
     (["1", "2.0", "9.0"], "x", {"kind": "category", "missing": {"9.0"}}),
     ([*map(str, range(30)), "99"], "x", {"kind": "number", "missing": {"99"}}),
+    (["ja", "nein", "9"], "x", {"kind": "checkbox", "missing": {"9"}}),
     (["0", "1", "9"], "centre", {"missing": set()}),
     (["0.5", "1", "9"], "x", {"kind": "number", "missing": set()}),
     (["1", "2", "3", "9"], "x", {"kind": "number", "missing": set()}),

@@ -22,7 +22,7 @@ MARKS = ((".", None), (",", None), (",", "."), (".", ","), (".", "'"), (".", " "
 MISSING_CODES = ("-1", "-9", "-99", "-999", "-9999", "999", "9999")
 """Numbers that stand for missing where all others are far away."""
 SHORT_CODES = ("8", "9", "88", "99", "888")
-"""Likewise, if they recur among whole numbers that are no code of something else."""
+"""Likewise, if they recur among words, or among whole numbers that are no code of other things."""
 FAR = 3
 """Times the largest other number, at least, that a number for missing is."""
 FEW, MANY = 7, 60
@@ -123,7 +123,8 @@ def _missing_codes(name: str, counts: pd.Series) -> list[str]:
     codes = [cell for cell, number in whole.items() if number in MISSING_CODES]
     short = [c for c, number in whole.items() if number in SHORT_CODES and counts[c] > 1]
     of_code = is_called_id(name) or hints_at(name, "code", "patient", "lesion", "label")
-    if not of_code and all(n.isdecimal() for c, n in whole.items() if c not in codes):
+    rest = [number for cell, number in whole.items() if cell not in codes + short]
+    if not of_code and (all(map(str.isdecimal, rest)) or not re.search(r"\d", "".join(rest))):
         codes += short
     others = pd.Series([cell for cell in whole if cell not in codes], dtype="str")
     if not codes or others.empty or others.str.contains(r"[^\W\d_]").all():

@@ -173,16 +173,20 @@ def test_what_was_not_asked_for_says_so(run, cohort, found):
 @pytest.mark.parametrize(
     ("ends", "answer"),
     [
-        ((0.1, 0.3), "Pre-training helps: +0.200 ("),
-        ((-0.3, -0.1), "Pre-training falls short: -0.200 ("),
-        ((-0.1, 0.3), "Pre-training makes no clear difference: +0.100 ("),
+        ((0.1, 0.3), "are ahead of"),
+        ((-0.3, -0.1), "fall short of"),
+        ((-0.1, 0.3), "are not told from"),
     ],
 )
-def test_the_first_sentence_says_whether_training_helped(run, cohort, found, ends, answer):
+def test_the_first_sentence_says_whether_the_features_are_ahead(run, cohort, found, ends, answer):
     difference = replace(found.verdict.difference, difference=float(np.mean(ends)), ci95=ends)
     verdict = replace(found.verdict, difference=difference)
     html = page(run, cohort, replace(found, verdict=verdict, gain=found.verdict))
-    assert f'<p class="lead">{answer}' in html
+    best = found.verdict.baseline
+    lead = (
+        f"The features “{list(found.probes)[-1]}” {answer} the best baseline without them, {best}:"
+    )
+    assert f'<p class="lead">{lead}' in html
     assert found.verdict.sentence in read(html).shown  # what fine-tuning gained
     assert f"{np.mean(ends):+.3f} ({ends[0]:+.3f} to {ends[1]:+.3f})" in html
 

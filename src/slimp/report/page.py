@@ -170,27 +170,23 @@ def _facts(cohort: Cohort, found: Assessment | None) -> list[tuple[str, str, str
 
 
 def _lead(run: Run, cohort: Cohort, found: Assessment | None) -> str:
-    """Whether the training helped, and by how much; then what was trained on what."""
+    """Whether the features are ahead of what needs no image; then what was trained on what."""
     published = run.log.empty and bool(run.config.get("encoder_weights"))
     made = _made(run, cohort, published=published)
     if found is None:
         return f"{made}; no probe has measured what its features are worth."
-    subject = "Fine-tuning" if run.verb == STAGES["finetune"] else "Pre-training"
-    subject = "The published encoder" if published else subject
     best, difference = found.verdict.baseline, found.verdict.difference
     low, high = difference.ci95
-    answer = "makes no clear difference"
-    if low > 0 or high < 0:
-        answer = "helps" if low > 0 else "falls short"
+    answer = "are ahead of" if low > 0 else "fall short of" if high < 0 else "are not told from"
     seen = found.saw_test_patients is not False
     tested = "test images" if seen else f"{found.unit} that pre-training never saw"
     baseline = number(found.baselines[best].balanced_accuracy.mean)
     gain = f"{found.gain.sentence} " if found.gain else ""
     return (
-        f"{subject} {answer}: {difference.difference:+.3f} ({low:+.3f} to {high:+.3f}) in balanced "
-        f"accuracy against the best baseline without it, {best}. "
-        f"A probe of the features “{list(found.probes)[-1]}” reaches "
-        f"{estimate(found.main.balanced_accuracy)} on {tested}, that baseline {baseline}. "
+        f"The features “{list(found.probes)[-1]}” {answer} the best baseline without them, {best}: "
+        f"{difference.difference:+.3f} ({low:+.3f} to {high:+.3f}) in balanced accuracy. "
+        f"A probe of them reaches {estimate(found.main.balanced_accuracy)} on {tested}, that "
+        f"baseline {baseline}. "
         f"{gain}{made}."
     )
 

@@ -43,7 +43,7 @@ def main() -> None:
     parts: dict[str, Callable[[], Any]] = {
         "tests": run_tests,
         "step": lambda: step(args.device, 64 if args.quick else LESIONS),
-        "encoders": lambda: last_line_of(script("encoders"), *device, *quick),
+        "encoders": lambda: last_line_of(script("encoders"), *device, *quick, "--repeats", "1"),
         "peers": lambda: last_line_of(
             script("peers"), *device, *quick, "--row", "train", "large", "views", "--repeats", "3"
         ),

@@ -1,8 +1,8 @@
 """Number format and attention kernel that are fast on this device, as measured.
 
 In ms per image, forward and backward, on two cores with AMX (`benchmarks/encoders.py`): a small ViT
-at 64 px takes 5.28 in fp32, 3.42 in bf16, 2.35 in bf16 with unfused attention, and 2.17 where freed
-memory is kept. On CUDA and MPS the fused kernels are PyTorch's defaults.
+at 64 px takes 5.86 in fp32, 4.03 in bf16, 2.55 in bf16 with unfused attention, 2.45 where freed
+memory is kept, and 2.11 compiled. On CUDA and MPS the fused kernels are PyTorch's defaults.
 """
 
 from __future__ import annotations

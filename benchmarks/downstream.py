@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 
 from harness import plain_parser, record
-from recipe import ALL, folder_of, grouped_folds, kept_cohort, train_cell
+from recipe import ALL, Cell, folder_of, grouped_folds, kept_cohort, train_cell
 from slimp.data.cohort import Cohort
 from slimp.evaluation.fine_tuning import fine_tune
 from slimp.evaluation.folds import Split
@@ -58,7 +58,8 @@ def main() -> None:
     args.cells = folder_of(args.arm, args)
     cohort = kept_cohort(args)
     if args.quick:
-        train_cell(cohort, grouped_folds(cohort) != args.folds[0], args.arm, args.folds[0], args)
+        cell = Cell(fold=args.folds[0], seed=0)
+        train_cell(cohort, grouped_folds(cohort) != cell.fold, args.arm, cell, args)
     summary = {"cohort": args.cohort, "arm": args.arm, "folds": args.folds}
     for part in args.parts:
         summary[part] = PARTS[part](cohort, grouped_folds(cohort), args)

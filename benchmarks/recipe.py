@@ -4,9 +4,10 @@ Every arm is trained without the labels on the patients of four folds (Stratifie
 folds, seed 42) and scored by the probe on those of the fifth. Trainings are kept in --work, so
 that an interrupted study goes on where it stopped and scores can be computed anew; the table with
 paired intervals over patients goes to --out. Run it in parts: the arms and folds that are named
-are trained, and the table shows all that there are.
+are trained, and the table shows all that there are. With more --seeds the trainings of a fold are
+repeated from other seeds; scores are then means over seeds.
 
-    python benchmarks/recipe.py --cohort pad-ufes-20 --arms plain laptop --folds 0 1 2
+    python benchmarks/recipe.py --cohort pad-ufes-20 --arms plain compact_cells --seeds 0 1 2
     python benchmarks/recipe.py --cohort pad-ufes-20 --arms --out results/recipe_pad_ufes_20.json
 """
 
@@ -18,7 +19,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +108,32 @@ SHOWN = {"balanced_accuracy": "balanced_accuracy", "auroc": "auroc_macro_ovr"}
 COLUMNS = ["image_id", "lesion_id", "patient_id", "label"]
 
 
+@dataclass(frozen=True, order=True, kw_only=True)
+class Cell:
+    """One training of an arm."""
+
+    seed: int
+    fold: int
+
+    @property
+    def name(self) -> str:
+        return f"fold{self.fold}" + (f"-seed{self.seed}" if self.seed else "")
+
+    @property
+    def training_seed(self) -> int:
+        """Another one in each fold and repetition."""
+        return self.fold + 100 * self.seed
+
+
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
     cohort = kept_cohort(args)
     folds = grouped_folds(cohort)
     for fold in args.folds:
-        for arm in args.arms:
-            train_cell(cohort, folds != fold, arm, fold, args)
+        for seed in args.seeds:
+            for arm in args.arms:
+                train_cell(cohort, folds != fold, arm, Cell(fold=fold, seed=seed), args)
     show(cohort, folds, args)
 
 
@@ -123,6 +142,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cohort", default="pad-ufes-20")
     parser.add_argument("--arms", nargs="*", default=[*ALL], choices=[*ALL], help="to train now")
     parser.add_argument("--folds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--against", default="imagenet", choices=ALL, help="arm to subtract")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("runs/recipe"))
@@ -155,28 +175,28 @@ def folder_of(arm: str, args: argparse.Namespace) -> Path:
 
 
 def train_cell(
-    cohort: Cohort, train: NDArray[np.bool_], arm: str, fold: int, args: argparse.Namespace
+    cohort: Cohort, train: NDArray[np.bool_], arm: str, cell: Cell, args: argparse.Namespace
 ) -> None:
     """Trains an arm on the patients of these rows; leaves its features of all images."""
     folder = folder_of(arm, args)
-    done = folder / f"fold{fold}.parquet"
-    with locked(folder / f"fold{fold}.lock") as mine:
+    done = folder / f"{cell.name}.parquet"
+    with locked(folder / f"{cell.name}.lock") as mine:
         if not mine or done.exists():
             return
         began = time.perf_counter()
         train = train & ~cohort.images["patient_id"].isin(cohort.images["patient_id"][~train])
-        same = next(folder.glob("fold[0-9].parquet"), None) if arm in UNTRAINED else None
+        same = next(folder.glob("fold*.parquet"), None) if arm in UNTRAINED else None
         if same is not None:  # untouched weights: the features of any fold
             shutil.copy(same, done)
             return
-        train_arm(cohort, np.asarray(train), arm, fold, args).save(done)
-        print(f"{arm} fold {fold}: {time.perf_counter() - began:.0f} s", flush=True)
+        train_arm(cohort, np.asarray(train), arm, cell, args).save(done)
+        print(f"{arm} {cell.name}: {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def train_arm(
-    cohort: Cohort, train: NDArray[np.bool_], arm: str, fold: int, args: argparse.Namespace
+    cohort: Cohort, train: NDArray[np.bool_], arm: str, cell: Cell, args: argparse.Namespace
 ) -> FeatureTable:
-    config = PretrainConfig(**{**BASE, "seed": fold, **ARMS.get(arm, {})})
+    config = PretrainConfig(**{**BASE, "seed": cell.training_seed, **ARMS.get(arm, {})})
     if arm in UNTRAINED:
         return image_features(cohort, embed(build_model(cohort, config).eval(), cohort))
     if arm == "plain":
@@ -186,13 +206,13 @@ def train_arm(
         known = np.nan_to_num(np.hstack(hot))
         spread = known[rows].std(axis=0)
         scaled = (known - known[rows].mean(axis=0)) / np.where(spread > 0, spread, 1)
-        found = plain_contrast(cohort, scaled, rows, seed=fold)
+        found = plain_contrast(cohort, scaled, rows, seed=cell.training_seed)
         return FeatureTable(ids=cohort.images[COLUMNS], features={"image": found})
     if config.encoder_weights == "ham10000":
         earlier = folder_of("compact_cells", argparse.Namespace(work=args.work, cohort="ham10000"))
         config = replace(config, encoder_weights=str(earlier / "fold0" / "model.safetensors"))
     learning = cohort.select_patients(cohort.images["patient_id"][train].unique())
-    run = folder_of(arm, args) / f"fold{fold}"
+    run = folder_of(arm, args) / cell.name
     model = pretrain(learning, config, run, resume=run.exists())
     table_of_run = embed(model, cohort)
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
@@ -205,21 +225,22 @@ def image_features(cohort: Cohort, table: FeatureTable) -> FeatureTable:
 
 
 def show(cohort: Cohort, folds: NDArray[np.int64], args: argparse.Namespace) -> None:
-    """Scores what is trained; every arm beside the one to subtract, on the folds both have."""
-    said: dict[str, dict[str, dict[int, pd.DataFrame]]] = {}
+    """Scores what is trained; every arm beside the one to subtract, on the cells both have."""
+    said: dict[str, dict[str, dict[Cell, pd.DataFrame]]] = {}
     for arm in ALL:
-        for path in sorted(folder_of(arm, args).glob("fold[0-9].parquet")):
-            fold = int(path.stem.removeprefix("fold"))
-            for features, found in scored(cohort, folds, path, arm, fold).items():
-                said.setdefault(arm, {}).setdefault(features, {})[fold] = found
+        for path in sorted(folder_of(arm, args).glob("fold*.parquet")):
+            fold, _, seed = path.stem.removeprefix("fold").partition("-seed")
+            cell = Cell(fold=int(fold), seed=int(seed or 0))
+            for features, found in scored(cohort, folds, path, arm, cell).items():
+                said.setdefault(arm, {}).setdefault(features, {})[cell] = found
     rows = []
     scores = f"balanced accuracy, AUROC; minus {args.against}, paired"
-    print(f"{'arm':20s} {'features':12s} folds  {scores}")
+    print(f"{'arm':20s} {'features':12s} cells  {scores}")
     for arm, by_features in said.items():
-        for features, by_fold in by_features.items():
+        for features, by_cell in by_features.items():
             theirs = said.get(args.against, {}).get(features, {})
-            if shared := sorted(set(by_fold) & set(theirs)):
-                pair = (pd.concat([own[fold] for fold in shared]) for own in (by_fold, theirs))
+            if shared := sorted(set(by_cell) & set(theirs)):
+                pair = (pd.concat([own[cell] for cell in shared]) for own in (by_cell, theirs))
                 found = compare(*pair).differences
                 rows.append({"arm": arm, "features": features} | row(shared, found, args.against))
                 print(f"{arm:20s} {features:12s} {line(shared, found)}", flush=True)
@@ -235,9 +256,10 @@ def show(cohort: Cohort, folds: NDArray[np.int64], args: argparse.Namespace) -> 
     print(json.dumps(summary))
 
 
-def row(folds: list[int], found: Mapping[str, Difference], against: str) -> dict[str, Any]:
+def row(cells: list[Cell], found: Mapping[str, Difference], against: str) -> dict[str, Any]:
     """Scores of the pooled folds, and their difference from the other arm's on the same images."""
-    out: dict[str, Any] = {"folds": folds}
+    folds, seeds = ({getattr(cell, name) for cell in cells} for name in ("fold", "seed"))
+    out: dict[str, Any] = {"folds": sorted(folds), "seeds": sorted(seeds)}
     for name, metric in SHOWN.items():
         one = found[metric]
         out[name] = one.a
@@ -245,21 +267,21 @@ def row(folds: list[int], found: Mapping[str, Difference], against: str) -> dict
     return out
 
 
-def line(folds: list[int], found: Mapping[str, Difference]) -> str:
+def line(cells: list[Cell], found: Mapping[str, Difference]) -> str:
     shown = (f"{found[metric].a:.3f} {found[metric]}" for metric in SHOWN.values())
-    return f"{len(folds)}      {'  '.join(shown)}"
+    return f"{len(cells)}      {'  '.join(shown)}"
 
 
 def scored(
-    cohort: Cohort, folds: NDArray[np.int64], path: Path, arm: str, fold: int
+    cohort: Cohort, folds: NDArray[np.int64], path: Path, arm: str, cell: Cell
 ) -> dict[str, pd.DataFrame]:
     """Predictions of the scored fold by feature set."""
     table = replace(FeatureTable.load(path), raw=RawTable.of(cohort))
     config = ProbeConfig(seeds=1, replicates=1)
     split = Split(
-        seed=0,
-        train=np.flatnonzero((folds != fold) & (folds >= 0)),
-        test=np.flatnonzero(folds == fold),
+        seed=cell.seed,
+        train=np.flatnonzero((folds != cell.fold) & (folds >= 0)),
+        test=np.flatnonzero(folds == cell.fold),
     )
     task = replace(make_task(table.ids, config), splits=(split,))
     full = table.design("full")

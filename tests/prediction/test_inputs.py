@@ -106,6 +106,14 @@ def test_unseen_categories_are_marked() -> None:
     assert known(found) == [0, 1, 0]
 
 
+def test_numbers_far_outside_those_learned_from_count_as_missing() -> None:
+    """A year of birth as an age would outweigh the image and every other cell."""
+    found = read(image=list("abcdef"), age=["149", "151", "-51", "", "UNK", "1956"])  # 50 +- 10
+    strange = [found.strange(key).get("age") for key in "abcdef"]
+    assert strange == [None, "151", "-51", None, None, "1956"]
+    assert known(found) == [1, 0, 0, 0, 0, 0]
+
+
 def test_rows_are_found_by_name_stem_or_end_of_path_in_any_spelling() -> None:
     found = read(
         image=["x/a.jpg", "y/a", "b.png", "N\u00e4vus1", "CAPS1"], age=["1", "2", "3", "4", "5"]
@@ -173,7 +181,7 @@ def test_cells_are_read_as_the_cohorts_table_was() -> None:
             },
         }
     )
-    seen = pd.DataFrame({"size": [1.0, 2.0], "itch": [True, False], "age": [1.0, 2.0]})
+    seen = pd.DataFrame({"size": [1.0, 9.0], "itch": [True, False], "age": [1.0, 50.0]})
     seen = seen.astype({"itch": "boolean"})
     encodings = {n: Encoding.fit(schema.level(n), seen) for n in ("lesion", "patient")}
     rows = {"image": ["a", "b"], "size": ["4,5", "1,2 cm"], "itch": ["ja", "nein"]}

@@ -179,5 +179,7 @@ class Seen:
             warnings.append(f"Not read by the probe: {', '.join(given)}.")
         if found.unseen:
             unseen = ", ".join(f"{name} '{cell}'" for name, cell in found.unseen.items())
-            warnings.append(f"Unknown to the model, so counted as missing: {unseen}.")
+            warnings.append(
+                f"Not like what the model learned from, so counted as missing: {unseen}."
+            )
         return found, warnings

@@ -167,6 +167,6 @@ def _row(found: Prediction) -> tuple[str, ...]:
     nearest = "; ".join(f"{c.label} {c.image_id} {c.similarity:.2f}" for c in found.nearest)
     if found.unseen:
         unseen = ", ".join(f"{k} '{v}'" for k, v in found.unseen.items())
-        nearest += f" (unknown to the model, so counted as missing: {unseen})"
+        nearest += f" (unlike what the model learned from, so counted as missing: {unseen})"
     chance = f"{found.probabilities[found.decision]:.2f}"
     return (found.image, found.decision, chance, ", ".join(found.conformal_set), nearest, p)

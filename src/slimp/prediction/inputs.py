@@ -32,6 +32,9 @@ from slimp.sources.read_spreadsheet import cell_text
 from slimp.sources.read_table import read_table
 
 Read = Callable[[Path], bytes]
+FAR = 10
+"""A number this many standard deviations from the mean of those learned from counts as missing: a
+year of birth as an age, or 450 for 45."""
 KEY = "image"
 """Column of a metadata table that names the image; the schema's own name for it does too."""
 
@@ -86,7 +89,8 @@ class Metadata:
     frame: pd.DataFrame
     """A column per column of the features that the table has."""
     unseen: pd.DataFrame
-    """Columns of categories: whether the cell holds one that the model does not know."""
+    """As text, cells where they hold a category that the model does not know, or a number far
+    outside those that it learned from; None elsewhere."""
     unread: tuple[str, ...] = ()
     """Columns of the table that no feature reads."""
     absent: tuple[str, ...] = ()
@@ -106,8 +110,9 @@ class Metadata:
         The table has a column `image`, or one of the schema's name for it, with the file's name
         or the end of its path, with or without its ending; and columns by the names of the
         cohort's table, in the schema's units. A column that is not there, and an empty cell, are
-        missing. A category that the model does not know counts as missing too. Columns `patient`
-        and `lesion`, or the schema's names for them, say which images belong together.
+        missing. A category that the model does not know counts as missing too, and so does a number
+        `FAR` from those that it learned from. Columns `patient` and `lesion`, or the schema's
+        names for them, say which images belong together.
 
         Only columns of the schema are read. A model may read more, of the cohort of another stage;
         the probe learned with these missing, so they stay so.
@@ -130,10 +135,10 @@ class Metadata:
             taken |= set(found)
             part = table[list(found)].rename(columns=found)
             for column, typed in read_feature(part, there, where).items():
-                cells[column] = typed
-                if feature.kind == "categorical":
-                    strange = ~typed.isin([*fitted.categories, *fitted.spellings])
-                    unseen[column] = strange & typed.notna()
+                strange, number = _strange(typed, fitted), feature.kind == "continuous"
+                text = typed.map("{:g}".format if number else str)
+                unseen[column] = text.astype(object).where(strange, None)
+                cells[column] = typed.mask(strange) if number else typed
         rows = pd.Index(keys.to_numpy())
         owners = _owners(table, keys, schema, where)
         if owners is not None:
@@ -177,9 +182,9 @@ class Metadata:
         return replace(self, frame=own(self.frame), unseen=own(self.unseen), owners=owners)
 
     def strange(self, image: str) -> dict[str, str]:
-        """Column -> category that the model does not know, of an image."""
-        columns = self.unseen.columns[self.unseen.loc[image].to_numpy(dtype=bool)]
-        return {str(column): str(self.frame.loc[image, column]) for column in columns}
+        """Column -> cell that counts as missing though it is filled, of an image (`unseen`)."""
+        cells = self.unseen.loc[image].dropna()
+        return {str(column): str(cell) for column, cell in cells.items()}
 
 
 def known_features(
@@ -230,6 +235,15 @@ def with_imputed(schema: Schema, model: Slimp, imputed: Collection[str]) -> Sche
             more = tuple(f for f in plain if taken.isdisjoint(f.columns))
         levels.append(replace(level, features=(*level.features, *more)))
     return replace(schema, levels=tuple(levels))
+
+
+def _strange(typed: pd.Series, fitted: FittedFeature) -> pd.Series:
+    """Which cells hold what the model did not learn from."""
+    if fitted.kind == "categorical":
+        return typed.notna() & ~typed.isin([*fitted.categories, *fitted.spellings])
+    if fitted.kind == "continuous":
+        return ((typed - fitted.mean).abs() > FAR * fitted.std).fillna(value=False).astype(bool)
+    return pd.Series(data=False, index=typed.index)
 
 
 def _keyed(table: pd.DataFrame, place: str, schema: Schema) -> tuple[pd.DataFrame, pd.Series, str]:

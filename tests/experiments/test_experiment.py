@@ -562,6 +562,8 @@ def test_costs_are_those_of_a_formula():
     once = cost_of(plan().cells, "synthetic", Path())
     twice = cost_of(plan(epochs=2).cells, "synthetic", Path())
     assert twice.seconds == pytest.approx(2 * once.seconds)
+    half = cost_of(plan(lesions=1).cells, "synthetic", Path())
+    assert half.seconds == pytest.approx(once.seconds / 2)
 
 
 def test_what_is_measured_of_a_machine_is_kept(tmp_path, monkeypatch):

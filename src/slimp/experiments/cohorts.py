@@ -207,14 +207,21 @@ def without_split(cohort: Cohort) -> Cohort:
     return replace(cohort, tables=replace(cohort.tables, images=images))
 
 
-def images_in(name: str) -> int | None:
-    """About how many images a cohort has, without reading them; None: not known."""
+def images_in_epoch(name: str, lesions: int, images_per_lesion: int) -> int | None:
+    """About how many images of a cohort an epoch draws, without reading it; None: not known.
+
+    As many of a patient's lesions and of a lesion's images as are asked for, where it is known how
+    many there are.
+    """
     if name in DRAWN:
         config = DRAWN[name]
-        return config.patients * config.lesions * (1 + config.images_per_lesion) // 2
+        per_lesion = min(images_per_lesion, (1 + config.images_per_lesion) / 2)
+        return int(config.patients * min(lesions, config.lesions) * per_lesion)
     place = place_of(name)
     if place is not None and (place / "images.parquet").is_file():
-        return int(pq.read_metadata(place / "images.parquet").num_rows)
+        rows = {level: pq.read_metadata(place / f"{level}s.parquet").num_rows for level in LEVELS}
+        drawn = min(rows["lesion"], lesions * rows["patient"])
+        return int(min(rows["image"], drawn * images_per_lesion))
     if place is not None:
         return _pictures(place)
     return get_source(name).images if _is_published(name) else None

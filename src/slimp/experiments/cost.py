@@ -20,7 +20,7 @@ from typing import Any
 from slimp.data.files import write_json
 from slimp.errors import UserError
 from slimp.experiments.cells import Cell
-from slimp.experiments.cohorts import OTHER, images_in
+from slimp.experiments.cohorts import OTHER, images_in_epoch
 from slimp.models.known_weights import cache_folder
 from slimp.training.memory import CPU_FRACTION, free_main_memory
 from slimp.training.run_folder import versions
@@ -46,23 +46,23 @@ class Cost:
 def cost_of(wanted: Iterable[Cell], cohort: str, cells: Path) -> Cost | None:
     """Of the trainings that are not done; None: it is not known how many images there are."""
     seconds = largest = 0.0
-    count = cache(images_in)
+    count = cache(images_in_epoch)
     for cell in wanted:
         if cell.stage not in ("pretrain", "adapt") or cell.is_done(cells):
             continue
-        other = cell.stage == "pretrain" and "fold" not in cell.settings
-        images = count(OTHER[cohort] if other else cohort)
-        if images is None:
-            return None
         own = cell.of("pretrain")
         assert own is not None
         known = own.settings["pretrain"]
         what = {name: known[name] for name in ("encoder", "encoder_options", "image_size")}
         encoder = remembered("encoder_cost", json.dumps(what))
         kept = ("epochs", "patients", "lesions", "images_per_lesion")
-        epochs, *batch = (cell.settings.get("adapt", known)[name] for name in kept)
+        epochs, patients, *drawn = (cell.settings.get("adapt", known)[name] for name in kept)
+        other = cell.stage == "pretrain" and "fold" not in cell.settings
+        images = count(OTHER[cohort] if other else cohort, *drawn)
+        if images is None:
+            return None
         views = 1 + (known["view_weight"] > 0)
-        at_once = min(batch[0] * batch[1] * batch[2], images) * views
+        at_once = min(patients * drawn[0] * drawn[1], images) * views
         if cell.settings.get("trainer") in ("untrained", "frozen"):
             epochs = at_once = 0
         seconds += images * epochs * views * encoder["operations"] / remembered("training_pace")

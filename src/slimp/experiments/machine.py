@@ -21,7 +21,7 @@ from slimp.training.devices import device_of, fast_precision
 
 TIMED = {"cuda": 256}
 """Images of a timed step; 16 on other devices."""
-STEPS = 5
+STEPS = 20
 """Timed steps, of which the fastest counts: others may be at work on the machine."""
 
 

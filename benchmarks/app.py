@@ -38,7 +38,7 @@ from reads import write_large
 from slimp.app.open import Sources, open_explorer
 from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding
-from slimp.features.embed import FeatureTable
+from slimp.features.feature_table import FeatureTable
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 

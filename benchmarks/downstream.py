@@ -39,8 +39,9 @@ from slimp.evaluation.paired_bootstrap import Difference, compare
 from slimp.evaluation.probe_config import FullFinetuneConfig, ProbeConfig
 from slimp.evaluation.result import Task, make_task
 from slimp.features.design import RawTable, metadata_encoder
-from slimp.features.embed import FeatureTable, embed
+from slimp.features.embed import embed
 from slimp.features.encode import InferenceConfig
+from slimp.features.feature_table import FeatureTable
 from slimp.models.nested import Slimp
 from slimp.training.weights_run import as_run
 

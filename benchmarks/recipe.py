@@ -40,7 +40,8 @@ from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import make_task
 from slimp.experiments.cells import locked
 from slimp.features.design import RawTable, one_hot
-from slimp.features.embed import FeatureTable, embed
+from slimp.features.embed import embed
+from slimp.features.feature_table import FeatureTable
 from slimp.training.build_model import build_model
 from slimp.training.config import PretrainConfig
 from slimp.training.loop import pretrain

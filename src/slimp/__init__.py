@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from slimp.data.schema import Schema as Schema
     from slimp.errors import UserError as UserError
     from slimp.evaluation.linear_probe import linear_probe as linear_probe
-    from slimp.features.embed import FeatureTable as FeatureTable
     from slimp.features.embed import embed as embed
+    from slimp.features.feature_table import FeatureTable as FeatureTable
     from slimp.models.config import ModelConfig as ModelConfig
     from slimp.models.losses import info_nce as info_nce
     from slimp.models.losses import nested_loss as nested_loss
@@ -38,7 +38,7 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "AdaptConfig": "slimp.training.config",
     "Cohort": "slimp.data.cohort",
-    "FeatureTable": "slimp.features.embed",
+    "FeatureTable": "slimp.features.feature_table",
     "ModelConfig": "slimp.models.config",
     "NestedHeads": "slimp.models.recursion",
     "PredictConfig": "slimp.prediction.config",

@@ -45,7 +45,7 @@ from slimp.data.cohort import Cohort
 from slimp.data.decode import decode
 from slimp.data.files import sha256_of
 from slimp.errors import UserError
-from slimp.features.embed import FeatureTable
+from slimp.features.feature_table import FeatureTable
 from slimp.features.nearest import nearest
 from slimp.features.relative import OUTLIER
 from slimp.prediction.predictor import Predictor

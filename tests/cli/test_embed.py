@@ -12,7 +12,8 @@ from tiny import MODEL, tiny_cohort
 
 from slimp.cli import main as cli
 from slimp.data.cohort import Cohort
-from slimp.features.embed import FeatureTable, embed
+from slimp.features.embed import embed
+from slimp.features.feature_table import FeatureTable
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 

@@ -10,7 +10,7 @@ from tables import hinting_features
 from slimp.cli.main import main
 from slimp.data.cohort import Cohort
 from slimp.data.files import read_json
-from slimp.features.embed import FeatureTable
+from slimp.features.feature_table import FeatureTable
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 
 QUICK = ("--seeds", "2", "--folds", "2", "--replicates", "20", "--strengths", "0.01,0.1")

@@ -16,7 +16,8 @@ from tiny import MODEL, fitted
 
 from slimp.cli import main as cli
 from slimp.data.cohort import Cohort
-from slimp.features.embed import FeatureTable, embed
+from slimp.features.embed import embed
+from slimp.features.feature_table import FeatureTable
 from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp

@@ -14,7 +14,7 @@ from slimp.evaluation.folds import make_splits
 from slimp.evaluation.linear_probe import ProbeConfig, majority, metadata_baseline, probe
 from slimp.evaluation.result import ProbeResult, make_task
 from slimp.features.design import RawTable
-from slimp.features.embed import FeatureTable
+from slimp.features.feature_table import FeatureTable
 from slimp.sources import get_source
 from slimp.sources.level_tables import split_levels, type_rows
 from slimp.sources.read_table import read_table

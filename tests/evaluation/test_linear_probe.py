@@ -23,7 +23,7 @@ from slimp.evaluation.metrics import brier, ece
 from slimp.evaluation.probe_config import FullProbeConfig
 from slimp.evaluation.result import codes_of
 from slimp.features.design import RawTable
-from slimp.features.embed import FeatureTable
+from slimp.features.feature_table import FeatureTable
 
 FAST = {"replicates": 50, "seeds": 2, "strengths": (1e-3, 1e-1)}
 

@@ -117,6 +117,43 @@ def test_noise_beside_a_block_is_penalised_away():
     assert log_loss(truth, both) < log_loss(truth, alone) + 0.1
 
 
+def test_directions_of_pre_training_count_before_all_others_where_labels_are_few():
+    """The class lies along two directions of three hundred; sixty rows do not find them alone."""
+    rng, d = np.random.default_rng(0), 300
+    head = rng.normal(size=(d, 2)).astype(np.float32)
+    axes = np.linalg.qr(head)[0].astype(np.float32)
+
+    def rows(n: int):
+        x = rng.normal(size=(n, d)).astype(np.float32)
+        y = rng.permutation(np.arange(n) % 3)
+        return 5 + x + 2 * np.array([[2, 0], [-1, 2], [-1, -2]])[y] @ axes.T / 2, y
+
+    (x, y), (new, truth) = rows(60), rows(600)
+    groups = np.arange(len(y)).astype(str)
+    alone = fit(x, y, groups, 3)
+    found = fit(Design(blocks={"image": x}, projection=head), y, groups, 3)
+    losses = [log_loss(truth, one.predict_proba(new)) for one in (alone, found)]
+    assert losses[1] < 0.7 * losses[0]
+    assert found.strengths["image, projected"] > 10 * found.strengths["image"]
+    assert dict(found.blocks) == {"image": d}  # folded in: it predicts from the image alone
+
+
+def test_a_head_is_one_part_more_of_the_same_columns():
+    """Against scikit-learn on the block and its projected columns, each with its penalty."""
+    (x, y, groups), rng = draw(1), np.random.default_rng(5)
+    head = rng.normal(size=(6, 3))
+    found = fit(Design(blocks={"image": x, "lesion": x[:, :2]}, projection=head), y, groups, 3)
+    parts = {"image": x, "image, projected": x @ head, "lesion": x[:, :2]}
+    assert list(found.strengths) == list(parts)
+    scaled = [
+        StandardScaler().fit_transform(v) * found.strengths[n] ** 0.5 for n, v in parts.items()
+    ]
+    z = np.hstack(scaled)
+    wanted = LogisticRegression(C=1.0, tol=1e-8, max_iter=5000).fit(z, y).predict_proba(z)
+    got = found.predict_proba(np.hstack([x, x[:, :2]]))
+    np.testing.assert_allclose(got, wanted, atol=1e-3)
+
+
 def test_a_class_that_a_fold_cannot_train_on_is_survived():
     """Class 2 belongs to one patient: its fold trains without it and gives it probability 0."""
     x, y, groups = draw(6)

@@ -14,7 +14,7 @@ from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.low_shot import draw_fraction, draw_shots, low_shot
 from slimp.evaluation.probe_config import ProbeConfig, ProtocolConfig
 from slimp.evaluation.result import make_task
-from slimp.features.embed import FeatureTable
+from slimp.features.feature_table import FeatureTable
 
 SEEDS = st.integers(0, 10**6)
 QUICK = ProbeConfig(seeds=2, folds=3, strengths=(0.01, 0.1), replicates=40)

@@ -15,7 +15,7 @@ from slimp.evaluation.paired_bootstrap import Difference
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import make_task
 from slimp.features.design import RawTable
-from slimp.features.embed import FeatureTable
+from slimp.features.feature_table import FeatureTable
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 
 QUICK = ProbeConfig(split="grouped-5", folds=2, strengths=(0.01, 1.0), replicates=20)

@@ -19,7 +19,7 @@ from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.paired_bootstrap import compare, leakage, read_predictions, resampling_unit
 from slimp.evaluation.probe_config import LEAKING, ProbeConfig, SplitMode
 from slimp.evaluation.result import ProbeResult
-from slimp.features.embed import FeatureTable
+from slimp.features.feature_table import FeatureTable
 
 CLASSES = ["bcc", "mel", "nev"]
 

@@ -21,8 +21,8 @@ from slimp.evaluation.protocol import Assessment, assess, require_possible
 from slimp.evaluation.result import ProbeResult
 from slimp.evaluation.run_features import cached_features
 from slimp.features.design import RawTable
-from slimp.features.embed import FeatureTable
 from slimp.features.encode import InferenceConfig
+from slimp.features.feature_table import FeatureTable
 from slimp.sources import import_source
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training.parts import parts_of_run

@@ -13,7 +13,8 @@ from tiny import tiny_cohort, tiny_config
 from slimp.data.cohort import Cohort
 from slimp.errors import UserError
 from slimp.features.design import Design, RawTable, as_columns, one_hot
-from slimp.features.embed import FeatureTable, embed
+from slimp.features.embed import embed
+from slimp.features.feature_table import FeatureTable
 from slimp.sources.synthetic.cohort import SyntheticConfig, synthesize
 from slimp.training.build_model import build_model
 

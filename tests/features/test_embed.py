@@ -20,8 +20,9 @@ from slimp.data.schema import LEVELS, Feature
 from slimp.errors import UserError
 from slimp.features import encode as features
 from slimp.features.design import RawTable
-from slimp.features.embed import FeatureTable, embed
+from slimp.features.embed import embed
 from slimp.features.encode import InferenceConfig, cohort_levels, embed_images, encode_table
+from slimp.features.feature_table import FeatureTable
 from slimp.features.pseudo_metadata import PseudoMetadata, fingerprint
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
@@ -257,9 +258,11 @@ def test_matrix_joins_in_order_and_select_takes_images():
 
 
 def test_saved_and_loaded_it_is_the_same_and_others_can_read_it(tmp_path):
-    table, path = make_table(), tmp_path / "features.parquet"
+    head = np.arange(12, dtype=np.float32).reshape(4, 3)
+    table, path = replace(make_table(), projection=head), tmp_path / "features.parquet"
     table.save(path)
     again = FeatureTable.load(path)
+    np.testing.assert_array_equal(again.projection, head)
     pd.testing.assert_frame_equal(table.ids, again.ids)
     assert list(again.features) == list(table.features)
     for name, values in table.features.items():
@@ -267,6 +270,27 @@ def test_saved_and_loaded_it_is_the_same_and_others_can_read_it(tmp_path):
         np.testing.assert_array_equal(values, np.stack(pd.read_parquet(path)[name]))
     asked = f"select distinct len(image), list_sum(image) is null from '{path}'"
     assert duckdb.sql(asked).fetchall() == [(4, False)]
+
+
+@pytest.mark.parametrize("trained", [["lesion", "patient"], ["lesion"], ["patient"]])
+def test_the_linear_heads_are_those_of_the_levels_with_a_weight(trained):
+    """Of images that are a lesion and a patient each: the pairs' anchors, but for metadata."""
+    alone = grid_cohort([1, 1, 1], 1)
+    weights = {f"{level}_weight": 0.5 * (level in trained) for level in ("lesion", "patient")}
+    model = make_model(alone, ("lesion", "patient"), projection_layers=1, **weights)
+    table, levels = embed(model, alone), cohort_levels(model, alone, torch.device("cpu"))
+    images, nothing = torch.from_numpy(table.features["image"]), torch.zeros(3, TABULAR)
+    anchors = {pair.name: pair.anchor for pair in model.climb(images, levels, lambda *_: nothing)}
+    want = torch.cat([anchors[level] for level in trained], dim=1).detach().numpy()
+    np.testing.assert_allclose(table.features["image"] @ table.projection, want, atol=1e-5)
+    assert table.design("full").projection is table.projection
+
+
+@pytest.mark.parametrize(
+    "changes", [{"projection_layers": 2}, {"projection_layers": 1, "context": "patient"}]
+)
+def test_a_head_that_is_not_linear_in_the_image_is_none(cohort, changes):
+    assert make_model(cohort, ("lesion", "patient"), **changes).image_projection() is None
 
 
 def test_refusals():

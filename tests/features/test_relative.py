@@ -14,7 +14,7 @@ from slimp.errors import UserError
 from slimp.evaluation.probe_config import FullFinetuneConfig, ProbeConfig
 from slimp.evaluation.protocol import _feature_sets
 from slimp.features.design import RawTable
-from slimp.features.embed import FeatureTable
+from slimp.features.feature_table import FeatureTable
 from slimp.features.relative import OUTLIER, PRIOR, from_others
 
 BLOCKS = ("relative", "outlier")

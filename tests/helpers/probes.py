@@ -14,7 +14,8 @@ from slimp.data.files import sha256_of
 from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import make_task
-from slimp.features.embed import FeatureTable, embed
+from slimp.features.embed import embed
+from slimp.features.feature_table import FeatureTable
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.prediction.novelty import save_reference

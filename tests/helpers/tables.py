@@ -12,7 +12,7 @@ import pandas as pd
 from slimp.data.cohort import Cohort
 from slimp.data.files import ImagesInMemory
 from slimp.data.schema import LEVELS, Schema
-from slimp.features.embed import FeatureTable
+from slimp.features.feature_table import FeatureTable
 
 
 def ids_of(

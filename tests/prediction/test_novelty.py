@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from slimp.errors import CheckpointError, UserError
-from slimp.features.embed import FeatureTable
+from slimp.features.feature_table import FeatureTable
 from slimp.prediction.novelty import (
     Surroundings,
     fault_of,

@@ -23,8 +23,9 @@ from slimp.data.cohort import Cohort
 from slimp.data.encoding import Encoding
 from slimp.data.schema import Schema
 from slimp.errors import UserError
-from slimp.features.embed import FeatureTable, embed
+from slimp.features.embed import embed
 from slimp.features.encode import embed_images, encode_table
+from slimp.features.feature_table import FeatureTable
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
 from slimp.prediction import onnx_export

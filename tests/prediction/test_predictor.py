@@ -19,8 +19,9 @@ from tables import metadata_of
 from slimp.data.cohort import Cohort
 from slimp.errors import CheckpointError, TableError, UserError
 from slimp.evaluation.logistic import LinearProbe
-from slimp.features.embed import FeatureTable, embed
+from slimp.features.embed import embed
 from slimp.features.encode import InferenceConfig
+from slimp.features.feature_table import FeatureTable
 from slimp.models.nested import Slimp
 from slimp.prediction.bundle import write_bundle
 from slimp.prediction.config import PredictConfig

@@ -26,7 +26,7 @@ from slimp.training.parts import EARLIER_PATIENTS
 
 if TYPE_CHECKING:  # torch, which a start with kept embeddings does without
     from slimp.features.backends import Augmentation
-    from slimp.features.embed import FeatureTable
+    from slimp.features.feature_table import FeatureTable
     from slimp.training.devices import Accelerator
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -181,8 +181,8 @@ def _compute(
 def _read(path: Path, run: Path, cohort: Cohort, augmentation: Augmentation) -> FeatureTable:
     """The file, if the run makes the same of some images: it does not say which run made it."""
     from slimp.features.backends import agreement
-    from slimp.features.embed import FeatureTable
     from slimp.features.encode import InferenceConfig, embed_cohort_images, tried_first
+    from slimp.features.feature_table import FeatureTable
     from slimp.models.nested import Slimp
 
     table = FeatureTable.load(path)

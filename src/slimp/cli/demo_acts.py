@@ -25,8 +25,9 @@ from slimp.evaluation.probe_config import FullProbeConfig, ProbeConfig
 from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.result import ProbeResult, make_task
 from slimp.evaluation.run_features import cached_features
-from slimp.features.embed import FeatureTable, embed, with_pseudo_metadata
+from slimp.features.embed import embed, with_pseudo_metadata
 from slimp.features.feature_sets import FeatureSet
+from slimp.features.feature_table import FeatureTable
 from slimp.models.nested import Slimp
 from slimp.report.html import estimate, track, write_page
 from slimp.report.retrieval import write_retrieval_report

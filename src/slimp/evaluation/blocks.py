@@ -17,7 +17,7 @@ from slimp.data.encoding import Encoding
 from slimp.evaluation.metrics import Array
 from slimp.evaluation.multinomial import Multinomial, Solution
 from slimp.features.design import Design, one_hot
-from slimp.features.feature_sets import TABLE
+from slimp.features.feature_sets import IMAGE, TABLE
 
 COMPONENTS = 256
 """Principal components of a block, at most. They keep their variances, so that the penalty weighs
@@ -28,8 +28,12 @@ TOLERANCE, ROUGH = 1e-5, 1e-4
 """Largest gradient at which a fit counts as converged, and of those that choose the penalties."""
 START_TABLE, START = 0.1, 0.01
 """The C at which the search begins, of the table and of embeddings."""
+PROJECTED = "image, projected"
+"""Part of the block `image`: its columns under the heads of pre-training (`Design.projection`)."""
 GAIN = 1e-3
 """Least gain in log-loss for which a penalty is changed."""
+Chosen = tuple[int, ...]
+"""Positions on the ladder of Cs, one per part."""
 SMALLEST = 1e-12
 """Stands for a probability of 0 in the log-loss."""
 
@@ -63,13 +67,17 @@ class Reduced:
     on its first principal components, and shrunk as if it had that many columns. The table is
     only centred: on its continuous columns the variance is 1, and a rare category that was
     standardised would weigh as much as a frequent one.
+
+    Images have a second part with a penalty of its own: under the linear heads of pre-training,
+    whose directions are those that tell metadata. What they say is nothing new to a linear probe,
+    but it weighs them before all others, as few labels cannot.
     """
 
     z: Float[Array, "n r"]
     blocks: dict[str, int]
     """Block -> columns before projection."""
-    widths: tuple[int, ...]
-    """Columns of each block in `z`."""
+    parts: dict[str, int]
+    """Block, or part of one -> columns in `z`, in their order; each has a penalty."""
     mean: Float[Array, " d"]
     scale: Float[Array, " d"]
     maps: tuple[Array | None, ...]
@@ -77,10 +85,15 @@ class Reduced:
 
     @classmethod
     def of(
-        cls, columns: dict[str, Float[Array, "n _"]], *, components: int = COMPONENTS
+        cls,
+        columns: dict[str, Float[Array, "n _"]],
+        *,
+        projection: Float[Array, "d p"] | None = None,
+        components: int = COMPONENTS,
     ) -> Reduced:
-        """The blocks of `side_by_side`."""
-        means, scales, maps, parts = [], [], [], []
+        """The blocks of `side_by_side`, and the heads of images if they are known."""
+        parts: dict[str, Float[Array, "n _"]] = {}
+        means, scales, maps = [], [], []
         for name, x in columns.items():
             known = ~np.isnan(x)
             mean = np.where(known, x, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
@@ -89,16 +102,21 @@ class Reduced:
                 deviation = x.std(axis=0)
                 constant = deviation < 1e-12 * np.maximum(np.abs(mean), 1)  # up to rounding
                 scale = np.where(constant, 1.0, deviation)
-            standard = standardise(x, mean, scale)
+            own = standardise(x, mean, scale)
             wide = name != TABLE and x.shape[1] > min(components, SIZE)
-            maps.append(_principal(standard, components) if wide else None)
-            parts.append(standard if maps[-1] is None else standard @ maps[-1])
+            to_z = _principal(own, components) if wide else None
+            parts[name] = own if to_z is None else own @ to_z
+            if name == IMAGE and projection is not None:
+                head = _head(own, scale[:, None] * projection, components)
+                parts[PROJECTED] = own @ head
+                to_z = np.hstack([np.eye(x.shape[1]) if to_z is None else to_z, head])
+            maps.append(to_z)
             means.append(mean)
             scales.append(scale)
         return cls(
-            z=np.hstack(parts),
+            z=np.hstack([*parts.values()]),
             blocks={name: x.shape[1] for name, x in columns.items()},
-            widths=tuple(part.shape[1] for part in parts),
+            parts={name: part.shape[1] for name, part in parts.items()},
             mean=np.concatenate(means),
             scale=np.concatenate(scales),
             maps=tuple(maps),
@@ -112,7 +130,11 @@ class Reduced:
 
     def expand(self, coef: Float[Array, "k r"]) -> Float[Array, "k d"]:
         """Coefficients of `z` as those of the standardised columns."""
-        own = np.split(coef, np.cumsum(self.widths)[:-1], axis=1)
+        widths = [
+            d if m is None else m.shape[1]
+            for d, m in zip(self.blocks.values(), self.maps, strict=True)
+        ]
+        own = np.split(coef, np.cumsum(widths)[:-1], axis=1)
         return np.hstack([c if m is None else c @ m.T for c, m in zip(own, self.maps, strict=True)])
 
 
@@ -128,6 +150,16 @@ def _principal(x: Float[Array, "n d"], components: int) -> Float[Array, "d r"]:
     if n < d:
         vectors = x.T @ (vectors / np.sqrt(values[sound]))
     return np.asarray(vectors * np.sqrt(SIZE / d))
+
+
+def _head(
+    x: Float[Array, "n d"], head: Float[Array, "d p"], components: int
+) -> Float[Array, "d r"]:
+    """Heads whose columns have variance 1 on these rows; of many columns, as of a wide block."""
+    spread = (x @ head).std(axis=0)
+    head = head[:, spread > SMALLEST] / spread[spread > SMALLEST]
+    wide = head.shape[1] > min(components, SIZE)
+    return np.asarray(head @ _principal(x @ head, components) if wide else head)
 
 
 class Fit:
@@ -164,16 +196,29 @@ class Fit:
         return coef, intercept
 
 
-def start_of(names: Iterable[str], ladder: Sequence[float]) -> tuple[int, ...]:
-    """Positions on the ladder at which the search begins."""
+def start_of(names: Iterable[str], ladder: Sequence[float]) -> Chosen:
+    """Positions on the ladder at which the search begins; the lowest of what is optional."""
+    names = list(names)
     usual = [START_TABLE if name == TABLE else START for name in names]
-    return tuple(int(np.argmin(np.abs(np.log(np.divide(ladder, c))))) for c in usual)
+    found = [int(np.argmin(np.abs(np.log(np.divide(ladder, c))))) for c in usual]
+    return tuple(0 if i == optional(names) else at for i, at in enumerate(found))
+
+
+def optional(names: Sequence[str]) -> int | None:
+    """The number of the part that comes in only if it is clearly worth it.
+
+    Beside the heads, the other directions of an image: with few labels cross-validation lets them
+    in where they are noise.
+    """
+    return names.index(IMAGE) if PROJECTED in names else None
 
 
 class Search:
     """The C of each block with the least log-loss over out-of-fold predictions.
 
     The loss has one valley along each block's ladder, so a search along it stops where it rises.
+    An `optional` part leaves the foot of its ladder only by the one-standard-error rule (Breiman et
+    al. 1984, section 3.4.3).
     """
 
     def __init__(
@@ -185,14 +230,15 @@ class Search:
         ladder: Sequence[float],
         classes: int,
     ) -> None:
-        self.ladder, self.losses = tuple(ladder), dict[tuple[int, ...], float]()
+        self.ladder, self.known = tuple(ladder), dict[Chosen, list[Array]]()
+        self.optional = optional([*reduced.parts])
         z, self.folds = reduced.z.astype(np.float32), []
         for f in np.unique(fold):
             own, rest = fold == f, fold != f
-            fit = Fit(z[rest], y[rest], reduced.widths, classes, ROUGH)
+            fit = Fit(z[rest], y[rest], [*reduced.parts.values()], classes, ROUGH)
             self.folds.append((fit, z[own], y[own]))
 
-    def run(self, start: tuple[int, ...]) -> tuple[int, ...]:
+    def run(self, start: Chosen) -> Chosen:
         """Positions on the ladder: each block is moved by itself, twice round at most."""
         best, unmoved = start, 0
         for block in (*range(len(start)), *range(len(start))):
@@ -203,26 +249,39 @@ class Search:
             best = there
         return best
 
-    def _along(self, start: tuple[int, ...], block: int) -> tuple[int, ...]:
+    def _along(self, start: Chosen, block: int) -> Chosen:
         """The best position when this block is moved, in the better of both directions."""
-        best = start
-        for step in (-1, 1):
-            if best != start:
+        if block == self.optional:
+            foot = (*start[:block], 0, *start[block + 1 :])
+            best = self._climb(foot, block, 1)
+            return best if self._is_worth_it(foot, best) else foot
+        down = self._climb(start, block, -1)
+        return self._climb(start, block, 1) if down == start else down
+
+    def _climb(self, best: Chosen, block: int, step: int) -> Chosen:
+        """Where the loss stops to fall along a block's ladder."""
+        while 0 <= best[block] + step < len(self.ladder):
+            there = (*best[:block], best[block] + step, *best[block + 1 :])
+            if self._loss(there) > self._loss(best) - GAIN:
                 break
-            while 0 <= best[block] + step < len(self.ladder):
-                there = (*best[:block], best[block] + step, *best[block + 1 :])
-                if self._loss(there) > self._loss(best) - GAIN:
-                    break
-                best = there
+            best = there
         return best
 
-    def _loss(self, chosen: tuple[int, ...]) -> float:
-        if chosen not in self.losses:
-            total, rows = 0.0, 0
+    def _is_worth_it(self, foot: Chosen, best: Chosen) -> bool:
+        """Whether the loss falls by more than a standard error, rows taken as independent."""
+        gain = np.concatenate(self._rows(best)) - np.concatenate(self._rows(foot))
+        return bool(gain.mean() > gain.std() / len(gain) ** 0.5)
+
+    def _loss(self, chosen: Chosen) -> float:
+        rows = self._rows(chosen)
+        return -sum(float(fold.sum()) for fold in rows) / sum(map(len, rows))
+
+    def _rows(self, chosen: Chosen) -> list[Float[Array, " m"]]:
+        """Logarithm of the true class's probability, of the rows of each fold."""
+        if chosen not in self.known:
+            self.known[chosen] = found = []
             for fit, x, y in self.folds:
                 coef, intercept = fit.at([self.ladder[i] for i in chosen])
                 p = softmax(x @ coef.T + intercept, axis=1)[np.arange(len(y)), y]
-                total -= float(np.log(np.maximum(p, SMALLEST)).sum())
-                rows += len(y)
-            self.losses[chosen] = total / rows
-        return self.losses[chosen]
+                found.append(np.log(np.maximum(p, SMALLEST)))
+        return self.known[chosen]

@@ -21,8 +21,8 @@ from slimp.evaluation.metrics import Array
 from slimp.evaluation.probe_config import ProbeConfig, SplitMode
 from slimp.evaluation.result import Predictions, ProbeResult, Task, make_task, summarise
 from slimp.features.design import Design, RawTable
-from slimp.features.embed import FeatureTable
 from slimp.features.feature_sets import TABLE_LEVELS, FeatureSet
+from slimp.features.feature_table import FeatureTable
 
 Fitted = LinearProbe | Classifier
 METHODS: dict[str, Callable[..., Fitted]] = {

@@ -65,7 +65,8 @@ class LinearProbe:
     """Class frequencies of the training rows."""
     decision: Decision = "balanced"
     strengths: Mapping[str, float] = field(default_factory=dict)
-    """Block -> scikit-learn's C, the inverse of the penalty, for columns of variance 1."""
+    """Block or part of one -> scikit-learn's C, the inverse of the penalty, for columns of
+    variance 1."""
     converged: bool = True
     """The fit reached its optimum."""
     blanked_copies: int = 0
@@ -173,9 +174,9 @@ def fit_logistic(
         seed: of the folds.
     """
     encodings = encoded(design)
-    reduced = Reduced.of(side_by_side(design, encodings))
+    reduced = Reduced.of(side_by_side(design, encodings), projection=design.projection)
     ladder, k = tuple(sorted(config.strengths)), len(classes)
-    chosen = start_of(reduced.blocks, ladder)
+    chosen = start_of(reduced.parts, ladder)
     # Thousands of small products: threads of BLAS that wait for each other take ten times as long.
     with _threads().limit(limits=1):
         if max(len(np.unique(groups[y == c])) for c in np.unique(y)) > 1:
@@ -183,7 +184,7 @@ def fit_logistic(
             search = Search(reduced, y, fold, ladder=ladder, classes=k)
             chosen = search.run(chosen)
         strengths = [ladder[i] for i in chosen]
-        fit = Fit(reduced.z, y, reduced.widths, k, TOLERANCE)
+        fit = Fit(reduced.z, y, [*reduced.parts.values()], k, TOLERANCE)
         coef, intercept = fit.at(strengths)
     return LinearProbe(
         classes=classes,
@@ -196,7 +197,7 @@ def fit_logistic(
         intercept=intercept,
         priors=np.bincount(y, minlength=k) / len(y),
         decision=config.decision,
-        strengths=dict(zip(reduced.blocks, strengths, strict=True)),
+        strengths=dict(zip(reduced.parts, strengths, strict=True)),
         converged=fit.converged,
     )
 

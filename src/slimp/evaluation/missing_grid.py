@@ -18,7 +18,7 @@ from slimp.evaluation.linear_probe import answer, fit, probe_design
 from slimp.evaluation.paired_bootstrap import Difference, compare
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import Task, prediction_table
-from slimp.features.embed import FeatureTable
+from slimp.features.feature_table import FeatureTable
 
 RATES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 

@@ -28,8 +28,8 @@ from slimp.evaluation.probe_config import LEAKING, ProbeConfig, ProtocolConfig
 from slimp.evaluation.result import ProbeResult, Task, make_task, relabelled
 from slimp.evaluation.subgroups import Subgroups, group_values, subgroups
 from slimp.features.design import RawTable
-from slimp.features.embed import FeatureTable
 from slimp.features.feature_sets import FEATURE_SETS, FeatureSet
+from slimp.features.feature_table import FeatureTable
 from slimp.sources.split_file import FOLD
 from slimp.training.parts import LEARNED_FROM
 

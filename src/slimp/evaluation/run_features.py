@@ -16,18 +16,15 @@ from slimp.data.cohort import Cohort
 from slimp.data.files import sha256_of
 from slimp.data.in_order import Progress
 from slimp.features.design import Array, MetadataEncoder, RawTable, metadata_encoder
-from slimp.features.embed import (
-    FeatureTable,
-    embed,
-    with_pseudo_metadata,
-)
+from slimp.features.embed import embed, with_pseudo_metadata
 from slimp.features.encode import InferenceConfig
+from slimp.features.feature_table import FeatureTable
 from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.models.nested import Slimp
 from slimp.models.persistence import read_description
 from slimp.training.parts import EARLIER_PATIENTS
 
-CONTENT = "context units"
+CONTENT = "context units, heads"
 """What embedding came to do: enters the hash, so that what was kept before is not read."""
 
 

@@ -23,7 +23,6 @@ from slimp.data.cohort import Cohort
 from slimp.data.schema import LevelName
 from slimp.evaluation.metrics import Array
 from slimp.features.backends import inference
-from slimp.features.embed import FeatureTable
 from slimp.features.encode import (
     as_model_reads,
     cohort_levels,
@@ -31,6 +30,7 @@ from slimp.features.encode import (
     evaluating,
     known_rows,
 )
+from slimp.features.feature_table import FeatureTable
 from slimp.features.knn import group_numbers, recall_at_k, recall_by_chance
 from slimp.models.nested import Slimp
 from slimp.training.adapt import unrelated

@@ -12,8 +12,8 @@ from slimp.data.cohort import Cohort
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import Predictions, Task, prediction_table
 from slimp.features.design import Design
-from slimp.features.embed import FeatureTable
 from slimp.features.feature_sets import FeatureSet
+from slimp.features.feature_table import FeatureTable
 from slimp.retrieval.index import EmbeddedCohort
 
 BESIDE = "image+table"

@@ -24,9 +24,9 @@ from slimp.experiments.asked import Asked
 from slimp.experiments.levels import matching, patients
 from slimp.experiments.missing_metadata import Mechanism, hide, impute_from, impute_typical
 from slimp.features.design import RawTable
-from slimp.features.embed import FeatureTable
 from slimp.features.encode import as_model_reads, encode_table
 from slimp.features.feature_sets import METADATA_KEYS
+from slimp.features.feature_table import FeatureTable
 from slimp.models.image_encoder import forward_operations
 from slimp.models.nested import Slimp
 from slimp.retrieval.config import RetrievalConfig, Route

@@ -23,8 +23,9 @@ from slimp.experiments.measures import MEASURES, without_model
 from slimp.experiments.recipe import Apart
 from slimp.experiments.trainers import trainer
 from slimp.features.design import RawTable, metadata_encoder
-from slimp.features.embed import FeatureTable, embed
+from slimp.features.embed import embed
 from slimp.features.encode import InferenceConfig
+from slimp.features.feature_table import FeatureTable
 from slimp.features.relative import PatientContext
 from slimp.models.nested import Slimp
 from slimp.retrieval.index import EmbeddedCohort

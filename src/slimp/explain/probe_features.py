@@ -22,8 +22,8 @@ from slimp.evaluation.result import Predictions, codes_of
 from slimp.explain.columns import feature_tables
 from slimp.explain.explain import Explanation
 from slimp.features.design import Design
-from slimp.features.embed import FeatureTable
 from slimp.features.feature_sets import FeatureSet
+from slimp.features.feature_table import FeatureTable
 
 Array = np.ndarray[Any, np.dtype[Any]]
 REPEATS = 5

@@ -141,6 +141,8 @@ class Design:
     """Of the table, those that are read."""
     encoder: MetadataEncoder | None = None
     """Embeds the table anew where its cells change."""
+    projection: Float[Array, "d p"] | None = None
+    """Of the block `image`, see `FeatureTable.projection`."""
 
     def __len__(self) -> int:
         return len(next(iter(self.blocks.values()), self.table.frame if self.table else ()))

@@ -9,6 +9,8 @@ from slimp.data.schema import LevelName
 FeatureSet = Literal["image", "image+lesion", "full", "relative"]
 """Image features alone, with lesion metadata, with patient metadata too, and with what sets the
 lesion apart from the patient's other lesions too."""
+IMAGE = "image"
+"""The block of the image's own embedding."""
 TABLE, RELATIVE_TABLE = "table", "relative_table"
 """The blocks made of raw metadata; the others are embeddings."""
 METADATA_KEYS: dict[LevelName, str] = {
@@ -16,7 +18,7 @@ METADATA_KEYS: dict[LevelName, str] = {
     "lesion": "lesion",
     "patient": "patient",
 }
-"""Level -> block of its metadata's embeddings; those of the image itself are `image`."""
+"""Level -> block of its metadata's embeddings; those of the image itself are `IMAGE`."""
 FEATURE_SETS: dict[FeatureSet, tuple[str, ...]] = {
     "image": ("image",),
     "image+lesion": ("image", "image_metadata", "lesion", TABLE),

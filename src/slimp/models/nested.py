@@ -151,6 +151,18 @@ class Slimp(Recursion):
             pixels = F.pad(pixels, (0,) * 7 + (-n % ROWS_ON_CPU,))
         return cast("Tensor", self.image_encoder(pixels)[:n])
 
+    def image_projection(self) -> Float[Tensor, "d p"] | None:
+        """The heads that bring an image near its metadata, side by side.
+
+        Of the levels that were trained. None: there are none, or they are not linear in the image.
+        """
+        trained = [n for n in LEVELS if n in self.levels and self.config.weights[n] > 0]
+        levels, d = list(map(self.level, trained)), self.image_encoder.embed_dim
+        heads = [level.project_below for level in levels if level.project_siblings is None]
+        linear = [head.weight.detach().T[:d] for head in heads if isinstance(head, nn.Linear)]
+        # Below the first d rows are those of finer metadata.
+        return torch.cat(linear, dim=1).float().cpu() if 0 < len(linear) == len(levels) else None
+
     def level(self, name: LevelName) -> MetadataLevel:
         """The part of the model that belongs to one level with metadata."""
         return cast("MetadataLevel", self.levels[name])

@@ -19,7 +19,7 @@ from sklearn.covariance import ledoit_wolf
 from slimp.errors import CheckpointError, UserError
 from slimp.evaluation.folds import grouped_folds
 from slimp.evaluation.metrics import Array
-from slimp.features.embed import FeatureTable
+from slimp.features.feature_table import FeatureTable
 from slimp.features.nearest import Neighbours, nearest
 from slimp.prediction.result import Case
 

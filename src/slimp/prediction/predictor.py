@@ -24,9 +24,9 @@ from slimp.evaluation.logistic import LinearProbe
 from slimp.evaluation.metrics import Array
 from slimp.evaluation.probe_config import LEAKING, RULES
 from slimp.features.design import Design, RawTable
-from slimp.features.embed import FeatureTable
 from slimp.features.encode import embed_images, embed_rows
 from slimp.features.feature_sets import METADATA_KEYS, RELATIVE_TABLE, TABLE
+from slimp.features.feature_table import FeatureTable
 from slimp.features.relative import OUTLIER
 from slimp.models.nested import Slimp
 from slimp.prediction.config import PredictConfig

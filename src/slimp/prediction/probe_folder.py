@@ -19,8 +19,8 @@ from slimp.evaluation.logistic import LinearProbe
 from slimp.evaluation.probe_config import LEAKING
 from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.result import Predictions
-from slimp.features.embed import FeatureTable
 from slimp.features.feature_sets import METADATA_KEYS, RELATIVE_TABLE, TABLE
+from slimp.features.feature_table import FeatureTable
 from slimp.models.known_weights import PREFIX
 from slimp.models.nested import Slimp
 from slimp.prediction.novelty import save_reference

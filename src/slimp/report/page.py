@@ -16,7 +16,7 @@ from slimp.data.files import read_json
 from slimp.errors import UserError
 from slimp.evaluation.protocol import PROTOCOLS, Assessment
 from slimp.evaluation.similarity import Similarity
-from slimp.features.embed import FeatureTable
+from slimp.features.feature_table import FeatureTable
 from slimp.report import sections
 from slimp.report.examples import draw_examples
 from slimp.report.figures import curve_figures

@@ -20,7 +20,7 @@ from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.result import Predictions, ProbeResult
 from slimp.evaluation.similarity import Similarity
 from slimp.evaluation.subgroups import Subgroups
-from slimp.features.embed import FeatureTable
+from slimp.features.feature_table import FeatureTable
 from slimp.report.figures import (
     FEWEST_ROWS,
     draw_rows,

@@ -22,6 +22,7 @@ from slimp.features.feature_table import FeatureTable
 from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.models.nested import Slimp
 from slimp.models.persistence import read_description
+from slimp.training.adapt import unrelated
 from slimp.training.parts import EARLIER_PATIENTS
 
 CONTENT = "context units, heads"
@@ -73,10 +74,18 @@ def cached_features(
         with suppress(PermissionError):  # a run that may only be read is embedded each time
             replace(table, raw=None).save(kept)
     # The raw metadata stay out of the run's folder.
-    table = replace(table, raw=raw, encoder=_encoder(run))
+    table = with_heads_of(run, replace(table, raw=raw, encoder=_encoder(run)))
     if retrieved is None:
         return table
     return with_pseudo_metadata(table, Slimp.from_pretrained(run), retrieved)
+
+
+def with_heads_of(run: Path, table: FeatureTable) -> FeatureTable:
+    """The table, without the heads of a run that was not trained to relate images and metadata.
+
+    One that was fine-tuned on labels still has those of the run that it started from.
+    """
+    return replace(table, projection=None) if unrelated(run) else table
 
 
 def _encoder(run: Path) -> MetadataEncoder:

@@ -105,6 +105,8 @@ ARMS: dict[str, dict[str, Any]] = {
 fold 0, which has to be there."""
 UNTRAINED = ("imagenet", "imagenet_160")
 ALL = ("imagenet", "plain", *ARMS)
+NO_HEADS = "image, heads not weighed"
+"""As the probe read images before it weighed the heads of pre-training by themselves."""
 SHOWN = {"balanced_accuracy": "balanced_accuracy", "auroc": "auroc_macro_ovr"}
 COLUMNS = ["image_id", "lesion_id", "patient_id", "label"]
 
@@ -236,15 +238,16 @@ def show(cohort: Cohort, folds: NDArray[np.int64], args: argparse.Namespace) -> 
                 said.setdefault(arm, {}).setdefault(features, {})[cell] = found
     rows = []
     scores = f"balanced accuracy, AUROC; minus {args.against}, paired"
-    print(f"{'arm':20s} {'features':12s} cells  {scores}")
+    print(f"{'arm':20s} {'features':24s} cells  {scores}")
     for arm, by_features in said.items():
         for features, by_cell in by_features.items():
-            theirs = said.get(args.against, {}).get(features, {})
+            against = said.get(args.against, {})
+            theirs = against.get("image" if features == NO_HEADS else features, {})
             if shared := sorted(set(by_cell) & set(theirs)):
                 pair = (pd.concat([own[cell] for cell in shared]) for own in (by_cell, theirs))
                 found = compare(*pair).differences
                 rows.append({"arm": arm, "features": features} | row(shared, found, args.against))
-                print(f"{arm:20s} {features:12s} {line(shared, found)}", flush=True)
+                print(f"{arm:20s} {features:24s} {line(shared, found)}", flush=True)
     summary: dict[str, Any] = {"cohort": args.cohort, "rows": rows}
     trained = [r for r in rows if r["arm"] not in (*UNTRAINED, "plain") and r["features"] == "full"]
     if trained:
@@ -288,6 +291,8 @@ def scored(
     full = table.design("full")
     both = replace(full, blocks={"image": full.blocks["image"]})
     designs = {"image": table.design("image"), "image+table": both, "full": full}
+    if table.projection is not None:
+        designs[NO_HEADS] = replace(designs["image"], projection=None)
     if arm in UNTRAINED:
         designs["table"] = replace(full, blocks={})
     return {

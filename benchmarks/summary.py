@@ -81,7 +81,7 @@ def front_page() -> Iterator[str]:
     repeated = len(pick(recipe, arm="compact_cells", features="full")["seeds"])
     few = kept("downstream_low_shot")["low_shot"]
     shots, both = (few[f"{name}minus_imagenet"]["balanced_accuracy"] for name in ("", "full_"))
-    yield f"\nThe preset: mean of {repeated} trainings a fold. With labels of a tenth of the patients it"
+    yield f"\nThe preset: mean of {repeated} trainings a fold. With a tenth of the patients labelled it"
     yield f"has {shots['ours']:.3f} by images, {minus(shots)} over ImageNet, and with metadata"
     yield f"{both['ours']:.3f}, {minus(both)}."
     levels = pick(plain, arm="compact_cells", features="full")["balanced_accuracy_minus_plain"]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from slimp.experiments.recipe import FLAT, LESIONS, METADATA, UNTRAINED, Arm, Recipe
 
 TWO_LEVELS = {"image_weight": 0.0}
+AS_MANY = {"laptop": {"patients": 96}, "paper": {"patients": 6400}}
+"""Lesions in a batch of the other arms: 32 patients with 3, or 64 with 100. Without ids as many
+"patients" are a third as many lesions, and three times the steps."""
 
 RECIPE = Recipe(
     name="hierarchy",
@@ -19,6 +22,12 @@ RECIPE = Recipe(
         Arm(name="flat", changes={**TWO_LEVELS, **FLAT}),
         Arm(name="patients shuffled", changes=TWO_LEVELS, learns="shuffled patients"),
         Arm(name="patients absent", changes=TWO_LEVELS, learns="lesions as patients"),
+        Arm(
+            name="patients absent, as many lesions a batch",
+            changes=TWO_LEVELS,
+            learns="lesions as patients",
+            at=AS_MANY,
+        ),
         UNTRAINED,
         METADATA,
     ),

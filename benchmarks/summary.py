@@ -81,9 +81,9 @@ def front_page() -> Iterator[str]:
     repeated = len(pick(recipe, arm="compact_cells", features="full")["seeds"])
     few = kept("downstream_low_shot")["low_shot"]
     shots, both = (few[f"{name}minus_imagenet"]["balanced_accuracy"] for name in ("", "full_"))
-    yield f"\nThe preset: mean of {repeated} trainings a fold. With a tenth of the patients labelled"
-    yield f"it has {shots['ours']:.3f} by images, {minus(shots)} over ImageNet, and with metadata"
-    yield f"{both['ours']:.3f}, {minus(both)} (one training a fold)."
+    yield f"\nThe preset: mean of {repeated} trainings a fold. With a tenth of the patients"
+    yield f"labelled it has {shots['ours']:.3f} by images, {minus(shots)} over ImageNet, and"
+    yield f"with metadata {both['ours']:.3f}, {minus(both)} (one training a fold)."
     levels = pick(plain, arm="compact_cells", features="full")["balanced_accuracy_minus_plain"]
     nested = pick(against, arm="nested", features="full", labels="native")["minus"]["flat"]
     yield "\nWhat the levels add, image and metadata (0 in an interval: no difference is shown):"

@@ -87,7 +87,9 @@ def front_page() -> Iterator[str]:
     levels = pick(plain, arm="compact_cells", features="full")["balanced_accuracy_minus_plain"]
     nested = pick(against, arm="nested", features="full", labels="native")["minus"]["flat"]
     yield "\nWhat the levels add, image and metadata (0 in an interval: no difference is shown):"
-    yield f"from ImageNet {minus(levels)}, from random weights (nested over flat) {minus(nested)}."
+    yield f"from ImageNet {minus(levels)} (one training a fold; the probe weighs the linear"
+    yield "heads of the preset, the script has none),"
+    yield f"from random weights (nested over flat) {minus(nested)}."
     yield "Few patients there have several lesions. Of drawn patients with ten, over flat:"
     arms = {
         "nested": "nested",

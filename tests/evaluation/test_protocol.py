@@ -258,6 +258,14 @@ def test_heads_of_a_run_that_was_fine_tuned_are_left_out(cohort, tmp_path):
     for settings, kept in (({"pretrain": {}}, True), ({"finetune": {}}, False)):
         (tmp_path / "config.json").write_text(json.dumps(settings))
         assert (with_heads_of(tmp_path, table).projection is head) == kept
+    (tmp_path / "config.json").unlink()
+    part = {"trained": False, "parameters": 1}
+    stale = [
+        {"part": "images: encoder", "status": "kept", **part, "trained": True},
+        {"part": "patient: project_below", "status": "unused", **part},
+    ]
+    (tmp_path / "transfer.json").write_text(json.dumps({"parts": stale}))
+    assert with_heads_of(tmp_path, table).projection is None
 
 
 def test_features_are_kept_until_the_run_or_the_cohort_changes(cohort, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tiny import MODEL, SIZE, fitted, grid_cohort, with_feature, with_features, with_tables
@@ -303,12 +304,14 @@ def test_refusals():
     broken[2, 1] = np.nan
     with pytest.raises(UserError, match=r"'image' of image 'image2' is not finite \(1 image"):
         FeatureTable(ids=table.ids, features={"image": broken})
+    with pytest.raises(UserError, match="heads read 3 columns, images have 4"):
+        replace(table, projection=np.ones((3, 2), np.float32))
     with pytest.raises(UserError, match=r"need 'image' features, but this table has only: lesion"):
         FeatureTable(ids=table.ids, features={"lesion": table.features["lesion"]}).matrix("full")
 
 
 @pytest.mark.parametrize(
-    "kind", ["absent", "folder", "damaged", "cut", "no features", "other features"]
+    "kind", ["absent", "folder", "damaged", "cut", "heads", "no features", "other features"]
 )
 def test_files_that_are_no_feature_table(tmp_path, kind):
     path, table = tmp_path / "x.parquet", make_table()
@@ -319,6 +322,11 @@ def test_files_that_are_no_feature_table(tmp_path, kind):
     elif kind == "cut":
         table.save(path)
         path.write_bytes(path.read_bytes()[:-30])
+    elif kind == "heads":
+        table.save(path)
+        read = pq.read_table(path)
+        notes = {**read.schema.metadata, b"slimp.projection": b"AAAA"}
+        pq.write_table(read.replace_schema_metadata(notes), path)
     elif kind != "absent":
         table.ids.assign(**({"image": 1.5} if kind == "other features" else {})).to_parquet(path)
     with pytest.raises(UserError, match=r"x\.parquet: .*slimp embed"):

@@ -114,6 +114,18 @@ def test_numbers_far_outside_those_learned_from_count_as_missing() -> None:
     assert known(found) == [1, 0, 0, 0, 0, 0]
 
 
+def test_a_number_is_far_only_if_no_stage_learned_from_such_ones() -> None:
+    """A long tail that trained is no stranger, nor is what the run had no column for."""
+    tail = [1.0] * 400 + [90.0]  # 20 standard deviations from their mean
+    long = Encoding.fit(SCHEMA.level("lesion"), SEEN.reindex(range(401)).assign(size_mm=tail))
+    empty = Encoding.fit(SCHEMA.level("lesion"), SEEN.assign(size_mm=np.nan))
+    frame = pd.DataFrame({"image": ["a", "b"], "size_mm": ["90", "900"]})
+    for encodings in ([long], [empty, long], [ENCODINGS["lesion"], long]):
+        found = Metadata.read(frame, encodings, SCHEMA)
+        assert (found.strange("a"), found.strange("b")) == ({}, {"size_mm": "900"})
+    assert Metadata.read(frame, [empty], SCHEMA).strange("b") == {}, "nothing is known of it"
+
+
 def test_rows_are_found_by_name_stem_or_end_of_path_in_any_spelling() -> None:
     found = read(
         image=["x/a.jpg", "y/a", "b.png", "N\u00e4vus1", "CAPS1"], age=["1", "2", "3", "4", "5"]

@@ -70,6 +70,8 @@ class FittedFeature:
     """Of a continuous feature, in its unit."""
     std: float = 1.0
     """Population standard deviation of a continuous feature; 1 where it is constant or unknown."""
+    bounds: tuple[float, float] | None = None
+    """Least and largest value of a continuous feature; None where none was known."""
     categories: tuple[str, ...] = ()
     """Of a categorical feature; code k+1 stands for category k."""
     unit: str | None = None
@@ -208,7 +210,8 @@ def _fit(feature: Feature, table: pd.DataFrame) -> FittedFeature:
         values = known.to_numpy(dtype=np.float64)
         rounding = 1e-9 * float(np.abs(values).max())  # the spread of a constant column
         std = float(values.std()) if values.std() > rounding else 1.0
-        return FittedFeature(**given, mean=float(values.mean()), std=std)
+        ends = (float(values.min()), float(values.max()))
+        return FittedFeature(**given, mean=float(values.mean()), std=std, bounds=ends)
     if feature.kind == "categorical":
         seen = tuple(sorted(known.unique().tolist()))
         fixed = feature.categories

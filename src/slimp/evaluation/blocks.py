@@ -217,8 +217,8 @@ class Search:
     """The C of each block with the least log-loss over out-of-fold predictions.
 
     The loss has one valley along each block's ladder, so a search along it stops where it rises.
-    An `optional` part leaves the foot of its ladder only by the one-standard-error rule (Breiman et
-    al. 1984, section 3.4.3).
+    An `optional` part leaves the foot of its ladder only if that lowers the loss by more than a
+    standard error of the difference.
     """
 
     def __init__(
@@ -268,7 +268,7 @@ class Search:
         return best
 
     def _is_worth_it(self, foot: Chosen, best: Chosen) -> bool:
-        """Whether the loss falls by more than a standard error, rows taken as independent."""
+        """Whether the loss falls by more than a standard error, of rows taken as independent."""
         gain = np.concatenate(self._rows(best)) - np.concatenate(self._rows(foot))
         return bool(gain.mean() > gain.std() / len(gain) ** 0.5)
 

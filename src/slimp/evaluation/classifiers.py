@@ -72,7 +72,7 @@ def fit_neighbours(
     See `fit_logistic` for the arguments.
     """
     encodings = encoded(design)
-    reduced = Reduced.of(side_by_side(design, encodings), projection=design.projection)
+    reduced = Reduced.of(side_by_side(design, encodings))
     spreads = np.split(reduced.z.var(axis=0), np.cumsum([*reduced.parts.values()])[:-1])
     factor = np.concatenate([np.full(len(s), s.sum() ** 0.5 or 1.0) for s in spreads])
 
@@ -110,8 +110,7 @@ def fit_boosting(
     """
     encodings, reduced = encoded(design), None
     if design.blocks:
-        columns, head = side_by_side(design, ()), design.projection
-        reduced = Reduced.of(columns, projection=head, components=COMPONENTS)
+        reduced = Reduced.of(side_by_side(design, ()), components=COMPONENTS)
     x, categorical = _columns(design, encodings, reduced)
     fold = grouped_folds(y, groups, config.folds, seed=seed)
     losses = {leaves: np.zeros(TREES) for leaves in LEAVES}

@@ -22,7 +22,7 @@ from slimp.features.feature_table import FeatureTable
 from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.models.nested import Slimp
 from slimp.models.persistence import read_description
-from slimp.training.adapt import unrelated
+from slimp.training.adapt import left_behind, unrelated
 from slimp.training.parts import EARLIER_PATIENTS
 
 CONTENT = "context units, heads"
@@ -81,11 +81,12 @@ def cached_features(
 
 
 def with_heads_of(run: Path, table: FeatureTable) -> FeatureTable:
-    """The table, without the heads of a run that was not trained to relate images and metadata.
+    """The table, without heads that do not relate this run's images and metadata.
 
-    One that was fine-tuned on labels still has those of the run that it started from.
+    A run that was fine-tuned on labels still has those of the run that it started from, and one
+    that was adapted those of levels that its cohort lacks.
     """
-    return replace(table, projection=None) if unrelated(run) else table
+    return replace(table, projection=None) if unrelated(run) or left_behind(run) else table
 
 
 def _encoder(run: Path) -> MetadataEncoder:

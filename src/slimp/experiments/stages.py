@@ -146,6 +146,9 @@ def _features(cell: Cell, cells: Path, cohort: Cohort, task: Task) -> FeatureTab
         table = table.with_context(PatientContext.fit(learned.features, learned.ids))
     encoder = metadata_encoder(Slimp.from_pretrained(run_of(run, cells)))
     table = replace(table, raw=RawTable.of(cohort), encoder=encoder)
+    own = run.of("pretrain")
+    if own is not None and own.settings.get("trainer"):  # not SLIMP's: its heads learned nothing
+        return replace(table, projection=None)
     return with_heads_of(run_of(run, cells), table)
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from slimp.data.files import new_file
@@ -76,6 +77,12 @@ class FeatureTable:
             )
         if missing := [name for name in ID_COLUMNS if name not in self.ids]:
             raise UserError(f"feature table: the column '{missing[0]}' is missing.")
+        if self.projection is not None and IMAGE in self.features:
+            head, width = len(self.projection), self.features[IMAGE].shape[1]
+            if head != width:
+                raise UserError(
+                    f"feature table: its heads read {head} columns, images have {width}."
+                )
         for name, values in self.features.items():
             if len(values) != len(self.ids):
                 raise UserError(
@@ -210,16 +217,16 @@ class FeatureTable:
             table = pq.ParquetFile(path).read()  # of a folder, read_table takes all files
             names = [name for name in FEATURE_SETS["relative"] if name in table.column_names]
             read = {name: read_lists(table[name]) for name in names}
-        except (pa.ArrowException, OSError, TypeError) as error:
+            notes = table.schema.metadata or {}
+            projection = PROJECTION_KEY in notes and load(base64.b64decode(notes[PROJECTION_KEY]))
+        except (pa.ArrowException, SafetensorError, OSError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{path}: missing, damaged or no features ({reason}). {remedy}"
             ) from None
         if not read or not all(known.all() for _, known in read.values()):
             raise UserError(f"{path}: holds no features, or not of every image. {remedy}")
-        notes = table.schema.metadata or {}
         context = notes.get(CONTEXT_KEY) and PatientContext.from_text(notes[CONTEXT_KEY])
-        projection = PROJECTION_KEY in notes and load(base64.b64decode(notes[PROJECTION_KEY]))
         features = {name: values for name, (values, _) in read.items()}
         ids, raw = table.drop_columns(names).to_pandas(), None
         if SCHEMA_KEY in notes:

@@ -108,6 +108,8 @@ def _match(feature: FittedFeature, known: FittedFeature | None, rename: Mapping[
         scale = known if known.std != 1.0 else feature
         merged = replace(known, name=feature.name, columns=feature.columns)
         merged = replace(merged, mean=scale.mean, std=scale.std, unit=known.unit or feature.unit)
+        ends = [*(known.bounds or ()), *(feature.bounds or ())]
+        merged = replace(merged, bounds=(min(ends), max(ends)) if ends else None)
         match = Match(feature=merged, source=known, status="kept")
     if match.source is None:
         return match

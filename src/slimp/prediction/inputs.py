@@ -33,8 +33,8 @@ from slimp.sources.read_table import read_table
 
 Read = Callable[[Path], bytes]
 FAR = 10
-"""A number this many standard deviations from the mean of those learned from counts as missing: a
-year of birth as an age, or 450 for 45."""
+"""A number outside all those learned from, and this many standard deviations from their mean,
+counts as missing: a year of birth as an age, or 450 for 45."""
 KEY = "image"
 """Column of a metadata table that names the image; the schema's own name for it does too."""
 
@@ -111,7 +111,7 @@ class Metadata:
         or the end of its path, with or without its ending; and columns by the names of the
         cohort's table, in the schema's units. A column that is not there, and an empty cell, are
         missing. A category that the model does not know counts as missing too, and so does a number
-        `FAR` from those that it learned from. Columns `patient` and `lesion`, or the schema's
+        `FAR` from those that were learned from. Columns `patient` and `lesion`, or the schema's
         names for them, say which images belong together.
 
         Only columns of the schema are read. A model may read more, of the cohort of another stage;
@@ -126,6 +126,8 @@ class Metadata:
             file, row = table.index[position]
             return f"{file}, row {row} ({name} {table[name].iloc[position]})"
 
+        encodings = [*encodings]
+        fits = [fitted for encoding in encodings for fitted in encoding.features]
         features, cells, unseen, taken = features_read(encodings, schema), {}, {}, {name, KEY}
         for feature, fitted in features:
             # Its fixed categories are no reason to refuse: see `unseen`.
@@ -135,8 +137,9 @@ class Metadata:
             taken |= set(found)
             part = table[list(found)].rename(columns=found)
             for column, typed in read_feature(part, there, where).items():
-                strange, number = _strange(typed, fitted), feature.kind == "continuous"
-                text = typed.map("{:g}".format if number else str)
+                number = feature.kind == "continuous"
+                strange = _is_far(typed, fits, column) if number else _is_unknown(typed, fitted)
+                text = typed.map("{:.15g}".format if number else str)
                 unseen[column] = text.astype(object).where(strange, None)
                 cells[column] = typed.mask(strange) if number else typed
         rows = pd.Index(keys.to_numpy())
@@ -237,13 +240,21 @@ def with_imputed(schema: Schema, model: Slimp, imputed: Collection[str]) -> Sche
     return replace(schema, levels=tuple(levels))
 
 
-def _strange(typed: pd.Series, fitted: FittedFeature) -> pd.Series:
-    """Which cells hold what the model did not learn from."""
-    if fitted.kind == "categorical":
-        return typed.notna() & ~typed.isin([*fitted.categories, *fitted.spellings])
-    if fitted.kind == "continuous":
-        return ((typed - fitted.mean).abs() > FAR * fitted.std).fillna(value=False).astype(bool)
-    return pd.Series(data=False, index=typed.index)
+def _is_unknown(typed: pd.Series, fitted: FittedFeature) -> pd.Series:
+    """Which cells hold a category that the model does not know."""
+    known = typed.isna() | (fitted.kind != "categorical")
+    return ~(known | typed.isin([*fitted.categories, *fitted.spellings]))
+
+
+def _is_far(numbers: pd.Series, fits: Iterable[FittedFeature], column: str) -> pd.Series:
+    """Which cells are far from what every stage that reads the column learned from."""
+    own = [f for f in fits if f.bounds is not None and column in f.every_column]
+    far = pd.Series(data=bool(own), index=numbers.index)
+    for fitted in own:
+        assert fitted.bounds is not None
+        far &= ~numbers.between(*fitted.bounds) & numbers.notna()
+        far &= (numbers - fitted.mean).abs() > FAR * fitted.std
+    return far
 
 
 def _keyed(table: pd.DataFrame, place: str, schema: Schema) -> tuple[pd.DataFrame, pd.Series, str]:

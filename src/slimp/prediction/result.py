@@ -54,8 +54,8 @@ class Prediction:
     compared_with: int | None = None
     """Other lesions of the patient among these images; None: the probe does not compare."""
     unseen: Mapping[str, str] = field(default_factory=dict)
-    """Column -> category that the model does not know, or number far outside those that it learned
-    from; they count as missing."""
+    """Column -> category that the model does not know, or number far outside those learned from;
+    they count as missing."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

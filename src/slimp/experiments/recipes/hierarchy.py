@@ -6,8 +6,9 @@ from slimp.experiments.recipe import FLAT, LESIONS, METADATA, UNTRAINED, Arm, Re
 
 TWO_LEVELS = {"image_weight": 0.0}
 AS_MANY = {"laptop": {"patients": 96}, "paper": {"patients": 6400}}
-"""Lesions in a batch of the other arms: 32 patients with 3, or 64 with 100. Without ids as many
-"patients" are a third as many lesions, and three times the steps."""
+"""Lesions in a batch of the other arms on `three-levels`, 32 patients with 3, or 64 with 100.
+Without ids as many "patients" are a third as many lesions, and three times the steps. A cohort of
+another shape needs another number."""
 
 RECIPE = Recipe(
     name="hierarchy",

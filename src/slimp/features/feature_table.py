@@ -1,6 +1,12 @@
 """Features per image with their ids and metadata: a table, and its file.
 
 Axis names: n = images, d = width, p = width of a projection.
+
+Example:
+    >>> ids = pd.DataFrame({name: ["a", "b"] for name in ID_COLUMNS})
+    >>> table = FeatureTable(ids=ids, features={"image": np.zeros((2, 4), np.float32)})
+    >>> table, table.matrix("image").shape
+    (FeatureTable(2 images: image 4), (2, 4))
 """
 
 from __future__ import annotations
@@ -48,7 +54,7 @@ RAW = "metadata."
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureTable:
-    """Features per image, ids beside them; `slimp.features.embed` has an example."""
+    """Features per image, ids beside them; an example stands at the head of the module."""
 
     ids: pd.DataFrame
     """`image_id lesion_id patient_id label [split]`, a row per image."""

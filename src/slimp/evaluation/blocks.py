@@ -201,7 +201,9 @@ def start_of(names: Iterable[str], ladder: Sequence[float]) -> Chosen:
     names = list(names)
     usual = [START_TABLE if name == TABLE else START for name in names]
     found = [int(np.argmin(np.abs(np.log(np.divide(ladder, c))))) for c in usual]
-    return tuple(0 if i == optional(names) else at for i, at in enumerate(found))
+    if (part := optional(names)) is not None:
+        found[part] = 0
+    return tuple(found)
 
 
 def optional(names: Sequence[str]) -> int | None:

@@ -2,7 +2,7 @@
 
 The card (`README.md`) is written from what the run and a probe recorded, and says so where they
 did not. Neither holds ids, cells or images of patients; `model.json`, which goes with them, has the
-columns' names, categories, means and deviations.
+columns' names, categories, means, deviations, least and largest values.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
+from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from slimp.data.schema import LEVELS, Schema
@@ -136,6 +136,38 @@ def test_directions_of_pre_training_count_before_all_others_where_labels_are_few
     assert losses[1] < 0.7 * losses[0]
     assert found.strengths["image, projected"] > 10 * found.strengths["image"]
     assert dict(found.blocks) == {"image": d}  # folded in: it predicts from the image alone
+
+
+@pytest.mark.parametrize("share", [0.005, 0.05])
+def test_directions_that_no_head_holds_are_found_however_rare_the_class(share):
+    """Its log-loss is small, and the first steps from a strong penalty hardly lower it."""
+    n, d = 2000, 384
+    rng = np.random.default_rng(0)
+    axis = np.linalg.qr(rng.normal(size=(d, 1)))[0]
+    head = rng.normal(size=(d, 64))
+    head -= axis @ axis.T @ head  # holds nothing of the axis that tells the class
+    y = (np.arange(n) < share * n).astype(int)
+
+    def rows():
+        return rng.normal(size=(n, d)) + 6 * y[:, None] * axis.T
+
+    (x, new), groups = (rows(), rows()), np.arange(n).astype(str)
+    found = fit(Design(blocks={"image": x}, projection=head), y, groups, 2, strengths=ProbeConfig().strengths)
+    assert roc_auc_score(y, found.predict_proba(new)[:, 1]) > 0.97
+
+
+def test_copies_of_a_patients_rows_do_not_make_a_part_more_certain():
+    """Directions of noise beside heads: taken in as rarely with each row four times as once."""
+    taken = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        y, x = np.arange(60) % 2, rng.normal(size=(60, 20))
+        for copies in (1, 4):
+            rows = np.tile(np.arange(60), copies)
+            design = Design(blocks={"image": x[rows]}, projection=rng.normal(size=(20, 2)))
+            found = fit(design, y[rows], rows.astype(str), 2)
+            taken.append((copies, found.strengths["image"] > min(LADDER)))
+    assert sum(t for c, t in taken if c == 4) <= sum(t for c, t in taken if c == 1) + 1
 
 
 def test_a_head_is_one_part_more_of_the_same_columns():

@@ -17,7 +17,7 @@ from slimp.evaluation.blocks import SMALLEST
 from slimp.evaluation.bootstrap import Record
 from slimp.evaluation.folds import grouped_folds
 from slimp.evaluation.linear_probe import fit
-from slimp.evaluation.metrics import Array
+from slimp.evaluation.metrics import Array, standard_error
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import Task
 from slimp.features.design import Design
@@ -66,14 +66,14 @@ def added_worth(
     """
     fold = grouped_folds(task.y[rows], task.groups[rows], config.folds, seed=config.seed)
     losses = np.stack([_losses(x, task, rows, fold, config) for x in (less, more)])  # (2, m)
-    patients = np.unique(task.groups[rows], return_inverse=True)[1]
-    # The mean over images is a ratio of sums over patients, who are what was sampled.
-    gain = losses[0] - losses[1]
-    spread = np.bincount(patients, weights=gain - gain.mean())
-    n = len(spread)
-    error = float(np.sqrt(n / max(n - 1, 1) * (spread**2).sum()) / len(rows))
+    error = standard_error(losses[0] - losses[1], task.groups[rows])
     without, with_them = losses.mean(axis=1).tolist()
-    return AddedWorth(without=without, with_them=with_them, standard_error=error, patients=n)
+    return AddedWorth(
+        without=without,
+        with_them=with_them,
+        standard_error=error,
+        patients=len(np.unique(task.groups[rows])),
+    )
 
 
 def _losses(

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from scipy.linalg import eigh
 from scipy.special import softmax
 
 from slimp.data.encoding import Encoding
-from slimp.evaluation.metrics import Array
+from slimp.evaluation.metrics import Array, standard_error
 from slimp.evaluation.multinomial import Multinomial, Solution
 from slimp.features.design import Design, one_hot
 from slimp.features.feature_sets import IMAGE, TABLE
@@ -31,7 +31,9 @@ START_TABLE, START = 0.1, 0.01
 PROJECTED = "image, projected"
 """Part of the block `image`: its columns under the heads of pre-training (`Design.projection`)."""
 GAIN = 1e-3
-"""Least gain in log-loss for which a penalty is changed."""
+"""Least gain in log-loss for which a penalty is changed; less where class frequencies alone lose
+less than `BIT`, as where one image in a thousand is malignant."""
+BIT = float(np.log(2))
 Chosen = tuple[int, ...]
 """Positions on the ladder of Cs, one per part."""
 SMALLEST = 1e-12
@@ -220,25 +222,28 @@ class Search:
 
     The loss has one valley along each block's ladder, so a search along it stops where it rises.
     An `optional` part leaves the foot of its ladder only if that lowers the loss by more than a
-    standard error of the difference.
+    standard error, over patients, of the difference; the first steps up may gain next to nothing.
     """
 
     def __init__(
         self,
         reduced: Reduced,
         y: Int[Array, " n"],
+        groups: Shaped[Array, " n"],
         fold: Int[Array, " n"],
         *,
         ladder: Sequence[float],
         classes: int,
     ) -> None:
-        self.ladder, self.known = tuple(ladder), dict[Chosen, list[Array]]()
+        self.ladder, self.known = tuple(ladder), dict[Chosen, Array]()
         self.optional = optional([*reduced.parts])
-        z, self.folds = reduced.z.astype(np.float32), []
+        shares = np.bincount(y)[np.unique(y)] / len(y)
+        self.least_gain = GAIN * min(1.0, -float(shares @ np.log(shares)) / BIT)
+        z, self.y, self.groups, self.folds = reduced.z.astype(np.float32), y, groups, []
         for f in np.unique(fold):
             own, rest = fold == f, fold != f
             fit = Fit(z[rest], y[rest], [*reduced.parts.values()], classes, ROUGH)
-            self.folds.append((fit, z[own], y[own]))
+            self.folds.append((fit, own, z[own]))
 
     def run(self, start: Chosen) -> Chosen:
         """Positions on the ladder: each block is moved by itself, twice round at most."""
@@ -255,35 +260,34 @@ class Search:
         """The best position when this block is moved, in the better of both directions."""
         if block == self.optional:
             foot = (*start[:block], 0, *start[block + 1 :])
-            best = self._climb(foot, block, 1)
+            best = self._climb(foot, block, 1, least=0.0)
             return best if self._is_worth_it(foot, best) else foot
-        down = self._climb(start, block, -1)
-        return self._climb(start, block, 1) if down == start else down
+        down = self._climb(start, block, -1, least=self.least_gain)
+        return self._climb(start, block, 1, least=self.least_gain) if down == start else down
 
-    def _climb(self, best: Chosen, block: int, step: int) -> Chosen:
-        """Where the loss stops to fall along a block's ladder."""
+    def _climb(self, best: Chosen, block: int, step: int, *, least: float) -> Chosen:
+        """Where the loss stops to fall, by at least so much a step, along a block's ladder."""
         while 0 <= best[block] + step < len(self.ladder):
             there = (*best[:block], best[block] + step, *best[block + 1 :])
-            if self._loss(there) > self._loss(best) - GAIN:
+            if self._loss(there) > self._loss(best) - least:
                 break
             best = there
         return best
 
     def _is_worth_it(self, foot: Chosen, best: Chosen) -> bool:
-        """Whether the loss falls by more than a standard error, of rows taken as independent."""
-        gain = np.concatenate(self._rows(best)) - np.concatenate(self._rows(foot))
-        return bool(gain.mean() > gain.std() / len(gain) ** 0.5)
+        """Whether the loss falls by more than a standard error."""
+        gain = self._losses(foot) - self._losses(best)
+        return bool(gain.mean() > standard_error(gain, self.groups))
 
     def _loss(self, chosen: Chosen) -> float:
-        rows = self._rows(chosen)
-        return -sum(float(fold.sum()) for fold in rows) / sum(map(len, rows))
+        return float(self._losses(chosen).mean())
 
-    def _rows(self, chosen: Chosen) -> list[Float[Array, " m"]]:
-        """Logarithm of the true class's probability, of the rows of each fold."""
+    def _losses(self, chosen: Chosen) -> Float[Array, " n"]:
+        """Of each row, while its fold is left out."""
         if chosen not in self.known:
-            self.known[chosen] = found = []
-            for fit, x, y in self.folds:
+            self.known[chosen] = found = np.empty(len(self.y))
+            for fit, own, x in self.folds:
                 coef, intercept = fit.at([self.ladder[i] for i in chosen])
-                p = softmax(x @ coef.T + intercept, axis=1)[np.arange(len(y)), y]
-                found.append(np.log(np.maximum(p, SMALLEST)))
+                p = softmax(x @ coef.T + intercept, axis=1)[np.arange(len(x)), self.y[own]]
+                found[own] = -np.log(np.maximum(p, SMALLEST))
         return self.known[chosen]

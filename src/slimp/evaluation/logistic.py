@@ -181,7 +181,7 @@ def fit_logistic(
     with _threads().limit(limits=1):
         if max(len(np.unique(groups[y == c])) for c in np.unique(y)) > 1:
             fold = grouped_folds(y, groups, config.folds, seed=seed)
-            search = Search(reduced, y, fold, ladder=ladder, classes=k)
+            search = Search(reduced, y, groups, fold, ladder=ladder, classes=k)
             chosen = search.run(chosen)
         strengths = [ladder[i] for i in chosen]
         fit = Fit(reduced.z, y, [*reduced.parts.values()], k, TOLERANCE)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ECE_BINS = 15
@@ -176,6 +176,17 @@ def brier(
     truth = np.eye(probabilities.shape[1])[y]
     squares = ((probabilities - truth) ** 2).sum(axis=1)
     return ratio(weights @ squares, weights.sum(axis=1))
+
+
+def standard_error(values: Float[Array, " n"], groups: Shaped[Array, " n"]) -> float:
+    """Of their mean, where groups of rows were sampled; such a mean is a ratio of sums over groups.
+
+    0 of a single group.
+    """
+    of_group = np.unique(groups, return_inverse=True)[1]
+    spread = np.bincount(of_group, weights=values - values.mean())
+    n = len(spread)
+    return float(np.sqrt(n / max(n - 1, 1) * (spread**2).sum()) / len(values))
 
 
 def mean_over_present(values: Array) -> Array:

@@ -387,6 +387,16 @@ def test_a_cohort_in_other_units_than_the_probes_is_read_as_if_it_lacked_them(ro
     assert np.abs(own.probabilities - none.probabilities).max() > 1e-3
 
 
+def test_a_number_far_from_all_learned_from_is_missing_as_slimp_predict_has_it(root, cohort, table):
+    predictor, images = Predictor.load(root / "probe"), table.features["image"]
+    far, lacking = (
+        with_tables(cohort, lesions=cohort.lesions.assign(diameter_mm=value))
+        for value in (1e6, np.nan)
+    )
+    found, wanted = (predict_cohort(predictor, c, images) for c in (far, lacking))
+    np.testing.assert_array_equal(found.probabilities, wanted.probabilities)
+
+
 def test_an_upload_stays_in_memory_and_a_blank_one_gets_no_probabilities(client, monkeypatch):
     def refuse(*_: object) -> None:
         raise AssertionError("written to the disk")

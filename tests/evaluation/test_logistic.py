@@ -152,7 +152,13 @@ def test_directions_that_no_head_holds_are_found_however_rare_the_class(share):
         return rng.normal(size=(n, d)) + 6 * y[:, None] * axis.T
 
     (x, new), groups = (rows(), rows()), np.arange(n).astype(str)
-    found = fit(Design(blocks={"image": x}, projection=head), y, groups, 2, strengths=ProbeConfig().strengths)
+    found = fit(
+        Design(blocks={"image": x}, projection=head),
+        y,
+        groups,
+        2,
+        strengths=ProbeConfig().strengths,
+    )
     assert roc_auc_score(y, found.predict_proba(new)[:, 1]) > 0.97
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +19,7 @@ from slimp.evaluation.paired_bootstrap import compare
 from slimp.evaluation.probe_config import ProbeConfig, ProtocolConfig
 from slimp.evaluation.protocol import Assessment, assess, require_possible
 from slimp.evaluation.result import ProbeResult
-from slimp.evaluation.run_features import cached_features, with_heads_of
+from slimp.evaluation.run_features import cached_features
 from slimp.features.design import RawTable
 from slimp.features.encode import InferenceConfig
 from slimp.features.feature_table import FeatureTable
@@ -248,24 +247,6 @@ def test_parts_belong_to_their_cohort(cohort, run_parts, tmp_path):
     path.write_bytes(b"PAR1")
     with pytest.raises(CheckpointError, match=r"patients\.parquet: damaged"):
         parts_of_run(tmp_path, cohort)
-
-
-def test_heads_of_a_run_that_was_fine_tuned_are_left_out(cohort, tmp_path):
-    """They are those of the run that it started from, whose embeddings were others."""
-    head, image = np.ones((2, 1), np.float32), np.zeros((len(cohort), 2), np.float32)
-    ids = cohort.images.iloc[:, :4]
-    table = FeatureTable(ids=ids, features={"image": image}, projection=head)
-    for settings, kept in (({"pretrain": {}}, True), ({"finetune": {}}, False)):
-        (tmp_path / "config.json").write_text(json.dumps(settings))
-        assert (with_heads_of(tmp_path, table).projection is head) == kept
-    (tmp_path / "config.json").unlink()
-    part = {"trained": False, "parameters": 1}
-    stale = [
-        {"part": "images: encoder", "status": "kept", **part, "trained": True},
-        {"part": "patient: project_below", "status": "unused", **part},
-    ]
-    (tmp_path / "transfer.json").write_text(json.dumps({"parts": stale}))
-    assert with_heads_of(tmp_path, table).projection is None
 
 
 def test_features_are_kept_until_the_run_or_the_cohort_changes(cohort, tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from slimp.data.cohort import Cohort
 from slimp.errors import UserError
 from slimp.evaluation.paired_bootstrap import Difference, compare
 from slimp.experiments import cohorts, recipe, rows, trainers
-from slimp.experiments.cells import in_order, locked
+from slimp.experiments.cells import code, in_order, locked
 from slimp.experiments.claims import verdict_of
 from slimp.experiments.cost import cost_of, machine_file, remembered
 from slimp.experiments.machine import encoder_cost
@@ -663,3 +663,20 @@ def test_recipes_refuse_what_they_lack():
         replace(RECIPE, arms=(*RECIPE.arms, Arm(name="flat")))
     with pytest.raises(UserError, match="nonsense"):
         recipe.get_recipe("nonsense")
+
+
+def test_the_hash_of_the_code_holds_what_the_columns_of_public_data_are(tmp_path, monkeypatch):
+    package = tmp_path / "slimp"
+    for name in ("experiments/cells.py", "sources/pad_ufes_20.toml", "app/static/page.js"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("")
+    monkeypatch.setattr("slimp.experiments.cells.__file__", str(package / "experiments/cells.py"))
+    code.cache_clear()
+    found = [code()]
+    for name in ("sources/pad_ufes_20.toml", "app/static/page.js"):
+        (package / name).write_text("changed")
+        code.cache_clear()
+        found.append(code())
+    monkeypatch.undo()
+    code.cache_clear()
+    assert found[0] != found[1] == found[2]

@@ -12,7 +12,16 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tiny import MODEL, SIZE, fitted, grid_cohort, with_feature, with_features, with_tables
+from tiny import (
+    MODEL,
+    SIZE,
+    fitted,
+    grid_cohort,
+    with_feature,
+    with_features,
+    with_images,
+    with_tables,
+)
 
 from slimp.data.cohort import Cohort, Tables
 from slimp.data.encoding import Encoding, FittedFeature
@@ -20,7 +29,7 @@ from slimp.data.images import image_batches
 from slimp.data.schema import LEVELS, Feature
 from slimp.errors import UserError
 from slimp.features import encode as features
-from slimp.features.design import RawTable
+from slimp.features.design import RawTable, metadata_encoder
 from slimp.features.embed import embed
 from slimp.features.encode import InferenceConfig, cohort_levels, embed_images, encode_table
 from slimp.features.feature_table import FeatureTable
@@ -245,6 +254,20 @@ def test_a_flat_model_sees_all_metadata_at_the_lesion(cohort):
     table, flat = embed(model, cohort), embed(model, cohort.flatten())
     assert list(table.features) == ["image", "lesion", *COMPARED]
     np.testing.assert_allclose(table.features["lesion"], flat.matrix("full")[:, WIDTH:], atol=1e-6)
+
+
+def test_a_flat_model_reads_of_an_image_its_own_cells_as_a_prediction_does(cohort):
+    """Not those of another image of the lesion."""
+    one, two, three = cohort.schema.levels
+    sharp = Feature(name="sharp", kind="continuous", columns=("sharp",))
+    data = with_images(cohort, sharp=np.arange(len(cohort), dtype=float))
+    levels = (replace(one, features=(*one.features, sharp)), two, three)
+    data = replace(data, schema=replace(data.schema, levels=levels))
+    model = make_model(data.flatten(), hierarchy="flat")
+    table = embed(model, data)
+    wanted = metadata_encoder(model)(RawTable.of(data))["lesion"]
+    np.testing.assert_allclose(table.features["lesion"], wanted, atol=1e-6)
+    assert len(np.unique(wanted.round(5), axis=0)) > data.images["lesion_id"].nunique()
 
 
 def test_matrix_joins_in_order_and_select_takes_images():

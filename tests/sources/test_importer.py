@@ -175,6 +175,14 @@ def test_images_that_do_not_suffice(tmp_path, files, limits, message):
     assert left_in(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"shorter_side": -1}, {"max_absent": 1.5}, {"max_corrupt": float("nan")}]
+)
+def test_options_that_mean_nothing_are_a_users_mistake(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        ImportOptions(**wrong)
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, TableError, signal.SIGINT, signal.SIGTERM])
 def test_a_stop_leaves_nothing(tmp_path, stop):
     def progress(done: int, total: int) -> None:

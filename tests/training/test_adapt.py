@@ -21,7 +21,7 @@ from slimp.features.embed import embed
 from slimp.models.nested import Slimp
 from slimp.models.persistence import read_tensors
 from slimp.training import loop as train
-from slimp.training.adapt import Adaptation, adapt, left_behind, stages_of
+from slimp.training.adapt import Adaptation, adapt, stages_of
 from slimp.training.config import AdaptConfig, PretrainConfig
 from slimp.training.loop import pretrain
 from slimp.training.parts import earlier_parts, earlier_table, labels_known, parts_of_run, set_aside
@@ -99,11 +99,29 @@ def test_a_run_adapts_to_any_cohort(run: Path, tmp_path: Path, target: str) -> N
     } - {"view"}
     assert set(model.encodings) >= {"lesion", "patient"}  # those that the cohort lacks stay
     behind = {"lesion", "patient"} - {loss.removeprefix("loss_") for loss in losses}
-    assert set(left_behind(tmp_path / "run")) == behind
+    kept = Slimp.from_pretrained(tmp_path / "run")
+    assert {*kept.aligned} == {*model.aligned} == {*model.encodings} - behind
     ours, theirs = embed(model, cohort()), embed(Slimp.from_pretrained(run), cohort())
     for name in behind:  # metadata of the reference embed as before, so retrieval can use them
         assert (ours.features[name] == theirs.features[name]).all()
     assert not (ours.features["image"] == theirs.features["image"]).all()
+
+
+def test_a_level_left_behind_stays_so_until_it_learns_again(run: Path, tmp_path: Path) -> None:
+    """Its head was made for other embeddings, whatever stages come after, and wherever it goes."""
+    last, found = run, []
+    lesions = of_levels(cohort(4), lesion=3)
+    for name, data, policy in (
+        ("heads first", lesions, "heads"),  # the images stay, so the patients' head fits them still
+        ("full", lesions, "full"),
+        ("heads", lesions, "heads"),
+        ("patients again", cohort(4), "heads"),
+    ):
+        adapt(last, data, settings(epochs=1, train=policy), tmp_path / name)
+        last = tmp_path / name
+        found.append(Slimp.from_pretrained(last).aligned)
+    both = ("lesion", "patient")
+    assert found == [both, ("lesion",), ("lesion",), both]
 
 
 def test_a_flat_run_stays_flat(tmp_path: Path) -> None:
@@ -126,7 +144,7 @@ def test_frozen_weights_are_those_of_the_run(run: Path, tmp_path: Path, policy: 
     assert len(moved) > len(learning) // 2
     blocks = {name for name in moved if ".blocks." in name or ".layers." in name}
     assert bool(blocks) is (policy == "full")
-    assert left_behind(tmp_path / "run") == ()
+    assert Slimp.from_pretrained(tmp_path / "run").aligned == ("lesion", "patient")
 
 
 # ------------------------------------------------------------------ interrupted and resumed

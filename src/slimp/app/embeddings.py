@@ -22,7 +22,7 @@ from slimp.data.schema import LevelName
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import DESCRIPTION, WEIGHTS
 from slimp.models.known_weights import cache_folder
-from slimp.training.parts import EARLIER_PATIENTS
+from slimp.training.parts import is_adapted
 
 if TYPE_CHECKING:  # torch, which a start with kept embeddings does without
     from slimp.features.backends import Augmentation
@@ -173,7 +173,7 @@ def _compute(
         cohort,
         InferenceConfig(device=device_of(accelerator), test_time_augmentation=augmentation),
         # An adapted run may read more columns than the cohorts of its earlier stages have.
-        lacking="missing" if (run / EARLIER_PATIENTS).is_file() else "refuse",
+        lacking="missing" if is_adapted(run) else "refuse",
         progress=progress,
     )
 

@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from slimp.app.predictions import Facts, Predicted
 from slimp.data.cohort import Cohort
 from slimp.features.design import RawTable
-from slimp.prediction.inputs import known_features
+from slimp.prediction.inputs import is_far, known_features
 from slimp.prediction.predictor import Predictor
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -31,6 +31,9 @@ def predict_cohort(
         there = {name: f for f in own.schema.features for name in f.columns}
         read = [(c, fitted) for f, fitted in predictor.features for c in f.columns if c in there]
         frame = own.frame[[c for c, fitted in read if fitted.is_like(there[c])]]
+        for name in map(str, frame.select_dtypes("number")):
+            far = is_far(frame[name], name, predictor.encodings)
+            frame = frame.assign(**{name: frame[name].mask(far)})
     design, parts = predictor.design(images, frame, cohort.images), []
     for first in range(0, len(cohort), AT_ONCE):
         rows = np.arange(first, min(first + AT_ONCE, len(cohort)))

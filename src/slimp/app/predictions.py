@@ -27,7 +27,7 @@ FILES = (
     *("config.json", "metrics.json"),
 )
 """Of a probe, what its predictions and its cautions depend on."""
-VERSION = 4
+VERSION = 5
 """Of the predictions: what was kept before the last change of how they are made is not read."""
 
 

@@ -81,6 +81,8 @@ class Seen:
             label = self.predictor.probe.classes[self.predicted.decided[row]]
             return LogOdds.of(self.predictor.probe, label), f"log-odds of {label}"
         words = f"cosine with the metadata of its own {match.level}"
+        if match.level not in self.model.aligned:
+            words += ", without which the image encoder has since learned"
         return match[torch.tensor([0])], words
 
     def explanation(self, row: int, method: Method) -> tuple[bytes, str]:
@@ -128,8 +130,9 @@ class Seen:
             )
             config = RetrievalConfig(k=NEIGHBOURS, impute="all")
             found = retrieve(self.model, self._index, target, config, device=self.how.device)
-            tables = retrieved_values(found, self._index).values()
-        return {str(name): table[name].iloc[0] for table in tables for name in table}
+            tables = retrieved_values(found, self._index).items()
+            known = [table for level, table in tables if level in self.model.aligned]
+        return {str(name): table[name].iloc[0] for table in known for name in table}
 
     def embed(self, encoded: bytes) -> Float32[Array, " d"] | Prediction:
         """The embedding of a new image, or why it has none."""

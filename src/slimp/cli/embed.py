@@ -56,14 +56,13 @@ class Arguments(Embedding):
 def run(arguments: Arguments) -> None:
     """Embeds and writes the file."""
     from slimp.data.files import write_json
-    from slimp.evaluation.run_features import with_heads_of
     from slimp.features.encode import bf16_agrees
     from slimp.training.devices import precision_of
     from slimp.training.weights_run import as_run
 
     out, backend, pseudo = arguments.out, arguments.backend, arguments.pseudo
     check_file(out, overwrite=arguments.overwrite)
-    model = slimp.Slimp.from_pretrained(run := as_run(arguments.run))
+    model = slimp.Slimp.from_pretrained(as_run(arguments.run))
     cohort = slimp.Cohort.load(arguments.cohort)
     if backend == "openvino":
         arguments = replace(arguments, accelerator="cpu")
@@ -77,7 +76,7 @@ def run(arguments: Arguments) -> None:
         note("bf16 would change the features of this encoder: embedding in 32 bit")
     with progress_bar("embedding images") as progress:
         table = slimp.embed(model, cohort, how, pseudo=pseudo, progress=progress)
-    with_heads_of(run, table).save(out)
+    table.save(out)
     record = noted(replace(arguments, precision=precision)) | {"imputed": list(table.imputed)}
     if backend == "openvino":
         record["versions"]["openvino"] = version("openvino")

@@ -171,12 +171,12 @@ def _with_probe_features(
 
 
 def _warnings(arguments: Arguments, cohort: slimp.Cohort, found: Explanation) -> list[str]:
-    from slimp.training.adapt import left_behind
+    from slimp.models.persistence import read_description
     from slimp.training.parts import LEARNED_FROM, parts_of_run
     from slimp.training.weights_run import as_run
 
     words = []
-    if found.level and found.level in left_behind(as_run(arguments.run)):
+    if found.level and found.level not in read_description(as_run(arguments.run)).aligned:
         words.append(
             f"The image encoder has since learned on a cohort without {found.level} metadata, so "
             "its match with these is of before: explain the run before the adaptation."

@@ -16,6 +16,7 @@ import slimp
 from slimp.cli.console import note, progress_bar, say, show_cautions, show_table
 from slimp.cli.flags import REQUIRED_FLAG, command_line
 from slimp.cli.inputs import Embedding, ReportedOutput
+from slimp.errors import UserError
 from slimp.retrieval.config import RetrievalConfig
 
 if TYPE_CHECKING:
@@ -66,11 +67,13 @@ def _retrieve(arguments: Arguments) -> Retrieval:
     from slimp.evaluation.run_features import cached_features
     from slimp.models.hub import find_model
     from slimp.retrieval.index import EmbeddedCohort
-    from slimp.training.adapt import left_behind
+    from slimp.training.adapt import unrelated
     from slimp.training.parts import parts_of_run
 
     run, how = find_model(arguments.run), arguments.inference
-    model, stale = slimp.Slimp.from_pretrained(run), left_behind(run)
+    if why := unrelated(run):
+        raise UserError(f"{run}: {why}.")
+    model = slimp.Slimp.from_pretrained(run)
     reference, target = map(slimp.Cohort.load, (arguments.reference, arguments.target))
     show_cautions(reference)
     with progress_bar("embedding the reference") as progress:
@@ -84,7 +87,6 @@ def _retrieve(arguments: Arguments) -> Retrieval:
         EmbeddedCohort(cohort=target, images=ours.features["image"]),
         arguments.config,
         parts=parts_of_run(run, reference),
-        stale=stale,
         device=arguments.device,
     )
 

@@ -14,7 +14,6 @@ from slimp.evaluation.linear_probe import probe
 from slimp.evaluation.paired_bootstrap import Comparison, Difference, compare
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import make_task
-from slimp.evaluation.run_features import with_heads_of
 from slimp.features.embed import embed
 from slimp.features.encode import InferenceConfig
 from slimp.features.feature_sets import FeatureSet
@@ -81,10 +80,7 @@ def forgetting(
     make_task(cohort.images, config, parts)  # refuses before anything is embedded
     models = [Slimp.from_pretrained(run) for run in runs]
     how = InferenceConfig(device=device)
-    tables = [
-        with_heads_of(run, embed(model, cohort, how, lacking="missing", progress=progress))
-        for run, model in zip(runs, models, strict=True)
-    ]
+    tables = [embed(m, cohort, how, lacking="missing", progress=progress) for m in models]
     comparisons: dict[FeatureSet, Comparison] = {}
     for name in SETS:
         settings = replace(config, features=name)

@@ -22,10 +22,9 @@ from slimp.features.feature_table import FeatureTable
 from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.models.nested import Slimp
 from slimp.models.persistence import read_description
-from slimp.training.adapt import left_behind, unrelated
-from slimp.training.parts import EARLIER_PATIENTS
+from slimp.training.parts import is_adapted
 
-CONTENT = "context units, heads"
+CONTENT = "context units, aligned heads"
 """What embedding came to do: enters the hash, so that what was kept before is not read."""
 
 
@@ -50,7 +49,7 @@ def cached_features(
         UserError: the run or the cohort is damaged, or they do not fit each other.
     """
     retrieved = None if pseudo is None else PseudoMetadata.load(pseudo)
-    if retrieved is not None or (run / EARLIER_PATIENTS).is_file():
+    if retrieved is not None or is_adapted(run):
         lacking = "missing"
     how = how or InferenceConfig()
     numbers = f"{how.precision} {how.backend}{'' if lacking == 'refuse' else ' missing'} {CONTENT}"
@@ -74,19 +73,10 @@ def cached_features(
         with suppress(PermissionError):  # a run that may only be read is embedded each time
             replace(table, raw=None).save(kept)
     # The raw metadata stay out of the run's folder.
-    table = with_heads_of(run, replace(table, raw=raw, encoder=_encoder(run)))
+    table = replace(table, raw=raw, encoder=_encoder(run))
     if retrieved is None:
         return table
     return with_pseudo_metadata(table, Slimp.from_pretrained(run), retrieved)
-
-
-def with_heads_of(run: Path, table: FeatureTable) -> FeatureTable:
-    """The table, without heads that do not relate this run's images and metadata.
-
-    A run that was fine-tuned on labels still has those of the run that it started from, and one
-    that was adapted those of levels that its cohort lacks.
-    """
-    return replace(table, projection=None) if unrelated(run) or left_behind(run) else table
 
 
 def _encoder(run: Path) -> MetadataEncoder:

@@ -78,7 +78,7 @@ def similarity_by_level(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> dict[LevelName, Similarity]:
-    """Per trained level, the similarity of images and metadata on `cohort`, from fine to coarse.
+    """Per aligned level, from fine to coarse, the similarity of images and metadata of a cohort.
 
     Rows of equal metadata count as matching. From the second level on the image side holds the
     finer metadata as well, as in the objective. Rows without known metadata are left out, and so
@@ -87,7 +87,7 @@ def similarity_by_level(
     """
     found: dict[LevelName, Similarity] = {}
     for name, _, groups, anchor, target in known_pairs(model, cohort, images, device=device):
-        if model.config.weights[name] > 0:
+        if name in model.aligned:
             found[name] = similarity(anchor, target, groups, seed=seed)
     return found
 

@@ -26,7 +26,6 @@ from slimp.experiments.missing_metadata import Mechanism, hide, impute_from, imp
 from slimp.features.design import RawTable
 from slimp.features.encode import as_model_reads, encode_table
 from slimp.features.feature_sets import METADATA_KEYS
-from slimp.features.feature_table import FeatureTable
 from slimp.models.image_encoder import forward_operations
 from slimp.models.nested import Slimp
 from slimp.retrieval.config import RetrievalConfig, Route
@@ -131,7 +130,7 @@ def retrieved(
     if shuffled:
         order = np.random.default_rng(asked.task.splits[0].seed).permutation(order)
     blocks = {METADATA_KEYS[name]: level.embedding[order] for name, level in found.levels.items()}
-    table = FeatureTable(ids=asked.table.ids, features={"image": images, **blocks})
+    table = replace(asked.table, features={"image": images, **blocks}, raw=None, encoder=None)
     return plain(replace(asked, table=table))
 
 

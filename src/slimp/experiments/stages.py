@@ -16,7 +16,6 @@ from slimp.errors import UserError
 from slimp.evaluation.folds import Split, parts_of_splits
 from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import TWO, Task, codes_of, make_task, relabelled
-from slimp.evaluation.run_features import with_heads_of
 from slimp.experiments.asked import Asked
 from slimp.experiments.cells import PREDICTIONS, Cell, in_order
 from slimp.experiments.cohorts import CHANGED, cohort_of, make_cohort, without_split
@@ -145,11 +144,7 @@ def _features(cell: Cell, cells: Path, cohort: Cohort, task: Task) -> FeatureTab
         learned = table.select(~ids.isin(ids.iloc[task.splits[0].test]))
         table = table.with_context(PatientContext.fit(learned.features, learned.ids))
     encoder = metadata_encoder(Slimp.from_pretrained(run_of(run, cells)))
-    table = replace(table, raw=RawTable.of(cohort), encoder=encoder)
-    own = run.of("pretrain")
-    if own is not None and own.settings.get("trainer"):  # not SLIMP's: its heads learned nothing
-        return replace(table, projection=None)
-    return with_heads_of(run_of(run, cells), table)
+    return replace(table, raw=RawTable.of(cohort), encoder=encoder)
 
 
 def _reference(cell: Cell, cells: Path) -> EmbeddedCohort | None:

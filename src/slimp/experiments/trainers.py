@@ -59,7 +59,9 @@ def _untrained(cohort: Cohort, config: PretrainConfig, folder: Path) -> Slimp:
 
     torch.manual_seed(config.seed)
     whole = cohort.flatten() if config.hierarchy == "flat" else cohort
-    return build_model(whole, config).eval()
+    model = build_model(whole, config).eval()
+    model.aligned = ()
+    return model
 
 
 OWN: dict[str, Train] = {"": cast("Train", _slimp), "untrained": cast("Train", _untrained)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from slimp.data.config import require_positive
+from slimp.data.config import Settings, require_positive
 from slimp.data.schema import LevelName
 from slimp.errors import UserError
 
@@ -15,7 +15,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainConfig:
+class ExplainConfig(Settings):
     """What is explained, and how."""
 
     methods: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class ExplainConfig:
     batch_size: int = 32
     """Images at once; changes speed and memory only."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require_positive(self, "images", "batch_size")
         if self.counterfactual is not None and "=" not in self.counterfactual:
             raise UserError(f"counterfactual is COLUMN=VALUE, not '{self.counterfactual}'.")

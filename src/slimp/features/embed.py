@@ -12,19 +12,21 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from slimp.data.cohort import Cohort, level_of_images
 from slimp.data.encoding import Rows
 from slimp.data.in_order import Progress
 from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import UserError
-from slimp.features.design import RawTable, metadata_encoder
+from slimp.features.design import Array, RawTable, metadata_encoder
 from slimp.features.encode import (
     InferenceConfig,
     as_model_reads,
@@ -79,16 +81,13 @@ def embed(
     cohort = as_model_reads(model, cohort)
     if pseudo is not None:
         pseudo.rows_for(model, cohort.images["image_id"])
-    encoded: dict[LevelName, Rows] = {}  # first, to refuse before any image is read
-    for level, encoding in model.encodings.items():
-        strict = lacking == "refuse" and not (pseudo and level in pseudo.embeddings)
-        if has_columns(model, cohort, level, remedy=REMEDY if strict else None):
-            encoded[level] = encode_table(encoding, table_read(model, cohort, level))
-    of_image = level_of_images(cohort)
+    retrieved = () if pseudo is None else pseudo.embeddings
+    strict = [x for x in model.encodings if lacking == "refuse" and x not in retrieved]
+    encoded = _encoded(model, cohort, raw, strict)  # first, to refuse before any image is read
     features = {"image": embed_cohort_images(model, cohort, how, progress)}
-    for level, rows in encoded.items():
+    for level, (rows, of_image) in encoded.items():
         per_row = embed_rows(model, level, rows, device=how.device, precision=how.precision)
-        features[METADATA_KEYS[level]] = per_row[of_image[level]]
+        features[METADATA_KEYS[level]] = per_row[of_image]
     columns = [name for name in (*ID_COLUMNS, "split") if name in cohort.images]
     ids = cohort.images[columns].reset_index(drop=True)
     table = FeatureTable(
@@ -102,6 +101,24 @@ def embed(
     if pseudo is not None:
         return with_pseudo_metadata(table, model, pseudo)
     return table.with_context()
+
+
+def _encoded(
+    model: Slimp, cohort: Cohort, raw: RawTable | None, strict: Collection[LevelName]
+) -> dict[LevelName, tuple[Rows, Int[Array, " n"]]]:
+    """Rows of each level of which the cohort has columns, and the one of each image.
+
+    Of the `strict` ones it must have all columns. A flat model reads of each image its own cells,
+    as of a new one that is predicted, and not those of the lesion's other images.
+    """
+    of_image = level_of_images(cohort)
+    found: dict[LevelName, tuple[Rows, Array]] = {}
+    for level, encoding in model.encodings.items():
+        if has_columns(model, cohort, level, remedy=REMEDY if level in strict else None):
+            found[level] = encode_table(encoding, table_read(model, cohort, level)), of_image[level]
+            if model.config.hierarchy == "flat" and raw is not None:
+                found[level] = raw.rows_of(model, level), of_image["image"]
+    return found
 
 
 def with_pseudo_metadata(table: FeatureTable, model: Slimp, pseudo: PseudoMetadata) -> FeatureTable:

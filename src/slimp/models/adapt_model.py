@@ -20,7 +20,7 @@ from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import UserError
 from slimp.models.config import ModelConfig
 from slimp.models.image_encoder import ImageEncoder
-from slimp.models.match_features import Encodings, LevelMatch, Match, Status, match_levels
+from slimp.models.match_features import Encodings, LevelMatch, Match, Status, as_is, match_levels
 from slimp.models.nested import MetadataLevel, Slimp
 
 Policy = Literal["embeddings", "heads", "full"]
@@ -101,6 +101,9 @@ def transfer(
             table[owner, False].sizes[name] = parameter.numel() // len(owners)
     learning = {name for row in table.values() if row.learns(train) for name in row.sizes}
     model.freeze_all_but(learning)
+    # What does not learn along with the images fits them no longer.
+    still = () if any(name.startswith("image_encoder.") for name in learning) else run.aligned
+    model.aligned = config.trained({*cohort, *still} & {*model.encodings})
     parts = tuple(
         Part(
             part=part,
@@ -128,10 +131,7 @@ def _move_weights(run: Slimp, model: Slimp, levels: Sequence[LevelMatch]) -> Non
     for level in levels:
         if level.status in ("new", "dropped"):
             continue
-        known = [
-            Match(feature=f, source=f, boxes=tuple(range(len(f.columns))))
-            for f in run.encodings[level.name].features
-        ]
+        known = as_is(run.encodings[level.name])
         old = {
             key: (weight, axes)
             for key, weight, *axes in _blocks(run.level(level.name), known, _below(run, level.name))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from slimp.data.config import Settings, require_fractions, require_positive
+from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import UserError
 
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
@@ -105,6 +106,11 @@ class ModelConfig(Settings):
     def views(self) -> int:
         """Augmented views of each image that a step needs."""
         return 2 if self.view_weight > 0 else 1
+
+    def trained(self, levels: Iterable[LevelName]) -> tuple[LevelName, ...]:
+        """Those of these levels that have a weight, from fine to coarse."""
+        named = set(levels)
+        return tuple(name for name in LEVELS if name in named and self.weights[name] > 0)
 
     @property
     def weights(self) -> dict[str, float]:

@@ -71,12 +71,16 @@ def match_levels(
         elif name in run and any(level in cohort for level in LEVELS[i + 1 :]):
             found.append(LevelMatch(name=name, status="dropped"))
         elif name in run:
-            kept = tuple(
-                Match(feature=f, source=f, status="unused", boxes=tuple(range(len(f.columns))))
-                for f in run[name].features
-            )
-            found.append(LevelMatch(name=name, status="unused", matches=kept))
+            found.append(LevelMatch(name=name, status="unused", matches=as_is(run[name])))
     return tuple(found)
+
+
+def as_is(encoding: Encoding) -> tuple[Match, ...]:
+    """The features of a level for which a cohort has nothing, each from itself."""
+    return tuple(
+        Match(feature=f, source=f, status="unused", boxes=tuple(range(len(f.columns))))
+        for f in encoding.features
+    )
 
 
 def _match_level(run: Encoding | None, cohort: Encoding, rename: Mapping[str, str]) -> LevelMatch:

@@ -96,6 +96,9 @@ class Slimp(Recursion):
         for name, level in levels.items():
             # A level without a weight is never trained, but still embeds its metadata.
             level.requires_grad_(config.weights[name] > 0)
+        self.aligned = config.trained(self.encodings)
+        """Levels at which the heads relate images and metadata: not those that were left behind
+        when the image encoder went on to learn without their metadata."""
         self._frozen: list[nn.Module] = []
         frozen = config.batch_norm == "frozen" or (config.batch_norm == "auto" and pretrained)
         self._fixed_statistics = [m for m in self.modules() if frozen and isinstance(m, _BatchNorm)]
@@ -152,12 +155,8 @@ class Slimp(Recursion):
         return cast("Tensor", self.image_encoder(pixels)[:n])
 
     def image_projection(self) -> Float[Tensor, "d p"] | None:
-        """The heads that bring an image near its metadata, side by side.
-
-        Of the levels that were trained. None: there are none, or they are not linear in the image.
-        """
-        trained = [n for n in LEVELS if n in self.levels and self.config.weights[n] > 0]
-        levels, d = list(map(self.level, trained)), self.image_encoder.embed_dim
+        """The heads that bring an image near its metadata, side by side; None: none are linear."""
+        levels, d = list(map(self.level, self.aligned)), self.image_encoder.embed_dim
         heads = [level.project_below for level in levels if level.project_siblings is None]
         linear = [head.weight.detach().T[:d] for head in heads if isinstance(head, nn.Linear)]
         # Below the first d rows are those of finer metadata.
@@ -235,6 +234,7 @@ class Slimp(Recursion):
             config=self.config,
             encodings=self.encodings,
             image=asdict(self.image_spec),
+            aligned=self.aligned,
         )
 
     def push_to_hub(
@@ -270,7 +270,7 @@ class Slimp(Recursion):
             CheckpointError: there is no model, or a damaged one.
         """
         folder = find_model(name)
-        config, encodings, image = read_description(folder)
+        config, encodings, image, aligned = read_description(folder)
         if image_encoder is None and config.encoder.startswith(OWN):
             raise CheckpointError(
                 f"{folder}: its image encoder '{config.encoder}' is a network of somebody's own. "
@@ -285,6 +285,7 @@ class Slimp(Recursion):
                 f"{folder / DESCRIPTION}: describes no model of slimp ({error})."
             ) from None
         load_tensors(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+        model.aligned = aligned
         return model.eval()
 
 

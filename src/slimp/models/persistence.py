@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -36,6 +36,7 @@ def save_model(
     config: ModelConfig,
     encodings: Mapping[LevelName, Encoding],
     image: Mapping[str, Any],
+    aligned: Iterable[LevelName],
 ) -> None:
     """Writes `model.safetensors` and `model.json`: enough to build the model anywhere."""
     save_tensors(folder / WEIGHTS, tensors)
@@ -44,6 +45,7 @@ def save_model(
         "config": asdict(config),
         "encodings": {name: encoding.to_dict() for name, encoding in encodings.items()},
         "image": dict(image),
+        "aligned": list(aligned),
     }
     write_json(folder / DESCRIPTION, content)
 
@@ -64,8 +66,19 @@ def save_tensors(
         raise CheckpointError(f"{path}: cannot write the weights ({error}).") from None
 
 
-def read_description(folder: Path) -> tuple[ModelConfig, dict[LevelName, Encoding], dict[str, Any]]:
-    """`model.json`: settings, encodings, and the preprocessing that the weights expect.
+class Description(NamedTuple):
+    """The content of `model.json`."""
+
+    config: ModelConfig
+    encodings: dict[LevelName, Encoding]
+    image: dict[str, Any]
+    """The preprocessing that the weights expect."""
+    aligned: tuple[LevelName, ...]
+    """As of `Slimp`; files that do not say it are taken as pre-training leaves them."""
+
+
+def read_description(folder: Path) -> Description:
+    """`model.json`: what a model is.
 
     Raises:
         CheckpointError: it is missing or damaged, or of another format.
@@ -87,8 +100,12 @@ def read_description(folder: Path) -> tuple[ModelConfig, dict[LevelName, Encodin
             raise CheckpointError(
                 f"{path}: model format {content.get('format')!r}, this version reads {FORMAT}."
             )
+        config = ModelConfig(**content["config"])
         encodings = {name: Encoding.from_dict(x) for name, x in content["encodings"].items()}
-        return ModelConfig(**content["config"]), encodings, dict(content["image"])
+        aligned = tuple(content.get("aligned", config.trained(encodings)))
+        if not set(aligned) <= set(encodings):
+            raise ValueError(f"aligned {aligned}, but metadata of {tuple(encodings)}")
+        return Description(config, encodings, dict(content["image"]), aligned)
     except CheckpointError:
         raise
     except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:

@@ -127,7 +127,6 @@ class Metadata:
             return f"{file}, row {row} ({name} {table[name].iloc[position]})"
 
         encodings = [*encodings]
-        fits = [fitted for encoding in encodings for fitted in encoding.features]
         features, cells, unseen, taken = features_read(encodings, schema), {}, {}, {name, KEY}
         for feature, fitted in features:
             # Its fixed categories are no reason to refuse: see `unseen`.
@@ -138,7 +137,7 @@ class Metadata:
             part = table[list(found)].rename(columns=found)
             for column, typed in read_feature(part, there, where).items():
                 number = feature.kind == "continuous"
-                strange = _is_far(typed, fits, column) if number else _is_unknown(typed, fitted)
+                strange = is_far(typed, column, encodings) if number else _is_unknown(typed, fitted)
                 text = typed.map("{:.15g}".format if number else str)
                 unseen[column] = text.astype(object).where(strange, None)
                 cells[column] = typed.mask(strange) if number else typed
@@ -246,8 +245,9 @@ def _is_unknown(typed: pd.Series, fitted: FittedFeature) -> pd.Series:
     return ~(known | typed.isin([*fitted.categories, *fitted.spellings]))
 
 
-def _is_far(numbers: pd.Series, fits: Iterable[FittedFeature], column: str) -> pd.Series:
+def is_far(numbers: pd.Series, column: str, encodings: Iterable[Encoding]) -> pd.Series:
     """Which cells are far from what every stage that reads the column learned from."""
+    fits = [fitted for encoding in encodings for fitted in encoding.features]
     own = [f for f in fits if f.bounds is not None and column in f.every_column]
     far = pd.Series(data=bool(own), index=numbers.index)
     for fitted in own:

@@ -127,7 +127,7 @@ def stages(settings: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
 
 
 def _summary(run: Path, name: str) -> str:
-    config, encodings, image = read_description(run)
+    config, encodings, image, _ = read_description(run)
     levels = [
         f"- {level}: {', '.join(f'{f.name} ({f.kind})' for f in encoding.features)}"
         for level, encoding in encodings.items()

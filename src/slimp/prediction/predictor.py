@@ -127,7 +127,7 @@ class Predictor:
     @property
     def features(self) -> list[tuple[Feature, FittedFeature]]:
         """The metadata features that it reads, as embeddings or as they are."""
-        return features_read(self._encodings, self.schema)
+        return features_read(self.encodings, self.schema)
 
     @property
     def reads(self) -> int:
@@ -135,7 +135,7 @@ class Predictor:
         return len(self.features)
 
     @property
-    def _encodings(self) -> list[Encoding]:
+    def encodings(self) -> list[Encoding]:
         """Those of the model, as far as the probe's cohort had the columns, and the probe's."""
         levels = (read_by_model(self.model, level, self.schema) for level in self.levels)
         return [*levels, *self.probe.encodings]
@@ -218,7 +218,7 @@ class Predictor:
         Raises:
             UserError: the probe reads metadata and there are none, or they do not fit.
         """
-        encodings = self._encodings
+        encodings = self.encodings
         if not encodings and (source is None or not self.compares):
             return None
         if source is None and self.spares_metadata:

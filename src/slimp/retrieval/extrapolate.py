@@ -16,7 +16,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Shaped
 
-from slimp.data.schema import LevelName
 from slimp.errors import UserError
 from slimp.evaluation.domain_shift import Shift, two_sample_test
 from slimp.evaluation.metrics import Array
@@ -54,14 +53,12 @@ def extrapolate(
     config: RetrievalConfig | None = None,
     *,
     parts: Mapping[str, str] | None = None,
-    stale: Collection[LevelName] = (),
     device: torch.device | str = "cpu",
 ) -> Retrieval:
     """Metadata of the reference for a target that lacks some, and how far to trust them.
 
     `model` made both cohorts' embeddings. `parts` (`parts_of_run`): part of pre-training of each
-    patient, to calibrate on unseen ones; `stale` (`left_behind`): levels that the image encoder has
-    moved away from. An example stands at the head of the module.
+    patient, to calibrate on unseen ones. An example stands at the head of the module.
 
     Raises:
         UserError: nothing is missing, no metadata are known, or a named column is not there.
@@ -105,7 +102,7 @@ def extrapolate(
         rank_correlation=rank_correlation,
         groups=list(failures.by_group(cells, near.similarity[:, 0], abstained)),
         cases=failures.worst_cases(near.similarity[:, 0], near.image[:, 0]),
-        stale=tuple(level for level in retrieved.levels if level in stale),
+        stale=tuple(level for level in retrieved.levels if level not in model.aligned),
     )
 
 

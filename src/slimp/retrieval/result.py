@@ -81,7 +81,7 @@ class Retrieval:
     cases: list[tuple[int, int, float]]
     """As of `Failures.worst_cases`."""
     stale: tuple[LevelName, ...] = ()
-    """Retrieved levels that were not trained when the image encoder last moved."""
+    """Retrieved levels that are not `Slimp.aligned`."""
 
     def __repr__(self) -> str:
         what = f"{' and '.join(self.imputed)} metadata of {self.reference.info.name!r}"
@@ -130,10 +130,10 @@ class Retrieval:
         found = []
         if self.stale:
             found.append(
-                "The last adaptation moved the image encoder but had no "
-                f"{' and '.join(self.stale)} metadata to train with, so similarities of images and "
-                "these metadata are stale. Retrieve with the run before the adaptation, or adapt "
-                "with --train heads."
+                "The image encoder has since learned without "
+                f"{' and '.join(self.stale)} metadata, so similarities of images and these "
+                "metadata are stale. Retrieve with the run before it did, or adapt with --train "
+                "heads."
             )
         if self.abstention.caution:
             found.append(self.abstention.caution)

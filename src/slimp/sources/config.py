@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from slimp.data.config import Settings, require_positive
+from slimp.errors import UserError
+
 SHORTER_SIDE = 320
 """To which larger images are downsized unless another size is asked for, px."""
 Format = Literal["webdataset", "hf"]
@@ -12,7 +15,7 @@ Format = Literal["webdataset", "hf"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportOptions:
+class ImportOptions(Settings):
     """What an import does with images, and how many absent or corrupt ones it accepts."""
 
     shorter_side: int = SHORTER_SIDE
@@ -25,16 +28,16 @@ class ImportOptions:
     """Rows without a patient id (blank, nan, unknown, ...): refused, because two of them may be of
     one patient and fall into two parts; one-each: each such lesion is a patient of its own."""
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         if self.shorter_side < 0:
-            raise ValueError(f"shorter_side must be 0 or more, got {self.shorter_side}")
+            raise UserError(f"shorter_side must be 0 or more, got {self.shorter_side}.")
         for name in ("max_corrupt", "max_absent"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be from 0 to 1, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(Settings):
     """How an export is cut, and what goes with the images."""
 
     shard_mib: int = 256
@@ -45,6 +48,5 @@ class ExportOptions:
     ignore_splits: bool = False
     """Mix the official splits in the shards; each sample still says which it is of."""
 
-    def __post_init__(self) -> None:
-        if self.shard_mib < 1:
-            raise ValueError(f"shard_mib must be 1 or more, got {self.shard_mib}")
+    def _check(self) -> None:
+        require_positive(self, "shard_mib")

@@ -19,15 +19,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import read_json, sha256_of
-from slimp.data.schema import LEVELS, LevelName
 from slimp.errors import CheckpointError, UserError
-from slimp.models.adapt_model import Part, Transfer, transfer
+from slimp.models.adapt_model import Transfer, transfer
 from slimp.models.config import ModelConfig
 from slimp.models.hub import find_model
 from slimp.models.nested import Slimp
@@ -46,7 +45,6 @@ from slimp.training.parts import (
 )
 from slimp.training.run_folder import resolve_settings
 
-Entry = TypeVar("Entry")
 DEFAULTS = {"adapt": asdict(AdaptConfig())}
 """Of settings that an older version's `config.json` lacks."""
 TRANSFER = "transfer.json"
@@ -159,8 +157,11 @@ def stages_of(run: Path, model: Slimp) -> tuple[Stage, ...]:
     Raises:
         UserError: the run's settings are damaged.
     """
-    if (run / TRANSFER).is_file():
-        return _read_transfer(run, "stages", Stage)
+    if (path := run / TRANSFER).is_file():
+        try:
+            return tuple(Stage(**stage) for stage in read_json(path)["stages"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: damaged ({error!r}). Adapt again.") from None
     content = read_json(run / "config.json") if (run / "config.json").is_file() else {}
     verb = "finetune" if "finetune" in content else "pretrain"
     data, settings = content.get("data", {}), content.get(verb, {})
@@ -195,36 +196,6 @@ def unrelated(run: Path) -> str | None:
             "projections that relate images and metadata. Take a run of slimp pretrain"
         )
     return None
-
-
-def left_behind(run: Path) -> tuple[LevelName, ...]:
-    """Levels that kept their weights in the last adaptation while the image encoder changed.
-
-    The cohort had no metadata for them, so they were not adapted to the new image embeddings.
-
-    Raises:
-        UserError: the run is `unrelated`.
-    """
-    if why := unrelated(run):
-        raise UserError(f"{run}: {why}.")
-    parts = _read_transfer(run, "parts", Part) if (run / TRANSFER).is_file() else ()
-    if not any(part.trained for part in parts if part.part.startswith("images: ")):
-        return ()
-    return tuple(
-        level
-        for level in LEVELS
-        if (own := [part for part in parts if part.part.startswith(f"{level}: ")])
-        and any(part.status == "unused" for part in own)
-        and not any(part.trained for part in own)
-    )
-
-
-def _read_transfer(run: Path, key: str, kind: type[Entry]) -> tuple[Entry, ...]:
-    path = run / TRANSFER
-    try:
-        return tuple(kind(**entry) for entry in read_json(path)[key])
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error!r}). Adapt again.") from None
 
 
 def _weights(config: ModelConfig, levels: Iterable[str]) -> dict[str, float]:

@@ -102,6 +102,7 @@ class Classifier(nn.Module):
         encodings = {x: Encoding.fit(found[x], train.tables.of_level(x)) for x in names}
         config = replace(start.config, batch_norm="frozen", reconstruction_weight=0.0)
         model = transfer(start, encodings, config, train="full").model.requires_grad_(True)
+        model.aligned = ()  # it learns labels
         return cls(model, features, tuple(names), classes)
 
     @torch.no_grad()

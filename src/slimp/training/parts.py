@@ -226,6 +226,14 @@ def earlier_table(run: Path) -> pd.DataFrame:
     return table.assign(label_known=known)
 
 
+def is_adapted(run: Path) -> bool:
+    """Whether stages came before the last: such a run may read more columns than a cohort has.
+
+    The settings travel with a bundle, the patients do not.
+    """
+    return (run / EARLIER_PATIENTS).is_file() or "from" in _settings_of(run)
+
+
 def earlier_parts(run: Path) -> dict[str, str]:
     """Patient -> part over all stages of a run: train before validation before held_out."""
     return _foremost(earlier_table(run))
@@ -280,7 +288,7 @@ def _foremost(table: pd.DataFrame) -> dict[str, str]:
 
 def _learns_labels(run: Path) -> bool:
     """Whether the newest stage of a run learned from labels, or chose epoch or batches by them."""
-    content = read_json(run / "config.json") if (run / "config.json").is_file() else {}
+    content = _settings_of(run)
     settings = content.get("pretrain", {})
     return (
         "finetune" in content
@@ -288,6 +296,10 @@ def _learns_labels(run: Path) -> bool:
         or settings.get("monitor") == "knn_balanced_accuracy"
         or settings.get("always_include") is not None
     )
+
+
+def _settings_of(run: Path) -> dict[str, Any]:
+    return read_json(run / "config.json") if (run / "config.json").is_file() else {}
 
 
 def _read_parts(path: Path) -> pd.DataFrame:

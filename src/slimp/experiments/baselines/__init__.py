@@ -71,6 +71,7 @@ def learn(
         )
     cohort, what = without_split(cohort), {**what, "table": table}
     model = pretrain(cohort, config, folder, resume=True, build=build, baseline=what)
+    model.aligned = ()
     if not table:
         model.levels, model.encodings = nn.ModuleDict(), {}
     return model

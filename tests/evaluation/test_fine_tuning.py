@@ -73,6 +73,11 @@ def test_a_class_of_one_training_patient_trains() -> None:
         assert "rare" in parts.train.classes
     with pytest.raises(UserError, match="1 patient"):
         take_apart(found, task, replace(split, train=np.flatnonzero(own)), 0.5)
+    # Two patients, each the only one of a class: neither can validate.
+    two = own | (patients == patients[split.train[~own[split.train]][0]])
+    task = replace(task, y=np.where(own, 0, 1))
+    with pytest.raises(UserError, match="2 training patients are too few"):
+        take_apart(found, task, replace(split, train=np.flatnonzero(two)), 0.5)
 
 
 def test_the_head_is_saved_as_a_probe_of_the_models_features() -> None:

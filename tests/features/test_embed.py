@@ -401,7 +401,8 @@ def test_the_mean_over_symmetries_does_not_depend_on_how_a_picture_lies(
     np.testing.assert_allclose(table.features["image"], mean, atol=1e-5)
     assert np.abs(plain.features["image"] - mean).max() > 1e-3
     for position in (pixels.rot90(1, (2, 3)), pixels.flip(3), pixels.transpose(2, 3)):
-        found = embed_images(model, [position], test_time_augmentation="dihedral")
+        how = InferenceConfig(test_time_augmentation="dihedral")
+        found = embed_images(model, [position], how)
         np.testing.assert_allclose(found, table.features["image"], atol=1e-5)
     table.save(tmp_path / "f.parquet")
     for same in (FeatureTable.load(tmp_path / "f.parquet"), table.select(np.arange(8) < 3)):

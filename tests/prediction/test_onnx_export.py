@@ -24,7 +24,7 @@ from slimp.data.encoding import Encoding
 from slimp.data.schema import Schema
 from slimp.errors import UserError
 from slimp.features.embed import embed
-from slimp.features.encode import embed_images, encode_table
+from slimp.features.encode import InferenceConfig, embed_images, encode_table
 from slimp.features.feature_table import FeatureTable
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
@@ -204,7 +204,7 @@ def test_a_mean_over_symmetries_is_in_the_graph(tmp_path: Path) -> None:
     pixels = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     graph = image_graph(model.image_encoder, "dihedral")
     found = write_graph(tmp_path / "image_encoder.onnx", graph, pixels=pixels)
-    wanted = embed_images(model, [pixels], test_time_augmentation="dihedral")
+    wanted = embed_images(model, [pixels], InferenceConfig(test_time_augmentation="dihedral"))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 

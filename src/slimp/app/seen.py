@@ -140,12 +140,7 @@ class Seen:
         if isinstance(square, Prediction):
             return square
         with self._lock:
-            found = embed_images(
-                self.model,
-                [square[None]],
-                device=self.how.device,
-                test_time_augmentation=self.how.test_time_augmentation,
-            )
+            found = embed_images(self.model, [square[None]], self.how)
         return np.asarray(found[0])
 
     def predict(

@@ -21,6 +21,7 @@ from torch import Tensor
 from slimp.data.cohort import Cohort
 from slimp.data.files import write_json
 from slimp.data.splits import assign_groups
+from slimp.errors import UserError
 from slimp.evaluation.folds import Split
 from slimp.evaluation.linear_probe import answer
 from slimp.evaluation.logistic import LinearProbe

@@ -24,7 +24,7 @@ from jaxtyping import Int, Shaped
 from slimp.evaluation.bootstrap import Estimate, Record, bootstrap
 from slimp.evaluation.folds import Split
 from slimp.evaluation.linear_probe import answer, fit
-from slimp.evaluation.metrics import Array, mean_over_present, ranking_metrics
+from slimp.evaluation.metrics import Array, ranking_metrics
 from slimp.evaluation.probe_config import ProbeConfig, ProtocolConfig
 from slimp.evaluation.result import Predictions, ProbeResult, Task
 from slimp.features.design import Design
@@ -175,7 +175,7 @@ def _point(
     """The point of the curve; `drawn` and `found` go draw by draw, split by split."""
 
     def statistic(i: int, weights: Array) -> dict[str, Array]:
-        return {"score": mean_over_present(found[i].recall(weights))}
+        return {"score": found[i].balanced_accuracy(weights)}
 
     groups = [one.patients for one in found]
     score = bootstrap(groups, statistic, replicates=config.replicates, seed=config.seed)["score"]

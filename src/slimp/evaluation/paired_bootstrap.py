@@ -12,7 +12,7 @@ import pandas as pd
 from slimp.data.files import read_json
 from slimp.errors import UserError
 from slimp.evaluation.bootstrap import Estimate, Record, percentiles, resample
-from slimp.evaluation.metrics import Array, mean_over_present
+from slimp.evaluation.metrics import Array
 from slimp.evaluation.result import Predictions, ProbeResult
 
 KEYS = ["image_id", "seed"]
@@ -129,7 +129,7 @@ def compare(
 
     def scores(one: Predictions, weights: Array) -> dict[str, Array]:
         if headline_only:
-            return {"balanced_accuracy": mean_over_present(one.recall(weights))}
+            return {"balanced_accuracy": one.balanced_accuracy(weights)}
         return one.metrics(weights)
 
     def statistic(split: int, weights: Array) -> dict[str, Array]:
@@ -178,7 +178,7 @@ def _excess(a: ProbeResult, b: ProbeResult) -> Estimate:
     sides = [*ours, *theirs]
 
     def statistic(split: int, weights: Array) -> dict[str, Array]:
-        score = mean_over_present(sides[split].recall(weights))
+        score = sides[split].balanced_accuracy(weights)
         undefined = np.full(len(weights), np.nan)
         pair = (score, undefined) if split < len(ours) else (undefined, score)
         return dict(zip("ab", pair, strict=True))

@@ -25,7 +25,7 @@ from slimp.evaluation.folds import (
     make_splits,
     parts_of_config,
 )
-from slimp.evaluation.metrics import Array, metrics, recall_per_class
+from slimp.evaluation.metrics import Array, mean_over_present, metrics, recall_per_class
 from slimp.evaluation.probe_config import Decision, ProbeConfig
 
 if TYPE_CHECKING:
@@ -79,6 +79,10 @@ class Predictions:
     def recall(self, weights: Float[Array, "r n"]) -> Float[Array, "r k"]:
         """Of each class; NaN where it is absent."""
         return recall_per_class(self.y, self.predicted, weights, self.probabilities.shape[1])
+
+    def balanced_accuracy(self, weights: Float[Array, "r n"]) -> Float[Array, " r"]:
+        """Mean recall of the classes that are present."""
+        return mean_over_present(self.recall(weights))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from slimp.evaluation.bootstrap import Estimate, Record, bootstrap
-from slimp.evaluation.metrics import Array, mean_over_present
+from slimp.evaluation.metrics import Array
 from slimp.evaluation.paired_bootstrap import Difference, compare
 from slimp.evaluation.result import Predictions
 from slimp.experiments.recipe import Recipe
@@ -180,7 +180,7 @@ def _estimate(rows: pd.DataFrame, metric: str) -> Estimate:
 
     def statistic(split: int, weights: Array) -> dict[str, Array]:
         if metric == HEADLINE:
-            return {metric: mean_over_present(said[split].recall(weights))}
+            return {metric: said[split].balanced_accuracy(weights)}
         return said[split].metrics(weights)
 
     groups = [one.patients for one in said]

@@ -17,7 +17,6 @@ from slimp.errors import UserError
 from slimp.evaluation.blocks import SMALLEST
 from slimp.evaluation.bootstrap import Estimate, bootstrap
 from slimp.evaluation.logistic import LinearProbe
-from slimp.evaluation.metrics import mean_over_present
 from slimp.evaluation.result import Predictions, codes_of
 from slimp.explain.columns import feature_tables
 from slimp.explain.explain import Explanation
@@ -141,10 +140,9 @@ def permutation_importance(
     whole = said(design)
 
     def statistic(repeat: int, weights: Array) -> dict[str, Array]:
-        before = mean_over_present(whole.recall(weights))
+        before = whole.balanced_accuracy(weights)
         return {
-            name: before - mean_over_present(of[repeat].recall(weights))
-            for name, of in answers.items()
+            name: before - of[repeat].balanced_accuracy(weights) for name, of in answers.items()
         }
 
     return bootstrap([patients] * REPEATS, statistic, seed=seed)

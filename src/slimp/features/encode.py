@@ -66,21 +66,20 @@ class InferenceConfig(Settings):
 def embed_images(
     model: Slimp,
     batches: Iterable[Pixels],
+    how: InferenceConfig | None = None,
     *,
-    device: torch.device | str = "cpu",
-    precision: Literal["32", "bf16"] = "32",
-    test_time_augmentation: Augmentation = "none",
     encode: Encode | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Float32[Array, "n d"]:
     """Image embeddings, in float32, of batches of square pixels as large as the encoder expects.
 
-    `encode` runs the encoder (None: torch), for `dihedral` on all 8 positions of each image;
+    `encode` runs the encoder in place of torch, for `dihedral` on all 8 positions of each image;
     `progress` is called with the images done. The model is left as it was found.
     """
-    device, found = torch.device(device), list[Array]()
-    encode = encode or torch_backend(model.image_encoder, device, precision)
-    encode = over_symmetries(encode) if test_time_augmentation == "dihedral" else encode
+    how, found = how or InferenceConfig(), list[Array]()
+    device = torch.device(how.device)
+    encode = encode or torch_backend(model.image_encoder, device, how.precision)
+    encode = over_symmetries(encode) if how.test_time_augmentation == "dihedral" else encode
     with evaluating(model, device):
         for chunk in encode(batches):
             found.append(chunk)
@@ -133,9 +132,7 @@ def embed_cohort_images(
     return embed_images(
         model,
         (pixels for pixels, _ in batches),
-        device=device,
-        precision=how.precision,
-        test_time_augmentation=how.test_time_augmentation,
+        how,
         encode=encode,
         progress=None if progress is None else lambda done: progress(done, len(cohort)),
     )

@@ -24,7 +24,7 @@ from slimp.evaluation.logistic import LinearProbe
 from slimp.evaluation.metrics import Array
 from slimp.evaluation.probe_config import LEAKING, RULES
 from slimp.features.design import Design, RawTable
-from slimp.features.encode import embed_images, embed_rows
+from slimp.features.encode import InferenceConfig, embed_images, embed_rows
 from slimp.features.feature_sets import METADATA_KEYS, RELATIVE_TABLE, TABLE
 from slimp.features.feature_table import FeatureTable
 from slimp.features.relative import OUTLIER
@@ -272,12 +272,9 @@ class Predictor:
                 pixels[path] = square
         if not pixels:
             return Batch(paths=paths, found=found)
-        images = embed_images(
-            self.model,
-            [torch.stack(list(pixels.values()))],
-            device=self.device,
-            test_time_augmentation=self.reference.test_time_augmentation,
-        )
+        augmentation = self.reference.test_time_augmentation
+        how = InferenceConfig(device=self.device, test_time_augmentation=augmentation)
+        images = embed_images(self.model, [torch.stack(list(pixels.values()))], how)
         p = self.surroundings.p_values(images)
         for path, value in zip(pixels, p.tolist(), strict=True):
             if value < self.config.novelty:

@@ -154,3 +154,11 @@ def test_a_copy_of_the_label_is_always_a_leak(seed):
     assert noisy is not None
     assert noisy.is_leak
     assert not noisy.one_to_one
+    # Of a dozen patients a copy is one still, but nothing less is certain.
+    few = pd.Series(["MEL", "NEV"] * 6)
+    copy = measure_association(few.str.lower(), few, ids(12))
+    assert copy is not None
+    assert copy.is_leak
+    noisy = measure_association(few.mask(few.index == 0, "other"), few, ids(12))
+    assert noisy is not None
+    assert not noisy.is_leak

@@ -53,6 +53,18 @@ def test_an_unusable_cohort_exits_with_2_and_still_leaves_its_page(tmp_path, cap
     assert "cannot be used as it is" in (out / "report.html").read_text()
 
 
+def test_overwriting_what_is_read_is_refused(folder, tmp_path, capsys):
+    """The folder itself, one that holds it, and by another name."""
+    (tmp_path / "same").symlink_to(folder)
+    before = sorted(path.name for path in folder.iterdir())
+    for out in (folder, folder.parent, tmp_path / "same"):
+        assert main(["data", "check", str(folder), "--out", str(out), "--overwrite"]) == 2
+        assert "which is read" in capsys.readouterr().err
+    words = ["data", "export", str(folder), "--format", "webdataset", "--out", str(folder)]
+    assert main([*words, "--overwrite"]) == 2
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
 def test_an_interrupted_check_leaves_no_folder(folder, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,18 @@ def test_a_failure_keeps_what_was_to_be_replaced(tmp_path):
     with new_folder(tmp_path / "run", overwrite=True) as partial:
         (partial / "new").write_text("1")
     assert contents(tmp_path / "run") == {"new"}
+
+
+def test_what_somebody_else_finished_meanwhile_stays(tmp_path):
+    for cached in (False, True):  # of a cache theirs is as good as ours
+        target = tmp_path / f"run{cached}"
+        refused = nullcontext() if cached else pytest.raises(UserError, match="is not empty")
+        with refused, new_folder(target, cached=cached) as partial:
+            (partial / "ours").write_text("1")
+            target.mkdir()
+            (target / "config.json").write_text("1")
+        assert contents(target) == {"config.json"}
+    assert contents(tmp_path) == {"runFalse", "runTrue"}
 
 
 def test_refuses_what_is_not_empty(tmp_path):

@@ -172,8 +172,16 @@ def test_a_schema_has_all_levels_in_order():
     ],
 )
 def test_bad_files_are_named(tmp_path, content, named):
+    with pytest.raises(TableError, match="cannot be read as a schema file"):
+        Schema.from_toml(tmp_path)
     file = tmp_path / "schema.toml"
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(TableError, match=named):
         Schema.from_toml(file)
+
+
+def test_a_byte_order_mark_says_nothing(tmp_path):
+    file = tmp_path / "schema.toml"
+    file.write_bytes(b'\xef\xbb\xbfimage = "file"\nlabel = "dx"\n')
+    assert Schema.from_toml(file).image == "file"

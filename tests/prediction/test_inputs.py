@@ -13,7 +13,8 @@ from slimp.data.encoding import Encoding
 from slimp.data.schema import Schema
 from slimp.errors import TableError, UserError
 from slimp.features.encode import encode_table
-from slimp.prediction.inputs import Metadata, find_images, known_features
+from slimp.prediction.inputs import Metadata, find_images, known_features, read_pixels
+from slimp.prediction.result import Prediction
 
 SCHEMA = Schema.from_dict(
     {
@@ -64,6 +65,16 @@ def test_folders_are_searched_and_files_are_taken_as_they_are(tmp_path: Path) ->
     odd = touch(tmp_path / "scan.dat")
     found = find_images([odd, tmp_path / "f", inside[1]])
     assert found == [odd, tmp_path / "f/a.jpg", tmp_path / "f/b/c.PNG", tmp_path / "f/z.tiff"]
+
+
+def test_photographs_in_a_format_that_is_not_read_are_not_left_out_in_silence(tmp_path):
+    touch(tmp_path / "a.jpg")
+    phone = touch(tmp_path / "b.HEIC")
+    phone.write_bytes(b"....ftypheic")
+    assert find_images([tmp_path]) == [tmp_path / "a.jpg", phone]
+    found = read_pixels(phone, 16)
+    assert isinstance(found, Prediction)
+    assert found.status == "unreadable"
 
 
 def test_dicom_files_without_an_ending_are_found(tmp_path: Path) -> None:

@@ -181,6 +181,17 @@ def test_the_reader_codes_cells_as_the_schema_reads_them(places: Path) -> None:
         np.testing.assert_allclose(getattr(found, kind), numbers, rtol=1e-6)
     typed = code(features, {"age": -1.0, "site": float("nan"), "smokes": np.True_})
     np.testing.assert_array_equal(typed, [[np.nan, np.nan, 1]])
+    inches = Schema.from_dict(
+        {
+            **dict.fromkeys(("image", "label"), "x"),
+            "lesion_metadata": {**kinds, "age": {**kinds["age"], "factor": 25.4}},
+        }
+    )
+    spelt = table_coding(encoding, inches)
+    assert code(spelt, {"age": 31})[0, 0] == 31
+    assert np.isnan(code(spelt, {"age": "?"})[0, 0])
+    with pytest.raises(ValueError, match="age: give a number"):
+        code(spelt, {"age": "31"})
     hidden = table_coding(encoding, schema, ["site"])
     assert [feature["columns"] for feature in hidden] == [[None], ["site"], [None]]
     assert np.isnan(code(hidden, {"age": 3, "smokes": True})).all()

@@ -507,6 +507,8 @@ def test_bcn_of_the_challenge(tmp_path):
     assert cells(cohort, "images", "image_id") == [f"ISIC_005345{k}" for k in (3, 4, 5)]
     assert cells(cohort, "images", "label") == ["MEL", "MEL", "BCC"]
     assert cells(cohort, "lesions", "lesion_id") == ["BCN_0001728", "BCN_0001729"]
+    assert not cohort.has_patient_ids
+    assert "no patient ids" in repr(cohort)
     assert bytes_of(cohort) == [jpeg(k) for k in (3, 4, 5)]
     report = cohort.info.import_report
     assert "rows without a lesion id cannot be told" in report["layout"]
@@ -530,6 +532,7 @@ def test_bcn_of_the_archive(tmp_path):
     table.assign(diagnosis=names).to_csv(raw / "metadata.csv", index=False)
     cohort = import_source("bcn20000", raw, tmp_path / "b", options=ONE_EACH)
     assert cells(cohort, "images", "label") == ["MEL", "VASC", "NV", None, None]
+    assert not cohort.has_patient_ids
     table["patient_id"] = ["IP_1", "IP_1", "IP_2", "IP_2", "nan"]
     table.to_csv(raw / "metadata.csv", index=False)
     with pytest.raises(TableError, match=r"row 6 .*'patient_id': 'nan'.*--missing-patient-id"):

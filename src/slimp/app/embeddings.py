@@ -220,7 +220,7 @@ def _save(folder: Path, table: FeatureTable, cohort: Cohort) -> None:
     distance = table.features["outlier"][:, OUTLIER.index("distance")]
     alone = table.features["outlier"][:, OUTLIER.index("alone")] > 0
     of_image = level_of_images(cohort)
-    with new_folder(folder, overwrite=False) as partial:
+    with new_folder(folder, cached=True) as partial:
         for name in SPACES:
             if name in table.features:
                 first = np.unique(of_image[name], return_index=True)[1]

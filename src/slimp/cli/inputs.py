@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -80,6 +80,28 @@ def noted(arguments: Any) -> dict[str, Any]:
     kept = {name: values[name] for name in values if name not in ("out", "overwrite", "config")}
     texts = {name: str(x) if isinstance(x, Path) else x for name, x in kept.items()}
     return {**texts, "versions": versions()}
+
+
+def require_inputs_kept(arguments: Any) -> None:
+    """Refuses to overwrite what is read.
+
+    Raises:
+        UserError: the folder or file to write is one that is read, or holds it.
+    """
+    out = getattr(arguments, "out", None)
+    if out is None or not getattr(arguments, "overwrite", False):
+        return
+    place, named = Path(out).resolve(), {**vars(arguments), "out": None}
+    for config in filter(is_dataclass, vars(arguments).values()):
+        named |= vars(config)
+    for value in named.values():
+        given = value if isinstance(value, list | tuple) else [value]
+        for path in [Path(x) for x in given if isinstance(x, str | Path)]:
+            if path.exists() and place in (path.resolve(), *path.resolve().parents):
+                raise UserError(
+                    f"--overwrite would delete {path}, which is read: --out {out} is that or holds "
+                    "it. Choose another --out."
+                )
 
 
 def check_file(out: Path, *, overwrite: bool) -> None:

@@ -97,18 +97,19 @@ def _run(words: Sequence[str]) -> None:
         return
     # The verb's own arguments and help are read by its module.
     from slimp.cli.flags import parse
+    from slimp.cli.inputs import require_inputs_kept
 
     module = importlib.import_module(f"slimp.cli.{verb.replace(' ', '_')}")
-    module.run(
-        parse(
-            words[len(verb.split()) :],
-            module.Arguments,
-            command=f"slimp {verb}",
-            about=module.__doc__ or "",
-            example=getattr(module, "EXAMPLE", ""),
-            shown=getattr(module, "MAIN_FLAGS", ()),
-        )
+    arguments = parse(
+        words[len(verb.split()) :],
+        module.Arguments,
+        command=f"slimp {verb}",
+        about=module.__doc__ or "",
+        example=getattr(module, "EXAMPLE", ""),
+        shown=getattr(module, "MAIN_FLAGS", ()),
     )
+    require_inputs_kept(arguments)
+    module.run(arguments)
 
 
 def find_verb(words: Sequence[str]) -> str | None:

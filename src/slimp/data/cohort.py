@@ -91,7 +91,11 @@ class Cohort:
     def has_patient_ids(self) -> bool:
         """Whether patients are known; if not, each lesion counts as a patient of its own."""
         named = self.schema.patient not in (None, self.schema.lesion, self.schema.image)
-        return named or len(self.patients) < len(self.lesions)
+        if len(self.patients) < len(self.lesions) or not named:
+            return len(self.patients) < len(self.lesions)
+        # In a public table the lesions may stand for patients (BCN20000), and images for lesions.
+        lesions = self.lesions["lesion_id"].str.removeprefix("image:")
+        return bool((self.lesions["patient_id"] != lesions).any())
 
     @property
     def unit(self) -> str:

@@ -98,9 +98,10 @@ class BatchConfig(Settings):
     seed: int = 0
     """Random seed."""
     crop_scale: float = 0.6
-    """Smallest fraction of the image's area that a random crop keeps; 1 switches cropping off."""
+    """Smallest fraction of the image's largest square that a random crop keeps; 1: all of it, at
+    a random place of an oblong image."""
     flip: bool = True
-    """Mirror images at random, in both directions."""
+    """Mirror images left to right at random; with turns that is in both directions."""
     rotate: Literal["none", "quarter", "any"] = "quarter"
     """Rotate images at random: quarter: by a multiple of 90 degrees; any: by any angle, black where
     a crop then reaches beyond the image."""

@@ -116,10 +116,12 @@ def _writing(place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(target: Path, *, overwrite: bool = False, cached: bool = False) -> Iterator[Path]:
     """A temporary folder that becomes `target` when the block ends, and vanishes if it fails.
 
     Its content is on the disk before it gets its name, so that a power cut leaves a whole one.
+    Where somebody else has made `target` meanwhile, theirs stays: an error, unless what is there
+    is `cached` under a name that says its content.
 
     Raises:
         UserError: as `check_output` and `make_folder`.
@@ -135,6 +137,9 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         for path in (*partial.rglob("*"), partial):
             _to_disk(path)
         if target.is_dir():
+            if cached and not overwrite and any(target.iterdir()):
+                return
+            check_output(target, overwrite=overwrite)
             target.replace(old)  # deleting may take long; two renames do not
         partial.replace(target)
         _to_disk(target.parent)

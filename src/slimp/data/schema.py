@@ -71,8 +71,7 @@ class Feature:
     def _problem(self) -> str:
         """Which rule the settings break, or ''."""
         timed, continuous = self.from_date is not None, self.kind == "continuous"
-        special = self.thousands or self.units or timed or self.to_date or self.factor != 1
-        if not continuous and (special or self.decimal != "."):
+        if not continuous and (self.to_date or not self.is_plain):
             return "only a continuous feature has decimal, thousands, factor, units, from or to"
         if self.decimal not in (".", ","):
             return f"decimal is '.' or ',', got {self.decimal!r}"
@@ -95,6 +94,12 @@ class Feature:
         if self.categories is not None and self.kind != "categorical":
             return "only a categorical feature has categories"
         return ""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the text of a cell is a number in `unit` as it stands."""
+        special = self.thousands or self.units or self.from_date or self.factor != 1
+        return not special and self.decimal == "."
 
     @property
     def reads(self) -> tuple[str, ...]:

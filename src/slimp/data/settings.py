@@ -24,9 +24,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         TableError: it is missing, or no TOML.
     """
     try:
-        return tomllib.loads(unicodedata.normalize("NFC", path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows write a byte-order mark
+        return tomllib.loads(unicodedata.normalize("NFC", text))
     except FileNotFoundError:
         raise TableError(f"{path}: no such schema file.") from None
+    except OSError as error:
+        raise TableError(f"{path}: cannot be read as a schema file ({error.strerror}).") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TableError(f"{path}: not a valid TOML file: {error}.") from None
 

@@ -123,7 +123,7 @@ def unpacked(bundle: Path) -> Path:
                 f"{bundle}: not a bundle (no {DESCRIPTION} and {WEIGHTS}). Make one with: slimp "
                 "bundle RUN --out FILE."
             )
-        with new_folder(folder) as partial:
+        with new_folder(folder, cached=True) as partial:
             for path in filter(IN_BUNDLES.fullmatch, place.paths):
                 (partial / path).parent.mkdir(exist_ok=True)
                 shutil.move(place.unpacked(path), partial / path)

@@ -26,7 +26,7 @@ from slimp.sources.config import SHORTER_SIDE
 from slimp.sources.decode_image import verify_image
 from slimp.sources.image_files import is_image_file
 from slimp.sources.image_limits import CorruptImageError
-from slimp.sources.parse_cells import Where, fold, image_key, read_feature
+from slimp.sources.parse_cells import UNREAD_ENDING, Where, fold, image_key, read_feature
 from slimp.sources.parse_ids import join_similar, parse_ids
 from slimp.sources.read_spreadsheet import cell_text
 from slimp.sources.read_table import read_table
@@ -54,7 +54,8 @@ def find_images(images: Iterable[str | Path]) -> list[Path]:
         if entry.is_dir():
             every = [(path, path.relative_to(entry).parts) for path in sorted(entry.rglob("*"))]
             visible = [p for p, parts in every if not any(x.startswith(".") for x in parts)]
-            inside = list(filter(is_image_file, visible))
+            # What no import reads either is told of as unreadable, not left out in silence.
+            inside = [p for p in visible if is_image_file(p) or UNREAD_ENDING.search(p.name)]
         elif not entry.is_file():
             raise UserError(f"{entry}: no such file or folder.")
         if not inside:

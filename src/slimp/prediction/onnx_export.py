@@ -180,9 +180,9 @@ def table_coding(
             names = fitted.columns_in(pd.DataFrame(columns=[*there]))
             columns = [name if name in there else None for name in names]
         entry: dict[str, Any] = {"name": fitted.name, "kind": fitted.kind, "columns": list(columns)}
-        if fitted.kind == "continuous":
-            entry["unit"] = fitted.unit
         feature = next((known[name] for name in columns if name in known), None)
+        if fitted.kind == "continuous":
+            entry |= {"unit": fitted.unit, "plain": feature is None or feature.is_plain}
         found.append({**entry, "codes": _codes(fitted, feature)})
     return found
 

@@ -20,10 +20,10 @@ class Reader:
         self.run = {x: InferenceSession(Path(folder, f"{x}.onnx")).run for x in self.spec["graphs"]}
 
     def __call__(self, file: str | Path, cells: dict[str, Any]) -> dict[str, Any]:
-        spec, probe = self.spec, self.spec["probe"]
+        spec, probe, tables = self.spec, self.spec["probe"], self.spec["tables"]
         if probe and probe["needs_metadata"] and not cells:
             raise ValueError("this probe reads metadata: give {column: cell}, None where unknown")
-        given = {name: coded(table, cells) for name, table in spec["tables"].items()}
+        given = {name: coded(table, cells) for name, table in tables.items()}
         given["pixels"] = pixels(file, **spec["pixels"])
         for name, inputs in spec["graphs"].items():  # the probe, which reads the others, is last
             given[name] = self.run[name](None, {x: given[x] for x in inputs})[0]
@@ -31,15 +31,13 @@ class Reader:
         if probe:
             p = found["probabilities"] = found.pop("probe")
             found["decision"] = probe["classes"][np.argmax(p / probe["divided_by"])]
-        features = [feature for table in spec["tables"].values() for feature in table]
-        unknown = {x["name"] for x in features if np.isnan(coded([x], cells)).all()}
-        return found | {"missing": sorted(unknown)}
+        missing = [x for t in tables.values() for x in t if np.isnan(coded([x], cells)).all()]
+        return {**found, "missing": sorted({x["name"] for x in missing})}
 
 
 def coded(features: Any, cells: dict[str, Any]) -> Any:
     """A row of the features' columns, as numbers; NaN is missing."""
-    row = [number(cells.get(column), one) for one in features for column in one["columns"]]
-    return np.array([row], dtype=np.float64)
+    return np.array([[number(cells.get(c), x) for x in features for c in x["columns"]]], float)
 
 
 def number(cell: Any, one: dict[str, Any]) -> Any:
@@ -47,6 +45,8 @@ def number(cell: Any, one: dict[str, Any]) -> Any:
     text = f"{cell:.15g}" if isinstance(cell, float) else str(cell).strip()
     if cell is None or text in one["codes"] or one["kind"] != "continuous":
         return None if cell is None else one["codes"].get(text)
+    if isinstance(cell, str) and not one["plain"]:
+        raise ValueError(f"{one['name']}: give a number in {one['unit']}, not text as in the table")
     return float(text)
 
 

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from slimp.data.cohort import Cohort, CohortInfo
 from slimp.data.cohort_files import CohortWriter
-from slimp.data.files import check_output
 from slimp.data.in_order import Progress, in_order
 from slimp.data.schema import Schema
 from slimp.data.signals import deferred_signals
@@ -127,7 +126,6 @@ def import_cohort(
             "options": asdict(options),
         }
         del rows, cells  # nearly all the memory of a large import
-        check_output(target, overwrite=overwrite)  # somebody else may have written it meanwhile
         writer.finish(tables, schema, replace(info, import_report=content))
         del tables
     return Cohort.load(target)

@@ -56,7 +56,7 @@ def _folder_of(name: str, known: Weights, size: int) -> Path:
     )
     model = Slimp(config, {})
     model.image_encoder.load_weights(file)
-    with new_folder(folder, overwrite=folder.exists()) as partial:
+    with new_folder(folder, overwrite=folder.exists(), cached=True) as partial:
         model.save_pretrained(partial)
         used = {"encoder": known.encoder, "encoder_options": options, "image_size": size}
         used |= {"encoder_weights": known.name}

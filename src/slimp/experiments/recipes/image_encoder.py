@@ -5,6 +5,8 @@ from __future__ import annotations
 from slimp.experiments.recipe import METADATA, UNTRAINED, Arm, Claim, Recipe
 from slimp.training.config import PRESETS
 
+ALL, HALF = {"lesions": 4}, {"lesions": 2}
+"""Of laptop scale: nobody in PAD-UFES-20 has more than four."""
 FEWER = {"lesions": 50}
 LARGE = {"encoder": "vit_base_patch16_224", "encoder_options": {}}
 WIDER = {"encoder_options": PRESETS["small"]["encoder_options"]}
@@ -15,14 +17,14 @@ RECIPE = Recipe(
     paper="text",
     control="small",
     arms=(
-        Arm(name="small"),
+        Arm(name="small", at={"laptop": ALL}),
         # Twice as wide at laptop scale; ViT-B/16 at the paper's.
-        Arm(name="large", at={"laptop": WIDER, "paper": LARGE}),
+        Arm(name="large", at={"laptop": {**WIDER, **ALL}, "paper": LARGE}),
         Arm(
             name="large, half the lesions",
-            at={"laptop": {**WIDER, "lesions": 4}, "paper": {**LARGE, **FEWER}},
+            at={"laptop": {**WIDER, **HALF}, "paper": {**LARGE, **FEWER}},
         ),
-        Arm(name="small, half the lesions", at={"laptop": {"lesions": 4}, "paper": FEWER}),
+        Arm(name="small, half the lesions", at={"laptop": HALF, "paper": FEWER}),
         UNTRAINED,
         METADATA,
     ),

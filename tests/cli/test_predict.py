@@ -71,6 +71,16 @@ def test_json_has_the_keys_that_the_docs_list(places, capsys) -> None:
         assert 0 < image["novelty_p"] <= 1
 
 
+def test_rows_of_the_table_that_are_about_no_image_are_counted(places, capsys, tmp_path) -> None:
+    words = ("full", places / "images", "--metadata")
+    assert predict(places, *words, places / "metadata.csv") == 0
+    whole = pd.read_csv(places / "metadata.csv", dtype="str", keep_default_na=False)
+    assert f"{len(whole) - 6} row(s) of --metadata" in capsys.readouterr().err
+    whole[:6].to_csv(tmp_path / "these.csv", index=False)
+    assert predict(places, *words, tmp_path / "these.csv") == 0
+    assert "row(s) of --metadata" not in capsys.readouterr().err
+
+
 def test_the_table_says_what_the_sets_are_worth(places, capsys) -> None:
     assert predict(places, "full", places / "images", "--metadata", places / "metadata.csv") == 0
     out, err = capsys.readouterr()

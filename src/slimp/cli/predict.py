@@ -83,6 +83,9 @@ def run(arguments: Arguments) -> None:
         note(f"columns that the probe does not read: {', '.join(metadata.unread)}")
     if metadata is not None and metadata.absent:
         note(f"columns that the table has not, counted as missing: {', '.join(metadata.absent)}")
+    if metadata is not None and metadata.others:
+        rows = f"{len(metadata.others)} row(s) of --metadata, such as '{metadata.others[0]}'"
+        note(f"{rows}, are about none of these images")
     predictions = []
     with progress_bar("predicting") as progress:
         for prediction in predictor.stream(paths, metadata):

@@ -96,6 +96,8 @@ class Metadata:
     """Columns of the table that no feature reads."""
     absent: tuple[str, ...] = ()
     """Columns that the model reads and the table has not."""
+    others: tuple[str, ...] = ()
+    """Keys of the table's rows that are about none of the images."""
     owners: pd.DataFrame | None = None
     """`patient_id lesion_id` per row; None: the table has no column of patients."""
 
@@ -182,7 +184,9 @@ class Metadata:
             return table.loc[[*owner]].set_axis(list(map(str, owner.values())))
 
         owners = None if self.owners is None else own(self.owners)
-        return replace(self, frame=own(self.frame), unseen=own(self.unseen), owners=owners)
+        others = tuple(str(key) for key in self.frame.index if key not in owner)
+        frame, unseen = own(self.frame), own(self.unseen)
+        return replace(self, frame=frame, unseen=unseen, owners=owners, others=others)
 
     def strange(self, image: str) -> dict[str, str]:
         """Column -> cell that counts as missing though it is filled, of an image (`unseen`)."""

@@ -119,6 +119,19 @@ def test_what_follows_an_id_is_no_part_of_another():
     assert found["image"].tolist() == ["10.jpg", "10a.jpg"], "where it is said"
 
 
+def test_what_precedes_an_id_is_no_part_of_another():
+    files = ["1_a.jpg", "21_a.jpg", "x1_a.jpg", "2-1_a.jpg", "p2/1_b.jpg", "p3/11_b.jpg"]
+    long = arranged(table(n=["1"]), image_names="*{n}_a.jpg", files=files)
+    assert long["image"].tolist() == ["1_a.jpg", "2-1_a.jpg", "x1_a.jpg"]
+    assert arranged(table(n=["1"]), image_names="*{n}*", files=files)["n"].tolist() == ["1"] * 4
+    long = arranged(table(n=["1"]), image_names="*[0-9]{n}_a.jpg", files=files)
+    assert long["image"].tolist() == ["21_a.jpg"], "where it is said"
+    long = arranged(table(n=["b1"]), image_names="*{n}.jpg", files=["2b1.jpg", "b1.jpg"])
+    assert long["image"].tolist() == ["2b1.jpg", "b1.jpg"], "b1 begins with no digit"
+    long = arranged(table(m=["1"], n=["2"]), image_names="{m}*{n}.jpg", files=["12.jpg", "1-2.jpg"])
+    assert long["image"].tolist() == ["1-2.jpg"]
+
+
 def test_roots_of_paths_are_cut_off():
     cells = ["D:\\Photos\\a\\1.jpg", "d:/photos/2.jpg", "/data/raw/img/3.jpg", "4.jpg"]
     roots = ["/data/raw/img", "/data/raw"]

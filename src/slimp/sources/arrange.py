@@ -23,9 +23,9 @@ from slimp.sources.layout import Derive, Join, Keep, TableLayout
 from slimp.sources.level_tables import ASSUMED
 from slimp.sources.parse_cells import JOINED, as_whole, fold, image_key, require_columns
 
-AFTER_CELL = "\0"
-"""Between a cell and the `*` behind it: where one ends in a digit, the other begins with none, or
-patient 1 would have the images of 10."""
+CELL_END = "\0"
+"""Between a cell and a `*` beside it: no number goes on across it, or patient 1 would have the
+images of 10 and of 21."""
 ReadJoin: TypeAlias = Callable[[Join], pd.DataFrame | None]
 """The table of a join, as `read_table` gives it; None: it is not there, and need not be."""
 
@@ -188,8 +188,9 @@ def _named_images(
     pattern = "*" in str(layout.image_names)
     parts = list[Sequence[str]]()
     for text, name, digits in layout.name_parts:
-        follows = parts and text.startswith("*")
-        parts.append([f"{AFTER_CELL}{text}" if follows else text] * len(rows))
+        before = CELL_END if parts and text.startswith("*") else ""
+        behind = CELL_END if name is not None and text.endswith("*") else ""
+        parts.append([f"{before}{text}{behind}"] * len(rows))
         if name is not None:
             cells = _cells_of_names(table[name].iloc[rows], digits)
             parts.append([glob.escape(cell) for cell in cells] if pattern else cells)
@@ -200,9 +201,9 @@ def _named_images(
     keys, found = [key for key, _ in known], list[tuple[int, str]]()
     for row, name in zip(rows, names, strict=True):
         wanted = fold(image_key(name))
-        start = re.split(rf"[{AFTER_CELL}*\[?]", wanted, maxsplit=1)[0]
+        start = re.split(rf"[{CELL_END}*\[?]", wanted, maxsplit=1)[0]
         near = slice(bisect_left(keys, start), bisect_left(keys, start + "\U0010ffff"))
-        fits = re.compile(translate(wanted).replace(AFTER_CELL, r"(?!(?<=\d)\d)")).fullmatch
+        fits = re.compile(translate(wanted).replace(CELL_END, r"(?!(?<=\d)\d)")).fullmatch
         found += [(row, file) for key, file in known[near] if fits(key)]
     return [row for row, _ in found], [file for _, file in found]
 

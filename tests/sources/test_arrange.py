@@ -97,7 +97,7 @@ def test_a_name_that_is_no_number_has_no_zeros_in_front():
 
 
 def test_files_are_found_by_a_pattern_of_ids():
-    files = ["P1/m1_a.jpg", "P1/m1_b.JPG", "P1/m10_a.jpg", "p2/m1_x.png", "P[1]/m1_c.jpg", "n.jpg"]
+    files = ["P1/m1_a.jpg", "P1/m1_b.JPG", "P1/m10_a.jpg", "p2/m1_x.jpeg", "P[1]/m1_c.jpg", "n.jpg"]
     frame = table(person=["P1", "P1", "P2", "P[1]", "P9"], mole=["1", "10", "1", "1", "1"])
     long = arranged(frame, image_names="{person}/m{mole}_*.jpg", files=files)
     assert long["person"].tolist() == ["P1", "P1", "P1", "P2", "P[1]"]
@@ -130,6 +130,27 @@ def test_what_precedes_an_id_is_no_part_of_another():
     assert long["image"].tolist() == ["2b1.jpg", "b1.jpg"], "b1 begins with no digit"
     long = arranged(table(m=["1"], n=["2"]), image_names="{m}*{n}.jpg", files=["12.jpg", "1-2.jpg"])
     assert long["image"].tolist() == ["1-2.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("ending", "expected", "left_out"),
+    [
+        (".jpg", ["1_a.jpg", "1_b.JPEG"], ["3 file(s), such as 1_a.png,"]),
+        (".PNG", ["1_a.png", "1_a_mask.png"], ["3 file(s), such as 1_a.jpg,"]),
+        (".tif", ["1_c.TIFF"], ["4 file(s), such as 1_a.jpg,"]),
+        ("", ["1_a.jpg", "1_a.png", "1_a_mask.png", "1_b.JPEG", "1_c.TIFF"], []),
+    ],
+)
+def test_an_ending_beside_a_star_is_that_of_the_files(ending, expected, left_out):
+    """Or a mask beside an image would be one more image of the lesion."""
+    files = ["1_a.jpg", "1_a.png", "1_a_mask.png", "1_b.JPEG", "1_c.TIFF", "1_notes.txt"]
+    frame = table(n=["1"])
+    long = arranged(frame, image_names=f"{{n}}_*{ending}", files=files[: 6 if ending else 5])
+    assert long["image"].tolist() == expected
+    notes = [note for note in long.attrs[ASSUMED] if "file(s)" in note]
+    assert [note[: note.index(" fit")] for note in notes] == left_out
+    with pytest.raises(TableError, match=r"no row names an image: 5 file\(s\), such as 1_a\.jpg"):
+        arranged(frame, image_names="{n}_*.gif", files=files)
 
 
 def test_roots_of_paths_are_cut_off():

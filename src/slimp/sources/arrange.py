@@ -21,7 +21,14 @@ from slimp.errors import TableError
 from slimp.sources.joins import Origin, join_table
 from slimp.sources.layout import Derive, Join, Keep, TableLayout
 from slimp.sources.level_tables import ASSUMED
-from slimp.sources.parse_cells import JOINED, as_whole, fold, image_key, require_columns
+from slimp.sources.parse_cells import (
+    JOINED,
+    as_whole,
+    fold,
+    image_ending,
+    image_key,
+    require_columns,
+)
 
 CELL_END = "\0"
 """Between a cell and a `*` beside it: no number goes on across it, or patient 1 would have the
@@ -66,7 +73,7 @@ def arrange(
         table = table.assign(**{layout.row_id: pd.array(numbers, dtype="str")})
     if layout.image_names is not None or layout.images or layout.separator:
         spread = _named_images if layout.image_names is not None else _listed_images
-        found = spread(table, layout, image, files)
+        found = spread(table, layout, image, files, notes)
         table = _row_per_image(table.drop(columns=list(layout.images)), image, found, notes)
     if image in table:
         table = table.assign(**{image: _from_the_folder_on(table[image], layout, roots)})
@@ -162,7 +169,7 @@ def _row_per_image(
 
 
 def _listed_images(
-    table: pd.DataFrame, layout: TableLayout, image: str, files: Sequence[str]
+    table: pd.DataFrame, layout: TableLayout, image: str, files: Sequence[str], notes: list[str]
 ) -> tuple[Sequence[int], Sequence[str]]:
     """Each name in a cell of the image columns."""
     columns = list(dict.fromkeys(layout.images)) or [image]
@@ -177,7 +184,7 @@ def _listed_images(
 
 
 def _named_images(
-    table: pd.DataFrame, layout: TableLayout, image: str, files: Sequence[str]
+    table: pd.DataFrame, layout: TableLayout, image: str, files: Sequence[str], notes: list[str]
 ) -> tuple[Sequence[int], Sequence[str]]:
     """The name that `image_names` makes of each row; or each file that answers to it, if `*`."""
     columns = [name for _, name, _ in layout.name_parts if name is not None]
@@ -197,15 +204,38 @@ def _named_images(
     names = ["".join(texts) for texts in zip(*parts, strict=True)]
     if not pattern:
         return rows, names
+    found, others = _fitting(names, files)
+    if others:
+        notes.append(
+            f"{len(others)} file(s), such as {others[0]}, fit image_names but for their ending; "
+            "they were left out. Without an ending, image_names finds images of any."
+        )
+    if others and not found:
+        raise TableError(f"{table.index[0][0]}: no row names an image: {notes[-1]}")
+    return [rows[at] for at, _ in found], [file for _, file in found]
+
+
+def _fitting(
+    patterns: Sequence[str], files: Sequence[str]
+) -> tuple[list[tuple[int, str]], list[str]]:
+    """The position of each pattern and the files that answer to it, and those but for the ending.
+
+    An ending of images in a pattern is the file's, too: `1_*.jpg` is not to find `1_mask.png`.
+    """
     known = sorted((fold(image_key(file)), file) for file in files)
     keys, found = [key for key, _ in known], list[tuple[int, str]]()
-    for row, name in zip(rows, names, strict=True):
-        wanted = fold(image_key(name))
+    others = dict[str, None]()
+    for at, pattern in enumerate(patterns):
+        wanted, ending = fold(image_key(pattern)), image_ending(pattern)
         start = re.split(rf"[{CELL_END}*\[?]", wanted, maxsplit=1)[0]
         near = slice(bisect_left(keys, start), bisect_left(keys, start + "\U0010ffff"))
         fits = re.compile(translate(wanted).replace(CELL_END, r"(?!(?<=\d)\d)")).fullmatch
-        found += [(row, file) for key, file in known[near] if fits(key)]
-    return [row for row, _ in found], [file for _, file in found]
+        for file in (file for key, file in known[near] if fits(key)):
+            if ending in ("", image_ending(file)):
+                found.append((at, file))
+            elif image_ending(file):
+                others[file] = None
+    return found, [*others]
 
 
 def _cells_of_names(cells: pd.Series, digits: int) -> list[str]:

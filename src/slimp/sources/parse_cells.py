@@ -245,6 +245,13 @@ def image_key(cell: str) -> str:
     return UNREAD_ENDING.sub("", path) if UNREAD_ENDING.search(path) else IMAGE_ENDING.sub("", path)
 
 
+def image_ending(path: str) -> str:
+    """The path's ending if it is one of images, such that `.jpg` and `.JPEG` are one; else ''."""
+    found = IMAGE_ENDING.search(path) or UNREAD_ENDING.search(path)
+    ending = "" if found is None else found[0].lower()
+    return {".jpeg": ".jpg", ".tiff": ".tif"}.get(ending, ending)
+
+
 def fold(text: str) -> str:
     """The text such that two spellings of one file name are one."""
     return unicodedata.normalize("NFC", text).casefold()

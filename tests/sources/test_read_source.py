@@ -147,6 +147,20 @@ def test_images_that_are_named_go_before_those_in_the_table(tmp_path, named):
     assert cohort.read_image(0) == jpeg(2 if named else 1)
 
 
+def test_images_found_in_another_folder_with_another_ending_are_counted(tmp_path):
+    """A mask must not become the image that is absent without a word."""
+    cells = ["1.jpg", "2.jpg", "3.jpg", "4", "5.jpg", "masks/6.jpg", "d7.dcm"]
+    names = ["masks/1.png", "2.png", "s/3.JPEG", "s/4.png", "masks/5.png", "masks/6.png", "s/d7"]
+    lay(tmp_path / "raw", {f"images/{name}": jpeg(k) for k, name in enumerate(names)})
+    pd.DataFrame({"image": cells}).to_csv(tmp_path / "raw" / "metadata.csv", index=False)
+    files = RawFiles(schema=Schema.from_dict({"image": "image"}))
+    cohort = import_source("csv", tmp_path / "raw", tmp_path / "cohort", files=files)
+    assert len(cohort.images) == 7
+    (note,) = cohort.info.import_report["assumed"]
+    assert note.startswith("2 image(s) of the table were found only in another folder and with")
+    assert "such as 1.jpg as images/masks/1.png" in note
+
+
 def test_a_dropped_name_is_nowhere_in_the_cohort(raw, tmp_path):
     """Not even as the word that shows a table's encoding, which the report names."""
     table = pd.read_csv(raw / "metadata.csv", dtype="str", keep_default_na=False)

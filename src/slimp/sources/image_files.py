@@ -7,7 +7,14 @@ from pathlib import Path
 
 from slimp.errors import TableError
 from slimp.sources.dicom import is_dicom
-from slimp.sources.parse_cells import IMAGE_ENDING, NO_ENDING, UNREAD_ENDING, fold, image_key
+from slimp.sources.parse_cells import (
+    IMAGE_ENDING,
+    NO_ENDING,
+    UNREAD_ENDING,
+    fold,
+    image_ending,
+    image_key,
+)
 from slimp.sources.parse_ids import similar_form
 from slimp.sources.raw_files import Place, is_within, without_zip
 
@@ -26,6 +33,7 @@ class Images:
     def __init__(self, place: Place, folders: Sequence[str] = ("",)) -> None:
         self._place, self.folders = place, tuple(folders)
         self._named = dict[str, str]()  # path -> the cell that named it
+        self._elsewhere = dict[str, str]()  # cell -> a path of another ending in another folder
         # By name without ending and letter case; pictures in formats that are not read apart.
         self._by_name, self._unread = dict[str, list[str]](), dict[str, list[str]]()
         for path in place.paths:
@@ -69,7 +77,21 @@ class Images:
                 f"the images '{first}' and '{cell}' of the table are one file, "
                 f"{self._place.raw / found[0]}. An image has one row: remove the wrong one."
             )
+        asked, has = image_ending(cell), image_ending(found[0])
+        here = fold(image_key(cell)) in map(fold, self._keys(found[0]))
+        if asked and has and asked != has and not here:  # a copy, or a mask of what is absent
+            self._elsewhere[cell] = found[0]
         return self._place.read(found[0], limit=MAX_IMAGE_BYTES)
+
+    def notes(self) -> list[str]:
+        """What is to be said about the files read so far, a sentence each."""
+        if not self._elsewhere:
+            return []
+        cell, path = min(self._elsewhere.items())
+        return [
+            f"{len(self._elsewhere)} image(s) of the table were found only in another folder and "
+            f"with another ending, such as {cell} as {path}; make sure that they are no masks."
+        ]
 
     def hint(self, cell: str) -> str:
         """What a file is called that may be meant by a cell which names none, as a sentence."""

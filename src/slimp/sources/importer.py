@@ -57,6 +57,8 @@ class RawTable:
     """Where images were looked for, in words."""
     hint: Callable[[str], str] = lambda cell: ""
     """A sentence that begins with a space, for an image cell that names no file; or ''."""
+    notes: Callable[[], Sequence[str]] = lambda: ()
+    """What is to be said about the files that `open_image` has found, a sentence each."""
     close: Callable[[], None] = lambda: None
     """Closes what `open_image` keeps open."""
     published: int | None = None
@@ -117,6 +119,7 @@ def import_cohort(
         tables, report = split_levels(rows.keep(kept), schema)
         warnings = _few_images(counts, int(kept.sum()), total, raw.published)
         content = report | counts.to_dict()
+        content["assumed"] = [*report["assumed"], *raw.notes()]
         content |= {
             "warnings": [*report["warnings"], *warnings],
             "layout": raw.layout,

@@ -68,14 +68,14 @@ def read_source(
         said = [layout.name, found, layout.note, f"without {', '.join(gone)}" if gone else ""]
 
         def open_image(cell: str) -> bytes | None:
-            found = (opener(cell) for opener in (folders, *packed))
-            return next((encoded for encoded in found if encoded is not None), None)
+            return next((e for o in (folders, *packed) if (e := o(cell)) is not None), None)
 
         raw_table = RawTable(
             table=published,
             open_image=open_image,
             looked_in=looked_in,
             hint=folders.hint,
+            notes=folders.notes,
             close=opened.pop_all().close,
             layout="; ".join(filter(None, said)),
         )

@@ -33,18 +33,27 @@ def known(values: pd.Series) -> list[str | None]:
 
 @pytest.mark.parametrize(
     "cell",
-    ["", "  ", "nan", "NaN", "None", "NA", "n/a", "<NA>", "null", "Unknown", "-", "#N/A", "KEINE"],
+    ["", "  ", "nan", "NaN", "None", "NA", "n/a", "<NA>", "null", "Unknown", "-", "#N/A", "KEINE"]
+    + [*"\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63\uff0d", "\u2013\u2013", "\u2212-"],
 )
 def test_words_that_name_nobody(cell):
     ids, notes = parse_ids(column("P1", cell), where, missing=("KEINE",))
     assert (ids.tolist(), notes) == (["P1", ""], [])
     assert missing_words(column("P1", cell), ("KEINE",)) == {cell.strip(): 1}
+    assert known(parse_labels(column("MEL", cell), {}, ("KEINE",))[0]) == ["MEL", None]
+    assert known(parse_splits(column("train", cell), {}, where, ("KEINE",))[0]) == ["train", None]
 
 
 def test_negative_numbers_and_words_of_other_languages_name_nobody():
-    cells = ["P1", "-1", "-999.0", "P-1", "-a", "unbekannt", "k.A.", "Inconnu", "nd7"]
+    cells = ["P1", "-1", "-999.0", "P-1", "-a", "unbekannt", "k.A.", "Inconnu", "nd7", "\u22121"]
     ids, _ = parse_ids(column(*cells), where)
-    assert ids.tolist() == ["P1", "", "", "P-1", "-a", "", "", "", "nd7"]
+    assert ids.tolist() == ["P1", "", "", "P-1", "-a", "", "", "", "nd7", ""]
+
+
+@pytest.mark.parametrize("cell", ["\u0141.", "\u0416-", "n\u0142d", "\u60a3", "\u0424?", "\u03a9"])
+def test_letters_of_other_alphabets_name_somebody(cell):
+    """Without them, an id would be a mark that means missing."""
+    assert parse_ids(column("P1", cell), where)[0].tolist() == ["P1", cell]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +100,8 @@ def test_ids_are_read_as_a_loop_would(cells):
     ("one", "other"),
     [
         *(("P1", "p1"), ("007", "7"), ("P01", "P1"), ("P 1", "P1"), ("a\u200bb", "ab")),
-        *(("P-1", "P\u20131"), ("P-1", "P\u20111"), ("P1", "P\uff11")),  # as Word writes them
+        *(("P-1", "P\u20131"), ("P-1", "P\u20111"), ("P-1", "P\u22121")),  # as Word writes them
+        ("P1", "P\uff11"),
     ],
 )
 def test_ids_that_could_be_one_are_refused_unless_it_is_said_what_they_are(one, other):

@@ -18,7 +18,7 @@ import pandas as pd
 from slimp.data.schema import SimilarIds
 from slimp.errors import TableError
 from slimp.sources.parse_cells import TICKS, Where, as_whole
-from slimp.sources.words import plain, words
+from slimp.sources.words import hyphens, plain, words
 
 MISSING_WORDS = frozenset(
     {
@@ -56,7 +56,7 @@ MARKS = {**TICKS, "": False, "x": True}
 
 def is_missing(cell: str, missing: Collection[str]) -> bool:
     """Whether an id or label is none; `missing` are the schema's words for it."""
-    return cell in missing or cell.casefold() in MISSING_WORDS
+    return cell in missing or hyphens(cell).casefold() in MISSING_WORDS
 
 
 def parse_ids(
@@ -100,16 +100,15 @@ def parse_ids(
 def _names_nobody(cell: str) -> bool:
     """Whether an id is a negative number, or a word for unknown in another language."""
     word = not re.search("[0-9]", cell) and plain(cell) in words()["cells"]["missing"]
-    return word or NEGATIVE.fullmatch(cell) is not None
+    return word or NEGATIVE.fullmatch(hyphens(cell)) is not None
 
 
 def similar_form(cell: str) -> str:
     """The id such that spellings which a careless hand may mix are equal: p01 for 'P 1'."""
     kept = cell
     if not cell.isascii() or " " in cell or not cell.isprintable():  # costs too much for all
-        kinds = ((c, unicodedata.category(c)) for c in unicodedata.normalize("NFKC", cell))
-        marks = ("-" if kind == "Pd" else c for c, kind in kinds if kind != "Cf")
-        kept = "".join(mark for mark in marks if not mark.isspace())
+        marks = hyphens(unicodedata.normalize("NFKC", cell))
+        kept = "".join(c for c in marks if unicodedata.category(c) != "Cf" and not c.isspace())
     return re.sub(r"(?<![0-9])0+(?=[0-9])", "", kept.casefold())
 
 

@@ -70,14 +70,31 @@ def parts_of(header: str) -> list[str]:
 def plain(text: str) -> str:
     """The text in lower case, blanks joined, German umlauts spelled out, other accents gone.
 
+    Letters that are no Latin ones with accents stay, or a patient 'Ł.' would be a point.
+
     Example:
         >>> plain("  Não  Größe ")
         'nao groesse'
     """
     text = " ".join(unicodedata.normalize("NFC", text).lower().split())
+    if text.isascii():
+        return text
     for letter, letters in (("ä", "ae"), ("ö", "oe"), ("ü", "ue"), ("ß", "ss")):
         text = text.replace(letter, letters)
-    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    marks = unicodedata.normalize("NFKD", text)
+    return hyphens("".join(c for c in marks if unicodedata.category(c) not in ("Mn", "Cf")))
+
+
+def hyphens(text: str) -> str:
+    """The text with a hyphen for each kind of dash, and for the minus sign.
+
+    Example:
+        >>> hyphens("P\u20131"), hyphens("\u2014")
+        ('P-1', '-')
+    """
+    if text.isascii():
+        return text
+    return "".join("-" if c == "\u2212" or unicodedata.category(c) == "Pd" else c for c in text)
 
 
 def spaced(text: str) -> str:

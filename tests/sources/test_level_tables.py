@@ -162,6 +162,14 @@ def test_what_is_said_of_ids():
     )
 
 
+def test_a_century_that_is_assumed_is_said():
+    dates = {"kind": "continuous", "unit": "years", "from": "born", "to": "seen"}
+    frame = table(born=["01.03.65"] * 4, seen=["01.03.20"] * 4)
+    tables, report = build(frame, patient_metadata={"age_seen": {**dates, "format": "%d.%m.%y"}})
+    assert tables.patients["age_seen"].round(2).tolist() == [55, 55]
+    assert "'born': 4 date(s) with a year of two digits" in report["assumed"][0]
+
+
 def test_a_word_for_missing_that_is_read_as_a_category_is_named():
     _, report = build(table(origin=["ITALY", "nan", "ITALY", "nan"]))
     assert "'origin': 2 cell(s) 'nan'" in report["warnings"][0]

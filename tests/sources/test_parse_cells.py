@@ -187,6 +187,29 @@ def test_time_between_dates():
         age(["1960-03-01"], ["2000-25-03"], replace(AGE, date_format="%Y-%d-%m"))
 
 
+def test_years_of_two_digits_are_of_the_century_before_the_other_date():
+    short, said = replace(AGE, date_format="%d.%m.%y", unit="days"), list[str]()
+    cells = {
+        ("01.03.65", "01.03.20"): 20089,  # of 2065, to strptime
+        ("29.02.00", "01.03.00"): 1,
+        ("05.01.68", "2020-01-05"): 18993,
+        ("01.03.85", "01.03.20"): 12784,
+        ("?", "01.03.20"): np.nan,
+        ("01.03.65", ""): np.nan,
+    }
+    table = pd.DataFrame([*cells], columns=["born", "seen"], dtype="str")
+    table.index = [2] * len(cells)  # one row of a file may have become several
+    got = read_feature(table, short, lambda row: f"t.csv, row {row + 2}", said)["age"]
+    np.testing.assert_array_equal(got, [*cells.values()])
+    assert [note[: note.index(",")] for note in said] == [
+        "column 'born': 2 date(s) with a year of two digits"
+    ]
+    assert age(["01.03.65"], ["01.03.20"], short) == [20089], "also where nobody listens"
+    for pair, what in ((("2020-03-02", "01.03.20"), short), (("01.03.2065", "01.03.2020"), AGE)):
+        with pytest.raises(TableError, match="row 2, column 'seen': .* lies before"):
+            age([pair[0]], [pair[1]], what)
+
+
 @pytest.mark.parametrize(
     ("born", "seen", "message"),
     [

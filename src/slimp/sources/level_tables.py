@@ -78,7 +78,7 @@ def type_rows(
         columns["split"], notes = parse_splits(table[schema.split], words, where, schema.missing)
         said += notes
     for feature in schema.features:
-        columns |= read_feature(table, feature, namer(table, schema, feature.reads[0]))
+        columns |= read_feature(table, feature, namer(table, schema, feature.reads[0]), said)
     warnings += _doubtful_categories(columns, schema)
     names = _unused_columns(table, schema)
     columns |= {new: table[old] for old, new in names.items()}

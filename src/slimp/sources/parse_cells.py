@@ -45,11 +45,19 @@ Where: TypeAlias = Callable[[int], str]
 """Position of a cell -> the words that name its file, row and image."""
 
 
-def read_feature(table: pd.DataFrame, feature: Feature, where: Where) -> dict[str, pd.Series]:
-    """The feature's columns, typed as `parse_cells` does, of a table that holds what it reads."""
+def read_feature(
+    table: pd.DataFrame, feature: Feature, where: Where, said: list[str] | None = None
+) -> dict[str, pd.Series]:
+    """The feature's columns, typed as `parse_cells` does, of a table that holds what it reads.
+
+    What had to be assumed is added to `said`, a sentence each.
+    """
     if feature.from_date is not None and feature.to_date is not None:
-        dates = table[feature.from_date], table[feature.to_date]
-        return {feature.name: _time_between(*dates, feature, where)}
+        start, end = table[feature.from_date], table[feature.to_date]
+        time, notes = _time_between(start, end, feature, where)
+        said = [] if said is None else said
+        said += notes
+        return {feature.name: time}
     typed = {column: parse_cells(table[column], feature, where) for column in feature.columns}
     for column, origins in table.attrs.get(JOINED, {}).items():
         if column in typed and "" in feature.aliases:  # no row is no blank cell
@@ -188,10 +196,21 @@ def _with_units(known: pd.Series, feature: Feature) -> Array:
     return product
 
 
-def _time_between(start: pd.Series, end: pd.Series, feature: Feature, where: Where) -> pd.Series:
-    """The time from one date to the other in the feature's unit; unknown if one of them is."""
-    from_day, to_day = _days(start, feature, where), _days(end, feature, where)
-    time = (to_day - from_day) / AGES[str(feature.unit)]
+def _time_between(
+    start: pd.Series, end: pd.Series, feature: Feature, where: Where
+) -> tuple[pd.Series, list[str]]:
+    """The time from one date to the other in the feature's unit, unknown if one of them is; and
+    how many years of two digits were a century too late."""
+    (since, own), (until, _) = _dates(start, feature, where), _dates(end, feature, where)
+    late, notes = (since > until) & own & ("%y" in (feature.date_format or "")), list[str]()
+    if late.any():  # 65 is 2065 to strptime
+        since[late] = (since[late] - pd.DateOffset(years=100)).to_numpy()
+        notes.append(
+            f"column '{start.name}': {int(late.sum())} date(s) with a year of two digits, such as "
+            f"{start[late].iloc[0].strip()}, count as a century earlier than they are usually "
+            f"read, because they would lie after '{end.name}'"
+        )
+    time = (_days(until) - _days(since)) / AGES[str(feature.unit)]
     if (time < 0).any():
         row = int((time < 0).argmax())
         raise TableError(
@@ -199,11 +218,11 @@ def _time_between(start: pd.Series, end: pd.Series, feature: Feature, where: Whe
             f"{start.iloc[row].strip()}, the date in '{start.name}'. Correct one of them, or empty "
             "the cell if it is not known."
         )
-    return pd.Series(time, index=start.index)
+    return pd.Series(time, index=start.index), notes
 
 
-def _days(cells: pd.Series, feature: Feature, where: Where) -> Array:
-    """Days since 1970-01-01; missing as NaN."""
+def _dates(cells: pd.Series, feature: Feature, where: Where) -> tuple[pd.Series, pd.Series]:
+    """The dates, and whether each is written in the feature's own format, not in that of ISO."""
     known, missing = _known(cells, feature)
     iso = known.str.extract(r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ].*)?$")[0]
     dates = pd.to_datetime(iso, format="%Y-%m-%d", errors="coerce")
@@ -214,6 +233,11 @@ def _days(cells: pd.Series, feature: Feature, where: Where) -> Array:
             raise TableError(f"feature '{feature.name}': format: {error}.") from None
         dates = dates.where(iso.notna(), own)
     _refuse_misfits(cells, dates.isna() & ~missing, feature, where)
+    return dates, iso.isna()
+
+
+def _days(dates: pd.Series) -> Array:
+    """Days since 1970-01-01; missing as NaN."""
     days: Array = dates.to_numpy().astype("datetime64[D]").astype(np.float64)
     return np.where(dates.isna(), np.nan, days)
 

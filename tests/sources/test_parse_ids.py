@@ -33,8 +33,11 @@ def known(values: pd.Series) -> list[str | None]:
 
 @pytest.mark.parametrize(
     "cell",
-    ["", "  ", "nan", "NaN", "None", "NA", "n/a", "<NA>", "null", "Unknown", "-", "#N/A", "KEINE"]
-    + [*"\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63\uff0d", "\u2013\u2013", "\u2212-"],
+    [
+        *("", "  ", "nan", "NaN", "None", "NA", "n/a", "<NA>", "null", "Unknown", "-", "#N/A"),
+        *("KEINE", "\u2013\u2013", "\u2212-"),
+        *"\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63\uff0d",
+    ],
 )
 def test_words_that_name_nobody(cell):
     ids, notes = parse_ids(column("P1", cell), where, missing=("KEINE",))

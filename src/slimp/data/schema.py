@@ -6,8 +6,10 @@ holds a column name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -28,6 +30,10 @@ TABLE_DEFAULTS = frozenset({"decimal", "thousands"})
 THOUSANDS = (".", ",", "'", " ")
 AGES = {"years": 365.2425, "months": 365.2425 / 12, "days": 1.0}
 """Units of a time between two dates -> days."""
+
+
+ISO_DATE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ].*)?")
+"""A date that is always read, whatever `Feature.date_format` says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +91,11 @@ class Feature:
             return "give both dates, 'from' and 'to'"
         if self.date_format is not None and not timed:
             return "'format' is for a feature made 'from' one date 'to' another"
+        if _hides_behind_iso(self.date_format or ""):
+            return (
+                f"dates as '{self.date_format}' would be read as YYYY-MM-DD, which goes first. "
+                "Write them so in the table, and leave 'format' out"
+            )
         if timed and self.unit not in AGES:
             return f"a time between dates has a unit: {', '.join(AGES)}; got {self.unit!r}"
         if timed and self.columns != (self.name,):
@@ -107,6 +118,16 @@ class Feature:
         if self.from_date is None or self.to_date is None:
             return self.columns
         return self.from_date, self.to_date
+
+
+def _hides_behind_iso(date_format: str) -> bool:
+    """Whether dates of the format look like ISO dates, but are others, as with day and month."""
+    day = date(2003, 4, 5)
+    try:
+        written = day.strftime(date_format)
+    except ValueError:  # no format at all: reading says so
+        return False
+    return not written.startswith(str(day)) and bool(ISO_DATE.fullmatch(written))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from slimp.data.schema import AGES, Feature
+from slimp.data.schema import AGES, ISO_DATE, Feature
 from slimp.errors import TableError
 
 TICKS = {
@@ -199,8 +199,10 @@ def _with_units(known: pd.Series, feature: Feature) -> Array:
 def _time_between(
     start: pd.Series, end: pd.Series, feature: Feature, where: Where
 ) -> tuple[pd.Series, list[str]]:
-    """The time from one date to the other in the feature's unit, unknown if one of them is; and
-    how many years of two digits were a century too late."""
+    """The time from one date to the other in the feature's unit, and what was assumed.
+
+    It is unknown if one of them is. Years of two digits may be a century too late.
+    """
     (since, own), (until, _) = _dates(start, feature, where), _dates(end, feature, where)
     late, notes = (since > until) & own & ("%y" in (feature.date_format or "")), list[str]()
     if late.any():  # 65 is 2065 to strptime
@@ -224,7 +226,7 @@ def _time_between(
 def _dates(cells: pd.Series, feature: Feature, where: Where) -> tuple[pd.Series, pd.Series]:
     """The dates, and whether each is written in the feature's own format, not in that of ISO."""
     known, missing = _known(cells, feature)
-    iso = known.str.extract(r"^([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[T ].*)?$")[0]
+    iso = known.str.extract(rf"^{ISO_DATE.pattern}$")[0]
     dates = pd.to_datetime(iso, format="%Y-%m-%d", errors="coerce")
     if feature.date_format is not None:
         try:

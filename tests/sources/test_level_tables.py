@@ -114,14 +114,30 @@ def test_levels_and_types():
         # a lesion brings its patient along, or its photographs would fall into two parts
         (
             {"patient": ["P", "", "P", "Q"]},
-            *({}, [("1", "P"), ("1", "P"), ("2", "P"), ("3", "Q")], (0, 1)),
+            *({}, [("1", "P"), ("1", "P"), ("2", "P"), ("3", "Q")], (0, 0)),
         ),
         # ... unless nobody knows whose lesion 1 that is
         (
             {"lesion": ["1", "1", "2", "1"], "patient": ["P", "", "P", "Q"]},
             {},
-            [("P/1", "P"), ("image:b/1", "image:b"), ("P/2", "P"), ("Q/1", "Q")],
+            [("P/1", "P"), ("lesion:1/1", "lesion:1"), ("P/2", "P"), ("Q/1", "Q")],
             (0, 1),
+        ),
+        # ... but its photographs are of one patient
+        (
+            {
+                "img": [f"{name}.png" for name in "abcdef"],
+                "lesion": ["1", "1", "5", "5", "", ""],
+                "patient": ["P", "Q", "", "nan", "", ""],
+                **{key: ROWS[key] + ["", ""] for key in ("dx", "itch", "age", "origin", "note")},
+            },
+            {},
+            [
+                *(("P/1", "P"), ("Q/1", "Q"), ("lesion:5/5", "lesion:5")),
+                ("lesion:5/5", "lesion:5"),
+                *((f"lesion:image:{n}/image:{n}", f"lesion:image:{n}") for n in "ef"),
+            ],
+            (2, 4),
         ),
         (
             {"patient": ["", "nan", " ", ""]},
@@ -211,10 +227,33 @@ def test_refusals(changes, named):
 
 
 def test_a_missing_patient_is_refused_if_asked_for():
-    for cells in (["P", " ", "P", ""], ["P", "nan", "P", "NA"]):
-        with pytest.raises(TableError, match=r"row 3 .*'patient': .* 2 row.*--missing-patient-id"):
+    for cells in ([" ", "", "P", ""], ["nan", "-", "P", "NA"]):
+        with pytest.raises(TableError, match=r"row 2 .*'patient': .* 3 row.*--missing-patient-id"):
             type_rows(table(patient=cells), schema_with(), refuse_missing_patients=True)
+    with pytest.raises(TableError, match=r"row 5 .*'patient': .* 1 row"):
+        type_rows(table(patient=["P", " ", "P", ""]), schema_with(), refuse_missing_patients=True)
+    recurring = table(lesion=["1", "1", "2", "1"], patient=["P", "", "P", "Q"])
+    with pytest.raises(TableError, match=r"row 3 .*'patient': .* 1 row"):
+        type_rows(recurring, schema_with(), refuse_missing_patients=True)
     type_rows(table(), schema_with(patient=None), refuse_missing_patients=True)
+
+
+def test_lesions_without_a_patient_are_told_where_ids_recur_among_patients():
+    for lesions, told in ((["1", "1", "5", "5"], 1), (["1", "1", "5", "6"], 0)):
+        _, report = build(table(lesion=lesions, patient=["P", "Q", "", ""]))
+        found = [n for n in report["assumed"] if "'5', count as one lesion of one patient" in n]
+        assert len(found) == told
+
+
+def test_a_missing_patient_is_the_one_of_the_same_lesion():
+    cells, whole = ["P", "", "P", "Q"], ["P", "P", "P", "Q"]
+    rows = type_rows(table(patient=cells), schema_with(), refuse_missing_patients=True)
+    assert rows.frame["patient_id"].tolist() == whole
+    assert rows.report["missing_patient_ids"] == 0
+    assert rows.report["assumed"] == [
+        "column 'patient': 1 row(s) without an id are of the patient that another row of the same "
+        "lesion has"
+    ]
 
 
 def test_rows_of_one_image_are_the_same_or_refused():

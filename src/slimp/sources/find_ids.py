@@ -83,7 +83,8 @@ def lesions_and_patients(
 ) -> tuple[pd.Series, pd.Series, dict[str, Any]]:
     """Cohort-wide lesion and patient ids, and what the report says of them.
 
-    A row without a lesion gets one of its own; so it does a patient, if that is `one_each`.
+    A row without a lesion gets one of its own; so does a lesion without a patient, if that is
+    `one_each`.
     """
     own, where = "image:" + ids, namer(table, schema)
     lesions, lesion_rule = ids, "each image is a lesion"
@@ -99,33 +100,23 @@ def lesions_and_patients(
             patients, patient_rule = found, f"column '{column}'"
         else:
             lesions, lesion_rule = found, f"column '{column}'"
-    no_lesion, no_patient = lesions == "", patients == ""
-    nobody = no_patient & (schema.patient is not None)
-    if nobody.any() and not one_each:  # two of them may be of one patient
-        raise TableError(
-            f"{_cell(table, str(schema.patient), schema, nobody)} is no patient id, as in "
-            f"{int(nobody.sum())} row(s) in all. Fill it in; or if each lesion without a "
-            "patient is a patient of its own, pass --missing-patient-id one-each."
-        )
-    pairs = pd.DataFrame({"lesion": lesions, "patient": patients})[~no_lesion & ~no_patient]
-    owner = pairs.drop_duplicates().set_index("lesion")["patient"]
-    shared = owner.index[owner.index.duplicated()].nunique()
-    lesions = lesions.where(~no_lesion, own)
-    if shared:
-        patients = patients.where(~no_patient, own)
-        lesions = patients + "/" + lesions
-        pairs = pd.DataFrame({"lesion": lesions, "patient": patients}).drop_duplicates()
-        if (unclear := pairs.loc[pairs["lesion"].duplicated(), "lesion"]).any():
+    no_lesion, lesions = lesions == "", lesions.where(lesions != "", own)
+    nobody = pd.Series(False, index=ids.index)
+    if schema.patient is None:
+        patients, shared = lesions, 0
+    else:
+        patients, shared = _of_their_lesions(patients, lesions, said)
+        nobody = patients == ""
+        if nobody.any() and not one_each:  # two of them may be of one patient
             raise TableError(
-                f"{table.index[0][0]}: lesion '{unclear.iloc[0]}' could be of two patients. Give "
-                "lesions ids that are unique in the table, or ids without '/'."
+                f"{_cell(table, schema.patient, schema, nobody)} is no patient id, as in "
+                f"{int(nobody.sum())} row(s) in all. Fill it in; or if each lesion without a "
+                "patient is a patient of its own, pass --missing-patient-id one-each."
             )
+        patients = patients.where(~nobody, "lesion:" + lesions)
+    if shared:
+        lesions = _within_patients(lesions, patients, nobody, said)
         lesion_rule = f"patient/lesion, because {shared} lesion id(s) occur in several patients"
-    elif schema.patient is None:
-        patients = lesions
-    else:  # a lesion whose patient is known from another row brings it along
-        known = owner.reindex(lesions).set_axis(lesions.index).fillna("lesion:" + lesions)
-        patients = patients.where(~no_patient, known)
     return (
         lesions,
         patients,
@@ -136,3 +127,42 @@ def lesions_and_patients(
             "missing_patient_ids": int(nobody.sum()),
         },
     )
+
+
+def _of_their_lesions(
+    patients: pd.Series, lesions: pd.Series, said: list[str]
+) -> tuple[pd.Series, int]:
+    """The patients, missing ones from another row of the lesion; and how many lesion ids recur.
+
+    Where lesion ids recur among patients, nobody knows whose lesion a row without one shows.
+    """
+    pairs = pd.DataFrame({"lesion": lesions, "patient": patients})[patients != ""]
+    owner = pairs.drop_duplicates().set_index("lesion")["patient"]
+    if shared := owner.index[owner.index.duplicated()].nunique():
+        return patients, shared
+    known = owner.reindex(lesions).set_axis(lesions.index).fillna("")
+    if filled := int(((patients == "") & (known != "")).sum()):
+        said.append(
+            f"column '{patients.name}': {filled} row(s) without an id are of the patient that "
+            "another row of the same lesion has"
+        )
+    return patients.where(patients != "", known), 0
+
+
+def _within_patients(
+    lesions: pd.Series, patients: pd.Series, nobody: pd.Series, said: list[str]
+) -> pd.Series:
+    """Ids of lesions that are unique within a patient become ones that are so in the table."""
+    if (several := lesions[nobody & lesions.where(nobody).duplicated()]).any():
+        said.append(
+            f"rows of one lesion id without a patient id, such as '{several.iloc[0]}', count as "
+            "one lesion of one patient, though lesion ids occur in several patients"
+        )
+    unique = patients + "/" + lesions
+    pairs = pd.DataFrame({"lesion": unique, "patient": patients}).drop_duplicates()
+    if (unclear := pairs.loc[pairs["lesion"].duplicated(), "lesion"]).any():
+        raise TableError(
+            f"{lesions.index[0][0]}: lesion '{unclear.iloc[0]}' could be of two patients. Give "
+            "lesions ids that are unique in the table, or ids without '/'."
+        )
+    return unique

@@ -285,14 +285,11 @@ def test_a_damaged_cohort_is_refused(sound, tmp_path, refused, verb):
     assert "images.bin" in refused(verb, *run, cohort, "--out", tmp_path / "out.parquet")
 
 
-@pytest.mark.parametrize(("lesion", "patients"), [("1", 23), ("2", 24)])
-def test_missing_patient_ids_may_stand_for_one_patient_per_lesion(
-    tmp_path, capsys, lesion, patients
-):
-    rows = change(4, patient_id="", lesion_id=lesion)(change(3, patient_id="")(good_rows()))
+def test_missing_patient_ids_may_stand_for_one_patient_per_lesion(tmp_path, capsys):
+    rows = change(4, patient_id="", lesion_id="2")(change(3, patient_id="")(good_rows()))
     arguments = [str(word) for word in import_csv(write_raw(tmp_path / "raw", rows))]
     assert cli.main([*arguments, "--missing-patient-id", "one-each"]) == 0
-    assert f"{patients} patients" in capsys.readouterr().out
+    assert "24 patients" in capsys.readouterr().out
 
 
 def test_an_all_missing_column_is_accepted(tmp_path):

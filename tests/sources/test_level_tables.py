@@ -123,22 +123,6 @@ def test_levels_and_types():
             [("P/1", "P"), ("lesion:1/1", "lesion:1"), ("P/2", "P"), ("Q/1", "Q")],
             (0, 1),
         ),
-        # ... but its photographs are of one patient
-        (
-            {
-                "img": [f"{name}.png" for name in "abcdef"],
-                "lesion": ["1", "1", "5", "5", "", ""],
-                "patient": ["P", "Q", "", "nan", "", ""],
-                **{key: ROWS[key] + ["", ""] for key in ("dx", "itch", "age", "origin", "note")},
-            },
-            {},
-            [
-                *(("P/1", "P"), ("Q/1", "Q"), ("lesion:5/5", "lesion:5")),
-                ("lesion:5/5", "lesion:5"),
-                *((f"lesion:image:{n}/image:{n}", f"lesion:image:{n}") for n in "ef"),
-            ],
-            (2, 4),
-        ),
         (
             {"patient": ["", "nan", " ", ""]},
             {},
@@ -238,11 +222,15 @@ def test_a_missing_patient_is_refused_if_asked_for():
     type_rows(table(), schema_with(patient=None), refuse_missing_patients=True)
 
 
-def test_lesions_without_a_patient_are_told_where_ids_recur_among_patients():
-    for lesions, told in ((["1", "1", "5", "5"], 1), (["1", "1", "5", "6"], 0)):
-        _, report = build(table(lesion=lesions, patient=["P", "Q", "", ""]))
-        found = [n for n in report["assumed"] if "'5', count as one lesion of one patient" in n]
-        assert len(found) == told
+def test_a_lesion_that_nobody_can_tell_from_others_of_its_id_is_refused():
+    """Ids count anew in each patient: two rows of a lesion 5 may be of two people, or of one."""
+    cells = {"patient": ["P", "Q", "", ""]}
+    _, report = build(table(lesion=["1", "1", "5", "6"], **cells))
+    assert report["missing_patient_ids"] == 2
+    with pytest.raises(TableError, match=r"row 5 .*no patient, .*lesion '5'.*can tell"):
+        build(table(lesion=["1", "1", "5", "5"], **cells))
+    _, report = build(table(lesion=["1", "2", "5", "5"], **cells))  # here ids are unique
+    assert report["missing_patient_ids"] == 2
 
 
 def test_a_missing_patient_is_the_one_of_the_same_lesion():

@@ -115,7 +115,7 @@ def lesions_and_patients(
             )
         patients = patients.where(~nobody, "lesion:" + lesions)
     if shared:
-        lesions = _within_patients(lesions, patients, nobody, said)
+        lesions = _within_patients(lesions, patients, nobody, where)
         lesion_rule = f"patient/lesion, because {shared} lesion id(s) occur in several patients"
     return (
         lesions,
@@ -150,13 +150,16 @@ def _of_their_lesions(
 
 
 def _within_patients(
-    lesions: pd.Series, patients: pd.Series, nobody: pd.Series, said: list[str]
+    lesions: pd.Series, patients: pd.Series, nobody: pd.Series, where: Where
 ) -> pd.Series:
     """Ids of lesions that are unique within a patient become ones that are so in the table."""
-    if (several := lesions[nobody & lesions.where(nobody).duplicated()]).any():
-        said.append(
-            f"rows of one lesion id without a patient id, such as '{several.iloc[0]}', count as "
-            "one lesion of one patient, though lesion ids occur in several patients"
+    if len(several := np.flatnonzero(nobody & lesions.where(nobody).duplicated())):
+        lesion = lesions.iloc[several[0]]
+        raise TableError(
+            f"{where(int(several[0]))}: has no patient, as another row of lesion '{lesion}', and "
+            "lesion ids occur in several patients: nobody can tell whether they show one lesion. "
+            "Give these rows patient ids, or lesion ids that are unique in the table; or empty "
+            "their lesion ids, and each image is a lesion of its own."
         )
     unique = patients + "/" + lesions
     pairs = pd.DataFrame({"lesion": unique, "patient": patients}).drop_duplicates()

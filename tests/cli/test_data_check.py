@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from slimp.cli.inputs import require_inputs_kept
 from slimp.cli.main import main
+from slimp.errors import UserError
 from slimp.sources.synthetic.cohort import SyntheticConfig, write_synthetic
 
 
@@ -63,6 +66,15 @@ def test_overwriting_what_is_read_is_refused(folder, tmp_path, capsys):
     words = ["data", "export", str(folder), "--format", "webdataset", "--out", str(folder)]
     assert main([*words, "--overwrite"]) == 2
     assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_a_text_too_long_for_a_path_is_no_input(tmp_path, monkeypatch):
+    """A citation, and a flag that is empty where the folder to write holds the current one."""
+    monkeypatch.chdir(tmp_path)
+    arguments = SimpleNamespace(out=tmp_path, overwrite=True, citation="long " * 100, reason="")
+    require_inputs_kept(arguments)
+    with pytest.raises(UserError, match="which is read"):
+        require_inputs_kept(SimpleNamespace(**vars(arguments), raw=[tmp_path / "."]))
 
 
 def test_an_interrupted_check_leaves_no_folder(folder, tmp_path, monkeypatch):

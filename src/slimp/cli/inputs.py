@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -96,8 +97,9 @@ def require_inputs_kept(arguments: Any) -> None:
         named |= vars(config)
     for value in named.values():
         given = value if isinstance(value, list | tuple) else [value]
-        for path in [Path(x) for x in given if isinstance(x, str | Path)]:
-            if path.exists() and place in (path.resolve(), *path.resolve().parents):
+        for path in [Path(x) for x in given if x and isinstance(x, str | Path)]:
+            # Not path.exists(): a text may be longer than a file's name can be.
+            if os.path.exists(path) and place in (path.resolve(), *path.resolve().parents):  # noqa: PTH110
                 raise UserError(
                     f"--overwrite would delete {path}, which is read: --out {out} is that or holds "
                     "it. Choose another --out."

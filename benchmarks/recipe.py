@@ -67,6 +67,7 @@ FLAT = {"hierarchy": "flat", "lesion_weight": 1.0, "patient_weight": 0.0}
 LESION_ONLY = {"lesion_weight": 1.0, "patient_weight": 0.0}
 COMPACT = {"projection_layers": 1, "temperature": 0.1, "feature_dropout": 0.5}
 CELLS = {**COMPACT, "feature_dropout": 0.2}
+LITE2 = {"encoder": "tf_efficientnet_lite2", "encoder_weights": "efficientnet-lite2"}
 ARMS: dict[str, dict[str, Any]] = {
     "base": {},
     "flat": FLAT,
@@ -98,12 +99,14 @@ ARMS: dict[str, dict[str, Any]] = {
     "side_160": {**COMPACT, "image_size": 160},
     "after_ham10000": {**CELLS, "encoder_weights": "ham10000"},
     "imagenet_160": {"image_size": 160},
+    "cells_lite2": {**CELLS, **LITE2},
+    "imagenet_lite2": LITE2,
 }
 """Arm -> what it changes of `BASE`. Besides: the script `plain`, and `imagenet`.
 
 `compact_cells` is the preset `laptop`. `after_ham10000` starts from its run of that cohort's
 fold 0, which has to be there."""
-UNTRAINED = ("imagenet", "imagenet_160")
+UNTRAINED = ("imagenet", "imagenet_160", "imagenet_lite2")
 ALL = ("imagenet", "plain", *ARMS)
 NO_HEADS = "image, heads not weighed"
 """As the probe read images before it weighed the heads of pre-training by themselves."""

@@ -123,6 +123,13 @@ def test_every_split_has_a_run_whose_features_give_its_predictions(tmp_path: Pat
     others = replace(task, splits=(replace(second, seed=first.seed),))
     with pytest.raises(UserError, match=r"patients\.parquet.*other patients"):
         fine_tune(start(), cohort(), others, config(), tmp_path, how=how)
+    months = cohort().patients.assign(age=cohort().patients["age"] * 12)
+    corrected = replace(cohort(), tables=replace(cohort().tables, patients=months))
+    for done in (True, False):
+        if not done:  # killed before its end
+            (run_of(tmp_path, first) / "probe.json").unlink()
+        with pytest.raises(UserError, match=r"config\.json.*other patients, metadata"):
+            fine_tune(start(), corrected, task, config(), tmp_path, how=how)
 
 
 @pytest.mark.parametrize(

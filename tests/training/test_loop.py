@@ -431,8 +431,18 @@ def test_signals_to_all_processes_of_a_job_are_survived(tmp_path: Path) -> None:
 def test_a_run_resumes_with_its_own_settings_and_patients_only(whole: Path) -> None:
     with pytest.raises(CheckpointError, match=r"encoder_options="):
         pretrain(cohort(), config(encoder_options=VIT), whole, resume=True)
-    with pytest.raises(CheckpointError, match=r"patients\.parquet"):
+    with pytest.raises(CheckpointError, match=r"config\.json.*other patients"):
         pretrain(cohort(patients=21), config(), whole, resume=True)
+
+
+def test_a_run_does_not_go_on_with_other_metadata_of_the_same_patients(whole: Path) -> None:
+    """Its weights would read ages in months as if they were the years they had learned."""
+    found, before = cohort(), (whole / "model.json").read_bytes()
+    months = found.patients.assign(age=found.patients["age"] * 12)
+    corrected = replace(found, tables=replace(found.tables, patients=months))
+    with pytest.raises(CheckpointError, match=r"config\.json.*other patients, metadata or labels"):
+        pretrain(corrected, config(), whole, resume=True)
+    assert (whole / "model.json").read_bytes() == before
 
 
 # ------------------------------------------------------------------ refusals

@@ -38,7 +38,7 @@ from slimp.models.nested import Slimp
 from slimp.training.finetune import Classifier, clear, finetune
 from slimp.training.loop import describe
 from slimp.training.parts import EARLIER_PATIENTS, PATIENTS, Parts
-from slimp.training.run_folder import versions
+from slimp.training.run_folder import require_same_data, versions
 
 NAME = "fine-tuned"
 """Of the result among those of frozen features."""
@@ -81,6 +81,7 @@ def fine_tune(
     for split in task.splits:
         folder = run_of(out, split)
         parts = take_apart(cohort, task, split, config.validation_fraction)
+        require_same_data(folder / "config.json", parts.fingerprint)
         if (folder / "probe.json").is_file():
             parts.save(folder / PATIENTS)  # refuses a split that learned from other patients
         else:

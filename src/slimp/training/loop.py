@@ -39,7 +39,13 @@ from slimp.training.devices import fast_precision, make_fabric
 from slimp.training.gradient_cache import backward, require_independent_rows
 from slimp.training.optimizer import learning_rate, make_optimizer
 from slimp.training.parts import BASELINE, PATIENTS, Parts, set_aside
-from slimp.training.run_folder import Log, open_run, resolve_settings, step_bar
+from slimp.training.run_folder import (
+    Log,
+    open_run,
+    require_same_data,
+    resolve_settings,
+    step_bar,
+)
 from slimp.training.validation import Validator
 
 
@@ -118,6 +124,8 @@ def train(
         UserError: the cohort does not suffice, or the run cannot be resumed.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
+    if resume:
+        require_same_data(out / "config.json", parts.fingerprint)
     encodings, size = model.encodings_of(parts.train), config.image_size
     data = PatientBatches(parts.train, encodings, config, image_size=size, views=config.views)
     validate = Validator(parts.train, parts.validation, model, config)

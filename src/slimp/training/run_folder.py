@@ -159,6 +159,20 @@ def require_same(
                 )
 
 
+def require_same_data(path: Path, fingerprint: str) -> None:
+    """Raises a CheckpointError if the run of a `config.json` began with other metadata or labels.
+
+    Its weights were learned from the old ones, in the old scale: go on with others, and no file
+    would say so. `fingerprint` is that of the cohort now; a run that is not there may begin.
+    """
+    begun = read_json(path).get("data", {}).get("fingerprint") if path.is_file() else None
+    if begun not in (None, "", fingerprint):
+        raise CheckpointError(
+            f"{path}: the run was started with other patients, metadata or labels than the cohort "
+            "has now. Resume with the same cohort, or choose another --out."
+        )
+
+
 class Log(AbstractContextManager["Log"]):
     """`metrics.jsonl` of a run, and its loggers; continues where a checkpoint was.
 

@@ -11,6 +11,7 @@ from slimp.experiments.cohorts import (
     lesions_as_patients,
     shuffle_metadata,
     shuffle_patients,
+    without_image_metadata,
 )
 from slimp.sources.synthetic.people import CANCERS
 
@@ -62,10 +63,20 @@ def test_a_lesion_becomes_a_patient_with_the_metadata_of_its_own():
     cohort = tiny_cohort(patients=9, lesions=3, images_per_lesion=2)
     other = lesions_as_patients(cohort, seed=0)
     assert len(other.patients) == len(other.lesions)
-    assert (other.images["patient_id"] == other.images["lesion_id"]).all()
+    assert (other.images["patient_id"] == "lesion " + other.images["lesion_id"]).all()
     columns = list(cohort.schema.level("patient").columns)
     own = cohort.patients.set_index("patient_id").loc[cohort.lesions["patient_id"], columns]
     assert other.patients[columns].reset_index(drop=True).equals(own.reset_index(drop=True))
+
+
+def test_two_levels_know_nothing_of_image_metadata():
+    cohort = tiny_cohort(patients=6, images_per_lesion=2, image_metadata=True)
+    other = without_image_metadata(cohort, 0)
+    assert cohort.schema.level("image").features
+    assert not other.schema.level("image").features
+    assert not set(cohort.schema.level("image").columns) & set(other.images)
+    assert other.lesions.equals(cohort.lesions)
+    assert other.patients.equals(cohort.patients)
 
 
 def test_patients_of_the_drowned_have_one_cancer_or_none():

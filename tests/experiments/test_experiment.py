@@ -587,7 +587,9 @@ def test_a_question_of_cancers_needs_their_names(tmp_path):
         make_plan(replace(RECIPE, labels=("malignant",)), TINY, str(tmp_path / "cohort"))
 
 
-@pytest.mark.parametrize(("split", "learns"), [("patient", "shuffled patients"), ("grouped-5", "")])
+@pytest.mark.parametrize(
+    ("split", "learns"), [("patient", ("shuffled patients",)), ("grouped-5", ())]
+)
 def test_all_who_do_not_test_learn_and_nobody_else(split, learns, tmp_path, monkeypatch):
     """Though the cohort has a split of its own, by which training would set some aside."""
     cohort = tiny_cohort(patients=36, seed=3)

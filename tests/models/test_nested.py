@@ -330,10 +330,13 @@ def test_ragged_means_equal_the_mean_of_each_parent(parents: list[int], seed: in
 # ------------------------------------------------------------------ gradients
 
 
-def test_a_level_of_weight_0_gets_no_gradient_but_passes_its_metadata_on() -> None:
+def test_a_level_of_weight_0_has_no_loss_but_learns_from_that_above() -> None:
+    """Lambda = 0: the outer loss contrasts a lesion's metadata too, as at any smaller lambda."""
     model, _, batch = made({"lesion_weight": 0.0, "patient_weight": 0.1})
     found = gradients(model, loss_of(model, batch))
-    assert not [name for name in found if name.startswith("levels.lesion.")]
+    lesion = [name for name in found if name.startswith("levels.lesion.")]
+    assert lesion, "its metadata encoder learns"
+    assert all(name.startswith("levels.lesion.tabular.") for name in lesion), "its heads do not"
     learned = {name.split(".")[0] for name in found}
     assert {"image_encoder", "levels"} <= learned
     width = model.image_encoder.embed_dim + model.config.tabular_width

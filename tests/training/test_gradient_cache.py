@@ -177,6 +177,29 @@ def test_both_passes_drop_the_same_units() -> None:
     assert without[0] != pytest.approx(wanted[0], rel=1e-6)
 
 
+@pytest.mark.parametrize("chunk", [3, 7, 8])
+def test_processes_with_shards_on_both_sides_of_a_chunk_drop_the_same_units(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 7 images one process has 3 and one 4: the smaller would take the direct way."""
+    whole = cohort()
+    some = whole.select(whole.images.index < 7)
+    config = tiny_config(tabular_dropout=0.4, view_weight=1.0, images_per_lesion=2, patients=9)
+    found = []
+    for process in (0, 1):
+        torch.manual_seed(0)
+        model = Slimp(part_of(config, ModelConfig), fitted(some)).train()
+        batches = PatientBatches(some, model.encodings, config, image_size=SIZE, views=2)
+        batch = batches.of_process(process, 2)[0, 0]
+        monkeypatch.setattr(gradient_cache, "process_and_count", lambda p=process: (p, 2))
+        monkeypatch.setattr(model, "objective", lambda _, metadata, __: found.append(metadata))
+        with pytest.raises(AttributeError):  # there is no loss
+            backward(model, batch, chunk=chunk, autocast=nullcontext, seed=(3, 1))
+    assert found[0].keys() == found[1].keys() != set()
+    for name, embedded in found[0].items():
+        assert torch.equal(embedded, found[1][name]), name
+
+
 @pytest.mark.slow
 def test_a_compiled_encoder_drops_the_same_units_in_both_passes(tmp_path: Path) -> None:
     model, batch = made(("lesion", "patient"), encoder_options=DROPPING)
@@ -260,7 +283,8 @@ def test_filling_up_a_batch_changes_no_row_and_no_gradient(count: int) -> None:
 def test_no_chunk_is_filled_up(chunk: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = made(("lesion", "patient"))
     pixels = batch.pixels.repeat(1, 20, 1, 1, 1)[:, : 8 * ROWS_ON_CPU]
-    batch = replace(batch, pixels=pixels)
+    rows = torch.arange(pixels.shape[1]) % len(batch.image_rows)
+    batch = replace(batch, pixels=pixels, image_rows=batch.image_rows[rows])
     seen = []
     encode = model.image_encoder.forward
     monkeypatch.setattr(model.image_encoder, "forward", lambda x: seen.append(len(x)) or encode(x))

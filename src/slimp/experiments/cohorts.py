@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from slimp.data.cohort import Cohort
 from slimp.data.files import sha256_of
-from slimp.data.schema import LEVELS
+from slimp.data.schema import LEVELS, Level
 from slimp.errors import UserError
 from slimp.experiments.cells import Cell
 from slimp.sources import get_source, import_source, sources
@@ -173,14 +173,29 @@ def shuffle_patients(cohort: Cohort, seed: int) -> Cohort:
 def lesions_as_patients(cohort: Cohort, seed: int) -> Cohort:
     """Each lesion as a patient of its own with that patient's metadata: a data set without ids."""
     patients = cohort.patients.iloc[cohort.patient_of_lesion].reset_index(drop=True)
-    ids = cohort.lesions["lesion_id"]
+    ids = patients_of_lesions(cohort.lesions["lesion_id"])
     return _with_patients(cohort, ids.to_numpy(), patients=patients.assign(patient_id=ids))
+
+
+def patients_of_lesions(lesion_ids: pd.Series) -> pd.Series:
+    """Ids of lesions that stand for patients; a lesion and a patient may both be called 1."""
+    return "lesion " + lesion_ids.astype(str)
+
+
+def without_image_metadata(cohort: Cohort, _seed: int) -> Cohort:
+    """Two levels: at weight 0 the image level's metadata would still be part of a lesion."""
+    columns = cohort.schema.level("image").columns
+    images = cohort.images.drop(columns=[*columns])
+    levels = (Level(name="image"), *cohort.schema.levels[1:])
+    schema = replace(cohort.schema, levels=levels)
+    return replace(cohort, schema=schema, tables=replace(cohort.tables, images=images))
 
 
 CHANGED: dict[str, Callable[[Cohort, int], Cohort]] = {
     "shuffled metadata": shuffle_metadata,
     "shuffled patients": shuffle_patients,
     "lesions as patients": lesions_as_patients,
+    "without image metadata": without_image_metadata,
 }
 """What an arm's training patients may be changed to, see `Arm.learns`."""
 

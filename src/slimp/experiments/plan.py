@@ -191,7 +191,9 @@ def _training(
     if arm.adapt is None:
         return run
     pair = (OTHER.get(plan.cohort, ""), plan.cohort)
-    changes = {"rename": SAME.get(pair, {}), **plan.scale.adapt, **arm.adapt, **NOBODY}
+    # The same network, in the same number format.
+    changes = {"rename": SAME.get(pair, {}), "precision": run.settings["pretrain"]["precision"]}
+    changes |= {**plan.scale.adapt, **arm.adapt, **NOBODY}
     of_machine = {*MAY_CHANGE, "precision"}
     changes |= {name: value for name, value in plan.changes.items() if name in of_machine}
     own, machine = _resolved(AdaptConfig, {**changes, "seed": part.seed})
@@ -214,7 +216,7 @@ def _pretrain(plan: Plan, arm: Arm, part: Part, *where: Cell) -> Cell:
         "pretrain": config,
         "trainer": arm.trainer,
         "options": dict(arm.options),
-        "learns": arm.learns,
+        "learns": ", ".join(arm.learns),
         "weights": [_weights(name) for name in weights if name is not None],
         "code": code_of(arm.trainer),
     }
@@ -239,20 +241,12 @@ def _resolved_once(kind: Callable[..., Any], changes: str) -> tuple[dict[str, An
         given = PretrainConfig.preset_values(given.pop("preset"), given)
     config = kind(**given)
     values = asdict(config)
-    if "precision" in values:  # a name holds this machine's, where it is to be chosen
-        values["precision"] = _precision(config)
+    if kind is PretrainConfig:  # a name holds this machine's, where it is to be chosen
+        from slimp.training.devices import fast_precision  # it imports torch
+
+        values["precision"] = fast_precision(config).precision
     machine = {name: values.pop(name) for name in MAY_CHANGE if name in values}
     return values, machine
-
-
-def _precision(config: Any) -> str:
-    if config.precision != "auto":
-        return str(config.precision)
-    from slimp.training.devices import fast_precision, precision_of  # it imports torch
-
-    if isinstance(config, PretrainConfig):
-        return fast_precision(config).precision
-    return precision_of("auto", config.accelerator)
 
 
 def _cell(

@@ -42,9 +42,8 @@ class Arm:
     """Further arguments of the trainer."""
     at: Mapping[str, Changes] = field(default_factory=dict)
     """Scale -> further changes of `PretrainConfig` at that scale."""
-    learns: str = ""
-    """Name in `slimp.experiments.cohorts.CHANGED` of what is done to the training patients; empty:
-    nothing."""
+    learns: tuple[str, ...] = ()
+    """Names in `slimp.experiments.cohorts.CHANGED` of what is done to the training patients."""
     apart: Apart = "patient"
     """How far training, of all stages, keeps from the images that test."""
     elsewhere: bool = False
@@ -62,8 +61,8 @@ class Arm:
 
 
 FLAT = {"hierarchy": "flat", "lesion_weight": 1.0, "patient_weight": 0.0}
-LESIONS = {"lesion_weight": 1.0, "patient_weight": 0.0}
-VIEWS = {"lesion_weight": 0.0, "patient_weight": 0.0, "view_weight": 1.0}
+LESIONS = {"image_weight": 0.0, "lesion_weight": 1.0, "patient_weight": 0.0}
+VIEWS = {**LESIONS, "lesion_weight": 0.0, "view_weight": 1.0}
 """Changes that several recipes ask for: all metadata in one loss, lambda = 1, and SimCLR."""
 UNTRAINED = Arm(name="untrained", trainer="untrained")
 METADATA = Arm(name="metadata only", trainer="metadata")
@@ -113,7 +112,7 @@ SCALES: dict[ScaleName, Scale] = {
         name="laptop",
         preset="tiny",
         pretrain={"epochs": 15, "workers": 0},
-        adapt={"epochs": 10, "workers": 0},
+        adapt={"epochs": 10, "patients": 32, "lesions": 8, "workers": 0},  # batches as of tiny
         probe={"split": "grouped-5", "seeds": 1},
         cohorts=dict.fromkeys(("ducklings", "no-ducklings", "drowned"), _MANY_LESIONS),
     ),

@@ -18,7 +18,13 @@ from slimp.evaluation.probe_config import ProbeConfig
 from slimp.evaluation.result import TWO, Task, codes_of, make_task, relabelled
 from slimp.experiments.asked import Asked
 from slimp.experiments.cells import PREDICTIONS, Cell, in_order
-from slimp.experiments.cohorts import CHANGED, cohort_of, make_cohort, without_split
+from slimp.experiments.cohorts import (
+    CHANGED,
+    cohort_of,
+    make_cohort,
+    patients_of_lesions,
+    without_split,
+)
 from slimp.experiments.measures import MEASURES, without_model
 from slimp.experiments.recipe import Apart
 from slimp.experiments.trainers import trainer
@@ -61,8 +67,8 @@ def _pretrain(cell: Cell, cells: Path) -> None:
     cohort = learning(cell, cells) if "fold" in settings else cohort_of(cell, cells)
     cohort = without_split(cohort)  # who learns is the experiment's affair, alike in all arms
     config = PretrainConfig(**settings["pretrain"], **cell.machine)
-    if settings["learns"]:
-        cohort = CHANGED[settings["learns"]](cohort, config.seed)
+    for change in filter(None, settings["learns"].split(", ")):
+        cohort = CHANGED[change](cohort, config.seed)
     run = _run_to_go_on(cell, cells)
     model = trainer(settings["trainer"])(cohort, config, run, **settings["options"])
     model.save_pretrained(run)
@@ -205,7 +211,8 @@ def apart(images: pd.DataFrame, tests: Mask, unit: Apart, seed: int) -> Mask:
 
 def require_unseen(cell: Cell, cells: Path, task: Task) -> None:
     """Refuses to test on patients that a training on this cohort learned from."""
-    tests = set(task.ids["patient_id"].iloc[task.splits[0].test])
+    tested = task.ids.iloc[task.splits[0].test]
+    tests = {*tested["patient_id"], *patients_of_lesions(tested["lesion_id"])}
     for training in in_order([cell]):
         path = run_of(training, cells) / PATIENTS
         if training.settings.get("apart") != "patient" or not path.is_file():

@@ -228,7 +228,7 @@ class _Row:
     status: Status
     detail: str = ""
     unused: bool = False
-    """Of a level without a weight, or for which the cohort has no metadata."""
+    """No loss reaches it, or the cohort has no metadata at its level."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Name of a parameter -> how many of its numbers belong here."""
 
@@ -254,25 +254,25 @@ def _rows(
             detail = "the cohort has coarser metadata, but none at this level"
             yield f"{level.name}: level", _Row("block", "dropped", detail)
             continue
-        unused = level.status == "unused" or not model.config.weights[level.name]
+        unused = level.status == "unused" or not model.reaches(level.name)
         for match in level.matches:
             row = _Row("embedding", match.status, match.detail, unused)
             yield f"{level.name}: {match.feature.name}", row
         for feature in level.dropped:
             yield f"{level.name}: {feature.name}", _Row("embedding", "dropped")
-        finer = LEVELS[: LEVELS.index(level.name)]
         status = dict.fromkeys(_SHARED.values(), level.status)
         if level.status == "kept":
             if any(match.status == "new" for match in level.matches):
                 status["missing vectors"] = "extended"
             if not _shares_values(level):
                 status["all continuous"] = "new"
-            if any(name in model.encodings and name not in run.encodings for name in finer):
+            if ({*model.encodings} - {*run.encodings}) & {*LEVELS[: LEVELS.index(level.name)]}:
                 status["pooling"] = status["heads and temperature"] = "grown"
         for part, found in status.items():
             kind: Kind = "block" if part in ("blocks and norms", "pooling") else "embedding"
             kind = "head" if part.startswith("heads") else kind
-            yield f"{level.name}: {part}", _Row(kind, found, unused=unused)
+            idle = unused or (kind == "head" and not model.config.weights[level.name])
+            yield f"{level.name}: {part}", _Row(kind, found, unused=idle)
 
 
 def _shares_values(level: LevelMatch) -> bool:

@@ -93,9 +93,7 @@ class Slimp(Recursion):
                 levels[level_name] = MetadataLevel(width, self.encodings[level_name], config)
                 width += config.tabular_width
         self.levels = nn.ModuleDict(levels)
-        for name, level in levels.items():
-            # A level without a weight is never trained, but still embeds its metadata.
-            level.requires_grad_(config.weights[name] > 0)
+        self.freeze_unweighted()
         self.aligned = config.trained(self.encodings)
         """Levels at which the heads relate images and metadata: not those that were left behind
         when the image encoder went on to learn without their metadata."""

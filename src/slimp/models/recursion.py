@@ -119,6 +119,20 @@ class Recursion(nn.Module):
         """Whether this level or a coarser one has a weight."""
         return any(self.config.weights[name] for name in LEVELS[LEVELS.index(level) :])
 
+    def freeze_unweighted(self) -> None:
+        """Freezes what no loss reaches; such a level still embeds its metadata.
+
+        The metadata of a level without a weight are part of what coarser levels contrast: where one
+        of these has a weight, their encoder and the pooling learn, and only the heads do not.
+        """
+        for name in LEVELS:
+            if name in self.levels:
+                level = self.level(name)
+                level.requires_grad_(self.config.weights[name] > 0)
+                for part in (level.tabular, level.pool):
+                    if isinstance(part, nn.Module):
+                        part.requires_grad_(self.reaches(name))
+
     def cap_temperatures(self) -> None:
         """Keeps all temperatures at 1 / 100 or above; to be called after each step."""
         for module in self.modules():

@@ -75,8 +75,8 @@ def backward(
     Raises:
         UserError: chunks are needed, but the encoder has batch normalisation.
     """
-    images = batch.pixels.shape[0] * batch.pixels.shape[1]
-    if max(images, *(level.count for level in batch.levels)) <= chunk:
+    # One way for all processes, though their shards differ: all drop the same units of metadata.
+    if max(_largest_shard(batch), *(level.count for level in batch.levels)) <= chunk:
         return _directly(model, batch, autocast, seed)
     require_independent_rows(model, f"working in chunks of {chunk}")
     size = max(1, chunk // CHUNKS)
@@ -116,19 +116,24 @@ def _directly(model: Slimp, batch: Batch, autocast: Autocast, seed: tuple[int, .
 
 def _chunks(model: Slimp, batch: Batch, size: int, seed: tuple[int, ...]) -> Iterator[Chunk]:
     """The encoders' work on a batch, in chunks of at most `size` rows."""
-    process, processes = process_and_count()
+    process, _ = process_and_count()
     pixels = batch.pixels.flatten(0, 1)  # (v * s, 3, height, width)
     for number, rows in enumerate(_slices(len(pixels), size)):
         embed: Callable[[], Tensor] = partial(model.encode_images, pixels[rows])
         chance = (*seed, process, number)
         yield Chunk(IMAGES, rows, embed, chance, _learns(model.image_encoder))
     # Metadata are embedded alike in all processes: counted on from the largest shard's chunks.
-    number = len(_slices(len(batch.pixels) * -(-len(batch.image_rows) // processes), size))
+    number = len(_slices(_largest_shard(batch), size))
     for name, found in model.inputs(batch).items():
         for rows in _slices(len(found), size):
             embed = partial(model.encode_rows, name, found[rows])
             yield Chunk(name, rows, embed, (*seed, 0, number), _learns(model.level(name).tabular))
             number += 1
+
+
+def _largest_shard(batch: Batch) -> int:
+    """Images of all views in the process that has the most."""
+    return len(batch.pixels) * -(-len(batch.image_rows) // process_and_count()[1])
 
 
 def _learns(encoder: nn.Module) -> bool:

@@ -78,7 +78,8 @@ def set_aside(
 
     Patients of an earlier stage keep the part that they had there, so nobody that the model
     learned from is ever held out, and who was held out stays so. An official split takes precedence
-    over the latter. If no validation or held-out patients are asked for, theirs train.
+    over the latter. Where the split is random and no validation or held-out patients are asked for,
+    those train.
 
     Args:
         cohort: all patients.

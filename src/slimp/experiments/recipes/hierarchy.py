@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from slimp.experiments.recipe import FLAT, LESIONS, METADATA, UNTRAINED, Arm, Recipe
 
-TWO_LEVELS = {"image_weight": 0.0}
+TWO_LEVELS = ("without image metadata",)
+ABSENT = (*TWO_LEVELS, "lesions as patients")
 AS_MANY = {"laptop": {"patients": 96}, "paper": {"patients": 6400}}
 """Lesions in a batch of the other arms on `three-levels`, 32 patients with 3, or 64 with 100.
 Without ids as many "patients" are a third as many lesions, and three times the steps. A cohort of
@@ -17,19 +20,14 @@ RECIPE = Recipe(
     control="lesion and patient",
     cohorts=("three-levels", "pad-ufes-20"),
     arms=(
-        Arm(name="lesion and patient", changes=TWO_LEVELS),
+        Arm(name="lesion and patient", learns=TWO_LEVELS),
         Arm(name="image, lesion and patient"),
-        Arm(name="lesion only", changes={**TWO_LEVELS, **LESIONS}),
-        Arm(name="flat", changes={**TWO_LEVELS, **FLAT}),
-        Arm(name="patients shuffled", changes=TWO_LEVELS, learns="shuffled patients"),
-        Arm(name="patients absent", changes=TWO_LEVELS, learns="lesions as patients"),
-        Arm(
-            name="patients absent, as many lesions a batch",
-            changes=TWO_LEVELS,
-            learns="lesions as patients",
-            at=AS_MANY,
-        ),
-        UNTRAINED,
+        Arm(name="lesion only", changes=LESIONS, learns=TWO_LEVELS),
+        Arm(name="flat", changes=FLAT, learns=TWO_LEVELS),
+        Arm(name="patients shuffled", learns=(*TWO_LEVELS, "shuffled patients")),
+        Arm(name="patients absent", learns=ABSENT),
+        Arm(name="patients absent, as many lesions a batch", learns=ABSENT, at=AS_MANY),
+        replace(UNTRAINED, learns=TWO_LEVELS),
         METADATA,
     ),
 )

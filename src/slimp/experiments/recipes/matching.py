@@ -20,7 +20,7 @@ RECIPE = Recipe(
         Arm(name="lesion only", changes=LESIONS, features=("lesion",)),
         Arm(name="equal rows positive", changes={"duplicates": "positive"}),
         Arm(name="no dropout of cells", changes={"feature_dropout": 0.0}),
-        Arm(name="shuffled metadata", learns="shuffled metadata"),
+        Arm(name="shuffled metadata", learns=("shuffled metadata",)),
         UNTRAINED,
     ),
 )

@@ -26,7 +26,7 @@ RECIPE = Recipe(
         VIEWS_ONLY,
         # Images of one patient are positives, without metadata (HiDisc, PMC10468966).
         Arm(name="same patient", changes={**VIEWS, "view_positives": "patient"}),
-        Arm(name="shuffled metadata", learns="shuffled metadata"),
+        Arm(name="shuffled metadata", learns=("shuffled metadata",)),
         UNTRAINED,
         METADATA,
         Arm(name="majority class", trainer="majority"),

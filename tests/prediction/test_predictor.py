@@ -26,7 +26,7 @@ from slimp.models.nested import Slimp
 from slimp.prediction.bundle import write_bundle
 from slimp.prediction.config import PredictConfig
 from slimp.prediction.novelty import Surroundings
-from slimp.prediction.output import cautions, to_dict
+from slimp.prediction.output import cautions, to_dict, to_frame
 from slimp.prediction.predictor import Predictor
 from slimp.prediction.result import Prediction
 from slimp.sources import RawFiles, import_source
@@ -294,6 +294,17 @@ def test_missing_columns_and_cells_and_unknown_categories_are_missing(places: Pa
     assert (strange.unseen, empty.unseen) == ({column: "martian"}, {})
     assert strange.metadata_known == empty.metadata_known
     np.testing.assert_allclose(probabilities([strange]), probabilities([empty]))
+
+
+def test_every_output_says_which_cells_count_as_missing(places: Path) -> None:
+    paths, table = images(places), pd.read_csv(places / "metadata.csv", dtype=str)
+    predictor = Predictor.load(places / "full", PredictConfig(novelty=0.0))
+    column = next(f for f in predictor.schema.features if f.kind == "categorical").columns[0]
+    metadata = predictor.metadata(table.assign(**{column: "martian"}), paths)
+    found = list(predictor.stream(paths, metadata))
+    (caution,) = to_dict(predictor, found, metadata)["cautions"][len(predictor.cautions()) :]
+    assert f"'{column}': {len(paths)} of {len(paths)} cell(s)" in caution
+    assert set(to_frame(predictor, found)["unseen"]) == {f"{column}: martian"}
 
 
 def test_columns_that_the_probes_cohort_has_not_or_at_another_level_stay_missing(

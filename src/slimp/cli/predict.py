@@ -18,6 +18,7 @@ from slimp.errors import UserError
 from slimp.prediction.config import PredictConfig
 
 if TYPE_CHECKING:
+    from slimp.prediction.inputs import Metadata
     from slimp.prediction.result import Prediction
 
 EXAMPLE = "slimp predict probes/mine new_images --metadata new.csv --out predicted.csv"
@@ -92,11 +93,12 @@ def run(arguments: Arguments) -> None:
             predictions.append(prediction)
             progress(len(predictions), len(paths))
     if arguments.format == "json":
-        say(json.dumps(to_dict(predictor, predictions), indent=2, ensure_ascii=False))
+        found = to_dict(predictor, predictions, metadata)
+        say(json.dumps(found, indent=2, ensure_ascii=False))
     else:
-        _print(predictor, predictions)
+        _print(predictor, predictions, metadata)
     if out is not None:
-        _write(out, arguments, predictor, predictions)
+        _write(out, arguments, predictor, predictions, metadata)
         note(f"written: {out}")
     if (folder := arguments.explain) is not None:
         with new_folder(folder, overwrite=arguments.overwrite) as partial:
@@ -111,12 +113,16 @@ def run(arguments: Arguments) -> None:
 
 
 def _write(
-    out: Path, arguments: Arguments, predictor: slimp.Predictor, predictions: Sequence[Prediction]
+    out: Path,
+    arguments: Arguments,
+    predictor: slimp.Predictor,
+    predictions: Sequence[Prediction],
+    metadata: Metadata | None,
 ) -> None:
     from slimp.data.files import new_file, write_json
     from slimp.prediction.output import to_dict, to_frame
 
-    content = to_dict(predictor, predictions)
+    content = to_dict(predictor, predictions, metadata)
     if out.suffix == ".json":
         write_json(out, content)
     else:
@@ -135,7 +141,9 @@ def _write(
     write_json(out.with_name(f"{out.stem}.config.json"), record)
 
 
-def _print(predictor: slimp.Predictor, predictions: Sequence[Prediction]) -> None:
+def _print(
+    predictor: slimp.Predictor, predictions: Sequence[Prediction], metadata: Metadata | None
+) -> None:
     from slimp.prediction.output import cautions, without_sets
 
     conformal, verified = predictor.conformal, predictor.verified
@@ -159,7 +167,7 @@ def _print(predictor: slimp.Predictor, predictions: Sequence[Prediction]) -> Non
         )
         if always := predictor.always_in_the_set:
             say(f"always in the set, with too few calibration {unit}: {', '.join(always)}")
-    for caution in cautions(predictor, predictions):
+    for caution in cautions(predictor, predictions, metadata):
         say(f"CAUTION: {caution}")
 
 

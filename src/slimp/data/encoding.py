@@ -72,6 +72,9 @@ class FittedFeature:
     """Population standard deviation of a continuous feature; 1 where it is constant or unknown."""
     bounds: tuple[float, float] | None = None
     """Least and largest value of a continuous feature; None where none was known."""
+    usual: tuple[float, float] | None = None
+    """1st and 99th percentile of a continuous feature; None where none was known, or in runs of
+    earlier versions."""
     categories: tuple[str, ...] = ()
     """Of a categorical feature; code k+1 stands for category k."""
     unit: str | None = None
@@ -211,7 +214,9 @@ def _fit(feature: Feature, table: pd.DataFrame) -> FittedFeature:
         rounding = 1e-9 * float(np.abs(values).max())  # the spread of a constant column
         std = float(values.std()) if values.std() > rounding else 1.0
         ends = (float(values.min()), float(values.max()))
-        return FittedFeature(**given, mean=float(values.mean()), std=std, bounds=ends)
+        low, high = np.percentile(values, [1, 99]).tolist()
+        mean = float(values.mean())
+        return FittedFeature(**given, mean=mean, std=std, bounds=ends, usual=(low, high))
     if feature.kind == "categorical":
         seen = tuple(sorted(known.unique().tolist()))
         fixed = feature.categories

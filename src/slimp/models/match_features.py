@@ -112,8 +112,8 @@ def _match(feature: FittedFeature, known: FittedFeature | None, rename: Mapping[
         scale = known if known.std != 1.0 else feature
         merged = replace(known, name=feature.name, columns=feature.columns)
         merged = replace(merged, mean=scale.mean, std=scale.std, unit=known.unit or feature.unit)
-        ends = [*(known.bounds or ()), *(feature.bounds or ())]
-        merged = replace(merged, bounds=(min(ends), max(ends)) if ends else None)
+        merged = replace(merged, bounds=_hull(known.bounds, feature.bounds))
+        merged = replace(merged, usual=_hull(known.usual or known.bounds, feature.usual))
         match = Match(feature=merged, source=known, status="kept")
     if match.source is None:
         return match
@@ -178,6 +178,12 @@ def _also(feature: FittedFeature, *earlier: tuple[str, ...]) -> FittedFeature:
     """The feature, which also reads the columns that hold it in earlier cohorts."""
     others = dict.fromkeys(columns for columns in earlier if columns != feature.columns)
     return replace(feature, also=tuple(others))
+
+
+def _hull(*ranges: tuple[float, float] | None) -> tuple[float, float] | None:
+    """The least range that holds all those that are known."""
+    ends = [end for known in ranges for end in known or ()]
+    return (min(ends), max(ends)) if ends else None
 
 
 def _listed(*parts: str) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from slimp.prediction.inputs import Metadata
+from slimp.prediction.metadata_cautions import metadata_cautions
 from slimp.prediction.predictor import Predictor
 from slimp.prediction.result import UNCALIBRATED, Prediction
 
@@ -17,8 +19,13 @@ FORMAT = 3
 """Version of the JSON."""
 
 
-def to_dict(predictor: Predictor, predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """All results, ready for JSON; `docs/predict.md` lists the keys."""
+def to_dict(
+    predictor: Predictor, predictions: Sequence[Prediction], metadata: Metadata | None = None
+) -> dict[str, Any]:
+    """All results, ready for JSON; `docs/predict.md` lists the keys.
+
+    `metadata` are those that the predictions were made with.
+    """
     conformal, probe = predictor.conformal, predictor.probe
     return {
         "statement": STATEMENT,
@@ -44,14 +51,18 @@ def to_dict(predictor: Predictor, predictions: Sequence[Prediction]) -> dict[str
             "reference_images": len(predictor.reference),
             "can_refuse": predictor.can_refuse,
         },
-        "cautions": cautions(predictor, predictions),
+        "cautions": cautions(predictor, predictions, metadata),
         "images": [asdict(prediction) for prediction in predictions],
     }
 
 
-def cautions(predictor: Predictor, predictions: Sequence[Prediction]) -> list[str]:
-    """What weakens all results, and those of images without metadata."""
+def cautions(
+    predictor: Predictor, predictions: Sequence[Prediction], metadata: Metadata | None = None
+) -> list[str]:
+    """What weakens all results, those of images without metadata, and what the table says."""
     found = predictor.cautions()
+    if metadata is not None:
+        found += metadata_cautions(metadata, predictor.encodings)
     if bare := sum(one.reason == UNCALIBRATED for one in predictions):
         found.append(
             f"No metadata of {bare} image(s) are known, and the probe reads metadata: their "
@@ -69,7 +80,8 @@ def without_sets(predictions: Sequence[Prediction]) -> bool:
 def to_frame(predictor: Predictor, predictions: Sequence[Prediction]) -> pd.DataFrame:
     """A row per image: `image status reason decision decision_rule p_<class>... set novelty_p ...`.
 
-    Classes of a set are joined by `|`. Cells without a value are empty.
+    Classes of a set, and cells that count as missing, are joined by `|`. Cells without a value are
+    empty.
     """
     rows = []
     for found in predictions:
@@ -80,6 +92,7 @@ def to_frame(predictor: Predictor, predictions: Sequence[Prediction]) -> pd.Data
             "set": "|".join(found.conformal_set) or None,
             "novelty_p": found.novelty_p,
             "metadata_known": found.metadata_known,
+            "unseen": "|".join(f"{k}: {v}" for k, v in found.unseen.items()) or None,
             "compared_with": found.compared_with,
         }
         for k in range(predictor.config.cases):

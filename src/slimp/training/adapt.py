@@ -43,7 +43,7 @@ from slimp.training.parts import (
     earlier_table,
     set_aside,
 )
-from slimp.training.run_folder import resolve_settings
+from slimp.training.run_folder import require_same_data, resolve_settings
 
 DEFAULTS = {"adapt": asdict(AdaptConfig())}
 """Of settings that an older version's `config.json` lacks."""
@@ -135,6 +135,8 @@ def adapt(
     settings = fast_precision(settings)
     known = earlier_parts(run)
     parts = set_aside(cohort, settings, known)
+    if resume:
+        require_same_data(out / "config.json", parts.fingerprint)
     torch.manual_seed(settings.seed)
     encodings, model = fit_encodings(parts.train, settings), part_of(settings, ModelConfig)
     moved = transfer(source, encodings, model, train=config.train, rename=config.rename)

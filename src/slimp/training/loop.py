@@ -94,6 +94,8 @@ def pretrain(
     )
     config = fast_precision(settings)
     parts = set_aside(cohort, config)
+    if resume:
+        require_same_data(out / "config.json", parts.fingerprint)
     torch.manual_seed(config.seed)
     model = build(parts.train, config)
     return train(model, parts, config, out, resume=resume, record=record if baseline else None)
@@ -124,8 +126,6 @@ def train(
         UserError: the cohort does not suffice, or the run cannot be resumed.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
-    if resume:
-        require_same_data(out / "config.json", parts.fingerprint)
     encodings, size = model.encodings_of(parts.train), config.image_size
     data = PatientBatches(parts.train, encodings, config, image_size=size, views=config.views)
     validate = Validator(parts.train, parts.validation, model, config)

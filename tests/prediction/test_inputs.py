@@ -218,3 +218,52 @@ def test_cells_are_read_as_the_cohorts_table_was() -> None:
     )
     assert typed.frame["size"].tolist() == [1.234], "a number is no text of thousands"
     assert typed.frame["age"].tolist() == [7], "the time itself will do"
+
+
+@pytest.mark.parametrize(
+    ("feature", "cells", "said"),
+    [
+        (
+            {"kind": "checkbox", "aliases": {"J": "yes", "N": "no"}},
+            ["Y", "J", "Y", ""],
+            "'Y' is not a yes or no. The same goes for 1 more cell(s) of this column. Write one "
+            "of: J, N, yes, no, 1, 0; leave the cell empty if it is unknown.",
+        ),
+        (
+            {"kind": "checkbox", "aliases": {"": "no"}},
+            ["Y"],
+            "'Y' is not a yes or no. Write one of: yes, no, 1, 0; an empty cell means no.",
+        ),
+        (
+            {"kind": "continuous", "unit": "mm", "decimal": ","},
+            ["about 3"],
+            "'about 3' is not a number. Write a number in mm, with ',' before decimals; leave the "
+            "cell empty if it is unknown.",
+        ),
+        ({"kind": "checkbox"}, ["x"], "where a row repeats the header, remove it."),
+    ],
+)
+def test_the_remedy_of_a_cell_is_one_that_a_prediction_has(feature, cells, said) -> None:
+    """There is no schema to change, so the words that it has are named."""
+    schema = Schema.from_dict({"image": "image", "lesion_metadata": {"x": feature}})
+    seen = pd.DataFrame({"x": [1.0, 2.0]})
+    encoding = Encoding.fit(schema.level("lesion"), seen)
+    table = pd.DataFrame({"image": map(str, range(len(cells))), "x": cells})
+    with pytest.raises(TableError) as error:
+        Metadata.read(table, [encoding], schema)
+    assert str(error.value).endswith(said)
+
+
+def test_the_remedy_of_a_date_is_its_format() -> None:
+    age = {
+        "kind": "continuous",
+        "unit": "years",
+        "from": "born",
+        "to": "seen",
+        "format": "%d.%m.%Y",
+    }
+    schema = Schema.from_dict({"image": "image", "patient_metadata": {"age": age}})
+    encoding = Encoding.fit(schema.level("patient"), pd.DataFrame({"age": [40.0, 60.0]}))
+    table = pd.DataFrame({"image": ["a"], "born": ["May 1970"], "seen": ["01.02.2020"]})
+    with pytest.raises(TableError, match=r"Write a date as %d.%m.%Y; leave the cell empty"):
+        Metadata.read(table, [encoding], schema)

@@ -26,7 +26,14 @@ from slimp.sources.config import SHORTER_SIDE
 from slimp.sources.decode_image import verify_image
 from slimp.sources.image_files import is_image_file
 from slimp.sources.image_limits import CorruptImageError
-from slimp.sources.parse_cells import UNREAD_ENDING, Where, fold, image_key, read_feature
+from slimp.sources.parse_cells import (
+    UNREAD_ENDING,
+    MisfitError,
+    Where,
+    fold,
+    image_key,
+    read_feature,
+)
 from slimp.sources.parse_ids import join_similar, parse_ids
 from slimp.sources.read_spreadsheet import cell_text
 from slimp.sources.read_table import read_table
@@ -138,7 +145,12 @@ class Metadata:
                 continue
             taken |= set(found)
             part = table[list(found)].rename(columns=found)
-            for column, typed in read_feature(part, there, where).items():
+            try:
+                every = read_feature(part, there, where)
+            except MisfitError as error:  # nobody can change the schema here
+                remedy = _remedy(there) if error.remedy else ""
+                raise TableError(f"{error.problem} {remedy}".rstrip()) from None
+            for column, typed in every.items():
                 number = feature.kind == "continuous"
                 strange = is_far(typed, column, encodings) if number else _is_unknown(typed, fitted)
                 text = typed.map("{:.15g}".format if number else str)
@@ -312,6 +324,20 @@ def _present(table: pd.DataFrame, feature: Feature) -> tuple[dict[str, str], Fea
     if not names and len(feature.columns) == 1 and feature.name in table:
         names = {feature.name: feature.columns[0]}
     return names, replace(feature, columns=tuple(names.values())) if names else feature
+
+
+def _remedy(feature: Feature) -> str:
+    """How a cell of the feature is written, as the schema has it."""
+    words = ", ".join([*filter(None, feature.aliases), "yes", "no", "1", "0"])
+    how = f"one of: {words}"
+    if feature.from_date is not None:
+        how = f"a date as {feature.date_format or '%Y-%m-%d'}"
+    elif feature.kind == "continuous":
+        how = " ".join(["a number", *([f"in {feature.unit}"] if feature.unit else [])])
+        how += f", with '{feature.decimal}' before decimals"
+    blank = feature.aliases.get("")
+    unknown = f"an empty cell means {blank}" if blank else "leave the cell empty if it is unknown"
+    return f"Write {how}; {unknown}."
 
 
 def _as_text(source: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, str]:

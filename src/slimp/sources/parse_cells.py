@@ -45,6 +45,14 @@ Where: TypeAlias = Callable[[int], str]
 """Position of a cell -> the words that name its file, row and image."""
 
 
+class MisfitError(TableError):
+    """A cell does not fit its kind: where, why and, apart from it, the remedy in the schema."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem} {remedy}".rstrip())
+        self.problem, self.remedy = problem, remedy
+
+
 def read_feature(
     table: pd.DataFrame, feature: Feature, where: Where, said: list[str] | None = None
 ) -> dict[str, pd.Series]:
@@ -73,7 +81,7 @@ def parse_cells(cells: pd.Series, feature: Feature, where: Where) -> pd.Series:
     alias, if it has one, stands for it: `aliases = { "" = "no" }` makes a blank a no.
 
     Raises:
-        TableError: names the first cell that does not fit, and the remedy.
+        MisfitError: names the first cell that does not fit, and the remedy.
     """
     known, missing = _known(cells, feature)
     typed = known
@@ -116,15 +124,14 @@ def _refuse_misfits(cells: pd.Series, misfits: pd.Series, feature: Feature, wher
     row, more = int(misfits.to_numpy(dtype=bool).argmax()), int(misfits.sum()) - 1
     cell = cells.iloc[row].strip()
     also = f" The same goes for {more} more cell(s) of this column." if more else ""
-    raise TableError(
-        f"{where(row)}, column '{cells.name}': '{cell}' {_problem(cell, feature)}{also}"
-    )
+    problem, remedy = _problem(cell, feature)
+    raise MisfitError(f"{where(row)}, column '{cells.name}': '{cell}' {problem}{also}", remedy)
 
 
-def _problem(cell: str, feature: Feature) -> str:
+def _problem(cell: str, feature: Feature) -> tuple[str, str]:
     """Why the cell does not fit, and the remedy."""
     if cell in (*feature.columns, feature.from_date, feature.to_date):
-        return "is the name of the column: where a row repeats the header, remove it."
+        return "is the name of the column: where a row repeats the header, remove it.", ""
     name, wanted, advice = feature.name, "a number", ""
     is_plain = re.fullmatch(NUMBER, cell) is not None
     if feature.from_date is not None:
@@ -149,9 +156,9 @@ def _problem(cell: str, feature: Feature) -> str:
             f"Cells may end in: {units}. Of another unit, say what its numbers are multiplied by, "
             f'as in {name}.units = {{ "cm" = 10 }}. '
         )
-    return (
-        f"is not {wanted}. {advice}Missing values are written as an empty cell. If '{cell}' means "
-        f'missing, add: {name}.missing = ["{cell}"]'
+    return f"is not {wanted}.", (
+        f"{advice}Missing values are written as an empty cell. If '{cell}' means missing, add: "
+        f'{name}.missing = ["{cell}"]'
     )
 
 

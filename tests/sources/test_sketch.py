@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from slimp.sources import RawFiles, import_source
 from slimp.sources.sketch.columns import describe
 from slimp.sources.sketch.image_columns import table_of_folders
 from slimp.sources.sketch.table import Sketch, sketch_table
-from slimp.sources.words import hints_at, plain, words
+from slimp.sources.words import hints_at, plain, spaced, words
 
 TICKS = {"ja": "yes", "nein": "no"}
 COLUMNS = [  # cells, header, what they are described as
@@ -77,6 +78,27 @@ COLUMNS = [  # cells, header, what they are described as
     (["", " "], "x", {"kind": "empty"}),
     (["Leg", "leg", "Leg"], "x", {"kind": "category", "aliases": {"leg": "Leg"}}),
     (["lower_arm", "Lower Arm", "lower_arm"], "x", {"aliases": {"Lower Arm": "lower_arm"}}),
+    (["F", "female", "M", "Male"], "sex", {"aliases": {"F": "female", "M": "Male"}}),
+    (["F", "female", "M", "Male"], "x", {"kind": "category", "aliases": {}}),
+    (
+        ["w", "weiblich", "m.", "männl."],
+        "Geschlecht",
+        {"aliases": {"w": "weiblich", "m.": "männl."}},
+    ),
+    (["W", "F", "female", "d", "x"], "gender", {"aliases": {"W": "female", "F": "female"}}),
+    (["Hombre", "Mujer", "H", "M"], "Género", {"aliases": {"H": "Hombre", "M": "Mujer"}}),
+    (["V", "vrouw", "M", "man"], "geslacht", {"aliases": {"V": "vrouw", "M": "man"}}),
+    (["V", "varón", "M", "mujer"], "sexo", {"aliases": {"V": "varón", "M": "mujer"}}),
+    (
+        ["weiblich", "female", "w", "female"],
+        "sex",
+        {"aliases": dict.fromkeys(("weiblich", "w"), "female")},
+    ),
+    *[
+        (cells, "sex", {"kind": "category", "aliases": {}})
+        for cells in (["m", "w", "f"], ["F", "M"])
+    ],
+    (["M", "male", "mtf", "female"], "sex", {"aliases": {}}),
     (["нос", "рука"], "x", {"kind": "category", "aliases": {}}),
     ([*map(str, range(20, 30)), *["void"] * 5], "x", {"kind": "number", "missing": {"void"}}),
     (["0", "1", "9"], "itch", {"kind": "checkbox", "missing": {"9"}}),
@@ -100,6 +122,46 @@ def test_what_a_column_holds(cells, header, expected):
     found = {key: {**column.settings, **own}.get(key) for key in expected}
     assert (found.pop("units", {}) or {}) == pytest.approx(expected.get("units", {}))
     assert found == {key: value for key, value in expected.items() if key != "units"}
+
+
+CONVENTIONS = [  # letters and words of one table: male, female
+    (("M", "F"), ("male", "female")),
+    (("m", "w"), ("männlich", "weiblich")),
+    (("M", "F"), ("Masculino", "Feminino")),
+    (("H", "M"), ("Hombre", "Mujer")),
+    (("H", "M"), ("Homem", "Mulher")),
+    (("V", "M"), ("Varón", "Mujer")),
+    (("H", "F"), ("Homme", "Femme")),
+    (("M", "F"), ("Maschio", "Femmina")),
+    (("M", "V"), ("man", "vrouw")),
+]
+
+
+SWAPPED = [{("V", "M"), ("man", "vrouw")}, {("M", "V"), ("Varón", "Mujer")}]  # nobody can tell
+
+
+@pytest.mark.parametrize(
+    ("letters", "own", "spelled"),
+    [
+        (letters, own, spelled)
+        for (letters, own), (_, spelled) in product(CONVENTIONS, repeat=2)
+        if {letters, spelled} not in SWAPPED
+    ],
+)
+def test_two_sexes_are_never_one(letters, own, spelled):
+    for cells in ([*letters, *spelled], [*letters, *spelled, *own]):
+        column = describe(pd.Series(cells * 5, name="sex", dtype="str"))
+        meant = {cell: position % 2 for position, cell in enumerate(cells)}
+        for cell, alias in column.settings["aliases"].items():
+            assert meant[cell] == meant[alias], (cell, alias)
+        if own == spelled:
+            assert set(letters) <= set(column.settings["aliases"])
+
+
+def test_words_of_the_two_sexes_differ():
+    female, male = (words()["cells"][sex] for sex in ("female", "male"))
+    assert not set(female) & set(male)
+    assert not [word for word in (*female, *male) if spaced(word) != word]
 
 
 def test_headers_in_six_languages():
@@ -204,6 +266,49 @@ def test_roles_and_levels_of_a_long_table(tmp_path):
     cohort = imported(sketch, tmp_path)
     assert len(cohort) == len(frame)
     assert cohort.info.import_report["disagreements"] == []
+
+
+def test_the_level_is_that_of_the_values_however_they_are_spelled(tmp_path):
+    frame, row = clinic(), np.arange(48)
+    male = frame["subject"].str[-1].astype(int) % 2
+    frame["Geschlecht"] = np.array([["w", "weiblich"], ["M", "männlich"]])[male, row // 2 % 2]
+    frame["smoker"] = np.array([["nein", "0"], ["ja", "True"]])[male, row // 2 % 2]
+    frame["weight"] = np.array([["50 kg", "50.0"], ["70", "70.0 kg"]])[male, row // 2 % 2]
+    frame["side"] = np.array([["left", "Left"], ["right", "RIGHT"]])[row // 2 % 2, row % 2]
+    draw(tmp_path / "images", frame["file"])
+    sketch = sketched(tmp_path, frame)
+    levels = {level.name: {f.name for f in level.features} for level in sketch.schema().levels}
+    assert levels["patient"] == {"age", "geschlecht", "smoker", "weight"}
+    assert levels["lesion"] == {"site", "side"}
+    assert "spellings?" not in sketch.text
+    cohort = imported(sketch, tmp_path)
+    assert cohort.patients["Geschlecht"].value_counts().to_dict() == {"weiblich": 6, "männlich": 6}
+    assert cohort.info.import_report["disagreements"] == []
+
+
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [
+        *[("sex", ["Frau Dr.", "F"]), ("skin type", ["II", "two"]), ("smoking", ["never", "none"])],
+        *[("birth_date", ["1950-03-01", "1951-03-01"])],
+    ],
+)
+def test_what_differs_within_one_person_is_asked_about(tmp_path, header, cells):
+    frame = clinic().assign(**{header: np.resize(cells, 48)})
+    assert "differs within 12 of 12 patients" in said(sketched(tmp_path, frame))
+    once = clinic().assign(**{header: cells[0]})
+    once.loc[[0, 1], header] = cells[1]  # all that there is of the first patient
+    assert "differs within" not in said(sketched(tmp_path, once))
+    some = once.assign(**{header: once[header].mask(once.index == 2, cells[1])})
+    assert "differs within 1 of 12 patients" in said(sketched(tmp_path, some))
+
+
+def test_dates_of_birth_that_differ_within_one_person_are_asked_about(tmp_path):
+    frame = clinic().drop(columns="age").assign(dob="1950-03-01", visit="2020-05-06")
+    assert "differs" not in said(sketched(tmp_path, frame))
+    frame.loc[3, "dob"] = "1951-03-01"
+    asked = "dob differs within 1 of 12 patients: spellings? Is each of these ids one person's?"
+    assert asked in said(sketched(tmp_path, frame))
 
 
 @pytest.mark.parametrize("header", ["pid", "subject no", "Fallnummer", "mrn"])

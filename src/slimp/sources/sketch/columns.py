@@ -14,7 +14,7 @@ from slimp.data.schema import Feature
 from slimp.sources.parse_cells import TICKS, WITH_UNIT, read_numbers
 from slimp.sources.parse_ids import EXPONENT
 from slimp.sources.sketch.schema_text import value_text
-from slimp.sources.words import header_unit, hints_at, is_called_id, plain, words
+from slimp.sources.words import header_unit, hints_at, is_called_id, plain, spaced, words
 
 ColumnKind = Literal["empty", "number", "date", "checkbox", "category", "code", "text"]
 MARKS = ((".", None), (",", None), (",", "."), (".", ","), (".", "'"), (".", " "), (",", " "))
@@ -64,6 +64,14 @@ class Column:
     @property
     def distinct(self) -> int:
         return len(self.counts)
+
+    @property
+    def values(self) -> pd.Series:
+        """What the cells say, however it is spelled; missing as NA."""
+        if self.numbers is not None:
+            return self.numbers
+        known = self.cells.where(self.cells != "").replace(dict(self.settings.get("aliases", {})))
+        return known.str.lower().map(TICKS) if self.kind == "checkbox" else known
 
     @property
     def is_whole(self) -> bool:
@@ -247,8 +255,12 @@ def _units(name: str, counts: pd.Series) -> tuple[str | None, dict[str, float]]:
 
 def _words(name: str, counts: pd.Series, rows: int) -> _Found:
     cells, kept = list(map(str, counts.index)), dict[str, str]()
-    # of spellings that differ in case or marks alone, the most frequent
-    first = {c: kept.setdefault(re.sub(r"[\s_-]+", " ", c).strip().casefold(), c) for c in cells}
+    sexes = _sexes(cells) if hints_at(name, "sex") else {}
+    # of spellings of a sex, or that differ in case or marks alone, the most frequent; words first
+    first = {
+        c: kept.setdefault(sexes.get(c, re.sub(r"[\s_-]+", " ", c).strip().casefold()), c)
+        for c in sorted(cells, key=lambda c: c in sexes and len(c) < 3)
+    }
     tokens = sum(len(cell.split()) for cell in cells) / len(cells)
     short = sum(map(len, cells)) <= 30 * len(cells)
     is_text = tokens >= SENTENCE or hints_at(name, "text")
@@ -258,3 +270,25 @@ def _words(name: str, counts: pd.Series, rows: int) -> _Found:
     shapes = {re.sub(r"[0-9]+", "9", re.sub(r"[^\W\d_]+", "a", cell)) for cell in cells}
     uniform = tokens <= 1.1 or (tokens <= 2.5 and len(shapes) <= 3)
     return _Found("code" if with_digits >= 0.9 * len(cells) and uniform else "text")
+
+
+def _sexes(cells: Sequence[str]) -> dict[str, str]:
+    """'female' or 'male' for each cell that can mean nothing else beside the others.
+
+    A letter means what the words of the column that begin with it mean. M, of 'male' or 'Mujer',
+    stays as it is where another letter may be of that sex: H, M, male and female are two tables'.
+    """
+    known = {word: sex for sex in ("female", "male") for word in words()["cells"][sex]}
+    said = {cell: spaced(cell).rstrip(".") for cell in cells}
+    full = {word for word in said.values() if len(word) > 1}
+    meant = {  # a word that is not known is a meaning of its own
+        letter: {known.get(w, w) for w in {*full, *known.keys() & {letter}} if w[0] == letter}
+        for letter in {*said.values()} - {"", *full}
+    }
+    sexes = {word: known[word] for word in full & known.keys()}
+    for sex, other, letters in (("male", "female", "hv"), ("female", "male", "fwv")):
+        rivals = {letter for letter in letters if meant.get(letter, {other}) != {other}}
+        for letter, meanings in meant.items() if sex in sexes.values() else ():
+            if meanings == {sex} and (letter in known or not rivals - {letter}):
+                sexes[letter] = sex
+    return {cell: sexes[word] for cell, word in said.items() if word in sexes}

@@ -57,7 +57,7 @@ def propose(
         if section:
             sections[section].append(Line(key=column.name, value=why))
             continue
-        level, doubt = _level(column, groups, evident=evident)
+        level, doubts = _level(column, groups, evident=evident)
         slug = re.sub(r"[^a-z0-9]+", "_", plain(column.name)).strip("_") or "column"
         name = next(n for n in (slug, *(f"{slug}_{k}" for k in range(2, 9999))) if n not in taken)
         taken.add(name)
@@ -69,7 +69,7 @@ def propose(
         entry["column"] = column.name if column.name != name else None
         entry = {key: value for key, value in entry.items() if value}
         sections[f"{level}_metadata"].append(
-            Line(key=name, value=entry, doubts=(doubt, *column.doubts))
+            Line(key=name, value=entry, doubts=(*doubts, *column.doubts))
         )
     if drop := sections.pop("drop"):
         said = ("personal data, never copied:", *(f"{line.key}: {line.value}." for line in drop))
@@ -95,7 +95,7 @@ def with_doubts(columns: Sequence[Column], roles: Roles) -> Roles:
     labels, lesions = _labels(columns, roles), _groups(columns, roles).get("lesion")
     if labels is None or lesions is None:
         return roles
-    count, varying = variation(labels.fillna(""), lesions)
+    count, varying = variation(labels, lesions)
     if not varying:
         return roles
     numbered = next(c for c in columns if c.name == roles.lesion).is_whole
@@ -123,7 +123,11 @@ def _not_a_feature(
     if column.kind == "empty":
         return "unused", "empty in every row"
     if column.kind == "date":
-        return "drop", "a date: with others, it may say who somebody is"
+        why = "a date: with others, it may say who somebody is"
+        if patients is not None and hints_at(name, "birth"):
+            count, varying = variation(column.values, patients)
+            why += f"; it differs within {varying} of {count} patients" if varying else ""
+        return "drop", why
     if hints_at(name, "person") and not hints_at(name, "code"):
         return "drop", "its name says that it may name a person"
     if hints_at(name, "text"):
@@ -161,8 +165,7 @@ def _not_a_feature(
 
 def _leak(column: Column, labels: pd.Series, patients: pd.Series | None) -> str:
     people = pd.Series(map(str, range(len(labels)))) if patients is None else patients
-    cells = column.cells.where(column.cells != "") if column.numbers is None else column.numbers
-    values = as_categories(cells).rename(column.name)
+    values = as_categories(column.values).rename(column.name)
     found = measure_association(values, labels, people)
     if found is None and (classes := labels[values.notna()].dropna().unique()).size == 1:
         gaps = measure_association(values.notna().astype(str), labels, people)
@@ -183,26 +186,35 @@ def _named_class(column: Column, labels: pd.Series | None) -> str:
     return naming[0][:60] if enough else ""
 
 
-def _level(column: Column, groups: Groups, *, evident: bool) -> tuple[LevelName, str]:
+def _level(column: Column, groups: Groups, *, evident: bool) -> tuple[LevelName, list[str]]:
     """The coarsest level within whose groups the column does not vary, and what is in doubt.
 
     Without ids of persons, each image would be one: nothing is of a patient.
     """
+    doubts = list[str]()
     of_person = hints_at(column.name, "person_level")
     of_picture = hints_at(column.name, "picture_level")
     for level, ids in groups.items() if not of_picture else ():
-        count, varying = variation(column.cells, ids)
-        tolerated = 0.5 if of_person and level == "patient" else VARYING
-        if varying <= tolerated * max(count, 1) and (evident or of_person or level == "lesion"):
-            doubt = f"differs within {varying} of {count} {level}s." if varying else ""
-            asked = " Is each of these ids one person's?" if varying > VARYING * count else ""
-            return level, doubt + asked
-    return ("image" if of_picture or "lesion" in groups else "lesion"), ""
+        count, varying = variation(column.values, ids)
+        personal = of_person and level == "patient"
+        tolerated = 0.5 if personal else VARYING
+        fits = varying <= tolerated * max(count, 1) and (evident or of_person or level == "lesion")
+        spelled = personal and column.numbers is None
+        if varying and (fits or spelled):
+            doubts.append(_differs(count, varying, level, ": spellings?" if spelled else "."))
+        if fits:
+            return level, doubts
+    return ("image" if of_picture or "lesion" in groups else "lesion"), doubts
+
+
+def _differs(count: int, varying: int, level: LevelName, end: str) -> str:
+    asked = " Is each of these ids one person's?" if varying > VARYING * count else ""
+    return f"differs within {varying} of {count} {level}s{end}{asked}"
 
 
 def variation(cells: pd.Series, groups: pd.Series) -> tuple[int, int]:
     """Groups with two known cells or more, and those of them in which the cells differ."""
-    known = (cells != "").to_numpy()
+    known = cells.notna().to_numpy()
     values = cells[known].groupby(groups[known].to_numpy())
     several = (values.size() > 1).to_numpy()
     return int(several.sum()), int((values.nunique()[several] > 1).sum())
@@ -226,7 +238,9 @@ def _age(columns: Sequence[Column], patients: pd.Series | None) -> Line | None:
     doubts = ["the dates themselves do not enter the cohort."]
     if len(common) > 1:
         doubts.append(f"dates can be read in several ways: {', '.join(common)}.")
-    if patients is not None and (visited := variation(visit.cells, patients)[1]):
+    if patients is not None and (born := variation(birth.values, patients))[1]:
+        doubts.append(f"{birth.name} {_differs(*born, 'patient', ': spellings?')}")
+    if patients is not None and (visited := variation(visit.values, patients)[1]):
         doubts.append(
             f"{visited} patients were seen on several days: the import takes the median of their "
             "ages. Move the line to [lesion_metadata] to keep each."

@@ -48,6 +48,40 @@ def test_without_a_file_it_is_printed(table, capsys):
     assert "--out FILE" in printed.err
 
 
+def test_the_next_command_comes_with_what_would_stop_it(table, capsys):
+    whole, command = table.read_text(), ["data", "sketch", str(table)]
+    assert main([*command, "--out", "mine.toml"]) == 0
+    assert "next: read and correct it, then" in capsys.readouterr().out
+    table.write_text(whole.replace("P2;1", ";7").replace("P3;1", "?;8"))
+    assert main([*command, "--out", "mine.toml", "--overwrite"]) == 0
+    printed = capsys.readouterr().out
+    assert "(2 row(s) have no patient id: see patient in mine.toml), then" in printed
+    assert "Missing in 2 row(s)" in Path("mine.toml").read_text()
+    next_command = [w.replace("COHORT", "c") for w in shlex.split(printed.splitlines()[-1])[1:]]
+    assert main(next_command) == 2
+    assert main([*next_command, "--missing-patient-id", "one-each"]) == 0
+    assert main(command) == 0
+    assert "(2 row(s) have no patient id: see patient in FILE), then" in capsys.readouterr().err
+    table.write_text(whole.replace("P1;1", "p2;1"))
+    assert main([*command, "--out", "mine.toml", "--overwrite"]) == 0
+    assert "(an import would stop: see the top of mine.toml), then" in capsys.readouterr().out
+
+
+def test_a_patient_id_that_the_lesion_has_in_another_row_is_not_missing(table, capsys):
+    rows = ["Patient;Mole;Photo;Diagnosis", "P1;1;a.jpg;nevus", ";1;b.jpg;nevus"]
+    rows += ["P2;2;c.jpg;melanoma", "P2;3;d.jpg;nevus", "P3;4;e.jpg;melanoma"]
+    table.write_text("\n".join(rows))
+    assert main(["data", "sketch", str(table), "--out", "mine.toml"]) == 0
+    printed = capsys.readouterr().out
+    assert "no patient id" not in printed
+    command = shlex.split(printed.splitlines()[-1].replace("COHORT", "c"))
+    assert main(command[1:]) == 0
+    table.write_text("\n".join(rows).replace("P3;4", "P3;1"))
+    assert main(["data", "sketch", str(table), "--out", "mine.toml", "--overwrite"]) == 0
+    assert "(1 row(s) have no patient id" in capsys.readouterr().out
+    assert main([*command[1:-1], command[-1], "--overwrite"]) == 2
+
+
 def test_a_file_that_is_there_is_kept(table, capsys):
     Path("mine.toml").write_text("mine")
     assert main(["data", "sketch", str(table), "--out", "mine.toml"]) == 2

@@ -70,9 +70,10 @@ def run(arguments: Arguments) -> None:
     sketch = sketch_table(table, images, layout)
     if out is None:
         say(sketch.text.rstrip("\n"))
-        command = sketch.next_command(Path("FILE"))
-        note(f"next: write it to a file with --out FILE, correct it, then\n  {command}")
+        command, doubt = sketch.next_command(Path("FILE")), sketch.doubt(Path("FILE"))
+        note(f"next: write it to a file with --out FILE, correct it{doubt}, then\n  {command}")
         return
     with new_file(out) as temporary:
         temporary.write_text(sketch.text, encoding="utf-8")
-    say(f"written: {out}\nnext: read and correct it, then\n  {sketch.next_command(out)}")
+    next_step = f"next: read and correct it{sketch.doubt(out)}, then"
+    say(f"written: {out}\n{next_step}\n  {sketch.next_command(out)}")

@@ -53,6 +53,8 @@ class Sketch:
     """From `raw` on; None: there is no image folder."""
     embedded: bool
     """Whether the images lie in the table itself."""
+    stops: str = ""
+    """Why an import by it would be refused; the name of the schema file completes the clause."""
 
     def schema(self) -> Schema:
         """The proposed schema."""
@@ -61,6 +63,10 @@ class Sketch:
     def layout(self) -> TableLayout:
         """The proposed layout of the table."""
         return TableLayout.from_dict(tomllib.loads(self.text).get("table", {}))
+
+    def doubt(self, file: Path) -> str:
+        """What to see in that file before the import, as a parenthesis; '' if nothing is known."""
+        return f" ({self.stops} {file})" if self.stops else ""
 
     def next_command(self, file: Path) -> str:
         """The import of the table by the schema in that file."""
@@ -97,7 +103,7 @@ def sketch_table(
     columns += [describe(joined[name]) for name in joined]
     roles = find_roles(columns, pictures.columns)
     _refuse_wide(columns, roles, pictures, table)
-    sections = _sections(columns, roles, pictures)
+    sections, alone = _sections(columns, roles, pictures), _without_patient(columns, roles)
     sections["table"][:0] = _layout_lines(layout, published.attrs.get(ASSUMED, ()))
     sections["table.join"] += join
     head = [
@@ -116,12 +122,15 @@ def sketch_table(
         table=(beside / table.name).relative_to(raw).as_posix(),
         images=None if images is None else images.resolve().relative_to(raw).as_posix(),
         embedded=embedded is not None,
+        stops=f"{alone} row(s) have no patient id: see patient in" if alone else "",
     )
     problem = _dry_run(sketch, table.parent, rows, files)
     if problem is None:
         return sketch
     head.append(f"AN IMPORT WOULD STOP HERE, until table or schema are corrected: {problem}")
-    return replace(sketch, text=render(head, sections))
+    return replace(
+        sketch, text=render(head, sections), stops="an import would stop: see the top of"
+    )
 
 
 def _images_beside(folder: Path) -> Path | None:
@@ -233,9 +242,9 @@ def _sections(
     top = {"image": image, "lesion": lesion, "patient": roles.patient, "label": label}
     top |= {"split": roles.split, "missing": [word for c in own for word in c.missing] or None}
     doubts["missing"] = "cells that are no ids; they are missing in every column."
-    if roles.patient is not None and (empty := (by_name[roles.patient].cells == "").sum()):
+    if alone := _without_patient(columns, roles):
         doubts["patient"] = (
-            f"{doubts.get('patient', '')} Missing in {empty} row(s): an import stops, unless each "
+            f"{doubts.get('patient', '')} Missing in {alone} row(s): an import stops, unless each "
             "lesion without one is of a person of its own (--missing-patient-id one-each)."
         )
     used = {*ids, roles.split, *roles.label, *pictures.columns, image}
@@ -247,6 +256,19 @@ def _sections(
         "table.join": [],
         **further,
     }
+
+
+def _without_patient(columns: Sequence[Column], roles: Roles) -> int:
+    """Rows whose patient is in no row of their lesion either, as the import finds it."""
+    if roles.patient is None:
+        return 0
+    values = {column.name: column.cells.where(column.cells != "") for column in columns}
+    patients = values[roles.patient]
+    if roles.lesion is not None:
+        found = patients.groupby(values[roles.lesion])
+        if found.nunique().max() <= 1:
+            patients = patients.fillna(found.transform("first"))
+    return int(patients.isna().sum())
 
 
 def _top_line(key: str, value: Any, doubt: str) -> Line:

@@ -435,7 +435,10 @@ def test_an_encoder_that_does_not_tell_is_refused_for_embeddings_only() -> None:
     [
         ({"weight": "age"}, "cohort.*'weight'"),
         ({"sex": "gender"}, "run.*'gender'"),
-        ({"hurt": "age", "age": "hurt"}, "'hurt'.* lesion level.* patient level"),
+        (
+            {"hurt": "age", "age": "hurt"},
+            r"'hurt'.* lesion level.* patient level.*\[patient_metadata\].*import",
+        ),
         ({"sex": "site"}, "both 'sex' and 'site'"),
     ],
 )

@@ -206,10 +206,11 @@ def _require_known(run: Encodings, cohort: Encodings, rename: Mapping[str, str])
             )
         if not theirs[other] & ours[name]:
             levels = [" and ".join(sorted(found)) for found in (ours[name], theirs[other])]
+            sections = " or ".join(f"[{level}_metadata]" for level in sorted(theirs[other]))
             raise UserError(
                 f"rename: '{name}' is a feature of the cohort's {levels[0]} level, '{other}' of "
                 f"the run's {levels[1]} level; weights cannot change their level. Leave this pair "
-                "out."
+                f"out; or move '{name}' to {sections} in the cohort's schema file and import again."
             )
 
 

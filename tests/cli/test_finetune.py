@@ -82,6 +82,7 @@ def test_a_place_in_use_needs_a_word_and_resuming_the_same_settings(
     assert main(words(folder, "tuned", "--resume", "--learning-rate", "0.1")) == 2
     assert "learning_rate" in capsys.readouterr().err
     assert main(words(folder, "tuned", "--resume", "--no-report")) == 0
+    assert "tuned IMAGES --metadata TABLE\n" in capsys.readouterr().out
     assert (folder / "tuned" / "predictions.parquet").read_bytes() == before
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from tables import metadata_of, write_images
 
+import slimp
 from slimp.cli import main as cli
 from slimp.data.cohort import Cohort
 from slimp.explain.maps import relevance, upsampled
@@ -150,6 +153,29 @@ def test_mistakes_are_explained(places, capsys, probe, flags, message) -> None:
     assert predict(places, probe, places / "images", *flags) == (2 if message else 0)
     err = capsys.readouterr().err
     assert message in err if message else "--metadata has no effect" in err
+
+
+def test_a_probe_finds_its_run_from_any_folder_and_where_both_moved(
+    made, tmp_path, monkeypatch
+) -> None:
+    shutil.copytree(made["run"], tmp_path / "a" / "RUN")
+    monkeypatch.chdir(tmp_path / "a")
+    flags = ["--out", "P", "--features", "image", *QUICK]
+    assert cli.main(["probe", "RUN", str(made["cohort"]), *flags]) == 0
+    assert json.loads(Path("P/config.json").read_text())["run"] == "RUN"
+    monkeypatch.chdir(tmp_path)
+    assert Predictor.load("a/P").reads == 0
+    (tmp_path / "a").rename("b")
+    assert Predictor.load("b/P").reads == 0
+    # Another run at the place where its own was: the one that was typed is taken.
+    Path("c/sub").mkdir(parents=True)
+    shutil.move("b/P", "c/sub/P")
+    shutil.move("b/RUN", "RUN")
+    other = slimp.Slimp.from_pretrained("RUN")
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    other.save_pretrained(Path("c/sub/RUN"))
+    assert Predictor.load("c/sub/P").reads == 0
 
 
 def test_a_picture_of_what_each_class_rests_on(places, tmp_path, capsys) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,7 @@ def places(tmp_path_factory) -> Path:
     first = {"encoder_weights": "mae-base", "split_file": str(root / "split.csv"), "epochs": 3}
     write_json(root / "run" / "config.json", {"pretrain": first, "data": DATA, "versions": {}})
     make_probe(root / "probe", table, root, "full")
+    make_probe(root / "image", table, root, "image")
     write_run(root, patients=24, name="adapted", seed=1)
     start = {"run": str(root / "run"), "weights_sha256": sha256_of(root / "run/model.safetensors")}
     second = {"adapt": {"train": "heads"}, "pretrain": {"encoder_weights": None}, "from": start}
@@ -80,10 +82,14 @@ def metadata_table(places: Path) -> pd.DataFrame:
 
 def test_it_holds_neither_ids_nor_places_and_always_the_same_bytes(places, tmp_path) -> None:
     a, b = tmp_path / "a.slimp", tmp_path / "elsewhere" / "b"
-    names = write_bundle(places / "run", a, probe=places / "probe")
-    write_bundle(places / "run", b, probe=places / "probe")
+    probe = shutil.copytree(places / "probe", tmp_path / "probe")
+    record = read_json(probe / "config.json")
+    write_json(probe / "config.json", {**record, "run_relative": f"../..{places}/run"})
+    names = write_bundle(places / "run", a, probe=probe)
+    write_bundle(places / "run", b, probe=probe)
     assert a.read_bytes() == b.read_bytes()
     folder, cohort = find_model(a), Cohort.load(places / "cohort")
+    assert "run_relative" not in read_json(folder / "probe" / "config.json")
     assert names == sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.*"))
     ids = {
         *cohort.images["image_id"],
@@ -249,7 +255,9 @@ def test_a_dry_run_shows_all_and_asks_nothing(places, tmp_path, capsys, monkeypa
 def test_the_command_line_bundles_and_predicts(places, tmp_path, capsys) -> None:
     out = tmp_path / "mine.slimp"
     words = ["bundle", str(places / "run"), "--out", str(out), "--probe", str(places / "probe")]
+    capsys.readouterr()
     assert cli.main(words) == 0
+    assert f"next: slimp predict {out} IMAGES --metadata TABLE\n" in capsys.readouterr().out
     assert cli.main(words) == 2
     metadata_table(places).to_csv(tmp_path / "metadata.csv", index=False)
     found = tmp_path / "found.json"
@@ -264,6 +272,9 @@ def test_the_command_line_bundles_and_predicts(places, tmp_path, capsys) -> None
     said = json.loads(found.read_text(encoding="utf-8"))["images"]
     assert {image["status"] for image in said} == {"predicted"}
     assert said[0]["nearest"][0]["patient_id"].startswith("patient-")
+    words = ["bundle", str(places / "run"), "--out", str(tmp_path / "b"), "--probe"]
+    assert cli.main([*words, str(places / "image")]) == 0
+    assert f"next: slimp predict {tmp_path / 'b'} IMAGES\n" in capsys.readouterr().out
 
 
 def test_an_encoder_that_lies_on_this_machine_is_not_published(places, tmp_path) -> None:

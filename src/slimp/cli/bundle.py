@@ -38,6 +38,7 @@ class Arguments:
 def run(arguments: Arguments) -> None:
     """Writes the file."""
     from slimp.prediction.bundle import write_bundle
+    from slimp.prediction.probe_record import reads_metadata
     from slimp.training.weights_run import as_run
 
     out = arguments.out
@@ -47,4 +48,5 @@ def run(arguments: Arguments) -> None:
     )
     say(f"written: {out} ({out.stat().st_size / 2**20:.1f} MiB): {', '.join(names)}")
     if arguments.probe is not None:
-        say(f"next: slimp predict {out} IMAGES")
+        table = " --metadata TABLE" * reads_metadata(arguments.probe)
+        say(f"next: slimp predict {out} IMAGES{table}")

@@ -48,6 +48,7 @@ def run(arguments: Arguments) -> None:
     from slimp.evaluation.run_features import cached_features
     from slimp.features.encode import InferenceConfig
     from slimp.prediction.probe_folder import write_probe
+    from slimp.prediction.probe_record import reads_metadata
     from slimp.report.page import PageOptions, write_report
     from slimp.training.devices import device_of, precision_of
     from slimp.training.parts import earlier_table, labels_known, parts_of_run
@@ -86,4 +87,5 @@ def run(arguments: Arguments) -> None:
         options, target = PageOptions(command=command_line(arguments)), out / "report.html"
         page = write_report(target, first, cohort, result, table=table, options=options)
         say(f"report: {page}")
-    say(f"written: {out}; next: slimp predict {out} IMAGES --metadata TABLE")
+    metadata = " --metadata TABLE" * reads_metadata(out)
+    say(f"written: {out}; next: slimp predict {out} IMAGES{metadata}")

@@ -91,7 +91,7 @@ def _copy_probe(probe: Path, folder: Path) -> None:
     for path in (probe / "probe.json", probe / "probe.safetensors"):
         shutil.copyfile(path, folder / path.name)
     content, metrics = read_json(probe / SETTINGS), read_json(probe / "metrics.json")
-    for place in ("run", "cohort", "pseudo", "from"):
+    for place in ("run", "run_relative", "cohort", "pseudo", "from"):
         content.pop(place, None)
     write_json(folder / SETTINGS, {**without_places(content), "run": ""})
     write_json(folder / "metrics.json", {key: metrics.get(key) for key in (*SAW.values(), UNIT)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from slimp.evaluation.protocol import Assessment
 from slimp.evaluation.result import Predictions
 from slimp.features.feature_sets import METADATA_KEYS, RELATIVE_TABLE, TABLE
 from slimp.features.feature_table import FeatureTable
+from slimp.models.config import DESCRIPTION, WEIGHTS
 from slimp.models.known_weights import PREFIX
 from slimp.models.nested import Slimp
 from slimp.prediction.novelty import save_reference
@@ -48,6 +50,7 @@ def write_probe(
     """
     where = {
         "run": str(run),
+        "run_relative": _relative(run, folder),
         "weights_sha256": sha256_of(as_run(run) / "model.safetensors"),
         "schema": cohort.schema.to_dict(),
         "test_time_augmentation": table.test_time_augmentation,
@@ -92,24 +95,43 @@ def read_model(record: Mapping[str, Any], run: str | Path | None, folder: Path) 
     Raises:
         CheckpointError: they are not there, or are not those that the probe was made with.
     """
-    said = str(record.get("run", ""))
-    where = Path(said) if run is None else as_run(run)
-    if run is None and said.startswith(PREFIX):
-        where = as_run(said)
-    elif run is None and (folder / where.name / "model.json").is_file():
-        where = folder / where.name  # the run that a fine-tuning left beside it
-    elif run is None and not (where / "model.json").is_file():
-        raise CheckpointError(
-            f"{folder}: the probe was made with the run '{where}', which is not there. "
-            "If it moved, pass --run."
-        )
+    wanted = record.get("weights_sha256")
+    where = _run_of(record, folder) if run is None else as_run(run)
     model = Slimp.from_pretrained(where)
-    if record.get("weights_sha256") != sha256_of(where / "model.safetensors"):
+    if wanted != sha256_of(where / WEIGHTS):
         raise CheckpointError(
             f"{where}: holds other weights than those that the probe {folder} was made with. "
             "Pass the right run with --run, or make the probe again."
         )
     return model
+
+
+def _run_of(record: Mapping[str, Any], folder: Path) -> Path:
+    """The run of a probe: by its place relative to the probe's folder, or as it was typed."""
+    if (said := str(record.get("run", ""))).startswith(PREFIX):
+        return as_run(said)
+    # In probes of earlier versions, a run that a fine-tuning left inside is found by its name.
+    places = [folder / Path(said).name, Path(said)]
+    if relative := record.get("run_relative"):
+        places.insert(0, folder / relative)
+    there = [place for place in places if (place / DESCRIPTION).is_file()]
+    if not there:
+        raise CheckpointError(
+            f"{folder}: the probe was made with the run '{said}', which is not there. "
+            "If it moved, pass --run."
+        )
+    wanted, files = record.get("weights_sha256"), ((x, x / WEIGHTS) for x in there)
+    return next((x for x, file in files if file.is_file() and sha256_of(file) == wanted), there[0])
+
+
+def _relative(run: Path, folder: Path) -> str | None:
+    """The way from a folder to a run; None: the run is no place, or on another drive."""
+    if not run.exists():
+        return None
+    try:
+        return Path(os.path.relpath(run.resolve(), folder.resolve())).as_posix()
+    except ValueError:
+        return None
 
 
 def read_calibration(

@@ -7,6 +7,7 @@ from typing import Any
 
 from slimp.data.files import read_json
 from slimp.errors import CheckpointError
+from slimp.features.feature_sets import IMAGE
 from slimp.models.hub import PROBE, unpacked
 
 SAW = {
@@ -34,6 +35,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
     saw = {name: metrics.get(key) for name, key in SAW.items()}
     return {**content, **saw, "unit": (metrics.get(UNIT) or {}).get("unit", "patients")}
+
+
+def reads_metadata(folder: Path) -> bool:
+    """Whether a probe reads more than the image."""
+    return set(read_json(folder / "probe.json")["blocks"]) != {IMAGE}
 
 
 def open_probe(

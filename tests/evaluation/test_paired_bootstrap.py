@@ -153,6 +153,27 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
     assert "damaged" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (lambda t: t.assign(image_id="other " + t["image_id"]), "Probe the same cohort with both"),
+        (lambda t: t.assign(seed=t["seed"] + 9), "Probe both runs with the same --seed and split"),
+    ],
+)
+def test_probes_of_two_cohorts_are_told_from_those_of_two_splits(
+    change, remedy: str, tmp_path: Path
+) -> None:
+    for name, table in (("a", predictions(0.8)), ("b", change(predictions(0.8)))):
+        saved(tmp_path / name, table)
+        table.to_csv(tmp_path / name / "split.csv", index=False)
+    a, b = (read_predictions(tmp_path / name) for name in "ab")
+    with pytest.raises(UserError, match=f"no image in common.*{remedy}"):
+        compare(a, b, replicates=5)
+    (tmp_path / "b" / "split.csv").unlink()
+    with pytest.raises(UserError, match="the same --seed and split"):
+        compare(a, b, replicates=5)
+
+
 def test_probes_of_a_fold_each_are_compared_as_one_cross_validation(tmp_path: Path) -> None:
     whole = predictions(0.8, seeds=1, chance=1)
     fold = whole["patient_id"].str[1:].astype(int) % 3 + 1

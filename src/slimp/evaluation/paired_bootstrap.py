@@ -18,6 +18,8 @@ from slimp.evaluation.result import Predictions, ProbeResult
 KEYS = ["image_id", "seed"]
 MOST_FOLDS = 100
 """Whose folders are looked for."""
+FOLDER = "folder"
+"""Key in `DataFrame.attrs` of the probe's folder that predictions were read from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +217,7 @@ def read_predictions(folder: str | Path) -> pd.DataFrame:
         raise UserError(f"{path}: damaged ({error}). Run slimp probe again.") from None
     if missing := {*KEYS, "patient_id", "label", "predicted", "decision"} - set(table.columns):
         raise UserError(f"{path}: has no column '{min(missing)}'. Run slimp probe again.")
+    table.attrs[FOLDER] = str(folder)
     return table
 
 
@@ -250,6 +253,14 @@ def _common_classes(a: pd.DataFrame, b: pd.DataFrame) -> tuple[str, ...]:
     return found[0]
 
 
+def _all_images(table: pd.DataFrame) -> set[str]:
+    """The images of a probe's cohort, as its split lists them; none where it is not known."""
+    if FOLDER not in table.attrs:
+        return set()
+    path = Path(table.attrs[FOLDER]) / "split.csv"
+    return set(pd.read_csv(path, dtype=str)["image_id"]) if path.is_file() else set()
+
+
 def _common_rows(a: pd.DataFrame, b: pd.DataFrame) -> list[pd.DataFrame]:
     """Both tables on the images and seeds that both have, in the order of the first."""
     for table, which in ((a, "first"), (b, "second")):
@@ -259,10 +270,17 @@ def _common_rows(a: pd.DataFrame, b: pd.DataFrame) -> list[pd.DataFrame]:
         b = b.assign(seed=a["seed"].iloc[0])  # the folds must agree, which is checked below
     common = a[KEYS].merge(b[KEYS], on=KEYS)
     if common.empty:
+        remedy = (
+            "Probe both runs with the same --seed and split; runs of one pre-training seed set the "
+            "same patients aside."
+        )
+        if all(images := [_all_images(table) for table in (a, b)]) and images[0].isdisjoint(
+            images[1]
+        ):
+            remedy = "They are of different cohorts. Probe the same cohort with both runs."
         raise UserError(
             "the probes were tested on no image in common (of the same seed), so they cannot be "
-            "compared in pairs. Probe both runs with the same --seed and split; runs of one "
-            "pre-training seed set the same patients aside."
+            f"compared in pairs. {remedy}"
         )
     ours, theirs = (common.merge(table, on=KEYS) for table in (a, b))
     for name in ("label", "patient_id", *(["fold"] if "fold" in ours and "fold" in theirs else [])):

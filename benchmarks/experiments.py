@@ -17,17 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from harness import record
-from summary import write_front_page
+from summary import PART, write_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "benchmarks" / "results" / "experiments"
 PAGE, PLOTS = ROOT / "docs" / "results.md", ROOT / "docs" / "images" / "results"
-HEAD = """# Results
+HEAD = f"""# Results
 
 Experiments at laptop scale, written by `benchmarks/experiments.py` from
 `benchmarks/results/experiments/`. A small encoder from scratch on about a thousand images is no
 replication of the paper: these tables say what this code does on data that anyone can hold, and
 whether that agrees with what was published. How to read them: [experiments.md](experiments.md).
+{PART}
+HAM10000 is 6,035 of its 10,015 images, shorter side at most 128 px.
 In the plots a difference that is told from 0 is blue, another one grey.
 What pre-training from ImageNet weights reaches is a study of its own
 ([benchmarks/results](../benchmarks/results/README.md)).
@@ -46,7 +48,7 @@ def main() -> None:
         keep(*which.split(":"), arguments.work)
     pages = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(KEPT.glob("*.json"))]
     PAGE.write_text("\n".join([HEAD, *overview(pages), *map(section, pages)]), encoding="utf-8")
-    write_front_page()
+    write_blocks()
     print(json.dumps({"experiments": len(pages)}))
 
 

@@ -1,4 +1,4 @@
-"""The results in `benchmarks/results/` as tables: writes its README.md, and a few rows into ours.
+"""The results in `benchmarks/results/` as tables: its README.md, and those of `BLOCKS`.
 
 python benchmarks/summary.py
 """
@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 FRONT = RESULTS.parents[1] / "README.md"
-MARK = "<!-- results -->", "<!-- /results -->"
+EVALUATION = RESULTS.parents[1] / "docs" / "evaluation.md"
+PART = """PAD-UFES-20 is here 1,039 of its 2,298 images (757 patients), shorter side at most 160 px,
+with other class shares, so none of this can be compared with published figures."""
+"""What real data the results are of; docs/results.md says so too."""
 
 
 def main() -> None:
@@ -26,16 +29,22 @@ def main() -> None:
         parts.append("\n".join([*heading(path, content), "", *draw(content["result"])]))
     text = "\n\n".join(parts) + "\n"
     (RESULTS / "README.md").write_text(text, encoding="utf-8")
-    write_front_page()
+    write_blocks()
     print(text)
     print(json.dumps({"files": len(parts) - 1}))
 
 
-def write_front_page() -> None:
-    """Puts the table of results between its marks in the project's README."""
-    before, rest = FRONT.read_text(encoding="utf-8").split(MARK[0])
-    table = "\n".join([MARK[0], *front_page(), MARK[1]])
-    FRONT.write_text(before + table + rest.split(MARK[1])[1], encoding="utf-8")
+def write_blocks() -> None:
+    """Puts tables of results between their marks in the pages of `BLOCKS`."""
+    for name, (page, _) in BLOCKS.items():
+        before, rest = page.read_text(encoding="utf-8").split(f"<!-- {name} -->")
+        after = rest.split(f"<!-- /{name} -->")[1]
+        page.write_text(before + block(name) + after, encoding="utf-8")
+
+
+def block(name: str) -> str:
+    """The lines of a page that are written, marks included."""
+    return "\n".join([f"<!-- {name} -->", "", *BLOCKS[name][1](), "", f"<!-- /{name} -->"])
 
 
 def front_page() -> Iterator[str]:
@@ -57,8 +66,9 @@ def front_page() -> Iterator[str]:
         mean = found.get("mean", found.get("difference"))
         return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
-    yield "PAD-UFES-20, six classes, balanced accuracy of a linear probe, five folds by patient; in"
-    yield "brackets 95 % intervals, over patients, of the paired difference.\n"
+    yield "PAD-UFES-20, six classes, balanced accuracy of a linear probe, five folds by patient"
+    yield "(predictions pooled; from random weights, the mean over folds); in brackets 95 %"
+    yield f"intervals, over patients, of the paired difference.\n{PART}\n"
     yield "| image encoder starts from | pre-training | image | image and metadata | minus none |"
     yield "| --- | --- | --- | --- | --- |"
     metadata = pick(recipe, arm="imagenet", features="table")["balanced_accuracy"]
@@ -103,6 +113,45 @@ def front_page() -> Iterator[str]:
         )
         end = "." if arm == "views only" else ";"
         yield f"{name} {minus(image)} by images, {minus(full)} by images and metadata{end}"
+
+
+def missing_cells() -> Iterator[str]:
+    """Probes with and without blanked copies, by the fraction of cells that are missing."""
+    found = kept("downstream_missing")["missing"]
+    alone = found["blanked_copies_0"]["0.0"]["image_alone"]
+    yield "Runs of the preset `laptop` on 1,039 of the 2,298 images of PAD-UFES-20 (five grouped"
+    yield f"folds, `python benchmarks/downstream.py --parts missing`; image alone {alone:.3f}):\n"
+    rates = list(found["blanked_copies_0"])
+    yield f"| cells missing | {' | '.join(f'{float(rate):.0%}' for rate in rates)} |"
+    yield "| --- " * (len(rates) + 1) + "|"
+    arms = {"blanked_copies_1": "`--blanked-copies 1`", "blanked_copies_0": "without (default)"}
+    for arm, name in arms.items():
+        scores = (found[arm][rate]["probe"] for rate in rates)
+        yield f"| {name} | {' | '.join(f'{score:.3f}' for score in scores)} |"
+
+
+def probe_blocks() -> Iterator[str]:
+    """The probe beside one penalty for all columns."""
+    arms = kept("probe_blocks")["arms"]
+    yield "| image and table by | balanced accuracy | macro AUROC | ECE |"
+    yield "| --- | --- | --- | --- |"
+    for arm, name in {
+        "one C, class weights": "one C for all columns, class weights",
+        "one C, 64 components, class weights": "one C, 64 whitened components, class weights",
+        "one C, 64 components": "one C, 64 whitened components, no class weights",
+        "image, table": "the probe",
+        "table": "the probe, of the table alone",
+    }.items():
+        scores = (arms[arm][metric] for metric in ("balanced_accuracy", "auroc_macro_ovr", "ece"))
+        yield f"| {name} | {' | '.join(f'{score:.3f}' for score in scores)} |"
+
+
+BLOCKS: dict[str, tuple[Path, Callable[[], Iterator[str]]]] = {
+    "results": (FRONT, front_page),
+    "missing-cells": (EVALUATION, missing_cells),
+    "probe-blocks": (EVALUATION, probe_blocks),
+}
+"""Name of the marks -> the page that they stand in, and what stands between them."""
 
 
 def kept(name: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def terminal(line: str) -> None:
 # %% [markdown]
 # So that this runs anywhere, the spreadsheet is made from drawn patients. It is saved as
 # spreadsheet programs do in many countries: semicolons, decimal commas, words for "unknown". An
-# `.xlsx` is read in the same way (`pip install 'slimp[excel]'`).
+# `.xlsx` is read in the same way (`pip install '.[excel]'`).
 
 # %%
 terminal(

@@ -15,6 +15,7 @@ from tiny import MODEL, RUN, SIZE, fitted, tiny_cohort
 from torch import nn
 
 import slimp
+from slimp.cli.flags import flags_of
 from slimp.errors import CheckpointError, UserError
 from slimp.models.config import ModelConfig
 from slimp.models.nested import Slimp
@@ -44,6 +45,13 @@ def test_every_public_name_has_an_example(name):
         doc = inspect.getdoc(inspect.getmodule(found)) or ""
     assert "Example:" in doc
     assert re.search(rf">>> .*\b{name}\b|\.\.\. .*\b{name}\b", doc), name
+
+
+def test_settings_say_what_they_are_of_and_stand_below_a_heading_in_the_help():
+    for name in ("PretrainConfig", "AdaptConfig", "PredictConfig"):
+        kind = getattr(slimp, name)
+        assert (inspect.getdoc(kind) or "").startswith("All settings of `slimp.")
+        assert not [flag for flag in flags_of(kind) if "slimp." in flag.group]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from slimp.experiments.recipe import get_recipe
-from summary import front_page
+from summary import BLOCKS, block
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -46,7 +46,8 @@ def test_the_page_of_results_is_that_of_the_experiments() -> None:
     assert heads == ["Beside the paper", *(path.stem for path in EXPERIMENTS)]
 
 
-def test_the_table_of_the_readme_is_that_of_the_results() -> None:
-    """`python benchmarks/summary.py` writes it."""
-    text = "\n".join(["<!-- results -->", *front_page(), "<!-- /results -->"])
-    assert text in (ROOT / "README.md").read_text("utf-8")
+@pytest.mark.parametrize("name", BLOCKS)
+def test_tables_in_pages_are_those_of_the_results(name: str) -> None:
+    """`python benchmarks/summary.py` writes them."""
+    page, _ = BLOCKS[name]
+    assert block(name) in page.read_text("utf-8")

@@ -14,6 +14,7 @@ import tiny
 import torch
 from tiny import VIT, same_weights, tiny_cohort, with_features, with_images
 
+from slimp.cli.flags import read_config
 from slimp.data.cohort import Cohort, Tables
 from slimp.data.files import read_json, write_json
 from slimp.errors import CheckpointError, CohortError, UserError
@@ -145,6 +146,17 @@ def test_frozen_weights_are_those_of_the_run(run: Path, tmp_path: Path, policy: 
     blocks = {name for name in moved if ".blocks." in name or ".layers." in name}
     assert bool(blocks) is (policy == "full")
     assert Slimp.from_pretrained(tmp_path / "run").aligned == ("lesion", "patient")
+
+
+def test_settings_of_where_a_run_began_are_not_those_of_an_adapted_one(run, adapted, tmp_path):
+    """What is saved of them would be the defaults: the weights are those of the run before."""
+    begun = {"preset", "pretrained", "encoder_weights", "train_encoder"}
+    assert begun <= read_json(run / "config.json")["pretrain"].keys()
+    saved = read_json(adapted / "config.json")["pretrain"]
+    assert not begun & saved.keys()
+    assert saved["encoder"] == MODEL["encoder"]
+    with pytest.raises(UserError, match="slimp adapt"):
+        read_config(adapted / "config.json", PretrainConfig, section="pretrain")
 
 
 # ------------------------------------------------------------------ interrupted and resumed

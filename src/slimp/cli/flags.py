@@ -105,7 +105,8 @@ def flags_of(cls: type) -> list[Flag]:
     flags: dict[str, Flag] = {}
     for base in cls.__mro__[:-1]:
         docs = _docs(base)
-        title = (base.__doc__ or base.__name__).strip().partition("\n")[0].rstrip(".")
+        summary = (base.__doc__ or base.__name__).strip().partition("\n")[0].rstrip(".")
+        title = vars(base).get("heading") or summary
         for name in inspect.get_annotations(base):
             if name not in fields or name in flags:
                 continue
@@ -172,9 +173,8 @@ def read_config(path: Path, config_class: type, *, section: str = "") -> dict[st
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a valid YAML or JSON file: {reason}.") from None
-    if section == "pretrain" and isinstance(content, dict) and "baseline" in content:
-        what = content["baseline"].get("trainer")
-        raise UserError(f"{path}: is of baseline '{what}', which slimp pretrain does not train.")
+    if section == "pretrain" and isinstance(content, dict):
+        _require_pretrained(path, content)
     if isinstance(content, dict) and isinstance(content.get(section), dict):
         content = content[section]
     if not isinstance(content, dict):
@@ -191,6 +191,18 @@ def read_config(path: Path, config_class: type, *, section: str = "") -> dict[st
         except ArgumentTypeError as error:
             raise UserError(f"{path}: key '{key}' {error}.") from None
     return values
+
+
+def _require_pretrained(path: Path, content: Mapping[str, Any]) -> None:
+    """Refuses the `config.json` of a run that pre-training by these settings would not repeat."""
+    if "baseline" in content:
+        what = content["baseline"].get("trainer")
+        raise UserError(f"{path}: is of baseline '{what}', which slimp pretrain does not train.")
+    if "adapt" in content:
+        raise UserError(
+            f"{path}: is of a run that slimp adapt made from another one; slimp pretrain would "
+            f"begin anew. Repeat it with: slimp adapt RUN COHORT --config {path}"
+        )
 
 
 def presets_of(config_class: type | None) -> dict[str, dict[str, Any]]:

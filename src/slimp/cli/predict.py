@@ -29,7 +29,7 @@ class Arguments(OnDevice):
     """Inputs and outputs."""
 
     probe: Path
-    """Folder of slimp probe."""
+    """Folder of slimp probe or finetune, or a bundle with a probe."""
     images: tuple[Path, ...]
     """Image files, and folders of images."""
     metadata: Path | None = None

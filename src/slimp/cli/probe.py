@@ -1,11 +1,11 @@
 """Probe of a run's frozen features, with baselines that need no pre-training.
 
 Tests on the patients that pre-training set aside, where the run has some of this cohort; otherwise
-on random patient-disjoint splits. With folds (--split grouped-5) every image is tested once; a
-figure is the mean over folds, its interval a bootstrap over the patients of all folds. Prints
-every feature set up to the one asked for, the majority class, and a classifier of the raw metadata;
-then calibration and the score per subgroup, and on request the score with few labels and what
-leaks through splits that are not by patient.
+on the cohort's official test part or folds, else on random patient-disjoint splits. With folds
+(--split grouped-5) every image is tested once; a figure is the mean over folds, its interval a
+bootstrap over the patients of all folds. Prints every feature set up to the one asked for, the
+majority class, and a classifier of the raw metadata; then calibration and the score per subgroup,
+and on request the score with few labels and what leaks through splits that are not by patient.
 """
 
 from __future__ import annotations

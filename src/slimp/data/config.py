@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Self, cast, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, cast, get_args, get_origin, get_type_hints
 
 from slimp.errors import UserError
 
@@ -48,8 +48,15 @@ class Settings:
     """Base of configurations: a field that is not there is answered by the one that was meant.
 
     A class has the rules of its own fields in `_check`; a configuration that joins several classes
-    keeps to those of all. What is one of a closed set of values is checked here.
+    keeps to those of all. What is one of a closed set of values is checked here. A `heading` stands
+    above the class's own fields in `--help`, where that is not the first line of its docstring.
     """
+
+    heading: ClassVar[str]
+
+    def __init_subclass__(cls, *, heading: str = "") -> None:
+        super().__init_subclass__()
+        cls.heading = heading
 
     def __new__(cls, *_: Any, **given: Any) -> Self:
         known = cast(Any, cls).__dataclass_fields__

@@ -9,8 +9,8 @@ from slimp.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(Settings):
-    """Prediction.
+class PredictConfig(Settings, heading="Prediction"):
+    """All settings of `slimp.Predictor`.
 
     Example:
         >>> PredictConfig(coverage=0.8).novelty

@@ -228,7 +228,7 @@ class Predictor:
             raise UserError(
                 f"this probe reads metadata (features '{self.probe.features}': "
                 f"{', '.join(levels)} level), and without them its probabilities would be "
-                "made up. Pass them with --metadata TABLE.csv, or make a probe of images alone "
+                "made up. Pass them with --metadata TABLE, or make a probe of images alone "
                 "(--features image) or one that learned to do without (--blanked-copies 1)."
             )
         every = Metadata.read(source, encodings, self.schema)

@@ -108,8 +108,8 @@ class RunConfig(LogConfig, BatchConfig, OptimConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(ModelConfig, RunConfig):
-    """Preset and starting weights.
+class PretrainConfig(ModelConfig, RunConfig, heading="Preset and starting weights"):
+    """All settings of `slimp.pretrain`.
 
     Example:
         >>> PretrainConfig.from_preset("tiny", epochs=5).image_size
@@ -178,8 +178,8 @@ class PretrainConfig(ModelConfig, RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptConfig(RunConfig):
-    """Adaptation.
+class AdaptConfig(RunConfig, heading="Adaptation"):
+    """All settings of `slimp.adapt`; the model's are those of the run.
 
     Example:
         >>> AdaptConfig(train="heads", epochs=20).learning_rate
@@ -196,7 +196,8 @@ class AdaptConfig(RunConfig):
     epochs: int = 100
     """Epochs; each visits every training patient once (paper: 100)."""
     learning_rate: float = 1e-4
-    """Peak learning rate, a fifth of pre-training's, so that less is forgotten."""
+    """Peak learning rate; low, so that less is forgotten: a fifth of preset vit-s's, a tenth of
+    the others'."""
 
     def _check(self) -> None:
         if self.view_weight is not None and not 0 <= self.view_weight < math.inf:
@@ -261,6 +262,8 @@ class FinetuneConfig(LogConfig, BatchConfig, OptimConfig):
             raise UserError(f"patience must not be negative, got {self.patience}.")
 
 
+START = ("preset", "pretrained", "encoder_weights", "train_encoder")
+"""Settings of where a pre-training begins, which say nothing of an adapted run."""
 _SMALL_VIT = {"patch_size": 8, "global_pool": "avg", "class_token": False}
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -34,7 +34,7 @@ from slimp.models.precision import autocast_on, compile_encoder, suit_to_device
 from slimp.training.build_model import build_model
 from slimp.training.checkpoint import Checkpoints, Progress
 from slimp.training.chunk_size import rows_that_fit
-from slimp.training.config import PretrainConfig
+from slimp.training.config import START, PretrainConfig
 from slimp.training.devices import fast_precision, make_fabric
 from slimp.training.gradient_cache import backward, require_independent_rows
 from slimp.training.optimizer import learning_rate, make_optimizer
@@ -141,7 +141,7 @@ def train(
 
     fabric.barrier()  # all have seen the folder as it was
     if main:  # whatever can be refused was refused before
-        sections = {"pretrain": asdict(config), "data": describe(parts), **(record or {})}
+        sections = {**sections_of(config, record or {}), "data": describe(parts)}
         open_run(out, sections, resume=resume, files=files)
         parts.save(out / PATIENTS)
     fabric.barrier()
@@ -263,6 +263,18 @@ def prepare(
     if config.compile:
         compile_encoder(model.image_encoder, device)
     return replace(config, chunk=chunk)
+
+
+def sections_of(
+    config: PretrainConfig, record: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """The settings of a run and the `record`, for `config.json`.
+
+    Where an adapted run began stands in its section `from`, not among the settings.
+    """
+    left_out = START if "adapt" in record else ()
+    settings = {name: x for name, x in asdict(config).items() if name not in left_out}
+    return {"pretrain": settings, **record}
 
 
 def describe(parts: Parts) -> dict[str, Any]:

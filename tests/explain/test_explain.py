@@ -202,6 +202,19 @@ def test_the_map_of_own_metadata_has_not_moved(model: Slimp) -> None:
     )
 
 
+def test_a_changed_column_of_a_coarser_level_is_read(model: Slimp) -> None:
+    few = replace(FEW, deletion=False, shift=False)
+    found = explain(model, tiny_cohort(), replace(few, counterfactual="age=60"))
+    assert found.level == "patient"
+    assert not np.allclose(found.by_image["score"], found.by_image["own_score"])
+    assert explain(model, tiny_cohort(), replace(few, counterfactual="itch=true")).level == "lesion"
+    with pytest.raises(UserError, match=r"'age' is patient metadata.*Pass --level patient\."):
+        explain(model, tiny_cohort(), replace(few, counterfactual="age=60", level="lesion"))
+    lesions_only = Slimp(replace(model.config, patient_weight=0.0), model.encodings)
+    with pytest.raises(UserError, match="Name a column of a finer level"):
+        explain(lesions_only, tiny_cohort(), replace(few, counterfactual="age=60"))
+
+
 @pytest.mark.parametrize("tabular", [{}, {"tabular": "ft-transformer", "tabular_depth": 2}])
 def test_attention_shares_are_chefers_of_each_row(tabular: dict[str, Any]) -> None:
     cohort = tiny_cohort()

@@ -22,7 +22,8 @@ class ExplainConfig(Settings):
     """Of gradient-attention, rollout, grad-cam and occlusion. Default: gradient-attention for plain
     ViTs, grad-cam and occlusion for other encoders."""
     level: LevelName | None = None
-    """Level whose metadata the images are matched with. Default: the finest that was trained."""
+    """Level whose metadata the images are matched with. Default: the finest that was trained; with
+    --counterfactual, the finest that reads its column."""
     images: int = 200
     """Images, drawn at random from those that have a mask, if there are masks."""
     seed: int = 0

@@ -252,10 +252,11 @@ def _targets(
     if probe is not None:
         own = cohort.images["label"].iloc[rows].tolist()
         return LogOdds.of(probe[0], own if probe[1] is None else probe[1]), None
-    match = match_of(model, cohort, rows.tolist(), config.level)
     if config.counterfactual is None:
-        return match, None
+        return match_of(model, cohort, rows.tolist(), config.level), None
     changed = with_field(cohort, model.encodings, config.counterfactual)
+    column = config.counterfactual.partition("=")[0]
+    match = match_of(model, cohort, rows.tolist(), config.level, column=column)
     return match_of(model, changed, rows.tolist(), match.level), match
 
 

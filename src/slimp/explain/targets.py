@@ -112,7 +112,12 @@ class LogOdds:
 
 
 def match_of(
-    model: Slimp, cohort: Cohort, images: Sequence[int], level: LevelName | None = None
+    model: Slimp,
+    cohort: Cohort,
+    images: Sequence[int],
+    level: LevelName | None = None,
+    *,
+    column: str | None = None,
 ) -> Match:
     """The match of images of a cohort with the metadata of one level.
 
@@ -120,10 +125,12 @@ def match_of(
         model: a pre-trained model.
         cohort: with the metadata.
         images: rows of `cohort.images`.
-        level: None: the finest whose pairs the model was trained on.
+        level: None: the finest whose pairs the model was trained on, and which reads `column`.
+        column: one that the match must read; a level reads its own columns and those of finer ones.
 
     Raises:
-        UserError: the model has no trained pairs at this level, or the cohort no metadata.
+        UserError: the model has no trained pairs at this level, or the level does not read the
+            column, or the cohort has no metadata.
     """
     cohort = as_model_reads(model, cohort)
     encodings, weights = model.encodings_of(cohort), model.config.weights
@@ -138,7 +145,17 @@ def match_of(
             f"the run was not trained to match images with metadata of level '{level}'. "
             f"Pass --level {' or '.join(trained)}."
         )
-    name = level or trained[0]
+    fit = trained
+    if column is not None:
+        of = {c: n for n in encodings for f in encodings[n].features for c in f.columns}[column]
+        fit = [name for name in trained if LEVELS.index(name) >= LEVELS.index(of)]
+        if not fit or level not in (None, *fit):
+            remedy = f"Pass --level {' or '.join(fit)}" if fit else "Name a column of a finer level"
+            raise UserError(
+                f"column '{column}' is {of} metadata, and the match with {level or trained[-1]} "
+                f"metadata does not read it. {remedy}."
+            )
+    name = level or fit[0]
     at = np.asarray(images)
     lesions = cohort.lesion_of_image[at]
     row_of = {"image": at, "lesion": lesions, "patient": cohort.patient_of_lesion[lesions]}

@@ -63,6 +63,12 @@ def test_features_without_metadata_are_refused(table):
     unreadable = replace(table, features={**table.features, "lesion": table.features["image"]})
     with pytest.raises(UserError, match="without its model"):
         missing_grid(unreadable, make_task(table.ids, QUICK), QUICK, draws=1)
+    bare, config = replace(unreadable, raw=None), replace(QUICK, features="full", blanked_copies=1)
+    with pytest.raises(UserError, match="not imputed ones"):
+        probe(bare, config)  # its metadata are embeddings alone, as where all are imputed
+    found = probe(replace(bare, features={"image": table.features["image"]}), config).probe
+    assert found is not None
+    assert found.blanked_copies == 0
 
 
 def test_the_probe_keeps_how_many_copies_it_learned_from_and_by_default_none(table):

@@ -267,6 +267,25 @@ def test_a_probe_that_learned_to_do_without_metadata_needs_none(
     assert cautions(predictor, known) == predictor.cautions()
 
 
+def test_a_probe_of_imputed_metadata_gives_no_set_and_a_remedy_that_exists(places: Path) -> None:
+    some = images(places)[:3]
+    predictor = Predictor.load(places / "full", PredictConfig(novelty=0.0))
+    reference = dataclasses.replace(predictor.reference, imputed=("lesion", "patient"))
+    imputed = dataclasses.replace(predictor, reference=reference)
+    with pytest.raises(UserError, match="--blanked-copies 1"):
+        predictor.predict(some)
+    with pytest.raises(UserError, match=r"imputed by retrieval, lesion, patient.*slimp retrieve"):
+        imputed.predict(some)
+    found = imputed.predict(some, places / "metadata.csv")
+    known = predictor.predict(some, places / "metadata.csv")
+    np.testing.assert_array_equal(probabilities(found), probabilities(known))
+    for ours, theirs in zip(found, known, strict=True):
+        assert theirs.conformal_set
+        assert ours.conformal_set == ()
+        assert "of imputed metadata" in ours.reason
+    assert to_dict(imputed, found)["conformal"] is None
+
+
 def test_an_image_without_a_row_is_refused_and_the_others_are_not(places: Path) -> None:
     some, table = images(places)[:3], pd.read_csv(places / "metadata.csv", dtype=str)
     table = table[table["image"] != some[1].stem]

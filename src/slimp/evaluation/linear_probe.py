@@ -21,7 +21,7 @@ from slimp.evaluation.metrics import Array
 from slimp.evaluation.probe_config import ProbeConfig, SplitMode
 from slimp.evaluation.result import Predictions, ProbeResult, Task, make_task, summarise
 from slimp.features.design import Design, RawTable
-from slimp.features.feature_sets import TABLE_LEVELS, FeatureSet
+from slimp.features.feature_sets import METADATA_KEYS, TABLE_LEVELS, FeatureSet
 from slimp.features.feature_table import FeatureTable
 
 Fitted = LinearProbe | Classifier
@@ -92,8 +92,9 @@ def probe_design(design: Design, task: Task, config: ProbeConfig, *, name: str) 
 
 def fit(design: Design, task: Task, rows: Array, config: ProbeConfig, *, seed: int) -> Fitted:
     """The classifier of these rows of a task."""
-    design, copies = design[rows], config.blanked_copies
-    copies = 0 if design.table is None else copies
+    design = design[rows]
+    embedded = set(design.blocks) & set(METADATA_KEYS.values())
+    copies = config.blanked_copies if embedded or design.table is not None else 0
     if copies:
         if not design.can_blank or config.method != "logistic":
             raise UserError(

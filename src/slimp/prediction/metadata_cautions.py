@@ -69,3 +69,23 @@ def _usual(fitted: FittedFeature) -> tuple[float, float]:
     assert fitted.bounds is not None
     away = SPREADS * fitted.std
     return max(fitted.bounds[0], fitted.mean - away), min(fitted.bounds[1], fitted.mean + away)
+
+
+def without_metadata(features: str, levels: Sequence[str], imputed: Sequence[str]) -> str:
+    """Why a probe that reads metadata refuses images without, and what to do about it."""
+    if imputed:
+        why = f"it learned from those imputed by retrieval, {', '.join(imputed)}"
+        remedy = (
+            "or make a probe of images alone (--features image), or impute theirs too: slimp "
+            "retrieve, then slimp.embed with these (docs/predict.md)."
+        )
+    else:
+        why = f"features '{features}': {', '.join(levels)} level"
+        remedy = (
+            "or make a probe of images alone (--features image) or one that learned to do without "
+            "(--blanked-copies 1)."
+        )
+    return (
+        f"this probe reads metadata ({why}), and without them its probabilities would be made up. "
+        f"Pass them with --metadata TABLE, {remedy}"
+    )

@@ -72,7 +72,7 @@ def cautions(
 
 
 def without_sets(predictions: Sequence[Prediction]) -> bool:
-    """Whether images were predicted, but all without metadata that the probe reads."""
+    """Whether images were predicted, but none with a conformal set."""
     found = [one.conformal_set for one in predictions if one.status == "predicted"]
     return bool(found) and not any(found)
 

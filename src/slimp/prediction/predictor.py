@@ -40,10 +40,11 @@ from slimp.prediction.inputs import (
     read_pixels,
     with_imputed,
 )
+from slimp.prediction.metadata_cautions import without_metadata
 from slimp.prediction.novelty import Surroundings, load_reference
 from slimp.prediction.probe_folder import levels_of, read_calibration, read_model
 from slimp.prediction.probe_record import open_probe
-from slimp.prediction.result import UNCALIBRATED, Batch, Prediction, far_out, refused
+from slimp.prediction.result import OTHERWISE, UNCALIBRATED, Batch, Prediction, far_out, refused
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,6 +142,12 @@ class Predictor:
         return [*levels, *self.probe.encodings]
 
     @property
+    def imputed(self) -> list[str]:
+        """Features that it reads and that were imputed by retrieval where it learned."""
+        used = [METADATA_KEYS[level] for level in self.levels]
+        return [name for name in self.reference.imputed if name in used]
+
+    @property
     def spares_metadata(self) -> bool:
         """Whether it learned to answer where all metadata are missing."""
         tuned = self.record.get("finetune", {}).get("modality_dropout", 0)
@@ -192,10 +199,9 @@ class Predictor:
                 f"The reference has only {len(self.reference)} images, too few to call any image "
                 f"out of distribution at --novelty {self.config.novelty:g}."
             )
-        used = [METADATA_KEYS[level] for level in self.levels]
-        if imputed := [name for name in self.reference.imputed if name in used]:
+        if self.imputed:
             found.append(
-                f"The probe learned from metadata imputed by retrieval ({', '.join(imputed)})."
+                f"The probe learned from metadata imputed by retrieval ({', '.join(self.imputed)})."
             )
         return found
 
@@ -223,14 +229,9 @@ class Predictor:
             return None
         if source is None and self.spares_metadata:
             return None
-        levels = dict.fromkeys(encoding.level for encoding in encodings)
         if source is None:
-            raise UserError(
-                f"this probe reads metadata (features '{self.probe.features}': "
-                f"{', '.join(levels)} level), and without them its probabilities would be "
-                "made up. Pass them with --metadata TABLE, or make a probe of images alone "
-                "(--features image) or one that learned to do without (--blanked-copies 1)."
-            )
+            levels = dict.fromkeys(encoding.level for encoding in encodings)
+            raise UserError(without_metadata(self.probe.features, [*levels], self.imputed))
         every = Metadata.read(source, encodings, self.schema)
         found = every.of_images(paths)
         if not len(found.frame):
@@ -329,14 +330,15 @@ class Predictor:
             others = np.expm1(log_others).round().astype(int).tolist()
         for i, path in enumerate(kept):
             bare = known[i] == 0 and reads > 0
+            why = UNCALIBRATED if bare else OTHERWISE if self.imputed else ""
             likeliest = np.argsort(-shown[i], kind="stable")
             found[path] = Prediction(
                 image=str(path),
                 status="predicted",
-                reason=UNCALIBRATED if bare else "",
+                reason=why,
                 probabilities=dict(zip(classes, shown[i].tolist(), strict=True)),
                 decision=classes[decided[i]],
-                conformal_set=tuple(classes[c] for c in likeliest if sets[i, c] and not bare),
+                conformal_set=tuple(classes[c] for c in likeliest if sets[i, c] and not why),
                 novelty_p=float(batch.novelty_p[i]),
                 nearest=cases[i],
                 metadata_known=int(known[i]) if reads else None,

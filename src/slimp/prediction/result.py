@@ -16,6 +16,8 @@ from slimp.evaluation.metrics import Array
 
 UNCALIBRATED = "no metadata: no conformal set, since thresholds are of images with metadata"
 """Why a prediction has no set: without metadata, the stated coverage would not hold."""
+OTHERWISE = "observed metadata: no conformal set, since thresholds are of imputed metadata"
+"""The same, where the metadata that calibrated it were imputed by retrieval."""
 Status = Literal["predicted", "refused", "unreadable"]
 
 

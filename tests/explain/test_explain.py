@@ -247,17 +247,24 @@ def test_attention_shares_are_chefers_of_each_row(tabular: dict[str, Any]) -> No
 
 
 def test_the_map_moves_with_what_matters() -> None:
-    ids = pd.DataFrame({"image_id": ["a", "b"], "patient_id": ["p", "q"]})
+    names = [*map(str, range(20))]
+    ids = pd.DataFrame({"image_id": names, "patient_id": names})
+    unclear = [*range(1, 6), *[np.nan] * 15]  # of 5 patients
     worth = {
-        "fall": pd.DataFrame({"age": [1.0, 2.0], "sex": [-1.0, 1.0]}),
-        "shift": pd.DataFrame({"age": [0.5, 0.7], "sex": [0.1, np.nan]}),
+        "fall": pd.DataFrame({"age": [1.0, 2.0] * 10, "sex": [-1.0, 1.0] * 10, "site": unclear}),
+        "shift": pd.DataFrame({"age": [0.5, 0.7] * 10, "sex": [0.1, np.nan] * 10, "site": 9.0}),
     }
     features, cells = feature_tables(ids, worth)
-    assert features["feature"].tolist() == ["age", "sex"]
-    assert cells.loc[cells["image_id"] == "b", "shift"].iloc[0] == 0.7
+    assert features["feature"].tolist() == ["site", "age", "sex"]
+    assert (
+        cells.loc[(cells["image_id"] == "1") & (cells["feature"] == "age"), "shift"].item() == 0.7
+    )
     moved = movement(features, cells, ids)
     assert moved["relevant"].mean == pytest.approx(0.6)
-    assert moved["difference"].mean == pytest.approx(0.4)  # of the image that has both
+    assert moved["difference"].mean == pytest.approx(0.4)  # of the images that have both
+    assert moved["difference"].ci95[0] == pytest.approx(0.4)
+    few = feature_tables(ids[:9], {name: values[:9] for name, values in worth.items()})
+    assert movement(*few, ids[:9]) == {}  # nothing can be told of any feature
 
 
 def test_rank_correlation_is_spearmans() -> None:
@@ -309,6 +316,7 @@ def test_masks_without_a_lesion_are_counted(model: Slimp, masks: Path, tmp_path:
     said = verdict(explain(model, tiny_cohort(), config, masks=tmp_path / "masks"))
     assert said.endswith(" 1 of the 9 masks are empty, or full, and say nothing.")
     assert "masks are empty" not in verdict(explain(model, tiny_cohort(), config, masks=masks))
+    assert "cannot be told from fewer than 10 patients" in said
 
 
 def test_an_unknown_method_is_refused() -> None:

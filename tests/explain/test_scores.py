@@ -16,6 +16,7 @@ from slimp.cli.main import main
 from slimp.data.cohort import Cohort
 from slimp.data.images import Pictures
 from slimp.errors import UserError
+from slimp.evaluation.bootstrap import FEWEST_PATIENTS
 from slimp.explain.masks import find_masks, read_mask
 from slimp.explain.scores import (
     MEASURES,
@@ -101,9 +102,15 @@ def test_deletion_and_insertion_follow_the_map() -> None:
 def test_images_without_a_figure_are_left_out_and_patients_count_by_their_images() -> None:
     found = estimates({"x": np.array([1.0, np.nan, 3.0, 5.0])}, np.array(["a", "a", "b", "c"]))
     assert found["x"].mean == pytest.approx(3.0)
-    assert found["x"].ci95[0] >= 1.0
-    assert found["x"].ci95[1] <= 5.0
     assert set(MEASURES) <= set(mask_scores(squares().astype(float), squares()))
+
+
+@pytest.mark.parametrize("known", [1, 9, 10])
+def test_a_figure_of_few_patients_has_no_interval(known: int) -> None:
+    x = np.where(np.arange(12) < known, np.arange(12.0), np.nan)
+    low, high = estimates({"x": x}, np.arange(12).astype(str))["x"].ci95
+    assert np.isnan([low, high]).all() == (known < FEWEST_PATIENTS)
+    assert known < FEWEST_PATIENTS or 0 <= low < np.nanmean(x) < high <= known - 1
 
 
 def test_masks_are_found_by_name_and_read_as_the_encoder_sees(tmp_path: Path) -> None:

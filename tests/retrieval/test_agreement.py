@@ -52,8 +52,7 @@ def test_categories_by_hand():
     assert figures["kappa"] == pytest.approx(cohen_kappa_score(*zip(*known, strict=True)))
     assert (found.measure, found.headline) == ("agreement", found.figures["agreement"])
     assert found.beyond_chance is found.figures["kappa"]
-    low, high = found.figures["agreement"].ci95
-    assert low <= 3 / 6 <= high
+    assert np.isnan(found.figures["agreement"].ci95).all()  # of 6 patients
 
 
 def test_numbers_by_hand():

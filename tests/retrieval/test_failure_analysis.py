@@ -66,6 +66,9 @@ def test_fifths_go_from_far_to_near():
     assert all(a["high"] <= b["low"] for a, b in pairwise(bins))
     assert bins[0]["agreement"].mean < 0.3 < 0.7 < bins[-1]["agreement"].mean
     assert rho["lesion"].ci95[0] > 0
+    few = failures([compared(truth.tolist())], np.arange(200) % 9)
+    bins, rho = few.by_similarity({"lesion": similarity})
+    assert np.isnan([bins[0]["agreement"].ci95, rho["lesion"].ci95]).all()
     assert found.by_similarity({"patient": similarity}) == ([], {})
 
 

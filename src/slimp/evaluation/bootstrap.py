@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ Statistic = Callable[[int, Array], dict[str, Array]]
 """(split, weights (r, n)) -> values (r,) by name; NaN where undefined."""
 CHUNK = 64
 """Replicates computed at once, so that the weights stay in cache; never changes the result."""
+FEWEST_PATIENTS = 10
+"""Behind an interval; with fewer, percentiles of a bootstrap mean little (of one: no width)."""
 
 
 class Record:
@@ -62,6 +64,11 @@ class Estimate(Record):
             return "-"
         interval = f" [{self.ci95[0]:.3f}, {self.ci95[1]:.3f}]"
         return f"{self.mean:.3f}{'' if math.isnan(self.ci95[0]) else interval}"
+
+    def of_patients(self, patients: Array) -> Estimate:
+        """Without an interval where these, who have the figure, are too few for one."""
+        few = len({*patients.tolist()}) < FEWEST_PATIENTS
+        return replace(self, ci95=(math.nan, math.nan)) if few else self
 
 
 def bootstrap(

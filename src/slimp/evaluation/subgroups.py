@@ -9,7 +9,7 @@ Axis names: n = test rows of one split, k = classes, r = replicates.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -20,12 +20,16 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from slimp.data.cohort import Cohort, level_of_images
 from slimp.data.schema import LEVELS
 from slimp.errors import UserError
-from slimp.evaluation.bootstrap import Estimate, Record, Statistic, bootstrap
+from slimp.evaluation.bootstrap import (
+    FEWEST_PATIENTS,
+    Estimate,
+    Record,
+    Statistic,
+    bootstrap,
+)
 from slimp.evaluation.metrics import Array, ece, mean_over_present, ranking_metrics
 from slimp.evaluation.result import Predictions, ProbeResult
 
-FEWEST_PATIENTS = 10
-"""Of a group with an interval; with fewer, percentiles of a bootstrap mean little."""
 FEWEST_OF_CLASS = 5
 """Patients of a class in a group, for that class to enter the gap between groups."""
 UNKNOWN = "unknown"
@@ -121,14 +125,13 @@ class _Members:
         self.recall_of = np.array([scores.pop(f"recall {c}").mean for c in self.classes])
         counts = own.groupby("label")["patient_id"].nunique()
         self.enough = np.array([counts.get(c, 0) >= FEWEST_OF_CLASS for c in self.classes])
-        patients = own["patient_id"].nunique()
-        if patients < FEWEST_PATIENTS:
-            scores = {name: replace(s, ci95=(np.nan, np.nan)) for name, s in scores.items()}
+        patients = own["patient_id"].to_numpy()
+        scores = {name: score.of_patients(patients) for name, score in scores.items()}
         self.group = Group(
             column=column,
             group=name,
             n_images=own["image_id"].nunique(),
-            n_patients=patients,
+            n_patients=own["patient_id"].nunique(),
             classes=tuple(c for c in self.classes if c in counts),
             metrics=scores,
         )

@@ -157,8 +157,9 @@ def feature_tables(
 def movement(features: pd.DataFrame, cells: pd.DataFrame, ids: pd.DataFrame) -> dict[str, Estimate]:
     """Mean shift of the map per image: `relevant`, `other` and `difference`.
 
-    Over the features whose hiding lowers the score (its interval is above 0), and over the others.
-    Empty without shifts, or where either has no feature.
+    Over the features whose hiding lowers the score (its interval is above 0), and over the others;
+    without those of which too few patients tell (no interval). Empty without shifts, or where
+    either has no feature.
 
     Args:
         features: of `Explanation`.
@@ -169,8 +170,8 @@ def movement(features: pd.DataFrame, cells: pd.DataFrame, ids: pd.DataFrame) -> 
         return {}
     shifts = cells.pivot(index="image_id", columns="feature", values="shift")
     shifts = shifts.reindex(ids["image_id"])
-    own = set(features["feature"][features["fall_low"] > 0])
-    parts = [shifts.loc[:, [(name in own) == kept for name in shifts]] for kept in (True, False)]
+    low = features["fall_low"]
+    parts = [shifts[features["feature"][kept]] for kept in (low > 0, low <= 0)]
     relevant, other = (part.mean(axis=1).to_numpy(dtype=float) for part in parts)
     figures = {"relevant": relevant, "other": other, "difference": relevant - other}
     if np.isnan(figures["difference"]).all():

@@ -145,7 +145,8 @@ def permutation_importance(
             name: before - of[repeat].balanced_accuracy(weights) for name, of in answers.items()
         }
 
-    return bootstrap([patients] * REPEATS, statistic, seed=seed)
+    found = bootstrap([patients] * REPEATS, statistic, seed=seed)
+    return {name: one.of_patients(patients) for name, one in found.items()}
 
 
 def _features_of(design: Design) -> dict[str, list[str]]:

@@ -109,7 +109,10 @@ def known(figures: Mapping[str, Array]) -> dict[str, Array]:
 def estimates(
     by_image: Mapping[str, Array], patients: Array, *, replicates: int = 1000
 ) -> dict[str, Estimate]:
-    """The mean of each figure over images, NaN left out, with its interval over patients."""
+    """The mean of each figure over images, NaN left out, with its interval over patients.
+
+    None where fewer than `FEWEST_PATIENTS` have the figure: its ends are NaN.
+    """
     has = {name: ~np.isnan(values) for name, values in by_image.items()}
 
     def means(_: int, weights: Array) -> dict[str, Array]:
@@ -120,4 +123,5 @@ def estimates(
                 for name, values in by_image.items()
             }
 
-    return bootstrap([patients], means, replicates=replicates)
+    found = bootstrap([patients], means, replicates=replicates)
+    return {name: one.of_patients(patients[has[name]]) for name, one in found.items()}

@@ -17,8 +17,7 @@ from typing import Any
 from slimp import __version__
 from slimp.data.files import read_json, sha256_of
 from slimp.errors import CheckpointError
-from slimp.evaluation.bootstrap import Estimate
-from slimp.evaluation.subgroups import FEWEST_PATIENTS
+from slimp.evaluation.bootstrap import FEWEST_PATIENTS, Estimate
 from slimp.models.config import WEIGHTS
 from slimp.models.hub import SETTINGS
 from slimp.models.known_weights import PREFIX, described, known_weights

@@ -16,7 +16,7 @@ from PIL import Image
 from slimp.checks.report import cautions
 from slimp.data.cohort import Cohort
 from slimp.data.images import Pictures, centre
-from slimp.evaluation.bootstrap import Estimate
+from slimp.evaluation.bootstrap import FEWEST_PATIENTS, Estimate
 from slimp.explain import columns
 from slimp.explain.explain import Explanation
 from slimp.explain.maps import shaded, upsampled
@@ -24,6 +24,7 @@ from slimp.explain.masks import read_mask
 from slimp.report.examples import data_uri
 from slimp.report.html import DASH, percent, write_page
 
+UNTOLD = f"cannot be told from fewer than {FEWEST_PATIENTS} patients"
 SHOWN = 24
 """Images with their maps, at most one per patient."""
 SIDE = 144
@@ -174,14 +175,17 @@ def movement(found: Explanation) -> str:
     moved = columns.movement(found.features, found.cells, found.by_image)
     if not moved:
         return ""
-    n = int((found.features["fall_low"] > 0).sum())
+    fall = found.features["fall_low"]
+    n, others = int((fall > 0).sum()), int((fall <= 0).sum())
     low, high = moved["difference"].ci95
+    if np.isnan(low):
+        return f"Whether the map moves with the features that matter {UNTOLD}."
     moves = "moves more" if low > 0 else "moves less" if high < 0 else "does not clearly move more"
     relevant, other, difference = (moved[k].mean for k in ("relevant", "other", "difference"))
     return (
         f"The map {moves} when a feature changes that the score rests on than when another does: "
         f"{relevant:.3f} for these (number: {n}), {other:.3f} for the others (number: "
-        f"{len(found.features) - n}), difference {difference:+.3f} "
+        f"{others}), difference {difference:+.3f} "
         f"(95 % interval {low:+.3f} to {high:+.3f})."
     )
 
@@ -194,6 +198,8 @@ def _verdict(method: str, of: Mapping[str, Estimate]) -> str:
     found = (
         f"Maps by {method} put {ratio:.2f} times as much into the lesion as its area alone would"
     )
+    if np.isnan(low):
+        return f"{found}. Whether that is more than a spot in the middle {UNTOLD}."
     if low > 0:
         return f"{found}, more than a spot in the middle: {against}."
     if high < 0:

@@ -72,9 +72,11 @@ def _skill(result: Retrieval) -> str:
     found = result.agreement or result.reference_agreement
     if not found:
         return ""
-    better = sum(one.beyond_chance.ci95[0] > 0 for one in found)
+    lows = np.array([one.beyond_chance.ci95[0] for one in found])
     where = "" if result.agreement else f" of held-out {result.reference.unit} of the reference"
-    return f"{better} of {len(found)} columns{where} are retrieved better than by chance. "
+    said = f"{(lows > 0).sum()} of {len(found)} columns{where} are retrieved better than by chance"
+    untold = int(np.isnan(lows).sum())
+    return f"{said}; of {untold} it cannot be told. " if untold else f"{said}. "
 
 
 def _abstention(result: Retrieval) -> str:
@@ -83,6 +85,7 @@ def _abstention(result: Retrieval) -> str:
     for level, rho in result.rank_correlation.items():
         low, high = rho.ci95
         word = "helps" if low > 0 else "harms" if high < 0 else "makes no clear difference"
+        word = "cannot be told to help" if np.isnan(low) else word
         sides.setdefault(word, []).append(level)
     if not sides:
         return ""

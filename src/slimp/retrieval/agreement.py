@@ -220,6 +220,7 @@ def agreement(
         statistic = _continuous(given, truth, compared.typical)
     else:
         statistic = _nominal(given, truth)
+    found = bootstrap([groups], lambda _, w: statistic(w), replicates=replicates, seed=seed)
     return Agreement(
         column=compared.imputed.name,
         target_column=compared.true.name,
@@ -228,7 +229,7 @@ def agreement(
         n=len(use),
         n_patients=len(np.unique(groups)),
         unknown_to_reference=float(1 - compared.known_to_reference[use].mean()),
-        figures=bootstrap([groups], lambda _, w: statistic(w), replicates=replicates, seed=seed),
+        figures={name: one.of_patients(groups) for name, one in found.items()},
     )
 
 

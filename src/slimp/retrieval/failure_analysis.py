@@ -119,9 +119,10 @@ class Failures:
         return self._bootstrap(rows, lambda w: w @ values[rows] / w.sum(axis=1))
 
     def _bootstrap(self, rows: Array, statistic: Any) -> Estimate:
-        return bootstrap(
+        found = bootstrap(
             [self.patients[rows]],
             lambda _, w: {"": statistic(w)},
             replicates=self.replicates,
             seed=self.seed,
         )[""]
+        return found.of_patients(self.patients[rows])

@@ -162,6 +162,7 @@ def test_known_metadata_serve_as_truth_when_all_is_imputed(places, retrieved, tm
     assert {row["column"] for row in metrics["agreement"]} == {
         column for feature in known.features for column in feature.columns
     }
+    assert not [caution for caution in metrics["cautions"] if "--rename" in caution]
     assert "retrieved against true metadata" in capsys.readouterr().out
     assert metrics["groups"]
     ours, theirs = (pd.read_parquet(x / "pseudo.parquet") for x in (out, retrieved))
@@ -173,6 +174,31 @@ def test_known_metadata_serve_as_truth_when_all_is_imputed(places, retrieved, tm
         table.features["lesion"][~table.ids["abstained"]],
         PseudoMetadata.load(retrieved).embeddings["lesion"][~table.ids["abstained"]],
     )
+
+
+def test_columns_of_the_target_that_the_reference_has_not_are_named(places, tmp_path):
+    known, names = Cohort.load(places["known"]), {"site": "place", "age": "years"}
+
+    def renamed(feature):
+        new = names.get(feature.name)
+        return feature if new is None else replace(feature, name=new, columns=(new,))
+
+    levels = [replace(x, features=tuple(map(renamed, x.features))) for x in known.schema.levels]
+    tables = replace(
+        known.tables,
+        lesions=known.lesions.rename(columns=names),
+        patients=known.patients.rename(columns=names),
+    )
+    schema = replace(known.schema, levels=tuple(levels))
+    replace(known, schema=schema, tables=tables).save(tmp_path / "other")
+    others, flags = {**places, "other": tmp_path / "other"}, ("--impute", "all", "--no-report")
+    for rename, said in (((), ["place", "years"]), (("--rename", "years=age"), ["place"])):
+        out = tmp_path / "-".join(said)
+        assert retrieve(others, "other", out, *flags, *rename) == 0
+        metrics = json.loads((out / "metrics.json").read_text())
+        (caution,) = [x for x in metrics["cautions"] if "--rename" in x]
+        assert caution.startswith(f"{len(said)} of the ")
+        assert f": {', '.join(said)}. Where only" in caution
 
 
 def test_patients_of_both_cohorts_are_not_their_own_neighbours(places, tmp_path, capsys):

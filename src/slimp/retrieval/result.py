@@ -23,7 +23,7 @@ from slimp.evaluation.metrics import Array
 from slimp.evaluation.similarity import Similarity
 from slimp.features.pseudo_metadata import PseudoMetadata
 from slimp.retrieval.abstention import IMAGES, Abstention
-from slimp.retrieval.agreement import Agreement, Compared
+from slimp.retrieval.agreement import Agreement, Compared, matched_columns
 from slimp.retrieval.config import RetrievalConfig
 from slimp.retrieval.pseudo_table import save_pseudo
 from slimp.retrieval.routes import Retrieved
@@ -134,6 +134,16 @@ class Retrieval:
                 f"{' and '.join(self.stale)} metadata, so similarities of images and these "
                 "metadata are stale. Retrieve with the run before it did, or adapt with --train "
                 "heads."
+            )
+        pairs = matched_columns(self.reference, self.target, self.config.rename)
+        matched = {own.name for _, own in pairs}
+        columns = [column for f in self.target.schema.features for column in f.columns]
+        if alone := [column for column in columns if column not in matched]:
+            found.append(
+                f"{len(alone)} of the {len(columns)} metadata columns of the target are not in the "
+                "reference by name, kind and unit, so imputed metadata are not compared with them: "
+                f"{', '.join(alone)}. Where only the name differs, pass --rename "
+                "NAME_IN_TARGET=NAME_IN_REFERENCE."
             )
         if self.abstention.caution:
             found.append(self.abstention.caution)

@@ -369,8 +369,9 @@ def test_a_probe_and_what_its_features_are_worth(run: Path, tmp_path: Path) -> N
     assert main([*probe, "--no-held-out", "--malignant", "melanoma"]) == 0
     words = ["explain", *both, "--out", str(tmp_path / "out"), "--probe", str(tmp_path / "probe")]
     words += ["--images", "4", "--no-deletion", "--methods", "grad-cam"]
-    assert main(words) == 2  # images have no class of this probe
-    assert main([*words, "--label", "malignant"]) == 0
+    assert main(words) == 0  # of each image its own class, joined as the probe's are
+    assert set(pd.read_csv(tmp_path / "out" / "images.csv")["label"]) <= {"benign", "malignant"}
+    assert main([*words, "--label", "malignant", "--overwrite"]) == 0
     features = pd.read_csv(tmp_path / "out" / "features.csv").set_index("feature")
     assert {"image", "all metadata", "age"} <= set(features.index)
     assert features["permutation"].notna().all()
@@ -378,6 +379,26 @@ def test_a_probe_and_what_its_features_are_worth(run: Path, tmp_path: Path) -> N
     cells = pd.read_csv(tmp_path / "out" / "rows.csv")
     age = cells[cells["feature"] == "age"]
     assert age["fall"].mean() == pytest.approx(features.loc["age", "fall"])
+
+
+def test_images_whose_class_a_probe_lacks_are_left_out_and_counted(model: Slimp) -> None:
+    cohort, width = tiny_cohort(), MODEL["encoder_options"]["embed_dim"]
+    probe = LinearProbe(
+        blocks={"image": width},
+        classes=("a", "b"),
+        coef=np.eye(2, width),
+        intercept=np.zeros(2),
+        mean=np.zeros(width),
+        scale=np.ones(width),
+        priors=np.full(2, 0.5),
+    )
+    labels = np.array(["a", "b", "other"])[np.arange(len(cohort)) % 3]
+    config = replace(FEW, images=len(cohort), deletion=False)
+    found = explain(model, with_images(cohort, label=labels), config, probe=(probe, None))
+    assert found.left_out == (labels == "other").sum()
+    np.testing.assert_array_equal(found.rows, np.flatnonzero(labels != "other"))
+    with pytest.raises(UserError, match="label of the probe"):
+        explain(model, with_images(cohort, label="other"), config, probe=(probe, None))
 
 
 @pytest.mark.slow

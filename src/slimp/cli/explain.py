@@ -7,7 +7,7 @@ in the middle of the image: lesions are centred in most photographs, so that is 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,6 +91,7 @@ def run(arguments: Arguments) -> None:
 
 def _alone(arguments: Arguments, cohort: slimp.Cohort) -> Explanation:
     from slimp.evaluation.logistic import LinearProbe
+    from slimp.evaluation.result import relabelled
     from slimp.explain.explain import explain
     from slimp.prediction.probe_folder import read_model
     from slimp.prediction.probe_record import read_record
@@ -104,8 +105,12 @@ def _alone(arguments: Arguments, cohort: slimp.Cohort) -> Explanation:
             raise UserError(f"{run}: {why}, or explain a class, with --probe.")
         model = slimp.Slimp.from_pretrained(run)
     else:
-        model = read_model(read_record(folder), run, folder)
+        record = read_record(folder)
+        model = read_model(record, run, folder)
         probe = LinearProbe.load(folder), arguments.label
+        if arguments.label is None:  # of each image its class, as the probe joined them
+            images = relabelled(cohort.images, record["probe"].get("malignant", ()))
+            cohort = replace(cohort, tables=replace(cohort.tables, images=images))
     with progress_bar("explaining images") as progress:
         found = explain(
             model,
@@ -181,6 +186,8 @@ def _warnings(arguments: Arguments, cohort: slimp.Cohort, found: Explanation) ->
             f"The image encoder has since learned on a cohort without {found.level} metadata, so "
             "its match with these is of before: explain the run before the adaptation."
         )
+    if found.left_out:
+        words.append(f"{found.left_out} images are left out: the probe does not know their class.")
     named = [("The run", str(arguments.run)), *map(name_and_run, arguments.beside)]
     for name, run in named:
         parts = parts_of_run(as_run(run), cohort) or {}

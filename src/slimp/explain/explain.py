@@ -80,6 +80,8 @@ class Explanation:
     """Image id -> file."""
     level: LevelName | None = None
     """Level whose metadata the images are matched with; None: a class of a probe is explained."""
+    left_out: int = 0
+    """Images of the cohort with a label that is no class of the probe."""
     beside: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Other models on the same images, see `slimp.explain.beside`."""
 
@@ -124,12 +126,11 @@ def explain(
         progress: called with (images done, images in all).
 
     Raises:
-        UserError: a method does not fit the encoder, the masks not the images, or the metadata
-            or the class not the model.
+        UserError: method, masks, metadata or class do not fit the encoder, images or model.
     """
     config = config or ExplainConfig()
     files = find_masks(masks, cohort.images["image_id"].tolist()) if masks else {}
-    rows = _drawn(cohort, config, files, labelled=probe is not None and probe[1] is None)
+    rows, lacking = _drawn(cohort, config, files, probe)
     target, own = _targets(model, cohort, rows, config, probe)
     methods = cast("tuple[Method, ...]", config.methods) or default_methods(model.image_encoder)
     work = _Work(model, _random_twin(model, config.seed), config, methods, torch.device(device))
@@ -160,6 +161,7 @@ def explain(
         cells=cells,
         masks=files,
         level=target.level if isinstance(target, Match) else None,
+        left_out=lacking,
     )
 
 
@@ -261,22 +263,29 @@ def _targets(
 
 
 def _drawn(
-    cohort: Cohort, config: ExplainConfig, masks: Mapping[str, Path], *, labelled: bool
-) -> IntArray:
-    """Rows of the images to explain, in the order of the cohort."""
+    cohort: Cohort,
+    config: ExplainConfig,
+    masks: Mapping[str, Path],
+    probe: tuple[LinearProbe, str | None] | None,
+) -> tuple[IntArray, int]:
+    """Rows of the images to explain, in order; and how many have a class that the probe lacks."""
+    classes = () if probe is None or probe[1] is not None else probe[0].classes
+    labels = cohort.images["label"]
+    of_probe = labels.isin([*classes]).to_numpy()
     fit = np.ones(len(cohort), dtype=bool)
     if masks:
         fit &= cohort.images["image_id"].isin(list(masks)).to_numpy()
-    if labelled:
-        fit &= cohort.images["label"].notna().to_numpy()
+    if classes:
+        fit &= of_probe
     if not fit.any():
         raise UserError(
-            f"cohort '{cohort.info.name}' has no image to explain: none has a label"
-            f"{' and a mask' if masks else ''}. Name a class with --label."
+            f"cohort '{cohort.info.name}' has no image to explain: none has a label "
+            f"of the probe ({', '.join(classes)}){' and a mask' if masks else ''}. Name one "
+            "with --label."
         )
     rows = np.flatnonzero(fit)
     drawn = np.random.default_rng(config.seed).permutation(rows)[: config.images]
-    return np.sort(drawn)
+    return np.sort(drawn), int((labels.notna() & ~of_probe).sum()) if classes else 0
 
 
 def _images(

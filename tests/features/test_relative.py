@@ -15,7 +15,7 @@ from slimp.evaluation.probe_config import FullFinetuneConfig, ProbeConfig
 from slimp.evaluation.protocol import _feature_sets
 from slimp.features.design import RawTable
 from slimp.features.feature_table import FeatureTable
-from slimp.features.relative import OUTLIER, PRIOR, from_others
+from slimp.features.relative import OUTLIER, PRIOR, PatientContext, from_others
 
 BLOCKS = ("relative", "outlier")
 
@@ -114,6 +114,13 @@ def test_against_a_loop_over_lesions(table):
         assert outlier == pytest.approx(expected, abs=1e-4)
 
 
+def test_axes_point_the_same_way_however_the_solver_turns_them(table, monkeypatch):
+    context, solve = PatientContext.fit(table.features, table.ids), np.linalg.eigh
+    assert (context.axes.max(axis=0) == np.abs(context.axes).max(axis=0)).all()
+    monkeypatch.setattr(np.linalg, "eigh", lambda x: (solve(x)[0], -solve(x)[1]))
+    np.testing.assert_array_equal(PatientContext.fit(table.features, table.ids).axes, context.axes)
+
+
 def test_order_of_rows_makes_no_difference(table):
     order = np.random.default_rng(1).permutation(len(table))
     base = make_table()
@@ -124,7 +131,7 @@ def test_order_of_rows_makes_no_difference(table):
     check_same(shuffled.with_context(table.context), table, order)
     refitted = shuffled.with_context().context
     assert_allclose(refitted.usual, table.context.usual, rtol=1e-3)
-    assert_allclose(np.abs(refitted.axes), np.abs(table.context.axes), rtol=1e-2, atol=1e-3)
+    assert_allclose(refitted.axes, table.context.axes, rtol=1e-2, atol=1e-3)
 
 
 def test_other_patients_make_no_difference_and_neither_do_labels(table):

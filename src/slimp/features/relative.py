@@ -68,7 +68,9 @@ class PatientContext:
             scales.append(np.full(off.shape[1], scale))
         x = np.hstack(blocks)
         axes = np.linalg.eigh(x.T @ x / len(x))[1][:, ::-1][:, :COMPONENTS]
-        axes = (np.concatenate(scales)[:, None] * axes).astype(np.float32)
+        axes = np.concatenate(scales)[:, None] * axes
+        largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0)
+        axes = (np.sign(largest) * axes).astype(np.float32)  # the same sign on every machine
         space = cls(axes=axes, usual=np.ones(2, dtype=np.float32))
         lesions = [_means(space.coordinates(features, rows), own) for rows, own in groups]
         distances = np.concatenate([_distances(z, z, np.arange(len(z))) for z in lesions])
